@@ -1,0 +1,1 @@
+"""An embedded Kubernetes for tests: a real control plane on fake nodes, without root and without Docker."""

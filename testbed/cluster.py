@@ -1,0 +1,457 @@
+"""Clusters: etcd and a real control plane as plain processes of this user, with nodes that kwok fakes.
+
+Everything about cluster NAME is in ``<state>/NAME``; ``<state>`` is ``.testbed`` in the checkout, or ``TESTBED_STATE``.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed import build, cache
+
+DEFAULT_NAME = "local"
+NODES = 6
+ZONES = ("zone-a", "zone-b", "zone-c")
+# In the order of their dependence: the last ones are stopped first.
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
+
+# kwokctl would take the first free ports below 32768: of two clusters that start at a time both would take the same,
+# and that of an API server that was stopped for a while would be gone. So each cluster gets some at random.
+_PORTS = (
+    "etcdPort",
+    "etcdPeerPort",
+    "kubeApiserverPort",
+    "kubeControllerManagerPort",
+    "kubeSchedulerPort",
+    "kwokControllerPort",
+)
+_PORT_RANGE = range(12000, 32000)  # below those that the kernel gives to outgoing connections
+
+_STAGES = Path(__file__).parent / "stages.yaml"
+_READY_SECONDS = 90.0
+
+# What kwokctl leaves out, as arguments by component. "{pki}" is the folder of the cluster's certificates.
+_EXTRA_ARGUMENTS = {
+    "etcd": {"unsafe-no-fsync": "true"},  # a cluster that is thrown away need not wait for the disk
+    "kube-apiserver": {
+        "service-cluster-ip-range": "10.96.0.0/16",
+        # Written into the Endpoints of the Service kubernetes, where loopback is not allowed. Nobody calls it.
+        "advertise-address": "198.51.100.1",
+        # Without these no APIService can be registered. kwokctl has one client certificate, used as the proxy's too.
+        "requestheader-client-ca-file": "{pki}/ca.crt",
+        "requestheader-allowed-names": "kwok-admin",
+        "requestheader-username-headers": "X-Remote-User",
+        "requestheader-group-headers": "X-Remote-Group",
+        "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+        # No kube-proxy serves Service addresses here, so that the API server itself has to look up endpoints.
+        "enable-aggregator-routing": "true",
+    },
+    # One of each is enough, and one without a lease survives an API server that is paused.
+    "kube-controller-manager": {"leader-elect": "false"},
+    "kube-scheduler": {"leader-elect": "false"},
+}
+
+
+class ClusterError(Exception):
+    """A cluster did not do what was asked; the message says what was awaited and how the log ends."""
+
+
+def state_root() -> Path:
+    """The folder of all clusters' state: ``TESTBED_STATE``, else ``.testbed`` in the checkout. It need not exist."""
+    return Path(os.environ.get("TESTBED_STATE") or Path(__file__).parent.parent / ".testbed").resolve()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster by name. Making the object touches nothing: ``up`` starts a cluster, ``down`` removes it."""
+
+    name: str
+    home: Path
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig file, complete in itself; it is there once the cluster is."""
+        return self.home / "kubeconfig"
+
+    @property
+    def context(self) -> str:
+        """The only context of the kubeconfig, which is also its current one."""
+        return f"testbed-{self.name}"
+
+    @property
+    def kubectl(self) -> Path:
+        """The kubectl of the cluster's own version."""
+        return build.binaries()["kubectl"]
+
+    @property
+    def endpoint(self) -> str:
+        """The API server's address, ``https://127.0.0.1:PORT``; ClusterError if the cluster was never started."""
+        return str(self._settings()["clusters"][0]["cluster"]["server"])
+
+    @property
+    def _workdir(self) -> Path:
+        """Where kwokctl keeps the cluster, and the working directory of each of its processes."""
+        return self.home / "kwok" / "clusters" / self.name
+
+    def _settings(self) -> dict[str, Any]:
+        try:
+            return dict(yaml.safe_load(self.kubeconfig.read_text()))
+        except FileNotFoundError:
+            raise ClusterError(f"cluster {self.name} was not started: no {self.kubeconfig}") from None
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        """The stdout of ``kubectl ARGUMENTS`` on this cluster; ClusterError with its stderr if it fails."""
+        command = [str(self.kubectl), "--kubeconfig", str(self.kubeconfig), "--context", self.context]
+        # kubectl caches what an endpoint serves by its address, and the next cluster may well get the same port.
+        command += ["--cache-dir", str(self.home / "kubectl-cache"), *arguments]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Apply objects server-side, as field manager ``testbed``."""
+        arguments = ("--server-side", "--force-conflicts", "--field-manager=testbed", "-f", "-")
+        self.run("apply", *arguments, stdin=yaml.safe_dump_all(objects, sort_keys=False))
+
+    def processes(self) -> dict[str, int]:
+        """The process ID of each running component of this cluster, by component name.
+
+        They are told by what they run and by their working directory: unlike a PID file that can't be outdated.
+        """
+        found: dict[str, int] = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                folder, binary = (
+                    str((process / link).readlink()).removesuffix(" (deleted)") for link in ("cwd", "exe")
+                )
+            except OSError:  # gone meanwhile, a zombie, or another user's
+                continue
+            if folder == str(self._workdir) and Path(binary).name in COMPONENTS:
+                found[Path(binary).name] = int(process.name)
+        return found
+
+    def ready(self) -> bool:
+        """Whether all components run and the API server says within 3 s that it is ready."""
+        return set(self.processes()) == set(COMPONENTS) and self._get("/readyz") == "ok"
+
+    def _get(self, path: str) -> str | None:
+        """An API server's answer to an anonymous GET, or None. Much quicker than a kubectl process."""
+        try:
+            authority = base64.b64decode(self._settings()["clusters"][0]["cluster"]["certificate-authority-data"])
+            trust = ssl.create_default_context(cadata=authority.decode())
+            with urllib.request.urlopen(f"{self.endpoint}{path}", timeout=3, context=trust) as answer:
+                return str(answer.read().decode())
+        except (ClusterError, OSError, urllib.error.URLError, KeyError, ValueError):
+            return None
+
+    def version(self) -> str | None:
+        """The API server's version (``v1.36.4``), or None when it doesn't answer."""
+        answer = self._get("/version")
+        return str(json.loads(answer)["gitVersion"]) if answer else None
+
+    def pause(self) -> None:
+        """Stop the API server in its tracks: connections open and nothing answers, until ``resume``."""
+        self._signal("kube-apiserver", signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused API server go on where it was."""
+        self._signal("kube-apiserver", signal.SIGCONT)
+
+    def stop_api(self) -> None:
+        """Kill the API server: connections are refused, until ``start_api``."""
+        self._signal("kube-apiserver", signal.SIGKILL)
+        _until("the API server to be gone", lambda: "kube-apiserver" not in self.processes(), 10)
+        # As long as nobody has collected the dead process, kwokctl would take it for a running one.
+        (self._workdir / "pids" / "kube-apiserver.pid").unlink(missing_ok=True)
+
+    def start_api(self) -> None:
+        """Start what does not run of the cluster, and wait until it is ready."""
+        self._kwokctl("start", "cluster")
+        self._await(f"cluster {self.name} to be ready", self.ready)
+
+    def _signal(self, component: str, number: signal.Signals) -> None:
+        try:
+            os.kill(self.processes()[component], number)
+        except KeyError:
+            raise ClusterError(f"{component} of cluster {self.name} does not run") from None
+
+    def _kwokctl(self, *arguments: str) -> None:
+        """Run kwokctl on this cluster, blind to any configuration but ours and with our kubectl first on PATH."""
+        tools = build.binaries()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KWOK_")}
+        environment |= {
+            "KWOK_WORKDIR": str(self.home / "kwok"),
+            "KUBECONFIG": str(self.kubeconfig),
+            "PATH": f"{tools['kubectl'].parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        command = [str(tools["kwokctl"]), "--name", self.name, *arguments]
+        # In a file, not a pipe: a pipe would stay open as long as the components run.
+        with (self.home / "kwokctl.log").open("a") as log:
+            done = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
+        if done.returncode:
+            raise ClusterError(f"kwokctl {' '.join(arguments[:2])} failed{self._log_tails()}")
+
+    def _await(self, what: str, check: Callable[[], bool]) -> None:
+        _until(what, check, _READY_SECONDS, self._log_tails)
+
+    def _log_tails(self) -> str:
+        """The last lines of every log that has any, for an error message."""
+        tails = ""
+        for log in [self.home / "kwokctl.log", *sorted((self._workdir / "logs").glob("*.log"))]:
+            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+            if lines:
+                tails += "\n".join([f"\n--- {log}", *(line[-400:] for line in lines[-6:])])
+        return tails
+
+    def never_ready(self, namespace: str, *, on: bool = True) -> None:
+        """Keep new pods of a namespace Pending, so that no Deployment gets available and no Job completes; or stop.
+
+        Pods that are ready already stay so. When switched off, the pods that were kept get ready within seconds.
+        """
+        stage = json.loads(self.run("get", "stage", "pod-ready", "-o", "json"))
+        expressions = stage["spec"]["selector"]["matchExpressions"]
+        rule = next(rule for rule in expressions if rule["key"] == ".metadata.namespace")
+        rule["values"] = sorted(set(rule["values"]) - {namespace} | ({namespace} if on else set()))
+        patch = [{"op": "replace", "path": "/spec/selector/matchExpressions", "value": expressions}]
+        self.run("patch", "stage", "pod-ready", "--type=json", "-p", json.dumps(patch))
+        time.sleep(0.5)  # kwok sees the change by its watch
+        if not on:
+            _until(f"the pods of {namespace} to get ready", lambda: self._nudge(namespace), 20)
+
+    def _nudge(self, namespace: str) -> bool:
+        """Touch the pending pods of a namespace, as kwok looks at a pod only when it changes; True if none is left."""
+        scheduled = "--field-selector=status.phase=Pending,spec.nodeName!="
+        pods = self.run("-n", namespace, "get", "pods", scheduled, "-o", "name").split()
+        if pods:
+            stamp = f"testbed/nudged={time.monotonic_ns()}"
+            self.run("-n", namespace, "annotate", "--overwrite", *pods, stamp)
+        return not pods
+
+    def offer_volumes(self, storage_class: str = "local-path", size: str = "200Gi", count: int = NODES) -> None:
+        """See ``offer_volumes``."""
+        offer_volumes(self.kubeconfig, storage_class, size, count)
+
+    def _create(self, nodes: int) -> None:
+        tools = build.binaries()
+        pki = self._workdir / "pki"
+        config = {
+            "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+            "kind": "KwokctlConfiguration",
+            "options": {
+                "runtime": "binary",
+                "bindAddress": "127.0.0.1",  # etcd asks nobody who he is
+                "enableCRDs": ["Stage"],
+                "disableQPSLimits": True,
+                **dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True)),
+                "etcdBinary": str(tools["etcd"]),
+                "kubeApiserverBinary": str(tools["kube-apiserver"]),
+                "kubeControllerManagerBinary": str(tools["kube-controller-manager"]),
+                "kubeSchedulerBinary": str(tools["kube-scheduler"]),
+                "kwokControllerBinary": str(tools["kwok"]),
+            },
+            "componentsPatches": [
+                {"name": name, "extraArgs": [{"key": key, "value": extra[key].format(pki=pki)} for key in extra]}
+                for name, extra in _EXTRA_ARGUMENTS.items()
+            ],
+        }
+        (self.home / "kwok").mkdir(parents=True, exist_ok=True)
+        (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(config))
+        self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={_READY_SECONDS:.0f}s")
+        self._write_kubeconfig(pki)
+        stages = list(yaml.safe_load_all(_STAGES.read_text()))
+        fakes = [*stages, *(_node(index) for index in range(nodes)), *_volumes("local-path", "200Gi", NODES)]
+
+        def furnished() -> bool:
+            self.apply(*fakes)  # fails for a moment while the kind Stage is new
+            return True
+
+        self._await("the API server to be ready", lambda: self._get("/readyz") == "ok")
+        self._await("its nodes to be accepted", furnished)
+        self._await(f"{nodes} nodes to be ready", lambda: self._nodes().count("True") >= nodes)
+        self._await("the ServiceAccount default in namespace default", self._has_service_account)
+
+    def _nodes(self) -> list[str]:
+        """The status of each node's Ready condition: ``["True", ...]``."""
+        path = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
+        return self.run("get", "nodes", "-o", f"jsonpath={path}").split()
+
+    def _has_service_account(self) -> bool:
+        return bool(self.run("get", "serviceaccount", "default", "-n", "default", "--ignore-not-found", "-o", "name"))
+
+    def _write_kubeconfig(self, pki: Path) -> None:
+        """A kubeconfig of our own with the certificates in it, made of the one that kwokctl keeps for itself."""
+        kwokctl = yaml.safe_load((self._workdir / "kubeconfig.yaml").read_text())
+
+        def data(name: str) -> str:
+            return base64.b64encode((pki / name).read_bytes()).decode()
+
+        name = self.context
+        server = kwokctl["clusters"][0]["cluster"]["server"]
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": name, "cluster": {"server": server, "certificate-authority-data": data("ca.crt")}}],
+            "users": [
+                {
+                    "name": name,
+                    "user": {
+                        "client-certificate-data": data("admin.crt"),
+                        "client-key-data": data("admin.key"),
+                    },
+                }
+            ],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "current-context": name,
+        }
+        self.kubeconfig.touch(mode=0o600)
+        self.kubeconfig.write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def _destroy(self) -> None:
+        """Kill this cluster's processes, wait until they are gone, and remove its state. Fine if there are none."""
+        for component in reversed(COMPONENTS):
+            if process := self.processes().get(component):
+                os.kill(process, signal.SIGKILL)  # nothing of it is kept, so nothing need be closed well
+        _until("all processes to be gone", lambda: not self.processes(), 15)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
+    """Poll until ``check`` is true; ClusterError after ``seconds``, with what was awaited and why ``check`` failed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        reason = ""
+        try:
+            if check():
+                return
+        except ClusterError as error:
+            reason = f": {error}"
+        if time.monotonic() > deadline:
+            raise ClusterError(f"waited {seconds:.0f} s for {what}, in vain{reason}{details()}")
+        time.sleep(0.1)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on, picked at random."""
+    free: list[int] = []
+    for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise ClusterError(f"no {count} free ports between {_PORT_RANGE.start} and {_PORT_RANGE.stop}")
+
+
+def _node(index: int) -> dict[str, Any]:
+    """The fake node number ``index`` (from 0). Its size is in the Stage that makes it ready."""
+    name = f"node-{index + 1}"
+    labels = {
+        "kubernetes.io/arch": "amd64",
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/hostname": name,
+        "topology.kubernetes.io/zone": ZONES[index % len(ZONES)],
+        "topology.kubernetes.io/region": "region-a",
+    }
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+
+
+def _volumes(storage_class: str, size: str, count: int) -> list[dict[str, Any]]:
+    """Static volumes that any node can use, so that a claim of a class without a provisioner here binds."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": f"{storage_class}-{number}", "labels": {"testbed/offered": "true"}},
+            "spec": {
+                "storageClassName": storage_class,
+                "capacity": {"storage": size},
+                "accessModes": ["ReadWriteOnce"],
+                "volumeMode": "Filesystem",
+                # Delete would need a provisioner to delete it.
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": f"/fake/{storage_class}-{number}"},
+            },
+        }
+        for number in range(1, count + 1)
+    ]
+
+
+def _by_kubeconfig(kubeconfig: Path) -> Cluster:
+    home = kubeconfig.resolve().parent
+    return Cluster(home.name, home)
+
+
+def offer_volumes(kubeconfig: Path, storage_class: str, size: str, count: int) -> None:
+    """Offer ``count`` PersistentVolumes of a class (``<class>-1`` ...), each of ``size`` (a quantity like ``200Gi``).
+
+    The class need not exist. Volumes whose claim is gone are offered anew; those in use stay as they are.
+    """
+    cluster = _by_kubeconfig(kubeconfig)
+    existing = json.loads(cluster.run("get", "pv", "-l", "testbed/offered=true", "-o", "json"))["items"]
+    phases = {item["metadata"]["name"]: item.get("status", {}).get("phase") for item in existing}
+    used_up = [name for name, phase in phases.items() if phase in {"Released", "Failed"}]
+    if used_up:
+        cluster.run("delete", "pv", "--wait=true", *used_up)
+    volumes = _volumes(storage_class, size, count)
+    wanted = [volume for volume in volumes if phases.get(volume["metadata"]["name"]) != "Bound"]
+    if wanted:
+        cluster.apply(*wanted)
+
+
+def cluster(name: str = DEFAULT_NAME) -> Cluster:
+    """The cluster of a name (a DNS label of at most 30 characters, else ValueError), whether it runs or not."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?", name):
+        raise ValueError(f"{name!r} is no cluster name: use lower-case letters, digits and dashes, at most 30")
+    return Cluster(name, state_root() / name)
+
+
+def clusters() -> list[Cluster]:
+    """All clusters that have state, by name."""
+    return [Cluster(path.parent.name, path.parent) for path in sorted(state_root().glob("*/kwokctl.log"))]
+
+
+def up(name: str = DEFAULT_NAME, nodes: int = NODES) -> Cluster:
+    """Start a cluster, or reuse the one that runs, and return it ready to use.
+
+    What a crash or a reboot left behind is removed first. ``nodes`` counts only when it is started. ClusterError or
+    ``build.BuildError`` if it can't be had; then nothing of it is left running.
+    """
+    wanted = cluster(name)
+    with cache.locked(state_root() / ".locks" / name):
+        if wanted.ready():
+            return wanted
+        build.binaries()
+        wanted._destroy()
+        try:
+            wanted._create(nodes)
+        except BaseException:
+            wanted._destroy()
+            raise
+    return wanted
+
+
+def down(name: str = DEFAULT_NAME) -> None:
+    """Stop a cluster's processes and remove its state. Fine if it doesn't exist."""
+    unwanted = cluster(name)
+    with cache.locked(state_root() / ".locks" / name):
+        unwanted._destroy()

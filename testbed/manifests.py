@@ -1,0 +1,191 @@
+"""Release manifests of the platform's components, made offline from the files of their own pinned Go modules.
+
+A release's manifest is an asset that a Go module doesn't have. What it is made from is there, so each recipe below
+does with those files what the project's own release job does, by ``kubectl kustomize`` and ``helm template``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed import build, cache, pins
+
+_KUBERNETES = {"kubernetes": build.CLUSTER_SETS["kubernetes"]}
+# What makes the manifests, besides this file: other versions may make others.
+_MAKERS = ("kubernetes", "helm")
+
+
+def _run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=cwd)
+    if done.returncode:
+        raise build.BuildError(f"{' '.join(map(str, command))}: {done.stderr.strip()[-3000:]}")
+    return done.stdout
+
+
+def source(modules: pins.ModuleSet, module: str) -> Path:
+    """The (read-only) folder with a required module's files, downloaded if need be and equal to what go.sum says."""
+    wanted = f"{module}@{modules.requires[module]}"
+    answer = _run("go", "mod", "download", "-json", wanted, env=build.go_environment(modules), cwd=modules.folder)
+    found = json.loads(answer)
+    if found["Sum"] != modules.checksum(module):
+        raise build.BuildError(f"{wanted} has checksum {found['Sum']}, but go.sum says {modules.checksum(module)}")
+    return Path(found["Dir"])
+
+
+def _copy(origin: Path, target: Path) -> Path:
+    """Copy a folder of the module cache without its read-only modes."""
+    for path in origin.rglob("*"):
+        if path.is_file():
+            copy = target / path.relative_to(origin)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    return target
+
+
+def _edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _kustomize(folder: Path) -> str:
+    return _run(build.binaries(_KUBERNETES)["kubectl"], "kustomize", folder)
+
+
+def _keda(modules: pins.ModuleSet, work: Path) -> str:
+    """config/default, with the version as the images' tag and as the version label (both ``main`` in the source)."""
+    version = pins.release(modules)
+    config = _copy(source(modules, modules.main) / "config", work)
+
+    def tag(kustomization: dict[str, Any]) -> None:
+        for image in kustomization["images"]:
+            image["newTag"] = version
+
+    for part in ("manager", "metrics-server", "webhooks"):
+        _edit(config / part / "kustomization.yaml", tag)
+    _edit(
+        config / "default" / "kustomize-config" / "metadataLabelTransformer.yaml",
+        lambda labels: labels["labels"].update({"app.kubernetes.io/version": version}),
+    )
+    return _kustomize(config / "default")
+
+
+def _gateway_api(modules: pins.ModuleSet, _work: Path) -> str:
+    """Every file of the standard channel, the safe-upgrades policy among them, one after the other."""
+    folder = source(modules, modules.main) / "config" / "crd" / "standard"
+    return "".join(f"---\n{path.read_text()}\n" for path in sorted(folder.glob("gateway*.yaml")))
+
+
+def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
+    """The chart of all CRDs, then the chart of the controller without the CRDs' policy, which the first one has."""
+    charts = _copy(source(modules, modules.main) / "charts", work / "charts")
+    values = charts / "gateway-helm" / "values.tmpl.yaml"
+    image = {"${GatewayImage}": f"envoyproxy/gateway:{modules.version}", "${GatewayImagePullPolicy}": "IfNotPresent"}
+    text = values.read_text()
+    for placeholder, value in image.items():
+        text = text.replace(placeholder, value)
+    values.with_name("values.yaml").write_text(text)
+
+    def helm(*arguments: str | Path) -> str:
+        # Helm writes caches and settings where these point; a person's own have no say.
+        env = {f"HELM_{kind}_HOME": str(work / kind) for kind in ("CACHE", "CONFIG", "DATA")}
+        return _run(build.binaries(build.HELM_SET)["helm"], "template", *arguments, env=env)
+
+    crds = helm(
+        "eg-crds", charts / "gateway-crds-helm", "--set=crds.gatewayAPI.enabled=true,crds.envoyGateway.enabled=true"
+    )
+    controller = helm(
+        "eg",
+        charts / "gateway-helm",
+        "--namespace=envoy-gateway-system",
+        "--set=createNamespace=true,crds.gatewayAPI.safeUpgradePolicy.enabled=false",
+    )
+    return crds + controller
+
+
+def _argocd(modules: pins.ModuleSet, _work: Path) -> str:
+    """The file itself: Argo CD commits its manifests with the release's image tags."""
+    return (source(modules, modules.main) / "manifests" / "core-install.yaml").read_text()
+
+
+def _flux(modules: pins.ModuleSet, work: Path) -> str:
+    """manifests/install with the controllers we pin: what ``flux install --components`` gives.
+
+    Its bases fetch each controller's release assets; those are that module's config/crd and config/manager.
+    """
+    manifests = _copy(source(modules, modules.main) / "manifests", work)
+    controllers = {module.rpartition("/")[2]: module for module in modules.requires if module != modules.main}
+
+    for name, module in controllers.items():
+        base = manifests / "bases" / name
+        kustomization = yaml.safe_load((base / "kustomization.yaml").read_text())
+        assets = [resource for resource in kustomization["resources"] if "://" in resource]
+        if strangers := [asset for asset in assets if f"/{modules.requires[module]}/" not in asset]:
+            raise build.BuildError(f"flux {modules.version} ships {strangers}, not {modules.requires[module]}")
+        kept = [resource for resource in kustomization["resources"] if resource not in assets]
+        kustomization["resources"] = ["crd", "manager", *kept]
+        (base / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        for part in ("crd", "manager"):
+            _copy(source(modules, module) / "config" / part, base / part)
+        # Without notification-controller each event would wait for an address that doesn't resolve.
+        patches = yaml.safe_load((base / "patch.yaml").read_text())
+        patches = [patch for patch in patches if "--events-addr" not in str(patch["value"])]
+        (base / "patch.yaml").write_text(yaml.safe_dump(patches))
+
+    def ours(install: dict[str, Any]) -> None:
+        install["resources"] = [
+            path for path in install["resources"] if "/bases/" not in path or Path(path).name in controllers
+        ]
+
+    _edit(manifests / "install" / "kustomization.yaml", ours)
+    return _kustomize(manifests / "install")
+
+
+# By component, its recipe and its module sets: the first one is the version that the project installs.
+_RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]]] = {
+    "keda": (_keda, ("keda", "keda-previous")),
+    "gateway-api": (_gateway_api, ("gateway-api",)),
+    "envoy-gateway": (_envoy_gateway, ("envoy-gateway",)),
+    "argocd": (_argocd, ("argocd",)),
+    "flux": (_flux, ("flux",)),
+}
+
+
+def path(component: str, version: str | None = None) -> Path:
+    """The manifest of ``keda``, ``gateway-api``, ``envoy-gateway``, ``argocd`` or ``flux``, made if need be.
+
+    ``version`` is one that is pinned, as ``pins.versions()`` writes it; by default the one that the project installs.
+    KeyError for a component or version that isn't pinned, ``build.BuildError`` if the manifest can't be made.
+    """
+    recipe, sets = _RECIPES[component]
+    pinned = {pins.release(modules): modules for modules in map(pins.module_set, sets)}
+    modules = pinned[version or pins.versions()[component]]
+    makers = [pins.module_set(maker).version for maker in _MAKERS]
+    key = cache.digest(modules.content, Path(__file__).read_bytes(), *makers)
+    file = f"{component}-{pins.release(modules)}.yaml"
+
+    def make(draft: Path) -> None:
+        cache.say(f"making the manifest of {component} {pins.release(modules)}")
+        with tempfile.TemporaryDirectory() as work:
+            made_from = f"# Made from the Go module {modules.main} {modules.version}.\n"
+            (draft / file).write_text(made_from + recipe(modules, Path(work)))
+
+    return cache.made(cache.root() / "manifests" / key, make) / file
+
+
+def build_all() -> dict[str, Path]:
+    """Every pinned manifest by component and version: ``{"keda 2.21.0": path, ...}``."""
+    releases = pins.versions()
+    return {
+        f"{component} {releases[name]}": path(component, releases[name])
+        for component, (_, sets) in _RECIPES.items()
+        for name in sets
+    }

@@ -1,0 +1,79 @@
+"""What is pinned: each folder of ``testbed/go`` is one module set, whose go.mod and go.sum say exactly what is used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+GO_DIR = Path(__file__).parent / "go"
+REQUIREMENTS = GO_DIR / "requirements.txt"
+
+
+@dataclass(frozen=True)
+class ModuleSet:
+    """One folder of ``testbed/go``, as its go.mod has it.
+
+    ``version`` is that of ``main``: the module of the first tool or, in a set that is only read as files and has no
+    tools, the first one required. ``requires`` maps every required module to its version; ``tools`` are the packages
+    that ``go build tool`` builds.
+    """
+
+    name: str
+    folder: Path
+    go: str
+    main: str
+    version: str
+    requires: dict[str, str]
+    tools: tuple[str, ...]
+
+    @property
+    def content(self) -> bytes:
+        """go.mod and go.sum as bytes: whatever is derived from the set depends on nothing else of it."""
+        return (self.folder / "go.mod").read_bytes() + (self.folder / "go.sum").read_bytes()
+
+    def checksum(self, module: str) -> str:
+        """The ``h1:`` checksum go.sum has for a required module's files; KeyError if it has none."""
+        version = self.requires[module]
+        for line in (self.folder / "go.sum").read_text().splitlines():
+            if line.startswith(f"{module} {version} "):
+                return line.split()[2]
+        raise KeyError(f"{self.folder / 'go.sum'} has no checksum of {module} {version}")
+
+
+def _entries(go_mod: str, directive: str) -> list[str]:
+    """The lines of one directive, both of its one-line and of its block forms, without comments."""
+    found = re.findall(rf"^{directive} (?!\()(.+)$", go_mod, re.MULTILINE)
+    for block in re.findall(rf"^{directive} \(\n(.*?)^\)", go_mod, re.MULTILINE | re.DOTALL):
+        found += block.splitlines()
+    return [line for line in (line.partition("//")[0].strip() for line in found) if line]
+
+
+def module_set(name: str) -> ModuleSet:
+    """The set in ``testbed/go/<name>``; FileNotFoundError if there is none."""
+    folder = GO_DIR / name
+    go_mod = (folder / "go.mod").read_text()
+    requires = dict(line.split() for line in _entries(go_mod, "require"))
+    tools = tuple(_entries(go_mod, "tool"))
+    main = next(iter(requires))
+    if tools:
+        main = max((module for module in requires if f"{tools[0]}/".startswith(f"{module}/")), key=len)
+    return ModuleSet(
+        name=name,
+        folder=folder,
+        go=_entries(go_mod, "go")[0],
+        main=main,
+        version=requires[main],
+        requires=requires,
+        tools=tools,
+    )
+
+
+def release(modules: ModuleSet) -> str:
+    """The version of a set's main module as its project writes it: ``v1.6.3``, but ``2.21.0`` for KEDA."""
+    return modules.version.removeprefix("v") if "/keda/" in modules.main else modules.version
+
+
+def versions() -> dict[str, str]:
+    """The release of each set by name: ``{"keda": "2.21.0", "flux": "v2.9.5", "kubernetes": "v1.36.4", ...}``."""
+    return {path.parent.name: release(module_set(path.parent.name)) for path in sorted(GO_DIR.glob("*/go.mod"))}

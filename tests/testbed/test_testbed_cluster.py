@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from testbed import __main__ as command
+from testbed import build, cluster
+from testbed.cluster import Cluster, ClusterError
+
+ALL = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"}
+
+
+def deployment(name: str, namespace: str) -> dict:
+    container = {"name": "main", "image": "example.com/none:1"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+def job(name: str, namespace: str) -> dict:
+    pod = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "example.com/none:1"}]}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"template": {"spec": pod}},
+    }
+
+
+def wait(where: Cluster, condition: str, kind_and_name: str, namespace: str, seconds: int) -> None:
+    where.run("-n", namespace, "wait", f"--for=condition={condition}", kind_and_name, f"--timeout={seconds}s")
+
+
+def test_cluster_is_as_described(one: Cluster) -> None:
+    assert set(one.processes()) == ALL
+    assert one.context == "testbed-one"
+    assert yaml.safe_load(one.kubeconfig.read_text())["current-context"] == "testbed-one"
+    assert one.kubeconfig.stat().st_mode & 0o077 == 0, "it has a private key in it"
+    version = json.loads(one.run("version", "-o", "json"))
+    for side in ("serverVersion", "clientVersion"):
+        found = version[side]
+        assert (found["gitVersion"], found["major"], found["minor"]) == ("v1.36.4", "1", "36")
+    nodes = json.loads(one.run("get", "nodes", "-o", "json"))["items"]
+    assert sorted(
+        (node["metadata"]["name"], node["metadata"]["labels"]["topology.kubernetes.io/zone"]) for node in nodes
+    ) == [
+        ("node-1", "zone-a"),
+        ("node-2", "zone-b"),
+        ("node-3", "zone-c"),
+        ("node-4", "zone-a"),
+        ("node-5", "zone-b"),
+        ("node-6", "zone-c"),
+    ]
+    wanted = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "250"}
+    assert all(node["status"]["allocatable"] == wanted for node in nodes)
+
+
+def test_home_is_left_alone(one: Cluster, home: Path) -> None:
+    assert one.kubeconfig.exists()
+    assert [path.name for path in (home / ".kube").iterdir()] == ["config"]
+    assert (home / ".kube" / "config").read_text() == "apiVersion: v1\nkind: Config\ncurrent-context: mine\n"
+    assert not (home / ".kwok").exists()
+
+
+def test_up_again_reuses(one: Cluster) -> None:
+    before = one.processes()
+    assert cluster.up("one") == one
+    assert one.processes() == before
+
+
+def test_two_side_by_side_and_down_leaves_nothing(one: Cluster) -> None:
+    two = cluster.up("two", nodes=1)
+    assert two.endpoint != one.endpoint
+    assert two.run("get", "nodes", "-o", "name") == "node/node-1\n"
+    two.run("create", "namespace", "only-in-two")
+    with pytest.raises(ClusterError, match="only-in-two"):
+        one.run("get", "namespace", "only-in-two")
+    processes = two.processes()
+    assert set(processes) == ALL
+
+    cluster.down("two")
+    assert [pid for pid in processes.values() if Path(f"/proc/{pid}/exe").exists()] == []
+    assert not two.home.exists()
+    assert [found.name for found in cluster.clusters()] == ["one"]
+    assert one.ready()
+    cluster.down("two")  # a second time is fine
+
+
+def test_what_crashed_is_started_again(home: Path) -> None:
+    crashed = cluster.up("crashed", nodes=1)
+    before = crashed.processes()
+    os.kill(before["etcd"], signal.SIGKILL)
+    assert not crashed.ready()
+    again = cluster.up("crashed", nodes=1)
+    assert again.ready()
+    assert set(again.processes().values()).isdisjoint(before.values())
+    cluster.down("crashed")
+
+
+def test_never_ready_and_back(one: Cluster) -> None:
+    one.run("create", "namespace", "slow")
+    one.run("create", "namespace", "quick")
+    assert command.main(["never-ready", "--name", "one", "--namespace", "slow"]) == 0
+    for namespace in ("slow", "quick"):
+        one.apply(deployment("app", namespace), job("task", namespace))
+    wait(one, "Available", "deployment/app", "quick", 20)
+    wait(one, "Complete", "job/task", "quick", 20)
+    with pytest.raises(ClusterError, match="timed out"):
+        wait(one, "Available", "deployment/app", "slow", 3)
+    with pytest.raises(ClusterError, match="timed out"):
+        wait(one, "Complete", "job/task", "slow", 1)
+
+    assert command.main(["never-ready", "--name", "one", "--namespace", "slow", "--off"]) == 0
+    wait(one, "Available", "deployment/app", "slow", 20)
+    wait(one, "Complete", "job/task", "slow", 20)
+
+
+def test_claims_bind_and_used_volumes_are_offered_again(one: Cluster) -> None:
+    storage_class = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "local-path"},
+        "provisioner": "rancher.io/local-path",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    claim = {
+        "metadata": {"name": "data"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": "local-path",
+            "resources": {"requests": {"storage": "150Gi"}},
+        },
+    }
+    stateful_set = deployment("cas", "default") | {"kind": "StatefulSet"}
+    stateful_set["spec"] |= {"serviceName": "cas", "replicas": 2, "volumeClaimTemplates": [claim]}
+    one.apply(storage_class, stateful_set)
+    one.run("rollout", "status", "statefulset/cas", "--timeout=20s")
+    claims = json.loads(one.run("get", "pvc", "-o", "json"))["items"]
+    assert {
+        found["metadata"]["name"]: (found["status"]["phase"], found["status"]["capacity"]["storage"])
+        for found in claims
+    } == {"data-cas-0": ("Bound", "200Gi"), "data-cas-1": ("Bound", "200Gi")}
+
+    one.run("delete", "statefulset/cas")
+    one.run("delete", "pvc", "--all")
+    one.offer_volumes("local-path", "200Gi", 6)
+    one.run("wait", "--for=jsonpath={.status.phase}=Available", "pv", "--all", "--timeout=20s")
+
+
+def test_slow_and_stopped_api_server(one: Cluster) -> None:
+    one.run("create", "namespace", "kept")
+    one.pause()
+    assert not one.ready()
+    one.resume()
+    assert one.ready()
+    one.stop_api()
+    with pytest.raises(ClusterError, match="refused"):
+        one.run("get", "namespace", "kept")
+    one.start_api()
+    assert one.run("get", "namespace", "kept", "-o", "name") == "namespace/kept\n"
+
+
+def test_wrong_names_and_binaries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no cluster name"):
+        cluster.cluster("../elsewhere")
+    (tmp_path / "kubectl").touch(mode=0o755)
+    monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
+    with pytest.raises(build.BuildError, match="no executable kube-apiserver, kube-controller-manager, kube-scheduler"):
+        build.binaries()
