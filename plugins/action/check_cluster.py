@@ -1,0 +1,38 @@
+"""Action `check_cluster`: whether one cluster can be worked with. A fault stops its own cluster only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
+from nativelink_gitops.templating import host_values
+
+try:
+    from nativelink_gitops import live  # here, not in run(): loaded once for all clusters, before Ansible forks
+except ImportError as error:
+    live, missing = None, error.name
+
+
+class ActionModule(ActionBase):
+    """Asks the API server; fails with one line a fault in `msg`."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Check the cluster of this host."""
+        result = super().run(tmp, task_vars)
+        result["changed"] = False
+        if live is None:
+            cluster = task_vars["inventory_hostname"]
+            fix = f"install it for {sys.executable}, or run Ansible from the project's environment"
+            result.update(failed=True, msg=f"{cluster}: Python: the package {missing} is missing; {fix}")
+        elif faults := live.live_faults(host_values(task_vars, self._loader)):
+            result.update(failed=True, msg="\n".join(map(str, faults)))
+        return result

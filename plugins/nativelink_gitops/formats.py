@@ -1,0 +1,259 @@
+"""The formats of values: names, sizes, durations and the rest that a type alone does not tell.
+
+A format is a function that yields (problem, fix); FORMATS says which paths have which.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from nativelink_gitops.quantities import QuantityError, bytes_of, part_of, seconds_of
+from nativelink_gitops.specs import Yaml
+
+Values = Mapping[str, Any]
+Format = Iterator[tuple[str, str]]
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# Docker's grammar of names, without the registry's finer points; tag and digest are optional.
+IMAGE = re.compile(
+    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
+    r"(?P<tag>:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
+)
+
+
+def _dns_label(value: str) -> Format:
+    if not _LABEL.fullmatch(value):
+        yield f"{value!r} is no DNS label", "use at most 63 lower-case letters, digits and hyphens, no hyphen at an end"
+
+
+def _dns_name(value: str) -> Format:
+    if len(value) > 253 or not all(_LABEL.fullmatch(label) for label in value.split(".")):
+        yield f"{value!r} is no DNS name", "use lower-case letters, digits and hyphens in parts joined by dots"
+
+
+def _pool_name(value: str) -> Format:
+    # The longest name made of it is that of KEDA's HPA, keda-hpa-nativelink-worker-<pool>, which is a label too.
+    yield from _dns_label(value)
+    if len(value) > 36:
+        yield f"has {len(value)} characters, too many for the names made of it", "use at most 36"
+
+
+def _size(value: Yaml) -> Format:
+    yield from _parsed(bytes_of, value, "write a size such as 200Gi")
+
+
+def _share(value: Yaml) -> Format:
+    yield from _parsed(lambda share: part_of(share, 10**15), value, "write 80% or 160Gi, for example")
+
+
+def _duration(value: Yaml) -> Format:
+    yield from _parsed(seconds_of, value, "write 30m, 1h30m or a number of seconds")
+
+
+def _parsed(parse: Callable[[Yaml], int], value: Yaml, fix: str) -> Format:
+    try:
+        if parse(value) <= 0:
+            yield f"{value!r} is nothing at all", fix
+    except QuantityError as error:
+        yield str(error), fix
+
+
+def _digest(value: str) -> Format:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+        yield f"{value!r} is no digest", "write sha256: and 64 hexadecimal digits"
+
+
+def _sha256(value: str) -> Format:
+    if not re.fullmatch(r"[0-9a-f]{64}", value):
+        yield f"{value!r} is no SHA-256 sum", "write its 64 hexadecimal digits"
+
+
+def _image(value: str) -> Format:
+    if not IMAGE.fullmatch(value):
+        yield f"{value!r} is no image name", "write it like ghcr.io/tracemachina/nativelink"
+
+
+def _host_and_port(value: str) -> Format:
+    host, _, port = value.rpartition(":")
+    is_host = not any(_dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
+    if not is_host or not port.isdigit() or not 0 < int(port) < 65536:
+        yield f"{value!r} is no address", "write host:port, such as redis.example.com:6379"
+
+
+def _kubernetes_version(value: str) -> Format:
+    if not re.fullmatch(r"v?\d+\.\d+(\.\d+)?", value):
+        yield f"{value!r} is no version of Kubernetes", 'write it like "1.31"'
+
+
+def _instance_name(value: str) -> Format:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", value):
+        yield f"{value!r} is no instance name", "use letters, digits, dots, hyphens and underscores"
+
+
+def _repository(value: str) -> Format:
+    if re.fullmatch(r"[\w.-]+@[\w.-]+:[^/].*", value):
+        return  # git@host:path
+    try:
+        url = urlsplit(value)
+        known = url.scheme in ("https", "http", "ssh") and url.hostname and url.path.strip("/") and " " not in value
+    except ValueError:
+        known = False
+    if not known:
+        yield f"{value!r} is no Git repository", "write https://host/path.git or ssh://git@host/path.git"
+    elif url.password or (url.username and url.scheme != "ssh"):
+        bare = f"{url.scheme}://{url.hostname}{url.path}"
+        yield "holds credentials", f"write {bare}, and name the Secret that has them in gitops_secret_name"
+
+
+def _inside_repository(value: str) -> Format:
+    if value.startswith("/") or ".." in value.split("/"):
+        yield f"{value!r} leads out of the repository", "write a path from its root, such as clusters/prod"
+
+
+def _manifest(value: str | list[str]) -> Format:
+    for source in [value] if isinstance(value, str) else value:
+        if source.startswith("/") and not Path(source).is_file():
+            yield f"there is no file {source}", "write the path or the URL of a release manifest"
+
+
+def _some(value: list[Any]) -> Format:
+    if not value:
+        yield "is an empty list", "list one at least, or take the line out for the default"
+
+
+def _at_least(low: int) -> Callable[[Yaml], Format]:
+    def check(value: int) -> Format:
+        if value < low:
+            yield f"is {value}, less than {low}", f"write {low} or more"
+
+    return check
+
+
+def _text_values(value: Values) -> Format:
+    for key, item in value.items():
+        if not isinstance(item, str):
+            yield f"the value of {key} is {shown(item)}, and Kubernetes takes only text", f"write {_quoted(key, item)}"
+
+
+def _quoted(key: str, item: Yaml) -> str:
+    return f'{key}: "{str(item).lower() if isinstance(item, bool) else item}"'
+
+
+def _environment(value: Values) -> Format:
+    for name, item in value.items():
+        if item is None or isinstance(item, list | dict):
+            yield f"the value of {name} is {shown(item)}", "write a text or a number"
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            yield f"{name!r} is no name of an environment variable", "use letters, digits and underscores"
+
+
+_TOLERATION = {
+    "key": None,
+    "operator": ("Exists", "Equal"),
+    "value": None,
+    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
+    "tolerationSeconds": None,
+}
+
+
+def _tolerations(value: list[Values]) -> Format:
+    for toleration in value:
+        for key, item in toleration.items():
+            if key not in _TOLERATION:
+                yield f"a toleration has no key {key}", one_of(nearest(key, tuple(_TOLERATION), 0.6), _TOLERATION)
+            elif _TOLERATION[key] and item not in _TOLERATION[key]:
+                yield f"{key} of a toleration is {shown(item)}", one_of(None, _TOLERATION[key])
+
+
+def _egress(value: list[Values]) -> Format:
+    for rule in value:
+        for key in rule:
+            if key not in ("to", "ports"):
+                yield f"an egress rule has no key {key}", "write to or ports"
+
+
+_BEHAVIOR = ("stabilizationWindowSeconds", "selectPolicy", "policies", "tolerance")
+
+
+def _behavior(value: Values) -> Format:
+    for key in value:
+        if key not in _BEHAVIOR:
+            yield f"an HPA's behavior has no key {key}", one_of(nearest(key, _BEHAVIOR, 0.6), _BEHAVIOR)
+
+
+# Globs over paths in which `[]` is written as a dot: nativelink_worker_pools..scratch_size.
+FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
+    ("cluster", _dns_label),
+    ("*_namespace", _dns_label),
+    ("*storage_class", _dns_name),
+    ("*_class_name", _dns_name),
+    ("*_secret", _dns_name),
+    ("*_secret_name", _dns_name),
+    ("nativelink_image_pull_secrets.", _dns_name),
+    ("storage_classes_list..name", _dns_name),
+    ("nativelink_hostname", _dns_name),
+    ("nativelink_worker_pools", _some),
+    ("nativelink_worker_pools..name", _pool_name),
+    ("nativelink_instance_name", _instance_name),
+    ("nativelink_redis_address", _host_and_port),
+    ("*image", _image),
+    ("*_digest", _digest),
+    ("*_sha256", _sha256),
+    ("*_manifest", _manifest),
+    ("*_volume_size", _size),
+    ("*.scratch_size", _size),
+    ("*_store_size", _share),
+    ("*_timeout", _duration),
+    ("*_interval", _duration),
+    ("*.longest_action", _duration),
+    ("*.cooldown_period", _at_least(0)),
+    ("nativelink_cas_replicas", _at_least(1)),
+    ("nativelink_scheduler_replicas", _at_least(1)),
+    ("*.min_replicas", _at_least(0)),
+    ("*.max_replicas", _at_least(1)),
+    ("*.slots", _at_least(1)),
+    ("*.target", _at_least(0)),
+    ("*tolerations", _tolerations),
+    ("nativelink_worker_egress", _egress),
+    ("*node_selector", _text_values),
+    ("*annotations", _text_values),
+    ("*.env", _environment),
+    ("*.scale_up", _behavior),
+    ("*.scale_down", _behavior),
+    ("preflight_minimum_kubernetes", _kubernetes_version),
+    ("gitops_repository", _repository),
+    ("gitops_path", _inside_repository),
+)
+
+
+@cache
+def checks(pattern: str) -> tuple[Callable[[Yaml], Format], ...]:
+    """The formats of FORMATS that a path must have."""
+    return tuple(check for glob, check in FORMATS if fnmatchcase(pattern.replace("[]", "."), glob))
+
+
+# Words of messages ----------------------------------------------------------------------------------------------
+
+
+@cache
+def nearest(name: str, names: tuple[str, ...], cutoff: float) -> str | None:
+    """The one of `names` that `name` was probably meant to be; `cutoff` from 0 (anything) to 1 (the same)."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), None)
+
+
+def shown(value: Yaml) -> str:
+    """`value` as a message quotes it, cut to 60 characters."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+
+
+def one_of(near: str | None, choices: Iterable[str]) -> str:
+    """The fix for a wrong word: the near one, else all choices."""
+    return f"write {near}" if near else f"write one of {', '.join(choices)}"

@@ -1,0 +1,125 @@
+"""What only the cluster itself can say: whether it answers, its version, its StorageClasses, our permissions."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from nativelink_gitops import kubeconfig
+from nativelink_gitops.api import Api, ApiError
+from nativelink_gitops.quantities import seconds_of
+from nativelink_gitops.validate import Fault
+
+Values = Mapping[str, Any]
+Said = Iterator[tuple[str, str, str]]
+
+
+def live_faults(values: Values) -> list[Fault]:
+    """Faults of one cluster, from its effective values; ends within preflight_api_timeout, whatever the server does."""
+    path, context = values["cluster_kubeconfig"], values["cluster_context"]
+    try:
+        servers = kubeconfig.servers(path)
+    except kubeconfig.KubeconfigError as error:
+        said = [("cluster_kubeconfig", f"{path} {error}", "write the path of the cluster's kubeconfig")]
+    else:
+        if context in servers:
+            said = _asked(values, servers[context])
+        else:
+            there = ", ".join(sorted(servers)) or "none"
+            said = [("cluster_context", f"{path} has no context {context}", f"write one that it has: {there}")]
+    return sorted(Fault(values["cluster"], *words) for words in said)
+
+
+def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
+    timeout = seconds_of(values["preflight_api_timeout"])
+    answers: SimpleQueue[list[tuple[str, str, str]] | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(list(_questions(values, timeout)))
+        except Exception as error:  # the thread that waits tells it
+            answers.put(error)
+
+    # A thread, because a timeout of the client ends neither a server that dribbles nor a credential plugin that hangs.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=timeout)
+    except Empty:
+        problem = f"the API server {server} did not answer within {timeout} s"
+        return [("cluster_context", problem, "start it, check the way to it, or raise preflight_api_timeout")]
+    if isinstance(answer, ApiError):
+        return [("cluster_context", *_unusable(str(answer), server))]
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _questions(values: Values, timeout: float) -> Said:
+    api = Api(values["cluster_kubeconfig"], values["cluster_context"], timeout)
+    version = (api.get("/version") or {}).get("gitVersion", "")
+    if _minor(version) < _minor(values["preflight_minimum_kubernetes"]):
+        least = values["preflight_minimum_kubernetes"]
+        yield "cluster_context", f"the cluster runs Kubernetes {version}, older than {least}", "upgrade it"
+        return
+    yield from _storage_classes(api, values)
+    if not _may_create_namespaces(api):
+        for name in ("nativelink_namespace", "nativelink_workers_namespace"):
+            yield from _namespace(api, name, values[name])
+
+
+def _storage_classes(api: Api, values: Values) -> Said:
+    """Classes that are used, and not made by the role storage_classes, exist."""
+    listed = {item["name"]: item.get("preset") for item in values["storage_classes_list"]}
+    used = {"nativelink_cas_storage_class": values["nativelink_cas_storage_class"] or next(iter(listed), "")}
+    if values["nativelink_scheduler_backend"] == "redis" and values["nativelink_redis_provider"] == "bundled":
+        used["nativelink_redis_storage_class"] = values["nativelink_redis_storage_class"]
+    for pool in values["nativelink_worker_pools"]:
+        used[f"nativelink_worker_pools[{pool['name']}].scratch_storage_class"] = pool.get("scratch_storage_class", "")
+    there = None
+    for variable, name in used.items():
+        if not name or listed.get(name, "existing") != "existing":
+            continue
+        if there is None:
+            answer = api.get("/apis/storage.k8s.io/v1/storageclasses") or {}
+            there = sorted(item["metadata"]["name"] for item in answer.get("items", ()))
+        if name not in there:
+            problem = f"the cluster has no StorageClass {name}"
+            has = ", ".join(there) or "none"
+            yield variable, problem, f"name one that it has ({has}), or list it in storage_classes_list"
+
+
+def _namespace(api: Api, variable: str, namespace: str) -> Said:
+    """Who may not create namespaces needs those that somebody else has created."""
+    try:
+        found = api.get(f"/api/v1/namespaces/{namespace}")
+    except ApiError:
+        found = None  # one that we may not even look at is of no use
+    if not found:
+        problem = f"there is no namespace {namespace} for this user, who may not create it either"
+        yield variable, problem, "create it, or let the user of cluster_context do so"
+
+
+def _may_create_namespaces(api: Api) -> bool:
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"verb": "create", "resource": "namespaces"}},
+    }
+    return api.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)["status"]["allowed"]
+
+
+def _minor(version: str) -> tuple[int, int]:
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _unusable(message: str, server: str) -> tuple[str, str]:
+    """Problem and fix of an ApiError; of urllib3's nested ones only the last words, which are the cause."""
+    text = " ".join(message.split())
+    if "Caused by" in text:
+        cause = text.rpartition(": ")[2].rstrip("\"')")
+        return f"the API server {server} does not answer ({cause})", "start the cluster, or correct its kubeconfig"
+    return text, "correct the credentials of this context, or let its user do that"

@@ -1,0 +1,86 @@
+"""Sizes, CPU and durations as people write them in an inventory, turned into whole numbers."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+Text = str | int | float
+
+_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+_SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE]\d{{1,2}})?")
+_CPU = re.compile(rf"{_NUMBER}(m)?")
+_PERCENT = re.compile(rf"{_NUMBER}%")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_SECONDS = (86400, 3600, 60, 1)
+_BINARY = {unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
+_DECIMAL = {unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), start=1)}
+
+
+class QuantityError(ValueError):
+    """A quantity that does not parse; the message says what would."""
+
+
+def bytes_of(size: Text) -> int:
+    """Bytes of a Kubernetes quantity such as `200Gi`, `1.5T`, `1e9` or a number; a part of a byte counts whole."""
+    number, unit = _match(_SIZE, size, "no size such as 200Gi")
+    if unit and unit[0] in "eE" and len(unit) > 1 and unit[1:].isdigit():
+        factor = 10 ** int(unit[1:])
+    else:
+        factor = {**_BINARY, **_DECIMAL}.get(unit or "", 1)
+    return _ceil(Fraction(number) * factor)
+
+
+def cpu_of(cpu: Text) -> int:
+    """Thousandths of a CPU of a Kubernetes quantity such as `500m`, `4` or `0.5`."""
+    number, milli = _match(_CPU, cpu, "no number of CPUs such as 4 or 500m")
+    thousandths = Fraction(number) * (1 if milli else 1000)
+    if thousandths.denominator != 1:
+        raise QuantityError(f"{cpu!r} is finer than a thousandth of a CPU (1m)")
+    return int(thousandths)
+
+
+def seconds_of(duration: Text) -> int:
+    """Seconds of a duration such as `20m`, `1h30m` or a plain number of seconds."""
+    text = _text(duration)
+    if text.isdigit():
+        return int(text)
+    found = _DURATION.fullmatch(text)
+    if not text or not found:
+        raise QuantityError(f"{duration!r} is no duration such as 30m, 1h30m or a whole number of seconds")
+    return sum(int(count or 0) * unit for count, unit in zip(found.groups(), _SECONDS, strict=True))
+
+
+def part_of(share: Text, whole: int) -> int:
+    """Bytes of a share of `whole` bytes: a percentage such as `80%` (rounded down), or a size of its own."""
+    if found := _PERCENT.fullmatch(_text(share)):
+        return int(Fraction(found[1]) * whole / 100)
+    try:
+        return bytes_of(share)
+    except QuantityError:
+        raise QuantityError(f"{share!r} is no percentage such as 80% and no size such as 200Gi") from None
+
+
+def size_text(size: int) -> str:
+    """`size` bytes for a message, in the largest binary unit that leaves at least 1: `160Gi`, `0.5Gi` reads `512Mi`."""
+    for unit, factor in reversed(_BINARY.items()):
+        if size >= factor:
+            return f"{size / factor:.1f}".removesuffix(".0") + unit
+    return str(size)
+
+
+def _match(pattern: re.Pattern[str], value: Text, problem: str) -> tuple[str, str | None]:
+    found = pattern.fullmatch(_text(value))
+    if not found:
+        raise QuantityError(f"{value!r} is {problem}")
+    return found[1], found[2]
+
+
+def _text(value: Text) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise QuantityError(f"{value!r} is no quantity")
+    return str(value)
+
+
+def _ceil(number: Fraction) -> int:
+    return -(-number.numerator // number.denominator)

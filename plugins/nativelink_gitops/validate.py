@@ -1,0 +1,519 @@
+"""Finds every fault that the inventory itself shows, in all clusters at once. Knows nothing of Ansible.
+
+A rule is a function that yields (variable, problem, fix). It reads the values of one cluster after the types, the
+formats and the ranges were found right: reading a faulty one ends the rule, whose turn comes when that is mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nativelink_gitops import kubeconfig, specs, versions
+from nativelink_gitops.formats import IMAGE, checks, nearest, one_of, shown
+from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
+from nativelink_gitops.specs import MISSING, Option, Yaml
+
+Said = Iterator[tuple[str, str, str]]
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """What is wrong with one variable of one cluster, and what mends it."""
+
+    cluster: str
+    variable: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        """The line that people read."""
+        return f"{self.cluster}: {self.variable}: {self.problem}; {self.fix}"
+
+
+def static_faults(clusters: Mapping[str, Values]) -> list[Fault]:
+    """All faults of all clusters, sorted by cluster and variable.
+
+    `clusters` maps a cluster's name to its effective values (specs.effective) and whatever other variables its
+    inventory sets: a name that no role knows is looked at for a misspelling.
+    """
+    faults: list[Fault] = []
+    sound: dict[str, Values] = {}
+    for cluster, variables in clusters.items():
+        values, said = _sound({**variables, "cluster": cluster})
+        sound[cluster] = values
+        faults += [Fault(cluster, *words) for words in said]
+        for rule in RULES:
+            faults += [Fault(cluster, *words) for words in _obeyed(rule, values)]
+    faults += shared_clusters(sound)
+    return sorted(faults)
+
+
+def notices(values: Values) -> list[str]:
+    """What is legal in a cluster without faults, and will still surprise: short lines for the summary."""
+    return [f"{variable}: {problem}; {fix}" for rule in NOTICES for variable, problem, fix in _obeyed(rule, values)]
+
+
+# Types, formats and ranges ---------------------------------------------------------------------------------------
+
+
+class _Unsound(KeyError):
+    """A rule read a variable that has a fault of its own, or that no role has."""
+
+
+class _Sound(dict[str, Any]):
+    def __missing__(self, name: str) -> Yaml:
+        raise _Unsound(name)
+
+
+def _obeyed(rule: Callable[[Values], Said], values: Values) -> list[tuple[str, str, str]]:
+    said = []
+    try:
+        for words in rule(values):
+            said.append(words)
+    except (_Unsound, QuantityError):
+        pass  # reported where the variable itself is checked
+    return said
+
+
+def _sound(variables: Values) -> tuple[_Sound, list[tuple[str, str, str]]]:
+    """The variables without a fault of type, format or range, and what is to be said of the others."""
+    sound = _Sound()
+    said: list[tuple[str, str, str]] = []
+    for name, value in variables.items():
+        option = specs.specs().get(name)
+        if name == "cluster":
+            found = list(_formatted(name, name, value, MISSING))
+        elif option is None:
+            found = list(_unknown(name))
+        else:
+            found = list(_typed(name, name, option, value))
+        said += found
+        if not found:
+            sound[name] = value
+        elif option is not None and option.type == "list" and isinstance(value, list):
+            # One bad pool hides no fault of the others.
+            element = _element(option)
+            sound[name] = [
+                item
+                for index, item in enumerate(value)
+                if not any(_typed(_item(name, index, item), f"{name}[]", element, item))
+            ]
+    for name, option in specs.specs().items():
+        if option.required and name not in variables:
+            said.append((name, "is not set", "set it in the inventory"))
+    return sound, said
+
+
+def _unknown(name: str) -> Said:
+    if name.startswith("__"):
+        return
+    ours = name.startswith(specs.PREFIXES)
+    near = nearest(name, tuple(specs.specs()), 0.7 if ours else 0.88)
+    if ours and near:
+        yield name, "is a variable that no role knows", f"write {near}, or give a variable of your own another prefix"
+    elif ours:
+        yield name, "is a variable that no role knows", "take it out, or give a variable of your own another prefix"
+    elif near:
+        yield name, "is a variable that no role knows", f"write {near}, or give it a name that is less like it"
+
+
+_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "str": (str, "text"),
+    "path": (str, "a path"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+    "list": (list, "a list"),
+    "dict": (dict, "a mapping"),
+}
+
+
+def _typed(path: str, pattern: str, option: Option, value: Yaml) -> Said:
+    """Faults of `value` at `path`; `pattern` is the path without the names and numbers of list items."""
+    if isinstance(value, specs.Unresolved):
+        yield path, f"its template fails ({value.problem})", "define what it refers to, or write the value itself"
+        return
+    if value is None:
+        yield path, "has no value", "give it one, or take the line out"
+        return
+    kind, noun = _KINDS.get(option.type, (object, ""))
+    if not isinstance(value, kind) or (isinstance(value, bool) and option.type in ("int", "float")):
+        fix = "put it in quotes" if option.type in ("str", "path") and not isinstance(value, list | dict) else None
+        yield path, f"is {shown(value)}, not {noun}", fix or f"write {noun}"
+    elif option.type == "list":
+        said = [
+            words
+            for index, item in enumerate(value)
+            for words in _typed(_item(path, index, item), f"{pattern}[]", _element(option), item)
+        ]
+        yield from said or _formatted(path, pattern, value, option.default)
+    elif option.choices and value not in option.choices:
+        choices = [str(choice) if choice != "" else '""' for choice in option.choices]
+        near = nearest(str(value), tuple(choices), 0.6)
+        yield path, f"is {shown(value)}, which is no choice", one_of(near, choices)
+    elif option.type == "dict" and option.options:
+        yield from _keyed(path, pattern, option, value)
+    elif option.required and value == "":
+        yield path, "is empty", "give it a value"
+    else:
+        yield from _formatted(path, pattern, value, option.default)
+
+
+def _keyed(path: str, pattern: str, option: Option, value: Values) -> Said:
+    for key, item in value.items():
+        if key in option.options:
+            yield from _typed(f"{path}.{key}", f"{pattern}.{key}", option.options[key], item)
+        else:
+            near = nearest(str(key), tuple(option.options), 0.6)
+            yield f"{path}.{key}", "is a key that nobody knows", one_of(near, tuple(option.options))
+    for key in option.options.values():
+        if key.required and key.name not in value:
+            yield f"{path}.{key.name}", "is not set", "set it"
+
+
+def _element(option: Option) -> Option:
+    return Option(option.name, option.role, option.elements, choices=option.choices, options=option.options)
+
+
+def _item(path: str, index: int, item: Yaml) -> str:
+    """`path` of a list's item: its own name says more than its number."""
+    name = item.get("name") if isinstance(item, dict) else None
+    return f"{path}[{name if isinstance(name, str) and name else index}]"
+
+
+def _formatted(path: str, pattern: str, value: Yaml, default: Yaml) -> Said:
+    if value == "" and (default == "" or specs.holds_template(default)):
+        return  # empty says: not set
+    for check in checks(pattern):
+        yield from ((path, problem, fix) for problem, fix in check(value))
+
+
+# Rules -----------------------------------------------------------------------------------------------------------
+
+
+def _pools(values: Values) -> Iterator[tuple[str, Values]]:
+    """Each pool's path and the pool, its defaults filled in."""
+    filled = specs.with_defaults({"nativelink_worker_pools": values["nativelink_worker_pools"]})
+    for index, pool in enumerate(filled["nativelink_worker_pools"]):
+        yield _item("nativelink_worker_pools", index, pool), pool
+
+
+def _scaling(values: Values, pool: Values) -> str:
+    return pool["scaling"] or values["nativelink_scaling"]
+
+
+def duplicate_pools(values: Values) -> Said:
+    """Two pools of one name would be one Deployment."""
+    names = [pool["name"] for _, pool in _pools(values)]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"nativelink_worker_pools[{name}].name", f"{names.count(name)} pools have this name", "rename the others"
+
+
+def min_over_max(values: Values) -> Said:
+    """The least may not be more than the most."""
+    for path, pool in _pools(values):
+        if pool["min_replicas"] > pool["max_replicas"]:
+            yield (
+                f"{path}.min_replicas",
+                f"is {pool['min_replicas']}, more than max_replicas, {pool['max_replicas']}",
+                "lower it, or raise max_replicas",
+            )
+
+
+def resources(values: Values) -> Said:
+    """Quantities that parse, of resources that exist, requests within limits."""
+    everything = [(name, value) for name, value in values.items() if name.endswith("_resources")]
+    everything += [(f"{path}.resources", pool["resources"]) for path, pool in _pools(values)]
+    for path, value in everything:
+        amounts = {kind: dict(_amounts(f"{path}.{kind}", value.get(kind) or {})) for kind in ("requests", "limits")}
+        for kind, found in amounts.items():
+            yield from (
+                (f"{path}.{kind}.{name}", *amount) for name, amount in found.items() if isinstance(amount, tuple)
+            )
+        for name, request in amounts["requests"].items():
+            limit = amounts["limits"].get(name)
+            if isinstance(request, int) and isinstance(limit, int) and request > limit:
+                problem = f"is {value['requests'][name]}, more than the limit, {value['limits'][name]}"
+                yield f"{path}.requests.{name}", problem, "lower it, or raise the limit"
+
+
+def _amounts(path: str, amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
+    for name, amount in amounts.items():
+        if name not in ("cpu", "memory", "ephemeral-storage") and "/" not in name and not name.startswith("hugepages-"):
+            near = nearest(name, ("cpu", "memory", "ephemeral-storage"), 0.5)
+            yield name, ("is no resource of a container", one_of(near, ("cpu", "memory", "ephemeral-storage")))
+            continue
+        try:
+            yield name, cpu_of(amount) if name == "cpu" else bytes_of(amount)
+        except QuantityError as error:
+            yield name, (str(error), "write 4 or 500m" if name == "cpu" else "write a size such as 8Gi")
+
+
+def scheduler_replicas(values: Values) -> Said:
+    """Schedulers in memory are separate queues; shared ones lose actions below 1.6.5."""
+    count = values["nativelink_scheduler_replicas"]
+    if count == 1:
+        return
+    if values["nativelink_scheduler_backend"] != "redis":
+        yield (
+            "nativelink_scheduler_replicas",
+            f"is {count}, and schedulers in memory are as many separate queues",
+            "write 1, or set nativelink_scheduler_backend to redis",
+        )
+    elif not versions.shared_scheduler(values["nativelink_version"]):
+        yield (
+            "nativelink_scheduler_replicas",
+            f"is {count}, and NativeLink {values['nativelink_version']} is not fit for more than one scheduler",
+            "write 1, or set nativelink_version to v1.6.5 or newer",
+        )
+
+
+def redis(values: Values) -> Said:
+    """An existing Redis has an address, and the bundled one needs none."""
+    if values["nativelink_scheduler_backend"] != "redis":
+        return
+    address, bundled = values["nativelink_redis_address"], values["nativelink_redis_provider"] == "bundled"
+    if bundled and address:
+        yield (
+            "nativelink_redis_address",
+            "is set, and the bundled Redis is used instead",
+            "take it out, or set nativelink_redis_provider to existing",
+        )
+    if not bundled and not address:
+        yield (
+            "nativelink_redis_address",
+            "is empty, and nativelink_redis_provider is existing",
+            "write its host:port, or set nativelink_redis_provider to bundled",
+        )
+    if bundled and not values["nativelink_redis_secret_name"]:
+        yield "nativelink_redis_secret_name", "is empty, and the bundled Redis has a password", "name a Secret for it"
+
+
+STORE_PERCENT = 90
+"""What both stores may take of a CAS volume. The rest: the file system's own, and what comes in before evictions."""
+
+
+def stores_fit_volume(values: Values) -> Said:
+    """CAS and AC share each CAS pod's volume."""
+    volume = bytes_of(values["nativelink_cas_volume_size"])
+    cas = part_of(values["nativelink_cas_store_size"], volume)
+    ac = part_of(values["nativelink_cas_ac_store_size"], volume)
+    room = volume * STORE_PERCENT // 100
+    if cas + ac > room:
+        yield (
+            "nativelink_cas_store_size",
+            f"{size_text(cas)}, and {size_text(ac)} for nativelink_cas_ac_store_size, are more than {size_text(room)} "
+            f"({STORE_PERCENT} % of the volume's {size_text(volume)}; the rest is for the file system and evictions)",
+            "lower one of them, or raise nativelink_cas_volume_size",
+        )
+
+
+SCRATCH_PERCENT = 10
+SCRATCH_LEAST = 1024**3
+"""What a worker's running actions have at least beside the fast store: so much of the scratch, and never below 1Gi."""
+
+
+def scratch_fits_store(values: Values) -> Said:
+    """Fast store and the actions' directories share one scratch volume."""
+    for path, pool in _pools(values):
+        scratch = bytes_of(pool["scratch_size"])
+        store = part_of(pool["fast_store_size"], scratch)
+        room = max(scratch * SCRATCH_PERCENT // 100, SCRATCH_LEAST)
+        if store + room > scratch:
+            yield (
+                f"{path}.scratch_size",
+                f"is {size_text(scratch)}, less than the fast store's {size_text(store)} "
+                f"and {size_text(room)} for running actions",
+                "raise it, or lower fast_store_size",
+            )
+
+
+def declared_properties(values: Values) -> Said:
+    """The scheduler refuses properties that it doesn't declare, and compares `minimum` ones as numbers."""
+    declared = values["nativelink_scheduler_platform_properties"]
+    kinds = ("exact", "minimum", "priority", "ignore")
+    for name, kind in declared.items():
+        if kind not in kinds:
+            path = f"nativelink_scheduler_platform_properties.{name}"
+            yield path, f"is {shown(kind)}, which is no choice", one_of(nearest(str(kind), kinds, 0.6), kinds)
+    for path, pool in _pools(values):
+        for name, value in pool["platform_properties"].items():
+            items = value if isinstance(value, list) else [value]
+            where = f"{path}.platform_properties.{name}"
+            if name not in declared:
+                near = nearest(name, tuple(declared), 0.7)
+                fix = "declare it in nativelink_scheduler_platform_properties"
+                fix = f"write {near}, or {fix}" if near else fix
+                yield where, "is a property that the scheduler does not declare", fix
+            elif declared[name] == "minimum" and not all(str(item).isdigit() for item in items):
+                yield where, f"is {shown(value)}, and the scheduler compares it as a number", "write a whole number"
+            elif not items or any(item is None or isinstance(item, dict | list) for item in items):
+                yield where, f"is {shown(value)}", "write a text, a number or a list of them"
+
+
+def edge(values: Values) -> Said:
+    """The routes need a controller that serves them, and NetworkPolicies that let it in."""
+    wanted, provider = values["nativelink_edge"], values["ingress_provider"]
+    serves = {"gateway": ("envoy-gateway", "existing"), "ingress": ("nginx", "existing"), "none": (provider,)}
+    if provider not in serves[wanted]:
+        yield (
+            "nativelink_edge",
+            f"is {wanted}, which ingress_provider {provider} does not serve",
+            f"set ingress_provider to {' or '.join(serves[wanted])}, or nativelink_edge to something else",
+        )
+    elif wanted != "none" and not values["ingress_namespace"]:
+        yield "ingress_namespace", "is empty", "write where the controller's proxies run: clients come in from there"
+
+
+def scaling(values: Values) -> Said:
+    """Each way to scale has its needs."""
+    keda = values["keda_install"] == "none"
+    if keda and values["nativelink_scaling"] == "keda":
+        yield (
+            "nativelink_scaling",
+            "is keda, and keda_install is none",
+            "set keda_install to release or existing, or nativelink_scaling to hpa or none",
+        )
+    for path, pool in _pools(values):
+        if keda and pool["scaling"] == "keda":
+            fix = "set keda_install to release or existing, or scaling to hpa or none"
+            yield f"{path}.scaling", "is keda, and keda_install is none", fix
+        if _scaling(values, pool) == "hpa" and pool["min_replicas"] == 0:
+            yield f"{path}.min_replicas", "is 0, and an HPA cannot scale to zero", "write 1 or more, or scale with keda"
+
+
+def gitops(values: Values) -> Said:
+    """An engine without a repository has nothing to sync, and its manifest says where it lives."""
+    provider = values["gitops_provider"]
+    if provider == "none":
+        return
+    if not values["gitops_repository"]:
+        yield (
+            "gitops_repository",
+            f"is empty, and gitops_provider is {provider}",
+            "write the repository's URL, or set gitops_provider to none",
+        )
+    upstream = {"argocd": "argocd", "flux": "flux-system"}[provider]
+    if values["gitops_install"] == "release" and values["gitops_namespace"] != upstream:
+        yield (
+            "gitops_namespace",
+            f"is {values['gitops_namespace']}, and the release of {provider} lives in {upstream}",
+            "take it out, or set gitops_install to existing",
+        )
+
+
+def namespaces(values: Values) -> Said:
+    """Our namespaces deny all other traffic and have Pod Security labels: nothing else can live in them."""
+    taken = {"default": "Kubernetes", "kube-system": "Kubernetes", "kube-public": "Kubernetes"}
+    taken |= {values["keda_namespace"]: "keda_namespace", values["ingress_namespace"]: "ingress_namespace"}
+    taken |= {values["gitops_namespace"]: "gitops_namespace"}
+    ours = ("nativelink_namespace", "nativelink_workers_namespace")
+    for name in ours:
+        if owner := taken.get(values[name]):
+            yield name, f"{values[name]} belongs to {owner}", "choose a namespace that is used for nothing else"
+    if values[ours[0]] == values[ours[1]]:
+        fix = "choose two: workers run other people's commands"
+        yield ours[1], f"is {values[ours[1]]}, the same as nativelink_namespace", fix
+
+
+def cas_storage_class(values: Values) -> Said:
+    """The class of the CAS volumes is named, never a cluster's default."""
+    if not values["nativelink_cas_storage_class"] and not values["storage_classes_list"]:
+        yield (
+            "nativelink_cas_storage_class",
+            "is empty, and storage_classes_list has no class to take instead",
+            "name a StorageClass of the cluster, or list one that shall be made",
+        )
+
+
+def storage_classes(values: Values) -> Said:
+    """A class is listed once, and one of them may be the default."""
+    names = [item["name"] for item in values["storage_classes_list"]]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"storage_classes_list[{name}].name", f"{names.count(name)} classes have this name", "rename the others"
+    default = [item["name"] for item in values["storage_classes_list"] if item.get("default")]
+    if len(default) > 1:
+        yield "storage_classes_list", f"{' and '.join(default)} are both the default class", "choose one"
+
+
+def images_without_tag(values: Values) -> Said:
+    """The tag of these comes from a variable of its own."""
+    sources = {
+        "nativelink_image": "nativelink_version",
+        "nativelink_worker_init_image": "nativelink_version",
+        "nativelink_redis_image": "nativelink_redis_version",
+        "nativelink_collector_image": "nativelink_collector_version",
+        "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
+    }
+    for name, version in sources.items():
+        found = IMAGE.fullmatch(values[name]) if name in values else None
+        if found and (extra := found["digest"] or found["tag"]):
+            other = f"{name}_digest" if found["digest"] else version
+            yield name, f"ends in {extra}", f"take that out, and set {other}"
+
+
+RULES: tuple[Callable[[Values], Said], ...] = (
+    duplicate_pools,
+    min_over_max,
+    resources,
+    scheduler_replicas,
+    redis,
+    stores_fit_volume,
+    scratch_fits_store,
+    declared_properties,
+    edge,
+    scaling,
+    gitops,
+    namespaces,
+    cas_storage_class,
+    storage_classes,
+    images_without_tag,
+)
+
+
+def shared_clusters(clusters: Mapping[str, Values]) -> list[Fault]:
+    """Two hosts that would write into the same namespace of the same API server, said of both."""
+    owners: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    read: dict[str, Mapping[str, str]] = {}
+    for cluster, values in clusters.items():
+        path, context = values.get("cluster_kubeconfig"), values.get("cluster_context")
+        if not path or not context:
+            continue
+        if path not in read:
+            try:
+                read[path] = kubeconfig.servers(path)
+            except kubeconfig.KubeconfigError:
+                read[path] = {}  # the live checks say so
+        server = read[path].get(context) or f"context {context} of {path}"
+        for name in ("nativelink_namespace", "nativelink_workers_namespace"):
+            if name in values:
+                owners.setdefault((server, values[name]), []).append((cluster, name))
+    faults = {}
+    for (server, namespace), users in owners.items():
+        for cluster, name in users:
+            if other := next((other for other, _ in users if other != cluster), None):
+                problem = f"{namespace} on {server} is also that of {other}"
+                fix = "give one of them other namespaces or another cluster"
+                # One line is enough: whoever shares one namespace shares both.
+                faults.setdefault(cluster, Fault(cluster, name, problem, fix))
+    return list(faults.values())
+
+
+# Notices ---------------------------------------------------------------------------------------------------------
+
+
+def shared_demand(values: Values) -> Said:
+    """The scheduler in memory counts one queue for all pools."""
+    pools = [pool["name"] for _, pool in _pools(values) if _scaling(values, pool) != "none"]
+    if values["nativelink_scheduler_backend"] == "memory" and len(pools) > 1:
+        yield (
+            "nativelink_worker_pools",
+            f"{', '.join(pools)} follow one shared demand, because a scheduler in memory counts only one queue",
+            "set nativelink_scheduler_backend to redis, or make a cluster entry for each pool",
+        )
+
+
+NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand,)

@@ -1,0 +1,266 @@
+"""What only a cluster itself can say. Silence of any kind ends in time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nativelink_gitops.live import live_faults
+
+from testbed import cluster
+from testbed.cluster import Cluster
+from tests.preflight.runs import Run, inventory, kubeconfig, playbook, sound
+
+TIMEOUT = 2
+
+
+def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[str, Any]:
+    return {
+        "cluster": "prod",
+        "cluster_kubeconfig": str(kubeconfig),
+        "cluster_context": context,
+        "preflight_api_timeout": TIMEOUT,
+        "preflight_minimum_kubernetes": "1.31",
+        "nativelink_namespace": "nativelink",
+        "nativelink_workers_namespace": "nativelink-workers",
+        "nativelink_cas_storage_class": "",
+        "nativelink_redis_storage_class": "",
+        "nativelink_redis_provider": "bundled",
+        "nativelink_scheduler_backend": "redis",
+        "nativelink_worker_pools": [{"name": "linux"}],
+        "storage_classes_list": [{"name": "fast", "preset": "local-path"}],
+        **more,
+    }
+
+
+def lines(*arguments: Any, **more: Any) -> list[str]:
+    """The faults, and a check that they came in time: a second is for the machine."""
+    start = time.monotonic()
+    found = [str(fault) for fault in live_faults(values(*arguments, **more))]
+    assert time.monotonic() - start < TIMEOUT + 1
+    return found
+
+
+def test_no_kubeconfig() -> None:
+    assert lines("/nowhere/kubeconfig") == [
+        "prod: cluster_kubeconfig: /nowhere/kubeconfig does not exist; write the path of the cluster's kubeconfig"
+    ]
+
+
+def test_something_else_than_a_kubeconfig(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    for text in ("contexts: [a]", "- a", "text", "a: [", "\x00"):
+        file.write_text(text)
+        assert lines(file) in (
+            [f"prod: cluster_kubeconfig: {file} is no kubeconfig; write the path of the cluster's kubeconfig"],
+            [f"prod: cluster_context: {file} has no context good; write one that it has: none"],
+        )
+    assert lines(tmp_path) == [
+        f"prod: cluster_kubeconfig: {tmp_path} cannot be read (Is a directory); "
+        "write the path of the cluster's kubeconfig"
+    ]
+
+
+def test_no_such_context(tmp_path: Path) -> None:
+    file = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
+    assert lines(file, "better") == [
+        f"prod: cluster_context: {file} has no context better; write one that it has: good"
+    ]
+
+
+def silent(address: str) -> list[str]:
+    return [
+        f"prod: cluster_context: the API server {address} did not answer within 2 s; "
+        "start it, check the way to it, or raise preflight_api_timeout"
+    ]
+
+
+@contextmanager
+def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Accepts connections and leaves each to `answer`, which may do as it likes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=[connection], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.close()
+
+
+def say_nothing(connection: socket.socket) -> None:
+    time.sleep(10)
+    connection.close()
+
+
+def dribble(connection: socket.socket) -> None:
+    """An answer that never ends, and never pauses for as long as a timeout of the client."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(50):
+        connection.sendall(b" ")
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_server_that_says_nothing(tmp_path: Path, scheme: str) -> None:
+    with server(say_nothing) as port:
+        address = f"{scheme}://127.0.0.1:{port}"
+        assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == silent(address)
+
+
+def test_a_server_that_dribbles(tmp_path: Path) -> None:
+    with server(dribble) as port:
+        address = f"http://127.0.0.1:{port}"
+        assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == silent(address)
+
+
+def test_a_credential_plugin_that_hangs(tmp_path: Path) -> None:
+    file = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
+    config = yaml.safe_load(file.read_text())
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sleep",
+        "args": ["5"],
+        "interactiveMode": "Never",
+    }
+    config["users"] = [{"name": "good", "user": {"exec": plugin}}]
+    file.write_text(yaml.safe_dump(config))
+
+    assert lines(file) == silent("https://127.0.0.1:1")
+
+
+def test_a_server_that_is_not_there(tmp_path: Path) -> None:
+    assert lines(kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")) == [
+        "prod: cluster_context: the API server https://127.0.0.1:1 does not answer ([Errno 111] Connection refused); "
+        "start the cluster, or correct its kubeconfig"
+    ]
+
+
+def test_without_the_kubernetes_package(tmp_path: Path) -> None:
+    (tmp_path / "kubernetes.py").write_text("raise ImportError(name='kubernetes')")
+    file = inventory(tmp_path, {"prod": sound("prod", tmp_path)})
+
+    run = playbook("validate", file, PYTHONPATH=str(tmp_path))
+
+    assert run.returncode == 2
+    assert "prod: Python: the package kubernetes is missing; install it for " in run.stdout
+
+
+# On a real API server ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[Cluster]:
+    running = cluster.up("preflight")
+    yield running
+    cluster.down("preflight")
+
+
+def test_a_sound_cluster(real: Cluster) -> None:
+    assert lines(real.kubeconfig, real.context) == []
+
+
+def test_a_cluster_that_is_too_old(real: Cluster) -> None:
+    (line,) = lines(real.kubeconfig, real.context, preflight_minimum_kubernetes="1.99")
+    assert line.startswith("prod: cluster_context: the cluster runs Kubernetes v1.")
+    assert line.endswith(", older than 1.99; upgrade it")
+
+
+def test_classes_that_nobody_makes(real: Cluster) -> None:
+    found = lines(
+        real.kubeconfig,
+        real.context,
+        nativelink_cas_storage_class="gp3",
+        nativelink_redis_storage_class="fast",
+        nativelink_worker_pools=[{"name": "linux", "scratch_storage_class": "io2"}],
+        storage_classes_list=[{"name": "fast", "preset": "local-path"}, {"name": "gp3", "preset": "existing"}],
+    )
+    assert [line.partition("; ")[0] for line in found] == [
+        "prod: nativelink_cas_storage_class: the cluster has no StorageClass gp3",
+        "prod: nativelink_worker_pools[linux].scratch_storage_class: the cluster has no StorageClass io2",
+    ]
+
+
+def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> None:
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": "default"}}
+    real.apply(account)
+    token = real.run("create", "token", "nobody", "--namespace", "default").strip()
+    config = yaml.safe_load(real.kubeconfig.read_text())
+    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+    file = tmp_path / "kubeconfig"
+    file.write_text(yaml.safe_dump(config))
+
+    assert lines(file, real.context, nativelink_cas_storage_class="gp3", storage_classes_list=[]) == [
+        "prod: cluster_context: GET /apis/storage.k8s.io/v1/storageclasses: 403 storageclasses.storage.k8s.io "
+        'is forbidden: User "system:serviceaccount:default:nobody" cannot list resource "storageclasses" '
+        'in API group "storage.k8s.io" at the cluster scope; '
+        "correct the credentials of this context, or let its user do that"
+    ]
+    assert lines(file, real.context) == [
+        f"prod: {variable}: there is no namespace {name} for this user, who may not create it either; "
+        "create it, or let the user of cluster_context do so"
+        for variable, name in (
+            ("nativelink_namespace", "nativelink"),
+            ("nativelink_workers_namespace", "nativelink-workers"),
+        )
+    ]
+
+
+def test_a_stranger(real: Cluster, tmp_path: Path) -> None:
+    config = yaml.safe_load(real.kubeconfig.read_text())
+    config["users"] = [{"name": user["name"], "user": {"token": "nonsense"}} for user in config["users"]]
+    file = tmp_path / "kubeconfig"
+    file.write_text(yaml.safe_dump(config))
+
+    assert lines(file, real.context) == [
+        "prod: cluster_context: GET /version: 401 Unauthorized; "
+        "correct the credentials of this context, or let its user do that"
+    ]
+
+
+def test_a_server_of_another_authority(real: Cluster, tmp_path: Path) -> None:
+    file = kubeconfig(tmp_path / "kubeconfig", real.endpoint)
+    (line,) = lines(file)
+    assert line.startswith(f"prod: cluster_context: the API server {real.endpoint} does not answer (")
+    assert "certificate" in line
+
+
+def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Path) -> None:
+    def run() -> Run:
+        own = {
+            "cluster_kubeconfig": str(real.kubeconfig),
+            "cluster_context": real.context,
+            "preflight_api_timeout": TIMEOUT,
+        }
+        hosts = {"real": {**sound("real", tmp_path), "nativelink_cas_storage_class": "", **own}}
+        hosts["real"]["storage_classes_list"] = [{"name": "fast", "preset": "local-path"}]
+        hosts["gone"] = sound("gone", tmp_path)
+        return playbook("validate", inventory(tmp_path, hosts))
+
+    calm = run()
+    assert calm.returncode == 2
+    assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in calm.stdout
+    assert "real: cluster_" not in calm.stdout
+
+    real.pause()
+    try:
+        start = time.monotonic()
+        paused = run()
+        assert time.monotonic() - start < 20
+    finally:
+        real.resume()
+    assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.stdout

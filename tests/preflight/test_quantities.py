@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, seconds_of, size_text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("200Gi", 214748364800),
+        ("1.5Ki", 1536),
+        ("1k", 1000),
+        ("2M", 2000000),
+        ("1e9", 1000000000),
+        ("1E3", 1000),
+        ("1E", 10**18),
+        (42, 42),
+        (0.5, 1),
+        ("0.3", 1),
+        (".5Gi", 536870912),
+    ],
+)
+def test_bytes(text: str | int | float, size: int) -> None:
+    assert bytes_of(text) == size
+
+
+@pytest.mark.parametrize(("text", "milli"), [("500m", 500), (4, 4000), ("0.25", 250), (0.1, 100), ("1.5", 1500)])
+def test_cpu(text: str | int | float, milli: int) -> None:
+    assert cpu_of(text) == milli
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("20m", 1200), (30, 30), ("45", 45), ("1h30m", 5400), ("90s", 90), ("1d", 86400), ("1d2h3m4s", 93784)],
+)
+def test_seconds(text: str | int, seconds: int) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(("share", "size"), [("80%", 800), ("12.5%", 125), ("500", 500), ("0.1%", 1), (300, 300)])
+def test_part_of_a_thousand_bytes(share: str | int, size: int) -> None:
+    assert part_of(share, 1000) == size
+
+
+@pytest.mark.parametrize("text", ["", "Gi", "1 Gi", "-1Gi", "1GB", "1gi", "1e", "1e100", "500m", "1Gi\n", True, None])
+def test_no_size(text: object) -> None:
+    with pytest.raises(QuantityError, match="is no"):
+        bytes_of(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1", "1Gi", "0.5m", "0.0001", "1\n"])
+def test_no_cpu(text: str) -> None:
+    with pytest.raises(QuantityError):
+        cpu_of(text)
+
+
+@pytest.mark.parametrize("text", ["", "m", "1.5h", "-5", "5 m", "30m1h", "1w", "1h\n", 1.5])
+def test_no_duration(text: str) -> None:
+    with pytest.raises(QuantityError):
+        seconds_of(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(214748364800, "200Gi"), (536870912, "512Mi"), (1, "1"), (1610612736, "1.5Gi")]
+)
+def test_size_in_messages(size: int, text: str) -> None:
+    assert size_text(size) == text
+
+
+@given(st.integers(1, 1023), st.sampled_from(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]))
+def test_sizes_round_trip(number: int, unit: str) -> None:
+    assert size_text(bytes_of(f"{number}{unit}")) == f"{number}{unit}"
+
+
+@given(st.integers(0, 10**6))
+def test_cpu_round_trips(milli: int) -> None:
+    assert cpu_of(f"{milli}m") == cpu_of(milli / 1000) == milli
+
+
+@given(st.integers(0, 30), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_durations_add_up(days: int, hours: int, minutes: int, seconds: int) -> None:
+    total = seconds_of(f"{days}d{hours}h{minutes}m{seconds}s")
+    assert total == seconds_of(total) == ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+@given(st.integers(0, 100), st.integers(0, 2**60))
+def test_a_percentage_is_never_more_than_the_whole(percent: int, whole: int) -> None:
+    assert 0 <= part_of(f"{percent}%", whole) <= whole
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_quantity_or_refused_as_one(text: str) -> None:
+    for parse in (bytes_of, cpu_of, seconds_of, lambda share: part_of(share, 1000)):
+        try:
+            assert parse(text) >= 0
+        except QuantityError:
+            continue

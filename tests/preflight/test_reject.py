@@ -1,0 +1,170 @@
+"""One fault a cluster, all in one run of the real playbook: each cluster gets its line and no other.
+
+The cases are data: tests/preflight/reject/*.yml, their lines written by hand.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+from nativelink_gitops import formats, specs, validate
+
+from tests.preflight.runs import Run, faults, inventory, kubeconfig, playbook, sound
+
+FILES = sorted((Path(__file__).parent / "reject").glob("*.yml"))
+CASES: list[dict[str, Any]] = [case for file in FILES for case in yaml.safe_load(file.read_text())]
+
+
+def cases(folder: Path) -> dict[str, dict[str, Any]]:
+    """The variables of each case's cluster."""
+    found = {}
+    for case in CASES:
+        variables = {**sound(case["name"], folder / "clusters"), **case.get("set", {})}
+        found[case["name"]] = {key: value for key, value in variables.items() if key not in case.get("unset", ())}
+    return found
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("reject")
+    run = playbook("validate", inventory(folder, cases(folder)))
+    assert not (folder / "clusters").exists()
+    return run
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_each_fault_has_its_line_and_no_other(case: dict[str, Any], validation: Run) -> None:
+    assert [line for line in faults(validation) if line.startswith(f"{case['name']}: ")] == [case["line"]]
+
+
+@cache
+def values_without_ansible() -> dict[str, dict[str, Any]]:
+    """What the cases' clusters are worth, with Jinja itself in place of Ansible's templar."""
+    jinja = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    clusters = {}
+    for name, variables in cases(Path("/nowhere")).items():
+        known = {**specs.defaults(), **variables, "inventory_hostname": name, "playbook_dir": "/nowhere"}
+        template = partial(lambda text, known: jinja.from_string(text).render(known), known=known)
+        clusters[name] = {**dict.fromkeys(variables), **specs.effective(known, template)}
+    return clusters
+
+
+def lines_without_ansible() -> set[str]:
+    formats.checks.cache_clear()
+    return {str(fault) for fault in validate.static_faults(values_without_ansible())}
+
+
+def test_the_cases_say_the_same_without_ansible() -> None:
+    assert lines_without_ansible() == {case["line"] for case in CASES}
+
+
+# The counter-runs: without a rule, or a format, at least one case has no line.
+
+
+@pytest.mark.parametrize("index", range(len(validate.RULES)), ids=[rule.__name__ for rule in validate.RULES])
+def test_no_rule_is_without_a_case(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validate, "RULES", validate.RULES[:index] + validate.RULES[index + 1 :])
+    assert {case["line"] for case in CASES} - lines_without_ansible() != set()
+
+
+@pytest.mark.parametrize("index", range(len(formats.FORMATS)), ids=[glob for glob, _ in formats.FORMATS])
+def test_no_format_is_without_a_case(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "FORMATS", formats.FORMATS[:index] + formats.FORMATS[index + 1 :])
+    try:
+        assert {case["line"] for case in CASES} - lines_without_ansible() != set()
+    finally:
+        formats.checks.cache_clear()
+
+
+def test_two_hosts_on_one_api_server_are_found_by_its_address(tmp_path: Path) -> None:
+    addresses = {
+        "one": "https://API.example.com",
+        "two": "https://api.example.com:443/",
+        "three": "https://api.example.com:6443",
+    }
+    clusters = {
+        name: {
+            "cluster_kubeconfig": str(kubeconfig(tmp_path / name, address)),
+            "cluster_context": "good",
+            "nativelink_namespace": "nativelink",
+            "nativelink_workers_namespace": f"workers-of-{name}",
+        }
+        for name, address in addresses.items()
+    }
+    assert [str(fault) for fault in validate.shared_clusters(clusters)] == [
+        f"{name}: nativelink_namespace: nativelink on https://api.example.com:443 is also that of {other}; "
+        "give one of them other namespaces or another cluster"
+        for name, other in (("one", "two"), ("two", "one"))
+    ]
+
+    clusters["one"]["nativelink_namespace"] = "another"
+    assert validate.shared_clusters(clusters) == []
+
+
+def test_all_faults_come_at_once_and_sorted(validation: Run) -> None:
+    assert validation.returncode == 2
+    lines = faults(validation)
+    assert len(lines) == len(CASES) >= 30
+    assert lines == sorted(lines, key=lambda line: line.split(": ")[:2])
+    assert "PLAY [Check that the clusters answer]" not in validation.stdout
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[object]]]:
+    """Stands in for an API server that notes who comes, and never says a word."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    callers: list[object] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                callers.append(listener.accept())
+            except OSError:
+                return
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"https://127.0.0.1:{listener.getsockname()[1]}", callers
+    listener.close()
+
+
+@pytest.mark.parametrize("name", ["render", "bootstrap"])
+def test_one_bad_cluster_stops_all_before_anything_is_written_or_applied(
+    name: str, tmp_path: Path, server: tuple[str, list[object]]
+) -> None:
+    address, callers = server
+    good = {**sound("good", tmp_path / "clusters"), "preflight_api_timeout": 2}
+    good["cluster_kubeconfig"] = str(kubeconfig(tmp_path / "kubeconfig", address))
+
+    bad = {**sound("bad", tmp_path / "clusters"), "nativelink_cas_replicas": 0}
+    run = playbook(name, inventory(tmp_path, {"good": good, "bad": bad}))
+
+    assert run.returncode == 2
+    assert faults(run) == ["bad: nativelink_cas_replicas: is 0, less than 1; write 1 or more"]
+    assert not (tmp_path / "clusters").exists()
+    assert callers == []
+
+    # The counter-run: without the bad cluster the same playbook does write, or call.
+    run = playbook(name, inventory(tmp_path, {"good": good}))
+
+    assert faults(run) == []
+    if name == "render":
+        assert run.returncode == 0
+        assert (tmp_path / "clusters/good/rendered/kustomization.yaml").is_file()
+    else:
+        assert callers != []
+
+
+def test_a_fault_outside_of_the_limit_stops_nobody(tmp_path: Path) -> None:
+    hosts = {"good": sound("good", tmp_path), "bad": {**sound("bad", tmp_path), "nativelink_cas_replicas": 0}}
+    file = inventory(tmp_path, hosts)
+
+    assert playbook("check_inventory", file, "--limit", "good").returncode == 0
+    assert playbook("check_inventory", file, "--limit", "bad").returncode == 2

@@ -1,0 +1,147 @@
+"""Whatever a sound inventory may hold, nothing is said against it, and no fault is blamed on another cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nativelink_gitops import specs, validate
+
+labels = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+PROPERTIES = {"cpu_count": "minimum", "OSFamily": "priority", "container-image": "priority", "pool": "exact"}
+
+
+def plain_template(value: str) -> str:
+    """No more of Jinja than the defaults of these tests need: their templates name a namespace or a class."""
+    return "from-a-template"
+
+
+@st.composite
+def resources(draw: st.DrawFn) -> dict[str, Any]:
+    cpu, memory = draw(st.integers(1, 32)), draw(st.integers(1, 128))
+    shown = draw(st.sampled_from([cpu, str(cpu), f"{cpu * 1000}m"]))
+    found = {"requests": {"cpu": shown, "memory": f"{memory}Gi"}}
+    if draw(st.booleans()):
+        found["limits"] = {"cpu": str(cpu + draw(st.integers(0, 8))), "memory": f"{memory + draw(st.integers(0, 8))}Gi"}
+    return found
+
+
+@st.composite
+def pools(draw: st.DrawFn, scaling: str) -> list[dict[str, Any]]:
+    found = []
+    for name in draw(st.lists(labels, min_size=1, max_size=4, unique=True)):
+        least = draw(st.integers(1 if scaling == "hpa" else 0, 50))
+        pool: dict[str, Any] = {
+            "name": name,
+            "min_replicas": least,
+            "max_replicas": max(1, least + draw(st.integers(0, 200))),
+            "resources": draw(resources()),
+            "slots": draw(st.integers(1, 64)),
+            "scratch_size": f"{draw(st.integers(2, 500))}Gi",
+            "fast_store_size": f"{draw(st.integers(1, 50))}%",
+            "longest_action": draw(st.sampled_from(["30m", 1800, "1h", "90"])),
+            "platform_properties": draw(
+                st.fixed_dictionaries(
+                    {}, optional={"cpu_count": st.sampled_from(["4", 8, ["2", "16"]]), "OSFamily": st.just("linux")}
+                )
+            ),
+            "env": draw(
+                st.dictionaries(st.from_regex(r"[A-Z_]{1,8}", fullmatch=True), st.text(max_size=5), max_size=2)
+            ),
+            "node_selector": draw(st.dictionaries(labels, labels, max_size=2)),
+            "tolerations": draw(st.sampled_from([[], [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]])),
+        }
+        kept = draw(st.sets(st.sampled_from(sorted(set(pool) - {"name", "min_replicas", "max_replicas"}))))
+        drop = {"resources", "slots", "longest_action", "platform_properties", "env", "node_selector", "tolerations"}
+        found.append({key: value for key, value in pool.items() if key in kept or key not in drop})
+    return found
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> dict[str, Any]:
+    shared = draw(st.booleans())
+    scaling = draw(st.sampled_from(["keda", "hpa", "none"]))
+    edge, provider = draw(
+        st.sampled_from([("gateway", "envoy-gateway"), ("ingress", "nginx"), ("none", "none"), ("gateway", "existing")])
+    )
+    engine = draw(st.sampled_from(["none", "argocd", "flux"]))
+    return {
+        "nativelink_cas_replicas": draw(st.integers(1, 9)),
+        "nativelink_cas_volume_size": draw(st.sampled_from(["10Gi", "200Gi", "1.5Ti", 10**12])),
+        "nativelink_cas_storage_class": draw(labels),
+        "nativelink_cas_store_size": f"{draw(st.integers(1, 80))}%",
+        "nativelink_cas_ac_store_size": f"{draw(st.integers(1, 10))}%",
+        "nativelink_cas_resources": draw(resources()),
+        "nativelink_version": "v1.6.6" if shared else draw(st.sampled_from(["v1.6.6", "v1.3.2"])),
+        "nativelink_scheduler_backend": "redis" if shared else draw(st.sampled_from(["memory", "redis"])),
+        "nativelink_scheduler_replicas": draw(st.integers(1, 4)) if shared else 1,
+        "nativelink_scheduler_platform_properties": PROPERTIES,
+        "nativelink_worker_pools": draw(pools(scaling)),
+        "nativelink_scaling": scaling,
+        "keda_install": "release" if scaling == "keda" else draw(st.sampled_from(["release", "existing", "none"])),
+        "nativelink_edge": edge,
+        "ingress_provider": provider,
+        "ingress_namespace": "edge-of-ours",
+        "nativelink_hostname": draw(st.sampled_from(["", "builds.example.com", "builds"])),
+        "gitops_provider": engine,
+        "gitops_install": draw(st.sampled_from(["release", "existing"])),
+        "gitops_namespace": {"argocd": "argocd", "flux": "flux-system", "none": ""}[engine],
+        "gitops_repository": draw(
+            st.sampled_from(["https://git.example.com/a/b.git", "git@git.example.com:a/b.git", "ssh://git@h:22/a"])
+        ),
+    }
+
+
+def valued(inventory: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: specs.effective(
+            {
+                "inventory_hostname": name,
+                "cluster_kubeconfig": f"/nowhere/{name}",
+                "cluster_context": name,
+                **variables,
+            },
+            plain_template,
+        )
+        for name, variables in inventory.items()
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(labels, clusters(), min_size=1, max_size=4))
+def test_a_sound_inventory_has_no_fault(inventory: dict[str, dict[str, Any]]) -> None:
+    assert [str(fault) for fault in validate.static_faults(valued(inventory))] == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(labels, clusters(), min_size=2, max_size=3),
+    st.sampled_from(sorted(specs.specs())),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.lists(st.integers(), max_size=2)),
+)
+def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
+    inventory: dict[str, dict[str, Any]], name: str, value: object
+) -> None:
+    first = min(inventory)
+    inventory[first][name] = value
+    for fault in validate.static_faults(valued(inventory)):
+        assert fault.cluster == first
+        assert fault.problem
+        assert fault.fix
+        assert "\n" not in str(fault)
+
+
+def test_a_shared_demand_is_noticed() -> None:
+    def notices(**variables: object) -> list[str]:
+        pair = [{"name": "linux"}, {"name": "arm"}]
+        inventory = {"prod": {"nativelink_cas_storage_class": "gp3", "nativelink_worker_pools": pair, **variables}}
+        return validate.notices(valued(inventory)["prod"])
+
+    assert notices() == [
+        "nativelink_worker_pools: linux, arm follow one shared demand, because a scheduler in memory counts only "
+        "one queue; set nativelink_scheduler_backend to redis, or make a cluster entry for each pool"
+    ]
+    assert notices(nativelink_scheduler_backend="redis") == []
+    assert notices(nativelink_scaling="none") == []
+    assert notices(nativelink_worker_pools=[{"name": "linux"}, {"name": "arm", "scaling": "none"}]) == []
