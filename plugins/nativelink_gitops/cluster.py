@@ -1,0 +1,241 @@
+"""From a cluster's variables to what its templates need: every derived value is computed here, and only here."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from nativelink_gitops.quantities import bytes_of, part_of, seconds_of
+from nativelink_gitops.specs import with_defaults
+from nativelink_gitops.versions import VERSIONS
+
+PORTS = {
+    "cas": 50051,  # cas, ac, bytestream and capabilities for everybody
+    "slice": 50052,  # a CAS pod's own part, for the other CAS pods
+    "scheduler": 50052,  # execution and capabilities for clients
+    "worker_api": 50061,  # no authentication: workers only
+    "health": 50080,  # /status of each NativeLink process: plain, whatever the other listeners become
+    "redis": 6379,
+    "otlp": 4317,
+    "metrics": 9464,
+    "collector_health": 13133,
+    "demand": 9121,
+}
+COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "edge", "policy")
+
+# Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
+ACTION_MARGIN = 300
+# The kubelet probes a starting CAS this often; the budget is nativelink_cas_startup_timeout.
+STARTUP_PERIOD = 10
+# One step to the number that is needed; the default behaviour doubles, which took 58 s from 4 to 50.
+SCALE_UP = {
+    "stabilizationWindowSeconds": 0,
+    "selectPolicy": "Max",
+    "policies": [
+        {"type": "Percent", "value": 10000, "periodSeconds": 15},
+        {"type": "Pods", "value": 200, "periodSeconds": 15},
+    ],
+}
+# Down slowly: a worker that goes takes its cache with it.
+SCALE_DOWN = {
+    "stabilizationWindowSeconds": 300,
+    "selectPolicy": "Max",
+    "policies": [
+        {"type": "Percent", "value": 10, "periodSeconds": 60},
+        {"type": "Pods", "value": 4, "periodSeconds": 60},
+    ],
+}
+# gRPC, no limit on what is uploaded, and calls that are silent as long as their action runs: for NGINX's own controller
+# (nginx.org) and for the community's.
+INGRESS_ANNOTATIONS = {
+    "nginx.org/grpc-services": "nativelink-scheduler,nativelink-cas",
+    "nginx.org/client-max-body-size": "0",
+    "nginx.org/proxy-read-timeout": "86400s",
+    "nginx.org/proxy-send-timeout": "86400s",
+    "nginx.ingress.kubernetes.io/backend-protocol": "GRPC",
+    "nginx.ingress.kubernetes.io/proxy-body-size": "0",
+    "nginx.ingress.kubernetes.io/proxy-read-timeout": "86400",
+    "nginx.ingress.kubernetes.io/proxy-send-timeout": "86400",
+}
+
+
+def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The context of the templates, from one cluster's effective variables (`specs.effective`), which are valid.
+
+    Sizes ending in `_bytes` are bytes, timeouts and graces are seconds. `when` holds the conditions that
+    `render.FILES` names.
+    """
+    known = with_defaults(values)
+
+    def own(name: str) -> Any:
+        return known[f"nativelink_{name}"]
+
+    cluster, backend = known["cluster"], own("scheduler_backend")
+    upload = seconds_of(own("worker_upload_timeout"))
+    pools = [_pool(pool, cluster, upload, known) for pool in own("worker_pools")]
+    properties = dict(own("scheduler_platform_properties"))
+    if any(pool["persistent_workers"] for pool in pools):
+        properties |= {"supports-workers": "exact", "requires-worker-protocol": "priority"}
+    autoscaled = any(pool["scaling"] != "none" for pool in pools)
+    collector, demand = backend == "memory" and autoscaled, backend == "redis" and autoscaled
+    bundled = backend == "redis" and own("redis_provider") == "bundled"
+    gateway = own("edge") == "gateway"
+    storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
+    return {
+        "cluster": cluster,
+        "namespace": own("namespace"),
+        "workers_namespace": own("workers_namespace"),
+        "keda_namespace": known["keda_namespace"],
+        "instance_name": own("instance_name"),
+        "fields": VERSIONS[own("version")],
+        "ports": PORTS,
+        "labels": {component: _labels(cluster, component) for component in COMPONENTS},
+        "selectors": {component: _selector(component) for component in COMPONENTS},
+        "images": {
+            "nativelink": _image(own("image"), own("version"), own("image_digest")),
+            "worker_init": _image(own("worker_init_image"), own("version"), own("worker_init_image_digest")),
+            "redis": _image(own("redis_image"), own("redis_version"), own("redis_image_digest")),
+            "collector": _image(own("collector_image"), own("collector_version"), own("collector_image_digest")),
+            "redis_exporter": _image(
+                own("redis_exporter_image"), own("redis_exporter_version"), own("redis_exporter_image_digest")
+            ),
+        },
+        "pull_secrets": own("image_pull_secrets"),
+        "cas": {
+            "pods": [f"nativelink-cas-{index}" for index in range(own("cas_replicas"))],
+            "volume_size": own("cas_volume_size"),
+            "storage_class": storage_class,
+            "store_bytes": part_of(own("cas_store_size"), bytes_of(own("cas_volume_size"))),
+            "ac_store_bytes": part_of(own("cas_ac_store_size"), bytes_of(own("cas_volume_size"))),
+            "startup_period": STARTUP_PERIOD,
+            "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
+            **{
+                name: own(f"cas_{name}")
+                for name in (
+                    "resources",
+                    "retention_when_deleted",
+                    "retention_when_scaled",
+                    "node_selector",
+                    "tolerations",
+                )
+            },
+        },
+        "scheduler": {
+            "backend": backend,
+            "properties": properties,
+            # Frees what a crashed scheduler stranded in Redis. Shorter than an action it would fail healthy builds.
+            "executing_timeout": max(pool["grace"] for pool in pools),
+            **{
+                name: own(f"scheduler_{name}")
+                for name in ("replicas", "resources", "worker_timeout", "node_selector", "tolerations")
+            },
+        },
+        "redis": {
+            "bundled": bundled,
+            "address": f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"),
+            **_redis_peer(own("redis_address")),
+            "secret": own("redis_secret_name"),
+            "storage_class": own("redis_storage_class") or storage_class,
+            "volume_size": own("redis_volume_size"),
+            "resources": own("redis_resources"),
+        },
+        "worker": {"upload_timeout": upload, "egress": own("worker_egress")},
+        "pools": pools,
+        # Of several values of a property NativeLink's scheduler keeps the last.
+        "demand_pools": [
+            {
+                "name": pool["name"],
+                "properties": {key: texts[-1] for key, texts in pool["platform_properties"].items() if texts},
+            }
+            for pool in pools
+        ],
+        "edge": {
+            "kind": own("edge"),
+            "class_name": known["ingress_class_name"],
+            "namespace": known["ingress_namespace"],
+            "hostname": own("hostname"),
+            "tls_secret": own("edge_tls_secret"),
+            "annotations": own("edge_annotations"),
+            "ingress_annotations": {**INGRESS_ANNOTATIONS, **own("edge_annotations")},
+        },
+        "metrics_interval": own("metrics_interval"),
+        "when": {
+            "always": True,
+            "several schedulers": own("scheduler_replicas") > 1,
+            "bundled redis": bundled,
+            "collector": collector,
+            "demand": demand,
+            "gateway": gateway,
+            "envoy gateway": gateway and known["ingress_provider"] == "envoy-gateway",
+            "ingress": own("edge") == "ingress",
+        },
+    }
+
+
+def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any]) -> dict[str, Any]:
+    name, longest = pool["name"], seconds_of(pool["longest_action"])
+    scaling = pool["scaling"] or known["nativelink_scaling"]
+    scratch = bytes_of(pool["scratch_size"])
+    properties = {key: _texts(value) for key, value in pool["platform_properties"].items()}
+    if pool["persistent_workers"]:
+        properties |= {"supports-workers": ["1"], "requires-worker-protocol": ["proto"]}
+    image = pool["image"] or known["nativelink_worker_image"]
+    return {
+        **pool,
+        "workload": f"nativelink-worker-{name}",
+        "labels": {**_labels(cluster, "worker"), "nativelink-gitops/pool": name},
+        "selector": {**_selector("worker"), "nativelink-gitops/pool": name},
+        "image": f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
+        "platform_properties": properties,
+        "target": pool["target"] or pool["slots"],
+        "longest": longest,
+        # As long as an action that starts just before the drain may take to the report of its result.
+        "grace": longest + upload + ACTION_MARGIN,
+        "fast_store_bytes": part_of(pool["fast_store_size"], scratch),
+        "env": {key: _text(value) for key, value in pool["env"].items()},
+        # Of a lost metric: never fewer than now, and 0 would mean zero in spite of it.
+        "fallback_replicas": max(1, pool["min_replicas"]),
+        "behavior": {"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
+        "scaling": scaling,
+        "when": {"always": True, "keda": scaling == "keda", "hpa": scaling == "hpa"},
+    }
+
+
+def _selector(component: str) -> dict[str, str]:
+    """The labels that never change: selectors are immutable."""
+    return {"app.kubernetes.io/name": "nativelink", "app.kubernetes.io/component": component}
+
+
+def _labels(cluster: str, component: str) -> dict[str, str]:
+    return {
+        **_selector(component),
+        "app.kubernetes.io/instance": cluster,
+        "app.kubernetes.io/part-of": "nativelink",
+        "app.kubernetes.io/managed-by": "nativelink-gitops",
+    }
+
+
+def _image(name: str, tag: str, digest: str) -> str:
+    return f"{name}:{tag}@{digest}" if digest else f"{name}:{tag}"
+
+
+def _redis_peer(address: str) -> dict[str, Any]:
+    """Port of an existing Redis, and its network if the address is one: a NetworkPolicy knows no host names."""
+    host, _, port = address.rpartition(":")
+    try:
+        ip = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        network = ""
+    else:
+        network = f"{ip}/{ip.max_prefixlen}"
+    return {"port": int(port) if port.isdigit() else PORTS["redis"], "network": network}
+
+
+def _texts(value: object) -> list[str]:
+    return [_text(item) for item in value] if isinstance(value, list) else [_text(value)]
+
+
+def _text(value: object) -> str:
+    """A value of YAML as NativeLink, which knows texts only, should read it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

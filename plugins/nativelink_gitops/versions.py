@@ -1,0 +1,31 @@
+"""What depends on NativeLink's version: the one table, and nothing else in the project asks for a version.
+
+A new version is a row here, a choice in roles/nativelink/meta/argument_specs.yml, and the default when it is known to
+work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Version:
+    """Names of configuration fields that changed, and what the version can do."""
+
+    max_action_timeout: str
+    max_upload_timeout: str
+    # Several schedulers on one Redis lose actions before v1.6.5 (TraceMachina/nativelink 2680 and 2685).
+    shared_scheduler: bool
+
+
+VERSIONS = {
+    "v1.6.6": Version("max_action_timeout_s", "max_upload_timeout_s", shared_scheduler=True),
+    "v1.3.2": Version("max_action_timeout", "max_upload_timeout", shared_scheduler=False),
+}
+SUPPORTED = tuple(VERSIONS)
+
+
+def shared_scheduler(version: str) -> bool:
+    """Whether several schedulers of this supported version can share the queue of one Redis."""
+    return VERSIONS[version].shared_scheduler

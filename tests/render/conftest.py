@@ -1,0 +1,101 @@
+"""Trees for the tests: rendered in process from variables that a test states, or the committed ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import json5
+import jsonschema
+import pytest
+import yaml
+from nativelink_gitops import specs
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTERS = ROOT / "clusters"
+Values = dict[str, Any]
+Object = dict[str, Any]
+
+
+def values_of(cluster: str = "test", **variables: Any) -> Values:
+    """What the action hands to the renderer for a cluster with these variables. Templates are plain texts here."""
+    stated = {
+        "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+        "ingress_class_name": "nativelink",
+        "ingress_namespace": "edge",
+        "gitops_namespace": "gitops",
+        **variables,
+    }
+    return specs.effective({"inventory_hostname": cluster, **stated}, lambda text: text)
+
+
+def objects_of(files: dict[str, str]) -> list[Object]:
+    """The objects of a rendered tree, without the kustomization and without generated ConfigMaps."""
+    kustomization = yaml.safe_load(files["kustomization.yaml"])
+    return [yaml.safe_load(files[path]) for path in kustomization["resources"]]
+
+
+def find(objects: list[Object], kind: str, name: str) -> Object:
+    """The one object of this kind and name."""
+    (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
+    return found
+
+
+def committed(cluster: str) -> dict[str, str]:
+    """The tree of a committed cluster, by path below rendered/."""
+    folder = CLUSTERS / cluster / "rendered"
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a cluster named `test` is written to."""
+    return tmp_path / "clusters" / "test"
+
+
+@pytest.fixture(scope="session")
+def kubectl_program() -> str:
+    """The embedded cluster's own kubectl where it is built, else one on PATH."""
+    built = sorted(Path.home().glob(".cache/nativelink-gitops/bin/kubernetes-*/kubectl"))
+    program = str(built[-1]) if built else shutil.which("kubectl")
+    if not program:
+        pytest.fail("no kubectl: run `make cluster-up` once, or put one on PATH")
+    return program
+
+
+@pytest.fixture(scope="session")
+def kustomize(kubectl_program: str) -> Callable[[Path], list[Object]]:
+    """Builds a cluster's folder as both engines do."""
+
+    def build(folder: Path) -> list[Object]:
+        done = subprocess.run([kubectl_program, "kustomize", folder], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def accepts() -> Callable[[str, str], list[str]]:
+    """What NativeLink of a version would say against a configuration, by upstream's own schema."""
+    folder = Path(os.environ.get("NATIVELINK_SCHEMAS") or ROOT.parent / "shared" / "schema")
+    files = {
+        version: folder / f"nativelink-{version.removeprefix('v')}.schema.json" for version in ("v1.6.6", "v1.3.2")
+    }
+    if missing := [str(file) for file in files.values() if not file.is_file()]:
+        pytest.skip(f"NativeLink's schemas are not here: {', '.join(missing)} (NATIVELINK_SCHEMAS names their folder)")
+    validators = {
+        version: jsonschema.Draft202012Validator(yaml.load(file.read_text(), yaml.CSafeLoader))
+        for version, file in files.items()
+    }
+
+    def faults(version: str, text: str) -> list[str]:
+        return [
+            f"{error.json_path}: {error.message[:300]}" for error in validators[version].iter_errors(json5.loads(text))
+        ]
+
+    return faults

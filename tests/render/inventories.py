@@ -1,0 +1,134 @@
+"""Valid inventories for property tests: any mix of what a cluster may say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+Strategy = st.SearchStrategy[Any]
+
+NAMES = st.from_regex(r"[a-z]([a-z0-9-]{0,12}[a-z0-9])?", fullmatch=True)
+# Also what looks like something else in YAML: 1e3, on, 0x1f.
+LABELS = st.one_of(NAMES, st.sampled_from(["on", "no", "null", "true", "1e3", "0x1f", "12"]))
+TEXTS = st.text(st.characters(exclude_categories=["C"]), max_size=12)
+SIZES = st.sampled_from(["1Gi", "512Mi", "2G", "0.5Gi"])
+VOLUMES = st.sampled_from(["10Gi", "200Gi", "1.5Ti", "100G", "64Gi"])
+SHARES = st.sampled_from(["10%", "12.5%", "40%", "1Gi"])
+DURATIONS = st.sampled_from([30, "45s", "20m", "1h30m", "2h"])
+KEYS = st.from_regex(r"[A-Za-z]([A-Za-z0-9._-]{0,10}[A-Za-z0-9])?", fullmatch=True)
+VARIABLES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,10}", fullmatch=True)
+LABEL_VALUES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,10}[A-Za-z0-9])?", fullmatch=True)
+RESOURCES = st.fixed_dictionaries(
+    {"requests": st.fixed_dictionaries({"cpu": st.sampled_from(["100m", "1", 2, 0.5]), "memory": SIZES})},
+    optional={"limits": st.just({"cpu": "16", "memory": "64Gi"})},
+)
+SELECTORS = st.dictionaries(KEYS, LABEL_VALUES, max_size=2)
+ANNOTATIONS = st.dictionaries(KEYS, TEXTS, max_size=2)
+TOLERATIONS = st.lists(
+    st.fixed_dictionaries(
+        {"key": KEYS, "operator": st.just("Equal"), "value": LABEL_VALUES, "effect": st.just("NoSchedule")}
+    ),
+    max_size=2,
+)
+EGRESS = st.lists(
+    st.sampled_from(
+        [
+            {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}], "ports": [{"port": 443}]},
+            {"to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"on": "yes"}}}]},
+            {"ports": [{"protocol": "UDP", "port": 123, "endPort": 125}]},
+        ]
+    ),
+    max_size=2,
+)
+PROPERTY = st.one_of(TEXTS, st.integers(0, 64), st.booleans(), st.lists(TEXTS, min_size=1, max_size=3))
+
+
+@st.composite
+def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
+    """A list of pools whose properties are a part of the declared ones."""
+    offers = {name: st.integers(0, 64) if kind == "minimum" else PROPERTY for name, kind in properties.items()}
+    found = []
+    for name in draw(st.lists(LABELS, min_size=1, max_size=3, unique=True)):
+        least = draw(st.integers(1, 20))
+        optional: dict[str, Strategy] = {
+            "image": st.sampled_from(["docker.io/library/debian:13", "registry:5000/a/b@sha256:" + "0" * 64]),
+            "platform_properties": st.fixed_dictionaries({}, optional=offers),
+            "resources": RESOURCES,
+            "slots": st.integers(1, 500),
+            "target": st.integers(0, 500),
+            "longest_action": DURATIONS,
+            "node_selector": SELECTORS,
+            "tolerations": TOLERATIONS,
+            "annotations": ANNOTATIONS,
+            "scratch_size": VOLUMES,
+            "fast_store_size": SHARES,
+            "scratch_storage_class": st.sampled_from(["", "local-path"]),
+            "env": st.dictionaries(VARIABLES, PROPERTY.filter(lambda value: not isinstance(value, list)), max_size=2),
+            "persistent_workers": st.booleans(),
+            "scaling": st.sampled_from(["", "keda", "hpa", "none"]),
+            "polling_interval": st.integers(1, 300),
+            "cooldown_period": st.integers(0, 600),
+            "scale_down": st.just({"stabilizationWindowSeconds": 60}),
+        }
+        stated = draw(st.fixed_dictionaries({}, optional=optional))
+        found.append({"name": name, "min_replicas": least, "max_replicas": least + draw(st.integers(0, 500)), **stated})
+    return found
+
+
+@st.composite
+def inventories(draw: st.DrawFn) -> dict[str, Any]:
+    """The variables of one valid cluster."""
+    properties = draw(
+        st.dictionaries(KEYS, st.sampled_from(["exact", "minimum", "priority", "ignore"]), min_size=1, max_size=4)
+    )
+    redis = draw(st.booleans())
+    edge = draw(st.sampled_from(["gateway", "ingress", "none"]))
+    stated = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "nativelink_cas_replicas": st.integers(1, 9),
+                "nativelink_cas_volume_size": VOLUMES,
+                "nativelink_cas_storage_class": st.sampled_from(["", "fast", "1e3"]),
+                "nativelink_cas_resources": RESOURCES,
+                "nativelink_cas_store_size": SHARES,
+                "nativelink_cas_ac_store_size": st.sampled_from(["1%", "2.5%", "512Mi"]),
+                "nativelink_cas_node_selector": SELECTORS,
+                "nativelink_cas_tolerations": TOLERATIONS,
+                "nativelink_cas_retention_when_deleted": st.sampled_from(["Retain", "Delete"]),
+                "nativelink_scheduler_resources": RESOURCES,
+                "nativelink_scheduler_node_selector": SELECTORS,
+                "nativelink_scheduler_tolerations": TOLERATIONS,
+                "nativelink_instance_name": st.sampled_from(["main", "team-a"]),
+                "nativelink_image_digest": st.sampled_from(["", "sha256:" + "a" * 64]),
+                "nativelink_image_pull_secrets": st.lists(LABELS, max_size=2),
+                "nativelink_worker_egress": EGRESS,
+                "nativelink_worker_upload_timeout": DURATIONS,
+                "nativelink_scaling": st.sampled_from(["keda", "hpa", "none"]),
+                "nativelink_metrics_interval": st.integers(1, 60),
+                "nativelink_edge_annotations": ANNOTATIONS,
+                "nativelink_redis_volume_size": VOLUMES,
+                "storage_classes_list": st.just([{"name": "gp3", "preset": "aws-ebs-gp3"}]),
+            },
+        )
+    )
+    version = "v1.6.6" if redis else draw(st.sampled_from(["v1.6.6", "v1.3.2"]))
+    variables = {
+        **stated,
+        "nativelink_version": version,
+        "nativelink_scheduler_platform_properties": properties,
+        "nativelink_worker_pools": draw(pools(properties)),
+        "nativelink_edge": edge,
+        "ingress_provider": draw(
+            st.sampled_from({"ingress": ["nginx", "existing"]}.get(edge, ["envoy-gateway", "existing"]))
+        ),
+    }
+    if edge == "ingress" or draw(st.booleans()):
+        variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
+    if redis:
+        variables |= {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": draw(st.integers(1, 3))}
+        if draw(st.booleans()):
+            address = draw(st.sampled_from(["10.0.0.1:6379", "redis.example.com:6380", "[fd00::1]:6379"]))
+            variables |= {"nativelink_redis_provider": "existing", "nativelink_redis_address": address}
+    return variables

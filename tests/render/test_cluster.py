@@ -1,0 +1,202 @@
+"""A real API server takes every tree without a warning, and its controllers make the pods."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import Phase, given, settings
+from nativelink_gitops import render
+
+from testbed import cluster, manifests
+from testbed.cluster import Cluster
+from tests.render.conftest import CLUSTERS, Object, find, objects_of, values_of
+from tests.render.inventories import inventories
+
+MANAGER = ("--server-side", "--field-manager=nativelink-gitops")
+TREES = ("local", "dev", "staging", "prod")
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Cluster]:
+    """A cluster with the real CRDs, and the namespaces as provisioning makes them."""
+    name = f"render-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}"
+    with_crds = cluster.up(name)
+    try:
+        for component in ("keda", "gateway-api", "envoy-gateway"):
+            with_crds.apply(*_definitions(component))
+        for namespace, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
+            _namespace(with_crds, namespace, level)
+        with_crds.run("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        yield with_crds
+    finally:
+        cluster.down(name)
+
+
+def _definitions(component: str) -> list[Object]:
+    parts = yaml.load_all(manifests.path(component).read_text(), yaml.CSafeLoader)
+    return [
+        part
+        for part in parts
+        if part
+        and part["kind"] == "CustomResourceDefinition"
+        # Envoy Gateway's release brings the experimental ones: they have an owner already.
+        and (component == "gateway-api" or not part["metadata"]["name"].endswith("gateway.networking.k8s.io"))
+    ]
+
+
+def _namespace(api: Cluster, name: str, level: str) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/warn": "restricted"}
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+
+
+def kubectl(api: Cluster, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(api.kubectl),
+        "--kubeconfig",
+        str(api.kubeconfig),
+        "--cache-dir",
+        str(api.home / "cache"),
+        *arguments,
+    ]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+
+
+def get(api: Cluster, *arguments: str) -> list[Object]:
+    return yaml.safe_load(api.run("get", *arguments, "-o", "json"))["items"]
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_is_taken_without_a_warning(api: Cluster, name: str) -> None:
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(CLUSTERS / name))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == {"local": 35, "dev": 35, "staging": 45, "prod": 40}[name]
+
+
+def test_a_field_that_no_one_knows_is_refused(api: Cluster) -> None:
+    """The counter-run of the test above: it is strict."""
+    service = find(objects_of(render.tree(values_of())), "Service", "nativelink-cas")
+    service["spec"]["prots"] = service["spec"].pop("ports")
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(service))
+    assert done.returncode
+    assert "prots" in done.stderr
+
+
+def test_thirty_inventories_are_taken_without_a_warning(api: Cluster) -> None:
+    texts: list[str] = []
+
+    @settings(max_examples=30, derandomize=True, deadline=None, phases=[Phase.generate])
+    @given(inventories())
+    def draw(variables: dict[str, Any]) -> None:
+        files = render.tree(values_of(f"c{len(texts)}", **variables))
+        texts.append("".join(files[path] for path in yaml.safe_load(files["kustomization.yaml"])["resources"]))
+
+    draw()
+    assert len(texts) == 30
+    # One call for all. The text as it is: Go's YAML is not Python's, and reads 1e3, on and y differently.
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "--force-conflicts", "-f", "-", stdin="".join(texts))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == sum(text.count("\nkind: ") for text in texts) > 30 * 20
+
+
+@pytest.mark.parametrize(
+    ("name", "pods"),
+    [
+        (
+            "local",
+            {
+                ("nativelink", "nativelink-cas"): 3,
+                ("nativelink", "nativelink-scheduler"): 1,
+                ("nativelink", "nativelink-collector"): 1,
+                ("nativelink-workers", "nativelink-worker-default"): 1,  # KEDA, which does not run here, makes more
+            },
+        ),
+        (
+            "prod",
+            {
+                ("nativelink", "nativelink-cas"): 3,
+                ("nativelink", "nativelink-scheduler"): 2,
+                ("nativelink", "nativelink-redis"): 1,
+                ("nativelink", "nativelink-demand"): 1,
+                ("nativelink-workers", "nativelink-worker-default"): 1,
+            },
+        ),
+    ],
+)
+def test_the_controllers_make_its_pods_under_pod_security(
+    api: Cluster, name: str, pods: dict[tuple[str, str], int]
+) -> None:
+    if name == "prod":
+        api.run("delete", "statefulset,deployment,pvc", "--all", "-n", "nativelink")
+        api.offer_volumes("gp3", "200Gi", 4)
+    done = kubectl(api, "apply", *MANAGER, "-k", str(CLUSTERS / name))
+    assert (done.returncode, done.stderr) == (0, "")
+
+    def running() -> bool:
+        found: dict[tuple[str, str], int] = {}
+        for pod in get(api, "pods", "-A"):
+            labels = pod["metadata"]["labels"]
+            workload = labels.get("app.kubernetes.io/component", "")
+            pool = labels.get("nativelink-gitops/pool")
+            key = (pod["metadata"]["namespace"], f"nativelink-{workload}" + (f"-{pool}" if pool else ""))
+            ready = pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+            found[key] = found.get(key, 0) + ready
+        return found == pods
+
+    until(f"the pods of {name}", running)
+    claims = get(api, "pvc", "-n", "nativelink")
+    redis = {"data-nativelink-redis-0"} if name == "prod" else set()
+    wanted = {f"data-nativelink-cas-{index}" for index in range(3)} | redis
+    assert {claim["metadata"]["name"] for claim in claims} == wanted
+    assert {claim["status"]["phase"] for claim in claims} == {"Bound"}
+    refused = [event["message"] for event in get(api, "events", "-A") if event["reason"] == "FailedCreate"]
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    ("namespace", "violation"),
+    [
+        ("nativelink", {"runAsNonRoot": None}),  # restricted asks for it
+        ("nativelink", {"seccompProfile": None}),
+        ("nativelink-workers", {"seccompProfile": {"type": "Unconfined"}}),  # baseline refuses it
+    ],
+)
+def test_a_violating_template_is_taken_and_only_its_pods_are_refused(
+    api: Cluster, namespace: str, violation: Object
+) -> None:
+    name = "nativelink-scheduler" if namespace == "nativelink" else "nativelink-worker-default"
+    deployment = find(objects_of(render.tree(values_of())), "Deployment", name)
+    deployment["metadata"]["name"] = "violating"
+    for labels in (deployment["spec"]["selector"]["matchLabels"], deployment["spec"]["template"]["metadata"]["labels"]):
+        labels["test"] = "violating"
+    deployment["spec"]["template"]["spec"]["securityContext"] |= violation
+    done = kubectl(api, "apply", *MANAGER, "-f", "-", stdin=yaml.safe_dump(deployment))
+    assert done.returncode == 0, done.stderr
+    assert "violate PodSecurity" in done.stderr
+    try:
+        events = until(
+            "a FailedCreate event",
+            lambda: [
+                event["message"]
+                for event in get(api, "events", "-n", namespace)
+                if event["reason"] == "FailedCreate" and event["involvedObject"]["name"].startswith("violating-")
+            ],
+        )
+        assert "violates PodSecurity" in events[0]
+        assert get(api, "pods", "-n", namespace, "-l", "test=violating") == []
+    finally:
+        api.run("delete", "deployment", "violating", "-n", namespace)
+        api.run("delete", "events", "--all", "-n", namespace)

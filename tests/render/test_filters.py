@@ -1,0 +1,53 @@
+"""The templates' filters: what they print is read back as what went in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from nativelink_gitops import render
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+DATA = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+)
+
+
+@given(DATA)
+def test_to_nice_yaml_reads_back(data: Any) -> None:
+    assert yaml.load(render.to_nice_yaml(data), yaml.CSafeLoader) == data
+
+
+@given(DATA)
+def test_to_nice_yaml_reads_back_where_it_is_indented(data: Any) -> None:
+    text = render._environment().from_string("top:\n  data:\n    {{ data | to_nice_yaml | indent(4) }}\n")
+    assert yaml.load(text.render(data=data), yaml.CSafeLoader) == {"top": {"data": data}}
+
+
+@given(st.text())
+def test_quoted_reads_back(text: str) -> None:
+    assert yaml.load(f"key: {render.quoted(text)}", yaml.CSafeLoader) == {"key": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("nativelink", "nativelink"),
+        ("ghcr.io/tracemachina/nativelink:v1.6.6", "ghcr.io/tracemachina/nativelink:v1.6.6"),
+        ("200Gi", "200Gi"),
+        ("4", '"4"'),
+        ("1e3", '"1e3"'),
+        ("12:30", '"12:30"'),
+        ("on", '"on"'),
+        ("No", '"No"'),
+        ("null", '"null"'),
+        ("", '""'),
+        ("a: b", '"a: b"'),
+        ("{{ x }}", '"{{ x }}"'),
+    ],
+)
+def test_quotes_only_where_they_are_needed(text: str, printed: str) -> None:
+    assert render.quoted(text) == printed

@@ -1,0 +1,123 @@
+"""A patch of the user's that matches nothing is reported; kustomize itself is silent about a target that doesn't."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nativelink_gitops import patches, render
+
+from tests.render.conftest import Object, values_of
+
+FILES = render.tree(values_of())
+SMP = {
+    "apiVersion": "apps/v1",
+    "kind": "StatefulSet",
+    "metadata": {"name": "nativelink-cas", "namespace": "nativelink"},
+    "spec": {"template": {"spec": {"priorityClassName": "high"}}},
+}
+
+
+def reported(folder: Path, **kustomization: Any) -> list[str]:
+    render.write(folder, FILES)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["rendered"], **kustomization}))
+    return [line.removeprefix(f"{folder}/kustomization.yaml: ") for line in patches.warnings(folder, FILES)]
+
+
+def test_as_written_for_the_user_there_is_nothing_to_report(folder: Path) -> None:
+    render.write(folder, FILES)
+    assert patches.warnings(folder, FILES) == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"kind": "StatefulSet"},
+        {"kind": "StatefulSet", "name": "nativelink-.*"},
+        {
+            "group": "apps",
+            "version": "v1",
+            "kind": "Deployment",
+            "name": "nativelink-scheduler",
+            "namespace": "nativelink",
+        },
+        {"labelSelector": "app.kubernetes.io/component=worker"},
+        {"labelSelector": "app.kubernetes.io/component!=worker,app.kubernetes.io/instance"},
+        {"kind": "ConfigMap", "name": "nativelink-cas-config"},
+    ],
+)
+def test_a_target_that_matches(folder: Path, target: Object) -> None:
+    assert reported(folder, patches=[{"patch": yaml.safe_dump(SMP), "target": target}]) == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"kind": "StatefulSet", "name": "nativelink-ca"},  # whole names only
+        {"kind": "Deployment", "name": "nativelink-worker-gone"},
+        {"group": "batch", "kind": "StatefulSet"},
+        {"kind": "StatefulSet", "namespace": "elsewhere"},
+        {"labelSelector": "app.kubernetes.io/component=gone"},
+        {"labelSelector": "!app.kubernetes.io/name"},
+        {"annotationSelector": "mine=yes"},
+    ],
+)
+def test_a_target_that_matches_nothing(folder: Path, target: Object, kustomize: Callable[[Path], list[Object]]) -> None:
+    (line,) = reported(folder, patches=[{"patch": yaml.safe_dump(SMP), "target": target}])
+    wanted = ", ".join(f"{key} {value}" for key, value in target.items())
+    assert line == f"an inline patch matches nothing in rendered/ ({wanted}); correct its target or remove it"
+    kustomize(folder)  # which has no objection: hence the report
+
+
+def test_a_file_that_merges_and_files_that_do_not(folder: Path) -> None:
+    (folder / "patches").mkdir(parents=True)
+    (folder / "patches/good.yaml").write_text(yaml.safe_dump(SMP))
+    (folder / "patches/no-namespace.yaml").write_text(yaml.safe_dump({**SMP, "metadata": {"name": "nativelink-cas"}}))
+    (folder / "patches/name.yaml").write_text(yaml.safe_dump({**SMP, "metadata": {"name": "nativelink-case"}}))
+    (folder / "patches/kind.yaml").write_text(yaml.safe_dump({**SMP, "kind": "Deployment"}))
+    names = ["good", "no-namespace", "name", "kind", "missing"]
+    lines = reported(folder, patches=[{"path": f"patches/{name}.yaml"} for name in names])
+    fix = "correct its kind, name or namespace, or remove it"
+    assert lines == [
+        f"patches/name.yaml matches nothing in rendered/ (StatefulSet nativelink-case); {fix}",
+        f"patches/kind.yaml matches nothing in rendered/ (Deployment nativelink-cas); {fix}",
+        "patches/missing.yaml does not exist; remove it from the patches",
+    ]
+
+
+def test_older_spellings(folder: Path) -> None:
+    json = {"target": {"kind": "Deployment", "name": "gone"}, "patch": "[]"}
+    lines = reported(folder, patchesStrategicMerge=["patches/a.yaml"], patchesJson6902=[json])
+    assert len(lines) == 2
+
+
+def test_objects_of_the_users_own_can_be_patched(folder: Path) -> None:
+    (folder / "patches").mkdir(parents=True)
+    (folder / "quota.yaml").write_text("{apiVersion: v1, kind: ResourceQuota, metadata: {name: mine}}")
+    patch = [{"patch": "[]", "target": {"kind": "ResourceQuota"}}]
+    assert reported(folder, resources=["rendered", "quota.yaml"], patches=patch) == []
+    assert len(reported(folder, patches=patch)) == 1
+
+
+def test_nothing_is_claimed_where_objects_come_from_elsewhere(folder: Path) -> None:
+    patch = [{"patch": "[]", "target": {"kind": "Elsewhere"}}]
+    assert reported(folder, resources=["rendered", "https://example.com/x"], patches=patch) == []
+    assert reported(folder, components=["../component"], patches=patch) == []
+
+
+def test_a_pool_that_goes_leaves_its_patch_behind(folder: Path) -> None:
+    target = {"kind": "Deployment", "name": "nativelink-worker-gpu"}
+    with_pool = render.tree(values_of(nativelink_worker_pools=[{"name": "default"}, {"name": "gpu"}]))
+    assert len(reported(folder, patches=[{"patch": "[]", "target": target}])) == 1
+    assert patches.warnings(folder, with_pool) == []
+
+
+def test_a_kustomization_that_lost_the_tree_or_does_not_parse(folder: Path) -> None:
+    (line,) = reported(folder, resources=[])
+    assert line == f"{folder}/kustomization.yaml does not list rendered among its resources"
+    (folder / "kustomization.yaml").write_text("resources: [")
+    (line,) = patches.warnings(folder, FILES)
+    assert "cannot be checked" in line

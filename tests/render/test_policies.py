@@ -1,0 +1,223 @@
+"""What the NetworkPolicies let through, by their semantics: the API's rules, over a table of flows made by hand."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+import pytest
+from nativelink_gitops import render
+
+from tests.render.conftest import Object, objects_of, values_of
+
+NAME = {"app.kubernetes.io/name": "nativelink"}
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod, or with `address` alone something outside the cluster."""
+
+    namespace: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    address: str = ""
+
+
+def ours(component: str, namespace: str = "nativelink", **labels: str) -> Pod:
+    return Pod(namespace, {**NAME, "app.kubernetes.io/component": component, **labels})
+
+
+CAS, SCHEDULER, REDIS, COLLECTOR, DEMAND = (ours(name) for name in ("cas", "scheduler", "redis", "collector", "demand"))
+WORKER = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "default"})
+PRUNED = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "a-pool-that-is-gone"})
+# A stranger who wears our labels in a namespace of his own.
+IMPOSTOR = ours("worker", "elsewhere")
+EDGE, KEDA, OTHER = Pod("edge", {"app": "envoy"}), Pod("keda", {"app": "keda-operator"}), Pod("elsewhere", {"app": "x"})
+STRAY = Pod("nativelink-workers", {"app": "debug"})
+DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
+API_SERVER = Pod("kube-system", {"component": "kube-apiserver"})
+INTERNET, METADATA = Pod(address="203.0.113.7"), Pod(address="169.254.169.254")
+
+Flow = tuple[Pod, Pod, int]
+ALWAYS_ALLOWED: dict[str, Flow] = {
+    "worker to scheduler": (WORKER, SCHEDULER, 50061),
+    "worker to CAS": (WORKER, CAS, 50051),
+    "worker of a pruned pool to scheduler": (PRUNED, SCHEDULER, 50061),
+    "worker of a pruned pool to CAS": (PRUNED, CAS, 50051),
+    "scheduler to CAS": (SCHEDULER, CAS, 50051),
+    "CAS to CAS": (CAS, CAS, 50052),
+    "edge to CAS": (EDGE, CAS, 50051),
+    "edge to scheduler": (EDGE, SCHEDULER, 50052),
+    "worker to DNS": (WORKER, DNS, 53),
+    "CAS to DNS": (CAS, DNS, 53),
+}
+MEMORY_ALLOWED: dict[str, Flow] = {
+    "scheduler to collector": (SCHEDULER, COLLECTOR, 4317),
+    "worker to collector": (WORKER, COLLECTOR, 4317),
+    "KEDA to collector": (KEDA, COLLECTOR, 9464),
+}
+REDIS_ALLOWED: dict[str, Flow] = {
+    "scheduler to Redis": (SCHEDULER, REDIS, 6379),
+    "demand to Redis": (DEMAND, REDIS, 6379),
+    "KEDA to demand": (KEDA, DEMAND, 9121),
+}
+WITH_MEMORY, WITH_REDIS = ALWAYS_ALLOWED | MEMORY_ALLOWED, ALWAYS_ALLOWED | REDIS_ALLOWED
+FORBIDDEN: dict[str, Flow] = {
+    "edge to worker API": (EDGE, SCHEDULER, 50061),
+    "another namespace to worker API": (OTHER, SCHEDULER, 50061),
+    "an impostor to worker API": (IMPOSTOR, SCHEDULER, 50061),
+    "a stray pod beside the workers to worker API": (STRAY, SCHEDULER, 50061),
+    "CAS to worker API": (CAS, SCHEDULER, 50061),
+    "another namespace to client port": (OTHER, SCHEDULER, 50052),
+    "worker to client port": (WORKER, SCHEDULER, 50052),
+    "worker to slice port": (WORKER, CAS, 50052),
+    "edge to slice port": (EDGE, CAS, 50052),
+    "another namespace to CAS": (OTHER, CAS, 50051),
+    "worker to Redis": (WORKER, REDIS, 6379),
+    "CAS to Redis": (CAS, REDIS, 6379),
+    "edge to Redis": (EDGE, REDIS, 6379),
+    "KEDA to Redis": (KEDA, REDIS, 6379),
+    "worker to the collector's metrics": (WORKER, COLLECTOR, 9464),
+    "another namespace to the collector": (OTHER, COLLECTOR, 4317),
+    "worker to worker": (WORKER, WORKER, 50080),
+    "another namespace to worker": (OTHER, WORKER, 50080),
+    "scheduler to worker": (SCHEDULER, WORKER, 50080),
+    "worker to the API server": (WORKER, API_SERVER, 6443),
+    "worker to the internet": (WORKER, INTERNET, 443),
+    "worker to the cloud's metadata": (WORKER, METADATA, 80),
+    "scheduler to the internet": (SCHEDULER, INTERNET, 443),
+    "CAS to the internet": (CAS, INTERNET, 443),
+    "Redis to the internet": (REDIS, INTERNET, 443),
+    "worker to DNS on another port": (WORKER, DNS, 9153),
+}
+
+
+def allowed(policies: list[Object], flow: Flow) -> bool:
+    """Whether TCP gets from one pod to another's port: both the sender's and the receiver's policies must let it."""
+    source, target, port = flow
+    return _side(policies, source, target, port, "Egress") and _side(policies, target, source, port, "Ingress")
+
+
+def _side(policies: list[Object], pod: Pod, peer: Pod, port: int, direction: str) -> bool:
+    mine = [
+        policy["spec"]
+        for policy in policies
+        if policy["metadata"]["namespace"] == pod.namespace
+        and direction in policy["spec"]["policyTypes"]
+        and _labelled(policy["spec"]["podSelector"], pod.labels)
+    ]
+    if not mine:
+        return True  # no policy selects the pod for this direction: everything may
+    rules, key = direction.lower(), "to" if direction == "Egress" else "from"
+    return any(
+        _port(rule.get("ports"), port) and (not rule.get(key) or any(_peer(item, peer, pod) for item in rule[key]))
+        for spec in mine
+        for rule in spec.get(rules) or []
+    )
+
+
+def _port(ports: list[Object] | None, port: int) -> bool:
+    return not ports or any(item.get("protocol", "TCP") == "TCP" and item.get("port", port) == port for item in ports)
+
+
+def _peer(item: Object, peer: Pod, of: Pod) -> bool:
+    if "ipBlock" in item:
+        if not peer.address:
+            return False
+        block, address = item["ipBlock"], ipaddress.ip_address(peer.address)
+        return address in ipaddress.ip_network(block["cidr"]) and not any(
+            address in ipaddress.ip_network(hole) for hole in block.get("except", [])
+        )
+    if peer.address:
+        return False
+    if "namespaceSelector" in item:
+        there = _labelled(item["namespaceSelector"], {"kubernetes.io/metadata.name": peer.namespace})
+    else:
+        there = peer.namespace == of.namespace
+    return there and _labelled(item.get("podSelector", {}), peer.labels)
+
+
+def _labelled(selector: Object, labels: dict[str, str]) -> bool:
+    assert selector.keys() <= {"matchLabels"}, "the evaluator knows no expressions"
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+def policies_of(**variables: object) -> list[Object]:
+    objects = objects_of(render.tree(values_of(keda_namespace="keda", **variables)))
+    return [item for item in objects if item["kind"] == "NetworkPolicy"]
+
+
+MEMORY = policies_of()
+SHARED = policies_of(nativelink_scheduler_backend="redis", nativelink_scheduler_replicas=2)
+
+
+@pytest.mark.parametrize("flow", WITH_MEMORY.values(), ids=WITH_MEMORY)
+def test_what_is_needed_gets_through(flow: Flow) -> None:
+    assert allowed(MEMORY, flow)
+
+
+@pytest.mark.parametrize("flow", WITH_REDIS.values(), ids=WITH_REDIS)
+def test_what_is_needed_with_redis_gets_through(flow: Flow) -> None:
+    assert allowed(SHARED, flow)
+
+
+@pytest.mark.parametrize("policies", [MEMORY, SHARED], ids=["memory", "redis"])
+@pytest.mark.parametrize("flow", FORBIDDEN.values(), ids=FORBIDDEN)
+def test_nothing_else_does(policies: list[Object], flow: Flow) -> None:
+    assert not allowed(policies, flow)
+
+
+@pytest.mark.parametrize("flow", WITH_MEMORY.values(), ids=WITH_MEMORY)
+def test_each_allowed_flow_needs_a_policy_of_its_own(flow: Flow) -> None:
+    """The counter-run: with the default denies alone none of them gets through."""
+    assert not allowed([policy for policy in MEMORY if policy["metadata"]["name"] == "default-deny"], flow)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "flow"),
+    [
+        ("nativelink", (OTHER, Pod("nativelink", {"app": "stray"}), 80)),
+        ("nativelink-workers", (OTHER, WORKER, 50080)),
+    ],
+)
+def test_without_a_default_deny_a_forbidden_flow_gets_through(namespace: str, flow: Flow) -> None:
+    """The counter-run: it is the default deny that stops these."""
+    assert not allowed(MEMORY, flow)
+    without = [
+        policy
+        for policy in MEMORY
+        if (policy["metadata"]["namespace"], policy["metadata"]["name"]) != (namespace, "default-deny")
+    ]
+    assert allowed(without, flow)
+
+
+def test_worker_egress_is_data() -> None:
+    egress = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}], "ports": [{"port": 443}]}]
+    policies = policies_of(nativelink_worker_egress=egress)
+    assert allowed(policies, (WORKER, INTERNET, 443))
+    assert not allowed(policies, (WORKER, INTERNET, 80))
+    assert not allowed(policies, (WORKER, METADATA, 443))
+    assert not allowed(policies, (CAS, INTERNET, 443))
+
+
+def test_an_edge_that_is_none_lets_no_client_in() -> None:
+    policies = policies_of(nativelink_edge="none")
+    assert not allowed(policies, (EDGE, CAS, 50051))
+    assert not allowed(policies, (EDGE, SCHEDULER, 50052))
+
+
+def test_an_existing_redis_by_address_and_by_name() -> None:
+    existing = {"nativelink_scheduler_backend": "redis", "nativelink_redis_provider": "existing"}
+    by_address = policies_of(**existing, nativelink_redis_address="203.0.113.7:6380")
+    assert allowed(by_address, (SCHEDULER, INTERNET, 6380))
+    assert allowed(by_address, (DEMAND, INTERNET, 6380))
+    assert not allowed(by_address, (SCHEDULER, Pod(address="203.0.113.8"), 6380))
+    assert not allowed(by_address, (SCHEDULER, INTERNET, 443))
+    by_name = policies_of(**existing, nativelink_redis_address="redis.example.com:6380")
+    assert allowed(by_name, (SCHEDULER, INTERNET, 6380))
+    assert not allowed(by_name, (SCHEDULER, INTERNET, 443))
+    assert not allowed(by_name, (WORKER, INTERNET, 6380))
+
+
+def test_policies_select_by_role_and_never_by_pool() -> None:
+    for policy in MEMORY + SHARED:
+        assert "nativelink-gitops/pool" not in str(policy), policy["metadata"]["name"]

@@ -1,0 +1,56 @@
+"""Whatever a valid inventory says, the tree is sound: not looked at file by file, but by what must hold for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+from hypothesis import HealthCheck, given, settings
+from nativelink_gitops import render, validate
+
+from tests.render.conftest import objects_of, values_of
+from tests.render.inventories import LABELS, inventories
+
+RELAXED = settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@RELAXED
+@given(LABELS, inventories())
+def test_preflight_has_nothing_against_it(cluster: str, variables: dict[str, Any]) -> None:
+    """Otherwise the tests below would show nothing about what users can have."""
+    values = values_of(cluster, cluster_kubeconfig="/k", cluster_context="c", **variables)
+    assert validate.static_faults({cluster: values}) == []
+
+
+@RELAXED
+@given(LABELS, inventories())
+def test_every_object_is_one_and_says_where_it_lives(cluster: str, variables: dict[str, Any]) -> None:
+    files = render.tree(values_of(cluster, **variables))
+    objects = objects_of(files)
+    for item in objects:
+        assert item["metadata"]["namespace"] in ("nativelink", "nativelink-workers")
+        assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == cluster
+        assert item["kind"] != "Secret"
+    names = [(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]) for item in objects]
+    assert len(names) == len(set(names))
+    listed = yaml.safe_load(files["kustomization.yaml"])
+    generated = {file for generator in listed["configMapGenerator"] for file in generator["files"]}
+    assert {*listed["resources"], *generated, "kustomization.yaml"} == files.keys(), "a file that nobody uses"
+
+
+@RELAXED
+@given(inventories())
+def test_every_configuration_passes_the_schema(
+    accepts: Callable[[str, str], list[str]], variables: dict[str, Any]
+) -> None:
+    files = render.tree(values_of(**variables))
+    for path, text in files.items():
+        if path.endswith(".json5"):
+            assert accepts(variables["nativelink_version"], text) == [], path
+
+
+@RELAXED
+@given(inventories())
+def test_the_same_inventory_is_the_same_tree(variables: dict[str, Any]) -> None:
+    assert list(render.tree(values_of(**variables)).items()) == list(render.tree(values_of(**variables)).items())

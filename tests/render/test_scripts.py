@@ -1,0 +1,137 @@
+"""The worker's scripts as they are rendered, run by real shells."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.render.conftest import committed
+
+SHELLS = ("dash", "bash")
+
+
+class Worker:
+    """A pod's mounts in a folder, and the scripts with their paths turned to it."""
+
+    def __init__(self, folder: Path, shell: str) -> None:
+        self.folder, self.shell = folder, shell
+        self.work, self.marker = folder / "work/actions", folder / "drain/draining"
+        self.running: list[subprocess.Popen[bytes]] = []
+        for part in ("work/actions", "drain", "shared", "config"):
+            (folder / part).mkdir(parents=True)
+        files = committed("prod")
+        for name in ("start", "precondition", "drain"):
+            self.write(name, files[f"worker/{name}.sh"])
+
+    def write(self, name: str, text: str) -> None:
+        for mount in ("work", "drain", "shared", "config"):
+            text = text.replace(f"/{mount}/", f"{self.folder}/{mount}/")
+        path = self.folder / f"config/{name}.sh"
+        path.write_text(text)
+        path.chmod(0o555)
+
+    def command(self, name: str) -> list[str]:
+        return [str(shutil.which(self.shell)), str(self.folder / f"config/{name}.sh")]
+
+    def start(self, name: str, **environment: str) -> subprocess.Popen[bytes]:
+        self.running.append(subprocess.Popen(self.command(name), env={"PATH": os.environ["PATH"], **environment}))
+        return self.running[-1]
+
+    def accepts(self) -> bool:
+        """Whether an action would be taken: NativeLink runs the script with an empty environment."""
+        return subprocess.run(self.command("precondition"), env={}, check=False).returncode == 0
+
+
+@pytest.fixture(params=SHELLS)
+def worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Worker]:
+    worker = Worker(tmp_path, request.param)
+    yield worker
+    for process in worker.running:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", ["start", "precondition", "drain"])
+def test_scripts_name_their_shell(name: str) -> None:
+    assert committed("prod")[f"worker/{name}.sh"].startswith("#!/bin/sh\n")
+
+
+def test_an_idle_worker_drains_within_eight_seconds_and_takes_nothing_meanwhile(worker: Worker) -> None:
+    assert worker.accepts()
+    began = time.monotonic()
+    drain = worker.start("drain")
+    _until(worker.marker.exists)
+    assert not worker.accepts()
+    assert drain.wait(timeout=8) == 0
+    assert 4.5 < time.monotonic() - began < 8  # empty for five seconds on end, and no longer
+    assert not worker.accepts(), "the process is still there until SIGTERM"
+
+
+def test_it_waits_for_the_action_and_five_seconds_more(worker: Worker) -> None:
+    (worker.work / "0f1e").mkdir()
+    drain = worker.start("drain")
+    time.sleep(3)
+    (worker.work / "0f1e").rmdir()
+    time.sleep(2)
+    (worker.work / "beef").mkdir()  # passed the precondition just before the marker
+    time.sleep(4)
+    assert drain.poll() is None
+    (worker.work / "beef").rmdir()
+    ended = time.monotonic()
+    assert drain.wait(timeout=10) == 0
+    assert time.monotonic() - ended > 4
+
+
+def test_without_the_wait_it_would_end_too_early(worker: Worker) -> None:
+    """The counter-run of the test above: empty at one look is not finished."""
+    worker.write("drain", committed("prod")["worker/drain.sh"].replace('"$empty" -lt 5', '"$empty" -lt 1'))
+    drain = worker.start("drain")
+    assert drain.wait(timeout=3) == 0
+
+
+def test_a_second_hook_waits_as_well(worker: Worker) -> None:
+    (worker.work / "0f1e").mkdir()
+    first, second = worker.start("drain"), worker.start("drain")
+    time.sleep(6)
+    assert (first.poll(), second.poll()) == (None, None)
+    (worker.work / "0f1e").rmdir()
+    assert (first.wait(timeout=10), second.wait(timeout=10)) == (0, 0)
+
+
+def test_an_image_without_sleep_loses_nothing(worker: Worker) -> None:
+    drain = worker.start("drain", PATH=str(worker.folder / "nothing"))
+    time.sleep(2)
+    assert drain.poll() is None, "it waits for the end of the grace period instead"
+
+
+def test_the_work_directory_may_be_missing_while_the_worker_starts(worker: Worker) -> None:
+    worker.work.rmdir()
+    assert worker.start("drain").wait(timeout=8) == 0
+
+
+def test_a_start_takes_the_marker_away(worker: Worker) -> None:
+    binary = worker.folder / "shared/nativelink"
+    binary.write_text(f"#!/bin/sh\necho $$ $1 > {worker.folder}/ran\n")
+    binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
+    worker.marker.touch()
+    assert not worker.accepts()
+    process = worker.start("start")
+    assert process.wait(timeout=10) == 0
+    assert worker.accepts()
+    # The same process: it is the one that gets SIGTERM.
+    assert (worker.folder / "ran").read_text() == f"{process.pid} {worker.folder}/config/worker.json5\n"
+
+
+def _until(condition: object, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

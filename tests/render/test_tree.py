@@ -1,0 +1,490 @@
+"""What stands in the trees. The expected values are the reference page's and the facts', by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import json5
+import pytest
+import yaml
+from nativelink_gitops import render
+
+from tests.render.conftest import CLUSTERS, ROOT, Object, committed, find, objects_of, values_of
+
+GIB = 1024**3
+ALL = ("local", "dev", "staging", "prod")
+
+
+def container(workload: Object) -> Object:
+    (only,) = workload["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+@pytest.mark.parametrize("inventory", ["local", "reference"])
+def test_the_committed_trees_are_what_the_inventories_render(inventory: str) -> None:
+    command = [
+        Path(sys.executable).parent / "ansible-playbook",
+        "-i",
+        f"inventories/{inventory}",
+        "playbooks/render.yml",
+    ]
+    done = subprocess.run(
+        [*command, "--check", "--diff"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_COLOR": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    recap = re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE)
+    assert {name for name, _ in recap} == ({"local"} if inventory == "local" else {"dev", "staging", "prod"})
+    assert {changed for _, changed in recap} == {"0"}, f"run `make render` and commit:\n{done.stdout}"
+
+
+def test_prod_is_the_page_cas() -> None:
+    cas = find(objects_of(committed("prod")), "StatefulSet", "nativelink-cas")
+    assert cas["spec"]["replicas"] == 3
+    (claim,) = cas["spec"]["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "data"
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "gp3",
+        "resources": {"requests": {"storage": "200Gi"}},
+    }
+    assert container(cas)["resources"] == {
+        "requests": {"cpu": "1", "memory": "2Gi"},
+        "limits": {"cpu": "4", "memory": "8Gi"},
+    }
+    assert container(cas)["args"] == ["/config/cas.json5"]
+    assert container(cas)["image"] == "ghcr.io/tracemachina/nativelink:v1.6.6"
+    assert {"containerPort": 50051, "name": "cas"} in container(cas)["ports"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(cas)["volumeMounts"]}
+    assert mounts == {"data": "/var/lib/nativelink", "config": "/config"}
+
+
+def test_prod_is_the_page_scheduler_and_workers() -> None:
+    objects = objects_of(committed("prod"))
+    assert find(objects, "Deployment", "nativelink-scheduler")["spec"]["replicas"] == 2
+    worker = find(objects, "Deployment", "nativelink-worker-default")
+    assert "replicas" not in worker["spec"]
+    assert container(worker)["resources"] == {
+        "requests": {"cpu": "4", "memory": "8Gi"},
+        "limits": {"cpu": "8", "memory": "16Gi"},
+    }
+    scaled = find(objects, "ScaledObject", "nativelink-worker-default")["spec"]
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (4, 200)
+    assert scaled["scaleTargetRef"]["name"] == "nativelink-worker-default"
+    assert scaled["advanced"]["scalingModifiers"] == {
+        "formula": "queued + executing",
+        "metricType": "AverageValue",
+        "target": "20",
+        "activationTarget": "0",
+    }
+    service = find(objects, "Service", "nativelink-cas")["spec"]
+    assert [(port["port"], port["protocol"]) for port in service["ports"]] == [(50051, "TCP")]
+    assert "clusterIP" not in service
+
+
+def test_prod_on_the_page_as_an_hpa() -> None:
+    objects = objects_of(render.tree(values_of(nativelink_scaling="hpa")))
+    hpa = find(objects, "HorizontalPodAutoscaler", "nativelink-worker-default")["spec"]
+    assert (hpa["minReplicas"], hpa["maxReplicas"]) == (4, 200)
+    assert hpa["metrics"] == [
+        {
+            "type": "External",
+            "external": {
+                "metric": {"name": "nativelink_scheduler_queue_depth"},
+                "target": {"type": "AverageValue", "averageValue": "20"},
+            },
+        }
+    ]
+    assert not [item for item in objects if item["kind"] == "ScaledObject"]
+
+
+def test_prod_configurations() -> None:
+    files = committed("prod")
+    cas = json5.loads(files["cas/cas.json5"])
+    stores = {store["name"]: store for store in cas["stores"]}
+    assert stores["CAS_SLICE"]["filesystem"]["eviction_policy"]["max_bytes"] == 160 * GIB  # 80 % of 200Gi
+    assert stores["AC_SLICE"]["filesystem"]["eviction_policy"]["max_bytes"] == 10 * GIB  # 5 %
+    for shard, kind in (("CAS_SHARD", "cas"), ("AC_SHARD", "ac")):
+        grpc = [part["store"]["grpc"] for part in stores[shard]["shard"]["stores"]]
+        assert [store["endpoints"] for store in grpc] == [
+            [{"address": f"grpc://nativelink-cas-{index}.nativelink-cas-headless:50052"}] for index in range(3)
+        ]
+        assert {(store["instance_name"], store["store_type"]) for store in grpc} == {("slice", kind)}
+    assert stores["AC_COMPLETE"]["completeness_checking"] == {
+        "backend": {"ref_store": {"name": "AC_SHARD"}},
+        "cas_store": {"ref_store": {"name": "CAS_SHARD"}},
+    }
+    listeners = {server["name"]: server for server in cas["servers"]}
+    assert listeners["public"]["services"]["ac"] == [{"instance_name": "main", "ac_store": "AC_COMPLETE"}]
+    assert listeners["slice"]["services"]["cas"] == [{"instance_name": "slice", "cas_store": "CAS_SLICE"}]
+
+    (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
+    assert scheduler["simple"]["worker_timeout_s"] == 60
+    assert scheduler["simple"]["experimental_backend"] == {"redis": {"redis_store": "QUEUE"}}
+    # The longest action of any pool (30 m), its upload (10 m) and a margin.
+    assert scheduler["simple"]["max_action_executing_timeout_s"] > 30 * 60 + 10 * 60
+
+    (worker,) = json5.loads(files["worker/default/worker.json5"])["workers"]
+    local = worker["local"]
+    assert (local["max_inflight_tasks"], local["max_action_timeout_s"], local["max_upload_timeout_s"]) == (
+        20,
+        1800,
+        600,
+    )
+    assert local["name"] == "${POD_NAME}"
+    assert local["experimental_precondition_script"] == "/config/precondition.sh"
+    assert local["platform_properties"] == {"OSFamily": {"values": ["Linux"]}, "pool": {"values": ["default"]}}
+
+
+def test_the_scheduler_waits_longer_than_the_longest_action_of_any_pool() -> None:
+    pools = [{"name": "short", "longest_action": 60}, {"name": "long", "longest_action": "2h"}]
+    files = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_worker_pools=pools))
+    (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
+    assert scheduler["simple"]["max_action_executing_timeout_s"] > 7200 + 600
+    graces = {
+        name: find(objects_of(files), "Deployment", f"nativelink-worker-{name}")["spec"]["template"]["spec"][
+            "terminationGracePeriodSeconds"
+        ]
+        for name in ("short", "long")
+    }
+    assert graces == {"short": 960, "long": 8100}  # the action, 600 s of upload, 300 s of margin
+
+
+def test_memory_means_one_queue_and_redis_a_rolling_scheduler() -> None:
+    memory = find(objects_of(render.tree(values_of())), "Deployment", "nativelink-scheduler")["spec"]
+    assert (memory["replicas"], memory["strategy"]) == (1, {"type": "Recreate"})
+    redis = values_of(nativelink_scheduler_backend="redis", nativelink_scheduler_replicas=2)
+    rolling = find(objects_of(render.tree(redis)), "Deployment", "nativelink-scheduler")["spec"]
+    assert (rolling["replicas"], rolling["strategy"]["type"]) == (2, "RollingUpdate")
+
+
+def test_the_redis_password_comes_from_the_secret_and_is_nowhere_else() -> None:
+    files = committed("prod")
+    assert not [item for item in objects_of(files) if item["kind"] == "Secret"]
+    stores = {store["name"]: store for store in json5.loads(files["scheduler/scheduler.json5"])["stores"]}
+    assert stores["QUEUE"]["redis_store"] == {
+        "addresses": ["redis://:${REDIS_PASSWORD}@nativelink-redis:6379"],
+        "mode": "standard",
+        "experimental_pub_sub_channel": "nativelink",
+    }
+    secret = {"secretKeyRef": {"name": "nativelink-redis", "key": "password"}}
+    objects = objects_of(files)
+    for kind, name in (
+        ("Deployment", "nativelink-scheduler"),
+        ("StatefulSet", "nativelink-redis"),
+        ("Deployment", "nativelink-demand"),
+    ):
+        environment = {item["name"]: item for item in container(find(objects, kind, name))["env"]}
+        assert environment["REDIS_PASSWORD"]["valueFrom"] == secret
+
+
+def test_an_existing_redis_without_a_password() -> None:
+    values = values_of(
+        nativelink_scheduler_backend="redis",
+        nativelink_redis_provider="existing",
+        nativelink_redis_address="10.1.2.3:6380",
+        nativelink_redis_secret_name="",
+    )
+    files = render.tree(values)
+    stores = {store["name"]: store for store in json5.loads(files["scheduler/scheduler.json5"])["stores"]}
+    assert stores["QUEUE"]["redis_store"]["addresses"] == ["redis://10.1.2.3:6380"]
+    assert not [path for path in files if "redis" in path]
+    assert "env" not in container(find(objects_of(files), "Deployment", "nativelink-scheduler"))
+
+
+def test_versions_name_their_fields() -> None:
+    old, new = (
+        json5.loads(render.tree(values_of(nativelink_version=version))["worker/default/worker.json5"])["workers"][0][
+            "local"
+        ]
+        for version in ("v1.3.2", "v1.6.6")
+    )
+    assert (old["max_action_timeout"], old["max_upload_timeout"]) == (1800, 600)
+    assert (new["max_action_timeout_s"], new["max_upload_timeout_s"]) == (1800, 600)
+
+
+@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+def test_configurations_pass_the_schema_of_their_version(
+    version: str, accepts: Callable[[str, str], list[str]]
+) -> None:
+    pool = {
+        "name": "all",
+        "platform_properties": {"pool": ["a", "b"], "cpu_count": 8},
+        "env": {"TMPDIR": "/work", "FLAG": True},
+        "persistent_workers": True,
+    }
+    values = values_of(nativelink_version=version, nativelink_scheduler_backend="redis", nativelink_worker_pools=[pool])
+    configurations = {path: text for path, text in render.tree(values).items() if path.endswith(".json5")}
+    assert sorted(configurations) == ["cas/cas.json5", "scheduler/scheduler.json5", "worker/all/worker.json5"]
+    assert {path: accepts(version, text) for path, text in configurations.items()} == {
+        path: [] for path in configurations
+    }
+    # The counter-run: the other version's names are refused.
+    other = {"v1.6.6": "v1.3.2", "v1.3.2": "v1.6.6"}[version]
+    assert accepts(other, configurations["worker/all/worker.json5"])
+
+
+def test_committed_configurations_pass_the_schema(accepts: Callable[[str, str], list[str]]) -> None:
+    found = sorted(CLUSTERS.glob("*/rendered/**/*.json5"))
+    assert len(found) == 13  # three a cluster, and one more for staging's second pool
+    assert {str(path): accepts("v1.6.6", path.read_text()) for path in found} == {str(path): [] for path in found}
+
+
+def test_persistent_workers_are_declared_only_when_a_pool_asks() -> None:
+    def declared(**pool: Any) -> tuple[Any, Any]:
+        files = render.tree(values_of(nativelink_worker_pools=[{"name": "a", **pool}]))
+        (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
+        (worker,) = json5.loads(files["worker/a/worker.json5"])["workers"]
+        return scheduler["simple"]["supported_platform_properties"], worker["local"]["platform_properties"]
+
+    properties, offered = declared(persistent_workers=True)
+    assert {"supports-workers", "requires-worker-protocol"} < properties.keys()
+    assert offered["supports-workers"] == {"values": ["1"]}
+    properties, offered = declared()
+    assert not {"supports-workers", "requires-worker-protocol"} & (properties.keys() | offered.keys())
+
+
+def test_a_fixed_pool_has_replicas_and_no_autoscaler() -> None:
+    pools = [{"name": "fixed", "scaling": "none", "min_replicas": 7}, {"name": "scaled"}]
+    objects = objects_of(render.tree(values_of(nativelink_worker_pools=pools)))
+    assert find(objects, "Deployment", "nativelink-worker-fixed")["spec"]["replicas"] == 7
+    assert "replicas" not in find(objects, "Deployment", "nativelink-worker-scaled")["spec"]
+    assert [item["metadata"]["name"] for item in objects if item["kind"] == "ScaledObject"] == [
+        "nativelink-worker-scaled"
+    ]
+
+
+def test_losing_the_metric_never_removes_a_worker() -> None:
+    pools = [{"name": "zero", "min_replicas": 0}, {"name": "some", "min_replicas": 6}]
+    objects = objects_of(render.tree(values_of(nativelink_worker_pools=pools)))
+    fallbacks = {
+        name: find(objects, "ScaledObject", f"nativelink-worker-{name}")["spec"]["fallback"]
+        for name in ("zero", "some")
+    }
+    assert {fallback["behavior"] for fallback in fallbacks.values()} == {"currentReplicasIfHigher"}
+    assert (fallbacks["zero"]["replicas"], fallbacks["some"]["replicas"]) == (1, 6)  # 0 would mean zero
+
+
+def test_one_step_to_the_number_that_is_needed() -> None:
+    scaled = find(objects_of(render.tree(values_of())), "ScaledObject", "nativelink-worker-default")["spec"]
+    behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
+    assert {"type": "Percent", "value": 10000, "periodSeconds": 15} in behavior["scaleUp"]["policies"]
+    assert {"type": "Pods", "value": 200, "periodSeconds": 15} in behavior["scaleUp"]["policies"]
+
+
+def test_demand_comes_from_the_collector_or_by_pool_from_redis() -> None:
+    memory = find(objects_of(render.tree(values_of())), "ScaledObject", "nativelink-worker-default")["spec"]["triggers"]
+    assert [
+        (trigger["name"], trigger["metadata"]["url"], trigger["metadata"]["valueLocation"]) for trigger in memory
+    ] == [
+        (
+            stage,
+            "http://nativelink-collector.nativelink.svc:9464/metrics",
+            f'nativelink_execution_active_count{{execution_stage="{stage}"}}',
+        )
+        for stage in ("queued", "executing")
+    ]
+    redis = find(objects_of(committed("staging")), "ScaledObject", "nativelink-worker-large")["spec"]["triggers"]
+    assert [(trigger["metadata"]["url"], trigger["metadata"]["valueLocation"]) for trigger in redis] == [
+        ("http://nativelink-demand.nativelink.svc:9121/metrics", f'redis_script_values{{key="large:{stage}"}}')
+        for stage in ("queued", "executing")
+    ]
+
+
+def test_routes_by_service() -> None:
+    routes = {
+        route["metadata"]["name"]: {
+            (match["method"]["service"], backend["name"], backend["port"])
+            for rule in route["spec"]["rules"]
+            for match in rule["matches"]
+            for backend in rule["backendRefs"]
+        }
+        for route in objects_of(committed("prod"))
+        if route["kind"] == "GRPCRoute"
+    }
+    reapi = "build.bazel.remote.execution.v2"
+    assert routes == {
+        "nativelink-execution": {
+            (f"{reapi}.Execution", "nativelink-scheduler", 50052),
+            (f"{reapi}.Capabilities", "nativelink-scheduler", 50052),
+        },
+        "nativelink-cache": {
+            (f"{reapi}.ContentAddressableStorage", "nativelink-cas", 50051),
+            (f"{reapi}.ActionCache", "nativelink-cas", 50051),
+            ("google.bytestream.ByteStream", "nativelink-cas", 50051),
+        },
+    }
+
+
+def test_the_ingress_reaches_the_same_services() -> None:
+    values = values_of(
+        nativelink_edge="ingress", nativelink_hostname="nl.example.com", nativelink_edge_tls_secret="tls"
+    )
+    ingress = find(objects_of(render.tree(values)), "Ingress", "nativelink")
+    (rule,) = ingress["spec"]["rules"]
+    assert rule["host"] == "nl.example.com"
+    assert {path["path"].rpartition(".")[2]: path["backend"]["service"]["name"] for path in rule["http"]["paths"]} == {
+        "Execution": "nativelink-scheduler",
+        "Capabilities": "nativelink-scheduler",
+        "ContentAddressableStorage": "nativelink-cas",
+        "ActionCache": "nativelink-cas",
+        "ByteStream": "nativelink-cas",
+    }
+    assert ingress["metadata"]["annotations"]["nginx.org/grpc-services"] == "nativelink-scheduler,nativelink-cas"
+    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "GRPC"
+
+
+def test_nothing_routes_to_the_worker_api() -> None:
+    for cluster in ALL:
+        for item in objects_of(committed(cluster)):
+            if item["kind"] in ("GRPCRoute", "Gateway", "Ingress"):
+                assert "50061" not in yaml.safe_dump(item)
+                assert "nativelink-scheduler-workers" not in yaml.safe_dump(item)
+
+
+def test_the_cas_is_headless_and_parallel_and_its_pods_resolve_before_they_are_ready() -> None:
+    objects = objects_of(committed("prod"))
+    cas = find(objects, "StatefulSet", "nativelink-cas")["spec"]
+    assert (cas["serviceName"], cas["podManagementPolicy"]) == ("nativelink-cas-headless", "Parallel")
+    assert cas["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    headless = find(objects, "Service", "nativelink-cas-headless")["spec"]
+    assert (headless["clusterIP"], headless["publishNotReadyAddresses"]) == ("None", True)
+    keys = {constraint["topologyKey"] for constraint in cas["template"]["spec"]["topologySpreadConstraints"]}
+    assert keys == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+
+
+@pytest.mark.parametrize("cluster", ALL)
+def test_every_workload(cluster: str) -> None:
+    objects = objects_of(committed(cluster))
+    workloads = [item for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
+    assert len(workloads) == {"local": 4, "dev": 4, "staging": 6, "prod": 5}[cluster]
+    budgets = [item for item in objects if item["kind"] == "PodDisruptionBudget"]
+    accounts = {
+        (item["metadata"]["namespace"], item["metadata"]["name"])
+        for item in objects
+        if item["kind"] == "ServiceAccount"
+    }
+    for workload in workloads:
+        name, namespace = workload["metadata"]["name"], workload["metadata"]["namespace"]
+        spec = workload["spec"]["template"]["spec"]
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        assert workload["spec"]["selector"]["matchLabels"].items() <= labels.items(), name
+        assert (namespace, spec["serviceAccountName"]) in accounts, name
+        assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False), name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        (budget,) = [
+            budget
+            for budget in budgets
+            if budget["metadata"]["namespace"] == namespace
+            and budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        ]
+        assert budget["spec"]["maxUnavailable"] in (1, "25%"), name  # both let a single replica go
+        assert not [probe for probe in _probes(spec) if "grpc" in probe], name
+        for part in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert part["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+            assert part["securityContext"]["allowPrivilegeEscalation"] is False, name
+            assert part["securityContext"]["readOnlyRootFilesystem"] is (part["name"] != "worker"), name
+            assert "requests" in part["resources"], name
+    for account in (item for item in objects if item["kind"] == "ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+
+
+def _probes(spec: Object) -> list[Object]:
+    return [
+        part[kind]
+        for part in spec["containers"]
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+        if kind in part
+    ]
+
+
+def test_a_worker_drains() -> None:
+    worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")["spec"]["template"]["spec"]
+    (part,) = worker["containers"]
+    assert part["command"] == ["/config/start.sh"]
+    assert part["lifecycle"]["preStop"] == {"exec": {"command": ["/config/drain.sh"]}}
+    # What the drain may wait for: 30 m of action and 10 m of upload; a liveness kill must not wait that long.
+    assert worker["terminationGracePeriodSeconds"] > 30 * 60 + 10 * 60
+    assert part["livenessProbe"]["terminationGracePeriodSeconds"] == 30
+    (init,) = worker["initContainers"]
+    assert init["image"] == "ghcr.io/tracemachina/nativelink-worker-init:v1.6.6"
+    assert init["args"] == ["/shared/nativelink"]
+    # Hard links: the fast store and the work directory are below one mount, and the work directory is not the mount.
+    (local,) = json5.loads(committed("prod")["worker/default/worker.json5"])["workers"]
+    mounts = {mount["mountPath"] for mount in part["volumeMounts"]}
+    assert "/work" in mounts
+    assert local["local"]["work_directory"] == "/work/actions"
+    assert not {"/work/actions", "/work/store"} & mounts
+
+
+@pytest.mark.parametrize("cluster", ALL)
+def test_nothing_of_the_cluster_itself(cluster: str) -> None:
+    namespaced = {
+        "ConfigMap", "Deployment", "GRPCRoute", "Gateway", "BackendTrafficPolicy", "HorizontalPodAutoscaler", "Ingress",
+        "NetworkPolicy", "PodDisruptionBudget", "ScaledObject", "Service", "ServiceAccount", "StatefulSet",
+    }  # fmt: skip
+    for item in objects_of(committed(cluster)):
+        assert item["kind"] in namespaced
+        assert item["metadata"]["namespace"] in ("nativelink", "nativelink-workers")
+
+
+@pytest.mark.parametrize("cluster", ALL)
+def test_one_object_a_file_with_a_header_that_names_its_template(cluster: str) -> None:
+    for path, text in committed(cluster).items():
+        header = text.splitlines()[1 if text.startswith("#!") else 0]
+        template = re.search(r"roles/nativelink/templates/\S+\.j2", header)
+        assert template, f"{path}: {header}"
+        assert (ROOT / template[0]).is_file(), path
+        if path.endswith(".yaml"):
+            assert len(list(yaml.safe_load_all(text))) == 1, path
+
+
+def test_every_template_is_rendered_under_a_condition_that_exists() -> None:
+    folder = ROOT / "roles/nativelink/templates"
+    templates = {str(path.relative_to(folder)).removesuffix(".j2") for path in folder.rglob("*.j2")}
+    assert templates == {*render.FILES, *render.POOL_FILES, "kustomization.yaml"}
+
+
+@pytest.mark.parametrize("cluster", ALL)
+def test_references_resolve_in_what_kustomize_builds(cluster: str, kustomize: Callable[[Path], list[Object]]) -> None:
+    objects = kustomize(CLUSTERS / cluster)
+    names = {(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]) for item in objects}
+    used = set()
+    for item in objects:
+        namespace = item["metadata"]["namespace"]
+        if item["kind"] in ("Deployment", "StatefulSet"):
+            for volume in item["spec"]["template"]["spec"].get("volumes", ()):
+                if "configMap" in volume:
+                    used.add(("ConfigMap", namespace, volume["configMap"]["name"]))
+        if item["kind"] == "GRPCRoute":
+            for rule in item["spec"]["rules"]:
+                used |= {("Service", namespace, backend["name"]) for backend in rule["backendRefs"]}
+        if item["kind"] in ("ScaledObject", "HorizontalPodAutoscaler"):
+            used.add(("Deployment", namespace, item["spec"]["scaleTargetRef"]["name"]))
+        if item["kind"] == "StatefulSet":
+            used.add(("Service", namespace, item["spec"]["serviceName"]))
+    assert used <= names
+    generated = {name for name in names if name[0] == "ConfigMap"}
+    assert generated == {name for name in used if name[0] == "ConfigMap"}, "a ConfigMap that nobody mounts"
+    pods = [item for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
+    for service in (item for item in objects if item["kind"] == "Service"):
+        behind = [
+            pod
+            for pod in pods
+            if pod["metadata"]["namespace"] == service["metadata"]["namespace"]
+            and service["spec"]["selector"].items() <= pod["spec"]["template"]["metadata"]["labels"].items()
+        ]
+        assert len(behind) == 1, service["metadata"]["name"]
+        open_ports = {port["name"] for port in container(behind[0])["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= open_ports
