@@ -1,0 +1,62 @@
+"""Action `apply_objects`: objects of our own, applied server-side, in check mode even before their kind exists."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
+
+from nativelink_gitops.api import Object
+from nativelink_gitops.apply import ApplyAction
+from nativelink_gitops.release import identity
+
+
+class ActionModule(ApplyAction):
+    """Arguments: `kubeconfig`, `context`; `objects`: complete manifests; `variable` and `way_out`: for the message if
+    the API server refuses one; `provisioned`, `connected`, `next`: lines for the closing summary.
+
+    `immutable`: top-level fields that Kubernetes cannot change. An object that differs in one is refused, unless its
+    name is in `allow_recreate` (`allow_recreate_variable` names that list in the message): then it is deleted and made
+    again.
+    """
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "objects": {"type": "list", "elements": "dict", "required": True},
+        "immutable": {"type": "list", "elements": "str", "default": []},
+        "allow_recreate": {"type": "list", "elements": "str", "default": []},
+        "allow_recreate_variable": {"type": "str", "default": ""},
+        "variable": {"type": "str", "required": True},
+        "way_out": {"type": "str", "required": True},
+        **{each: {"type": "list", "elements": "str", "default": []} for each in ("provisioned", "connected", "next")},
+    }
+
+    def act(self) -> dict[str, Any]:
+        """Apply them."""
+        wanted = self._args["objects"]
+        outdated = [each for each in wanted if self._differences(each)] if self._args["immutable"] else []
+        refused = [each for each in outdated if each["metadata"]["name"] not in self._args["allow_recreate"]]
+        if refused:
+            self.refuse(
+                self._args["variable"],
+                " | ".join(f"{identity(each)} has other {', '.join(self._differences(each))}" for each in refused),
+                "Kubernetes cannot change that: give it a new name, or allow that it is deleted and made again "
+                f"by naming it in {self._args['allow_recreate_variable']}",
+            )
+        if self._task.check_mode:  # the API server would refuse to even try
+            wanted = [each for each in wanted if each not in outdated]
+        else:
+            for each in outdated:
+                self._api.delete(each)
+        applied = self.apply(wanted, self._args["variable"], self._args["way_out"])
+        applied.changed += len(outdated)
+        summary = {each: self._args[each] for each in ("provisioned", "connected", "next") if self._args[each]}
+        return self.result(applied, cluster_summary=summary)
+
+    def _differences(self, wanted: Object) -> list[str]:
+        """The immutable fields in which the live object differs."""
+        live = self._api.live(wanted)
+        if live is None:
+            return []
+        return [each for each in self._args["immutable"] if (live.get(each) or None) != (wanted.get(each) or None)]

@@ -1,0 +1,210 @@
+"""Action `release_manifest`: the one way in which this project installs an upstream release."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.urls import open_url
+from nativelink_gitops import release
+from nativelink_gitops.api import Object
+from nativelink_gitops.apply import Applied, ApplyAction
+
+_DOWNLOAD_SECONDS = 60
+_POLL_SECONDS = 1
+
+
+class ActionModule(ApplyAction):
+    """Installs or upgrades one release and waits until it works; again with nothing changed, it only looks.
+
+    Arguments besides `kubeconfig` and `context`:
+    `name`, `version`: what is installed; `namespace`: of its record, and of objects that name none;
+    `source`: URLs or local files, read one after another; `sha256`: of their content in that order, enforced if given;
+    `exclude`: `Kind/name` patterns of objects to leave out; `prefix`: of the variables that messages name;
+    `existing`: the setting that uses an installation that is there already; `timeout`: seconds for each wait;
+    `allow_downgrade`; `wait_apiservices`: `available`, or `registered` where the pods behind them do not answer.
+    """
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "name": {"type": "str", "required": True},
+        "version": {"type": "str", "required": True},
+        "namespace": {"type": "str", "required": True},
+        "source": {"type": "list", "elements": "str", "required": True},
+        "sha256": {"type": "str", "default": ""},
+        "exclude": {"type": "list", "elements": "str", "default": []},
+        "prefix": {"type": "str", "required": True},
+        "existing": {"type": "str", "required": True},
+        "timeout": {"type": "int", "default": 300},
+        "allow_downgrade": {"type": "bool", "default": False},
+        "wait_apiservices": {"type": "str", "choices": ["available", "registered"], "default": "available"},
+    }
+
+    def act(self) -> dict[str, Any]:
+        """Install the release."""
+        args, name, version = self._args, self._args["name"], self._args["version"]
+        content = b"\n---\n".join(self._read(each) for each in args["source"])
+        self._check_digest(content)
+        wanted = self._objects(content)
+        found = self._api.read("v1", "ConfigMap", f"{name}-release", args["namespace"])
+        installed = (found or {}).get("data", {})
+        self._check_version(installed.get("version"))
+        if not installed:
+            self._check_foreign(wanted)
+
+        sha256 = release.digest(content)
+        record = release.record(name, args["namespace"], version, sha256, True, wanted)
+        unchanged = installed == record["data"]
+        if unchanged:  # install Jobs have done their work, and may have expired since
+            wanted = [each for each in wanted if each["kind"] != "Job"]
+        first, rest = release.stages(wanted)
+        applied = Applied()
+        if unchanged and all(self._api.live(each) for each in first):
+            applied.add(self._apply(first + rest))
+        else:
+            begun = copy.deepcopy(record)
+            begun["data"]["complete"] = "false"
+            applied.add(self._apply([*first, begun]))
+            self._wait([each for each in first if each["kind"] == "CustomResourceDefinition"])
+            self._remove_jobs(rest)
+            applied.add(self._apply(rest))
+        self._wait([each for each in wanted if each["kind"] in (*release.WORKLOADS, "APIService")])
+        if not unchanged:
+            applied.add(self._apply([record]))
+
+        before = installed.get("version")
+        what = "unchanged" if not applied.changed else "repaired" if unchanged else "installed"
+        if before and before != version:
+            what = f"{'changed' if args['allow_downgrade'] else 'upgraded'} from {before}"
+        gone = sorted(set(installed.get("objects", "").splitlines()) - set(record["data"]["objects"].splitlines()))
+        summary = {"provisioned": [f"{name} {version}: {what}"]}
+        if gone:
+            summary["next"] = [f"{name} {version} no longer has, and leaves in place: {', '.join(gone)}"]
+        return self.result(applied, msg=summary["provisioned"][0], cluster_summary=summary)
+
+    def _variable(self, name: str) -> str:
+        """A variable of the whole role, which the parts of a role share."""
+        return f"{self._args['prefix'].partition('_')[0]}_{name}"
+
+    def _read(self, source: str) -> bytes:
+        variable = f"{self._args['prefix']}_manifest"
+        fix = f"check {self._args['prefix']}_version, or name a mirror or a local file in {variable}"
+        try:
+            if "://" in source:
+                with open_url(source, timeout=_DOWNLOAD_SECONDS, http_agent="nativelink-gitops") as answer:
+                    return answer.read()
+            return Path(self._find_needle("files", str(Path(source).expanduser()))).read_bytes()
+        except (AnsibleError, OSError, ValueError) as error:  # what open_url raises are OSErrors and ValueErrors
+            self.refuse(variable, f"{source} cannot be read: {' '.join(str(error).split())}", fix)
+
+    def _check_digest(self, content: bytes) -> None:
+        prefix, wanted, found = self._args["prefix"], self._args["sha256"].lower(), release.digest(content)
+        if wanted and wanted != found:
+            self.refuse(
+                f"{prefix}_manifest_sha256",
+                f"the manifest of version {self._args['version']} has {found}, not {wanted}",
+                "nothing was applied: find out why it differs, and only then correct the checksum",
+            )
+
+    def _objects(self, content: bytes) -> list[Object]:
+        prefix, namespace = self._args["prefix"], self._args["namespace"]
+        try:
+            wanted = release.without(release.objects(content), self._args["exclude"])
+        except ValueError as error:
+            self.refuse(f"{prefix}_manifest", str(error), "name a release's manifest, as a URL or a local file")
+        coming = release.defined_kinds(wanted)
+        for each in wanted:
+            if "namespace" not in each["metadata"] and self._namespaced(each, coming):
+                each["metadata"]["namespace"] = namespace
+        if not any(each["kind"] == "Namespace" and each["metadata"]["name"] == namespace for each in wanted):
+            wanted.insert(0, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        return wanted
+
+    def _check_version(self, installed: str | None) -> None:
+        variable, version = f"{self._args['prefix']}_version", self._args["version"]
+        try:
+            downgrade = installed is not None and release.version_key(installed) > release.version_key(version)
+        except ValueError as error:
+            self.refuse(variable, str(error), "give the release's version")
+        if downgrade and not self._args["allow_downgrade"]:
+            allow = self._variable("allow_downgrade")
+            self.refuse(
+                variable,
+                f"{self._args['name']} {installed} is installed, {version} is older",
+                f"set {variable} to {installed} or newer, or set {allow} if upstream says that going back is safe",
+            )
+
+    def _check_foreign(self, wanted: Sequence[Object]) -> None:
+        """Refuse to take over what somebody else installed: both would go on to change it."""
+        foreign = []
+        for each in wanted:
+            if each["kind"] in (*release.WORKLOADS, "CustomResourceDefinition"):
+                live = self._api.live(each)
+                if live is not None and release.FIELD_MANAGER not in release.managers(live):
+                    foreign.append((each, release.managers(live)))
+        if foreign:
+            each, others = foreign[0]
+            more = f" (and {len(foreign) - 1} more objects)" if len(foreign) > 1 else ""
+            self.refuse(
+                self._args["existing"].partition(":")[0],
+                f"{release.identity(each)}{more} was installed by somebody else: {', '.join(others) or 'unknown'}",
+                f"nothing was applied: set {self._args['existing']} to use that installation, or remove it first",
+            )
+
+    def _apply(self, wanted: Sequence[Object]) -> Applied:
+        way_out = f"undo the other manager's change, or set {self._args['existing']} and leave it to that manager"
+        return self.apply(wanted, self._args["existing"].partition(":")[0], way_out)
+
+    def _remove_jobs(self, rest: list[Object]) -> None:
+        """Remove an older run of each install Job, whose template cannot be changed; in check mode leave it out."""
+        jobs = [each for each in rest if each["kind"] == "Job"]
+        if self._task.check_mode:
+            rest[:] = [each for each in rest if each["kind"] != "Job" or not self._api.live(each)]
+            return
+        for each in jobs:
+            self._api.delete(each)
+        self._until(jobs, lambda each: None if self._api.live(each) is None else "it is still there", "be removed")
+
+    def _state(self, wanted: Object) -> str | None:
+        live = self._api.live(wanted)
+        if live and wanted["kind"] == "APIService" and self._args["wait_apiservices"] == "registered":
+            return None
+        return release.not_ready(live)
+
+    def _wait(self, wanted: Sequence[Object]) -> None:
+        if not self._task.check_mode:
+            self._until(wanted, self._state)
+
+    def _until(self, wanted: Sequence[Object], state: Callable[[Object], str | None], what: str = "") -> None:
+        """Poll until `state` says None of each object; at the deadline fail with what it says of the first left."""
+        begin, timeout, left = time.monotonic(), self._args["timeout"], list(wanted)
+        while True:
+            left = [(each, why) for each in left if (why := state(each)) is not None]
+            if not left:
+                return
+            if time.monotonic() - begin > timeout:
+                break
+            time.sleep(_POLL_SECONDS)
+            left = [each for each, _ in left]
+        each, why = left[0]
+        if each["kind"] in release.WORKLOADS:
+            why = release.pod_trouble(self._pods(each)) or why
+        also = f" (also: {', '.join(release.identity(other) for other, _ in left[1:])})" if left[1:] else ""
+        what = what or release.awaited(each["kind"])
+        raise AnsibleActionFail(
+            f"{self._cluster}: waited {timeout} s for {release.identity(each)} to {what}: "
+            f"{' '.join(why.split()).rstrip('.')}{also}; see what is wrong with it and run again, "
+            f"or raise {self._variable('wait_timeout')}"
+        )
+
+    def _pods(self, workload: Object) -> list[Object]:
+        labels = workload["spec"]["selector"].get("matchLabels", {})
+        path = self._api.path("v1", "Pod", namespace=workload["metadata"]["namespace"])
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        return (self._api.get(path, labelSelector=selector) or {}).get("items", []) if path else []

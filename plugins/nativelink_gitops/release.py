@@ -1,0 +1,170 @@
+"""What a release manifest holds, in which order it is applied, and when it works. Needs no cluster and no Ansible."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import yaml
+
+Object = dict[str, Any]
+
+FIELD_MANAGER = "nativelink-gitops"
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
+_FIRST = ("Namespace", "CustomResourceDefinition")
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML in which a plain `=` and a plain date are strings, as they are for Kubernetes."""
+
+
+for _tag in ("value", "timestamp"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", lambda loader, node: loader.construct_scalar(node))
+
+
+def digest(content: bytes) -> str:
+    """The SHA-256 of a manifest in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def objects(content: bytes) -> list[Object]:
+    """All objects of a manifest, lists unfolded, in the file's order; ValueError says what is no object."""
+    try:
+        documents = [each for each in yaml.load_all(content, Loader=_Loader) if each is not None]
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
+    found: list[Object] = []
+    for document in documents:
+        if not isinstance(document, dict):
+            raise ValueError(f"it holds no Kubernetes objects, but {str(document)[:60]!r}")
+        found += document["items"] if str(document.get("kind")).endswith("List") and "items" in document else [document]
+    for each in found:
+        if not all((each.get("apiVersion"), each.get("kind"), (each.get("metadata") or {}).get("name"))):
+            raise ValueError(f"an object has no apiVersion, kind or name: {str(each)[:60]!r}")
+    if not found:
+        raise ValueError("it is empty")
+    return found
+
+
+def without(found: Iterable[Object], patterns: Sequence[str]) -> list[Object]:
+    """The objects that no pattern matches; a pattern is `Kind/name` with the shell's wildcards in both."""
+    return [
+        each
+        for each in found
+        if not any(fnmatchcase(f"{each['kind']}/{each['metadata']['name']}", pattern) for pattern in patterns)
+    ]
+
+
+def stages(found: Sequence[Object]) -> tuple[list[Object], list[Object]]:
+    """What must be there before the rest (namespaces, then the definitions of kinds), and the rest."""
+    first = [each for kind in _FIRST for each in found if each["kind"] == kind]
+    return first, [each for each in found if each["kind"] not in _FIRST]
+
+
+def defined_kinds(found: Iterable[Object]) -> dict[tuple[str, str], bool]:
+    """(apiVersion, kind) to whether it is namespaced, of the kinds that the manifest itself defines."""
+    specs = [each["spec"] for each in found if each["kind"] == "CustomResourceDefinition"]
+    return {
+        (f"{spec['group']}/{version['name']}", spec["names"]["kind"]): spec["scope"] == "Namespaced"
+        for spec in specs
+        for version in spec["versions"]
+    }
+
+
+def identity(each: Object) -> str:
+    """An object as messages name it: `Deployment keda/keda-operator`, `Namespace keda`."""
+    metadata = each["metadata"]
+    namespace = metadata.get("namespace")
+    return f"{each['kind']} {namespace}/{metadata['name']}" if namespace else f"{each['kind']} {metadata['name']}"
+
+
+def version_key(version: str) -> tuple[tuple[int, ...], tuple[Any, ...]]:
+    """A key that orders versions as semantic versioning does: 1.9 < 1.10-rc.2 < 1.10-rc.10 < 1.10 = v1.10.0+build."""
+    found = re.fullmatch(r"v?(\d+(?:\.\d+)*)(?:-([0-9A-Za-z.-]+))?(?:\+.*)?", version)
+    if found is None:
+        raise ValueError(f"{version!r} is no version like 1.2.3 or 1.2.3-rc.1")
+    numbers = [int(each) for each in found[1].split(".")]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    if found[2] is None:
+        return tuple(numbers), ((2,),)  # no pre-release: above all of them
+    return tuple(numbers), tuple((0, int(each)) if each.isdecimal() else (1, each) for each in found[2].split("."))
+
+
+def record(name: str, namespace: str, version: str, content: str, complete: bool, found: Iterable[Object]) -> Object:
+    """The ConfigMap that says which release is installed; `content` is the manifest's SHA-256."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"{name}-release",
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/managed-by": FIELD_MANAGER},
+        },
+        "data": {
+            "version": version,
+            "sha256": content,
+            "complete": str(complete).lower(),
+            "objects": "\n".join(sorted(identity(each) for each in found)),
+        },
+    }
+
+
+def managers(live: Object) -> list[str]:
+    """Who wrote an object's fields, other than its status."""
+    entries = live["metadata"].get("managedFields", [])
+    return sorted({each["manager"] for each in entries if "manager" in each and not each.get("subresource")})
+
+
+def awaited(kind: str) -> str:
+    """What is waited for, by kind."""
+    if kind == "CustomResourceDefinition":
+        return "be established"
+    return "be rolled out" if kind in ("StatefulSet", "DaemonSet") else "be available"
+
+
+def _condition(live: Object, kind: str) -> Object:
+    conditions = (live.get("status") or {}).get("conditions") or []
+    return next((each for each in conditions if each["type"] == kind), {})
+
+
+def not_ready(live: Object | None) -> str | None:
+    """Why a live object does not do its work yet; None if it does."""
+    if live is None:
+        return "it does not exist"
+    kind, status, spec = live["kind"], live.get("status") or {}, live.get("spec") or {}
+    if kind in ("CustomResourceDefinition", "APIService"):
+        condition = _condition(live, "Established" if kind == "CustomResourceDefinition" else "Available")
+        if condition.get("status") == "True":
+            return None
+        return condition.get("message") or "the API server has not looked at it yet"
+    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
+        return "its controller has not looked at it yet"
+    wanted = status.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
+    updated = status.get("updatedNumberScheduled" if kind == "DaemonSet" else "updatedReplicas", 0)
+    ready = status.get("numberAvailable" if kind == "DaemonSet" else "availableReplicas", 0)
+    if updated >= wanted and ready >= wanted:
+        return None
+    said = _condition(live, "Progressing" if updated < wanted else "Available").get("message")
+    return f"{min(updated, ready)} of {wanted} pods are up to date and ready" + (f" ({said})" if said else "")
+
+
+def pod_trouble(pods: Iterable[Object]) -> str | None:
+    """What the first pod in trouble says of itself, with its name; None if none says anything."""
+    for pod in pods:
+        status, name = pod.get("status") or {}, pod["metadata"]["name"]
+        containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        for each in containers:
+            waiting = (each.get("state") or {}).get("waiting") or {}
+            if waiting and waiting.get("reason") not in ("PodInitializing", "ContainerCreating"):
+                return f"pod {name}: {each['name']}: {waiting.get('reason')} {waiting.get('message', '')}".strip()
+        unscheduled = _condition(pod, "PodScheduled")
+        if unscheduled.get("status") == "False":
+            return f"pod {name}: {unscheduled.get('reason')} {unscheduled.get('message', '')}".strip()
+        unready = _condition(pod, "Ready")
+        if unready.get("status") == "False":
+            return f"pod {name}: {unready.get('message') or unready.get('reason') or 'not ready'}"
+    return None

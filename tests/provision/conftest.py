@@ -1,0 +1,146 @@
+"""Runs roles and actions with ansible-playbook on one embedded cluster, which is thrown away at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import cluster, manifests
+from testbed.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = "dev"
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended: its exit status and, in their order, the results of its tasks by name."""
+
+    status: int
+    tasks: list[tuple[str, Object]]
+
+    @property
+    def changed(self) -> list[str]:
+        return [name for name, result in self.tasks if result.get("changed")]
+
+    @property
+    def message(self) -> str:
+        """What the task that failed said."""
+        return next((str(result.get("msg")) for _, result in self.tasks if result.get("failed")), "")
+
+    @property
+    def summary(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for _, result in self.tasks:
+            for section, lines in result.get("cluster_summary", {}).items():
+                found.setdefault(section, []).extend(lines)
+        return found
+
+
+Play = Callable[..., Run]
+
+
+@pytest.fixture(scope="session")
+def dev() -> Iterator[Cluster]:
+    running = cluster.up("provision-tests")
+    yield running
+    cluster.down("provision-tests")
+
+
+@pytest.fixture(scope="session")
+def variables(dev: Cluster) -> Object:
+    return {
+        "cluster_kubeconfig": str(dev.kubeconfig),
+        "cluster_context": dev.context,
+        "keda_manifest": str(manifests.path("keda")),
+        "keda_wait_for_metrics_api": False,  # no pod answers here
+        "ingress_gateway_api_manifest": str(manifests.path("gateway-api")),
+        "ingress_envoy_gateway_manifest": str(manifests.path("envoy-gateway")),
+        "gitops_argocd_manifest": str(manifests.path("argocd")),
+        "gitops_flux_manifest": str(manifests.path("flux")),
+    }
+
+
+@pytest.fixture(scope="session")
+def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
+    """``play(tasks, "--check", name=value)``: one play; a task that is a string is a role, or ``role/part of it``."""
+
+    folder = tmp_path_factory.mktemp("play")
+
+    def run(tasks: list[str | Object], *arguments: str, **more: object) -> Run:
+        def task(each: str | Object) -> Object:
+            if not isinstance(each, str):
+                return {"name": "Task", **each}
+            role, _, part = each.partition("/")
+            checked = {"rolespec_validate": False} if part else {}
+            return {
+                "name": each,
+                "ansible.builtin.import_role": {"name": role, "tasks_from": part or "main", **checked},
+            }
+
+        connection = {"kubeconfig": "{{ cluster_kubeconfig }}", "context": "{{ cluster_context }}"}
+        book = {
+            "name": "Test",
+            "hosts": CLUSTER,
+            "connection": "local",
+            "gather_facts": False,
+            "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+            "module_defaults": {
+                "group/kubernetes.core.k8s": connection,
+                "release_manifest": connection,
+            },
+            "tasks": [task(each) for each in tasks],
+        }
+        (folder / "play.yml").write_text(yaml.safe_dump([book], sort_keys=False))
+        (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {CLUSTER: variables | more}}}))
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).parent / "ansible-playbook"),
+                *("-i", str(folder / "hosts.yml"), str(folder / "play.yml"), *arguments),
+            ],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+                "ANSIBLE_CALLBACK_PLUGINS": str(folder),  # only JSON is to be printed
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        try:
+            answer = json.loads(done.stdout[done.stdout.index("{") :])
+        except ValueError:
+            raise AssertionError(done.stdout + done.stderr) from None
+        results = [
+            (each["task"]["name"], each["hosts"][CLUSTER])
+            for each in answer["plays"][0]["tasks"]
+            if CLUSTER in each["hosts"]
+        ]
+        return Run(done.returncode, results)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def live(dev: Cluster) -> Callable[..., Object]:
+    """``live("secret", "name", "namespace")``: one object, or ``{}``; without a name: the list of them."""
+
+    def get(kind: str, name: str = "", namespace: str = "") -> Object:
+        where = ["-n", namespace] if namespace else []
+        text = dev.run("get", kind, *([name] if name else []), *where, "-o", "json", "--ignore-not-found")
+        return json.loads(text) if text else {}
+
+    return get

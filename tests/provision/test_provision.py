@@ -1,0 +1,477 @@
+"""The roles that write to a cluster, on a real API server, in this order: the first test wants a fresh cluster."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import http.server
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from testbed import manifests
+from testbed.cluster import Cluster
+
+from .conftest import Object, Play, Run
+
+Live = Callable[..., Object]
+
+PROVISION = ["nativelink/provision", "storage_classes", "keda", "ingress"]
+EVERYTHING = [*PROVISION, "nativelink/handover", "gitops"]
+REFERENCE = {
+    "nativelink_scheduler_backend": "redis",
+    "gitops_provider": "argocd",
+    "gitops_repository": "https://git.example.com/builds.git",
+    "storage_classes_list": [{"name": "fast", "preset": "aws-ebs-gp3", "default": True}],
+}
+
+
+def previous_keda() -> dict[str, str]:
+    return {"keda_version": "2.20.2", "keda_manifest": str(manifests.path("keda", "2.20.2"))}
+
+
+# The whole, from a fresh cluster
+
+
+@pytest.fixture(scope="session")
+def provisioned(play: Play) -> Run:
+    """The cluster with everything in it, KEDA in an older version: how that run ended."""
+    run = play(EVERYTHING, **REFERENCE, **previous_keda())
+    assert run.status == 0, run.message
+    return run
+
+
+def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live: Live, dev: Cluster) -> None:
+    before = {each["metadata"]["name"] for each in live("namespace")["items"]}
+    assert "keda" not in before  # or the cluster is not fresh, and this shows nothing
+    run = play(EVERYTHING, "--check", "--diff", **REFERENCE)
+    assert run.status == 0, run.message
+    for line in ("keda 2.21.0: installed", "envoy-gateway 1.9.1: installed", "argocd 3.6.1: installed"):
+        assert line in run.summary["provisioned"]
+    assert len(run.changed) == 9
+    assert {each["metadata"]["name"] for each in live("namespace")["items"]} == before
+    assert live("storageclass", "fast") == {}
+    assert not any("keda" in each["metadata"]["name"] for each in live("crd")["items"])
+
+
+def test_the_first_run_provisions_and_the_second_changes_nothing(play: Play, provisioned: Run) -> None:
+    assert "keda 2.20.2: installed" in provisioned.summary["provisioned"]
+    second = play(EVERYTHING, **REFERENCE, **previous_keda())
+    assert second.status == 0, second.message
+    assert second.changed == []
+    assert "keda 2.20.2: unchanged" in second.summary["provisioned"]
+    checked = play(["keda"], "--check", **REFERENCE, **previous_keda())
+    assert checked.changed == []
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_pod_security_labels(live: Live) -> None:
+    labels = {name: live("namespace", name)["metadata"]["labels"] for name in ("nativelink", "nativelink-workers")}
+    assert labels["nativelink"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert labels["nativelink"]["pod-security.kubernetes.io/warn"] == "restricted"
+    assert labels["nativelink-workers"]["pod-security.kubernetes.io/enforce"] == "baseline"
+    assert "pod-security.kubernetes.io/warn" in labels["nativelink-workers"]
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_gateway_api_is_the_standard_channel_of_its_own_release(live: Live) -> None:
+    crd = live("crd", "gateways.gateway.networking.k8s.io")["metadata"]["annotations"]
+    assert crd["gateway.networking.k8s.io/channel"] == "standard"
+    assert crd["gateway.networking.k8s.io/bundle-version"] == "v1.6.3"
+    names = [each["metadata"]["name"] for each in live("crd")["items"]]
+    assert not [name for name in names if name.endswith(".gateway.networking.x-k8s.io")]
+    assert "envoyproxies.gateway.envoyproxy.io" in names
+    controller = live("gatewayclass", "nativelink")["spec"]["controllerName"]
+    assert controller == "gateway.envoyproxy.io/gatewayclass-controller"
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_argocd_may_touch_only_the_two_namespaces_and_its_deletion_touches_nothing(live: Live) -> None:
+    application = live("application.argoproj.io", "nativelink-dev", "argocd")
+    assert "finalizers" not in application["metadata"]
+    assert application["spec"]["source"] == {
+        "repoURL": "https://git.example.com/builds.git",
+        "targetRevision": "main",
+        "path": "clusters/dev",
+    }
+    assert application["spec"]["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True, "allowEmpty": False}
+    project = live("appproject", "nativelink-dev", "argocd")["spec"]
+    assert project["sourceRepos"] == ["https://git.example.com/builds.git"]
+    assert [each["namespace"] for each in project["destinations"]] == ["nativelink", "nativelink-workers"]
+    assert project.get("clusterResourceWhitelist", []) == []
+    assert {"group": "keda.sh", "kind": "ScaledObject"} in project["namespaceResourceWhitelist"]
+    assert not [each for each in project["namespaceResourceWhitelist"] if "*" in (each["group"], each["kind"])]
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_flux_orphans_what_it_applied_and_replaces_nothing_in_it(play: Play, live: Live) -> None:
+    flux = REFERENCE | {"gitops_provider": "flux", "gitops_secret_name": "repository"}
+    run = play(["gitops"], **flux, nativelink_namespace="nativelink", nativelink_workers_namespace="nativelink-workers")
+    assert run.status == 0, run.message
+    kustomization = live("kustomization.kustomize.toolkit.fluxcd.io", "nativelink-dev", "flux-system")["spec"]
+    assert kustomization["deletionPolicy"] == "Orphan"
+    assert kustomization["path"] == "./clusters/dev"
+    assert (kustomization["prune"], kustomization["wait"]) == (True, True)
+    assert "postBuild" not in kustomization
+    missing = "make the Secret flux-system/repository with the credentials of https://git.example.com/builds.git"
+    assert missing in run.summary["next"]
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_what_is_not_pushed_yet_is_said(play: Play, tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path / "checkout"), "-c", "user.name=t", "-c", "user.email=t@example.com"]
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin")], check=True)
+    subprocess.run(["git", "clone", "-q", str(tmp_path / "origin"), str(tmp_path / "checkout")], check=True)
+    tree = tmp_path / "checkout" / "clusters" / "dev"
+    tree.mkdir(parents=True)
+    (tree / "kustomization.yaml").write_text("resources: []\n")
+    names = {"nativelink_namespace": "nativelink", "nativelink_workers_namespace": "nativelink-workers"}
+    found = REFERENCE | names | {"nativelink_clusters_dir": str(tree.parent), "gitops_install": "existing"}
+    push = "push clusters/dev to main of https://git.example.com/builds.git: argocd applies it from there"
+
+    assert play(["gitops"], **found).summary["next"] == [f"commit (1 changes) and {push}"]
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "tree"], check=True)
+    subprocess.run([*git, "push", "-q", "-u", "origin", "HEAD:main"], check=True)
+    assert "next" not in play(["gitops"], **found).summary
+    (tree / "kustomization.yaml").write_text("resources: [rendered]\n")
+    subprocess.run([*git, "commit", "-qam", "tree"], check=True)
+    assert play(["gitops"], **found).summary["next"] == [push]
+
+
+def test_a_manifest_that_fixes_its_namespace_is_not_put_elsewhere(play: Play) -> None:
+    run = play(
+        ["gitops"], **REFERENCE, gitops_namespace="tools", nativelink_namespace="a", nativelink_workers_namespace="b"
+    )
+    assert run.message == (
+        "dev: gitops_namespace: the manifest of argocd installs into argocd, not into tools; "
+        "leave the variable out, or set gitops_install: existing"
+    )
+
+
+# Versions
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_an_upgrade_works_and_a_downgrade_only_when_asked_for(play: Play, live: Live) -> None:
+    upgraded = play(["keda"])
+    assert upgraded.status == 0, upgraded.message
+    assert upgraded.summary["provisioned"] == ["keda 2.21.0: upgraded from 2.20.2"]
+    image = live("deployment", "keda-operator", "keda")["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.endswith(":2.21.0")
+
+    refused = play(["keda"], **previous_keda())
+    assert refused.status != 0
+    assert refused.message == (
+        "dev: keda_version: keda 2.21.0 is installed, 2.20.2 is older; set keda_version to 2.21.0 or newer, "
+        "or set keda_allow_downgrade if upstream says that going back is safe"
+    )
+    assert live("configmap", "keda-release", "keda")["data"]["version"] == "2.21.0"
+
+    allowed = play(["keda"], **previous_keda(), keda_allow_downgrade=True)
+    assert allowed.status == 0, allowed.message
+    assert live("configmap", "keda-release", "keda")["data"]["version"] == "2.20.2"
+
+
+# One small release, to look at each rule
+
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: app, namespace: {namespace}}}
+spec:
+  selector: {{matchLabels: {{app: app}}}}
+  template:
+    metadata: {{labels: {{app: app}}}}
+    spec: {{containers: [{{name: app, image: "app:{version}"}}]}}
+"""
+JOB = """
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: setup, namespace: {namespace}}}
+spec:
+  template:
+    spec: {{restartPolicy: Never, containers: [{{name: setup, image: "setup:{version}"}}]}}
+"""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A small release in a namespace of its own: ``release("1.0.0", JOB, timeout=3)`` is the task that installs it."""
+
+    namespace: str
+    folder: Path
+
+    def __call__(self, version: str, more: str = "", **arguments: object) -> Object:
+        file = self.folder / f"app-{version}.yaml"
+        file.write_text((DEPLOYMENT + more).format(namespace=self.namespace, version=version))
+        given = {"name": "app", "version": version, "namespace": self.namespace, "source": [str(file)]}
+        return {"release_manifest": {**given, "prefix": "keda", "existing": "keda_install: existing", **arguments}}
+
+
+@pytest.fixture
+def release(request: pytest.FixtureRequest, tmp_path: Path) -> Release:
+    return Release(request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-"), tmp_path)
+
+
+def test_another_checksum_is_refused(play: Play, release: Release, live: Live, tmp_path: Path) -> None:
+    task = release("1.0.0", sha256="0" * 64)
+    found = hashlib.sha256((tmp_path / "app-1.0.0.yaml").read_bytes()).hexdigest()
+    run = play([task])
+    assert run.message == (
+        f"dev: keda_manifest_sha256: the manifest of version 1.0.0 has {found}, not {'0' * 64}; "
+        "nothing was applied: find out why it differs, and only then correct the checksum"
+    )
+    assert live("namespace", release.namespace) == {}
+    assert play([release("1.0.0", sha256=found.upper())]).status == 0
+
+
+def test_jobs_of_an_unchanged_version_rest(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+    assert play([release("1.0.0", JOB)]).status == 0
+    assert live("job", "setup", release.namespace)
+    dev.run("delete", "job", "setup", "-n", release.namespace)  # as its ttlSecondsAfterFinished does
+    again = play([release("1.0.0", JOB)])
+    assert (again.status, again.changed) == (0, [])
+    assert live("job", "setup", release.namespace) == {}
+
+    assert play([release("1.1.0", JOB)]).status == 0
+    assert play([release("1.2.0", JOB)]).status == 0  # over a Job that is there, with another template
+    template = live("job", "setup", release.namespace)["spec"]["template"]["spec"]
+    assert template["containers"][0]["image"] == "setup:1.2.0"
+
+
+def test_a_wait_says_for_what(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+    namespace = release.namespace
+    dev.never_ready(namespace)
+    run = play([release("1.0.0", timeout=3)])
+    assert run.message.startswith(f"dev: waited 3 s for Deployment {namespace}/app to be available: ")
+    assert "; see what is wrong with it and run again, or raise keda_wait_timeout" in run.message
+    reason = run.message.partition("to be available: ")[2].partition(";")[0]
+    assert reason.startswith(("pod app-", "0 of 1 pods are up to date and ready"))
+    assert live("configmap", "app-release", namespace)["data"]["complete"] == "false"
+
+    dev.never_ready(namespace, on=False)
+    assert play([release("1.0.0")]).status == 0
+    assert live("configmap", "app-release", namespace)["data"]["complete"] == "true"
+
+
+def test_what_somebody_else_installed_is_left_alone(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+    namespace = release.namespace
+    release("1.0.0")
+    foreign = DEPLOYMENT.format(namespace=namespace, version="foreign")
+    dev.run("create", "namespace", namespace)
+    dev.run("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=foreign)
+    run = play([release("1.0.0")])
+    assert run.message == (
+        f"dev: keda_install: Deployment {namespace}/app was installed by somebody else: helm; "
+        "nothing was applied: set keda_install: existing to use that installation, or remove it first"
+    )
+    container = live("deployment", "app", namespace)["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "app:foreign"
+    assert live("configmap", "app-release", namespace) == {}
+
+
+def test_a_field_that_somebody_else_took_is_not_taken_back(
+    play: Play, release: Release, live: Live, dev: Cluster
+) -> None:
+    namespace = release.namespace
+    assert play([release("1.0.0")]).status == 0
+    dev.run("set", "image", "deployment/app", "app=app:fixed", "-n", namespace, "--field-manager=somebody")
+    run = play([release("1.0.0")])
+    assert run.status != 0
+    assert f'Deployment {namespace}/app: Apply failed with 1 conflict: conflict with "somebody"' in run.message
+    assert "set keda_install: existing" in run.message
+    container = live("deployment", "app", namespace)["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "app:fixed"
+
+
+def test_what_was_removed_is_put_back(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+    assert play([release("1.0.0")]).status == 0
+    dev.run("delete", "deployment", "app", "-n", release.namespace)
+    run = play([release("1.0.0")])
+    assert run.summary["provisioned"] == ["app 1.0.0: repaired"]
+    assert live("deployment", "app", release.namespace)
+
+
+def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release, live: Live) -> None:
+    account = "\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: old}}\n"
+    assert play([release("1.0.0", account)]).status == 0
+    run = play([release("1.1.0")])
+    named = f"app 1.1.0 no longer has, and leaves in place: ServiceAccount {release.namespace}/old"
+    assert run.summary["next"] == [named]
+    assert live("serviceaccount", "old", release.namespace)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server for this test's folder."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_manifest_comes_from_an_address(play: Play, release: Release, site: str) -> None:
+    release("1.0.0")
+    assert play([release("1.0.0", source=[f"{site}/app-1.0.0.yaml"])]).status == 0
+    missing = play([release("1.0.0", source=[f"{site}/app-9.yaml"])])
+    assert missing.message == (
+        f"dev: keda_manifest: {site}/app-9.yaml cannot be read: HTTP Error 404: File not found; "
+        "check keda_version, or name a mirror or a local file in keda_manifest"
+    )
+
+
+# StorageClasses
+
+
+def storage_class(live: Live, name: str) -> Object:
+    found = live("storageclass", name)
+    return {key: found[key] for key in ("provisioner", "parameters", "volumeBindingMode", "allowVolumeExpansion")}
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_another_default_class_is_reported_and_not_changed(play: Play, live: Live, dev: Cluster) -> None:
+    key = "storageclass.kubernetes.io/is-default-class"
+    dev.apply(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "theirs", "annotations": {key: "true"}},
+            "provisioner": "example.com/theirs",
+        }
+    )
+    before = live("storageclass", "theirs")
+    run = play(["storage_classes"], **REFERENCE)
+    assert run.status == 0, run.message
+    assert run.changed == []
+    (line,) = run.summary["next"]
+    assert line.startswith("StorageClass theirs is the default and not in storage_classes_list: left as it is")
+    assert f"kubectl annotate storageclass theirs {key}=false --overwrite" in line
+    assert live("storageclass", "theirs") == before
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_parameters_of_a_class_change_only_when_allowed(play: Play, live: Live) -> None:
+    wanted = [{"name": "fast", "preset": "aws-ebs-gp3", "default": True, "parameters": {"iops": "6000"}}]
+    for arguments in ([], ["--check"]):
+        refused = play(["storage_classes"], *arguments, storage_classes_list=wanted)
+        assert refused.message == (
+            "dev: storage_classes_list: StorageClass fast has other parameters; Kubernetes cannot change that: give it "
+            "a new name, or allow that it is deleted and made again by naming it in storage_classes_allow_recreate"
+        )
+    assert storage_class(live, "fast") == {
+        "provisioner": "ebs.csi.aws.com",
+        "parameters": {"type": "gp3", "encrypted": "true"},
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "allowVolumeExpansion": True,
+    }
+    allowed = play(["storage_classes"], storage_classes_list=wanted, storage_classes_allow_recreate=["fast"])
+    assert allowed.status == 0, allowed.message
+    assert storage_class(live, "fast")["parameters"] == {"type": "gp3", "encrypted": "true", "iops": "6000"}
+    assert play(["storage_classes"], storage_classes_list=wanted).changed == []
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_a_class_that_leaves_the_list_stays_and_a_missing_one_is_named(play: Play, live: Live) -> None:
+    run = play(["storage_classes"], storage_classes_list=[{"name": "slow", "preset": "existing"}])
+    assert run.message == (
+        "dev: storage_classes_list: StorageClass slow does not exist (there are: fast, theirs); "
+        "correct the name, or give a preset that makes it"
+    )
+    assert play(["storage_classes"], storage_classes_list=[{"name": "theirs", "preset": "existing"}]).status == 0
+    assert live("storageclass", "fast")
+
+
+# Secrets
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_the_password_of_redis_is_made_once_and_stays(play: Play, live: Live) -> None:
+    first = live("secret", "nativelink-redis", "nativelink")["data"]
+    password = base64.b64decode(first["password"]).decode()
+    assert len(password) == 43
+    assert all(each.isalnum() or each in "-_" for each in password)
+    run = play(["nativelink/provision"], "-vvv", **REFERENCE)
+    assert run.changed == []
+    assert password not in str(run.tasks)
+    assert first["password"] not in str(run.tasks)
+    assert live("secret", "nativelink-redis", "nativelink")["data"] == first
+
+
+def test_of_two_that_make_a_secret_the_second_does_not_win(dev: Cluster, live: Live) -> None:
+    from nativelink_gitops.api import Api
+
+    def secret(value: str) -> Object:
+        metadata = {"name": "raced", "namespace": "default"}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"password": value}}
+
+    api = Api(str(dev.kubeconfig), dev.context)
+    assert api.create(secret("Zmlyc3Q="), "one")
+    assert not api.create(secret("c2Vjb25k"), "two")
+    assert live("secret", "raced", "default")["data"] == {"password": "Zmlyc3Q="}
+
+
+# A pool that changes from fixed to autoscaled
+
+
+def pool(replicas: int | None) -> str:
+    number = "" if replicas is None else f"  replicas: {replicas}\n"
+    return (
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: nativelink-worker-big\n"
+        "  namespace: nativelink-workers\n  labels: {nativelink-gitops/pool: big}\nspec:\n"
+        + number
+        + "  selector: {matchLabels: {nativelink-gitops/pool: big}}\n"
+        "  template:\n    metadata: {labels: {nativelink-gitops/pool: big}}\n"
+        "    spec: {containers: [{name: worker, image: worker}]}\n"
+    )
+
+
+SERVER_SIDE = ("--server-side", "--field-manager=kustomize-controller")
+CLIENT_SIDE = ()
+
+
+@pytest.mark.parametrize(
+    ("how", "scaling", "left"),
+    [
+        (SERVER_SIDE, "keda", 7),
+        (SERVER_SIDE, "hpa", 7),
+        (SERVER_SIDE, "none", 1),  # the counter-run: not handed over, and reset by the API server
+        (
+            CLIENT_SIDE,
+            "keda",
+            1,
+        ),  # kubectl's own apply resets it whoever else holds it: hence --server-side in the docs
+    ],
+)
+@pytest.mark.usefixtures("provisioned")
+def test_an_autoscaled_pool_keeps_its_running_replicas(
+    play: Play, live: Live, dev: Cluster, how: tuple[str, ...], scaling: str, left: int
+) -> None:
+    pools = {"nativelink_worker_pools": [{"name": "big"}], "nativelink_scaling": scaling}
+    dev.run("apply", *how, "-f", "-", stdin=pool(7))
+    run = play(["nativelink/handover"], **pools)
+    assert run.status == 0, run.message
+    assert play(["nativelink/handover"], **pools).changed == []
+    dev.run("apply", *how, "-f", "-", stdin=pool(None))
+    assert live("deployment", "nativelink-worker-big", "nativelink-workers")["spec"]["replicas"] == left
+    dev.run("delete", "deployment", "nativelink-worker-big", "-n", "nativelink-workers")
+
+
+# Last: API servers that cannot be asked
+
+
+def test_a_context_that_is_none_is_named(play: Play) -> None:
+    run = play(["keda"], cluster_context="other")
+    assert run.message.startswith("dev: cluster_context: ")
+    assert "other" in run.message

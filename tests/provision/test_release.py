@@ -1,0 +1,160 @@
+"""What is decided about a release without a cluster."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from nativelink_gitops import release
+from nativelink_gitops.api import server_message
+
+NAMES = b"""
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, annotations: {made: 2026-11-24}}
+data: {equals: =}
+---
+# only a comment
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: apiextensions.k8s.io/v1
+  kind: CustomResourceDefinition
+  metadata: {name: gateways.gateway.networking.k8s.io}
+- apiVersion: apiextensions.k8s.io/v1
+  kind: CustomResourceDefinition
+  metadata: {name: envoyproxies.gateway.envoyproxy.io}
+- {apiVersion: v1, kind: Namespace, metadata: {name: app}}
+"""
+
+
+def names(found: list[release.Object]) -> list[str]:
+    return [each["metadata"]["name"] for each in found]
+
+
+def test_objects_are_read_as_kubernetes_reads_them() -> None:
+    found = release.objects(NAMES)
+    assert len(found) == 4
+    assert found[0]["data"] == {"equals": "="}
+    assert found[0]["metadata"]["annotations"] == {"made": "2026-11-24"}
+    json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"<html>404</html>", "it holds no Kubernetes objects"),
+        (b"", "it is empty"),
+        (b"kind: Job", "an object has no apiVersion, kind or name"),
+        (b"a: b: c", "it is no YAML"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(content: bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        release.objects(content)
+
+
+def test_patterns_leave_objects_out() -> None:
+    found = release.without(
+        release.objects(NAMES), ["CustomResourceDefinition/*.gateway.networking.k8s.io", "Namespace/*"]
+    )
+    assert names(found) == ["settings", "envoyproxies.gateway.envoyproxy.io"]
+
+
+def test_namespaces_and_kinds_come_first() -> None:
+    first, rest = release.stages(release.objects(NAMES))
+    assert names(first) == ["app", "gateways.gateway.networking.k8s.io", "envoyproxies.gateway.envoyproxy.io"]
+    assert names(rest) == ["settings"]
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("2.9.0", "2.10.0"),
+        ("v1.6.3", "1.7"),
+        ("1.7.0-rc.1", "1.7.0"),
+        ("1.7.0-rc.2", "1.7.0-rc.10"),
+        ("1.7.0-rc.1", "1.7.0-rc.1.1"),
+        ("1.7.0-alpha", "1.7.0-beta"),
+        ("1.7.0-1", "1.7.0-alpha"),
+        ("1.6.9", "1.7.0-rc.1"),
+    ],
+)
+def test_versions_are_ordered_by_number(older: str, newer: str) -> None:
+    assert release.version_key(older) < release.version_key(newer)
+
+
+def test_versions_that_say_the_same_are_equal() -> None:
+    assert release.version_key("v1.7") == release.version_key("1.7.0") == release.version_key("1.7.0+build.5")
+
+
+def test_a_version_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="'latest' is no version"):
+        release.version_key("latest")
+
+
+def deployment(generation: int = 2, observed: int = 2, updated: int = 1, available: int = 1) -> release.Object:
+    conditions = [{"type": "Available", "status": "False", "message": "Deployment does not have minimum availability."}]
+    status = {"observedGeneration": observed, "updatedReplicas": updated, "availableReplicas": available}
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": "app", "generation": generation},
+        "spec": {"replicas": 1},
+        "status": {**status, "conditions": conditions},
+    }
+
+
+def test_a_deployment_is_ready_when_its_new_pods_are() -> None:
+    assert release.not_ready(deployment()) is None
+    assert release.not_ready(deployment(observed=1)) == "its controller has not looked at it yet"
+    assert (
+        release.not_ready(deployment(updated=0)) == "0 of 1 pods are up to date and ready"
+    )  # the old ones still serve
+    assert release.not_ready(deployment(available=0)) == (
+        "0 of 1 pods are up to date and ready (Deployment does not have minimum availability.)"
+    )
+    assert release.not_ready(None) == "it does not exist"
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble"),
+    [
+        (
+            {
+                "containerStatuses": [
+                    {"name": "app", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+                ]
+            },
+            "pod app-1: app: ImagePullBackOff no such image",
+        ),
+        (
+            {
+                "conditions": [
+                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/6 nodes"}
+                ]
+            },
+            "pod app-1: Unschedulable 0/6 nodes",
+        ),
+        ({"containerStatuses": [{"name": "app", "state": {"waiting": {"reason": "ContainerCreating"}}}]}, None),
+        ({}, None),
+    ],
+)
+def test_a_pod_says_what_is_wrong(status: release.Object, trouble: str | None) -> None:
+    assert release.pod_trouble([{"metadata": {"name": "app-1"}, "status": status}]) == trouble
+
+
+ANSWER = (
+    '{"kind":"Status","message":"Apply failed with 1 conflict: conflict with \\"helm\\": .spec.replicas","code":409}'
+)
+
+
+@pytest.mark.parametrize("quoted", [ANSWER, repr((ANSWER + "\n").encode())])
+def test_the_api_servers_own_message_is_found(quoted: str) -> None:
+    assert server_message(f"Failed to apply object: {quoted}") == (
+        'Apply failed with 1 conflict: conflict with "helm": .spec.replicas'
+    )
+
+
+def test_another_message_stays() -> None:
+    assert server_message("Failed to find exact match for\n x.Y") == "Failed to find exact match for x.Y"
