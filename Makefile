@@ -1,0 +1,106 @@
+# `make` says what there is. Every target but clean makes the Python environment first, or reuses it.
+PYTHON ?= python3
+# The default inventory is one cluster on an embedded Kubernetes: only this file knows that it is embedded.
+INVENTORY ?= inventories/local
+# More arguments for ansible-playbook: make bootstrap ARGS="--limit prod --check --diff"
+ARGS ?=
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+MANIFESTS := .testbed/manifests.yml
+ifeq ($(patsubst %/,%,$(INVENTORY)),inventories/local)
+EMBEDDED := cluster-up manifests
+OFFLINE := -e @$(MANIFESTS)
+endif
+
+.PHONY: help
+help: ## say what there is
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: venv
+venv:
+	@.ci/venv .venv $(PYTHON)
+
+##@ The main job
+
+.PHONY: bootstrap
+bootstrap: venv $(EMBEDDED) ## validate, provision, render, connect every cluster of INVENTORY (default: inventories/local, embedded)
+	ansible-playbook -i $(INVENTORY) $(OFFLINE) playbooks/bootstrap.yml $(ARGS)
+
+.PHONY: validate
+validate: venv ## find every fault of INVENTORY
+	ansible-playbook -i $(INVENTORY) playbooks/validate.yml $(ARGS)
+
+.PHONY: render
+render: venv ## render the committed trees (or those of INVENTORY=…), without a cluster
+	for inventory in $(if $(filter file,$(origin INVENTORY)),inventories/local inventories/reference,$(INVENTORY)); do \
+	  ansible-playbook -i $$inventory playbooks/render.yml $(ARGS); done
+
+##@ The embedded Kubernetes
+
+.PHONY: cluster-up
+cluster-up: venv ## start it, or reuse the one that runs
+	python -m testbed up --name local
+
+.PHONY: cluster-down
+cluster-down: venv ## stop it and remove its state
+	python -m testbed down --name local
+
+.PHONY: cluster-status
+cluster-status: venv ## list the embedded clusters that run
+	python -m testbed status
+
+.PHONY: manifests
+manifests: venv
+	python .ci/offline.py $(MANIFESTS)
+
+##@ Tests
+
+.PHONY: test
+test: lint molecule pytest ## everything that must pass: lint, molecule, pytest (10 minutes; 30 the first time)
+
+.PHONY: lint
+lint: venv ## yamllint, ansible-lint (production profile, offline), ruff
+	yamllint --strict .
+	ansible-lint --offline
+	ruff check
+	ruff format --check
+
+.PHONY: molecule
+molecule: venv ## every role on one embedded cluster
+	molecule test --all --exclude bootstrap
+	molecule test --scenario-name bootstrap # on a fresh cluster of its own
+
+.PHONY: pytest
+pytest: venv newest ## the tests of tests/
+	pytest -n 2 --dist loadfile
+
+.PHONY: newest
+newest: # a second environment for the tests on the newest ansible-core; they say that they are skipped where there is none
+	@if python=$$(.ci/newest-python); then .ci/venv .venv-newest "$$python"; fi
+
+.PHONY: soak
+soak: venv ## interrupt the bootstrap at 20 random points
+	pytest tests/bootstrap -m soak -s
+
+.PHONY: bench
+bench: venv ## rendering 1 to 1,000 clusters, beside the template loop and kustomize
+	python -m bench
+
+##@ Housekeeping
+
+.PHONY: generate
+generate: venv ## write what is made of the roles' variables: docs/variables.md, the schema, the READMEs' tables
+	PYTHONPATH=plugins python -m nativelink_gitops.specs --write
+
+.PHONY: lock
+lock: ## bring requirements.txt up to date with pyproject.toml (needs uv)
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	  --upgrade --group dev pyproject.toml -o requirements.txt
+
+.PHONY: clean
+clean: ## remove the Python environments and what tools cached in the checkout
+	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache

@@ -1,0 +1,193 @@
+"""Runs the playbooks as a user does: on embedded clusters, with the inventory and the trees in a temporary folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import cluster
+from testbed.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+RECAP = re.compile(r"^(\S+) +: (ok=.*)$", re.MULTILINE)
+# What the API server or a controller chooses for itself, so that two runs may differ in it.
+VOLATILE = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended: exit status, output, and each cluster's statistics (``{"prod": {"ok": 3, "changed": 0}}``)."""
+
+    status: int
+    output: str
+
+    @property
+    def recap(self) -> dict[str, dict[str, int]]:
+        return {
+            host: {key: int(number) for key, number in (pair.split("=") for pair in numbers.split())}
+            for host, numbers in RECAP.findall(self.output)
+        }
+
+    @property
+    def changed(self) -> int:
+        return sum(numbers["changed"] for numbers in self.recap.values())
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """The closing summary, by cluster: its line and the indented ones below."""
+        _, _, text = self.output.partition("\nCLUSTERS ")
+        blocks = re.findall(r"^(\S[^\n]*: [^\n]*\n(?: +[^\n]*\n)*)", text.partition("\n")[2], re.MULTILINE)
+        return {block.partition(":")[0]: block for block in blocks}
+
+
+@dataclass
+class Project:
+    """A user's checkout: an inventory, the trees of its clusters, and the Ansible that is to be used."""
+
+    folder: Path
+    bin: Path
+    hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "run.log"
+
+    @property
+    def trees(self) -> Path:
+        return self.folder / "clusters"
+
+    def add(self, name: str, where: Cluster | None = None, **variables: Any) -> None:
+        """Put a cluster into the inventory; without `where` it is one whose kubeconfig names a port that is closed."""
+        kubeconfig, context = (where.kubeconfig, where.context) if where else (self._closed(name), "closed")
+        connection = {"cluster_kubeconfig": str(kubeconfig), "cluster_context": context}
+        self.hosts[name] = connection | {"nativelink_clusters_dir": str(self.trees)} | variables
+        inventory = {"all": {"hosts": self.hosts}}
+        (self.folder / "inventory" / "hosts.yml").write_text(yaml.safe_dump(inventory))
+
+    def _closed(self, name: str) -> Path:
+        path = self.folder / f"{name}.kubeconfig"
+        server = {"name": "closed", "cluster": {"server": f"https://127.0.0.1:{len(self.hosts) + 1}"}}
+        context = {"name": "closed", "context": {"cluster": "closed", "user": "nobody"}}
+        user = {"name": "nobody", "user": {}}
+        config = {"apiVersion": "v1", "kind": "Config", "clusters": [server], "contexts": [context], "users": [user]}
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def start(self, *arguments: str, playbook: str = "bootstrap") -> subprocess.Popen[bytes]:
+        """Start ansible-playbook in a process group of its own, as a terminal does."""
+        command = [str(self.bin / "ansible-playbook"), "-i", str(self.folder / "inventory")]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "K8S_AUTH"))
+        }
+        environment |= {"PATH": f"{self.folder / 'bin'}:{self.bin}:{os.environ['PATH']}", "KUBECONFIG": "/dev/null"}
+        command += [f"playbooks/{playbook}.yml", *arguments]
+        with self.log.open("w") as log:  # a file never fills up, as a pipe that nobody reads does
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def run(self, *arguments: str, playbook: str = "bootstrap") -> Run:
+        """Run a playbook to its end, which has to come within 5 minutes."""
+        started = self.start(*arguments, playbook=playbook)
+        try:
+            status = started.wait(timeout=300)
+        except subprocess.TimeoutExpired:
+            kill(started)
+            raise
+        finally:
+            print(self.log.read_text())  # shown by pytest when the test fails
+        return Run(status, self.log.read_text())
+
+    def interrupt(self, reached: Callable[[], bool], within: float = 120) -> None:
+        """Start the bootstrap and kill it (SIGKILL, with all its workers) as soon as `reached` says so."""
+        started = self.start()
+        deadline = time.monotonic() + within
+        while not reached():
+            if started.poll() is not None or time.monotonic() > deadline:
+                kill(started)
+                pytest.fail(
+                    f"the run was to be killed on its way, but ended or took over {within} s:\n{started.stdout.read()}"
+                )
+            time.sleep(0.005)
+        kill(started)
+
+    def files(self) -> dict[str, tuple[int, bytes]]:
+        """Each file of the trees: when it was written, and what is in it."""
+        found = (path for path in self.trees.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.trees)): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+    def tree(self) -> dict[str, bytes]:
+        """What is in each file of the trees."""
+        return {path: content for path, (_, content) in self.files().items()}
+
+
+def kill(started: subprocess.Popen[bytes]) -> None:
+    """End a whole process group at once, as a power cut does."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+
+
+def objects(where: Cluster, manager: str = "nativelink-gitops") -> dict[str, Any]:
+    """Every object our field manager has applied, by kind, namespace and name, without what differs from run to run."""
+    kinds = where.run("api-resources", "--verbs=list", "-o", "name").split()
+    kinds = sorted({kind for kind in kinds if not kind.startswith("events")})
+    text = where.run("get", ",".join(kinds), "-A", "-o", "json", "--show-managed-fields", "--ignore-not-found")
+    found: dict[str, Any] = {}
+    for item in json.loads(text or '{"items": []}')["items"]:
+        metadata = item["metadata"]
+        fields = [entry["fieldsV1"] for entry in metadata.get("managedFields", ()) if entry["manager"] == manager]
+        if not fields or "ttlSecondsAfterFinished" in item.get("spec", {}):  # a Job that goes when it has done its work
+            continue
+        item.pop("status", None)
+        if item["kind"] == "Secret":
+            item["data"] = sorted(item.get("data", {}))
+        for key in ("clusterIP", "clusterIPs", "healthCheckNodePort"):
+            item.get("spec", {}).pop(key, None)
+        for port in item.get("spec", {}).get("ports", ()) if item["kind"] == "Service" else ():
+            port.pop("nodePort", None)
+        for key in VOLATILE:
+            metadata.pop(key, None)
+        name = f"{item['kind']} {metadata.get('namespace', '')}/{metadata['name']}"
+        found[name] = {"fields": fields, "object": item}
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """An empty project on the Ansible that runs the tests, in a Git repository without a commit to lose."""
+    return make_project(tmp_path, Path(sys.executable).parent)
+
+
+def make_project(folder: Path, bin_folder: Path) -> Project:
+    """A project whose inventory has the offline release manifests, and no cluster yet."""
+    (folder / "inventory" / "group_vars").mkdir(parents=True)
+    manifests = folder / "inventory" / "group_vars" / "all.yml"
+    subprocess.run([sys.executable, ".ci/offline.py", str(manifests)], cwd=ROOT, check=True)
+    return Project(folder, bin_folder)
+
+
+@pytest.fixture
+def embedded() -> Iterator[Callable[[str], Cluster]]:
+    """``embedded("name")`` starts a fresh cluster of that name, which is stopped after the test."""
+    started: list[str] = []
+
+    def up(name: str) -> Cluster:
+        cluster.down(name)  # what a killed test may have left
+        started.append(name)
+        return cluster.up(name)
+
+    yield up
+    for name in started:
+        cluster.down(name)

@@ -1,0 +1,58 @@
+"""A cluster that is gone or hangs: the others are finished, the run ends in failure, and the summary names both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from testbed.cluster import Cluster
+
+from .conftest import Project
+
+VARIABLES = {
+    "preflight_api_timeout": 3,
+    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    "keda_install": "none",
+    "nativelink_scaling": "none",
+    "ingress_provider": "none",
+    "nativelink_edge": "none",
+}
+
+
+def test_dead_and_hanging_clusters_hold_nobody_up(project: Project, embedded: Callable[[str], Cluster]) -> None:
+    alive, hanging = embedded("failures-alive"), embedded("failures-hanging")
+    project.add("alive", alive, **VARIABLES)
+    project.add("dead", **VARIABLES)
+    project.add("hanging", hanging, **VARIABLES)
+
+    hanging.pause()
+    started = time.monotonic()
+    run = project.run()
+    took = time.monotonic() - started
+
+    assert run.status == 2
+    assert run.recap["alive"]["failed"] == 0
+    assert run.recap["dead"]["failed"] == 1
+    assert run.recap["hanging"]["failed"] == 1
+    assert took < 60
+    assert (project.trees / "alive" / "rendered" / "kustomization.yaml").exists()
+    assert not (project.trees / "dead").exists()
+    assert not (project.trees / "hanging").exists()
+    assert alive.run("get", "namespace", "nativelink", "-o", "name") == "namespace/nativelink\n"
+    assert sorted(run.summary) == ["alive", "dead", "hanging"]
+    assert run.summary["alive"].startswith("alive: changed (")
+    for name in ("dead", "hanging"):
+        assert run.summary[name].startswith(f"{name}: failed\n")
+        assert "  failed       cluster_context: the API server https://127.0.0.1:" in run.summary[name]
+
+    # Every cluster fails: the summary is there all the same.
+    run = project.run("--limit", "dead,hanging")
+    assert run.status == 2
+    assert sorted(run.summary) == ["dead", "hanging"]
+
+    # The counter-run: once it answers, it is finished like the other.
+    hanging.resume()
+    run = project.run("--limit", "alive,hanging")
+    assert run.status == 0
+    assert run.summary["alive"].startswith("alive: nothing changed\n")
+    assert run.summary["hanging"].startswith("hanging: changed (")

@@ -1,0 +1,90 @@
+"""A run that is killed, at any point, and started again ends where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from testbed.cluster import Cluster
+
+from .conftest import Project, make_project, objects
+
+# The edge's controller is left out for the time it takes: it is installed in the same way as KEDA and Argo CD.
+VARIABLES = {
+    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    "ingress_provider": "none",
+    "nativelink_edge": "none",
+    "gitops_provider": "argocd",
+    "gitops_repository": "https://git.example.com/platform/clusters.git",
+}
+
+
+def exists(where: Cluster, path: str) -> Callable[[], bool]:
+    """Whether the API server has the object at a path."""
+    command = [where.kubectl, "--kubeconfig", where.kubeconfig, "get", "--raw", path]
+    return lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_killed_at_five_points_it_converges(
+    project: Project, embedded: Callable[[str], Cluster], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    smooth, bumpy = embedded("smooth"), embedded("bumpy")
+    reference = make_project(tmp_path_factory.mktemp("smooth"), project.bin)
+    reference.add("alpha", smooth, **VARIABLES)
+    assert reference.run().status == 0
+
+    project.add("alpha", bumpy, **VARIABLES)
+    rendered = project.trees / "alpha" / "rendered"
+    for reached in (
+        exists(bumpy, "/api/v1/namespaces/nativelink"),
+        exists(bumpy, "/apis/storage.k8s.io/v1/storageclasses/local-path"),
+        exists(bumpy, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/scaledobjects.keda.sh"),
+        rendered.exists,
+        exists(bumpy, "/api/v1/namespaces/argocd"),
+    ):
+        assert not reached()  # each run gets further than the one before
+        project.interrupt(reached)
+
+    assert project.run().status == 0
+    assert project.tree() == reference.tree()
+    assert objects(bumpy) == objects(smooth)
+    again = project.run()
+    assert again.status == 0
+    assert again.changed == 0
+
+
+@pytest.mark.soak
+def test_killed_at_random_points_it_converges(
+    tmp_path_factory: pytest.TempPathFactory, embedded: Callable[[str], Cluster]
+) -> None:
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    bin_folder = Path(sys.executable).parent
+
+    smooth = embedded("smooth")
+    reference = make_project(tmp_path_factory.mktemp("smooth"), bin_folder)
+    reference.add("alpha", smooth, **VARIABLES)
+    started = time.monotonic()
+    assert reference.run().status == 0
+    took = time.monotonic() - started
+    wanted = objects(smooth)
+
+    for number in range(20):
+        bumpy = embedded("bumpy")
+        project = make_project(tmp_path_factory.mktemp(f"bumpy-{number}"), bin_folder)
+        project.add("alpha", bumpy, **VARIABLES)
+        moment = chance.uniform(0, took * 0.95)
+        started = time.monotonic()
+        project.interrupt(lambda end=started + moment: time.monotonic() > end)
+        print(f"{number}: killed after {moment:.1f} s of {took:.1f} s")
+        assert project.run().status == 0
+        assert project.tree() == reference.tree()
+        assert objects(bumpy) == wanted
+        assert project.run().changed == 0

@@ -1,0 +1,214 @@
+"""The rules of the house that no linter knows. Those that look for something first show that they would find it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import pins
+
+ROOT = Path(__file__).parents[2]
+ROLES = ("gitops", "ingress", "keda", "nativelink", "preflight", "storage_classes")
+# In pieces, so that this file does not name them either.
+REGISTRIES = (
+    ("pypi", "org"),
+    ("pythonhosted", "org"),
+    ("proxy", "golang", "org"),
+    ("sum", "golang", "org"),
+    ("registry", "npmjs", "org"),
+    ("galaxy", "ansible", "com"),
+)
+# Which set of Go modules a role's version has to agree with, so that what the tests install is what users install.
+PINS = {
+    "keda_version": "keda",
+    "ingress_gateway_api_version": "gateway-api",
+    "ingress_envoy_gateway_version": "envoy-gateway",
+    "gitops_argocd_version": "argocd",
+    "gitops_flux_version": "flux",
+}
+
+
+def committed() -> list[Path]:
+    """Every file that is, or is about to be, in Git."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in sorted(set(names)) if (ROOT / name).is_file()]
+
+
+def texts(*suffixes: str) -> dict[str, str]:
+    """The text files with one of the suffixes (all, if none is given), by path."""
+    found = {}
+    for path in committed():
+        if not suffixes or path.name.endswith(suffixes):
+            try:
+                found[str(path.relative_to(ROOT))] = path.read_text()
+            except UnicodeDecodeError:
+                continue
+    return found
+
+
+def mentions(files: dict[str, str], words: Iterable[str]) -> list[str]:
+    """``path:line: word`` of each place in which one of the words stands."""
+    return [
+        f"{path}:{number}: {word}"
+        for path, text in files.items()
+        for word in words
+        if word in text
+        for number, line in enumerate(text.splitlines(), 1)
+        if word in line
+    ]
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+# --- what no committed file may say
+
+
+def test_no_file_names_a_package_registry() -> None:
+    words = [".".join(parts) for parts in REGISTRIES]
+    assert mentions({"x": f"a\nindex = https://{words[0]}/simple\n"}, words) == [f"x:2: {words[0]}"]
+    assert mentions(texts(), words) == []
+
+
+def test_no_file_names_a_path_of_this_machine() -> None:
+    words = [f"{ROOT}/", f"{Path.home()}/"]
+    assert mentions({"x": f"see {ROOT}/Makefile"}, words[:1]) == [f"x:1: {ROOT}/"]
+    assert mentions(texts(), words) == []
+
+
+def configurations(tree: Path) -> list[Path]:
+    """The files that a tree's kustomization puts into ConfigMaps."""
+    generators = load(tree / "kustomization.yaml").get("configMapGenerator", ())
+    return [tree / file.rpartition("=")[2] for generator in generators for file in generator.get("files", ())]
+
+
+# --- linters
+
+
+def test_no_linter_is_told_to_skip_a_rule() -> None:
+    ansible_lint = load(ROOT / ".ansible-lint")
+    assert not {"skip_list", "warn_list", "mock_modules", "mock_roles"} & set(ansible_lint)
+    assert ansible_lint["profile"] == "production"
+    assert ansible_lint["offline"] is True
+    assert [rule for rule, setting in load(ROOT / ".yamllint")["rules"].items() if setting == "disable"] == []
+
+
+NOQA = re.compile(r"#\s*noqa(?P<rules>:?\s*[\w\[\]-]+(?:,\s*[\w\[\]-]+)*)?(?P<reason>[^\n]*)")
+
+
+def bare_exceptions(files: dict[str, str]) -> list[str]:
+    """``path: line`` of each `noqa` without a rule, or without a reason in brackets or after a dash."""
+    return [
+        f"{path}: {found[0]}"
+        for path, text in files.items()
+        for found in NOQA.finditer(text)
+        if not found["rules"] or len(found["reason"].strip("() ")) < 4
+    ]
+
+
+def test_each_exception_has_its_reason() -> None:
+    assert bare_exceptions({"x": "a = 1  # " + "noqa: S310"})
+    assert bare_exceptions({"x": "a = 1  # " + "noqa"})
+    assert not bare_exceptions({"x": "a = 1  # " + "noqa: S310 (an address of our own)"})
+    sources = texts(".py", ".yml")
+    del sources["tests/lint/test_rules.py"]
+    assert bare_exceptions(sources) == []
+
+
+def test_yml_is_ansible_and_yaml_is_kubernetes() -> None:
+    def kinds(text: str) -> set[bool]:
+        documents = [document for document in yaml.safe_load_all(text) if document]
+        return {isinstance(document, dict) and "apiVersion" in document for document in documents}
+
+    assert kinds("apiVersion: v1\nkind: Pod") == {True}
+    assert kinds("- hosts: all") == {False}
+    # What the trees hand to a program as its configuration is content of a ConfigMap, and no object.
+    data = {str(path.relative_to(ROOT)) for tree in ROOT.glob("clusters/*/rendered") for path in configurations(tree)}
+    assert [path for path, text in texts(".yaml").items() if path not in data and kinds(text) - {True}] == []
+    assert [path for path, text in texts(".yml").items() if kinds(text) - {False}] == []
+
+
+# --- roles
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_option_has_a_default_or_is_required(role: str) -> None:
+    defaults = set(load(ROOT / f"roles/{role}/defaults/main.yml") or {})
+    options = load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    required = {name for name, option in options.items() if option.get("required")}
+    assert defaults == set(options) - required
+    assert [name for name, option in options.items() if not option.get("description")] == []
+    prefixes = (f"{role}_", "cluster_") if role == "preflight" else (f"{role}_",)
+    assert [name for name in options if not name.startswith(prefixes)] == []
+
+
+def versions() -> dict[str, tuple[str, str]]:
+    """Each version variable of the roles' defaults: its value, and the line above it."""
+    found = {}
+    for role in ROLES:
+        lines = (ROOT / f"roles/{role}/defaults/main.yml").read_text().splitlines()
+        for above, line in zip(["", *lines], lines, strict=False):
+            if match := re.match(r'(\w+_version): "?([^"\s]+)"?', line):
+                found[match[1]] = (match[2], above)
+    return found
+
+
+def test_each_version_says_where_newer_ones_come_from() -> None:
+    assert len(versions()) >= 5
+    pattern = re.compile(r"# renovate: datasource=\S+ depName=\S+")
+    assert [name for name, (_, above) in versions().items() if not pattern.match(above)] == []
+
+
+def test_each_version_stands_once() -> None:
+    files = {
+        path: text
+        for path, text in texts().items()
+        if path.startswith(("roles/", "playbooks/", "plugins/", "inventories/", "Makefile"))
+        # Prose may say which versions do what; versions.py is the table of that.
+        and not path.endswith(("README.md", "argument_specs.yml", "versions.py"))
+    }
+    files = {path: re.sub(r"#.*", "#", text) for path, text in files.items()}
+    for name, (version, _) in versions().items():
+        number = version.removeprefix("v")
+        places = [place for place in mentions(files, [number]) if not re.search(rf"\d{re.escape(number)}", place)]
+        owner = [place for place in places if "/defaults/main.yml:" in place]
+        assert (name, places) == (name, owner[:1])
+
+
+@pytest.mark.parametrize(("variable", "module_set"), PINS.items())
+def test_what_tests_install_is_what_users_install(variable: str, module_set: str) -> None:
+    assert versions()[variable][0].removeprefix("v") == pins.versions()[module_set].removeprefix("v")
+
+
+def kinds_of(tree: Path) -> set[tuple[str, str]]:
+    """(group, kind) of every object that a tree holds."""
+    objects = [load(tree / path) for path in load(tree / "kustomization.yaml")["resources"]]
+    return {(each["apiVersion"].rpartition("/")[0], each["kind"]) for each in objects} | {("", "ConfigMap")}
+
+
+def test_the_engine_may_apply_all_that_the_trees_hold_and_little_more() -> None:
+    listed = load(ROOT / "roles/gitops/vars/main.yml")["__gitops_kinds"]
+    allowed = {(each["group"], each["kind"]) for each in listed}
+    held = set().union(*map(kinds_of, ROOT.glob("clusters/*/rendered")))
+    assert ("gateway.envoyproxy.io", "BackendTrafficPolicy") in held
+    assert held - allowed == set()
+    # By choice, and in none of the committed trees.
+    assert allowed - held == {("autoscaling", "HorizontalPodAutoscaler"), ("networking.k8s.io", "Ingress")}
+
+
+# --- scripts
+
+
+@pytest.mark.parametrize("script", ["run", "venv", "newest-python"])
+def test_scripts_are_valid_and_may_be_run(script: str) -> None:
+    path = ROOT / ".ci" / script
+    assert path.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(path)], check=True)
