@@ -37,6 +37,11 @@ def _dns_name(value: str) -> Format:
         yield f"{value!r} is no DNS name", "use lower-case letters, digits and hyphens in parts joined by dots"
 
 
+def _secret_name(value: str) -> Format:
+    if value:  # empty: without a Secret, which is for the rules to judge
+        yield from _dns_name(value)
+
+
 def _pool_name(value: str) -> Format:
     # The longest name made of it is that of KEDA's HPA, keda-hpa-nativelink-worker-<pool>, which is a label too.
     yield from _dns_label(value)
@@ -194,7 +199,7 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*storage_class", _dns_name),
     ("*_class_name", _dns_name),
     ("*_secret", _dns_name),
-    ("*_secret_name", _dns_name),
+    ("*_secret_name", _secret_name),
     ("nativelink_image_pull_secrets.", _dns_name),
     ("storage_classes_list..name", _dns_name),
     ("nativelink_hostname", _dns_name),

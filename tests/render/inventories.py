@@ -131,4 +131,5 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         if draw(st.booleans()):
             address = draw(st.sampled_from(["10.0.0.1:6379", "redis.example.com:6380", "[fd00::1]:6379"]))
             variables |= {"nativelink_redis_provider": "existing", "nativelink_redis_address": address}
+            variables |= draw(st.sampled_from([{}, {"nativelink_redis_secret_name": ""}]))
     return variables
