@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # The default inventory is one cluster on an embedded Kubernetes: only this file knows that it is embedded.
 INVENTORY ?= inventories/local
-# More arguments for ansible-playbook: make bootstrap ARGS="--limit prod --check --diff"
+# More arguments for ansible-playbook: make bootstrap INVENTORY=inventories/reference ARGS="--limit prod --check"
 ARGS ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

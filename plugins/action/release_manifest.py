@@ -83,6 +83,8 @@ class ActionModule(ApplyAction):
         if before and before != version:
             what = f"{'changed' if args['allow_downgrade'] else 'upgraded'} from {before}"
         gone = sorted(set(installed.get("objects", "").splitlines()) - set(record["data"]["objects"].splitlines()))
+        if self._task.check_mode and what != "unchanged":
+            what = f"would be {what}"
         summary = {"provisioned": [f"{name} {version}: {what}"]}
         if gone:
             summary["next"] = [f"{name} {version} no longer has, and leaves in place: {', '.join(gone)}"]

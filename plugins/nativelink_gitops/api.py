@@ -129,11 +129,11 @@ class Api:
         return True
 
     def delete(self, wanted: Object) -> None:
-        """Delete an object with what depends on it, in the foreground; it is fine if it is not there."""
+        """Delete an object and, by the garbage collector, what depends on it; it is fine if it is not there."""
         metadata = wanted["metadata"]
         path = self.path(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
         if path is None:
             return
-        status, content = self._call("DELETE", f"{path}?propagationPolicy=Foreground")
+        status, content = self._call("DELETE", f"{path}?propagationPolicy=Background")
         if status >= 300 and status != 404:
             raise ApiError(f"{wanted['kind']} {metadata['name']}: {status} {content.get('message', '')}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import yaml
 from nativelink_gitops.quantities import bytes_of
 from nativelink_gitops.validate import Fault
 
-STATEFULSET = "rendered/cas/statefulset.yaml"
 # All that the API server lets an update of a StatefulSet change.
 _MUTABLE = {
     "minReadySeconds",
@@ -26,19 +26,56 @@ _MUTABLE = {
 }
 
 Object = Mapping[str, Any]
+Changes = Mapping[str, list[Fault]]
+"""One cluster's breaking changes, by the name that allows them."""
 
 
-def refused(clusters: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Mapping[str, Fault]]) -> list[Fault]:
+@dataclass(frozen=True)
+class _Workload:
+    """A StatefulSet of the tree: its template, the prefix of its variables, the names that allow its changes."""
+
+    template: str
+    prefix: str
+    volume_size: str
+    storage_class: str
+    immutable: str
+    loss: str  # of its volumes
+
+    @property
+    def file(self) -> str:
+        return f"rendered/{self.template}"
+
+
+CAS = _Workload(
+    template="cas/statefulset.yaml",
+    prefix="nativelink_cas",
+    volume_size="cas_volume_size",
+    storage_class="cas_storage_class",
+    immutable="cas_immutable",
+    loss="accept a cache flush",
+)
+REDIS = _Workload(
+    template="scheduler/redis-statefulset.yaml",
+    prefix="nativelink_redis",
+    volume_size="redis_immutable",
+    storage_class="redis_immutable",
+    immutable="redis_immutable",
+    loss="accept that the queue is lost and its builds start again",
+)
+
+
+def refused(clusters: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Changes]) -> list[Fault]:
     """The faults of the changes that nobody has allowed by name."""
     return sorted(
         fault
         for cluster, found in changes.items()
-        for name, fault in found.items()
+        for name, faults in found.items()
         if name not in clusters[cluster]["nativelink_allow_changes"]
+        for fault in faults
     )
 
 
-def notices(values: Mapping[str, Any], changes: Mapping[str, Fault]) -> list[str]:
+def notices(values: Mapping[str, Any], changes: Changes) -> list[str]:
     """Permissions of one cluster that outlived their change: the next one of that name would be let through."""
     return [
         f"nativelink_allow_changes: {name} is allowed, and nothing changes it; take it out"
@@ -47,91 +84,98 @@ def notices(values: Mapping[str, Any], changes: Mapping[str, Fault]) -> list[str
     ]
 
 
-def _rendered(values: Mapping[str, Any]) -> Object:
+def _rendered(values: Mapping[str, Any], template: str) -> Object | None:
     from nativelink_gitops import render  # not loaded where nothing is committed yet
 
-    return render.statefulset(values)
+    return render.parsed(values, template)
 
 
 def breaking_changes(
-    clusters: Mapping[str, Mapping[str, Any]], statefulset: Callable[[Mapping[str, Any]], Object] = _rendered
-) -> dict[str, dict[str, Fault]]:
+    clusters: Mapping[str, Mapping[str, Any]],
+    statefulset: Callable[[Mapping[str, Any], str], Object | None] = _rendered,
+) -> dict[str, Changes]:
     """What would break each of `clusters` (effective values, without static faults), by the name that allows it.
 
-    `statefulset` renders a cluster's CAS StatefulSet; it is called for clusters with a committed tree only.
+    `statefulset` renders the StatefulSet of a template, or None where the cluster has none; it is called for those
+    that the committed tree has.
     """
     folders = defaultdict(list)
     for cluster, values in clusters.items():
         folders[Path(values["nativelink_clusters_dir"])].append(cluster)
-    found: dict[str, dict[str, Fault]] = {cluster: {} for cluster in clusters}
+    found: dict[str, dict[str, list[Fault]]] = {cluster: defaultdict(list) for cluster in clusters}
     for folder, names in folders.items():
-        for cluster, text in _committed(folder, names).items():
-            before = yaml.load(text, yaml.CSafeLoader)
-            found[cluster] = _changes(cluster, before, statefulset(clusters[cluster]))
-    return found
+        paths = {f"{cluster}/{workload.file}": (cluster, workload) for cluster in names for workload in (CAS, REDIS)}
+        for path, text in _committed(folder, paths).items():
+            cluster, workload = paths[path]
+            before, after = yaml.load(text, yaml.CSafeLoader), statefulset(clusters[cluster], workload.template)
+            for name, *words in _changes(workload, before, after) if after else ():
+                found[cluster][name].append(Fault(cluster, *words))
+    return {cluster: dict(changes) for cluster, changes in found.items()}
 
 
-def _changes(cluster: str, before: Object, after: Object) -> dict[str, Fault]:
-    """The breaking changes between two StatefulSets, by the name that allows each."""
-    found = {}
-
-    def add(change: str, variable: str, problem: str, procedure: str) -> None:
-        found[change] = Fault(
-            cluster, variable, problem, f"{procedure}, and add {change} to nativelink_allow_changes for that time"
+def _changes(workload: _Workload, before: Object, after: Object) -> Iterator[tuple[str, str, str, str]]:
+    """The breaking changes between two StatefulSets: the name that allows each, variable, problem and fix."""
+    old_namespace, new_namespace = (each["metadata"].get("namespace", "") for each in (before, after))
+    if old_namespace != new_namespace and workload is CAS:
+        yield (
+            workload.immutable,
+            "nativelink_namespace",
+            f"the CAS would move from {old_namespace} to {new_namespace}, where its volumes are new: the cache is lost",
+            f"{workload.loss}: {_allow(workload.immutable)}, run bootstrap and push",
         )
-
     old, new = before["spec"], after["spec"]
-    if old["replicas"] != new["replicas"]:
-        add(
+    if old["replicas"] != new["replicas"] and workload is CAS:
+        yield (
             "cas_replicas",
             "nativelink_cas_replicas",
             f"{old['replicas']} shards in the committed tree would become {new['replicas']}, which moves the keys: "
             "cached results are lost",
-            "accept a cache flush",
+            f"{workload.loss}: {_allow('cas_replicas')}, render and push",
         )
+    if old_namespace != new_namespace:
+        return  # everything is made anew there
     old_claim, new_claim = (spec["volumeClaimTemplates"][0]["spec"] for spec in (old, new))
     old_size, new_size = (claim["resources"]["requests"]["storage"] for claim in (old_claim, new_claim))
-    namespace = before["metadata"].get("namespace", "")
-    name = before["metadata"]["name"]
-    orphan = f"delete the StatefulSet with `kubectl -n {namespace} delete statefulset {name} --cascade=orphan`, sync"
-    if bytes_of(old_size) < bytes_of(new_size):
-        add(
-            "cas_volume_size",
-            "nativelink_cas_volume_size",
-            f"{old_size} in the committed tree would become {new_size}, and a StatefulSet cannot change it",
-            f"grow each PersistentVolumeClaim to {new_size}, {orphan}",
-        )
-    elif bytes_of(old_size) > bytes_of(new_size):
-        add(
-            "cas_volume_size",
-            "nativelink_cas_volume_size",
-            f"{old_size} in the committed tree would become {new_size}, and a volume cannot shrink",
-            "accept a cache flush: delete the StatefulSet and its PersistentVolumeClaims, sync",
+    anew = "delete the StatefulSet and its PersistentVolumeClaims"
+    orphan = "delete the StatefulSet with --cascade=orphan"
+    if bytes_of(old_size) != bytes_of(new_size):
+        grows = bytes_of(old_size) < bytes_of(new_size)
+        why = "a StatefulSet cannot change it" if grows else "a volume cannot shrink"
+        step = f"grow each PersistentVolumeClaim to {new_size}, {orphan}" if grows else anew
+        yield (
+            workload.volume_size,
+            f"{workload.prefix}_volume_size",
+            f"{old_size} in the committed tree would become {new_size}, and {why}",
+            _procedure(workload.volume_size, step, "" if grows else workload.loss),
         )
     old_class, new_class = (claim.get("storageClassName") for claim in (old_claim, new_claim))
     if old_class != new_class:
-        add(
-            "cas_storage_class",
-            "nativelink_cas_storage_class",
+        yield (
+            workload.storage_class,
+            f"{workload.prefix}_storage_class",
             f"{old_class} in the committed tree would become {new_class}, and a volume cannot change its class",
-            "accept a cache flush: delete the StatefulSet and its PersistentVolumeClaims, sync",
+            _procedure(workload.storage_class, anew, workload.loss),
         )
-    new_namespace = after["metadata"].get("namespace", "")
-    if namespace != new_namespace:
-        add(
-            "cas_immutable",
-            "nativelink_namespace",
-            f"the CAS would move from {namespace} to {new_namespace}, where its volumes are new: the cache is lost",
-            "accept a cache flush",
+    if changed := _immutable(old, new):
+        yield (
+            workload.immutable,
+            workload.file,
+            f"{', '.join(changed)} of the StatefulSet would change, and the API server refuses that",
+            _procedure(workload.immutable, orphan),
         )
-    elif changed := _immutable(old, new):
-        add(
-            "cas_immutable",
-            "nativelink_cas_replicas",
-            f"{', '.join(changed)} of the CAS StatefulSet would change, and the API server refuses that",
-            orphan,
-        )
-    return found
+
+
+def _allow(name: str) -> str:
+    return f"add {name} to nativelink_allow_changes for that time"
+
+
+def _procedure(name: str, step: str, loss: str = "") -> str:
+    """How to make a change that the API server refuses.
+
+    A GitOps engine makes a StatefulSet that is deleted again from what it has last seen, so it may not run meanwhile.
+    """
+    start = f"{loss}: {_allow(name)}" if loss else _allow(name)
+    return f"{start}, render, suspend the GitOps engine, {step}, push, resume the engine (commands: docs/changes.md)"
 
 
 def _immutable(old: Object, new: Object) -> list[str]:
@@ -152,22 +196,21 @@ def _claim(template: Object) -> Object:
     return {**template, "spec": spec}
 
 
-def _committed(folder: Path, clusters: Iterable[str]) -> dict[str, str]:
-    """Each cluster's StatefulSet as HEAD has it; outside of Git, or where it isn't committed, as it is on disk."""
-    found = {}
-    paths = {cluster: f"{cluster}/{STATEFULSET}" for cluster in clusters}
-    blobs = _git_blobs(folder, paths.values()) if folder.is_dir() else {}
-    for cluster, path in paths.items():
-        file = folder / path
-        if path in blobs:
-            found[cluster] = blobs[path]
-        elif file.is_file():
-            found[cluster] = file.read_text()
-    return found
+def _committed(folder: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Those of `paths` below `folder` that are in HEAD; outside of Git, those on disk.
+
+    In a repository nothing else counts: no cluster has what was rendered and never committed.
+    """
+    if not folder.is_dir():
+        return {}
+    blobs = _git_blobs(folder, paths)
+    if blobs is None:
+        return {path: (folder / path).read_text() for path in paths if (folder / path).is_file()}
+    return blobs
 
 
-def _git_blobs(folder: Path, paths: Iterable[str]) -> dict[str, str]:
-    """The files at `paths` below `folder` in HEAD: one process for all of them."""
+def _git_blobs(folder: Path, paths: Iterable[str]) -> dict[str, str] | None:
+    """The files at `paths` below `folder` in HEAD, by one process for all of them; None outside of a repository."""
     names = list(paths)
     try:
         answer = subprocess.run(
@@ -178,7 +221,7 @@ def _git_blobs(folder: Path, paths: Iterable[str]) -> dict[str, str]:
             check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
-        return {}  # no Git, or no repository
+        return None  # or no Git at all
     blobs = {}
     for name in names:
         header, _, answer = answer.partition(b"\n")

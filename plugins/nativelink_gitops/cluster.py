@@ -81,12 +81,16 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     collector, demand = backend == "memory" and autoscaled, backend == "redis" and autoscaled
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     gateway = own("edge") == "gateway"
+    readers = own("metrics_namespaces")
+    if any(pool["scaling"] == "keda" for pool in pools):
+        readers = [known["keda_namespace"], *readers]
+    # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
+    edges = [known["ingress_namespace"]] if own("edge") != "none" and known["ingress_namespace"] else []
     storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
     return {
         "cluster": cluster,
         "namespace": own("namespace"),
         "workers_namespace": own("workers_namespace"),
-        "keda_namespace": known["keda_namespace"],
         "instance_name": own("instance_name"),
         "fields": VERSIONS[own("version")],
         "ports": PORTS,
@@ -140,6 +144,12 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "volume_size": own("redis_volume_size"),
             "resources": own("redis_resources"),
         },
+        # Of NetworkPolicies. A rule without peers lets everybody through: templates leave a rule with none out.
+        "peers": {
+            "clients": [*map(_namespace, edges), *own("client_peers")],
+            "dns": own("dns_peers"),
+            "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
+        },
         "worker": {"upload_timeout": upload, "egress": own("worker_egress")},
         "pools": pools,
         # Of several values of a property NativeLink's scheduler keeps the last.
@@ -151,9 +161,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             for pool in pools
         ],
         "edge": {
-            "kind": own("edge"),
             "class_name": known["ingress_class_name"],
-            "namespace": known["ingress_namespace"],
             "hostname": own("hostname"),
             "tls_secret": own("edge_tls_secret"),
             "annotations": own("edge_annotations"),
@@ -214,6 +222,11 @@ def _labels(cluster: str, component: str) -> dict[str, str]:
         "app.kubernetes.io/part-of": "nativelink",
         "app.kubernetes.io/managed-by": "nativelink-gitops",
     }
+
+
+def _namespace(name: str) -> dict[str, Any]:
+    """A NetworkPolicy's peer: all pods of a namespace."""
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
 
 def _image(name: str, tag: str, digest: str) -> str:

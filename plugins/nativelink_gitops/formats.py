@@ -27,6 +27,10 @@ IMAGE = re.compile(
 )
 
 
+# Git's short form of an SSH address, git@host:path.
+SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
+
+
 def _dns_label(value: str) -> Format:
     if not _LABEL.fullmatch(value):
         yield f"{value!r} is no DNS label", "use at most 63 lower-case letters, digits and hyphens, no hyphen at an end"
@@ -59,6 +63,12 @@ def _share(value: Yaml) -> Format:
 
 def _duration(value: Yaml) -> Format:
     yield from _parsed(seconds_of, value, "write 30m, 1h30m or a number of seconds")
+
+
+def _flux_interval(value: str) -> Format:
+    # Flux's own: fractions and milliseconds, but neither days nor a bare number.
+    if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h))+", value, re.ASCII) or not re.search("[1-9]", value):
+        yield f"{value!r} is no interval that Flux takes", "write 30s, 1m or 1h30m, for example"
 
 
 def _parsed(parse: Callable[[Yaml], int], value: Yaml, fix: str) -> Format:
@@ -102,8 +112,8 @@ def _instance_name(value: str) -> Format:
 
 
 def _repository(value: str) -> Format:
-    if re.fullmatch(r"[\w.-]+@[\w.-]+:[^/].*", value):
-        return  # git@host:path
+    if SCP.fullmatch(value):
+        return
     try:
         url = urlsplit(value)
         known = url.scheme in ("https", "http", "ssh") and url.hostname and url.path.strip("/") and " " not in value
@@ -183,6 +193,20 @@ def _egress(value: list[Values]) -> Format:
                 yield f"an egress rule has no key {key}", "write to or ports"
 
 
+_PEER = ("namespaceSelector", "podSelector", "ipBlock")
+
+
+def _peers(value: list[Values]) -> Format:
+    for peer in value:
+        for key in peer:
+            if key not in _PEER:
+                yield f"a peer has no key {key}", one_of(nearest(key, _PEER, 0.6), _PEER)
+        if not peer:
+            yield "a peer is empty", one_of(None, _PEER)
+        elif "ipBlock" in peer and len(peer) > 1:
+            yield "a peer has ipBlock and something else", "make two peers of it"
+
+
 _BEHAVIOR = ("stabilizationWindowSeconds", "selectPolicy", "policies", "tolerance")
 
 
@@ -201,6 +225,7 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*_secret", _dns_name),
     ("*_secret_name", _secret_name),
     ("nativelink_image_pull_secrets.", _dns_name),
+    ("nativelink_metrics_namespaces.", _dns_label),
     ("storage_classes_list..name", _dns_name),
     ("nativelink_hostname", _dns_name),
     ("nativelink_worker_pools", _some),
@@ -215,7 +240,9 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*.scratch_size", _size),
     ("*_store_size", _share),
     ("*_timeout", _duration),
-    ("*_interval", _duration),
+    ("gitops_interval", _flux_interval),
+    ("nativelink_metrics_interval", _at_least(1)),
+    ("*.polling_interval", _at_least(1)),
     ("*.longest_action", _duration),
     ("*.cooldown_period", _at_least(0)),
     ("nativelink_cas_replicas", _at_least(1)),
@@ -226,6 +253,8 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*.target", _at_least(0)),
     ("*tolerations", _tolerations),
     ("nativelink_worker_egress", _egress),
+    ("*_peers", _peers),
+    ("nativelink_dns_peers", _some),
     ("*node_selector", _text_values),
     ("*annotations", _text_values),
     ("*.env", _environment),

@@ -71,24 +71,28 @@ def _questions(values: Values, timeout: float) -> Said:
 
 
 def _storage_classes(api: Api, values: Values) -> Said:
-    """Classes that are used, and not made by the role storage_classes, exist."""
+    """Classes that are listed as existing, or used and not listed, exist."""
     listed = {item["name"]: item.get("preset") for item in values["storage_classes_list"]}
-    used = {"nativelink_cas_storage_class": values["nativelink_cas_storage_class"] or next(iter(listed), "")}
+    used = {"nativelink_cas_storage_class": values["nativelink_cas_storage_class"]}
     if values["nativelink_scheduler_backend"] == "redis" and values["nativelink_redis_provider"] == "bundled":
         used["nativelink_redis_storage_class"] = values["nativelink_redis_storage_class"]
     for pool in values["nativelink_worker_pools"]:
         used[f"nativelink_worker_pools[{pool['name']}].scratch_storage_class"] = pool.get("scratch_storage_class", "")
-    there = None
-    for variable, name in used.items():
-        if not name or listed.get(name, "existing") != "existing":
-            continue
-        if there is None:
-            answer = api.get("/apis/storage.k8s.io/v1/storageclasses") or {}
-            there = sorted(item["metadata"]["name"] for item in answer.get("items", ()))
+    listed_fix, used_fix = "give it a preset that makes it", "list it in storage_classes_list"
+    wanted = [
+        (f"storage_classes_list[{name}].name", name, listed_fix)
+        for name, preset in listed.items()
+        if preset == "existing"
+    ]
+    wanted += [(variable, name, used_fix) for variable, name in used.items() if name and name not in listed]
+    if not wanted:
+        return  # not everybody may read classes
+    answer = api.get("/apis/storage.k8s.io/v1/storageclasses") or {}
+    there = sorted(item["metadata"]["name"] for item in answer.get("items", ()))
+    for variable, name, fix in wanted:
         if name not in there:
-            problem = f"the cluster has no StorageClass {name}"
             has = ", ".join(there) or "none"
-            yield variable, problem, f"name one that it has ({has}), or list it in storage_classes_list"
+            yield variable, f"the cluster has no StorageClass {name}", f"name one that it has ({has}), or {fix}"
 
 
 def _namespace(api: Api, variable: str, namespace: str) -> Said:

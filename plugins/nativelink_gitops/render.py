@@ -30,6 +30,7 @@ FILES = {
     "cas/serviceaccount.yaml": "always",
     "cas/statefulset.yaml": "always",
     "edge/backendtrafficpolicy.yaml": "envoy gateway",
+    "edge/clienttrafficpolicy.yaml": "envoy gateway",
     "edge/gateway.yaml": "gateway",
     "edge/grpcroute-cache.yaml": "gateway",
     "edge/grpcroute-execution.yaml": "gateway",
@@ -118,9 +119,10 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     return files
 
 
-def statefulset(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The CAS StatefulSet as the tree would hold it, parsed."""
-    return _parse(_render("cas/statefulset.yaml", resolved(values)))
+def parsed(values: Mapping[str, Any], template: str) -> dict[str, Any] | None:
+    """The object of one of FILES as the tree would hold it, parsed; None where the cluster has none."""
+    context = resolved(values)
+    return _parse(_render(template, context)) if context["when"][FILES[template]] else None
 
 
 def write(directory: Path, files: Mapping[str, str], *, check: bool = False, diff: bool = False) -> Result:

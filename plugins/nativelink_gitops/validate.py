@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nativelink_gitops import kubeconfig, specs, versions
-from nativelink_gitops.formats import IMAGE, checks, nearest, one_of, shown
+from nativelink_gitops.formats import IMAGE, SCP, checks, nearest, one_of, shown
 from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from nativelink_gitops.specs import MISSING, Option, Yaml
 
@@ -364,8 +364,17 @@ def edge(values: Values) -> Said:
             f"is {wanted}, which ingress_provider {provider} does not serve",
             f"set ingress_provider to {' or '.join(serves[wanted])}, or nativelink_edge to something else",
         )
-    elif wanted != "none" and not values["ingress_namespace"]:
-        yield "ingress_namespace", "is empty", "write where the controller's proxies run: clients come in from there"
+    elif wanted != "none" and not values["ingress_namespace"] and not values["nativelink_client_peers"]:
+        fix = "write where the controller's proxies run, or list nativelink_client_peers: clients come in from there"
+        yield "ingress_namespace", "is empty", fix
+    if wanted == "ingress" and provider == "nginx":
+        needs = {
+            "nativelink_hostname": "write the host name that clients use",
+            "nativelink_edge_tls_secret": "name a TLS Secret",
+        }
+        for name, fix in needs.items():
+            if not values[name]:
+                yield name, "is empty, and NGINX serves gRPC only with a host and TLS", fix
 
 
 def scaling(values: Values) -> Said:
@@ -383,6 +392,13 @@ def scaling(values: Values) -> Said:
             yield f"{path}.scaling", "is keda, and keda_install is none", fix
         if _scaling(values, pool) == "hpa" and pool["min_replicas"] == 0:
             yield f"{path}.min_replicas", "is 0, and an HPA cannot scale to zero", "write 1 or more, or scale with keda"
+    hpa = [pool["name"] for _, pool in _pools(values) if _scaling(values, pool) == "hpa"]
+    if hpa and not values["nativelink_metrics_namespaces"]:
+        yield (
+            "nativelink_metrics_namespaces",
+            f"is empty, and the HPA of {', '.join(hpa)} follows metrics that nobody may read",
+            "name the namespace of your Prometheus or metrics adapter",
+        )
 
 
 def gitops(values: Values) -> Said:
@@ -395,6 +411,12 @@ def gitops(values: Values) -> Said:
             "gitops_repository",
             f"is empty, and gitops_provider is {provider}",
             "write the repository's URL, or set gitops_provider to none",
+        )
+    if provider == "flux" and (found := SCP.fullmatch(values["gitops_repository"])):
+        yield (
+            "gitops_repository",
+            f"is {found[0]}, a form that Flux does not take",
+            f"write ssh://{found['host']}/{found['path']}",
         )
     upstream = {"argocd": "argocd", "flux": "flux-system"}[provider]
     if values["gitops_install"] == "release" and values["gitops_namespace"] != upstream:
@@ -516,4 +538,39 @@ def shared_demand(values: Values) -> Said:
         )
 
 
-NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand,)
+def plain_text_edge(values: Values) -> Said:
+    """The edge has no authentication of its own."""
+    if values["nativelink_edge"] != "none" and not values["nativelink_edge_tls_secret"]:
+        yield (
+            "nativelink_edge_tls_secret",
+            "is empty: clients speak plain text, and whoever reaches the address can use the cache and run commands",
+            "name a TLS Secret, and keep the load balancer internal",
+        )
+
+
+def last_value_wins(values: Values) -> Said:
+    """Of several values of a property NativeLink's scheduler keeps the last (v1.6.6: source)."""
+    for path, pool in _pools(values):
+        for name, value in pool["platform_properties"].items():
+            if isinstance(value, list) and len(value) > 1:
+                yield (
+                    f"{path}.platform_properties.{name}",
+                    f"has {len(value)} values, of which NativeLink's scheduler keeps the last, {value[-1]}",
+                    "write one, or make a pool for each",
+                )
+
+
+def asleep_at_zero(values: Values) -> Said:
+    """KEDA's formula needs a series of each stage, and NativeLink has none before its first action."""
+    for path, pool in _pools(values):
+        scaled = _scaling(values, pool) == "keda" and values["nativelink_scheduler_backend"] == "memory"
+        if scaled and pool["min_replicas"] == 0:
+            yield (
+                f"{path}.min_replicas",
+                "is 0, and a scheduler in memory shows no demand before its first action has run: "
+                "until then the pool stays at zero",
+                "write 1, or set nativelink_scheduler_backend to redis",
+            )
+
+
+NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, plain_text_edge, last_value_wins, asleep_at_zero)

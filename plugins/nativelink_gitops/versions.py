@@ -23,7 +23,6 @@ VERSIONS = {
     "v1.6.6": Version("max_action_timeout_s", "max_upload_timeout_s", shared_scheduler=True),
     "v1.3.2": Version("max_action_timeout", "max_upload_timeout", shared_scheduler=False),
 }
-SUPPORTED = tuple(VERSIONS)
 
 
 def shared_scheduler(version: str) -> bool:

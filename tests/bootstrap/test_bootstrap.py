@@ -63,6 +63,8 @@ VARIABLES = {
     "gitops_provider": "argocd",
     "gitops_repository": "https://git.example.com/platform/clusters.git",
     "nativelink_hostname": "nativelink.example.com",
+    "nativelink_edge_tls_secret": "edge-tls",
+    "nativelink_image_pull_secrets": ["mirror"],
 }
 
 
@@ -108,7 +110,7 @@ def test_bootstrap_provisions_the_cluster(story: Story) -> None:
         "Deployment keda/keda-operator",
         "CustomResourceDefinition /grpcroutes.gateway.networking.k8s.io",
         "GatewayClass /nativelink",
-        "Application argocd/nativelink",
+        "Application argocd/nativelink-alpha",
     ):
         assert name in story.made
 
@@ -143,6 +145,11 @@ def test_the_summary_says_what_was_done_and_what_to_do_next(story: Story) -> Non
         assert f"\n  {section}" in said
     assert "commit" in said
     assert "push" in said
+    assert "make the Secret nativelink/edge-tls: the certificate of the edge, which the tree names" in said
+    for namespace in ("nativelink", "nativelink-workers"):
+        assert f"make the Secret {namespace}/mirror: the credentials for pulling images, which the tree names" in said
+    # Provisioning makes this one.
+    assert "nativelink-redis" not in said
 
 
 def test_a_second_run_changes_nothing_and_says_so(story: Story) -> None:

@@ -1,4 +1,4 @@
-"""What the inventory would change in a running CAS, against the committed tree."""
+"""What the inventory would change in a running CAS or Redis, against the committed tree."""
 
 from __future__ import annotations
 
@@ -35,13 +35,28 @@ COMMITTED: dict[str, Any] = {
         ],
     },
 }
-ORPHAN = "delete the StatefulSet with `kubectl -n nativelink delete statefulset nativelink-cas --cascade=orphan`, sync"
-FLUSH = "accept a cache flush: delete the StatefulSet and its PersistentVolumeClaims, sync"
+REDIS: dict[str, Any] = {
+    "apiVersion": "apps/v1",
+    "kind": "StatefulSet",
+    "metadata": {"name": "nativelink-redis", "namespace": "nativelink"},
+    "spec": {
+        "replicas": 1,
+        "serviceName": "nativelink-redis",
+        "volumeClaimTemplates": [
+            {
+                "metadata": {"name": "data"},
+                "spec": {"storageClassName": "gp3", "resources": {"requests": {"storage": "10Gi"}}},
+            }
+        ],
+    },
+}
+CAS_FILE = "cas/statefulset.yaml"
+REDIS_FILE = "scheduler/redis-statefulset.yaml"
 
 
-def changed(path: str, value: object) -> dict[str, Any]:
-    """COMMITTED with another value at a dotted path."""
-    found = copy.deepcopy(COMMITTED)
+def changed(path: str, value: object, before: dict[str, Any] = COMMITTED) -> dict[str, Any]:
+    """`before` with another value at a dotted path."""
+    found = copy.deepcopy(before)
     *parents, last = path.split(".")
     where: Any = found
     for key in parents:
@@ -55,8 +70,8 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *user, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def write(clusters: Path, cluster: str, statefulset: dict[str, Any]) -> None:
-    file = clusters / cluster / "rendered/cas/statefulset.yaml"
+def write(clusters: Path, cluster: str, statefulset: dict[str, Any], template: str = CAS_FILE) -> None:
+    file = clusters / cluster / "rendered" / template
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(statefulset))
 
@@ -66,14 +81,19 @@ def clusters(tmp_path: Path) -> Path:
     """A folder of trees, one of them committed."""
     git(tmp_path, "init", "--quiet")
     write(tmp_path / "sub/clusters", "prod", COMMITTED)
+    write(tmp_path / "sub/clusters", "prod", REDIS, REDIS_FILE)
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "trees")
     return tmp_path / "sub/clusters"
 
 
-def lines(clusters: Path, rendered: dict[str, Any], *allowed: str, cluster: str = "prod") -> list[str]:
+def lines(
+    clusters: Path, rendered: dict[str, Any] | None, *allowed: str, cluster: str = "prod", template: str = CAS_FILE
+) -> list[str]:
+    """What is said when `rendered` comes of `template`, and the other StatefulSet stays as it is."""
     values = {"nativelink_clusters_dir": str(clusters), "nativelink_allow_changes": list(allowed)}
-    changes = breaking_changes({cluster: values}, lambda _: rendered)
+    trees = {CAS_FILE: COMMITTED, REDIS_FILE: REDIS, template: rendered}
+    changes = breaking_changes({cluster: values}, lambda _, template: trees[template])
     return [str(fault) for fault in refused({cluster: values}, changes)]
 
 
@@ -82,23 +102,28 @@ CASES = {
     "cas_replicas": (
         changed("spec.replicas", 5),
         "prod: nativelink_cas_replicas: 3 shards in the committed tree would become 5, which moves the keys: "
-        "cached results are lost; accept a cache flush, and add cas_replicas to nativelink_allow_changes for that time",
+        "cached results are lost; "
+        "accept a cache flush: add cas_replicas to nativelink_allow_changes for that time, render and push",
     ),
     "cas_volume_size": (
         changed(f"{CLAIM}.resources.requests.storage", "400Gi"),
         "prod: nativelink_cas_volume_size: 200Gi in the committed tree would become 400Gi, and a StatefulSet "
-        f"cannot change it; grow each PersistentVolumeClaim to 400Gi, {ORPHAN}, "
-        "and add cas_volume_size to nativelink_allow_changes for that time",
+        "cannot change it; add cas_volume_size to nativelink_allow_changes for that time, render, suspend the GitOps "
+        "engine, grow each PersistentVolumeClaim to 400Gi, delete the StatefulSet with --cascade=orphan, push, "
+        "resume the engine (commands: docs/changes.md)",
     ),
     "cas_storage_class": (
         changed(f"{CLAIM}.storageClassName", "io2"),
         "prod: nativelink_cas_storage_class: gp3 in the committed tree would become io2, and a volume cannot "
-        f"change its class; {FLUSH}, and add cas_storage_class to nativelink_allow_changes for that time",
+        "change its class; accept a cache flush: add cas_storage_class to nativelink_allow_changes for that time, "
+        "render, suspend the GitOps engine, delete the StatefulSet and its PersistentVolumeClaims, push, "
+        "resume the engine (commands: docs/changes.md)",
     ),
     "cas_immutable": (
         changed("spec.serviceName", "nativelink-cas"),
-        "prod: nativelink_cas_replicas: serviceName of the CAS StatefulSet would change, and the API server "
-        f"refuses that; {ORPHAN}, and add cas_immutable to nativelink_allow_changes for that time",
+        "prod: rendered/cas/statefulset.yaml: serviceName of the StatefulSet would change, and the API server refuses "
+        "that; add cas_immutable to nativelink_allow_changes for that time, render, suspend the GitOps engine, "
+        "delete the StatefulSet with --cascade=orphan, push, resume the engine (commands: docs/changes.md)",
     ),
 }
 
@@ -114,7 +139,8 @@ def test_a_breaking_change_is_refused_unless_it_is_allowed_by_name(clusters: Pat
 
 def test_a_permission_that_outlived_its_change_is_noticed(clusters: Path) -> None:
     values = {"nativelink_clusters_dir": str(clusters), "nativelink_allow_changes": ["cas_replicas", "cas_immutable"]}
-    changes = breaking_changes({"prod": values}, lambda _: changed("spec.replicas", 5))
+    trees = {CAS_FILE: changed("spec.replicas", 5), REDIS_FILE: REDIS}
+    changes = breaking_changes({"prod": values}, lambda _, template: trees[template])
     assert notices(values, changes["prod"]) == [
         "nativelink_allow_changes: cas_immutable is allowed, and nothing changes it; take it out"
     ]
@@ -123,15 +149,72 @@ def test_a_permission_that_outlived_its_change_is_noticed(clusters: Path) -> Non
 def test_a_volume_does_not_shrink(clusters: Path) -> None:
     assert lines(clusters, changed(f"{CLAIM}.resources.requests.storage", "100Gi")) == [
         "prod: nativelink_cas_volume_size: 200Gi in the committed tree would become 100Gi, and a volume cannot shrink; "
-        f"{FLUSH}, and add cas_volume_size to nativelink_allow_changes for that time"
+        "accept a cache flush: add cas_volume_size to nativelink_allow_changes for that time, render, suspend the "
+        "GitOps engine, delete the StatefulSet and its PersistentVolumeClaims, push, resume the engine "
+        "(commands: docs/changes.md)"
     ]
 
 
 def test_another_namespace_is_another_cas(clusters: Path) -> None:
     assert lines(clusters, changed("metadata.namespace", "builds")) == [
         "prod: nativelink_namespace: the CAS would move from nativelink to builds, where its volumes are new: "
-        "the cache is lost; accept a cache flush, and add cas_immutable to nativelink_allow_changes for that time"
+        "the cache is lost; "
+        "accept a cache flush: add cas_immutable to nativelink_allow_changes for that time, run bootstrap and push"
     ]
+
+
+REDIS_CASES = {
+    "grows": (
+        changed(f"{CLAIM}.resources.requests.storage", "20Gi", REDIS),
+        "prod: nativelink_redis_volume_size: 10Gi in the committed tree would become 20Gi, and a StatefulSet cannot "
+        "change it; add redis_immutable to nativelink_allow_changes for that time, render, suspend the GitOps engine, "
+        "grow each PersistentVolumeClaim to 20Gi, delete the StatefulSet with --cascade=orphan, push, "
+        "resume the engine (commands: docs/changes.md)",
+    ),
+    "shrinks": (
+        changed(f"{CLAIM}.resources.requests.storage", "5Gi", REDIS),
+        "prod: nativelink_redis_volume_size: 10Gi in the committed tree would become 5Gi, and a volume cannot shrink; "
+        "accept that the queue is lost and its builds start again: add redis_immutable to nativelink_allow_changes for "
+        "that time, render, suspend the GitOps engine, delete the StatefulSet and its PersistentVolumeClaims, push, "
+        "resume the engine (commands: docs/changes.md)",
+    ),
+    "class": (
+        changed(f"{CLAIM}.storageClassName", "io2", REDIS),
+        "prod: nativelink_redis_storage_class: gp3 in the committed tree would become io2, and a volume cannot change "
+        "its class; accept that the queue is lost and its builds start again: add redis_immutable to "
+        "nativelink_allow_changes for that time, render, suspend the GitOps engine, delete the StatefulSet and its "
+        "PersistentVolumeClaims, push, resume the engine (commands: docs/changes.md)",
+    ),
+    "service": (
+        changed("spec.serviceName", "redis", REDIS),
+        "prod: rendered/scheduler/redis-statefulset.yaml: serviceName of the StatefulSet would change, and the API "
+        "server refuses that; add redis_immutable to nativelink_allow_changes for that time, render, suspend the "
+        "GitOps engine, delete the StatefulSet with --cascade=orphan, push, resume the engine "
+        "(commands: docs/changes.md)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REDIS_CASES)
+def test_what_is_immutable_of_redis_is_refused_unless_it_is_allowed(clusters: Path, name: str) -> None:
+    rendered, line = REDIS_CASES[name]
+
+    assert lines(clusters, rendered, template=REDIS_FILE) == [line]
+    assert lines(clusters, rendered, *CASES, template=REDIS_FILE) == [line]
+    assert lines(clusters, rendered, "redis_immutable", template=REDIS_FILE) == []
+
+
+def test_size_and_class_of_redis_have_a_line_each(clusters: Path) -> None:
+    both = changed(f"{CLAIM}.storageClassName", "io2", REDIS_CASES["grows"][0])
+    assert [line.split(": ")[1] for line in lines(clusters, both, template=REDIS_FILE)] == [
+        "nativelink_redis_storage_class",
+        "nativelink_redis_volume_size",
+    ]
+
+
+def test_redis_may_go_or_move(clusters: Path) -> None:
+    assert lines(clusters, None, template=REDIS_FILE) == []
+    assert lines(clusters, changed("metadata.namespace", "builds", REDIS), template=REDIS_FILE) == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +228,7 @@ def test_another_namespace_is_another_cas(clusters: Path) -> None:
 )
 def test_whatever_else_is_immutable_is_refused(clusters: Path, path: str, value: object) -> None:
     (line,) = lines(clusters, changed(path, value))
-    assert f"{path.split('.')[1]} of the CAS StatefulSet would change" in line
+    assert f"{path.split('.')[1]} of the StatefulSet would change" in line
 
 
 @pytest.mark.parametrize(
@@ -168,10 +251,18 @@ def test_what_is_committed_counts_and_not_what_lies_on_disk(clusters: Path) -> N
     assert len(lines(clusters, changed("spec.replicas", 5))) == 1
 
 
-def test_the_file_counts_where_nothing_is_committed(clusters: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_tree_that_was_never_committed_is_on_no_cluster(clusters: Path, tmp_path: Path) -> None:
     write(clusters, "dev", changed("spec.replicas", 5))
-    assert len(lines(clusters, COMMITTED, cluster="dev")) == 1
+    assert lines(clusters, COMMITTED, cluster="dev") == []
 
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    git(fresh, "init", "--quiet")  # no commit at all, and so no HEAD
+    write(fresh, "dev", changed("spec.replicas", 5))
+    assert lines(fresh, COMMITTED, cluster="dev") == []
+
+
+def test_the_file_counts_outside_of_git(tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = tmp_path_factory.mktemp("outside")
     write(outside, "dev", COMMITTED)
     assert lines(outside, COMMITTED, cluster="dev") == []
@@ -186,6 +277,7 @@ def test_a_new_cluster_has_nothing_to_break(clusters: Path) -> None:
 def test_the_playbook_refuses_it_for_all_clusters_at_once(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     hosts = {name: sound(name, tmp_path / "clusters") for name in ("one", "two")}
+    hosts["two"] |= {"nativelink_scheduler_backend": "redis"}
     assert playbook("render", inventory(tmp_path, hosts)).returncode == 0
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "trees")
@@ -193,16 +285,17 @@ def test_the_playbook_refuses_it_for_all_clusters_at_once(tmp_path: Path) -> Non
     tree = {path: path.read_bytes() for path in (tmp_path / "clusters").rglob("*") if path.is_file()}
 
     hosts["one"] |= {"nativelink_cas_replicas": 4}
-    hosts["two"] |= {"nativelink_cas_volume_size": "400Gi"}
+    hosts["two"] |= {"nativelink_cas_volume_size": "400Gi", "nativelink_redis_volume_size": "20Gi"}
     run = playbook("render", inventory(tmp_path, hosts))
 
     assert run.returncode == 2
     assert [line.split(": ")[:2] for line in faults(run)] == [
         ["one", "nativelink_cas_replicas"],
         ["two", "nativelink_cas_volume_size"],
+        ["two", "nativelink_redis_volume_size"],
     ]
     assert tree == {path: path.read_bytes() for path in (tmp_path / "clusters").rglob("*") if path.is_file()}
 
     hosts["one"] |= {"nativelink_allow_changes": ["cas_replicas"]}
-    hosts["two"] |= {"nativelink_allow_changes": ["cas_volume_size"]}
+    hosts["two"] |= {"nativelink_allow_changes": ["cas_volume_size", "redis_immutable"]}
     assert playbook("render", inventory(tmp_path, hosts)).returncode == 0

@@ -184,14 +184,15 @@ def test_classes_that_nobody_makes(real: Cluster) -> None:
     found = lines(
         real.kubeconfig,
         real.context,
-        nativelink_cas_storage_class="gp3",
         nativelink_redis_storage_class="fast",
         nativelink_worker_pools=[{"name": "linux", "scratch_storage_class": "io2"}],
         storage_classes_list=[{"name": "fast", "preset": "local-path"}, {"name": "gp3", "preset": "existing"}],
     )
-    assert [line.partition("; ")[0] for line in found] == [
-        "prod: nativelink_cas_storage_class: the cluster has no StorageClass gp3",
-        "prod: nativelink_worker_pools[linux].scratch_storage_class: the cluster has no StorageClass io2",
+    assert found == [
+        "prod: nativelink_worker_pools[linux].scratch_storage_class: the cluster has no StorageClass io2; "
+        "name one that it has (none), or list it in storage_classes_list",
+        "prod: storage_classes_list[gp3].name: the cluster has no StorageClass gp3; "
+        "name one that it has (none), or give it a preset that makes it",
     ]
 
 

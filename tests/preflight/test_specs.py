@@ -48,6 +48,12 @@ def test_variables_carry_their_roles_prefix(role: str) -> None:
     assert {name for name in documents(role)[0] if not name.startswith(f"{role}_")} == connection
 
 
+def test_the_versions_to_choose_from_are_those_of_the_table() -> None:
+    from nativelink_gitops.versions import VERSIONS
+
+    assert documents("nativelink")[0]["nativelink_version"]["choices"] == list(VERSIONS)
+
+
 def test_defaults_have_no_fault() -> None:
     from nativelink_gitops import validate
 

@@ -66,6 +66,7 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
         st.sampled_from([("gateway", "envoy-gateway"), ("ingress", "nginx"), ("none", "none"), ("gateway", "existing")])
     )
     engine = draw(st.sampled_from(["none", "argocd", "flux"]))
+    nginx = provider == "nginx"
     return {
         "nativelink_cas_replicas": draw(st.integers(1, 9)),
         "nativelink_cas_volume_size": draw(st.sampled_from(["10Gi", "200Gi", "1.5Ti", 10**12])),
@@ -83,13 +84,23 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
         "nativelink_edge": edge,
         "ingress_provider": provider,
         "ingress_namespace": "edge-of-ours",
-        "nativelink_hostname": draw(st.sampled_from(["", "builds.example.com", "builds"])),
+        "nativelink_hostname": draw(st.sampled_from([*([] if nginx else [""]), "builds.example.com", "builds"])),
+        "nativelink_edge_tls_secret": draw(st.sampled_from([*([] if nginx else [""]), "edge-tls"])),
+        "nativelink_metrics_namespaces": ["monitoring"] if scaling == "hpa" else [],
+        "nativelink_client_peers": draw(st.sampled_from([[], [{"ipBlock": {"cidr": "10.0.0.0/8"}}]])),
         "gitops_provider": engine,
         "gitops_install": draw(st.sampled_from(["release", "existing"])),
         "gitops_namespace": {"argocd": "argocd", "flux": "flux-system", "none": ""}[engine],
         "gitops_repository": draw(
-            st.sampled_from(["https://git.example.com/a/b.git", "git@git.example.com:a/b.git", "ssh://git@h:22/a"])
+            st.sampled_from(
+                [
+                    "https://git.example.com/a/b.git",
+                    "ssh://git@h:22/a",
+                    *([] if engine == "flux" else ["git@git.example.com:a/b.git"]),
+                ]
+            )
         ),
+        "gitops_interval": draw(st.sampled_from(["1m", "1h30m", "500ms", "1.5h"])),
     }
 
 
@@ -132,16 +143,47 @@ def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
         assert "\n" not in str(fault)
 
 
-def test_a_shared_demand_is_noticed() -> None:
-    def notices(**variables: object) -> list[str]:
-        pair = [{"name": "linux"}, {"name": "arm"}]
-        inventory = {"prod": {"nativelink_cas_storage_class": "gp3", "nativelink_worker_pools": pair, **variables}}
-        return validate.notices(valued(inventory)["prod"])
+def notices(**variables: object) -> list[str]:
+    """What is said of a cluster that is sound, has its TLS, and these variables."""
+    sound = {"nativelink_cas_storage_class": "gp3", "nativelink_edge_tls_secret": "edge-tls"}
+    return validate.notices(valued({"prod": {**sound, **variables}})["prod"])
 
-    assert notices() == [
+
+def test_a_shared_demand_is_noticed() -> None:
+    pair = [{"name": "linux"}, {"name": "arm"}]
+
+    assert notices(nativelink_worker_pools=pair) == [
         "nativelink_worker_pools: linux, arm follow one shared demand, because a scheduler in memory counts only "
         "one queue; set nativelink_scheduler_backend to redis, or make a cluster entry for each pool"
     ]
-    assert notices(nativelink_scheduler_backend="redis") == []
-    assert notices(nativelink_scaling="none") == []
+    assert notices(nativelink_worker_pools=pair, nativelink_scheduler_backend="redis") == []
+    assert notices(nativelink_worker_pools=pair, nativelink_scaling="none") == []
     assert notices(nativelink_worker_pools=[{"name": "linux"}, {"name": "arm", "scaling": "none"}]) == []
+
+
+def test_plain_text_at_the_edge_is_noticed() -> None:
+    assert notices(nativelink_edge_tls_secret="") == [
+        "nativelink_edge_tls_secret: is empty: clients speak plain text, and whoever reaches the address can use the "
+        "cache and run commands; name a TLS Secret, and keep the load balancer internal"
+    ]
+    assert notices(nativelink_edge_tls_secret="", nativelink_edge="none") == []
+    assert notices() == []
+
+
+def test_values_that_the_scheduler_forgets_are_noticed() -> None:
+    pools = [{"name": "linux", "platform_properties": {"cpu_count": [2, 16], "OSFamily": ["linux"], "pool": "a"}}]
+    assert notices(nativelink_worker_pools=pools) == [
+        "nativelink_worker_pools[linux].platform_properties.cpu_count: has 2 values, of which NativeLink's scheduler "
+        "keeps the last, 16; write one, or make a pool for each"
+    ]
+
+
+def test_a_pool_that_stays_at_zero_is_noticed() -> None:
+    asleep = {"name": "linux", "min_replicas": 0}
+    assert notices(nativelink_worker_pools=[asleep]) == [
+        "nativelink_worker_pools[linux].min_replicas: is 0, and a scheduler in memory shows no demand before its first "
+        "action has run: until then the pool stays at zero; write 1, or set nativelink_scheduler_backend to redis"
+    ]
+    assert notices(nativelink_worker_pools=[asleep], nativelink_scheduler_backend="redis") == []
+    assert notices(nativelink_worker_pools=[{**asleep, "scaling": "none"}]) == []
+    assert notices(nativelink_worker_pools=[{**asleep, "min_replicas": 1}]) == []

@@ -41,6 +41,13 @@ EGRESS = st.lists(
     ),
     max_size=2,
 )
+PEER = st.sampled_from(
+    [
+        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+        {"namespaceSelector": {"matchLabels": {"on": "yes"}}, "podSelector": {}},
+        {"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["a", "1e3"]}]}},
+    ]
+)
 PROPERTY = st.one_of(TEXTS, st.integers(0, 64), st.booleans(), st.lists(TEXTS, min_size=1, max_size=3))
 
 
@@ -108,6 +115,8 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_scaling": st.sampled_from(["keda", "hpa", "none"]),
                 "nativelink_metrics_interval": st.integers(1, 60),
                 "nativelink_edge_annotations": ANNOTATIONS,
+                "nativelink_client_peers": st.lists(PEER, max_size=2),
+                "nativelink_dns_peers": st.lists(PEER, min_size=1, max_size=2),
                 "nativelink_redis_volume_size": VOLUMES,
                 "storage_classes_list": st.just([{"name": "gp3", "preset": "aws-ebs-gp3"}]),
             },
@@ -124,6 +133,9 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
             st.sampled_from({"ingress": ["nginx", "existing"]}.get(edge, ["envoy-gateway", "existing"]))
         ),
     }
+    ways = {pool.get("scaling") or stated.get("nativelink_scaling") for pool in variables["nativelink_worker_pools"]}
+    if "hpa" in ways or draw(st.booleans()):
+        variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))
     if edge == "ingress" or draw(st.booleans()):
         variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
     if redis:

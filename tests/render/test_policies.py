@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import pytest
@@ -35,6 +37,7 @@ EDGE, KEDA, OTHER = Pod("edge", {"app": "envoy"}), Pod("keda", {"app": "keda-ope
 STRAY = Pod("nativelink-workers", {"app": "debug"})
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 API_SERVER = Pod("kube-system", {"component": "kube-apiserver"})
+ADAPTER = Pod("metrics", {"app": "prometheus-adapter"})
 INTERNET, METADATA = Pod(address="203.0.113.7"), Pod(address="169.254.169.254")
 
 Flow = tuple[Pod, Pod, int]
@@ -48,7 +51,7 @@ ALWAYS_ALLOWED: dict[str, Flow] = {
     "edge to CAS": (EDGE, CAS, 50051),
     "edge to scheduler": (EDGE, SCHEDULER, 50052),
     "worker to DNS": (WORKER, DNS, 53),
-    "CAS to DNS": (CAS, DNS, 53),
+    "scheduler to DNS": (SCHEDULER, DNS, 53),
 }
 MEMORY_ALLOWED: dict[str, Flow] = {
     "scheduler to collector": (SCHEDULER, COLLECTOR, 4317),
@@ -88,6 +91,12 @@ FORBIDDEN: dict[str, Flow] = {
     "CAS to the internet": (CAS, INTERNET, 443),
     "Redis to the internet": (REDIS, INTERNET, 443),
     "worker to DNS on another port": (WORKER, DNS, 9153),
+    "worker to a name server of its own": (WORKER, INTERNET, 53),
+    "a metrics adapter to the collector": (ADAPTER, COLLECTOR, 9464),
+    "a metrics adapter to demand": (ADAPTER, DEMAND, 9121),
+    "KEDA to the collector's intake": (KEDA, COLLECTOR, 4317),
+    "a client from outside to CAS": (INTERNET, CAS, 50051),
+    "a client from outside to client port": (INTERNET, SCHEDULER, 50052),
 }
 
 
@@ -166,10 +175,80 @@ def test_nothing_else_does(policies: list[Object], flow: Flow) -> None:
     assert not allowed(policies, flow)
 
 
-@pytest.mark.parametrize("flow", WITH_MEMORY.values(), ids=WITH_MEMORY)
-def test_each_allowed_flow_needs_a_policy_of_its_own(flow: Flow) -> None:
-    """The counter-run: with the default denies alone none of them gets through."""
-    assert not allowed([policy for policy in MEMORY if policy["metadata"]["name"] == "default-deny"], flow)
+# Which flows end when a policy is gone: its own, and no other's.
+MEMORY_BREAKS = {
+    ("nativelink", "dns"): {"scheduler to DNS"},
+    ("nativelink", "nativelink-cas"): {
+        "worker to CAS",
+        "worker of a pruned pool to CAS",
+        "scheduler to CAS",
+        "CAS to CAS",
+        "edge to CAS",
+    },
+    ("nativelink", "nativelink-collector"): {"scheduler to collector", "worker to collector", "KEDA to collector"},
+    ("nativelink", "nativelink-scheduler"): {
+        "worker to scheduler",
+        "worker of a pruned pool to scheduler",
+        "scheduler to CAS",
+        "scheduler to collector",
+        "edge to scheduler",
+    },
+    ("nativelink-workers", "dns"): {"worker to DNS"},
+    ("nativelink-workers", "nativelink-worker"): {
+        "worker to scheduler",
+        "worker to CAS",
+        "worker of a pruned pool to scheduler",
+        "worker of a pruned pool to CAS",
+        "worker to collector",
+    },
+}
+REDIS_BREAKS = {
+    **{key: flows - MEMORY_ALLOWED.keys() for key, flows in MEMORY_BREAKS.items() if "collector" not in key[1]},
+    ("nativelink", "nativelink-demand"): {"demand to Redis", "KEDA to demand"},
+    ("nativelink", "nativelink-redis"): {"scheduler to Redis", "demand to Redis"},
+}
+REDIS_BREAKS["nativelink", "nativelink-scheduler"] |= {"scheduler to Redis"}
+
+
+@pytest.mark.parametrize(
+    ("policies", "flows", "breaks"),
+    [(MEMORY, WITH_MEMORY, MEMORY_BREAKS), (SHARED, WITH_REDIS, REDIS_BREAKS)],
+    ids=["memory", "redis"],
+)
+def test_without_a_policy_its_flows_end(
+    policies: list[Object], flows: Mapping[str, Flow], breaks: Mapping[tuple[str, str], set[str]]
+) -> None:
+    """The counter-run of what gets through: no policy is idle, and no other one covers for it."""
+    found = {}
+    for gone in policies:
+        rest = [policy for policy in policies if policy is not gone]
+        key = gone["metadata"]["namespace"], gone["metadata"]["name"]
+        found[key] = {name for name, flow in flows.items() if not allowed(rest, flow)}
+    # A deny that is gone ends nothing; what it opens is below.
+    assert found.pop(("nativelink", "default-deny")) == found.pop(("nativelink-workers", "default-deny")) == set()
+    assert found == breaks
+
+
+@pytest.mark.parametrize(
+    ("policies", "name", "rule", "opened"),
+    [
+        (MEMORY, "nativelink-scheduler", 0, "another namespace to worker API"),
+        (MEMORY, "nativelink-scheduler", 1, "another namespace to client port"),
+        (MEMORY, "nativelink-cas", 0, "another namespace to CAS"),
+        (MEMORY, "nativelink-cas", 1, "edge to slice port"),
+        (MEMORY, "nativelink-collector", 0, "another namespace to the collector"),
+        (MEMORY, "nativelink-collector", 1, "a metrics adapter to the collector"),
+        (SHARED, "nativelink-demand", 0, "a metrics adapter to demand"),
+        (SHARED, "nativelink-redis", 0, "edge to Redis"),
+    ],
+)
+def test_a_wider_rule_opens_a_forbidden_flow(policies: list[Object], name: str, rule: int, opened: str) -> None:
+    """The counter-run of what does not get through: each rule's peers are what stops somebody."""
+    wider = deepcopy(policies)
+    (policy,) = [item for item in wider if item["metadata"]["name"] == name]
+    del policy["spec"]["ingress"][rule]["from"]
+    assert not allowed(policies, FORBIDDEN[opened])
+    assert allowed(wider, FORBIDDEN[opened])
 
 
 @pytest.mark.parametrize(
@@ -199,10 +278,63 @@ def test_worker_egress_is_data() -> None:
     assert not allowed(policies, (CAS, INTERNET, 443))
 
 
-def test_an_edge_that_is_none_lets_no_client_in() -> None:
-    policies = policies_of(nativelink_edge="none")
-    assert not allowed(policies, (EDGE, CAS, 50051))
-    assert not allowed(policies, (EDGE, SCHEDULER, 50052))
+@pytest.mark.parametrize("port", [(CAS, 50051), (SCHEDULER, 50052)], ids=["CAS", "scheduler"])
+def test_clients_come_from_the_edge_and_from_where_the_inventory_says(port: tuple[Pod, int]) -> None:
+    office = {"ipBlock": {"cidr": "203.0.113.0/24", "except": ["203.0.113.8/32"]}}
+    ci = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}
+
+    def clients(**variables: object) -> set[str]:
+        policies = policies_of(**variables)
+        candidates = {"edge": EDGE, "office": INTERNET, "hole": Pod(address="203.0.113.8"), "ci": OTHER, "keda": KEDA}
+        return {name for name, pod in candidates.items() if allowed(policies, (pod, *port))}
+
+    assert clients() == {"edge"}
+    assert clients(nativelink_edge="none") == set()
+    assert clients(nativelink_client_peers=[office, ci]) == {"edge", "office", "ci"}
+    assert clients(nativelink_edge="none", nativelink_client_peers=[office]) == {"office"}
+    # A cloud's own controller lives in no namespace.
+    cloud = {"ingress_provider": "existing", "ingress_namespace": ""}
+    assert clients(**cloud, nativelink_client_peers=[office]) == {"office"}
+
+
+def test_client_peers_reach_no_other_port() -> None:
+    policies = policies_of(nativelink_client_peers=[{"ipBlock": {"cidr": "0.0.0.0/0"}}])
+    for flow in ((INTERNET, SCHEDULER, 50061), (INTERNET, CAS, 50052), (INTERNET, COLLECTOR, 9464)):
+        assert not allowed(policies, flow)
+
+
+@pytest.mark.parametrize(
+    ("backend", "port"), [("memory", (COLLECTOR, 9464)), ("redis", (DEMAND, 9121))], ids=["collector", "demand"]
+)
+def test_the_demand_is_read_by_keda_where_it_scales_and_by_whom_the_inventory_names(
+    backend: str, port: tuple[Pod, int]
+) -> None:
+    def readers(**variables: object) -> set[str]:
+        policies = policies_of(nativelink_scheduler_backend=backend, **variables)
+        candidates = {"keda": KEDA, "adapter": ADAPTER, "other": OTHER, "worker": WORKER, "edge": EDGE}
+        return {name for name, pod in candidates.items() if allowed(policies, (pod, *port))}
+
+    mixed = [{"name": "a", "scaling": "keda"}, {"name": "b"}]
+    assert readers() == {"keda"}
+    assert readers(nativelink_metrics_namespaces=["metrics"]) == {"keda", "adapter"}
+    assert readers(nativelink_scaling="hpa") == set()
+    assert readers(nativelink_scaling="hpa", nativelink_metrics_namespaces=["metrics"]) == {"adapter"}
+    assert readers(nativelink_scaling="hpa", nativelink_worker_pools=mixed) == {"keda"}
+
+
+def test_dns_is_asked_where_the_inventory_says() -> None:
+    cache = {"ipBlock": {"cidr": "169.254.20.10/32"}}
+    local = Pod(address="169.254.20.10")
+    pods = (CAS, SCHEDULER, COLLECTOR, WORKER)
+    assert {allowed(policies_of(nativelink_dns_peers=[cache]), (pod, local, 53)) for pod in pods} == {True}
+    assert {allowed(policies_of(nativelink_dns_peers=[cache]), (pod, DNS, 53)) for pod in pods} == {False}
+    assert {allowed(MEMORY, (pod, local, 53)) for pod in pods} == {False}
+
+
+def test_dns_is_asked_over_udp_too() -> None:
+    for policy in (item for item in MEMORY if item["metadata"]["name"] == "dns"):
+        (rule,) = policy["spec"]["egress"]
+        assert [(port["protocol"], port["port"]) for port in rule["ports"]] == [("UDP", 53), ("TCP", 53)]
 
 
 def test_an_existing_redis_by_address_and_by_name() -> None:

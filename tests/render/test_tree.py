@@ -63,6 +63,7 @@ def test_prod_is_the_page_cas() -> None:
         "limits": {"cpu": "4", "memory": "8Gi"},
     }
     assert container(cas)["args"] == ["/config/cas.json5"]
+    assert container(cas)["livenessProbe"]["periodSeconds"] == 10
     assert container(cas)["image"] == "ghcr.io/tracemachina/nativelink:v1.6.6"
     assert {"containerPort": 50051, "name": "cas"} in container(cas)["ports"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container(cas)["volumeMounts"]}
@@ -345,6 +346,42 @@ def test_the_ingress_reaches_the_same_services() -> None:
     assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "GRPC"
 
 
+def test_a_silent_execution_is_cut_by_nobody() -> None:
+    """Envoy's own timeouts are off on both sides, and a load balancer's are met by probes."""
+    objects = objects_of(committed("prod"))
+    clients = find(objects, "ClientTrafficPolicy", "nativelink")["spec"]
+    backends = find(objects, "BackendTrafficPolicy", "nativelink")["spec"]
+    for policy in (clients, backends):
+        assert policy["targetRefs"] == [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "nativelink"}]
+        assert policy["timeout"]["http"]["streamIdleTimeout"] == "0s"
+    assert backends["timeout"]["http"]["requestTimeout"] == "0s"
+    probes = clients["tcpKeepalive"]
+    for name in ("idleTime", "interval"):
+        # Azure's load balancer forgets after 4 minutes, AWS' after 350 s.
+        assert 0 < int(probes[name].removesuffix("s")) < 240
+    # A build with more actions than Envoy's 100 streams a connection would wait for its own.
+    assert clients["http2"] == {"maxConcurrentStreams": 1024}
+    # Whoever brings another controller brings its policies.
+    others = objects_of(render.tree(values_of(ingress_provider="existing")))
+    assert not [item for item in others if item["apiVersion"].startswith("gateway.envoyproxy.io")]
+
+
+def test_annotations_go_to_what_the_gateway_creates_or_to_the_ingress() -> None:
+    annotations = {"service.beta.kubernetes.io/azure-load-balancer-internal": "true"}
+    gateway = find(objects_of(render.tree(values_of(nativelink_edge_annotations=annotations))), "Gateway", "nativelink")
+    assert gateway["spec"]["infrastructure"] == {"annotations": annotations}
+    assert "annotations" not in gateway["metadata"]
+    assert "infrastructure" not in find(objects_of(render.tree(values_of())), "Gateway", "nativelink")["spec"]
+    values = values_of(nativelink_edge="ingress", nativelink_edge_annotations=annotations)
+    ingress = find(objects_of(render.tree(values)), "Ingress", "nativelink")
+    assert annotations.items() < ingress["metadata"]["annotations"].items()
+
+
+def test_a_cas_pod_has_two_minutes_before_it_is_killed() -> None:
+    probe = container(find(objects_of(committed("prod")), "StatefulSet", "nativelink-cas"))["livenessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 120
+
+
 def test_nothing_routes_to_the_worker_api() -> None:
     for cluster in ALL:
         for item in objects_of(committed(cluster)):
@@ -431,8 +468,9 @@ def test_a_worker_drains() -> None:
 @pytest.mark.parametrize("cluster", ALL)
 def test_nothing_of_the_cluster_itself(cluster: str) -> None:
     namespaced = {
-        "ConfigMap", "Deployment", "GRPCRoute", "Gateway", "BackendTrafficPolicy", "HorizontalPodAutoscaler", "Ingress",
-        "NetworkPolicy", "PodDisruptionBudget", "ScaledObject", "Service", "ServiceAccount", "StatefulSet",
+        "BackendTrafficPolicy", "ClientTrafficPolicy", "ConfigMap", "Deployment", "GRPCRoute", "Gateway",
+        "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "PodDisruptionBudget", "ScaledObject", "Service",
+        "ServiceAccount", "StatefulSet",
     }  # fmt: skip
     for item in objects_of(committed(cluster)):
         assert item["kind"] in namespaced
