@@ -148,16 +148,6 @@ def test_what_is_not_pushed_yet_is_said(play: Play, tmp_path: Path) -> None:
     assert play(["gitops"], **found).summary["next"] == [push]
 
 
-def test_a_manifest_that_fixes_its_namespace_is_not_put_elsewhere(play: Play) -> None:
-    run = play(
-        ["gitops"], **REFERENCE, gitops_namespace="tools", nativelink_namespace="a", nativelink_workers_namespace="b"
-    )
-    assert run.message == (
-        "dev: gitops_namespace: the manifest of argocd installs into argocd, not into tools; "
-        "leave the variable out, or set gitops_install: existing"
-    )
-
-
 # Versions
 
 
