@@ -25,12 +25,25 @@ CLUSTER_SETS = {
     "etcd": ("etcd",),
     "kwok": ("kwok", "kwokctl"),
 }
+# What a real node takes besides. After "kubernetes" these are quick: they share most packages.
+NODE_SETS = {
+    "node": ("kubelet", "kube-proxy"),
+    "coredns": ("coredns",),
+    "local-path": ("local-path-provisioner",),
+    "crane": ("crane",),
+    "standin": ("pause", "nativelink"),
+}
 HELM_SET = {"helm": ("helm",)}
 
 _FIRST_TIME = {
     "kubernetes": "about 5 minutes",
     "etcd": "about half a minute",
     "kwok": "about a minute",
+    "node": "about 2 minutes",
+    "coredns": "about 3 minutes",
+    "local-path": "about half a minute",
+    "crane": "about half a minute",
+    "standin": "some seconds",
     "helm": "about 2 minutes",
 }
 # Go names a binary after the last element of its package, which for etcd is "server".
@@ -46,15 +59,15 @@ def _ldflags(modules: pins.ModuleSet) -> str:
     """Linker flags that write the version into the binaries: the module's source does not have it."""
     version = modules.version
     stamps = {
-        "kubernetes": {
+        "k8s.io/kubernetes": {
             "k8s.io/component-base/version.gitVersion": version,
             "k8s.io/component-base/version.gitMajor": version.removeprefix("v").split(".")[0],
             "k8s.io/component-base/version.gitMinor": version.split(".")[1],
         },
-        "kwok": {"sigs.k8s.io/kwok/pkg/consts.Version": version},
-        "helm": {"helm.sh/helm/v4/internal/version.version": version},
+        "sigs.k8s.io/kwok": {"sigs.k8s.io/kwok/pkg/consts.Version": version},
+        "helm.sh/helm/v4": {"helm.sh/helm/v4/internal/version.version": version},
     }
-    return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.get(modules.name, {}).items())])
+    return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.get(modules.main, {}).items())])
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -133,7 +146,7 @@ def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
     """Build all tools of a set into a folder, in one go command so that they share what they have in common."""
     started = time.monotonic()
     environment = go_environment(modules)
-    names = ", ".join({**CLUSTER_SETS, **HELM_SET}[modules.name])
+    names = ", ".join(_RENAMED.get(tool, tool) for tool in (path.rpartition("/")[2] for path in modules.tools))
     first_time = _FIRST_TIME[modules.name]
     cache.say(f"{label} building {modules.name} {modules.version}: {names} ({first_time} the first time)")
     _run(["go", "mod", "download"], environment, f"downloading the modules of {modules.name}", modules.folder)
