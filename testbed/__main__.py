@@ -21,6 +21,9 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("up", "start a cluster, or reuse the one that runs")
     added.add_argument("--nodes", type=int, default=cluster.NODES, help="fake nodes (default: %(default)s)")
+    added.add_argument(
+        "--node", choices=("fake", "real"), default="fake", help="real: one that runs pods besides; takes root"
+    )
     command("down", "stop a cluster and remove its state")
     command("status", "list the clusters", named=False)
     command("kubeconfig", "print the path of a cluster's kubeconfig")
@@ -36,9 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _up(name: str, nodes: int) -> None:
+def _up(name: str, nodes: int, *, real: bool) -> None:
     started = time.monotonic()
-    running = cluster.up(name, nodes)
+    running = cluster.up(name, nodes, real=real)
     seconds = time.monotonic() - started
     print(f"cluster     {running.name} (Kubernetes {running.version()}), ready after {seconds:.1f} s")
     print(f"endpoint    {running.endpoint}")
@@ -63,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         match given.command:
             case "up":
-                _up(given.name, given.nodes)
+                _up(given.name, given.nodes, real=given.node == "real")
             case "down":
                 cluster.down(given.name)
             case "status":

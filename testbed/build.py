@@ -31,7 +31,7 @@ NODE_SETS = {
     "coredns": ("coredns",),
     "local-path": ("local-path-provisioner",),
     "crane": ("crane",),
-    "standin": ("pause", "nativelink"),
+    "standin": ("pause", "nativelink", "nativelink-worker-init"),
 }
 HELM_SET = {"helm": ("helm",)}
 

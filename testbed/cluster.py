@@ -1,5 +1,7 @@
 """Clusters: etcd and a real control plane as plain processes of this user, with nodes that kwok fakes.
 
+With root one node can be real: see ``testbed.node``.
+
 Everything about cluster NAME is in ``<state>/NAME``; ``<state>`` is ``.testbed`` in the checkout, or ``TESTBED_STATE``.
 """
 
@@ -26,7 +28,8 @@ from typing import Any
 
 import yaml
 
-from testbed import build, cache
+from testbed import build, cache, images, node
+from testbed.waiting import ClusterError, tails, until
 
 DEFAULT_NAME = "local"
 NODES = 6
@@ -66,13 +69,15 @@ _EXTRA_ARGUMENTS = {
         "enable-aggregator-routing": "true",
     },
     # One of each is enough, and one without a lease survives an API server that is paused.
-    "kube-controller-manager": {"leader-elect": "false"},
+    "kube-controller-manager": {
+        "leader-elect": "false",
+        # A real node asks for its certificate.
+        "cluster-signing-cert-file": "{pki}/ca.crt",
+        "cluster-signing-key-file": "{pki}/ca.key",
+    },
     "kube-scheduler": {"leader-elect": "false"},
+    "kwok": {"manage-all-nodes": "false", "manage-nodes-with-label-selector": f"{node.LABEL}=fake"},
 }
-
-
-class ClusterError(Exception):
-    """A cluster did not do what was asked; the message says what was awaited and how the log ends."""
 
 
 def state_root() -> Path:
@@ -101,6 +106,11 @@ class Cluster:
     def kubectl(self) -> Path:
         """The kubectl of the cluster's own version."""
         return build.binaries()["kubectl"]
+
+    @property
+    def real(self) -> bool:
+        """Whether it was started with a real node."""
+        return (self.home / "node").exists()
 
     @property
     def endpoint(self) -> str:
@@ -151,8 +161,9 @@ class Cluster:
         return found
 
     def ready(self) -> bool:
-        """Whether all components run and the API server says within 3 s that it is ready."""
-        return set(self.processes()) == set(COMPONENTS) and self._get("/readyz") == "ok"
+        """Whether all components and the real node, if it has one, run, and the API server says that it is ready."""
+        complete = set(self.processes()) == set(COMPONENTS) and (not self.real or node.process(self.home) is not None)
+        return complete and self._get("/readyz") == "ok"
 
     def _get(self, path: str) -> str | None:
         """An API server's answer to an anonymous GET, or None. Much quicker than a kubectl process."""
@@ -180,7 +191,7 @@ class Cluster:
     def stop_api(self) -> None:
         """Kill the API server: connections are refused, until ``start_api``."""
         self._signal("kube-apiserver", signal.SIGKILL)
-        _until("the API server to be gone", lambda: "kube-apiserver" not in self.processes(), 10)
+        until("the API server to be gone", lambda: "kube-apiserver" not in self.processes(), 10)
         # As long as nobody has collected the dead process, kwokctl would take it for a running one.
         (self._workdir / "pids" / "kube-apiserver.pid").unlink(missing_ok=True)
 
@@ -212,16 +223,12 @@ class Cluster:
             raise ClusterError(f"kwokctl {' '.join(arguments[:2])} failed{self._log_tails()}")
 
     def _await(self, what: str, check: Callable[[], bool]) -> None:
-        _until(what, check, _READY_SECONDS, self._log_tails)
+        until(what, check, _READY_SECONDS, self._log_tails)
 
     def _log_tails(self) -> str:
         """The last lines of every log that has any, for an error message."""
-        tails = ""
-        for log in [self.home / "kwokctl.log", *sorted((self._workdir / "logs").glob("*.log"))]:
-            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-            if lines:
-                tails += "\n".join([f"\n--- {log}", *(line[-400:] for line in lines[-6:])])
-        return tails
+        logs = [self.home / "kwokctl.log", *sorted((self._workdir / "logs").glob("*.log"))]
+        return tails(logs) + (node.logs(self.home) if self.real else "")
 
     def never_ready(self, namespace: str, *, on: bool = True) -> None:
         """Keep new pods of a namespace Pending, so that no Deployment gets available and no Job completes; or stop.
@@ -236,7 +243,7 @@ class Cluster:
         self.run("patch", "stage", "pod-ready", "--type=json", "-p", json.dumps(patch))
         time.sleep(0.5)  # kwok sees the change by its watch
         if not on:
-            _until(f"the pods of {namespace} to get ready", lambda: self._nudge(namespace), 20)
+            until(f"the pods of {namespace} to get ready", lambda: self._nudge(namespace), 20)
 
     def _nudge(self, namespace: str) -> bool:
         """Touch the pending pods of a namespace, as kwok looks at a pod only when it changes; True if none is left."""
@@ -251,9 +258,20 @@ class Cluster:
         """See ``offer_volumes``."""
         offer_volumes(self.kubeconfig, storage_class, size, count)
 
-    def _create(self, nodes: int) -> None:
+    def load(self, *wanted: images.Image) -> None:
+        """Offer images to the real node, which pulls them by their full names."""
+        node.push(self.home, *wanted)
+
+    def _create(self, nodes: int, real: bool) -> None:
         tools = build.binaries()
         pki = self._workdir / "pki"
+        network = node.claim(self.home) if real else None
+        extra_arguments = {
+            name: {key: value.format(pki=pki) for key, value in extra.items()}
+            for name, extra in _EXTRA_ARGUMENTS.items()
+        }
+        if network:
+            extra_arguments["kube-apiserver"] |= node.api_server_arguments(network, pki)
         config = {
             "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
             "kind": "KwokctlConfiguration",
@@ -268,10 +286,11 @@ class Cluster:
                 "kubeControllerManagerBinary": str(tools["kube-controller-manager"]),
                 "kubeSchedulerBinary": str(tools["kube-scheduler"]),
                 "kwokControllerBinary": str(tools["kwok"]),
+                **({"kubeApiserverCertSANs": node.certificate_names(network)} if network else {}),
             },
             "componentsPatches": [
-                {"name": name, "extraArgs": [{"key": key, "value": extra[key].format(pki=pki)} for key in extra]}
-                for name, extra in _EXTRA_ARGUMENTS.items()
+                {"name": name, "extraArgs": [{"key": key, "value": value} for key, value in extra.items()]}
+                for name, extra in extra_arguments.items()
             ],
         }
         (self.home / "kwok").mkdir(parents=True, exist_ok=True)
@@ -279,7 +298,9 @@ class Cluster:
         self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={_READY_SECONDS:.0f}s")
         self._write_kubeconfig(pki)
         stages = list(yaml.safe_load_all(_STAGES.read_text()))
-        fakes = [*stages, *(_node(index) for index in range(nodes)), *_volumes("local-path", "200Gi", NODES)]
+        fakes = [*stages, *(_node(index, tainted=real) for index in range(nodes))]
+        if not real:
+            fakes += _volumes("local-path", "200Gi", NODES)
 
         def furnished() -> bool:
             self.apply(*fakes)  # fails for a moment while the kind Stage is new
@@ -289,6 +310,25 @@ class Cluster:
         self._await("its nodes to be accepted", furnished)
         self._await(f"{nodes} nodes to be ready", lambda: self._nodes().count("True") >= nodes)
         self._await("the ServiceAccount default in namespace default", self._has_service_account)
+        if network:
+            self._add_node(network, (pki / "ca.crt").read_bytes())
+
+    def _add_node(self, network: node.Network, authority: bytes) -> None:
+        """Start the real node, and what makes names and volumes there; wait until all of it is ready."""
+        settings = self._settings()
+        port = self.endpoint.rpartition(":")[2]
+        settings["clusters"][0]["cluster"]["server"] = f"https://{network.machine}:{port}"
+        node.start(self.home, network, settings, authority)
+        self.load(*images.catalogue())
+        self.apply(*node.addons(network))
+        self._await(f"node {node.NAME} to be ready", lambda: self._is_ready(f"node/{node.NAME}", "Ready"))
+        for namespace, name in (("kube-system", "coredns"), ("local-path-storage", "local-path-provisioner")):
+            ready = f"deployment/{name}", "Available", "-n", namespace
+            self._await(f"Deployment {name} to be available", lambda ready=ready: self._is_ready(*ready))  # type: ignore[misc]
+
+    def _is_ready(self, thing: str, condition: str, *arguments: str) -> bool:
+        path = f'jsonpath={{.status.conditions[?(@.type=="{condition}")].status}}'
+        return self.run("get", thing, *arguments, "-o", path) == "True"
 
     def _nodes(self) -> list[str]:
         """The status of each node's Ready condition: ``["True", ...]``."""
@@ -328,26 +368,12 @@ class Cluster:
 
     def _destroy(self) -> None:
         """Kill this cluster's processes, wait until they are gone, and remove its state. Fine if there are none."""
+        node.stop(self.home)
         for component in reversed(COMPONENTS):
             if process := self.processes().get(component):
                 os.kill(process, signal.SIGKILL)  # nothing of it is kept, so nothing need be closed well
-        _until("all processes to be gone", lambda: not self.processes(), 15)
+        until("all processes to be gone", lambda: not self.processes(), 15)
         shutil.rmtree(self.home, ignore_errors=True)
-
-
-def _until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
-    """Poll until ``check`` is true; ClusterError after ``seconds``, with what was awaited and why ``check`` failed."""
-    deadline = time.monotonic() + seconds
-    while True:
-        reason = ""
-        try:
-            if check():
-                return
-        except ClusterError as error:
-            reason = f": {error}"
-        if time.monotonic() > deadline:
-            raise ClusterError(f"waited {seconds:.0f} s for {what}, in vain{reason}{details()}")
-        time.sleep(0.1)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -362,7 +388,7 @@ def _free_ports(count: int) -> list[int]:
     raise ClusterError(f"no {count} free ports between {_PORT_RANGE.start} and {_PORT_RANGE.stop}")
 
 
-def _node(index: int) -> dict[str, Any]:
+def _node(index: int, *, tainted: bool) -> dict[str, Any]:
     """The fake node number ``index`` (from 0). Its size is in the Stage that makes it ready."""
     name = f"node-{index + 1}"
     labels = {
@@ -371,8 +397,12 @@ def _node(index: int) -> dict[str, Any]:
         "kubernetes.io/hostname": name,
         "topology.kubernetes.io/zone": ZONES[index % len(ZONES)],
         "topology.kubernetes.io/region": "region-a",
+        node.LABEL: "fake",
     }
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+    # Beside a real node only pods that ask for it are faked.
+    taints = [{"key": node.LABEL, "value": "fake", "effect": "NoSchedule"}] if tainted else []
+    metadata = {"name": name, "labels": labels}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": taints}}
 
 
 def _volumes(storage_class: str, size: str, count: int) -> list[dict[str, Any]]:
@@ -430,20 +460,27 @@ def clusters() -> list[Cluster]:
     return [Cluster(path.parent.name, path.parent) for path in sorted(state_root().glob("*/kwokctl.log"))]
 
 
-def up(name: str = DEFAULT_NAME, nodes: int = NODES) -> Cluster:
+def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> Cluster:
     """Start a cluster, or reuse the one that runs, and return it ready to use.
 
-    What a crash or a reboot left behind is removed first. ``nodes`` counts only when it is started. ClusterError or
-    ``build.BuildError`` if it can't be had; then nothing of it is left running.
+    What a crash or a reboot left behind is removed first. ``nodes`` counts the fake ones, and only when it is started;
+    with ``real`` there is a real node besides, which takes root. ClusterError or ``build.BuildError`` if it can't be
+    had; then nothing of it is left running.
     """
     wanted = cluster(name)
     with cache.locked(state_root() / ".locks" / name):
         if wanted.ready():
+            if wanted.real != real:
+                raise ClusterError(
+                    f"cluster {name} runs {'with' if wanted.real else 'without'} a real node: `down` first"
+                )
             return wanted
         build.binaries()
+        if real:
+            images.catalogue()
         wanted._destroy()
         try:
-            wanted._create(nodes)
+            wanted._create(nodes, real)
         except BaseException:
             wanted._destroy()
             raise

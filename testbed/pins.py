@@ -15,8 +15,8 @@ class ModuleSet:
     """One folder of ``testbed/go``, as its go.mod has it.
 
     ``version`` is that of ``main``: the module of the first tool or, in a set that is only read as files and has no
-    tools, the first one required. ``requires`` maps every required module to its version; ``tools`` are the packages
-    that ``go build tool`` builds.
+    tools, the first one required; of a set with programs of our own it is ``v0.0.0``. ``requires`` maps every required
+    module to its version; ``tools`` are the packages that ``go build tool`` builds.
     """
 
     name: str
@@ -29,8 +29,9 @@ class ModuleSet:
 
     @property
     def content(self) -> bytes:
-        """go.mod and go.sum as bytes: whatever is derived from the set depends on nothing else of it."""
-        return (self.folder / "go.mod").read_bytes() + (self.folder / "go.sum").read_bytes()
+        """go.mod, go.sum and our own programs as bytes: what is derived from the set depends on nothing else of it."""
+        sources = sorted(self.folder.rglob("*.go"))
+        return b"".join(path.read_bytes() for path in (self.folder / "go.mod", self.folder / "go.sum", *sources))
 
     def checksum(self, module: str) -> str:
         """The ``h1:`` checksum go.sum has for a required module's files; KeyError if it has none."""
@@ -57,13 +58,13 @@ def module_set(name: str) -> ModuleSet:
     tools = tuple(_entries(go_mod, "tool"))
     main = next(iter(requires))
     if tools:
-        main = max((module for module in requires if f"{tools[0]}/".startswith(f"{module}/")), key=len)
+        main = max((module for module in requires if f"{tools[0]}/".startswith(f"{module}/")), key=len, default=f"testbed/{name}")
     return ModuleSet(
         name=name,
         folder=folder,
         go=_entries(go_mod, "go")[0],
         main=main,
-        version=requires[main],
+        version=requires.get(main, "v0.0.0"),
         requires=requires,
         tools=tools,
     )

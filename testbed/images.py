@@ -1,0 +1,191 @@
+"""OCI images made of our own binaries and of Debian packages, byte for byte the same each time, without Docker.
+
+An image carries its upstream name, so that manifests are used unchanged. What is inside is what its pins say, or a
+stand-in, which the label ``testbed.stand-in`` of the image tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed import build, cache, debian, pins
+
+PAUSE = "registry.k8s.io/pause:3.10"
+BUSYBOX = "docker.io/library/busybox:1.35.0"
+# Debian's shell, coreutils and little more: what a toolchain image is at least.
+DEBIAN = "docker.io/library/debian:bookworm-slim"
+NATIVELINK = "ghcr.io/tracemachina/nativelink"
+NATIVELINK_VERSIONS = ("v1.3.2", "v1.6.6")
+
+_OCI = "application/vnd.oci.image"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: its full name, and what it consists of.
+
+    ``files`` maps absolute paths in the image to files of this machine, ``links`` to what a symbolic link says, and
+    ``root`` is a folder that goes in whole. ``user`` is ``UID`` or ``UID:GID``. ``stands_in`` says for what and why,
+    if the content is not what the name promises.
+    """
+
+    reference: str
+    entrypoint: tuple[str, ...]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
+    root: Path | None = None
+    user: str = "0"
+    stands_in: str = ""
+
+    @property
+    def repository(self) -> str:
+        """The name without registry and tag, as a mirror serves it: ``coredns/coredns``."""
+        return self.reference.rpartition(":")[0].partition("/")[2]
+
+    @property
+    def tag(self) -> str:
+        """What follows the colon."""
+        return self.reference.rpartition(":")[2]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _entry(path: str, kind: bytes, mode: int, **more: Any) -> tarfile.TarInfo:  # noqa: ANN401 - TarInfo's own fields
+    """A member of a layer that says nothing about who made it, and when."""
+    entry = tarfile.TarInfo(path.lstrip("/"))
+    entry.type, entry.mode = kind, mode
+    for name, value in more.items():
+        setattr(entry, name, value)
+    return entry
+
+
+def _add_file(layer: tarfile.TarFile, path: str, source: Path) -> None:
+    status = source.stat()
+    with source.open("rb") as content:
+        layer.addfile(_entry(path, tarfile.REGTYPE, status.st_mode & 0o7777, size=status.st_size), content)
+
+
+def _write_layer(image: Image, target: Path) -> None:
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as layer:
+        layer.addfile(_entry("/tmp", tarfile.DIRTYPE, 0o1777))
+        for source in sorted(image.root.rglob("*")) if image.root else ():
+            path = str(source.relative_to(image.root))  # type: ignore[arg-type] # there are none without a root
+            if source.is_symlink():
+                layer.addfile(_entry(path, tarfile.SYMTYPE, 0o777, linkname=str(source.readlink())))
+            elif source.is_dir():
+                layer.addfile(_entry(path, tarfile.DIRTYPE, source.stat().st_mode & 0o7777))
+            elif source.is_file():
+                _add_file(layer, path, source)
+        for path, source in sorted(image.files.items()):
+            _add_file(layer, path, source)
+        for path, points_to in sorted(image.links.items()):
+            layer.addfile(_entry(path, tarfile.SYMTYPE, 0o777, linkname=points_to))
+
+
+def _write_layout(image: Image, draft: Path) -> None:
+    """One OCI image layout: https://specs.opencontainers.org/image-spec/image-layout/."""
+    blobs = draft / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def add(kind: str, content: bytes | Path) -> dict[str, Any]:
+        file = content if isinstance(content, Path) else draft / "blob"
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        digest, size = _sha256(file), file.stat().st_size
+        file.rename(blobs / digest)
+        return {"mediaType": f"{_OCI}.{kind}", "digest": f"sha256:{digest}", "size": size}
+
+    def add_json(kind: str, content: dict[str, Any]) -> dict[str, Any]:
+        return add(kind, json.dumps(content, sort_keys=True).encode())
+
+    _write_layer(image, draft / "layer")
+    layer = add("layer.v1.tar", draft / "layer")
+    settings: dict[str, Any] = {
+        "Entrypoint": list(image.entrypoint),
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "User": image.user,
+        "Labels": {"testbed.stand-in": image.stands_in} if image.stands_in else {},
+    }
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": settings,
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    }
+    manifest = add_json(
+        "manifest.v1+json",
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{_OCI}.manifest.v1+json",
+            "config": add_json("config.v1+json", config),
+            "layers": [layer],
+        },
+    )
+    manifest["annotations"] = {"org.opencontainers.image.ref.name": image.reference}
+    (draft / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
+    (draft / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+
+def layout(image: Image) -> Path:
+    """The folder with an image in OCI layout, made if need be: what ``crane push`` and other tools take."""
+    described = asdict(image) | {"files": {path: _sha256(source) for path, source in image.files.items()}}
+    key = cache.digest(Path(__file__).read_bytes(), json.dumps(described, sort_keys=True, default=str))
+    name = f"{image.repository.replace('/', '-')}-{image.tag}-{key}"
+    return cache.made(cache.root() / "images" / name, lambda draft: _write_layout(image, draft))
+
+
+def _busybox() -> Image:
+    root = debian.root("busybox-static")
+    names = "sh ls cat cp mv rm mkdir ln echo env sleep date id true false test tail head grep sed wc stat df nc wget"
+    names += " httpd nslookup ping ip touch chmod chown vi ps kill sync dd hostname find xargs tee sort uniq seq"
+    return Image(
+        BUSYBOX,
+        ("/bin/busybox",),
+        files={"/bin/busybox": root / "usr" / "bin" / "busybox"},
+        links={f"/bin/{name}": "busybox" for name in names.split()},
+        stands_in="Debian's busybox-static",
+    )
+
+
+def catalogue() -> list[Image]:
+    """The images that a real node has from its start."""
+    tools = build.binaries(build.NODE_SETS)
+    nativelink = "opens the configured ports, serves /status, and does no work"
+    images = [
+        Image(PAUSE, ("/pause",), {"/pause": tools["pause"]}, user="65535:65535", stands_in="a program that waits"),
+        Image(
+            f"registry.k8s.io/coredns/coredns:{pins.module_set('coredns').version}",
+            ("/coredns",),
+            {"/coredns": tools["coredns"]},
+        ),
+        Image(
+            f"docker.io/rancher/local-path-provisioner:{pins.module_set('local-path').version}",
+            ("/usr/bin/local-path-provisioner",),
+            {"/usr/bin/local-path-provisioner": tools["local-path-provisioner"]},
+        ),
+        _busybox(),
+        Image(DEBIAN, ("/bin/bash",), root=debian.root("bash", "coreutils", "dash", "grep", "sed", "findutils")),
+    ]
+    for version in NATIVELINK_VERSIONS:
+        binary = {"/bin/nativelink": tools["nativelink"]}
+        init = {**binary, "/bin/nativelink-worker-init": tools["nativelink-worker-init"]}
+        images += [
+            Image(f"{NATIVELINK}:{version}", ("/bin/nativelink",), binary, user="65532:65532", stands_in=nativelink),
+            Image(
+                f"{NATIVELINK}-worker-init:{version}",
+                ("/bin/nativelink-worker-init",),
+                init,
+                user="65532:65532",
+                stands_in=nativelink,
+            ),
+        ]
+    return images

@@ -1,0 +1,335 @@
+"""One real node of a cluster: kubelet, kube-proxy and containerd, so that pods really run.
+
+It lives in namespaces of its own, as a container would: its mounts, interfaces, routes and nftables rules are never the
+machine's, and they vanish when its first process is killed. Outside of them it has one network interface, by which
+the machine reaches the node, its pods and its Services, and one cgroup. It has no way to any other network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed import build, debian, images
+from testbed.waiting import ClusterError, tails, until
+
+NAME = "real-1"
+# Which of both a node is, for nodeSelectors. A fake one beside a real one also has a taint of this name.
+LABEL = "testbed/node"
+_PACKAGES = (
+    "bash",
+    "containerd",
+    "containernetworking-plugins",
+    "coreutils",
+    "iproute2",
+    "mount",
+    "nftables",
+    "runc",
+)
+_BINARIES = ("crane", "kubelet", "kube-proxy")
+_SCRIPT = Path(__file__).with_name("node.sh")
+_ADDONS = Path(__file__).with_name("addons.yaml")
+_CGROUPS = Path("/sys/fs/cgroup")
+_REGISTRY_PORT = 5000
+_MOST = 16  # real nodes on a machine
+
+
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"{' '.join(map(str, command))}: {done.stderr.strip()[-1000:]}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Network:
+    """The addresses of one real node and its cluster: ``number`` (0 to 15) keeps several on a machine apart."""
+
+    number: int
+
+    @property
+    def link(self) -> str:
+        """The machine's interface to the node."""
+        return f"testbed{self.number}"
+
+    @property
+    def machine(self) -> str:
+        """The machine's address on that interface: the API server's, as the node and its pods see it."""
+        return f"10.200.{self.number}.1"
+
+    @property
+    def node(self) -> str:
+        """The node's address."""
+        return f"10.200.{self.number}.2"
+
+    @property
+    def pods(self) -> str:
+        """The network of the pods: ``10.244.0.0/20``."""
+        return f"10.244.{self.number * 16}.0/20"
+
+    @property
+    def services(self) -> str:
+        """The network of the Services: ``10.96.0.0/16``."""
+        return f"10.{96 + self.number}.0.0/16"
+
+    def service(self, last: int) -> str:
+        """The address of a Service with a fixed one: 1 is the API server's, 10 the name server's."""
+        return f"10.{96 + self.number}.0.{last}"
+
+
+def _home(cluster_home: Path) -> Path:
+    return cluster_home / "node"
+
+
+def network(cluster_home: Path) -> Network | None:
+    """The network that a cluster has claimed, told by its interface's alias, or None."""
+    for link in json.loads(_run("ip", "-json", "link", "show")):
+        if link.get("ifalias") == str(cluster_home) and str(link["ifname"]).startswith("testbed"):
+            return Network(int(link["ifname"].removeprefix("testbed")))
+    return None
+
+
+def claim(cluster_home: Path) -> Network:
+    """Take a free network for a cluster, and make the machine's end of it. ClusterError without root or a free one."""
+    if os.geteuid() != 0:
+        raise ClusterError("a real node needs root; fake ones do not")
+    for wanted in map(Network, range(_MOST)):
+        # The kernel decides who of two comes first. The other end is moved into the node when there is one.
+        with contextlib.suppress(ClusterError):
+            _run("ip", "link", "add", wanted.link, "type", "veth", "peer", "name", f"{wanted.link}-node")
+            _run("ip", "link", "set", wanted.link, "alias", str(cluster_home))
+            _run("ip", "address", "add", f"{wanted.machine}/30", "dev", wanted.link)
+            _run("ip", "link", "set", wanted.link, "up")
+            return wanted
+    raise ClusterError(f"{_MOST} real nodes run on this machine already, or it has no veth interfaces")
+
+
+def api_server_arguments(wanted: Network, pki: Path) -> dict[str, str]:
+    """What the API server needs, by argument, to be reached from pods and to reach kubelet."""
+    return {
+        "bind-address": "0.0.0.0",
+        "advertise-address": wanted.machine,
+        "service-cluster-ip-range": wanted.services,
+        "kubelet-preferred-address-types": "InternalIP",
+        "kubelet-client-certificate": str(pki / "admin.crt"),
+        "kubelet-client-key": str(pki / "admin.key"),
+    }
+
+
+def certificate_names(wanted: Network) -> list[str]:
+    """The addresses and names by which pods call the API server."""
+    return [wanted.machine, wanted.service(1), "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+
+
+def process(cluster_home: Path) -> int | None:
+    """The ID of the process that holds the node, or None. Its end is the node's end."""
+    for found in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            folder, binary = (str((found / link).readlink()).removesuffix(" (deleted)") for link in ("cwd", "exe"))
+            if folder == str(_home(cluster_home)) and Path(binary).name == "unshare":
+                return int(found.name)
+    return None
+
+
+def _cgroups(cluster_home: Path) -> list[Path]:
+    """The node's cgroup in each hierarchy: one with cgroup v2, one a controller with v1."""
+    name = f"testbed-{cluster_home.name}"
+    if (_CGROUPS / "cgroup.controllers").exists():
+        return [_CGROUPS / name]
+    return [path / name for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
+
+
+def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {"anonymous": {"enabled": False}, "x509": {"clientCAFile": "/etc/testbed/ca.crt"}},
+        "authorization": {"mode": "Webhook"},
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/testbed-{cluster_home.name}",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "clusterDNS": [wanted.service(10)],
+        "clusterDomain": "cluster.local",
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        # It shares the machine's disk and memory with whatever else runs there.
+        "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
+        "enforceNodeAllocatable": [],
+        "localStorageCapacityIsolation": False,
+        "imageGCHighThresholdPercent": 100,
+        "serializeImagePulls": False,
+        "registryPullQPS": 0,
+        "maxPods": 250,
+        # Changes of ConfigMaps and Secrets get to the pods at once, and statuses to the API server.
+        "configMapAndSecretChangeDetectionStrategy": "Watch",
+        "nodeStatusUpdateFrequency": "5s",
+    }
+
+
+def _kube_proxy(wanted: Network) -> dict[str, Any]:
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "clusterCIDR": wanted.pods,
+        "hostnameOverride": NAME,
+        "metricsBindAddress": "127.0.0.1:10249",
+        "clientConnection": {"kubeconfig": "/etc/testbed/kubeconfig"},
+        # These are the whole machine's.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+    }
+
+
+def _cni(wanted: Network) -> dict[str, Any]:
+    addresses = {"type": "host-local", "ranges": [[{"subnet": wanted.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    # No masquerading: the machine has a route to the pods.
+    bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": addresses}
+    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
+
+
+_CONTAINERD = f"""
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{images.PAUSE}"
+restrict_oom_score_adj = true  # else no pod starts where the machine itself may not lower its score
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "/etc/testbed/cni"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "/etc/testbed/registries"
+"""
+
+# For every registry there is: the node's own, and no other.
+_MIRROR = f"""
+server = "http://127.0.0.1:{_REGISTRY_PORT}"
+[host."http://127.0.0.1:{_REGISTRY_PORT}"]
+capabilities = ["pull", "resolve"]
+"""
+
+
+def _configure(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], authority: bytes) -> None:
+    settings = {
+        "node_name": NAME,
+        "node_address": f"{wanted.node}/30",
+        "machine_address": wanted.machine,
+        "node_labels": f"{LABEL}=real,topology.kubernetes.io/zone=zone-a,topology.kubernetes.io/region=region-a",
+    }
+    files = {
+        "testbed/network": "".join(f"{name}={value}\n" for name, value in settings.items()),
+        "testbed/kubelet.yaml": yaml.safe_dump(_kubelet(cluster_home, wanted)),
+        "testbed/kube-proxy.yaml": yaml.safe_dump(_kube_proxy(wanted)),
+        "testbed/kubeconfig": yaml.safe_dump(kubeconfig),
+        "testbed/ca.crt": authority.decode(),
+        "testbed/containerd.toml": _CONTAINERD,
+        "testbed/cni/pods.conflist": json.dumps(_cni(wanted)),
+        "testbed/registries/_default/hosts.toml": _MIRROR,
+        "hosts": f"127.0.0.1 localhost\n{wanted.node} {NAME}\n",
+        "resolv.conf": "",
+    }
+    for name, content in files.items():
+        path = _home(cluster_home) / "changes" / "etc" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], authority: bytes) -> None:
+    """Start the node of a cluster whose API server answers; it registers itself.
+
+    ``kubeconfig`` is an administrator's with the address that the node sees, ``authority`` the PEM certificate that
+    clients of kubelet are signed with. ClusterError if a process of it does not start.
+    """
+    home = _home(cluster_home)
+    for folder in ("changes", "work", "root", "data"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    _configure(cluster_home, wanted, kubeconfig, authority)
+    for cgroup in _cgroups(cluster_home):
+        cgroup.mkdir(exist_ok=True)
+    tools = build.binaries(build.NODE_SETS)
+    command: list[str | Path] = ["unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
+    command += ["bash", _SCRIPT, home, debian.root(*_PACKAGES), *(tools[name] for name in _BINARIES)]
+    with (home / "node.log").open("w") as log:
+        # Its own session: a Ctrl-C that ends the command that started it is not meant for it.
+        holder = subprocess.Popen(
+            command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+
+    def apart() -> bool:
+        if holder.poll() is not None:
+            raise ClusterError("it ended")
+        return not os.path.samefile(f"/proc/{holder.pid}/ns/net", "/proc/self/ns/net")
+
+    until("the node's namespaces", apart, 5, lambda: logs(cluster_home))
+    _run("ip", "link", "set", f"{wanted.link}-node", "netns", str(holder.pid), "name", "eth0")
+    for destination in (wanted.pods, wanted.services):
+        _run("ip", "route", "replace", destination, "via", wanted.node)
+    until("the node's registry", lambda: _serves(wanted), 20, lambda: logs(cluster_home))
+
+
+def _serves(wanted: Network) -> bool:
+    tools = build.binaries(build.NODE_SETS)
+    command = [tools["crane"], "catalog", "--insecure", f"{wanted.node}:{_REGISTRY_PORT}"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def push(cluster_home: Path, *wanted: images.Image) -> None:
+    """Put images into the node's registry, where it finds them under their full names."""
+    where = network(cluster_home)
+    if not where:
+        raise ClusterError(f"cluster {cluster_home.name} has no real node")
+    crane = build.binaries(build.NODE_SETS)["crane"]
+    for image in wanted:
+        target = f"{where.node}:{_REGISTRY_PORT}/{image.repository}:{image.tag}"
+        _run(crane, "push", "--insecure", images.layout(image), target)
+
+
+def addons(wanted: Network) -> list[dict[str, Any]]:
+    """The name server and the provisioner of class local-path, as objects."""
+    references = {image.repository.rpartition("/")[2]: image.reference for image in images.catalogue()}
+    text = _ADDONS.read_text()
+    for name, value in {
+        "DNS_ADDRESS": wanted.service(10),
+        "COREDNS_IMAGE": references["coredns"],
+        "PROVISIONER_IMAGE": references["local-path-provisioner"],
+        "HELPER_IMAGE": images.BUSYBOX,
+    }.items():
+        text = text.replace(name, value)
+    return list(yaml.safe_load_all(text))
+
+
+def logs(cluster_home: Path) -> str:
+    """How the node's logs end, for an error message."""
+    home = _home(cluster_home)
+    return tails([home / "node.log", *sorted((home / "data" / "var" / "log").glob("*.log"))])
+
+
+def stop(cluster_home: Path) -> None:
+    """End the node at once, and take away what it has outside of its namespaces. Fine if there is none."""
+    holder = process(cluster_home)
+    if holder:
+        os.kill(holder, signal.SIGKILL)  # the kernel then ends every process of the node
+        until("the node's processes to end", lambda: process(cluster_home) is None, 15)
+    if shutil.which("ip") and (claimed := network(cluster_home)):
+        _run("ip", "link", "delete", claimed.link)
+    for cgroup in _cgroups(cluster_home):
+        if cgroup.exists():
+            until(f"the processes in {cgroup} to end", lambda cgroup=cgroup: _removed(cgroup), 15)  # type: ignore[misc]
+
+
+def _removed(cgroup: Path) -> bool:
+    """Remove a cgroup and all below; False while the kernel still has a process in one."""
+    for folder, _, _ in os.walk(cgroup, topdown=False):
+        try:
+            Path(folder).rmdir()
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,62 @@
+#!/bin/bash
+# Process 1 of a real node, in namespaces of its own (processes, mounts, network, host name): whatever is mounted, linked
+# or started from here on is gone with it. Arguments: the node's folder, its root file system, the folders of its binaries.
+set -euo pipefail
+home=$1 rootfs=$2
+shift 2
+
+# The root: Debian's packages below, all changes in the node's folder. A log file a component, from the very start.
+root=$home/root
+mount -t overlay node -o "lowerdir=$rootfs,upperdir=$home/changes,workdir=$home/work" "$root"
+mount -t proc proc "$root/proc"
+mount -t sysfs sysfs "$root/sys"
+mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+# What must not be on an overlay: layers of images, and volumes.
+for data in var/lib/containerd var/lib/kubelet opt/local-path-provisioner var/log; do
+  mkdir -p "$home/data/$data" "$root/$data"
+  mount --bind "$home/data/$data" "$root/$data"
+done
+mkdir -p "$root/usr/local/bin"
+for binary in "$@"; do
+  touch "$root/usr/local/bin/${binary##*/}"
+  mount --bind "$binary" "$root/usr/local/bin/${binary##*/}"
+done
+# kubelet writes some settings that are the whole machine's: here it writes into copies.
+for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_max{keys,bytes}; do
+  mkdir -p "$root/run/sysctl/${setting%/*}"
+  cat "/proc/sys/$setting" > "$root/run/sysctl/$setting"
+  mount --bind "$root/run/sysctl/$setting" "$root/proc/sys/$setting"
+done
+cd "$root"
+mkdir -p .machine
+pivot_root . .machine
+umount -l /.machine
+mount --make-rshared / # containers see what is mounted after their start
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root
+hash -r
+
+# The network: the machine gives the interface, and the node's file says the rest.
+source /etc/testbed/network
+echo "$node_name" > /proc/sys/kernel/hostname
+ip link set lo up
+until ip link show eth0 > /dev/null 2>&1; do sleep 0.05; done
+ip address add "$node_address" dev eth0
+ip link set eth0 up
+ip route add default via "$machine_address"
+echo 1 > /proc/sys/net/ipv4/ip_forward
+
+mkdir -p /var/lib/containerd/registry
+crane registry serve --address :5000 --disk /var/lib/containerd/registry > /var/log/registry.log 2>&1 &
+containerd --config /etc/testbed/containerd.toml > /var/log/containerd.log 2>&1 &
+until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
+kubelet --config /etc/testbed/kubelet.yaml --hostname-override "$node_name" --node-ip "${node_address%/*}" \
+  --node-labels "$node_labels" --kubeconfig /var/lib/kubelet/kubeconfig \
+  --bootstrap-kubeconfig /etc/testbed/kubeconfig > /var/log/kubelet.log 2>&1 &
+kube-proxy --config /etc/testbed/kube-proxy.yaml > /var/log/kube-proxy.log 2>&1 &
+
+# bash collects whatever orphans end. A node with a component that ended is no node: all of it ends.
+wait -n
+echo "a component ended with status $?"

@@ -1,0 +1,36 @@
+"""What a cluster that does not do its part raises, and the one way to wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class ClusterError(Exception):
+    """A cluster did not do what was asked; the message says what was awaited and how the log ends."""
+
+
+def until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
+    """Poll until ``check`` is true; ClusterError after ``seconds``, with what was awaited and why ``check`` failed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        reason = ""
+        try:
+            if check():
+                return
+        except ClusterError as error:
+            reason = f": {error}"
+        if time.monotonic() > deadline:
+            raise ClusterError(f"waited {seconds:.0f} s for {what}, in vain{reason}{details()}")
+        time.sleep(0.1)
+
+
+def tails(logs: Iterable[Path], lines: int = 6) -> str:
+    """The last lines of every log that has any, for an error message."""
+    text = ""
+    for log in logs:
+        content = log.read_text(errors="replace").splitlines() if log.exists() else []
+        if content:
+            text += "\n".join([f"\n--- {log}", *(line[-400:] for line in content[-lines:])])
+    return text
