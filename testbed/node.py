@@ -191,9 +191,9 @@ def _kube_proxy(wanted: Network) -> dict[str, Any]:
 
 def _cni(wanted: Network) -> dict[str, Any]:
     addresses = {"type": "host-local", "ranges": [[{"subnet": wanted.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
-    # No masquerading: the machine has a route to the pods.
-    bridge = {"type": "bridge", "bridge": "cni0", "isGateway": True, "hairpinMode": True, "ipam": addresses}
-    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
+    # A link of its own for each pod, so that all they say is routed, and rules see it; no masquerading: the machine has
+    # a route to them.
+    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": addresses}]}
 
 
 _CONTAINERD = f"""
@@ -266,7 +266,7 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
     def apart() -> bool:
         if holder.poll() is not None:
             raise ClusterError("it ended")
-        return not os.path.samefile(f"/proc/{holder.pid}/ns/net", "/proc/self/ns/net")
+        return not Path(f"/proc/{holder.pid}/ns/net").samefile("/proc/self/ns/net")
 
     until("the node's namespaces", apart, 5, lambda: logs(cluster_home))
     _run("ip", "link", "set", f"{wanted.link}-node", "netns", str(holder.pid), "name", "eth0")

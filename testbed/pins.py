@@ -58,7 +58,11 @@ def module_set(name: str) -> ModuleSet:
     tools = tuple(_entries(go_mod, "tool"))
     main = next(iter(requires))
     if tools:
-        main = max((module for module in requires if f"{tools[0]}/".startswith(f"{module}/")), key=len, default=f"testbed/{name}")
+        main = max(
+            (module for module in requires if f"{tools[0]}/".startswith(f"{module}/")),
+            key=len,
+            default=f"testbed/{name}",
+        )
     return ModuleSet(
         name=name,
         folder=folder,

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import cluster
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder of these tests' own; whatever is left in it is taken down."""
+    missing = [] if os.geteuid() == 0 else ["root"]
+    missing += [tool for tool in ("ip", "unshare", "apt-get", "dpkg-deb") if not shutil.which(tool)]
+    if missing:
+        pytest.skip(f"a real node needs {', '.join(missing)}")
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("TESTBED_STATE", str(folder))
+        yield folder
+        for left in cluster.clusters():
+            cluster.down(left.name)
+
+
+@pytest.fixture(scope="session")
+def real(state: Path) -> cluster.Cluster:
+    return cluster.up("e2e-node", nodes=1, real=True)

@@ -1,0 +1,305 @@
+"""A real node: what is only true where pods really run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed import cluster, images
+from testbed.cluster import Cluster
+
+SPACE = "try"
+
+
+def shell(script: str, **more: object) -> dict[str, Any]:
+    return {"name": "main", "image": images.BUSYBOX, "command": ["sh", "-c", script], **more}
+
+
+def pod(name: str, *containers: dict[str, Any], **spec: object) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": SPACE, "labels": {"app": name}}
+    settings = {"containers": list(containers), "terminationGracePeriodSeconds": 1, **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": settings}
+
+
+def eventually(check: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+class Space:
+    """The namespace of a test."""
+
+    def __init__(self, where: Cluster) -> None:
+        self.where = where
+
+    def run(self, *arguments: str) -> str:
+        return self.where.run("-n", SPACE, *arguments)
+
+    def ready(self, name: str) -> None:
+        self.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=40s")
+
+    def ended(self, name: str) -> str:
+        """Wait for a pod to succeed, and return what it said."""
+        self.run("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=40s")
+        return self.run("logs", name)
+
+
+@pytest.fixture
+def space(real: Cluster) -> Iterator[Space]:
+    real.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
+    eventually(
+        lambda: bool(real.run("-n", SPACE, "get", "serviceaccount", "default", "--ignore-not-found")), 10, "a namespace"
+    )
+    yield Space(real)
+    real.run("delete", "namespace", SPACE, "--timeout=60s")
+
+
+def test_both_kinds_of_node_are_there_and_pods_choose(space: Space) -> None:
+    nodes = json.loads(space.where.run("get", "nodes", "-o", "json"))["items"]
+    kinds = {node["metadata"]["name"]: node["metadata"]["labels"]["testbed/node"] for node in nodes}
+    assert kinds == {"real-1": "real", "node-1": "fake"}
+    toleration = [{"key": "testbed/node", "operator": "Exists"}]
+    space.where.apply(
+        pod("really", shell("sleep 600")),
+        pod("faked", shell("exit 1"), tolerations=toleration, nodeSelector={"testbed/node": "fake"}),
+    )
+    for name, node in (("really", "real-1"), ("faked", "node-1")):
+        space.ready(name)
+        assert space.run("get", "pod", name, "-o", "jsonpath={.spec.nodeName}") == node
+    # What kwok would do to a pod that fits one of its stages: this one is kubelet's alone.
+    really = json.loads(space.run("get", "pod", "really", "-o", "json"))["status"]
+    assert re.fullmatch(r"10\.\d+\.\d+\.\d+", really["podIP"])
+    assert really["containerStatuses"][0]["containerID"].startswith("containerd://")
+
+
+def test_exec_and_logs(space: Space) -> None:
+    space.where.apply(pod("talker", shell("echo said; sleep 600")))
+    space.ready("talker")
+    assert space.run("logs", "talker") == "said\n"
+    assert space.run("exec", "talker", "--", "cat", "/proc/1/cmdline").split("\0")[:2] == ["sh", "-c"]
+    assert space.run("exec", "talker", "--", "hostname") == "talker\n"
+
+
+def test_names_services_and_the_machine_reach_a_pod(space: Space) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": SPACE},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    space.where.apply(service, pod("web", shell("echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp")))
+    space.ready("web")
+    # A name that has just been asked in vain would be remembered for a while, so the web pod comes first.
+    space.where.apply(
+        pod("caller", shell("wget -q -T 5 -O - http://web.try.svc.cluster.local http://web"), restartPolicy="OnFailure")
+    )
+    assert space.ended("caller") == "hello\nhello\n"
+    for path in ("pod/web -o jsonpath={.status.podIP}:8080", "service/web -o jsonpath={.spec.clusterIP}:80"):
+        address = space.run("get", *path.split(" "))
+        answer = subprocess.run(["curl", "-sS", "-m", "5", address], capture_output=True, text=True, check=True)
+        assert answer.stdout == "hello\n", address
+
+
+def test_a_pod_reaches_the_api_server(space: Space) -> None:
+    # The certificate is not looked at here: busybox can't, and clients in Go are shown by CoreDNS, which got ready.
+    script = "wget -q -T 5 -O - --no-check-certificate https://kubernetes.default.svc/version | grep gitVersion"
+    space.where.apply(pod("client", shell(script), restartPolicy="OnFailure"))
+    assert "v1.36.4" in space.ended("client")
+
+
+def test_a_name_outside_of_the_cluster_has_no_address(space: Space) -> None:
+    script = "nslookup example.com. && echo found || echo none; ping -c 1 -W 1 192.0.2.1 && echo out || echo inside"
+    space.where.apply(pod("curious", shell(script), restartPolicy="Never"))
+    said = space.ended("curious").splitlines()
+    assert "none" in said
+    assert "inside" in said
+
+
+def test_a_volume_keeps_its_data_over_a_pod_restart(space: Space) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data", "namespace": SPACE},
+        "spec": {
+            "storageClassName": "local-path",
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
+
+    def user(script: str) -> dict[str, Any]:
+        mounts = [{"name": "data", "mountPath": "/data"}]
+        return pod("user", shell(script, volumeMounts=mounts), volumes=volumes, restartPolicy="Never")
+
+    space.where.apply(claim, user("echo kept > /data/file"))
+    space.ended("user")
+    assert space.run("get", "pvc", "data", "-o", "jsonpath={.status.phase}") == "Bound"
+    space.run("delete", "pod", "user")
+    space.where.apply(user("cat /data/file"))
+    assert space.ended("user") == "kept\n"
+    volume = space.run("get", "pvc", "data", "-o", "jsonpath={.spec.volumeName}")
+    space.run("delete", "pod,pvc", "--all")
+    gone = ("get", "pv", volume, "--ignore-not-found", "-o", "name")
+    eventually(lambda: space.where.run(*gone) == "", 30, "the volume's removal by its provisioner")
+
+
+def test_pre_stop_hook_runs_before_the_end(space: Space) -> None:
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", "sleep 2; echo hook > /proc/1/fd/1"]}}}
+    space.where.apply(
+        pod(
+            "stopped",
+            shell("trap 'echo end; exit' TERM; echo begin; while :; do sleep 0.1; done", lifecycle=hook),
+            terminationGracePeriodSeconds=20,
+        )
+    )
+    space.ready("stopped")
+    with subprocess.Popen(
+        [space.where.kubectl, "--kubeconfig", space.where.kubeconfig, "-n", SPACE, "logs", "-f", "stopped"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        started = time.monotonic()
+        space.run("delete", "pod", "stopped")
+        took = time.monotonic() - started
+        said = follower.communicate(timeout=10)[0]
+    assert said == "begin\nhook\nend\n"
+    assert 2 <= took < 15
+
+
+def test_probes_decide(space: Space) -> None:
+    def probe(file: str, **more: object) -> dict[str, Any]:
+        return {"exec": {"command": ["test", "-f", file]}, "periodSeconds": 1, "failureThreshold": 1, **more}
+
+    space.where.apply(
+        pod(
+            "probed",
+            shell(
+                "touch /tmp/alive; sleep 600",
+                readinessProbe=probe("/tmp/ready"),
+                livenessProbe=probe("/tmp/alive", initialDelaySeconds=2),
+            ),
+        )
+    )
+
+    def status(field: str) -> str:
+        return space.run("get", "pod", "probed", "-o", f"jsonpath={{.status.containerStatuses[0].{field}}}")
+
+    eventually(lambda: status("started") == "true", 20, "the container")
+    assert status("ready") == "false"
+    space.run("exec", "probed", "--", "touch", "/tmp/ready")
+    space.ready("probed")
+    space.run("exec", "probed", "--", "rm", "/tmp/alive")
+    eventually(lambda: status("restartCount") == "1", 20, "the restart that a failed liveness probe causes")
+
+
+def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
+    config = """// JSON5, as NativeLink reads it
+    {stores: [{name: "A", memory: {}}], servers: [
+      {name: "health", listener: {http: {socket_address: "0.0.0.0:50080"}}, services: {health: {}}}]}"""
+    schema = {"type": "object", "required": ["stores"], "additionalProperties": {"type": "array"}}
+    space.where.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "config", "namespace": SPACE},
+            "data": {
+                "good.json5": config,
+                "bad.json5": config.replace("{stores", "{stroes: 1, stores"),
+                "schema.json": json.dumps(schema),
+            },
+        }
+    )
+
+    def standin(name: str, file: str) -> dict[str, Any]:
+        container = {
+            "name": "main",
+            "image": f"{images.NATIVELINK}:v1.6.6",
+            "args": [f"/etc/nativelink/{file}"],
+            "env": [{"name": "NATIVELINK_SCHEMA", "value": "/etc/nativelink/schema.json"}],
+            "volumeMounts": [{"name": "config", "mountPath": "/etc/nativelink"}],
+            "readinessProbe": {"httpGet": {"path": "/status", "port": 50080}, "periodSeconds": 1},
+            "securityContext": {
+                "runAsNonRoot": True,
+                "readOnlyRootFilesystem": True,
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        }
+        volumes = [{"name": "config", "configMap": {"name": "config"}}]
+        return pod(name, container, volumes=volumes, restartPolicy="Never", terminationGracePeriodSeconds=30)
+
+    space.where.apply(standin("good", "good.json5"), standin("bad", "bad.json5"))
+    space.ready("good")
+    space.run("wait", "--for=jsonpath={.status.phase}=Failed", "pod/bad", "--timeout=40s")
+    assert "stroes" in space.run("logs", "bad")
+    started = time.monotonic()
+    space.run("delete", "pod", "good")
+    assert 1 <= time.monotonic() - started < 10, "it ends one second after SIGTERM, whatever the grace period is"
+
+
+def traces(ours: str) -> dict[str, set[str]]:
+    """What a node could leave on the machine. Processes are those that name `ours` or run one of a node's programs."""
+
+    def lines(*command: str) -> set[str]:
+        try:
+            return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+        except FileNotFoundError:
+            return set()
+
+    processes = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        programs = ("kubelet", "kube-proxy", "containerd", "crane", "/pause", "/coredns")
+        if ours in command or command.split(" ")[0].endswith(programs) or "containerd-shim" in command:
+            processes.add(f"{folder.name} {command}")
+    settings = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward")
+    return {
+        "processes": processes,
+        "mounts": set(Path("/proc/self/mounts").read_text().splitlines()),
+        "interfaces": {path.name for path in Path("/sys/class/net").iterdir()},
+        "routes": lines("ip", "route", "show", "table", "all"),
+        "rules of nftables": lines("nft", "list", "ruleset"),
+        "cgroups": {str(path) for path in Path("/sys/fs/cgroup").glob("**/*testbed*")},
+        "settings": {f"{name}={Path('/proc/sys', name).read_text()}" for name in settings},
+        "files": {str(path) for place in ("/run", "/var/lib", "/etc", "/opt") for path in Path(place).iterdir()},
+        "network namespaces": lines("lsns", "-t", "net", "-n", "-o", "NS"),
+    }
+
+
+@pytest.mark.parametrize("how", ["down", "crash"])
+def test_down_leaves_nothing(state: Path, how: str) -> None:
+    home = str(state / "e2e-gone")
+    before = traces(home)
+    where = cluster.up("e2e-gone", nodes=0, real=True)
+    where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
+    eventually(lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10, "a namespace")
+    space = Space(where)
+    space.where.apply(pod("left", shell("trap '' TERM; sleep 600")))
+    space.ready("left")
+    during = traces(home)
+    for kind in ("processes", "interfaces", "routes", "cgroups", "network namespaces"):
+        assert during[kind] - before[kind], f"this test sees no {kind}, so it could not see any that are left"
+    if how == "crash":
+        from testbed import node
+
+        os.kill(node.process(where.home) or 0, 9)
+        assert not where.ready()
+    cluster.down("e2e-gone")
+    left = {kind: found - before[kind] for kind, found in traces(home).items()}
+    assert not any(left.values()), left
+    assert not Path(home).exists()
