@@ -30,6 +30,7 @@ NODE_SETS = {
     "node": ("kubelet", "kube-proxy"),
     "coredns": ("coredns",),
     "local-path": ("local-path-provisioner",),
+    "kube-router": ("kube-router",),
     "crane": ("crane",),
     "standin": ("pause", "nativelink", "nativelink-worker-init"),
 }
@@ -42,6 +43,7 @@ _FIRST_TIME = {
     "node": "about 2 minutes",
     "coredns": "about 3 minutes",
     "local-path": "about half a minute",
+    "kube-router": "about a minute",
     "crane": "about half a minute",
     "standin": "some seconds",
     "helm": "about 2 minutes",

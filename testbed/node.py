@@ -31,11 +31,13 @@ _PACKAGES = (
     "containernetworking-plugins",
     "coreutils",
     "iproute2",
+    "ipset",
+    "iptables",
     "mount",
     "nftables",
     "runc",
 )
-_BINARIES = ("crane", "kubelet", "kube-proxy")
+_BINARIES = ("crane", "kubelet", "kube-proxy", "kube-router")
 _SCRIPT = Path(__file__).with_name("node.sh")
 _ADDONS = Path(__file__).with_name("addons.yaml")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -221,6 +223,7 @@ def _configure(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], 
         "node_name": NAME,
         "node_address": f"{wanted.node}/30",
         "machine_address": wanted.machine,
+        "services": wanted.services,
         "node_labels": f"{LABEL}=real,topology.kubernetes.io/zone=zone-a,topology.kubernetes.io/region=region-a",
     }
     files = {

@@ -38,6 +38,9 @@ mount --make-rshared / # containers see what is mounted after their start
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root
 hash -r
 
+# Links that Debian's packages make when they are installed.
+for command in ip{,6}tables{,-save,-restore}; do ln -sf xtables-nft-multi "/usr/sbin/$command"; done
+
 # The network: the machine gives the interface, and the node's file says the rest.
 source /etc/testbed/network
 echo "$node_name" > /proc/sys/kernel/hostname
@@ -56,6 +59,11 @@ kubelet --config /etc/testbed/kubelet.yaml --hostname-override "$node_name" --no
   --node-labels "$node_labels" --kubeconfig /var/lib/kubelet/kubeconfig \
   --bootstrap-kubeconfig /etc/testbed/kubeconfig > /var/log/kubelet.log 2>&1 &
 kube-proxy --config /etc/testbed/kube-proxy.yaml > /var/log/kube-proxy.log 2>&1 &
+# It enforces NetworkPolicies, and nothing else here. It ends when it comes before the node is registered.
+until kube-router --run-firewall --run-router=false --run-service-proxy=false --run-loadbalancer=false \
+  --enable-cni=false --hostname-override "$node_name" --kubeconfig /etc/testbed/kubeconfig \
+  --service-cluster-ip-range "$services" --iptables-sync-period 30s \
+  >> /var/log/kube-router.log 2>&1; do sleep 1; done &
 
 # bash collects whatever orphans end. A node with a component that ended is no node: all of it ends.
 wait -n

@@ -203,6 +203,63 @@ def test_probes_decide(space: Space) -> None:
     eventually(lambda: status("restartCount") == "1", 20, "the restart that a failed liveness probe causes")
 
 
+def test_network_policies_are_enforced(space: Space) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "guarded", "namespace": SPACE},
+        "spec": {"selector": {"app": "guarded"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    space.where.apply(
+        service,
+        pod("guarded", shell("echo hello > /tmp/index.html; httpd -p 8080 -h /tmp; httpd -f -p 9090 -h /tmp")),
+        pod("friend", shell("sleep 600")),
+        pod("stranger", shell("sleep 600")),
+    )
+    for name in ("guarded", "friend", "stranger"):
+        space.ready(name)
+    address = space.run("get", "pod", "guarded", "-o", "jsonpath={.status.podIP}")
+
+    def gets(who: str, url: str) -> bool:
+        done = space.run("exec", who, "--", "sh", "-c", f"wget -q -T 1 -O - {url} 2>&1 || echo refused")
+        return done == "hello\n"
+
+    def policy(name: str, spec: dict[str, Any]) -> None:
+        metadata = {"name": name, "namespace": SPACE}
+        space.where.apply(
+            {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+        )
+
+    direct, second = f"http://{address}:8080", f"http://{address}:9090"
+    named = "http://guarded.try.svc.cluster.local"
+    for who in ("friend", "stranger"):  # without any policy all get through
+        for url in (direct, second, named):
+            eventually(lambda who=who, url=url: gets(who, url), 10, f"{who} to get {url}")  # type: ignore[misc]
+
+    policy("closed", {"podSelector": {"matchLabels": {"app": "guarded"}}, "policyTypes": ["Ingress"]})
+    eventually(lambda: not any(gets(who, direct) for who in ("friend", "stranger")), 20, "the door to close")
+    friends = [{"podSelector": {"matchLabels": {"app": "friend"}}}]
+    policy(
+        "friends",
+        {
+            "podSelector": {"matchLabels": {"app": "guarded"}},
+            "ingress": [{"from": friends, "ports": [{"protocol": "TCP", "port": 8080}]}],
+        },
+    )
+    eventually(lambda: gets("friend", direct), 20, "the door to open for friends")
+    assert gets("friend", named)
+    assert not gets("friend", second), "a port that isn't in the policy"
+    assert not gets("stranger", direct)
+    assert not gets("stranger", named)
+
+    policy("silent", {"podSelector": {"matchLabels": {"app": "friend"}}, "policyTypes": ["Egress"]})
+    eventually(lambda: not gets("friend", direct), 20, "the friend to be silenced")
+    dns = [{"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}]
+    guarded = [{"to": [{"podSelector": {"matchLabels": {"app": "guarded"}}}]}]
+    policy("may-speak", {"podSelector": {"matchLabels": {"app": "friend"}}, "egress": dns + guarded})
+    eventually(lambda: gets("friend", named), 20, "the friend to speak by name")
+
+
 def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
     config = """// JSON5, as NativeLink reads it
     {stores: [{name: "A", memory: {}}], servers: [
