@@ -260,7 +260,7 @@ class Cluster:
 
     def load(self, *wanted: images.Image) -> None:
         """Offer images to the real node, which pulls them by their full names."""
-        node.push(self.home, *wanted)
+        node.push(self.home, {image.reference: images.layout(image) for image in wanted})
 
     def _create(self, nodes: int, real: bool) -> None:
         tools = build.binaries()
@@ -320,6 +320,7 @@ class Cluster:
         settings["clusters"][0]["cluster"]["server"] = f"https://{network.machine}:{port}"
         node.start(self.home, network, settings, authority)
         self.load(*images.catalogue())
+        node.push(self.home, images.saved())
         self.apply(*node.addons(network))
         self._await(f"node {node.NAME} to be ready", lambda: self._is_ready(f"node/{node.NAME}", "Ready"))
         for namespace, name in (("kube-system", "coredns"), ("local-path-storage", "local-path-provisioner")):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -43,15 +45,28 @@ class Image:
     user: str = "0"
     stands_in: str = ""
 
-    @property
-    def repository(self) -> str:
-        """The name without registry and tag, as a mirror serves it: ``coredns/coredns``."""
-        return self.reference.rpartition(":")[0].partition("/")[2]
 
-    @property
-    def tag(self) -> str:
-        """What follows the colon."""
-        return self.reference.rpartition(":")[2]
+def mirrored(reference: str) -> str:
+    """A full or short name as a mirror serves it, without the registry: ``library/busybox:1.35.0``."""
+    registry, slash, name = reference.partition("/")
+    if not slash:
+        return f"library/{reference}"
+    return name if "." in registry or ":" in registry else reference
+
+
+def saved() -> dict[str, Path]:
+    """The images in the tarballs (as ``docker save`` writes them) of the folder ``TESTBED_IMAGES``, by name.
+
+    They come in the place of what we make under the same names: so a real image replaces its stand-in.
+    """
+    found: dict[str, Path] = {}
+    if folder := os.environ.get("TESTBED_IMAGES"):
+        for path in sorted(Path(folder).glob("*.tar")):
+            with tarfile.open(path) as archive:
+                listing = archive.extractfile("manifest.json")
+                names = [name for image in json.load(listing) for name in image["RepoTags"]] if listing else []
+            found |= dict.fromkeys(names, path)
+    return found
 
 
 def _sha256(path: Path) -> str:
@@ -139,7 +154,7 @@ def layout(image: Image) -> Path:
     """The folder with an image in OCI layout, made if need be: what ``crane push`` and other tools take."""
     described = asdict(image) | {"files": {path: _sha256(source) for path, source in image.files.items()}}
     key = cache.digest(Path(__file__).read_bytes(), json.dumps(described, sort_keys=True, default=str))
-    name = f"{image.repository.replace('/', '-')}-{image.tag}-{key}"
+    name = f"{re.sub('[/:]', '-', mirrored(image.reference))}-{key}"
     return cache.made(cache.root() / "images" / name, lambda draft: _write_layout(image, draft))
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ _BINARIES = ("crane", "kubelet", "kube-proxy", "kube-router")
 _SCRIPT = Path(__file__).with_name("node.sh")
 _ADDONS = Path(__file__).with_name("addons.yaml")
 _CGROUPS = Path("/sys/fs/cgroup")
+_CONTROLLERS = _CGROUPS / "cgroup.controllers"  # only with cgroup v2
 _REGISTRY_PORT = 5000
 _MOST = 16  # real nodes on a machine
 
@@ -104,6 +105,7 @@ def claim(cluster_home: Path) -> Network:
     """Take a free network for a cluster, and make the machine's end of it. ClusterError without root or a free one."""
     if os.geteuid() != 0:
         raise ClusterError("a real node needs root; fake ones do not")
+    _home(cluster_home).mkdir(parents=True, exist_ok=True)  # so that `stop` knows that there is something to stop
     for wanted in map(Network, range(_MOST)):
         # The kernel decides who of two comes first. The other end is moved into the node when there is one.
         with contextlib.suppress(ClusterError):
@@ -145,7 +147,7 @@ def process(cluster_home: Path) -> int | None:
 def _cgroups(cluster_home: Path) -> list[Path]:
     """The node's cgroup in each hierarchy: one with cgroup v2, one a controller with v1."""
     name = f"testbed-{cluster_home.name}"
-    if (_CGROUPS / "cgroup.controllers").exists():
+    if _CONTROLLERS.exists():
         return [_CGROUPS / name]
     return [path / name for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
 
@@ -255,6 +257,10 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
         (home / folder).mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     _configure(cluster_home, wanted, kubeconfig, authority)
+    if _CONTROLLERS.exists():  # kubelet wants them all, and they stay as they are harmless
+        switch = _CGROUPS / "cgroup.subtree_control"
+        missing = set(_CONTROLLERS.read_text().split()) - set(switch.read_text().split())
+        switch.write_text(" ".join(f"+{controller}" for controller in sorted(missing)))
     for cgroup in _cgroups(cluster_home):
         cgroup.mkdir(exist_ok=True)
     tools = build.binaries(build.NODE_SETS)
@@ -284,20 +290,25 @@ def _serves(wanted: Network) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def push(cluster_home: Path, *wanted: images.Image) -> None:
-    """Put images into the node's registry, where it finds them under their full names."""
+def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:
+    """Put images into the node's registry, where it finds them under their full names.
+
+    ``wanted`` maps full names to a folder in OCI layout or to a tarball as ``docker save`` writes it.
+    """
     where = network(cluster_home)
     if not where:
         raise ClusterError(f"cluster {cluster_home.name} has no real node")
     crane = build.binaries(build.NODE_SETS)["crane"]
-    for image in wanted:
-        target = f"{where.node}:{_REGISTRY_PORT}/{image.repository}:{image.tag}"
-        _run(crane, "push", "--insecure", images.layout(image), target)
+    for reference, content in wanted.items():
+        target = f"{where.node}:{_REGISTRY_PORT}/{images.mirrored(reference)}"
+        _run(crane, "push", "--insecure", content, target)
 
 
 def addons(wanted: Network) -> list[dict[str, Any]]:
     """The name server and the provisioner of class local-path, as objects."""
-    references = {image.repository.rpartition("/")[2]: image.reference for image in images.catalogue()}
+    references = {
+        image.reference.rpartition(":")[0].rpartition("/")[2]: image.reference for image in images.catalogue()
+    }
     text = _ADDONS.read_text()
     for name, value in {
         "DNS_ADDRESS": wanted.service(10),
@@ -317,11 +328,13 @@ def logs(cluster_home: Path) -> str:
 
 def stop(cluster_home: Path) -> None:
     """End the node at once, and take away what it has outside of its namespaces. Fine if there is none."""
+    if not _home(cluster_home).exists():
+        return
     holder = process(cluster_home)
     if holder:
         os.kill(holder, signal.SIGKILL)  # the kernel then ends every process of the node
         until("the node's processes to end", lambda: process(cluster_home) is None, 15)
-    if shutil.which("ip") and (claimed := network(cluster_home)):
+    if claimed := network(cluster_home):
         _run("ip", "link", "delete", claimed.link)
     for cgroup in _cgroups(cluster_home):
         if cgroup.exists():
