@@ -76,7 +76,7 @@ _EXTRA_ARGUMENTS = {
         "cluster-signing-key-file": "{pki}/ca.key",
     },
     "kube-scheduler": {"leader-elect": "false"},
-    "kwok": {"manage-all-nodes": "false", "manage-nodes-with-label-selector": f"{node.LABEL}=fake"},
+    "kwok-controller": {"manage-all-nodes": "false", "manage-nodes-with-label-selector": f"{node.LABEL}=fake"},
 }
 
 

@@ -237,6 +237,9 @@ def _configure(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], 
         "testbed/containerd.toml": _CONTAINERD,
         "testbed/cni/pods.conflist": json.dumps(_cni(wanted)),
         "testbed/registries/_default/hosts.toml": _MIRROR,
+        # No maintainer script has made these.
+        "passwd": "root:x:0:0:root:/root:/bin/bash\n",
+        "group": "root:x:0:\n",
         "hosts": f"127.0.0.1 localhost\n{wanted.node} {NAME}\n",
         "resolv.conf": "",
     }
@@ -297,11 +300,14 @@ def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:
     """
     where = network(cluster_home)
     if not where:
-        raise ClusterError(f"cluster {cluster_home.name} has no real node")
+        raise ClusterError(f"cluster {cluster_home.name} has no real node, or it ended{logs(cluster_home)}")
     crane = build.binaries(build.NODE_SETS)["crane"]
     for reference, content in wanted.items():
         target = f"{where.node}:{_REGISTRY_PORT}/{images.mirrored(reference)}"
-        _run(crane, "push", "--insecure", content, target)
+        try:
+            _run(crane, "push", "--insecure", content, target)
+        except ClusterError as error:
+            raise ClusterError(f"{error}{logs(cluster_home)}") from None
 
 
 def addons(wanted: Network) -> list[dict[str, Any]]:
