@@ -159,15 +159,18 @@ def layout(image: Image) -> Path:
 
 
 def _busybox() -> Image:
-    root = debian.root("busybox-static")
+    # Not the static one, which has no way to look up names. `wget -T` is broken in both: `timeout N wget` works.
+    root = debian.root("busybox")
     names = "sh ls cat cp mv rm mkdir ln echo env sleep date id true false test tail head grep sed wc stat df nc wget"
-    names += " httpd nslookup ping ip touch chmod chown vi ps kill sync dd hostname find xargs tee sort uniq seq"
+    names += (
+        " httpd nslookup ping ip touch chmod chown vi ps kill sync dd hostname find xargs tee sort uniq seq timeout"
+    )
     return Image(
         BUSYBOX,
         ("/bin/busybox",),
-        files={"/bin/busybox": root / "usr" / "bin" / "busybox"},
-        links={f"/bin/{name}": "busybox" for name in names.split()},
-        stands_in="Debian's busybox-static",
+        root=root,
+        links={f"/usr/bin/{name}": "busybox" for name in names.split()},
+        stands_in="Debian's busybox",
     )
 
 

@@ -86,7 +86,7 @@ def test_exec_and_logs(space: Space) -> None:
     space.where.apply(pod("talker", shell("echo said; sleep 600")))
     space.ready("talker")
     assert space.run("logs", "talker") == "said\n"
-    assert space.run("exec", "talker", "--", "cat", "/proc/1/cmdline").split("\0")[:2] == ["sh", "-c"]
+    assert space.run("exec", "talker", "--", "cat", "/proc/1/cmdline") == "sleep\x00600\x00"
     assert space.run("exec", "talker", "--", "hostname") == "talker\n"
 
 
@@ -101,7 +101,13 @@ def test_names_services_and_the_machine_reach_a_pod(space: Space) -> None:
     space.ready("web")
     # A name that has just been asked in vain would be remembered for a while, so the web pod comes first.
     space.where.apply(
-        pod("caller", shell("wget -q -T 5 -O - http://web.try.svc.cluster.local http://web"), restartPolicy="OnFailure")
+        pod(
+            "caller",
+            shell(
+                "for url in http://web.try.svc.cluster.local http://web; do timeout 5 wget -q -O - $url || exit; done"
+            ),
+            restartPolicy="OnFailure",
+        )
     )
     assert space.ended("caller") == "hello\nhello\n"
     for path in ("pod/web -o jsonpath={.status.podIP}:8080", "service/web -o jsonpath={.spec.clusterIP}:80"):
@@ -111,10 +117,10 @@ def test_names_services_and_the_machine_reach_a_pod(space: Space) -> None:
 
 
 def test_a_pod_reaches_the_api_server(space: Space) -> None:
-    # The certificate is not looked at here: busybox can't, and clients in Go are shown by CoreDNS, which got ready.
-    script = "wget -q -T 5 -O - --no-check-certificate https://kubernetes.default.svc/version | grep gitVersion"
+    # busybox opens the connection only; that clients are served is shown by CoreDNS, which answers only then.
+    script = "nc -w 5 kubernetes.default.svc 443 < /dev/null && echo reached"
     space.where.apply(pod("client", shell(script), restartPolicy="OnFailure"))
-    assert "v1.36.4" in space.ended("client")
+    assert space.ended("client") == "reached\n"
 
 
 def test_a_name_outside_of_the_cluster_has_no_address(space: Space) -> None:
@@ -221,7 +227,7 @@ def test_network_policies_are_enforced(space: Space) -> None:
     address = space.run("get", "pod", "guarded", "-o", "jsonpath={.status.podIP}")
 
     def gets(who: str, url: str) -> bool:
-        done = space.run("exec", who, "--", "sh", "-c", f"wget -q -T 1 -O - {url} 2>&1 || echo refused")
+        done = space.run("exec", who, "--", "sh", "-c", f"timeout 1 wget -q -O - {url} 2>&1 || echo refused")
         return done == "hello\n"
 
     def policy(name: str, spec: dict[str, Any]) -> None:
