@@ -42,8 +42,8 @@ render: venv ## render the committed trees (or those of INVENTORY=…), without 
 ##@ The embedded Kubernetes
 
 .PHONY: cluster-up
-cluster-up: venv ## start it, or reuse the one that runs
-	python -m testbed up --name local
+cluster-up: venv ## start it, or reuse the one that runs (NODE=real: with a node that runs pods, which takes root)
+	python -m testbed up --name local $(if $(NODE),--node $(NODE))
 
 .PHONY: cluster-down
 cluster-down: venv ## stop it and remove its state
@@ -76,7 +76,11 @@ molecule: venv ## every role on one embedded cluster
 
 .PHONY: pytest
 pytest: venv newest ## the tests of tests/
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --ignore tests/e2e
+
+.PHONY: e2e
+e2e: venv ## what only a real node can show; takes root
+	pytest tests/e2e
 
 .PHONY: newest
 newest: # a second environment for the tests on the newest ansible-core; they say that they are skipped where there is none
