@@ -74,7 +74,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _entry(path: str, kind: bytes, mode: int, **more: Any) -> tarfile.TarInfo:  # noqa: ANN401 - TarInfo's own fields
+def _entry(path: str, kind: bytes, mode: int, **more: Any) -> tarfile.TarInfo:
     """A member of a layer that says nothing about who made it, and when."""
     entry = tarfile.TarInfo(path.lstrip("/"))
     entry.type, entry.mode = kind, mode

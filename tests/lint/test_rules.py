@@ -18,7 +18,7 @@ ROLES = ("gitops", "ingress", "keda", "nativelink", "preflight", "storage_classe
 # In pieces, so that this file does not name them either.
 REGISTRIES = (
     ("pypi", "org"),
-    ("pythonhosted", "org"),
+    ("python" + "hosted", "org"),
     ("proxy", "golang", "org"),
     ("sum", "golang", "org"),
     ("registry", "npmjs", "org"),

@@ -22,16 +22,16 @@ class Worker:
 
     def __init__(self, folder: Path, shell: str) -> None:
         self.folder, self.shell = folder, shell
-        self.work, self.marker = folder / "work/actions", folder / "drain/draining"
+        self.work, self.marker = folder / "scratch/actions", folder / "drain/draining"
         self.running: list[subprocess.Popen[bytes]] = []
-        for part in ("work/actions", "drain", "shared", "config"):
+        for part in ("scratch/actions", "drain", "shared", "config"):
             (folder / part).mkdir(parents=True)
         files = committed("prod")
         for name in ("start", "precondition", "drain"):
             self.write(name, files[f"worker/{name}.sh"])
 
     def write(self, name: str, text: str) -> None:
-        for mount in ("work", "drain", "shared", "config"):
+        for mount in ("scratch", "drain", "shared", "config"):
             text = text.replace(f"/{mount}/", f"{self.folder}/{mount}/")
         path = self.folder / f"config/{name}.sh"
         path.write_text(text)

@@ -221,7 +221,7 @@ def test_configurations_pass_the_schema_of_their_version(
     pool = {
         "name": "all",
         "platform_properties": {"pool": ["a", "b"], "cpu_count": 8},
-        "env": {"TMPDIR": "/work", "FLAG": True},
+        "env": {"TMPDIR": "/scratch", "FLAG": True},
         "persistent_workers": True,
     }
     values = values_of(nativelink_version=version, nativelink_scheduler_backend="redis", nativelink_worker_pools=[pool])
@@ -460,9 +460,9 @@ def test_a_worker_drains() -> None:
     # Hard links: the fast store and the work directory are below one mount, and the work directory is not the mount.
     (local,) = json5.loads(committed("prod")["worker/default/worker.json5"])["workers"]
     mounts = {mount["mountPath"] for mount in part["volumeMounts"]}
-    assert "/work" in mounts
-    assert local["local"]["work_directory"] == "/work/actions"
-    assert not {"/work/actions", "/work/store"} & mounts
+    assert "/scratch" in mounts
+    assert local["local"]["work_directory"] == "/scratch/actions"
+    assert not {"/scratch/actions", "/scratch/store"} & mounts
 
 
 @pytest.mark.parametrize("cluster", ALL)
