@@ -1,4 +1,4 @@
-# `make` says what there is. Every target but clean makes the Python environment first, or reuses it.
+# `make` says what there is. Every target but clean and images makes the Python environment first, or reuses it.
 PYTHON ?= python3
 # The default inventory is one cluster on an embedded Kubernetes: only this file knows that it is embedded.
 INVENTORY ?= inventories/local
@@ -39,11 +39,19 @@ render: venv ## render the committed trees (or those of INVENTORY=…), without 
 	for inventory in $(if $(filter file,$(origin INVENTORY)),inventories/local inventories/reference,$(INVENTORY)); do \
 	  ansible-playbook -i $$inventory playbooks/render.yml $(ARGS); done
 
+.PHONY: images
+images: ## list the images to mirror: those of the committed trees, and of the release manifests RELEASES="FILE…"
+	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u
+
 ##@ The embedded Kubernetes
 
 .PHONY: cluster-up
 cluster-up: venv ## start it, or reuse the one that runs (NODE=real: with a node that runs pods, which takes root)
 	python -m testbed up --name local $(if $(NODE),--node $(NODE))
+
+.PHONY: cluster-load
+cluster-load: venv ## give its real node the images of COMPONENTS (such as "flux keda")
+	python -m testbed load --name local $(COMPONENTS)
 
 .PHONY: cluster-down
 cluster-down: venv ## stop it and remove its state
@@ -79,19 +87,20 @@ pytest: venv newest ## the tests of tests/
 	pytest -n 2 --dist loadfile --ignore tests/e2e
 
 .PHONY: e2e
-e2e: venv ## what only a real node can show; takes root
-	pytest tests/e2e
+e2e: venv ## what only a real node can show: both engines, KEDA, the drain; takes root
+	[ "$$(id -u)" != 0 ] || python -m testbed build --images # all at once and first, or each test would build beside others
+	pytest -n 3 --dist loadfile -rs tests/e2e
 
 .PHONY: newest
 newest: # a second environment for the tests on the newest ansible-core; they say that they are skipped where there is none
 	@if python=$$(.ci/newest-python); then .ci/venv .venv-newest "$$python"; fi
 
 .PHONY: soak
-soak: venv ## interrupt the bootstrap at 20 random points
-	pytest tests/bootstrap -m soak -s
+soak: venv ## the long ones: the bootstrap interrupted at 20 random points; with root the drain's and the scaling's
+	pytest tests/bootstrap tests/e2e -m soak -s
 
 .PHONY: bench
-bench: venv ## rendering 1 to 1,000 clusters, beside the template loop and kustomize
+bench: venv ## rendering, the bootstrap; with root also syncing and the reaction to demand (python -m bench PART for one)
 	python -m bench
 
 ##@ Housekeeping

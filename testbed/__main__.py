@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 
-from testbed import build, cluster
+from testbed import build, cluster, components, images
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,8 +28,11 @@ def _parser() -> argparse.ArgumentParser:
     command("down", "stop a cluster and remove its state")
     command("status", "list the clusters", named=False)
     command("kubeconfig", "print the path of a cluster's kubeconfig")
-    command("build", "build the binaries only", named=False)
+    built = command("build", "build the binaries only", named=False)
+    built.add_argument("--images", action="store_true", help="and all images that a real node can be given")
     command("manifests", "make the release manifests only, and print their paths", named=False)
+    added = command("load", "give a cluster with a real node the images of components")
+    added.add_argument("component", nargs="+", choices=components.COMPONENTS)
     added = command("never-ready", "keep new pods of a namespace from getting ready")
     added.add_argument("--namespace", required=True)
     added.add_argument("--off", action="store_true", help="let them get ready again")
@@ -60,6 +64,12 @@ def _status() -> None:
         print(row(found.name, found.version() or "-", endpoint, "ready" if ready else "not ready", len(nodes) or "-"))
 
 
+def _images() -> Iterator[images.Image]:
+    yield from images.catalogue()
+    for component in components.COMPONENTS:
+        yield from components.images_of(component)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status is 0, or 1 with the reason on stderr."""
     given = _parser().parse_args(arguments)
@@ -76,11 +86,19 @@ def main(arguments: list[str] | None = None) -> int:
             case "build":
                 for name, path in build.binaries().items():
                     print(f"{name:<24} {path}")
+                for image in _images() if given.images else ():
+                    print(f"{image.reference:<64} {images.layout(image)}")
             case "manifests":
                 from testbed import manifests
 
                 for label, path in manifests.build_all().items():
                     print(f"{label:<24} {path}")
+            case "load":
+                for component in given.component:
+                    wanted = components.images_of(component)
+                    cluster.cluster(given.name).load(*wanted)
+                    for image in wanted:
+                        print(f"{image.reference:<52} {image.stands_in and f'stand-in: {image.stands_in}'}".rstrip())
             case "never-ready":
                 cluster.cluster(given.name).never_ready(given.namespace, on=not given.off)
             case "offer-volumes":

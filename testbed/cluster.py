@@ -259,8 +259,12 @@ class Cluster:
         offer_volumes(self.kubeconfig, storage_class, size, count)
 
     def load(self, *wanted: images.Image) -> None:
-        """Offer images to the real node, which pulls them by their full names."""
-        node.push(self.home, {image.reference: images.layout(image) for image in wanted})
+        """Offer images to the real node, which pulls them by their full names; ``images.saved()`` go before ours."""
+        saved = {images.mirrored(name): path for name, path in images.saved().items()}
+        node.push(
+            self.home,
+            {image.reference: saved.get(images.mirrored(image.reference)) or images.layout(image) for image in wanted},
+        )
 
     def _create(self, nodes: int, real: bool) -> None:
         tools = build.binaries()

@@ -24,6 +24,8 @@ BUSYBOX = "docker.io/library/busybox:1.35.0"
 DEBIAN = "docker.io/library/debian:bookworm-slim"
 NATIVELINK = "ghcr.io/tracemachina/nativelink"
 NATIVELINK_VERSIONS = ("v1.3.2", "v1.6.6")
+# Our own client, which makes load.
+REAPI_LOAD = "docker.io/testbed/reapi-load:v0"
 
 _OCI = "application/vnd.oci.image"
 
@@ -58,14 +60,17 @@ def saved() -> dict[str, Path]:
     """The images in the tarballs (as ``docker save`` writes them) of the folder ``TESTBED_IMAGES``, by name.
 
     They come in the place of what we make under the same names: so a real image replaces its stand-in.
+    ``build.BuildError`` for a tarball with more than one image, which can't be pushed.
     """
     found: dict[str, Path] = {}
     if folder := os.environ.get("TESTBED_IMAGES"):
         for path in sorted(Path(folder).glob("*.tar")):
             with tarfile.open(path) as archive:
                 listing = archive.extractfile("manifest.json")
-                names = [name for image in json.load(listing) for name in image["RepoTags"]] if listing else []
-            found |= dict.fromkeys(names, path)
+                inside = json.load(listing) if listing else []
+            if len(inside) != 1:
+                raise build.BuildError(f"{path} has {len(inside)} images: save each into a file of its own")
+            found |= dict.fromkeys(inside[0]["RepoTags"] or (), path)
     return found
 
 
@@ -177,7 +182,7 @@ def _busybox() -> Image:
 def catalogue() -> list[Image]:
     """The images that a real node has from its start."""
     tools = build.binaries(build.NODE_SETS)
-    nativelink = "opens the configured ports, serves /status, and does no work"
+    nativelink = "a small CAS, scheduler and worker, driven by the same configuration"
     images = [
         Image(PAUSE, ("/pause",), {"/pause": tools["pause"]}, user="65535:65535", stands_in="a program that waits"),
         Image(
@@ -192,6 +197,7 @@ def catalogue() -> list[Image]:
         ),
         _busybox(),
         Image(DEBIAN, ("/bin/bash",), root=debian.root("bash", "coreutils", "dash", "grep", "sed", "findutils")),
+        Image(REAPI_LOAD, ("/bin/reapi-load",), {"/bin/reapi-load": tools["reapi-load"]}, user="65532:65532"),
     ]
     for version in NATIVELINK_VERSIONS:
         binary = {"/bin/nativelink": tools["nativelink"]}

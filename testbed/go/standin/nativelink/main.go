@@ -1,117 +1,133 @@
 // Command nativelink is a STAND-IN for TraceMachina's NativeLink, for machines that cannot have its image.
 //
 // It reads the configuration file that is its only argument, refuses what the JSON Schema in NATIVELINK_SCHEMA (a file,
-// optional) refuses, opens every configured port, makes the directories of filesystem stores, answers GET /status
-// on listeners with the health service, and ends one second after SIGTERM, whatever it does. It caches and runs nothing.
+// optional) refuses, and is a CAS, a scheduler or a worker, as that file says, for any client of the Remote Execution
+// API. It does as the original does where the manifests count on it: see the README beside. It is small, not fast: blobs
+// travel whole through memory, nothing is evicted, and its workers and schedulers understand one another only.
 package main
 
 import (
-	"bytes"
+	"encoding/json"
 	"fmt"
 	"log"
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-	"github.com/titanous/json5"
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	bspb "google.golang.org/genproto/googleapis/bytestream"
+	"google.golang.org/grpc"
+
+	"testbed/standin/reapi"
 )
 
-type object = map[string]any
+// node is what a configuration makes of this process.
+type node struct {
+	stores     stores
+	schedulers map[string]*scheduler
+	mirrors    []*mirror
+}
 
-// servers are what is configured in `servers`, as far as this program has to know it.
-type server struct {
-	Name     string
-	Listener struct {
-		HTTP struct {
-			SocketAddress string `json:"socket_address"`
-			TLS           *struct {
-				CertFile string `json:"cert_file"`
-				KeyFile  string `json:"key_file"`
+func (n *node) handler(wanted serverConfig) (http.Handler, error) {
+	services := grpc.NewServer(grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage))
+	cached := &cache{
+		cas: map[string]store{}, streams: map[string]store{}, ac: map[string]store{},
+		readOnly: map[string]bool{}, executes: map[string]bool{},
+	}
+	for _, part := range []struct {
+		instances []instance
+		into      map[string]store
+	}{{wanted.Services.CAS, cached.cas}, {wanted.Services.ByteStream, cached.streams}, {wanted.Services.AC, cached.ac}} {
+		for _, each := range part.instances {
+			found, err := n.stores.get(each.CAS + each.AC)
+			if err != nil {
+				return nil, err
 			}
+			part.into[each.Name] = found
 		}
 	}
-	Services object
-}
-
-func read(path string) (any, []server, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, nil, err
+	for _, each := range wanted.Services.AC {
+		cached.readOnly[each.Name] = each.ReadOnly
 	}
-	var whole any
-	if err := json5.Unmarshal(text, &whole); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	for _, each := range wanted.Services.Capabilities {
+		cached.executes[each.Name] = each.Execution != nil
 	}
-	var known struct{ Servers []server }
-	if err := json5.Unmarshal(text, &known); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	if len(wanted.Services.CAS) > 0 {
+		repb.RegisterContentAddressableStorageServer(services, cached)
 	}
-	if len(known.Servers) == 0 {
-		return nil, nil, fmt.Errorf("%s: no servers", path)
+	if len(wanted.Services.ByteStream) > 0 {
+		bspb.RegisterByteStreamServer(services, cached)
 	}
-	return whole, known.Servers, nil
-}
-
-func validate(config any, schema string) error {
-	text, err := os.ReadFile(schema)
-	if err != nil {
-		return err
+	if len(wanted.Services.AC) > 0 {
+		repb.RegisterActionCacheServer(services, cached)
 	}
-	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
-	if err != nil {
-		return fmt.Errorf("%s: %w", schema, err)
+	if len(wanted.Services.Capabilities) > 0 {
+		repb.RegisterCapabilitiesServer(services, cached)
 	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("schema.json", document); err != nil {
-		return err
-	}
-	compiled, err := compiler.Compile("schema.json")
-	if err != nil {
-		return err
-	}
-	return compiled.Validate(config)
-}
-
-// makeDirectories makes what filesystem stores and workers keep their files in, wherever it is in the configuration.
-func makeDirectories(config any) error {
-	switch value := config.(type) {
-	case []any:
-		for _, item := range value {
-			if err := makeDirectories(item); err != nil {
-				return err
-			}
+	for _, each := range wanted.Services.Execution {
+		cas, err := n.stores.get(each.CAS)
+		if err != nil {
+			return nil, err
 		}
-	case object:
-		for key, item := range value {
-			path, ok := item.(string)
-			if ok && (key == "content_path" || key == "temp_path" || key == "work_directory") {
-				if err := os.MkdirAll(os.ExpandEnv(path), 0o755); err != nil {
-					return err
-				}
-			} else if err := makeDirectories(item); err != nil {
-				return err
-			}
+		executor := n.schedulers[each.Scheduler]
+		if executor == nil || len(wanted.Services.Execution) > 1 {
+			return nil, fmt.Errorf("one instance with a scheduler of the list can execute here, not %v", wanted.Services.Execution)
 		}
+		executor.cas[each.Name] = cas
+		repb.RegisterExecutionServer(services, executor)
 	}
-	return nil
-}
-
-func serve(wanted server, failed chan<- error) {
+	if api := wanted.Services.WorkerAPI; api != nil {
+		if n.schedulers[api.Scheduler] == nil {
+			return nil, fmt.Errorf("there is no scheduler %q", api.Scheduler)
+		}
+		services.RegisterService(&workersService, n.schedulers[api.Scheduler])
+	}
 	routes := http.NewServeMux()
-	if _, healthy := wanted.Services["health"]; healthy {
-		routes.HandleFunc("GET /status", func(answer http.ResponseWriter, _ *http.Request) {
-			answer.Header().Set("Content-Type", "application/json")
-			fmt.Fprintln(answer, "[]")
-		})
+	if wanted.Services.Health != nil {
+		routes.HandleFunc("GET /status", n.status)
+		routes.HandleFunc("GET /standin/state", n.state)
 	}
+	return http.HandlerFunc(func(answer http.ResponseWriter, asked *http.Request) {
+		if strings.HasPrefix(asked.Header.Get("Content-Type"), "application/grpc") {
+			services.ServeHTTP(answer, asked)
+		} else {
+			routes.ServeHTTP(answer, asked)
+		}
+	}), nil
+}
+
+// status fails while Redis can't be reached, if it is needed.
+func (n *node) status(answer http.ResponseWriter, _ *http.Request) {
+	answer.Header().Set("Content-Type", "application/json")
+	for _, mirror := range n.mirrors {
+		if !mirror.reached.Load() {
+			answer.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}
+	fmt.Fprintln(answer, "[]")
+}
+
+func (n *node) state(answer http.ResponseWriter, asked *http.Request) {
+	for _, each := range n.schedulers {
+		answer.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(answer).Encode(each.state())
+		return
+	}
+	http.NotFound(answer, asked)
+}
+
+func serve(wanted serverConfig, handler http.Handler, failed chan<- error) {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	listener := http.Server{Addr: wanted.Listener.HTTP.SocketAddress, Handler: routes, Protocols: &protocols}
+	listener := http.Server{
+		Addr: wanted.Listener.HTTP.SocketAddress, Handler: handler, Protocols: &protocols,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100_000}, // each action that is waited for is one
+	}
 	log.Printf("stand-in: %s listens on %s", wanted.Name, listener.Addr)
 	if tls := wanted.Listener.HTTP.TLS; tls != nil {
 		failed <- listener.ListenAndServeTLS(tls.CertFile, tls.KeyFile)
@@ -120,40 +136,75 @@ func serve(wanted server, failed chan<- error) {
 	failed <- listener.ListenAndServe()
 }
 
+func start(settings config, failed chan<- error) error {
+	made := &node{stores: stores{}, schedulers: map[string]*scheduler{}}
+	for _, spec := range settings.Stores {
+		if err := made.stores.add(spec); err != nil {
+			return err
+		}
+	}
+	for _, each := range settings.Schedulers {
+		if each.Simple == nil {
+			return fmt.Errorf("scheduler %s is not of kind simple, the only one here", each.Name)
+		}
+		started := newScheduler(*each.Simple)
+		made.schedulers[each.Name] = started
+		mirror, err := backend(*each.Simple, started, made.stores)
+		if err != nil {
+			return err
+		}
+		if mirror != nil {
+			made.mirrors = append(made.mirrors, mirror)
+		} else if err := export(started); err != nil { // the real one counts only what is in memory
+			return err
+		}
+	}
+	for _, each := range settings.Workers {
+		if each.Local == nil {
+			return fmt.Errorf("a worker is not local")
+		}
+		worker, err := newWorker(*each.Local, made.stores)
+		if err != nil {
+			return err
+		}
+		go func() { failed <- worker.serve() }()
+	}
+	for _, wanted := range settings.Servers {
+		handler, err := made.handler(wanted)
+		if err != nil {
+			return fmt.Errorf("server %s: %w", wanted.Name, err)
+		}
+		go serve(wanted, handler, failed)
+	}
+	return nil
+}
+
 func run() error {
 	if len(os.Args) != 2 {
 		return fmt.Errorf("usage: %s CONFIGURATION", os.Args[0])
 	}
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
-	config, servers, err := read(os.Args[1])
+	settings, err := read(os.Args[1], os.Getenv("NATIVELINK_SCHEMA"))
 	if err != nil {
 		return err
 	}
-	if schema := os.Getenv("NATIVELINK_SCHEMA"); schema != "" {
-		if err := validate(config, schema); err != nil {
-			return fmt.Errorf("%s: %w", os.Args[1], err)
-		}
-	}
-	if err := makeDirectories(config); err != nil {
-		return err
-	}
 	failed := make(chan error)
-	for _, wanted := range servers {
-		go serve(wanted, failed)
+	if err := start(settings, failed); err != nil {
+		return fmt.Errorf("%s: %w", os.Args[1], err)
 	}
 	select {
 	case err := <-failed:
 		return err
 	case <-end:
-		log.Print("stand-in: ends in one second")
+		log.Print("stand-in: ends in one second, whatever runs")
 		time.Sleep(time.Second)
 		return nil
 	}
 }
 
 func main() {
-	log.Print("stand-in for NativeLink: it caches and runs nothing")
+	log.Print("stand-in for NativeLink")
 	if err := run(); err != nil {
 		log.Fatal(err)
 	}

@@ -1,0 +1,43 @@
+"""A real Bazel, from its npm package: the client that the build farm is for."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from testbed import build, cache
+
+_PACKAGE = "@bazel/bazel-linux_x64@2.1.0"
+_BINARY = "package/bazel-2.1.0-linux-x86_64"
+# What `npm view PACKAGE dist.integrity` says.
+_INTEGRITY = "sha512-ag6ZwYMJblf1YuPhNRAMyCYf164mY8jhdIwPSVFI1CMiBRnSDJBkSg7rVIczPh+8Gp7TDqAno9MMTnfUXzxogA=="
+
+
+def _install(draft: Path) -> None:
+    cache.say(f"fetching {_PACKAGE}")
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "pack", "--silent", _PACKAGE]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise build.BuildError(f"{_PACKAGE} is fetched by npm, which is not on PATH") from None
+        if done.returncode:
+            raise build.BuildError(f"{' '.join(command)}: {done.stderr.strip()[-1000:]}")
+        (package,) = Path(folder).glob("*.tgz")
+        found = "sha512-" + base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
+        if found != _INTEGRITY:
+            raise build.BuildError(f"{_PACKAGE} has integrity {found}, but {_INTEGRITY} is pinned")
+        with tarfile.open(package) as archive:
+            binary = archive.extractfile(_BINARY)
+            assert binary
+            (draft / "bazel").write_bytes(binary.read())
+    (draft / "bazel").chmod(0o755)
+
+
+def program() -> Path:
+    """Bazel 2.1.0 for Linux on x86-64, fetched if the cache hasn't it; ``build.BuildError`` if it can't be had."""
+    return cache.made(cache.root() / "bin" / f"bazel-{cache.digest(_PACKAGE, _INTEGRITY)}", _install) / "bazel"

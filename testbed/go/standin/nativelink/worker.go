@@ -1,0 +1,362 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"testbed/standin/reapi"
+)
+
+const heartbeat = time.Second
+
+// worker runs actions in folders of its work directory.
+type worker struct {
+	config  workerConfig
+	name    string
+	longest time.Duration
+	cas, ac store
+	delay   time.Duration // of the report, for tests
+}
+
+func newWorker(settings workerConfig, named stores) (*worker, error) {
+	cas, err := named.get(settings.CAS)
+	if err != nil {
+		return nil, err
+	}
+	ac, err := named.get(settings.Upload.AC)
+	if err != nil {
+		return nil, err
+	}
+	made := &worker{config: settings, name: os.ExpandEnv(settings.Name), cas: cas, ac: ac}
+	made.longest = time.Duration(max(settings.Longest, settings.LongestOld) * float64(time.Second))
+	if made.longest == 0 {
+		made.longest = 20 * time.Minute
+	}
+	if text := os.Getenv("NATIVELINK_STANDIN_REPORT_DELAY"); text != "" {
+		if made.delay, err = time.ParseDuration(text + "s"); err != nil {
+			return nil, fmt.Errorf("NATIVELINK_STANDIN_REPORT_DELAY: %w", err)
+		}
+	}
+	return made, errors.Join(os.RemoveAll(settings.WorkDirectory), os.MkdirAll(settings.WorkDirectory, 0o755))
+}
+
+// serve connects to the scheduler, and again after a second whenever that ends.
+func (w *worker) serve() error {
+	connection, err := reapi.Dial(os.ExpandEnv(w.config.Endpoint.URI))
+	if err != nil {
+		return err
+	}
+	for {
+		log.Printf("stand-in: worker %s: %v", w.name, w.connected(connection))
+		time.Sleep(time.Second)
+	}
+}
+
+// connected registers and runs what it is told to, until the connection ends, and with it all that runs.
+func (w *worker) connected(connection *grpc.ClientConn) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	running := sync.WaitGroup{}
+	defer running.Wait()
+	defer cancel()
+	stream, err := connection.NewStream(ctx, &workersService.Streams[0], workerMethod, grpc.CallContentSubtype("json"))
+	if err != nil {
+		return err
+	}
+	var mutex sync.Mutex
+	send := func(message toScheduler) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		if err := stream.SendMsg(message); err != nil {
+			cancel() // the reason comes from RecvMsg
+		}
+	}
+	offer := registration{w.name, map[string]string{}, w.config.Slots}
+	for name, property := range w.config.Properties {
+		for _, value := range property.Values {
+			offer.Properties[name] = value // the last one counts
+		}
+	}
+	send(toScheduler{Register: &offer})
+	log.Printf("stand-in: worker %s is registered", w.name)
+	running.Go(func() {
+		for ctx.Err() == nil {
+			time.Sleep(heartbeat)
+			send(toScheduler{})
+		}
+	})
+	for {
+		var order toWorker
+		if err := stream.RecvMsg(&order); err != nil {
+			return err
+		}
+		running.Go(func() { w.do(ctx, order, send) })
+	}
+}
+
+// do runs one action. As in the real one its folder is removed before its result is written and reported.
+func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler)) {
+	if script := w.config.Precondition; script != "" {
+		check := exec.CommandContext(ctx, script)
+		check.Env = []string{}
+		if output, err := check.CombinedOutput(); err != nil {
+			log.Printf("stand-in: %s is refused: %v %s", order.ID, err, output)
+			send(toScheduler{Refused: order.ID})
+			return
+		}
+	}
+	send(toScheduler{Started: order.ID})
+	home := filepath.Join(w.config.WorkDirectory, order.ID)
+	digest, result := &repb.Digest{}, &repb.ActionResult{}
+	action := &repb.Action{}
+	err := proto.Unmarshal(order.Action, digest)
+	if err == nil {
+		err = fetchMessage(ctx, w.cas, digest, action)
+	}
+	if err == nil {
+		result, err = w.run(ctx, action, home)
+	}
+	if removed := os.RemoveAll(home); removed != nil {
+		log.Printf("stand-in: %v", removed)
+	}
+	time.Sleep(w.delay)
+	response := &repb.ExecuteResponse{Result: result, Status: status.Convert(err).Proto()}
+	if err == nil && result.ExitCode == 0 && !action.DoNotCache {
+		content, _ := proto.Marshal(result)
+		if err = w.ac.Put(ctx, digest, content); err != nil {
+			response = failure(codes.Internal, "the action cache: "+err.Error())
+		}
+	}
+	encoded, _ := proto.Marshal(response)
+	// A timeout and a wrong request are the action's fault, and not to be tried again.
+	fault := []codes.Code{codes.OK, codes.DeadlineExceeded, codes.InvalidArgument, codes.NotFound}
+	again := !slices.Contains(fault, status.Code(err))
+	log.Printf("stand-in: %s ended: exit %d, %v", order.ID, result.GetExitCode(), err)
+	send(toScheduler{Finished: &outcome{order.ID, encoded, again}})
+}
+
+// run makes the action's folder, runs its command there and stores what comes out.
+func (w *worker) run(ctx context.Context, action *repb.Action, home string) (*repb.ActionResult, error) {
+	metadata := &repb.ExecutedActionMetadata{
+		Worker: w.name, WorkerStartTimestamp: timestamppb.Now(), InputFetchStartTimestamp: timestamppb.Now(),
+	}
+	longest := w.longest
+	if action.Timeout != nil {
+		if longest = action.Timeout.AsDuration(); longest > w.longest {
+			return nil, status.Errorf(codes.InvalidArgument, "its timeout %v is longer than max_action_timeout %v", longest, w.longest)
+		}
+	}
+	command := &repb.Command{}
+	if err := fetchMessage(ctx, w.cas, action.CommandDigest, command); err != nil {
+		return nil, err
+	}
+	if len(command.Arguments) == 0 {
+		return nil, status.Error(codes.InvalidArgument, "its command is empty")
+	}
+	root := filepath.Join(home, "work")
+	if err := w.furnish(ctx, action.InputRootDigest, root); err != nil {
+		return nil, err
+	}
+	folder := filepath.Join(root, command.WorkingDirectory)
+	outputs := slices.Concat(command.OutputPaths, command.OutputFiles, command.OutputDirectories) //nolint:staticcheck // older clients
+	for _, output := range outputs {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(folder, output)), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	metadata.InputFetchCompletedTimestamp = timestamppb.Now()
+	result, err := w.execute(ctx, command, folder, longest, metadata)
+	if err != nil {
+		return nil, err
+	}
+	for _, output := range outputs {
+		if err := w.collect(ctx, filepath.Join(folder, output), output, result); err != nil {
+			return nil, err
+		}
+	}
+	metadata.OutputUploadCompletedTimestamp, metadata.WorkerCompletedTimestamp = timestamppb.Now(), timestamppb.Now()
+	return result, nil
+}
+
+func (w *worker) execute(
+	ctx context.Context, command *repb.Command, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata,
+) (*repb.ActionResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	environment := map[string]string{}
+	for name, value := range w.config.Environment {
+		if value.Value != nil {
+			environment[name] = os.ExpandEnv(*value.Value)
+		}
+	}
+	for _, variable := range command.EnvironmentVariables {
+		environment[variable.Name] = variable.Value
+	}
+	program := command.Arguments[0]
+	if !strings.Contains(program, "/") {
+		program, _ = exec.LookPath(program)
+	}
+	var stdout, stderr strings.Builder
+	process := exec.CommandContext(ctx, program)
+	process.Path, process.Err = program, nil // a relative one is relative to the folder
+	process.Args, process.Dir, process.Env = command.Arguments, folder, []string{}
+	for _, name := range slices.Sorted(maps.Keys(environment)) {
+		process.Env = append(process.Env, name+"="+environment[name])
+	}
+	process.Stdout, process.Stderr = &stdout, &stderr
+	process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	process.Cancel = func() error { return syscall.Kill(-process.Process.Pid, syscall.SIGKILL) }
+	process.WaitDelay = 30 * time.Second
+	metadata.ExecutionStartTimestamp = timestamppb.Now()
+	err := process.Run()
+	metadata.ExecutionCompletedTimestamp, metadata.OutputUploadStartTimestamp = timestamppb.Now(), timestamppb.Now()
+	var exited *exec.ExitError
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil, status.Errorf(codes.DeadlineExceeded, "it ran longer than %v", longest)
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil && !errors.As(err, &exited):
+		return nil, status.Errorf(codes.InvalidArgument, "%q: %v", command.Arguments[0], err)
+	}
+	result := &repb.ActionResult{ExitCode: int32(process.ProcessState.ExitCode()), ExecutionMetadata: metadata}
+	if result.StdoutDigest, err = w.upload(context.WithoutCancel(ctx), []byte(stdout.String())); err != nil {
+		return nil, err
+	}
+	result.StderrDigest, err = w.upload(context.WithoutCancel(ctx), []byte(stderr.String()))
+	return result, err
+}
+
+func (w *worker) upload(ctx context.Context, content []byte) (digest, error) {
+	name := reapi.Digest(content)
+	return name, w.cas.Put(ctx, name, content)
+}
+
+// furnish makes a folder of a Directory.
+func (w *worker) furnish(ctx context.Context, from digest, folder string) error {
+	wanted := &repb.Directory{}
+	if err := fetchMessage(ctx, w.cas, from, wanted); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for _, file := range wanted.Files {
+		content, err := fetch(ctx, w.cas, file.Digest)
+		if err != nil {
+			return err
+		}
+		mode := os.FileMode(0o444)
+		if file.IsExecutable {
+			mode = 0o555
+		}
+		if err := os.WriteFile(filepath.Join(folder, file.Name), content, mode); err != nil {
+			return err
+		}
+	}
+	for _, link := range wanted.Symlinks {
+		if err := os.Symlink(link.Target, filepath.Join(folder, link.Name)); err != nil {
+			return err
+		}
+	}
+	for _, below := range wanted.Directories {
+		if err := w.furnish(ctx, below.Digest, filepath.Join(folder, below.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collect stores an output, if it is there, and names it in the result.
+func (w *worker) collect(ctx context.Context, path, name string, result *repb.ActionResult) error {
+	found, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case found.Mode()&os.ModeSymlink != 0:
+		target, err := os.Readlink(path)
+		link := &repb.OutputSymlink{Path: name, Target: target}
+		result.OutputSymlinks = append(result.OutputSymlinks, link)
+		result.OutputFileSymlinks = append(result.OutputFileSymlinks, link) //nolint:staticcheck // older clients
+		return err
+	case found.IsDir():
+		tree := &repb.Tree{}
+		if tree.Root, err = w.gather(ctx, path, tree); err != nil {
+			return err
+		}
+		content, _ := proto.Marshal(tree)
+		stored, err := w.upload(ctx, content)
+		result.OutputDirectories = append(result.OutputDirectories, &repb.OutputDirectory{Path: name, TreeDigest: stored})
+		return err
+	default:
+		stored, err := w.uploadFile(ctx, path)
+		result.OutputFiles = append(result.OutputFiles, &repb.OutputFile{
+			Path: name, Digest: stored, IsExecutable: found.Mode()&0o100 != 0})
+		return err
+	}
+}
+
+func (w *worker) uploadFile(ctx context.Context, path string) (digest, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return w.upload(ctx, content)
+}
+
+// gather makes a Directory of a folder; those below become children of the tree.
+func (w *worker) gather(ctx context.Context, folder string, tree *repb.Tree) (*repb.Directory, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	made := &repb.Directory{}
+	for _, entry := range entries {
+		path := filepath.Join(folder, entry.Name())
+		switch info, err := entry.Info(); {
+		case err != nil:
+			return nil, err
+		case entry.IsDir():
+			child, err := w.gather(ctx, path, tree)
+			if err != nil {
+				return nil, err
+			}
+			name, _ := reapi.Encode(child)
+			tree.Children = append(tree.Children, child)
+			made.Directories = append(made.Directories, &repb.DirectoryNode{Name: entry.Name(), Digest: name})
+		case info.Mode()&os.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return nil, err
+			}
+			made.Symlinks = append(made.Symlinks, &repb.SymlinkNode{Name: entry.Name(), Target: target})
+		default:
+			stored, err := w.uploadFile(ctx, path)
+			if err != nil {
+				return nil, err
+			}
+			made.Files = append(made.Files, &repb.FileNode{
+				Name: entry.Name(), Digest: stored, IsExecutable: info.Mode()&0o100 != 0})
+		}
+	}
+	return made, nil
+}

@@ -1,0 +1,305 @@
+// Command reapi-load is a client of the Remote Execution API that makes load: actions that sleep.
+//
+// It uploads them, waits for all, and prints what became of each as one JSON object; it exits with 1 if any failed.
+// With --hold SECONDS it has them queued only: it prints {"uploaded": N} before it begins, {"queued": N} once they all
+// are, and cancels them at the end of that time, at a line on stdin, or at SIGTERM.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cloud.google.com/go/longrunning/autogen/longrunningpb"
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"testbed/standin/reapi"
+)
+
+// outcome is what is printed of an action.
+type outcome struct {
+	Index      int     `json:"index"`
+	Outcome    string  `json:"outcome"`
+	Seconds    float64 `json:"seconds"`
+	Executions int     `json:"executions"` // how often it was seen to begin; 0 if its client missed it
+	Retries    int     `json:"retries"`
+	Worker     string  `json:"worker"`
+	Line       string  `json:"line"` // what its command wrote, which differs with each execution
+}
+
+type load struct {
+	instance  string
+	platform  *repb.Platform
+	retries   int
+	execution repb.ExecutionClient
+	cache     reapi.Cache
+	queued    atomic.Int64
+}
+
+// properties are those of --platform NAME=VALUE, which may be given several times.
+type properties []*repb.Platform_Property
+
+func (p *properties) String() string { return fmt.Sprint(*p) }
+
+func (p *properties) Set(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return errors.New("it has to be NAME=VALUE")
+	}
+	*p = append(*p, &repb.Platform_Property{Name: name, Value: value})
+	return nil
+}
+
+// upload stores what one action consists of, and returns its digest.
+func (l *load) upload(ctx context.Context, index int, seconds float64, salt string) (*repb.Digest, error) {
+	script := fmt.Sprintf(": %s; read -r run < /proc/sys/kernel/random/uuid; sleep %.2f; echo action %d run $run", salt, seconds, index)
+	command, commandBytes := reapi.Encode(&repb.Command{
+		Arguments:            []string{"/bin/sh", "-c", script},
+		EnvironmentVariables: []*repb.Command_EnvironmentVariable{{Name: "PATH", Value: "/usr/local/bin:/usr/bin:/bin"}},
+		Platform:             l.platform, //nolint:staticcheck // where older servers look
+	})
+	input, inputBytes := reapi.Encode(&repb.Directory{})
+	action, actionBytes := reapi.Encode(&repb.Action{CommandDigest: command, InputRootDigest: input, Platform: l.platform})
+	return action, errors.Join(
+		l.cache.Put(ctx, command, commandBytes), l.cache.Put(ctx, input, inputBytes), l.cache.Put(ctx, action, actionBytes))
+}
+
+// listen follows an operation's stream to its end: the response, or an error.
+func (l *load) listen(
+	stream grpc.ServerStreamingClient[longrunningpb.Operation], name *string, stage *repb.ExecutionStage_Value, told *outcome,
+) (*repb.ExecuteResponse, error) {
+	for {
+		operation, err := stream.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = status.Error(codes.Unavailable, "the stream ended before the action did")
+			}
+			return nil, err
+		}
+		metadata := &repb.ExecuteOperationMetadata{}
+		if err := operation.GetMetadata().UnmarshalTo(metadata); err != nil && operation.GetMetadata() != nil {
+			return nil, err
+		}
+		if *name == "" {
+			l.queued.Add(1)
+		}
+		*name = operation.Name
+		if metadata.Stage == repb.ExecutionStage_EXECUTING && *stage != metadata.Stage {
+			told.Executions++
+		}
+		*stage = metadata.Stage
+		if operation.Done {
+			response := &repb.ExecuteResponse{}
+			if err := operation.GetResponse().UnmarshalTo(response); err != nil {
+				return nil, fmt.Errorf("%w: %v", err, operation.GetError())
+			}
+			return response, nil
+		}
+	}
+}
+
+// run executes one action, as stubbornly as Bazel does.
+func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome {
+	told := outcome{Index: index}
+	began := time.Now()
+	var name string
+	var stage repb.ExecutionStage_Value
+	var response *repb.ExecuteResponse
+	var err error
+	for {
+		var stream grpc.ServerStreamingClient[longrunningpb.Operation]
+		if name == "" || status.Code(err) == codes.NotFound {
+			stream, err = l.execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.instance, ActionDigest: action})
+		} else {
+			stream, err = l.execution.WaitExecution(ctx, &repb.WaitExecutionRequest{Name: name})
+		}
+		if err == nil {
+			response, err = l.listen(stream, &name, &stage, &told)
+		}
+		if err == nil {
+			err = status.ErrorProto(response.Status)
+		}
+		again := status.Code(err) == codes.Unavailable || status.Code(err) == codes.NotFound
+		if !again || told.Retries == l.retries || ctx.Err() != nil {
+			break
+		}
+		told.Retries++
+		time.Sleep(time.Second)
+	}
+	told.Seconds = float64(time.Since(began).Milliseconds()) / 1000
+	if err != nil {
+		told.Outcome = "failed: " + err.Error()
+		return told
+	}
+	result := response.Result
+	told.Worker = result.GetExecutionMetadata().GetWorker()
+	output := result.StdoutRaw
+	if len(output) == 0 && result.StdoutDigest.GetSizeBytes() > 0 {
+		output, err = l.cache.Get(ctx, result.StdoutDigest)
+	}
+	told.Line = strings.TrimSpace(string(output))
+	told.Outcome = "ok"
+	switch {
+	case err != nil:
+		told.Outcome = "failed: its output: " + err.Error()
+	case result.ExitCode != 0:
+		told.Outcome = fmt.Sprintf("failed: exit %d", result.ExitCode)
+	case !strings.HasPrefix(told.Line, fmt.Sprintf("action %d run ", index)):
+		told.Outcome = "failed: that is not its output"
+	}
+	return told
+}
+
+func run() error {
+	var platform properties
+	flag.Var(&platform, "platform", "`NAME=VALUE` that a worker has to offer (any number)")
+	actions := flag.Int("actions", 1, "how many")
+	seconds := flag.String("seconds", "1-1", "how long each sleeps, `MIN-MAX`")
+	seed := flag.Uint64("seed", 1, "of the durations")
+	instance := flag.String("instance", "main", "instance name")
+	executor := flag.String("execute-endpoint", "grpc://nativelink-scheduler:50052", "scheduler")
+	cas := flag.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
+	concurrency := flag.Int("concurrency", 1000, "how many at a time")
+	retries := flag.Int("retries", 5, "of an action whose connection broke")
+	hold := flag.Float64("hold", 0, "only queue, and cancel after so many `SECONDS`")
+	timeout := flag.Float64("timeout", 600, "`SECONDS` for all")
+	flag.Parse()
+	var least, most float64
+	if _, err := fmt.Sscanf(*seconds, "%g-%g", &least, &most); err != nil || flag.NArg() > 0 {
+		return fmt.Errorf("--seconds is MIN-MAX, and there are no other arguments: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(*timeout*float64(time.Second)))
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	storage, err := reapi.Dial(*cas)
+	if err != nil {
+		return err
+	}
+	scheduler, err := reapi.Dial(*executor)
+	if err != nil {
+		return err
+	}
+	// The digest of an action has its properties in their order.
+	slices.SortFunc(platform, func(a, b *repb.Platform_Property) int { return strings.Compare(a.Name, b.Name) })
+	l := &load{
+		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries,
+		execution: repb.NewExecutionClient(scheduler), cache: reapi.NewCache(storage, *instance),
+	}
+	salt := fmt.Sprint(time.Now().UnixNano()) // or a second load would be this one
+	outcomes := make([]outcome, *actions)
+	digests := make([]*repb.Digest, *actions)
+	each := func(do func(index int) error) error {
+		failures := make([]error, *actions)
+		slots := make(chan struct{}, *concurrency)
+		var group sync.WaitGroup
+		for index := range failures {
+			slots <- struct{}{}
+			group.Go(func() {
+				failures[index] = do(index)
+				<-slots
+			})
+		}
+		group.Wait()
+		for _, failure := range failures { // the first tells enough
+			if failure != nil {
+				return failure
+			}
+		}
+		return nil
+	}
+	err = each(func(index int) (err error) {
+		duration := least + rand.New(rand.NewPCG(*seed, uint64(index))).Float64()*(most-least)
+		digests[index], err = l.upload(ctx, index, duration, salt)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("upload: %w", err)
+	}
+	execute := func(index int) error {
+		outcomes[index] = l.run(ctx, index, digests[index])
+		return nil
+	}
+	if *hold > 0 {
+		fmt.Printf("{\"uploaded\": %d}\n", *actions)
+		ended := make(chan error)
+		go func() { ended <- each(execute) }()
+		if err := l.hold(ctx, *actions, *hold); err != nil {
+			return err
+		}
+		cancel()
+		return <-ended
+	}
+	if err := each(execute); err != nil {
+		return err
+	}
+	return report(outcomes)
+}
+
+// hold waits until all actions are queued, and then for some seconds, a line on stdin, or a signal to end.
+func (l *load) hold(ctx context.Context, actions int, seconds float64) error {
+	for l.queued.Load() < int64(actions) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("only %d of %d actions were queued", l.queued.Load(), actions)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	fmt.Printf("{\"queued\": %d}\n", actions)
+	line := make(chan struct{})
+	go func() {
+		if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err == nil { // its end means nothing
+			close(line)
+		}
+	}()
+	select {
+	case <-line:
+	case <-ctx.Done():
+	case <-time.After(time.Duration(seconds * float64(time.Second))):
+	}
+	return nil
+}
+
+func report(outcomes []outcome) error {
+	var failed, twice, ok int
+	for _, each := range outcomes {
+		if each.Outcome == "ok" {
+			ok++
+		} else {
+			failed++
+		}
+		if each.Executions > 1 {
+			twice++
+		}
+	}
+	answer := map[string]any{"actions": outcomes, "ok": ok, "failed": failed, "run_more_than_once": twice}
+	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d actions failed", failed, len(outcomes))
+	}
+	return nil
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "reapi-load:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,144 @@
+// Package reapi is what both the stand-in and the load generator need of the Remote Execution API.
+package reapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// MaxMessage is the largest message: blobs travel whole between our own programs.
+const MaxMessage = 1 << 30
+
+// patience is how long a call of a Cache may take, its retries included.
+const patience = 30 * time.Second
+
+// retries are for the calls that may be repeated.
+const retries = `{"methodConfig": [{
+  "name": [{"service": "build.bazel.remote.execution.v2.ContentAddressableStorage"},
+           {"service": "build.bazel.remote.execution.v2.ActionCache"}],
+  "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.3s", "maxBackoff": "3s", "backoffMultiplier": 2,
+                  "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
+
+// Digest names a blob.
+func Digest(content []byte) *repb.Digest {
+	sum := sha256.Sum256(content)
+	return &repb.Digest{Hash: hex.EncodeToString(sum[:]), SizeBytes: int64(len(content))}
+}
+
+// Encode is the one encoding of a message that its digest is taken of, and that digest.
+func Encode(message proto.Message) (*repb.Digest, []byte) {
+	content, err := proto.MarshalOptions{Deterministic: true}.Marshal(message)
+	if err != nil {
+		panic(err) // only a text that is not UTF-8
+	}
+	return Digest(content), content
+}
+
+// Dial prepares a connection to grpc://HOST:PORT, made and made again as needed. The name is looked up each time.
+func Dial(address string) (*grpc.ClientConn, error) {
+	scheme, target, _ := strings.Cut(address, "://")
+	if scheme != "grpc" && scheme != "http" {
+		return nil, fmt.Errorf("%s: only grpc://HOST:PORT, without TLS, is known here", address)
+	}
+	eager := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
+	return grpc.NewClient("passthrough:///"+target,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: eager, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithDefaultServiceConfig(retries),
+		grpc.WithDefaultCallOptions(
+			grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))
+}
+
+// Cache is a CAS behind an address: blobs go whole, in batches.
+type Cache struct {
+	Instance string
+	client   repb.ContentAddressableStorageClient
+}
+
+// NewCache is the CAS of an instance behind a connection.
+func NewCache(connection *grpc.ClientConn, instance string) Cache {
+	return Cache{instance, repb.NewContentAddressableStorageClient(connection)}
+}
+
+// Missing returns those of the digests whose blobs are not there.
+func (c Cache) Missing(ctx context.Context, digests []*repb.Digest) ([]*repb.Digest, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answer, err := c.client.FindMissingBlobs(ctx,
+		&repb.FindMissingBlobsRequest{InstanceName: c.Instance, BlobDigests: digests})
+	return answer.GetMissingBlobDigests(), err
+}
+
+// Get returns a blob, or an error of code NotFound.
+func (c Cache) Get(ctx context.Context, digest *repb.Digest) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answer, err := c.client.BatchReadBlobs(ctx,
+		&repb.BatchReadBlobsRequest{InstanceName: c.Instance, Digests: []*repb.Digest{digest}})
+	if err != nil {
+		return nil, err
+	}
+	if len(answer.Responses) != 1 {
+		return nil, status.Errorf(codes.Internal, "asked for one blob, got %d", len(answer.Responses))
+	}
+	return answer.Responses[0].Data, status.ErrorProto(answer.Responses[0].Status)
+}
+
+// Put stores a blob.
+func (c Cache) Put(ctx context.Context, digest *repb.Digest, content []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	blob := &repb.BatchUpdateBlobsRequest_Request{Digest: digest, Data: content}
+	answer, err := c.client.BatchUpdateBlobs(ctx, &repb.BatchUpdateBlobsRequest{
+		InstanceName: c.Instance, Requests: []*repb.BatchUpdateBlobsRequest_Request{blob}})
+	if err != nil {
+		return err
+	}
+	for _, response := range answer.Responses {
+		if err := status.ErrorProto(response.Status); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Results is an action cache behind an address.
+type Results struct {
+	Instance string
+	client   repb.ActionCacheClient
+}
+
+// NewResults is the action cache of an instance behind a connection.
+func NewResults(connection *grpc.ClientConn, instance string) Results {
+	return Results{instance, repb.NewActionCacheClient(connection)}
+}
+
+// Get returns the result of an action, or an error of code NotFound.
+func (r Results) Get(ctx context.Context, action *repb.Digest) (*repb.ActionResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return r.client.GetActionResult(ctx, &repb.GetActionResultRequest{InstanceName: r.Instance, ActionDigest: action})
+}
+
+// Put stores the result of an action.
+func (r Results) Put(ctx context.Context, action *repb.Digest, result *repb.ActionResult) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := r.client.UpdateActionResult(ctx, &repb.UpdateActionResultRequest{
+		InstanceName: r.Instance, ActionDigest: action, ActionResult: result})
+	return err
+}

@@ -1,0 +1,148 @@
+"""The images, without a cluster: their content, their names, and what a tarball is read for."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from testbed import build, components, images, manifests, pins
+from testbed.images import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def digest(image: Image, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The digest of an image that is made anew, in a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder))
+    index = json.loads((images.layout(image) / "index.json").read_text())
+    return str(index["manifests"][0]["digest"])
+
+
+def content(folder: Path, seconds: int) -> Image:
+    """An image with a file, a link and a root; all its files are of the time ``seconds``."""
+    root = folder / "root"
+    (root / "etc").mkdir(parents=True)
+    for path in (folder / "program", root / "etc" / "b", root / "etc" / "a"):
+        path.write_text(f"This is {path.name}.")
+        os.utime(path, (seconds, seconds))
+    (folder / "program").chmod(0o755)
+    return Image("example.com/some/image:1", ("/program",), {"/program": folder / "program"}, {"/p": "program"}, root)
+
+
+def test_the_same_content_gives_the_same_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = content(tmp_path / "1", 1), content(tmp_path / "2", 1_000_000_000)
+    made = digest(first, tmp_path / "cache-1", monkeypatch)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", made)
+    assert digest(second, tmp_path / "cache-2", monkeypatch) == made
+
+
+def test_each_difference_gives_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = content(tmp_path / "1", 1)
+    changed = content(tmp_path / "2", 1)
+    (tmp_path / "2" / "program").write_text("This is another program.")
+    executable = content(tmp_path / "3", 1)
+    (tmp_path / "3" / "root" / "etc" / "a").chmod(0o755)
+    others = [image, changed, executable, replace(image, user="1"), replace(image, links={}), replace(image, root=None)]
+    others += [replace(image, entrypoint=("/p",)), replace(image, stands_in="something else")]
+    made = {digest(other, tmp_path / f"cache-{number}", monkeypatch) for number, other in enumerate(others)}
+    assert len(made) == len(others)
+
+
+@cache
+def named_in(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r'^\s*(?:- )?image: "?([^\s"]+)', text, re.MULTILINE))
+
+
+@pytest.fixture
+def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No binary is built, as names depend on none."""
+    for name in (name for names in build.COMPONENT_SETS.values() for name in names):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
+
+
+def references(component: str) -> set[str]:
+    return {image.reference for image in components.images_of(component)}
+
+
+MANIFESTS = {"flux": "flux", "keda": "keda", "keda-previous": "keda"}
+
+
+@pytest.mark.parametrize("component", MANIFESTS)
+def test_a_component_has_the_images_of_its_manifest(component: str, request: pytest.FixtureRequest) -> None:
+    text = manifests.path(MANIFESTS[component], pins.versions()[component]).read_text()
+    request.getfixturevalue("unbuilt")  # only now: kubectl makes the manifest
+    assert references(component) == named_in(text)
+
+
+def test_the_images_of_role_nativelink_are_those_of_its_trees(unbuilt: None) -> None:
+    trees = ROOT.glob("clusters/*/rendered/**/*.yaml")
+    named = named_in("".join(path.read_text() for path in trees))
+    for component in ("collector", "redis-exporter"):
+        assert references(component) <= named
+
+
+def test_the_collector_is_built_in_the_version_that_the_role_names(unbuilt: None) -> None:
+    (image,) = components.images_of("collector")
+    built = pins.module_set("collector").requires["go.opentelemetry.io/collector/otelcol"]
+    assert image.reference == f"docker.io/otel/opentelemetry-collector-contrib:{built.removeprefix('v')}"
+
+
+def test_the_controllers_of_flux_are_built_in_the_versions_that_its_manifest_is_made_of() -> None:
+    read, built = pins.module_set("flux").requires, pins.module_set("flux-controllers").requires
+    for module in ("github.com/fluxcd/source-controller", "github.com/fluxcd/kustomize-controller"):
+        assert built[module] == read[module]
+
+
+def test_prometheus_has_the_name_of_its_release(unbuilt: None) -> None:
+    assert pins.module_set("prometheus").version == "v0.316.0"
+    assert references("prometheus") == {"quay.io/prometheus/prometheus:v3.16.0"}
+
+
+def test_what_stands_in_for_something_else_says_so(unbuilt: None) -> None:
+    for component in ("collector", "keda-previous", "prometheus", "redis-exporter"):
+        assert all(image.stands_in for image in components.images_of(component)), component
+    assert not any(image.stands_in for image in components.images_of("keda"))
+
+
+def save(path: Path, names: list[str]) -> None:
+    """A tarball as ``docker save`` writes it, as far as the names go."""
+    listing = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": []} for name in names]).encode()
+    entry = tarfile.TarInfo("manifest.json")
+    entry.size = len(listing)
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(entry, io.BytesIO(listing))
+
+
+def test_saved_images_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert images.saved() == {}
+    save(tmp_path / "one.tar", ["ghcr.io/some/image:1"])
+    (tmp_path / "readme.txt").write_text("no image")
+    monkeypatch.setenv("TESTBED_IMAGES", str(tmp_path))
+    assert images.saved() == {"ghcr.io/some/image:1": tmp_path / "one.tar"}
+
+
+def test_a_tarball_of_several_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "two.tar", ["ghcr.io/some/image:1", "ghcr.io/some/other:1"])
+    monkeypatch.setenv("TESTBED_IMAGES", str(tmp_path))
+    with pytest.raises(build.BuildError, match=r"two\.tar has 2 images: save each into a file of its own"):
+        images.saved()
+
+
+def test_make_lists_the_images_to_mirror(tmp_path: Path) -> None:
+    (tmp_path / "release.yaml").write_text('spec:\n  containers:\n    - image: "example.com/engine:v1"\n')
+    command = ["make", "-s", "images", f"RELEASES={tmp_path}/release.yaml"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "example.com/engine:v1" in listed
+    assert "ghcr.io/tracemachina/nativelink:v1.6.6" in listed
+    assert "docker.io/library/buildpack-deps:bookworm-scm" in listed
+    assert listed == sorted(set(listed))
