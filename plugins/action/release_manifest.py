@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,10 +13,10 @@ from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleError
 from ansible.module_utils.urls import open_url
 from nativelink_gitops import release
-from nativelink_gitops.api import Object
+from nativelink_gitops.api import ApiError, Object
 from nativelink_gitops.apply import Applied, ApplyAction
 
 _DOWNLOAD_SECONDS = 60
@@ -27,7 +29,8 @@ class ActionModule(ApplyAction):
     Arguments besides `kubeconfig` and `context`:
     `name`, `version`: what is installed; `namespace`: of its record, and of objects that name none;
     `source`: URLs or local files, read one after another; `sha256`: of their content in that order, enforced if given;
-    `exclude`: `Kind/name` patterns of objects to leave out; `prefix`: of the variables that messages name;
+    `exclude`: `Kind/name` patterns of objects to leave out; `replace`: objects in the place of those of the same kind
+    and name; `prefix`: of the variables that messages name;
     `existing`: the setting that uses an installation that is there already; `timeout`: seconds for each wait;
     `allow_downgrade`; `wait_apiservices`: `available`, or `registered` where the pods behind them do not answer.
     """
@@ -39,6 +42,7 @@ class ActionModule(ApplyAction):
         "source": {"type": "list", "elements": "str", "required": True},
         "sha256": {"type": "str", "default": ""},
         "exclude": {"type": "list", "elements": "str", "default": []},
+        "replace": {"type": "list", "elements": "dict", "default": []},
         "prefix": {"type": "str", "required": True},
         "existing": {"type": "str", "required": True},
         "timeout": {"type": "int", "default": 300},
@@ -58,22 +62,22 @@ class ActionModule(ApplyAction):
         if not installed:
             self._check_foreign(wanted)
 
-        sha256 = release.digest(content)
+        ours = json.dumps(self._args["replace"], sort_keys=True).encode() if self._args["replace"] else b""
+        sha256 = release.digest(content + ours)
         record = release.record(name, args["namespace"], version, sha256, True, wanted)
         unchanged = installed == record["data"]
         if unchanged:  # install Jobs have done their work, and may have expired since
             wanted = [each for each in wanted if each["kind"] != "Job"]
-        first, rest = release.stages(wanted)
+        # Most of what is unchanged is as it was left: a look takes a tenth of the time that applying it once more does.
+        todo = [each for each in wanted if not unchanged or not release.holds(self._api.live(each), each)]
+        first, rest = release.stages(todo)
+        begun = copy.deepcopy(record)
+        begun["data"]["complete"] = "false"
         applied = Applied()
-        if unchanged and all(self._api.live(each) for each in first):
-            applied.add(self._apply(first + rest))
-        else:
-            begun = copy.deepcopy(record)
-            begun["data"]["complete"] = "false"
-            applied.add(self._apply([*first, begun]))
-            self._wait([each for each in first if each["kind"] == "CustomResourceDefinition"])
-            self._remove_jobs(rest)
-            applied.add(self._apply(rest))
+        applied.add(self._apply(first if unchanged else [*first, begun]))
+        self._wait([each for each in first if each["kind"] == "CustomResourceDefinition"])
+        self._remove_jobs(rest)
+        applied.add(self._apply(rest))
         self._wait([each for each in wanted if each["kind"] in (*release.WORKLOADS, "APIService")])
         if not unchanged:
             applied.add(self._apply([record]))
@@ -120,6 +124,8 @@ class ActionModule(ApplyAction):
             wanted = release.without(release.objects(content), self._args["exclude"])
         except ValueError as error:
             self.refuse(f"{prefix}_manifest", str(error), "name a release's manifest, as a URL or a local file")
+        ours = {(each["kind"], each["metadata"]["name"]): each for each in self._args["replace"]}
+        wanted = [ours.get((each["kind"], each["metadata"]["name"]), each) for each in wanted]
         coming = release.defined_kinds(wanted)
         for each in wanted:
             if "namespace" not in each["metadata"] and self._namespaced(each, coming):
@@ -184,26 +190,42 @@ class ActionModule(ApplyAction):
             self._until(wanted, self._state)
 
     def _until(self, wanted: Sequence[Object], state: Callable[[Object], str | None], what: str = "") -> None:
-        """Poll until `state` says None of each object; at the deadline fail with what it says of the first left."""
-        begin, timeout, left = time.monotonic(), self._args["timeout"], list(wanted)
+        """Poll until `state` says None of each object; at the deadline fail with what it says of one that is left.
+
+        An API server that is away for a while, because it is restarted, is waited for like everything else.
+        """
+        begin, timeout, left = time.monotonic(), self._args["timeout"], [(each, "") for each in wanted]
         while True:
-            left = [(each, why) for each in left if (why := state(each)) is not None]
+            away = None
+            try:
+                left = [(each, why) for each, _ in left if (why := state(each)) is not None]
+            except ApiError as error:
+                away = error
             if not left:
                 return
             if time.monotonic() - begin > timeout:
                 break
             time.sleep(_POLL_SECONDS)
-            left = [each for each, _ in left]
-        each, why = left[0]
-        if each["kind"] in release.WORKLOADS:
-            why = release.pod_trouble(self._pods(each)) or why
-        also = f" (also: {', '.join(release.identity(other) for other, _ in left[1:])})" if left[1:] else ""
-        what = what or release.awaited(each["kind"])
-        raise AnsibleActionFail(
-            f"{self._cluster}: waited {timeout} s for {release.identity(each)} to {what}: "
-            f"{' '.join(why.split()).rstrip('.')}{also}; see what is wrong with it and run again, "
-            f"or raise {self._variable('wait_timeout')}"
+        each, why = left[0] if away else next(filter(None, (self._trouble(each) for each, _ in left)), left[0])
+        others = [release.identity(other) for other, _ in left if other is not each]
+        also = f" (also: {', '.join(others)})" if others else ""
+        waited = f"waited {timeout} s for {release.identity(each)} to {what or release.awaited(each['kind'])}{also}"
+        if away:
+            raise ApiError(f"{waited}: {away}")
+        prefix = self._args["prefix"]
+        self.refuse(
+            f"{prefix}_version",
+            f"{waited}: {' '.join(why.split()).rstrip('.')}",
+            f"mend that, or correct {prefix}_version or {prefix}_manifest, and run again; "
+            f"raise {self._variable('wait_timeout')} if it only needs more time",
         )
+
+    def _trouble(self, wanted: Object) -> tuple[Object, str] | None:
+        """A workload with what a pod of it says of its trouble; None if none says anything, or cannot be asked."""
+        with contextlib.suppress(ApiError):
+            if wanted["kind"] in release.WORKLOADS and (why := release.pod_trouble(self._pods(wanted))):
+                return wanted, why
+        return None
 
     def _pods(self, workload: Object) -> list[Object]:
         labels = workload["spec"]["selector"].get("matchLabels", {})

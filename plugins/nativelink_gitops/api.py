@@ -49,7 +49,9 @@ class Api:
         self._timeout = timeout
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
 
-    def _call(self, method: str, path: str, body: Object | None = None) -> tuple[int, Object]:
+    def _call(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
+    ) -> tuple[int, Object]:
         credentials = self._configuration.auth_settings().values()
         headers = {auth["key"]: auth["value"] for auth in credentials if auth["in"] == "header" and auth["value"]}
         try:
@@ -57,7 +59,7 @@ class Api:
                 method,
                 self._host + path,
                 body=None if body is None else json.dumps(body),
-                headers={"Accept": "application/json", "Content-Type": "application/json", **headers},
+                headers={"Accept": "application/json", "Content-Type": content_type, **headers},
                 timeout=self._timeout,
                 retries=urllib3.Retry(2, backoff_factor=0.5) if method == "GET" else False,
             )
@@ -127,6 +129,26 @@ class Api:
         if status >= 300:
             raise ApiError(f"{wanted['kind']} {metadata['name']}: {status} {content.get('message', '')}")
         return True
+
+    def apply(self, wanted: Object, field_manager: str, *, dry_run: bool = False) -> Object:
+        """Apply an object server-side, never taking another manager's field; its state then, or as it would be."""
+        metadata = wanted["metadata"]
+        path = self.path(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
+        if path is None:
+            raise ApiError(f"the cluster does not know {wanted['apiVersion']} {wanted['kind']}")
+        query = {"fieldManager": field_manager} | ({"dryRun": "All"} if dry_run else {})
+        status, content = self._call("PATCH", f"{path}?{urlencode(query)}", wanted, "application/apply-patch+yaml")
+        if status >= 300:
+            raise ApiError(f"{wanted['kind']} {metadata['name']}: {status} {content.get('message', '')}")
+        return content
+
+    def merge(self, live: Object, change: Object) -> None:
+        """Change an object by a JSON merge patch; ApiError if it has changed since `change`'s resourceVersion."""
+        metadata = live["metadata"]
+        path = self.path(live["apiVersion"], live["kind"], metadata["name"], metadata.get("namespace", ""))
+        status, content = self._call("PATCH", str(path), change, "application/merge-patch+json")
+        if status >= 300:
+            raise ApiError(f"{live['kind']} {metadata['name']}: {status} {content.get('message', '')}")
 
     def delete(self, wanted: Object) -> None:
         """Delete an object and, by the garbage collector, what depends on it; it is fine if it is not there."""

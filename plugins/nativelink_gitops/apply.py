@@ -51,7 +51,9 @@ class ApplyAction(ActionBase):
             self._api = Api(self._args["kubeconfig"], self._args["context"])
             return self.act()
         except ApiError as error:
-            self.refuse("cluster_context", str(error), "see that the API server answers, then run again")
+            self.refuse(
+                "cluster_context", f"{self._task.name}: {error}", "see that the API server answers, then run again"
+            )
 
     def act(self) -> dict[str, Any]:
         """The action itself: its result."""
@@ -105,6 +107,7 @@ class ApplyAction(ActionBase):
         )
         results = answer["result"]["results"] if "results" in (answer.get("result") or {}) else [answer]
         if answer.get("failed") or len(results) != len(wanted):
+            self._api.get("/version")  # the module cannot say that the API server is away, and this does
             raise ApiError(
                 server_message(answer.get("msg") or answer.get("module_stderr") or "the module gave no result")
             )

@@ -21,13 +21,36 @@ PORTS = {
     "metrics": 9464,
     "collector_health": 13133,
     "demand": 9121,
+    "prometheus": 9090,
 }
-COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "edge", "policy")
+COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "prometheus", "edge", "policy")
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
 ACTION_MARGIN = 300
 # The kubelet probes a starting CAS this often; the budget is nativelink_cas_startup_timeout.
 STARTUP_PERIOD = 10
+# KEDA polls without an answer for so many seconds before it says so and holds a pool, or wakes one from zero.
+LOST = 30
+# Cluster Autoscaler waits so long for a pod that it evicts, unless --max-graceful-termination-sec says more.
+EVICTION_PATIENCE = 600
+SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+# Labels of spot nodes, and whether the nodes keep other pods away by a taint of the same key and value.
+SPOT = {
+    "karpenter": ("karpenter.sh/capacity-type", "spot", False),
+    "eks": ("eks.amazonaws.com/capacityType", "SPOT", False),
+    "gke": ("cloud.google.com/gke-spot", "true", True),
+    "aks": ("kubernetes.azure.com/scalesetpriority", "spot", True),
+}
+# The collector records the same of a scheduler in memory.
+DEMAND_BY_POOL = {
+    "name": "nativelink-demand",
+    "rules": [
+        {
+            "record": "nativelink_scheduler_queue_depth",
+            "expr": 'sum by (pool) (label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))',
+        }
+    ],
+}
 # One step to the number that is needed; the default behaviour doubles, which took 58 s from 4 to 50.
 SCALE_UP = {
     "stabilizationWindowSeconds": 0,
@@ -45,6 +68,11 @@ SCALE_DOWN = {
         {"type": "Percent", "value": 10, "periodSeconds": 60},
         {"type": "Pods", "value": 4, "periodSeconds": 60},
     ],
+}
+# Neither engine deletes an object because its file, or the engine's own object, is gone (docs/flux.md, docs/argocd.md).
+KEPT = {
+    "kustomize.toolkit.fluxcd.io/prune": "disabled",
+    "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
 }
 # gRPC, no limit on what is uploaded, and calls that are silent as long as their action runs: for NGINX's own controller
 # (nginx.org) and for the community's.
@@ -78,7 +106,9 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     if any(pool["persistent_workers"] for pool in pools):
         properties |= {"supports-workers": "exact", "requires-worker-protocol": "priority"}
     autoscaled = any(pool["scaling"] != "none" for pool in pools)
-    collector, demand = backend == "memory" and autoscaled, backend == "redis" and autoscaled
+    prometheus = own("prometheus")
+    shown = autoscaled or prometheus != "none"
+    collector, demand = backend == "memory" and shown, backend == "redis" and shown
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     gateway = own("edge") == "gateway"
     readers = own("metrics_namespaces")
@@ -95,6 +125,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         "fields": VERSIONS[own("version")],
         "ports": PORTS,
         "labels": {component: _labels(cluster, component) for component in COMPONENTS},
+        "kept": KEPT,
         "selectors": {component: _selector(component) for component in COMPONENTS},
         "images": {
             "nativelink": _image(own("image"), own("version"), own("image_digest")),
@@ -104,8 +135,15 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "redis_exporter": _image(
                 own("redis_exporter_image"), own("redis_exporter_version"), own("redis_exporter_image_digest")
             ),
+            "prometheus": _image(own("prometheus_image"), own("prometheus_version"), own("prometheus_image_digest")),
         },
         "pull_secrets": own("image_pull_secrets"),
+        "prometheus": {
+            "address": own("prometheus_address")
+            or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
+            "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
+            "rules": [DEMAND_BY_POOL],
+        },
         "cas": {
             "pods": [f"nativelink-cas-{index}" for index in range(own("cas_replicas"))],
             "volume_size": own("cas_volume_size"),
@@ -174,6 +212,11 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "bundled redis": bundled,
             "collector": collector,
             "demand": demand,
+            "bundled prometheus": prometheus == "bundled",
+            "bundled prometheus with rules": prometheus == "bundled" and demand,
+            "prometheus operator": prometheus == "operator",
+            "prometheus operator with rules": prometheus == "operator" and demand,
+            "scrape annotations": prometheus == "annotations",
             "gateway": gateway,
             "envoy gateway": gateway and known["ingress_provider"] == "envoy-gateway",
             "ingress": own("edge") == "ingress",
@@ -189,6 +232,9 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
     if pool["persistent_workers"]:
         properties |= {"supports-workers": ["1"], "requires-worker-protocol": ["proto"]}
     image = pool["image"] or known["nativelink_worker_image"]
+    # As long as an action that starts just before the drain may take to the report of its result.
+    grace = longest + upload + ACTION_MARGIN
+    selector, tolerations = _spot(pool["spot"])
     return {
         **pool,
         "workload": f"nativelink-worker-{name}",
@@ -198,16 +244,29 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "platform_properties": properties,
         "target": pool["target"] or pool["slots"],
         "longest": longest,
-        # As long as an action that starts just before the drain may take to the report of its result.
-        "grace": longest + upload + ACTION_MARGIN,
+        "grace": grace,
+        "node_selector": {**selector, **pool["node_selector"]},
+        "tolerations": [*tolerations, *pool["tolerations"]],
+        # An eviction drains too, as long as the evictor has the patience.
+        "annotations": {SAFE_TO_EVICT: _text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
         "fast_store_bytes": part_of(pool["fast_store_size"], scratch),
         "env": {key: _text(value) for key, value in pool["env"].items()},
         # Of a lost metric: never fewer than now, and 0 would mean zero in spite of it.
         "fallback_replicas": max(1, pool["min_replicas"]),
+        "failure_threshold": max(3, LOST // pool["polling_interval"]),
         "behavior": {"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
         "scaling": scaling,
         "when": {"always": True, "keda": scaling == "keda", "hpa": scaling == "hpa"},
     }
+
+
+def _spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Node selector and tolerations for spot nodes of a kind, which may be none."""
+    if not kind:
+        return {}, []
+    key, value, tainted = SPOT[kind]
+    toleration = {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
+    return {key: value}, [toleration] if tainted else []
 
 
 def _selector(component: str) -> dict[str, str]:

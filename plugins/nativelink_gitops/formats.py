@@ -123,7 +123,7 @@ def _repository(value: str) -> Format:
         yield f"{value!r} is no Git repository", "write https://host/path.git or ssh://git@host/path.git"
     elif url.password or (url.username and url.scheme != "ssh"):
         bare = f"{url.scheme}://{url.hostname}{url.path}"
-        yield "holds credentials", f"write {bare}, and name the Secret that has them in gitops_secret_name"
+        yield "holds credentials", f"write {bare}, and give them in gitops_username and gitops_password"
 
 
 def _inside_repository(value: str) -> Format:
@@ -241,6 +241,7 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*_store_size", _share),
     ("*_timeout", _duration),
     ("gitops_interval", _flux_interval),
+    ("gitops_sync_timeout", _flux_interval),
     ("nativelink_metrics_interval", _at_least(1)),
     ("*.polling_interval", _at_least(1)),
     ("*.longest_action", _duration),

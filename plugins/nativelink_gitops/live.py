@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -30,7 +31,19 @@ def live_faults(values: Values) -> list[Fault]:
         else:
             there = ", ".join(sorted(servers)) or "none"
             said = [("cluster_context", f"{path} has no context {context}", f"write one that it has: {there}")]
-    return sorted(Fault(values["cluster"], *words) for words in said)
+    return sorted(Fault(values["cluster"], *words) for words in [*said, *_credentials(values)])
+
+
+def _credentials(values: Values) -> Said:
+    """Who connects an engine has the repository's credentials at hand; rendering needs none, so it is asked here."""
+    if values["gitops_provider"] == "none":
+        return
+    for name in ("gitops_ssh_private_key_file", "gitops_known_hosts_file", "gitops_ca_file"):
+        if values[name] and not Path(values[name]).expanduser().is_file():
+            yield name, f"there is no file {values[name]}", "write the path of a file of this machine"
+    for name, other in (("gitops_username", "gitops_password"), ("gitops_password", "gitops_username")):
+        if values[name] and not values[other]:
+            yield other, f"is empty, and {name} is set", "set it, or the environment variable that it reads"
 
 
 def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:

@@ -43,7 +43,7 @@ def cpu_of(cpu: Text) -> int:
 def seconds_of(duration: Text) -> int:
     """Seconds of a duration such as `20m`, `1h30m` or a plain number of seconds."""
     text = _text(duration)
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     found = _DURATION.fullmatch(text)
     if not text or not found:

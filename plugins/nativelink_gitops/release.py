@@ -95,7 +95,7 @@ def version_key(version: str) -> tuple[tuple[int, ...], tuple[Any, ...]]:
 
 
 def record(name: str, namespace: str, version: str, content: str, complete: bool, found: Iterable[Object]) -> Object:
-    """The ConfigMap that says which release is installed; `content` is the manifest's SHA-256."""
+    """The ConfigMap that says which release is installed; `content` is the SHA-256 of what it is made from."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -111,6 +111,20 @@ def record(name: str, namespace: str, version: str, content: str, complete: bool
             "objects": "\n".join(sorted(identity(each) for each in found)),
         },
     }
+
+
+def holds(live: Any, wanted: Any) -> bool:
+    """Whether a live object has all that its manifest says, so that applying that once more would change nothing.
+
+    It may have more. False is no proof of a difference: the API server writes some values in another way than they
+    were given (`1000m` as `1`), and a list that somebody added to is not looked through.
+    """
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(holds(live.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        same = isinstance(live, list) and len(live) == len(wanted)
+        return same and all(holds(*pair) for pair in zip(live, wanted, strict=True))
+    return type(live) is type(wanted) and live == wanted
 
 
 def managers(live: Object) -> list[str]:
@@ -146,10 +160,13 @@ def not_ready(live: Object | None) -> str | None:
     wanted = status.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
     updated = status.get("updatedNumberScheduled" if kind == "DaemonSet" else "updatedReplicas", 0)
     ready = status.get("numberAvailable" if kind == "DaemonSet" else "availableReplicas", 0)
-    if updated >= wanted and ready >= wanted:
+    # Old pods, of which a failed upgrade keeps as many as it can, count as available too.
+    old = max(0, status.get("replicas", updated) - updated)
+    working = max(0, min(updated, ready - old))
+    if working >= wanted:
         return None
-    said = _condition(live, "Progressing" if updated < wanted else "Available").get("message")
-    return f"{min(updated, ready)} of {wanted} pods are up to date and ready" + (f" ({said})" if said else "")
+    said = _condition(live, "Progressing" if updated < wanted or old else "Available").get("message")
+    return f"{working} of {wanted} pods are up to date and ready" + (f" ({said})" if said else "")
 
 
 def pod_trouble(pods: Iterable[Object]) -> str | None:

@@ -45,11 +45,20 @@ FILES = {
     "monitoring/demand-service.yaml": "demand",
     "monitoring/demand-serviceaccount.yaml": "demand",
     "monitoring/demand.lua": "demand",
+    "monitoring/prometheus-deployment.yaml": "bundled prometheus",
+    "monitoring/prometheus-poddisruptionbudget.yaml": "bundled prometheus",
+    "monitoring/prometheus-service.yaml": "bundled prometheus",
+    "monitoring/prometheus-serviceaccount.yaml": "bundled prometheus",
+    "monitoring/prometheus.yaml": "bundled prometheus",
+    "monitoring/prometheusrule.yaml": "prometheus operator with rules",
+    "monitoring/rules.yaml": "bundled prometheus with rules",
+    "monitoring/servicemonitor.yaml": "prometheus operator",
     "policy/cas.yaml": "always",
     "policy/collector.yaml": "collector",
     "policy/default-deny.yaml": "always",
     "policy/demand.yaml": "demand",
     "policy/dns.yaml": "always",
+    "policy/prometheus.yaml": "bundled prometheus",
     "policy/redis.yaml": "bundled redis",
     "policy/scheduler.yaml": "always",
     "policy/workers-default-deny.yaml": "always",
@@ -81,7 +90,7 @@ POOL_FILES = {
 }
 KUSTOMIZATION = "kustomization.yaml"
 # YAML, but no object for the API server.
-CONFIGURATIONS = frozenset({"monitoring/collector.yaml"})
+CONFIGURATIONS = frozenset({"monitoring/collector.yaml", "monitoring/prometheus.yaml", "monitoring/rules.yaml"})
 
 _TEMPORARY = ".nativelink-gitops.tmp"
 _SHEBANG = {".sh": "#!/bin/sh\n"}

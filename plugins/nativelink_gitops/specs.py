@@ -45,6 +45,7 @@ class Option:
     default: Any = MISSING
     description: tuple[str, ...] = ()
     options: Mapping[str, Option] = field(default_factory=dict)
+    no_log: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def _options(role: str, spec: Mapping[str, Any], top: bool = True) -> dict[str, 
             default=defaults().get(name, says.get("default", MISSING)) if top else says.get("default", MISSING),
             description=(text,) if isinstance(text, str) else tuple(text),
             options=_options(role, says, top=False),
+            no_log=says.get("no_log", False),
         )
     return found
 

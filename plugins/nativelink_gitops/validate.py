@@ -142,7 +142,7 @@ def _typed(path: str, pattern: str, option: Option, value: Yaml) -> Said:
     kind, noun = _KINDS.get(option.type, (object, ""))
     if not isinstance(value, kind) or (isinstance(value, bool) and option.type in ("int", "float")):
         fix = "put it in quotes" if option.type in ("str", "path") and not isinstance(value, list | dict) else None
-        yield path, f"is {shown(value)}, not {noun}", fix or f"write {noun}"
+        yield path, f"is {'something' if option.no_log else shown(value)}, not {noun}", fix or f"write {noun}"
     elif option.type == "list":
         said = [
             words
@@ -401,6 +401,28 @@ def scaling(values: Values) -> Said:
         )
 
 
+def prometheus(values: Values) -> Said:
+    """Queries need a Prometheus, and a Prometheus of somebody else must get in."""
+    provider, address = values["nativelink_prometheus"], values["nativelink_prometheus_address"]
+    for path, pool in _pools(values):
+        if not pool["query"]:
+            continue
+        if _scaling(values, pool) != "keda":
+            yield f"{path}.query", "is set, and the pool does not scale with keda", "take it out, or scale with keda"
+        elif not address and provider != "bundled":
+            fix = "write nativelink_prometheus_address, or set nativelink_prometheus to bundled"
+            yield f"{path}.query", "is set, and there is no Prometheus to ask", fix
+    if address and provider == "bundled":
+        fix = "take it out, or set nativelink_prometheus to something else"
+        yield "nativelink_prometheus_address", "is set, and the bundled Prometheus is used instead", fix
+    if provider in ("operator", "annotations") and not values["nativelink_metrics_namespaces"]:
+        yield (
+            "nativelink_metrics_namespaces",
+            f"is empty, and nativelink_prometheus is {provider}: your Prometheus may read nothing",
+            "name its namespace",
+        )
+
+
 def gitops(values: Values) -> Said:
     """An engine without a repository has nothing to sync, and its manifest says where it lives."""
     provider = values["gitops_provider"]
@@ -425,6 +447,46 @@ def gitops(values: Values) -> Said:
             f"is {values['gitops_namespace']}, and the release of {provider} lives in {upstream}",
             "take it out, or set gitops_install to existing",
         )
+
+
+def gitops_credentials(values: Values) -> Said:
+    """Credentials fit the repository's URL and the engine, and are given once."""
+    provider, url = values["gitops_provider"], values["gitops_repository"]
+    if provider == "none" or not url:
+        return
+    by_ssh = bool(SCP.fullmatch(url)) or url.startswith("ssh://")
+    https, ssh = ("gitops_username", "gitops_password"), ("gitops_ssh_private_key_file",)
+    trust = ("gitops_ca_file", "gitops_known_hosts_file")
+    strangers = (*https, trust[0]) if by_ssh else (*ssh, trust[1])
+    for name in strangers:
+        if values[name]:
+            address, other = ("an SSH", "HTTPS") if by_ssh else ("no SSH", "SSH")
+            yield name, f"is set, and gitops_repository is {address} address", f"take it out, or write the {other} one"
+    if values["gitops_secret_name"]:
+        for name in (*https, *ssh, *(trust if provider == "flux" else ())):
+            if values[name] and name not in strangers:
+                yield name, "is set, and gitops_secret_name names a Secret that is to have it", "take one of them out"
+        return
+    if url.startswith("http://") and values["gitops_password"]:
+        yield "gitops_repository", "is http, which sends the password in plain text", "write https"
+    if by_ssh and provider == "flux" and not values[ssh[0]]:
+        fix = "name the file of a deploy key, or a Secret in gitops_secret_name"
+        yield ssh[0], "is empty, and gitops_repository is an SSH address", fix
+    trusting = provider == "flux" or values["gitops_install"] == "release"
+    if by_ssh and values[ssh[0]] and not values[trust[1]] and trusting:
+        fix = "write what ssh-keyscan says to a file, compare it with what the host publishes, and name the file"
+        yield trust[1], "is empty, and nothing says which SSH keys the Git host has", fix
+
+
+def existing_argocd(values: Values) -> Said:
+    """An Argo CD of somebody else trusts whom they trust."""
+    if values["gitops_provider"] != "argocd" or values["gitops_install"] != "existing":
+        return
+    places = {"gitops_ca_file": "argocd-tls-certs-cm", "gitops_known_hosts_file": "argocd-ssh-known-hosts-cm"}
+    for name, place in places.items():
+        if values[name]:
+            problem = "is set, and gitops_install existing leaves Argo CD's settings alone"
+            yield name, problem, f"take it out, and see to it in the ConfigMap {place} of that installation"
 
 
 def namespaces(values: Values) -> Said:
@@ -469,6 +531,7 @@ def images_without_tag(values: Values) -> Said:
         "nativelink_redis_image": "nativelink_redis_version",
         "nativelink_collector_image": "nativelink_collector_version",
         "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
+        "nativelink_prometheus_image": "nativelink_prometheus_version",
     }
     for name, version in sources.items():
         found = IMAGE.fullmatch(values[name]) if name in values else None
@@ -488,7 +551,10 @@ RULES: tuple[Callable[[Values], Said], ...] = (
     declared_properties,
     edge,
     scaling,
+    prometheus,
     gitops,
+    gitops_credentials,
+    existing_argocd,
     namespaces,
     cas_storage_class,
     storage_classes,
@@ -560,17 +626,4 @@ def last_value_wins(values: Values) -> Said:
                 )
 
 
-def asleep_at_zero(values: Values) -> Said:
-    """KEDA's formula needs a series of each stage, and NativeLink has none before its first action."""
-    for path, pool in _pools(values):
-        scaled = _scaling(values, pool) == "keda" and values["nativelink_scheduler_backend"] == "memory"
-        if scaled and pool["min_replicas"] == 0:
-            yield (
-                f"{path}.min_replicas",
-                "is 0, and a scheduler in memory shows no demand before its first action has run: "
-                "until then the pool stays at zero",
-                "write 1, or set nativelink_scheduler_backend to redis",
-            )
-
-
-NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, plain_text_edge, last_value_wins, asleep_at_zero)
+NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, plain_text_edge, last_value_wins)

@@ -36,6 +36,7 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
         "nativelink_scheduler_backend": "redis",
         "nativelink_worker_pools": [{"name": "linux"}],
         "storage_classes_list": [{"name": "fast", "preset": "local-path"}],
+        "gitops_provider": "none",
         **more,
     }
 
@@ -265,3 +266,26 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
     finally:
         real.resume()
     assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.stdout
+
+
+def test_credentials_of_the_repository_are_at_hand(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("")
+    credentials = {
+        "gitops_username": "bot",
+        "gitops_password": "",
+        "gitops_ssh_private_key_file": str(tmp_path / "key"),
+        "gitops_known_hosts_file": "/nowhere/known_hosts",
+        "gitops_ca_file": "",
+    }
+
+    def said(provider: str) -> list[str]:
+        faults = live_faults(values("/nowhere/kubeconfig", **{**credentials, "gitops_provider": provider}))
+        return [str(fault) for fault in faults if fault.variable.startswith("gitops_")]
+
+    assert said("flux") == [
+        "prod: gitops_known_hosts_file: there is no file /nowhere/known_hosts; "
+        "write the path of a file of this machine",
+        "prod: gitops_password: is empty, and gitops_username is set; "
+        "set it, or the environment variable that it reads",
+    ]
+    assert said("none") == []

@@ -176,14 +176,3 @@ def test_values_that_the_scheduler_forgets_are_noticed() -> None:
         "nativelink_worker_pools[linux].platform_properties.cpu_count: has 2 values, of which NativeLink's scheduler "
         "keeps the last, 16; write one, or make a pool for each"
     ]
-
-
-def test_a_pool_that_stays_at_zero_is_noticed() -> None:
-    asleep = {"name": "linux", "min_replicas": 0}
-    assert notices(nativelink_worker_pools=[asleep]) == [
-        "nativelink_worker_pools[linux].min_replicas: is 0, and a scheduler in memory shows no demand before its first "
-        "action has run: until then the pool stays at zero; write 1, or set nativelink_scheduler_backend to redis"
-    ]
-    assert notices(nativelink_worker_pools=[asleep], nativelink_scheduler_backend="redis") == []
-    assert notices(nativelink_worker_pools=[{**asleep, "scaling": "none"}]) == []
-    assert notices(nativelink_worker_pools=[{**asleep, "min_replicas": 1}]) == []

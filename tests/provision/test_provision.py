@@ -9,6 +9,7 @@ import http.server
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from testbed import manifests
 from testbed.cluster import Cluster
+from testbed.waiting import until
 
 from .conftest import Object, Play, Run
 
@@ -244,8 +246,11 @@ def test_a_wait_says_for_what(play: Play, release: Release, live: Live, dev: Clu
     namespace = release.namespace
     dev.never_ready(namespace)
     run = play([release("1.0.0", timeout=3)])
-    assert run.message.startswith(f"dev: waited 3 s for Deployment {namespace}/app to be available: ")
-    assert "; see what is wrong with it and run again, or raise keda_wait_timeout" in run.message
+    assert run.message.startswith(f"dev: keda_version: waited 3 s for Deployment {namespace}/app to be available: ")
+    assert run.message.endswith(
+        "; mend that, or correct keda_version or keda_manifest, and run again; "
+        "raise keda_wait_timeout if it only needs more time"
+    )
     reason = run.message.partition("to be available: ")[2].partition(";")[0]
     assert reason.startswith(("pod app-", "0 of 1 pods are up to date and ready"))
     assert live("configmap", "app-release", namespace)["data"]["complete"] == "false"
@@ -253,6 +258,46 @@ def test_a_wait_says_for_what(play: Play, release: Release, live: Live, dev: Clu
     dev.never_ready(namespace, on=False)
     assert play([release("1.0.0")]).status == 0
     assert live("configmap", "app-release", namespace)["data"]["complete"] == "true"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that waits for the pods of a release, which are not to be ready."""
+
+    dev: Cluster
+    namespace: str
+    run: Future[Run]
+
+
+@pytest.fixture
+def waiting(play: Play, release: Release, dev: Cluster) -> Iterator[Waiting]:
+    dev.never_ready(release.namespace)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(play, [release("1.0.0", timeout=20)])
+        until(
+            "its pod", lambda: bool(dev.run("-n", release.namespace, "get", "pods", "-l", "app=app", "-o", "name")), 60
+        )
+        yield Waiting(dev, release.namespace, run)
+
+
+def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting) -> None:
+    waiting.dev.stop_api()
+    waiting.dev.start_api()
+    waiting.dev.never_ready(waiting.namespace, on=False)
+    run = waiting.run.result()
+    assert run.status == 0, run.message
+    assert run.summary["provisioned"] == ["app 1.0.0: installed"]
+
+
+def test_a_wait_without_an_api_server_ends_and_says_for_what(waiting: Waiting) -> None:
+    waiting.dev.stop_api()
+    try:
+        message = waiting.run.result().message
+    finally:
+        waiting.dev.start_api()
+    what = f"Task: waited 20 s for Deployment {waiting.namespace}/app to be available"
+    assert message.startswith(f"dev: cluster_context: {what}: {waiting.dev.endpoint} does not answer: ")
+    assert message.endswith("; see that the API server answers, then run again")
 
 
 def test_what_somebody_else_installed_is_left_alone(play: Play, release: Release, live: Live, dev: Cluster) -> None:
@@ -291,6 +336,19 @@ def test_what_was_removed_is_put_back(play: Play, release: Release, live: Live, 
     run = play([release("1.0.0")])
     assert run.summary["provisioned"] == ["app 1.0.0: repaired"]
     assert live("deployment", "app", release.namespace)
+
+
+def test_what_differs_is_put_back_and_what_was_added_stays(
+    play: Play, release: Release, live: Live, dev: Cluster
+) -> None:
+    settings = "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings}}\ndata: {{ours: wanted}}\n"
+    assert play([release("1.0.0", settings)]).status == 0
+    patch = '[{"op": "remove", "path": "/data/ours"}, {"op": "add", "path": "/data/theirs", "value": "too"}]'
+    dev.run("-n", release.namespace, "patch", "configmap", "settings", "--type=json", "-p", patch)
+    repaired = play([release("1.0.0", settings)])
+    assert repaired.summary["provisioned"] == ["app 1.0.0: repaired"]
+    assert live("configmap", "settings", release.namespace)["data"] == {"ours": "wanted", "theirs": "too"}
+    assert play([release("1.0.0", settings)]).summary["provisioned"] == ["app 1.0.0: unchanged"]
 
 
 def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release, live: Live) -> None:

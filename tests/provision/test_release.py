@@ -94,9 +94,16 @@ def test_a_version_that_is_none_is_refused() -> None:
         release.version_key("latest")
 
 
-def deployment(generation: int = 2, observed: int = 2, updated: int = 1, available: int = 1) -> release.Object:
+def deployment(
+    generation: int = 2, observed: int = 2, replicas: int = 1, updated: int = 1, available: int = 1
+) -> release.Object:
     conditions = [{"type": "Available", "status": "False", "message": "Deployment does not have minimum availability."}]
-    status = {"observedGeneration": observed, "updatedReplicas": updated, "availableReplicas": available}
+    status = {
+        "observedGeneration": observed,
+        "replicas": replicas,
+        "updatedReplicas": updated,
+        "availableReplicas": available,
+    }
     return {
         "kind": "Deployment",
         "metadata": {"name": "app", "generation": generation},
@@ -114,7 +121,38 @@ def test_a_deployment_is_ready_when_its_new_pods_are() -> None:
     assert release.not_ready(deployment(available=0)) == (
         "0 of 1 pods are up to date and ready (Deployment does not have minimum availability.)"
     )
+    # A new pod that does not start, beside the old one, which still serves.
+    assert release.not_ready(deployment(replicas=2)) == "0 of 1 pods are up to date and ready"
+    assert release.not_ready(deployment(replicas=2, available=2)) is None
     assert release.not_ready(None) == "it does not exist"
+
+
+@pytest.mark.parametrize(
+    ("live", "held"),
+    [
+        ({"data": {"a": "1"}, "status": {}}, True),  # what the manifest does not name may be there
+        ({"data": {"a": "2"}}, False),
+        ({"data": {"a": 1}}, False),
+        ({"data": {}}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_an_object_that_has_what_its_manifest_says_is_told(live: release.Object | None, held: bool) -> None:
+    assert release.holds(live, {"data": {"a": "1"}}) is held
+
+
+@pytest.mark.parametrize(
+    ("live", "held"),
+    [
+        ([{"name": "a", "more": 1}, {"name": "b"}], True),
+        ([{"name": "b"}, {"name": "a"}], False),
+        ([{"name": "a"}, {"name": "b"}, {"name": "c"}], False),
+        ([{"name": "a"}], False),
+    ],
+)
+def test_a_list_has_to_be_the_same(live: list[release.Object], held: bool) -> None:
+    assert release.holds(live, [{"name": "a"}, {"name": "b"}]) is held
 
 
 @pytest.mark.parametrize(

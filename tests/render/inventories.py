@@ -75,6 +75,8 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             "persistent_workers": st.booleans(),
             "scaling": st.sampled_from(["", "keda", "hpa", "none"]),
             "polling_interval": st.integers(1, 300),
+            "paused": st.booleans(),
+            "spot": st.sampled_from(["", "karpenter", "eks", "gke", "aks"]),
             "cooldown_period": st.integers(0, 600),
             "scale_down": st.just({"stabilizationWindowSeconds": 60}),
         }
@@ -114,6 +116,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_worker_upload_timeout": DURATIONS,
                 "nativelink_scaling": st.sampled_from(["keda", "hpa", "none"]),
                 "nativelink_metrics_interval": st.integers(1, 60),
+                "nativelink_prometheus": st.sampled_from(["none", "bundled"]),
                 "nativelink_edge_annotations": ANNOTATIONS,
                 "nativelink_client_peers": st.lists(PEER, max_size=2),
                 "nativelink_dns_peers": st.lists(PEER, min_size=1, max_size=2),

@@ -28,7 +28,9 @@ def ours(component: str, namespace: str = "nativelink", **labels: str) -> Pod:
     return Pod(namespace, {**NAME, "app.kubernetes.io/component": component, **labels})
 
 
-CAS, SCHEDULER, REDIS, COLLECTOR, DEMAND = (ours(name) for name in ("cas", "scheduler", "redis", "collector", "demand"))
+CAS, SCHEDULER, REDIS, COLLECTOR, DEMAND, PROMETHEUS = (
+    ours(name) for name in ("cas", "scheduler", "redis", "collector", "demand", "prometheus")
+)
 WORKER = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "default"})
 PRUNED = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "a-pool-that-is-gone"})
 # A stranger who wears our labels in a namespace of his own.
@@ -55,7 +57,6 @@ ALWAYS_ALLOWED: dict[str, Flow] = {
 }
 MEMORY_ALLOWED: dict[str, Flow] = {
     "scheduler to collector": (SCHEDULER, COLLECTOR, 4317),
-    "worker to collector": (WORKER, COLLECTOR, 4317),
     "KEDA to collector": (KEDA, COLLECTOR, 9464),
 }
 REDIS_ALLOWED: dict[str, Flow] = {
@@ -81,6 +82,7 @@ FORBIDDEN: dict[str, Flow] = {
     "KEDA to Redis": (KEDA, REDIS, 6379),
     "worker to the collector's metrics": (WORKER, COLLECTOR, 9464),
     "another namespace to the collector": (OTHER, COLLECTOR, 4317),
+    "worker to the collector": (WORKER, COLLECTOR, 4317),
     "worker to worker": (WORKER, WORKER, 50080),
     "another namespace to worker": (OTHER, WORKER, 50080),
     "scheduler to worker": (SCHEDULER, WORKER, 50080),
@@ -185,7 +187,7 @@ MEMORY_BREAKS = {
         "CAS to CAS",
         "edge to CAS",
     },
-    ("nativelink", "nativelink-collector"): {"scheduler to collector", "worker to collector", "KEDA to collector"},
+    ("nativelink", "nativelink-collector"): {"scheduler to collector", "KEDA to collector"},
     ("nativelink", "nativelink-scheduler"): {
         "worker to scheduler",
         "worker of a pruned pool to scheduler",
@@ -199,7 +201,6 @@ MEMORY_BREAKS = {
         "worker to CAS",
         "worker of a pruned pool to scheduler",
         "worker of a pruned pool to CAS",
-        "worker to collector",
     },
 }
 REDIS_BREAKS = {
@@ -320,6 +321,20 @@ def test_the_demand_is_read_by_keda_where_it_scales_and_by_whom_the_inventory_na
     assert readers(nativelink_scaling="hpa") == set()
     assert readers(nativelink_scaling="hpa", nativelink_metrics_namespaces=["metrics"]) == {"adapter"}
     assert readers(nativelink_scaling="hpa", nativelink_worker_pools=mixed) == {"keda"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "target"), [("memory", (COLLECTOR, 9464)), ("redis", (DEMAND, 9121))], ids=["collector", "demand"]
+)
+def test_the_bundled_prometheus_reads_the_demand_and_is_read_by_keda(backend: str, target: tuple[Pod, int]) -> None:
+    variables = {"nativelink_scheduler_backend": backend, "nativelink_metrics_namespaces": ["metrics"]}
+    bundled = policies_of(**variables, nativelink_prometheus="bundled")
+    assert allowed(bundled, (PROMETHEUS, *target))
+    assert not allowed(policies_of(**variables), (PROMETHEUS, *target)), "the counter-run: without the variable"
+    for reader, reads in ((KEDA, True), (ADAPTER, True), (OTHER, False), (WORKER, False)):
+        assert allowed(bundled, (reader, PROMETHEUS, 9090)) is reads
+    for pod, port in ((SCHEDULER, 50061), (REDIS, 6379), (INTERNET, 443), (API_SERVER, 6443)):
+        assert not allowed(bundled, (PROMETHEUS, pod, port))
 
 
 def test_dns_is_asked_where_the_inventory_says() -> None:

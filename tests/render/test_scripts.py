@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +106,15 @@ def test_a_second_hook_waits_as_well(worker: Worker) -> None:
     assert (first.wait(timeout=10), second.wait(timeout=10)) == (0, 0)
 
 
+def test_a_marker_that_a_start_takes_away_is_made_again(worker: Worker) -> None:
+    """A container that is told to go while it starts: start.sh may run after the hook began."""
+    (worker.work / "0f1e").mkdir()
+    worker.start("drain")
+    _until(worker.marker.exists)
+    worker.marker.unlink()
+    _until(lambda: not worker.accepts(), 3)
+
+
 def test_an_image_without_sleep_loses_nothing(worker: Worker) -> None:
     drain = worker.start("drain", PATH=str(worker.folder / "nothing"))
     time.sleep(2)
@@ -130,8 +139,8 @@ def test_a_start_takes_the_marker_away(worker: Worker) -> None:
     assert (worker.folder / "ran").read_text() == f"{process.pid} {worker.folder}/config/worker.json5\n"
 
 
-def _until(condition: object, seconds: float = 5) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 5) -> None:
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
         time.sleep(0.01)

@@ -303,6 +303,128 @@ def test_demand_comes_from_the_collector_or_by_pool_from_redis() -> None:
     ]
 
 
+def scaled(**pool: object) -> Object:
+    """The ScaledObject of a pool, on the bundled Prometheus."""
+    values = values_of(nativelink_worker_pools=[{"name": "a", **pool}], nativelink_prometheus="bundled")
+    return find(objects_of(render.tree(values)), "ScaledObject", "nativelink-worker-a")
+
+
+def test_a_pool_follows_a_query_of_prometheus() -> None:
+    spec = scaled(query='nativelink_scheduler_queue_depth{pool="a"} or "', slots=3)["spec"]
+    assert spec["triggers"] == [
+        {
+            "type": "prometheus",
+            "metadata": {
+                "serverAddress": "http://nativelink-prometheus.nativelink.svc:9090",
+                "query": 'nativelink_scheduler_queue_depth{pool="a"} or "',
+                "threshold": "3",
+                "ignoreNullValues": "false",
+            },
+        }
+    ]
+    assert "scalingModifiers" not in spec["advanced"]
+    own = values_of(
+        nativelink_worker_pools=[{"name": "a", "query": "up"}],
+        nativelink_prometheus_address="https://prometheus.example.com",
+    )
+    (trigger,) = find(objects_of(render.tree(own)), "ScaledObject", "nativelink-worker-a")["spec"]["triggers"]
+    assert trigger["metadata"]["serverAddress"] == "https://prometheus.example.com"
+
+
+def test_a_paused_pool() -> None:
+    assert scaled(paused=True)["metadata"]["annotations"] == {"autoscaling.keda.sh/paused": "true"}
+    # Absent, not "false": whoever pauses a pool by hand keeps it.
+    assert "annotations" not in scaled()["metadata"]
+
+
+def test_half_a_minute_without_an_answer_is_a_lost_source() -> None:
+    found = {each: scaled(polling_interval=each)["spec"]["fallback"]["failureThreshold"] for each in (1, 5, 30)}
+    assert found == {1: 30, 5: 6, 30: 3}
+
+
+def test_the_bundled_prometheus() -> None:
+    files = render.tree(values_of(nativelink_prometheus="bundled", nativelink_scheduler_backend="redis"))
+    config = yaml.safe_load(files["monitoring/prometheus.yaml"])
+    (job,) = config["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["nativelink-demand:9121"]}]
+    assert config["global"]["scrape_interval"] == "1s"
+    ((rule,),) = [group["rules"] for group in yaml.safe_load(files["monitoring/rules.yaml"])["groups"]]
+    assert rule["record"] == "nativelink_scheduler_queue_depth"
+    deployment = find(objects_of(files), "Deployment", "nativelink-prometheus")
+    assert container(deployment)["image"] == "quay.io/prometheus/prometheus:v3.16.0"
+    # In memory the collector has the series already.
+    memory = render.tree(values_of(nativelink_prometheus="bundled"))
+    assert "monitoring/rules.yaml" not in memory
+    assert "rule_files" not in memory["monitoring/prometheus.yaml"]
+    assert "nativelink-collector:9464" in memory["monitoring/prometheus.yaml"]
+
+
+def test_an_existing_prometheus_finds_the_demand() -> None:
+    asked = {"nativelink_prometheus_labels": {"release": "main"}, "nativelink_metrics_namespaces": ["metrics"]}
+    redis = values_of(nativelink_prometheus="operator", nativelink_scheduler_backend="redis", **asked)
+    objects = objects_of(render.tree(redis))
+    monitor, rule = (find(objects, kind, "nativelink-demand") for kind in ("ServiceMonitor", "PrometheusRule"))
+    assert monitor["metadata"]["labels"]["release"] == rule["metadata"]["labels"]["release"] == "main"
+    service = find(objects, "Service", "nativelink-demand")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert [each["port"] for each in monitor["spec"]["endpoints"]] == [service["spec"]["ports"][0]["name"]]
+    memory = objects_of(render.tree(values_of(nativelink_prometheus="annotations", **asked)))
+    pod = find(memory, "Deployment", "nativelink-collector")["spec"]["template"]["metadata"]
+    assert pod["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "9464",
+        "prometheus.io/path": "/metrics",
+    }
+    # Also where nothing scales.
+    still = render.tree(values_of(nativelink_scaling="none", nativelink_prometheus="annotations", **asked))
+    assert "monitoring/collector-deployment.yaml" in still
+    assert "monitoring/collector-deployment.yaml" not in render.tree(values_of(nativelink_scaling="none"))
+
+
+def worker(**pool: object) -> Object:
+    """The pod template of a pool."""
+    objects = objects_of(render.tree(values_of(nativelink_worker_pools=[{"name": "a", **pool}])))
+    return find(objects, "Deployment", "nativelink-worker-a")["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "selector", "tolerations"),
+    [
+        ("", {"disk": "nvme"}, 1),
+        ("karpenter", {"disk": "nvme", "karpenter.sh/capacity-type": "spot"}, 1),
+        ("eks", {"disk": "nvme", "eks.amazonaws.com/capacityType": "SPOT"}, 1),
+        ("gke", {"disk": "nvme", "cloud.google.com/gke-spot": "true"}, 2),
+        ("aks", {"disk": "nvme", "kubernetes.azure.com/scalesetpriority": "spot"}, 2),
+    ],
+)
+def test_a_pool_on_spot_nodes(kind: str, selector: dict[str, str], tolerations: int) -> None:
+    own = {"key": "builds", "operator": "Exists"}
+    spec = worker(spot=kind, node_selector={"disk": "nvme"}, tolerations=[own])["spec"]
+    assert spec["nodeSelector"] == selector
+    assert own in spec["tolerations"]
+    assert len(spec["tolerations"]) == tolerations
+
+
+def test_cluster_autoscaler_evicts_only_what_drains_in_its_time() -> None:
+    def evictable(upload: str = "1m", **pool: object) -> object:
+        pools = [{"name": "a", **pool}]
+        values = values_of(nativelink_worker_pools=pools, nativelink_worker_upload_timeout=upload)
+        template = find(objects_of(render.tree(values)), "Deployment", "nativelink-worker-a")["spec"]["template"]
+        return template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"]
+
+    # 4 m of action, 1 m of upload and 5 m of margin are the 10 m that it waits by default.
+    assert evictable(longest_action="4m") == "true"
+    assert evictable(longest_action="241s") == "false"
+    assert evictable(longest_action="30m", upload="10m") == "false"
+    said = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+    assert evictable(longest_action="30m", annotations=said) == "true"
+
+
+def test_workers_send_no_metrics() -> None:
+    """They run other people's commands, and whoever sends to the collector says how many workers there are."""
+    assert "OTEL" not in str(worker())
+
+
 def test_routes_by_service() -> None:
     routes = {
         route["metadata"]["name"]: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 
@@ -41,24 +42,32 @@ def test_project(kubectl: Kubectl) -> None:
     assert spec.get("clusterResourceWhitelist", []) == []
 
 
+def test_credentials_of_argocd(kubectl: Kubectl) -> None:
+    found = kubectl("get", "secret", "nativelink-molecule-repository", "--namespace=argocd")
+    assert found["metadata"]["labels"]["argocd.argoproj.io/secret-type"] == "repository"
+    data = {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
+    assert len(data.pop("password")) == 20
+    assert data == {"type": "git", "url": REPOSITORY, "project": "nativelink-molecule", "username": "deployer"}
+
+
 def test_git_repository(kubectl: Kubectl) -> None:
-    spec = kubectl("get", "gitrepository", "nativelink-molecule", "--namespace=flux-system")["spec"]
+    spec = kubectl("get", "gitrepository", "nativelink-flux", "--namespace=flux-system")["spec"]
     assert (spec["url"], spec["ref"], spec["secretRef"]) == (REPOSITORY, {"branch": "main"}, {"name": "repository"})
 
 
 def test_kustomization(kubectl: Kubectl) -> None:
     kind = "kustomization.kustomize.toolkit.fluxcd.io"
-    spec = kubectl("get", kind, "nativelink-molecule", "--namespace=flux-system")["spec"]
+    spec = kubectl("get", kind, "nativelink-flux", "--namespace=flux-system")["spec"]
     assert spec["path"] == "./clusters/molecule"
     assert spec["deletionPolicy"] == "Orphan"
     assert spec["prune"] is True
-    assert spec["serviceAccountName"] == "nativelink-molecule"
+    assert spec["serviceAccountName"] == "nativelink-flux"
     assert "postBuild" not in spec
 
 
 def allowed(kubectl: Kubectl, namespace: str) -> dict[str, str]:
     """What Flux may do in a namespace: verbs by resource."""
-    account = "system:serviceaccount:flux-system:nativelink-molecule"
+    account = "system:serviceaccount:flux-system:nativelink-flux"
     table = kubectl("auth", "can-i", "--list", f"--namespace={namespace}", f"--as={account}")
     return {line.split()[0]: line.rpartition("[")[2].rstrip("]") for line in table.splitlines()[1:]}
 

@@ -3,9 +3,6 @@
 # The preStop hook: SIGTERM ends NativeLink at once and loses what it runs, so wait until it runs nothing.
 work=/scratch/actions
 
-# From now on precondition.sh refuses new actions.
-: > /drain/draining
-
 busy() {
   for entry in "$work"/*; do
     [ -e "$entry" ] && return 0
@@ -17,6 +14,8 @@ busy() {
 # precondition just before the marker has no directory yet. Hence five seconds on end.
 empty=0
 while [ "$empty" -lt 5 ]; do
+  # precondition.sh refuses new actions from now on. Each time anew: start.sh, if it has just begun, removes it once.
+  : > /drain/draining
   if busy; then empty=0; else empty=$((empty + 1)); fi
   # An image without sleep makes a busy wait until the grace period ends, and loses nothing.
   sleep 1 || empty=0

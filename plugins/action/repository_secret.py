@@ -1,0 +1,64 @@
+"""Action `repository_secret`: a Secret whose values come from files and variables of this run.
+
+It is told the names of the variables, not their values: no argument, log or temporary file of a task holds one.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
+
+from nativelink_gitops.api import Object
+from nativelink_gitops.apply import ApplyAction
+from nativelink_gitops.release import FIELD_MANAGER
+from nativelink_gitops.templating import host_values
+
+
+class ActionModule(ApplyAction):
+    """Arguments: `kubeconfig`, `context`, `namespace`, `name`, `labels`; `plain`: key to text, for what is no secret;
+    `values`: key to the variable that has the text; `files`: key to the variable that has the path of a file.
+
+    What is empty is left out. The Secret is applied server-side: keys that are given no longer are removed.
+    """
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "namespace": {"type": "str", "required": True},
+        "name": {"type": "str", "required": True},
+        "labels": {"type": "dict", "default": {}},
+        **{each: {"type": "dict", "default": {}} for each in ("plain", "values", "files")},
+    }
+
+    def act(self) -> dict[str, Any]:
+        """Apply the Secret."""
+        values = host_values(self._task_vars, self._loader)
+        data = {key: str(text).encode() for key, text in self._args["plain"].items()}
+        data |= {key: values[variable].encode() for key, variable in self._args["values"].items()}
+        data |= {key: self._read(variable, values[variable]) for key, variable in self._args["files"].items()}
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {key: self._args[key] for key in ("name", "namespace", "labels")},
+            "type": "Opaque",
+            "data": {key: base64.b64encode(content).decode() for key, content in data.items() if content},
+        }
+        if self._task.check_mode and self._to_come(secret):
+            return {"changed": True}
+        before = self._api.live(secret)
+        after = self._api.apply(secret, FIELD_MANAGER, dry_run=self._task.check_mode)
+        return {"changed": before is None or _content(before) != _content(after)}
+
+    def _read(self, variable: str, path: str) -> bytes:
+        if not path:
+            return b""
+        try:
+            return Path(path).expanduser().read_bytes()
+        except OSError as error:
+            self.refuse(variable, f"{path} cannot be read: {error.strerror}", "write the path of a file that can")
+
+
+def _content(secret: Object) -> tuple[Any, ...]:
+    return secret.get("data"), secret.get("type"), secret["metadata"].get("labels")

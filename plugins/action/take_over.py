@@ -1,0 +1,127 @@
+"""Action `take_over`: the tree of a cluster changes its GitOps engine, and what runs of it stays as it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
+
+from nativelink_gitops.api import Object
+from nativelink_gitops.apply import ApplyAction
+from nativelink_gitops.release import identity
+
+_OURS = "app.kubernetes.io/managed-by=nativelink-gitops"
+_SECONDS = 60
+
+
+class ActionModule(ApplyAction):
+    """Arguments: `kubeconfig`, `context`; `engine`: the one that is to have the tree; `name`: of all engines' pointers;
+    `namespaces` and `kinds` (`group`, `resource`) of the tree; `engines`: by engine its field manager (`manager`), what
+    points it at the tree (`pointers`: `api_version` and `kind`) and what else was made for it (`rest`: `api_version`,
+    `kind`, `name`, and `namespace` where that is not the pointers').
+
+    What is ours of the other engines is deleted, and the fields that those applied become the new engine's: a field
+    that later goes from Git would else stay in the cluster, as its old owner's.
+    """
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "engine": {"type": "str", "required": True},
+        "name": {"type": "str", "required": True},
+        "namespaces": {"type": "list", "elements": "str", "required": True},
+        "kinds": {"type": "list", "elements": "dict", "required": True},
+        "engines": {"type": "dict", "required": True},
+    }
+
+    def act(self) -> dict[str, Any]:
+        """Take the tree from each other engine."""
+        engines = self._args["engines"]
+        others = {name: engine for name, engine in engines.items() if name != self._args["engine"]}
+        left = {name: list(self._pointers(engine["pointers"])) for name, engine in others.items()}
+        for pointer in (each for pointers in left.values() for each in pointers):
+            self._check(pointer)
+        former = [name for name, pointers in left.items() if pointers]
+        manager, managers = engines[self._args["engine"]]["manager"], {each["manager"] for each in others.values()}
+        owned = [each for each in self._tree() if managers & {entry["manager"] for entry in _applied(each)}]
+        if not self._task.check_mode:
+            for name in former:
+                self._remove(left[name], others[name]["rest"])
+            for each in owned:
+                self._rename(each, managers, manager)
+        said = [f"took the tree from {name}, whose installation stays" for name in former]
+        return {"changed": bool(former or owned), **({"cluster_summary": {"connected": said}} if said else {})}
+
+    def _pointers(self, kinds: list[Object]) -> Iterator[Object]:
+        """What points an engine at the tree, in whatever namespace the engine is."""
+        for each in kinds:
+            path = self._api.path(each["api_version"], each["kind"])
+            yield from self._ours(
+                path, each["api_version"], each["kind"], fieldSelector=f"metadata.name={self._args['name']}"
+            )
+
+    def _ours(self, path: str | None, api_version: str, kind: str, **query: str) -> Iterator[Object]:
+        """All that is at a path and ours; the API server leaves out of lists what each of their objects is."""
+        for each in ((self._api.get(path, labelSelector=_OURS, **query) if path else None) or {}).get("items", ()):
+            yield {"apiVersion": api_version, "kind": kind, **each}
+
+    def _check(self, pointer: Object) -> None:
+        """Refuse to delete what would take the tree's objects with it."""
+        orphaning = pointer["spec"].get("deletionPolicy") == "Orphan"
+        if pointer["kind"] == "Kustomization" and not orphaning:
+            problem = f"{identity(pointer)} would delete NativeLink with itself: its deletionPolicy is not Orphan"
+            self.refuse("gitops_provider", problem, "set that, then run again")
+        if pointer["kind"] == "Application" and pointer["metadata"].get("finalizers"):
+            problem = f"{identity(pointer)} would delete NativeLink with itself: it has a finalizer"
+            self.refuse("gitops_provider", problem, "remove that, then run again")
+
+    def _remove(self, pointers: list[Object], rest: list[Object]) -> None:
+        """Delete the pointers one after the other, then what served only them."""
+        for each in pointers:
+            self._api.delete(each)
+            deadline = time.monotonic() + _SECONDS
+            while self._api.live(each):  # Flux's have a finalizer: their controller forgets them first
+                if time.monotonic() > deadline:
+                    problem = f"{identity(each)} is not gone {_SECONDS} s after its deletion"
+                    self.refuse("gitops_provider", problem, "see that its controller runs, then run again")
+                time.sleep(0.2)
+        for each in rest:
+            namespace = each.get("namespace") or pointers[0]["metadata"]["namespace"]
+            path = self._api.path(each["api_version"], each["kind"], namespace=namespace)
+            query = {"fieldSelector": f"metadata.name={each['name']}"}
+            for found in self._ours(path, each["api_version"], each["kind"], **query):
+                self._api.delete(found)
+
+    def _tree(self) -> Iterator[Object]:
+        """All that is ours in the tree's namespaces."""
+        for kind in self._args["kinds"]:
+            group = (
+                self._api.get(f"/apis/{kind['group']}")
+                if kind["group"]
+                else {"preferredVersion": {"groupVersion": "v1"}}
+            )
+            if not group:
+                continue  # not in this cluster
+            version = group["preferredVersion"]["groupVersion"]
+            for namespace in self._args["namespaces"]:
+                path = f"{'/apis' if kind['group'] else '/api'}/{version}/namespaces/{namespace}/{kind['resource']}"
+                yield from self._ours(path, version, kind["kind"])
+
+    def _rename(self, live: Object, managers: set[str], manager: str) -> None:
+        """Give the fields that other managers applied to one that has none yet; one that has some keeps just those."""
+        entries, taken = [], any(entry["manager"] == manager for entry in _applied(live))
+        for entry in live["metadata"]["managedFields"]:
+            foreign = entry["operation"] == "Apply" and entry["manager"] in managers
+            if not foreign:
+                entries.append(entry)
+            elif not taken:
+                entries.append({**entry, "manager": manager})
+                taken = True
+        version = live["metadata"]["resourceVersion"]
+        self._api.merge(live, {"metadata": {"managedFields": entries, "resourceVersion": version}})
+
+
+def _applied(live: Object) -> list[Object]:
+    return [entry for entry in live["metadata"].get("managedFields", ()) if entry["operation"] == "Apply"]
