@@ -1,253 +1,38 @@
-"""Rendering, measured: `python -m bench` renders 1, 10, 100 and 1,000 clusters and puts others' ways beside it.
+"""What is fast and what is not: ``python -m bench [PART [ARGUMENTS]]``, where ``PART --help`` says what it measures.
 
-Each size is a fresh inventory of clusters like those of inventories/reference, in a temporary folder, rendered by
-`ansible-playbook playbooks/render.yml`: once from nothing, once again. Beside it: the same templates in a loop of
-`ansible.builtin.template`, and `kubectl kustomize` of the same trees.
+All parts in their order, without a PART. Each prints tables, on clusters and in folders that it makes and removes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import shutil
-import subprocess
+import importlib
 import sys
-import tempfile
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "plugins"))
-from nativelink_gitops import cluster, render, specs  # noqa: E402 (plugins is no installed package)
+sys.path.insert(0, str(ROOT / "plugins"))  # which is no installed package
 
-SECONDS_A_CLUSTER, TIMES_FASTER, MEMORY_MIB = 0.15, 50, 600
-ANSIBLE = Path(sys.executable).parent / "ansible-playbook"
-FILTERS = """\
-import sys
-sys.path.insert(0, {plugins!r})
-from nativelink_gitops import render
-class FilterModule:
-    def filters(self):
-        return {{name: getattr(render, name) for name in ("quoted", "to_nice_yaml", "to_nice_json", "to_json")}}
-"""
+from testbed.waiting import ClusterError  # noqa: E402 (the parts import from plugins)
+
+PARTS = ("rendering", "bootstrap", "sync", "reaction")
 
 
-@dataclass(frozen=True)
-class Run:
-    """Wall time, and the most memory that all processes of the run had at once, shared pages counted once."""
-
-    seconds: float
-    mib: float
-
-
-def main() -> int:
-    """Measure and print; the status is 1 when a run failed, not when a number is high."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100, 1000], metavar="CLUSTERS")
-    parser.add_argument("--loop-sizes", type=int, nargs="*", default=[1, 10], metavar="CLUSTERS")
-    arguments = parser.parse_args()
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    print(
-        f"{cores} cores, load {load:.1f}" + (" (not idle: the numbers are too high)" if load > 0.5 else ""), flush=True
-    )
-    print(f"{'clusters':>8}  {'what':32} {'s':>8} {'s/cluster':>10} {'MiB':>6}  beside it", flush=True)
-    ours: dict[int, float] = {}
-    loops: dict[int, float] = {}
-    most = 0.0
-    for size in sorted({*arguments.sizes, *arguments.loop_sizes}):
-        with tempfile.TemporaryDirectory(prefix="bench-") as name:
-            folder = Path(name)
-            inventory = _inventory(folder, size)
-            first = _playbook(ROOT / "playbooks/render.yml", inventory)
-            ours[size], most = first.seconds / size, max(most, first.mib)
-            _row(size, "render", first)
-            before = _written(folder / "clusters")
-            _row(size, "render again (nothing to write)", _playbook(ROOT / "playbooks/render.yml", inventory))
-            if _written(folder / "clusters") != before:
-                raise SystemExit(f"the second run wrote files of {size} clusters")
-            _row(size, "kubectl kustomize", _kustomize(folder / "clusters", cores), ours[size])
-            if size in arguments.loop_sizes:
-                loop = _playbook(_loop(folder), inventory)
-                loops[size] = loop.seconds / size
-                _row(size, "loop of the template module", loop, ours[size])
-    largest = max(ours)
-    print()
-    _target(f"seconds a cluster at {largest}", ours[largest], SECONDS_A_CLUSTER)
-    _target("MiB at most, all processes", most, MEMORY_MIB)
-    for size, seconds in loops.items():
-        times = seconds / ours[largest]
-        print(f"a cluster in the template loop at {size} takes {times:.0f} times as long (to reach: {TIMES_FASTER})")
-    return 0
-
-
-def _variables(index: int) -> dict[str, Any]:
-    """A cluster like prod and one like dev by turns, with two pools."""
-    pools = [{"name": "default", "platform_properties": {"pool": "default"}}, {"name": "large", "longest_action": "1h"}]
-    shared = {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": 2} if index % 2 else {}
-    return {
-        "cluster_kubeconfig": f"/nowhere/{index}",
-        "cluster_context": f"c{index}",
-        "nativelink_hostname": f"c{index}.example.com",
-        "nativelink_worker_pools": pools,
-        **shared,
-    }
-
-
-def _inventory(folder: Path, size: int) -> Path:
-    """A folder with the hosts and, for the loop, what the templates need as host variables."""
-    inventory = folder / "inventory"
-    inventory.mkdir()
-    common = {
-        "storage_classes_list": [{"name": "gp3", "preset": "aws-ebs-gp3"}],
-        "nativelink_clusters_dir": str(folder / "clusters"),
-    }
-    hosts = {f"c{index:04}": _variables(index) for index in range(size)}
-    text = yaml.dump({"all": {"vars": common, "hosts": hosts}}, Dumper=yaml.CSafeDumper)
-    (inventory / "hosts.yml").write_text(text)
-    return inventory
-
-
-def _loop(folder: Path) -> Path:
-    """A playbook that renders the same files by the template module, with everything computed beforehand."""
-    (folder / "filter_plugins").mkdir()
-    (folder / "filter_plugins/nativelink.py").write_text(FILTERS.format(plugins=str(ROOT / "plugins")))
-    hosts = yaml.load((folder / "inventory/hosts.yml").read_text(), yaml.CSafeLoader)["all"]
-    plain = {"ingress_class_name": "nativelink", "ingress_namespace": "edge", "gitops_namespace": "gitops"}
-    for name, variables in hosts["hosts"].items():
-        values = specs.effective({"inventory_hostname": name, **plain, **hosts["vars"], **variables}, lambda text: text)
-        context = cluster.resolved(values)
-        files = [(path, f"{template}.j2", scope.get("pool")) for path, template, scope in render._wanted(context)]
-        resources = [path for path in render.tree(values) if path.endswith(".yaml")]
-        jobs = [
-            {"src": str(render.TEMPLATES / src), "dest": str(folder / "loop" / name / path), "pool": pool or {}}
-            for path, src, pool in [*files, ("kustomization.yaml", "kustomization.yaml.j2", None)]
-        ]
-        for job in jobs:
-            Path(job["dest"]).parent.mkdir(parents=True, exist_ok=True)
-        context["fields"] = vars(context["fields"])
-        data = {
-            **{key: value for key, value in context.items() if key != "cluster"},
-            "resources": resources,
-            "jobs": jobs,
-        }
-        (folder / "inventory/host_vars").mkdir(exist_ok=True)
-        (folder / f"inventory/host_vars/{name}.json").write_text(json.dumps(data))
-    playbook = [
-        {
-            "hosts": "all",
-            "connection": "local",
-            "gather_facts": False,
-            "strategy": "free",
-            "vars": {
-                "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-                "cluster": "{{ inventory_hostname }}",
-            },
-            "tasks": [
-                {
-                    "name": "Render one file",
-                    "ansible.builtin.template": {
-                        "src": "{{ job.src }}",
-                        "dest": "{{ job.dest }}",
-                        "lstrip_blocks": True,
-                    },
-                    "vars": {"pool": "{{ job.pool }}"},
-                    "loop": "{{ jobs }}",
-                    "loop_control": {"loop_var": "job", "label": "{{ job.dest }}"},
-                }
-            ],
-        }
-    ]
-    path = folder / "loop.yml"
-    path.write_text(yaml.safe_dump(playbook, sort_keys=False))
-    return path
-
-
-def _playbook(playbook: Path, inventory: Path) -> Run:
-    return _measured([str(ANSIBLE), "-i", str(inventory), str(playbook)])
-
-
-def _measured(command: list[str]) -> Run:
-    began = time.monotonic()
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        peak, stop = [0.0], threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(0.5):
-                peak[0] = max(peak[0], _memory(process.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        status = process.wait()
-        seconds = time.monotonic() - began
-        stop.set()
-        watcher.join()
-        if status:
-            output.seek(0)
-            raise SystemExit(f"{' '.join(command)}\n{output.read()[-4000:]}")
-    return Run(seconds, peak[0])
-
-
-def _memory(root: int) -> float:
-    """MiB of a process and all below it, each shared page divided among those who share it (PSS)."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def main(arguments: list[str]) -> int:
+    """Measure and print; the status is 1 when a run failed, and 2 for a part that is none."""
+    if arguments and arguments[0] not in PARTS:
+        print(f"python -m bench [{'|'.join(PARTS)} [ARGUMENTS]]: not {arguments[0]}", file=sys.stderr)
+        return 2
+    status = 0
+    for part in arguments[:1] or PARTS:
+        print(f"== {part}", flush=True)
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(stat.parent.name)] = int(fields[1])
-    tree = {root}
-    while grown := {child for child, parent in parents.items() if parent in tree and child not in tree}:
-        tree |= grown
-    total = 0
-    for process in tree:
-        try:
-            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total / 1024
-
-
-def _kustomize(clusters: Path, cores: int) -> Run:
-    """Build every tree, as many at a time as there are cores."""
-    built = sorted(Path.home().glob(".cache/nativelink-gitops/bin/kubernetes-*/kubectl"))
-    kubectl = str(built[-1]) if built else shutil.which("kubectl")
-    if not kubectl:
-        raise SystemExit("no kubectl: run `make cluster-up` once, or put one on PATH")
-    began = time.monotonic()
-    with ThreadPoolExecutor(cores) as pool:
-        builds = [
-            pool.submit(subprocess.run, [kubectl, "kustomize", str(folder)], stdout=subprocess.DEVNULL, check=True)
-            for folder in sorted(clusters.iterdir())
-        ]
-        for build in builds:
-            build.result()
-    return Run(time.monotonic() - began, 0)
-
-
-def _written(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
-
-
-def _row(size: int, what: str, run: Run, ours: float = 0) -> None:
-    each = run.seconds / size
-    beside = f"{each / ours:.1f} times render" if ours else ""
-    memory = f"{run.mib:.0f}" if run.mib else ""
-    print(f"{size:8}  {what:32} {run.seconds:8.2f} {each:10.3f} {memory:>6}  {beside}", flush=True)
-
-
-def _target(what: str, found: float, wanted: float) -> None:
-    print(f"{what}: {found:.3g} (to reach: {wanted:g}{', missed' if found > wanted else ''})")
+            status |= importlib.import_module(f"bench.{part}").main(arguments[1:])
+        except ClusterError as error:  # without root there is no real node
+            print(f"{part} was not measured: {error}", flush=True)
+            status = 1
+        print(flush=True)
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

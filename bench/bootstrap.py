@@ -1,0 +1,63 @@
+"""The main job, measured: the first run on a fresh cluster, and the next ones, which change nothing.
+
+On embedded clusters with fake nodes, with KEDA, Gateway API, Envoy Gateway and an engine. Seconds include Ansible's
+start, and not the cluster's. No pod really starts: on a real cluster the first run waits for pulling images, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import numbers
+from testbed import cluster
+from tests.bootstrap.conftest import Project, make_project
+
+SECOND_RUN = 20.0  # seconds to reach
+NAME = "bench-bootstrap"
+VARIABLES = {
+    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    "nativelink_hostname": "nativelink.example.com",
+    "gitops_repository": "https://git.example.com/platform/clusters.git",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; the status is 1 when a run failed or a next run changed something, not for a high number."""
+    parser = argparse.ArgumentParser(prog="python -m bench bootstrap", description=__doc__)
+    parser.add_argument("--first", type=int, default=3, metavar="RUNS")
+    parser.add_argument("--next", type=int, default=5, metavar="RUNS", help="after each first one")
+    parser.add_argument("--engine", choices=["argocd", "flux"], default="argocd")
+    given = parser.parse_args(arguments)
+    print(f"{numbers.machine()}; engine {given.engine}", flush=True)
+    first: list[float] = []
+    again: list[float] = []
+    for _ in range(given.first):
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            cluster.down(NAME)
+            try:
+                project = make_project(Path(folder), Path(sys.executable).parent)
+                project.add("bench", cluster.up(NAME), **VARIABLES, gitops_provider=given.engine)
+                first.append(_timed(project, changes=True))
+                again += [_timed(project, changes=False) for _ in range(given.next)]
+            finally:
+                cluster.down(NAME)
+    numbers.head("seconds")
+    numbers.row("first run on a fresh cluster", first)
+    numbers.row("next run, which changes nothing", again, SECOND_RUN)
+    return 0
+
+
+def _timed(project: Project, *, changes: bool) -> float:
+    began = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()):  # it shows the run's log, which is for tests
+        run = project.run()
+    took = time.monotonic() - began
+    if run.status or bool(run.changed) != changes:
+        raise SystemExit(f"the run failed, or changed {run.changed}:\n{run.output[-4000:]}")
+    return took

@@ -1,0 +1,282 @@
+"""The chain from demand to workers on a real node: KEDA, a rendered tree, and a record of what moved when.
+
+For the tests beside it and for ``python -m bench reaction``. Times are this machine's ``time.monotonic()``: the stamps
+in objects have whole seconds only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nativelink_gitops import render, specs
+
+from testbed import build, manifests, node
+from testbed.cluster import Cluster
+from tests.e2e.site import SMALL
+
+Object = dict[str, Any]
+
+# Where fake pods go: a pool with these has workers that are objects only, as many as one likes.
+FAKE: Object = {
+    "node_selector": {node.LABEL: "fake"},
+    "tolerations": [{"key": node.LABEL, "operator": "Exists", "effect": "NoSchedule"}],
+}
+METRICS_PORT = 9464
+_METRICS_API = "apiservice/v1beta1.external.metrics.k8s.io"
+_DEMAND = re.compile(
+    r'^nativelink_execution_active_count\{[^}]*execution_stage="(queued|executing)"[^}]*\} (\S+)', re.M
+)
+
+
+def install_keda(where: Cluster) -> None:
+    """Apply KEDA's release manifest; it is not ready yet: see ``await_keda``."""
+    where.run("apply", "--server-side", "-f", str(manifests.path("keda")))
+
+
+def await_keda(where: Cluster) -> None:
+    """Wait until KEDA answers for the HPAs."""
+    where.run("wait", "--for=condition=Available", _METRICS_API, "--timeout=120s")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cluster entry on a cluster: its name, which its namespaces begin with, and the folder of its rendered tree."""
+
+    where: Cluster
+    name: str
+    folder: Path
+
+    @property
+    def workers(self) -> str:
+        """The namespace of its workers; the other one has its name."""
+        return f"{self.name}-workers"
+
+    def apply(self, pools: list[Object], **variables: Any) -> None:
+        """Render the tree with KEDA scaling and no edge, and apply it as an engine does."""
+        spaces = {"nativelink_namespace": self.name, "nativelink_workers_namespace": self.workers}
+        # Of roles that have no part here.
+        others = {"ingress_class_name": "", "ingress_namespace": "", "gitops_namespace": ""}
+        stated = {"inventory_hostname": self.name, **others, **SMALL, "nativelink_scaling": "keda", **spaces}
+        values = specs.effective({**stated, "nativelink_worker_pools": pools, **variables}, lambda text: text)
+        for path, text in render.tree(values).items():
+            (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / path).write_text(text)
+        network = node.network(self.where.home)
+        assert network, f"cluster {self.where.name} has no real node"
+        # This machine looks into it, which no policy of the tree allows.
+        rule = {"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}
+        self.where.apply(
+            _namespace(self.name, "restricted"),
+            _namespace(self.workers, "baseline"),
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"name": "this-machine", "namespace": self.name},
+                "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
+            },
+        )
+        self.apply_folder()
+
+    def apply_folder(self) -> None:
+        """Apply what is in the folder."""
+        self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", str(self.folder))
+
+    def await_ready(self) -> None:
+        """Wait for CAS, scheduler and collector."""
+        for workload in (
+            "statefulset/nativelink-cas",
+            "deployment/nativelink-scheduler",
+            "deployment/nativelink-collector",
+        ):
+            self.where.run("-n", self.name, "rollout", "status", workload, "--timeout=120s")
+
+    def address(self, name: str) -> str:
+        """The address of one of its Services, which this machine reaches."""
+        return self.where.run("-n", self.name, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+
+    def load(self, chunk: int = 40) -> Load:
+        """A load on its scheduler."""
+        return Load(self.address("nativelink-scheduler"), self.address("nativelink-cas"), chunk)
+
+    def gauge(self) -> Gauge:
+        """A look at its collector."""
+        return Gauge(f"{self.address('nativelink-collector')}:{METRICS_PORT}")
+
+    def deployments(self) -> Record:
+        """What becomes of its workers' Deployments."""
+        return Record(self.where, f"/apis/apps/v1/namespaces/{self.workers}/deployments")
+
+    def pods(self) -> Record:
+        """What becomes of its workers' pods."""
+        return Record(self.where, f"/api/v1/namespaces/{self.workers}/pods")
+
+
+def _namespace(name: str, security: str) -> Object:
+    labels = {"pod-security.kubernetes.io/enforce": security}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of an object, as a watch told it: when it arrived here, ADDED, MODIFIED or DELETED, and the object."""
+
+    at: float
+    kind: str
+    object: Object
+
+
+@dataclass
+class Record:
+    """All changes of a resource from its start on, kept by a thread: ``Record(where, "/api/v1/namespaces/a/pods")``."""
+
+    where: Cluster
+    path: str
+    changes: list[Change] = field(default_factory=list)
+
+    def __enter__(self) -> Record:
+        command = [self.where.kubectl, "--kubeconfig", self.where.kubeconfig, "get", "--raw"]
+        command.append(f"{self.path}?watch=true&timeoutSeconds=7200")
+        self._watch = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.terminate()
+        self._watch.wait()
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self._watch.stdout
+        for line in self._watch.stdout:
+            at = time.monotonic()
+            told = json.loads(line)
+            self.changes.append(Change(at, told["type"], told["object"]))
+
+    def steps(self, name: str, since: float = 0) -> list[tuple[float, int]]:
+        """When a Deployment's ``replicas`` got which value: the first one it had, then each other one."""
+        found: list[tuple[float, int]] = []
+        for change in list(self.changes):
+            if change.object["metadata"]["name"] == name and change.kind != "DELETED":
+                replicas = change.object["spec"].get("replicas", 1)
+                if not found or found[-1][1] != replicas:
+                    found.append((change.at, replicas))
+        before = [step for step in found if step[0] < since][-1:]
+        return before + [step for step in found if step[0] >= since]
+
+    def replicas(self, name: str) -> int:
+        """The last ``replicas`` of a Deployment that was told; -1 before the first."""
+        steps = self.steps(name)
+        return steps[-1][1] if steps else -1
+
+
+class Gauge:
+    """The demand at the collector, read as KEDA does (the first line of each stage) 20 times a second by a thread.
+
+    ``values`` has the time of each look that found another sum of both stages; None while there was no answer, or not
+    both stages.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.values: list[tuple[float, float | None]] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Gauge:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._end.wait(0.05):
+            stages = dict(reversed(self.lines()))  # of several values of a key a dict keeps the last
+            value = sum(stages.values()) if len(stages) == 2 else None
+            if not self.values or self.values[-1][1] != value:
+                self.values.append((time.monotonic(), value))
+
+    def lines(self) -> list[tuple[str, float]]:
+        """The stage and value of each line there is now; none without an answer."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return [(stage, float(number)) for stage, number in _DEMAND.findall(_get(self.address))]
+        return []
+
+    @property
+    def now(self) -> float | None:
+        """The last value."""
+        return self.values[-1][1] if self.values else None
+
+
+def _get(address: str) -> str:
+    connection = http.client.HTTPConnection(address, timeout=2)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+class Load:
+    """Actions that wait in a scheduler: ``hold(400)`` makes them 400, by starting and ending clients.
+
+    They ask for a property that no worker offers, so that none begins. A client holds ``chunk`` of them at most: while
+    the demand falls, up to that many count twice for a moment.
+    """
+
+    def __init__(self, scheduler: str, cas: str, chunk: int = 40) -> None:
+        self.command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "--hold=7200", "--platform=pool=nobody"]
+        self.command += [f"--execute-endpoint=grpc://{scheduler}:50052", f"--cas-endpoint=grpc://{cas}:50051"]
+        self.chunk = chunk
+        self._clients: list[tuple[int, subprocess.Popen[str]]] = []
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(self._clients)
+
+    @property
+    def held(self) -> int:
+        """How many wait now."""
+        return sum(size for size, _ in self._clients)
+
+    def hold(self, actions: int) -> float:
+        """Make it so, and return when it was begun: all were prepared, and the first was about to be queued."""
+        ended: list[tuple[int, subprocess.Popen[str]]] = []
+        while self.held > actions:
+            ended.append(self._clients.pop())
+        started = []
+        for first in range(self.held, actions, self.chunk):
+            size = min(self.chunk, actions - first)
+            command = [*self.command, f"--actions={size}"]
+            client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            started.append((size, client))
+        self._clients += started
+        at = 0.0
+        for word in ("uploaded", "queued"):
+            for size, client in started:
+                assert client.stdout
+                told = client.stdout.readline()
+                wanted = f'{{"{word}": {size}}}\n'
+                assert told == wanted, f"a client was to say {wanted!r}, and said {told!r}"
+                at = at if word == "queued" else time.monotonic()
+        self._end(ended)
+        return at or time.monotonic()
+
+    def _end(self, clients: list[tuple[int, subprocess.Popen[str]]]) -> None:
+        for _, client in clients:
+            client.terminate()
+        for _, client in clients:
+            client.communicate()

@@ -1,0 +1,250 @@
+"""A Git server for clusters with a real node: a bare repository over HTTPS, with basic auth if wanted, and over SSH.
+
+Usage, inside a test or a fixture::
+
+    with GitServer(tmp_path / "git", address_for(cluster), username="flux", password="secret") as server:
+        server.https_url   # https://10.200.0.1:PORT/repository.git, with a certificate that server.ca signed
+        server.http_url    # http://10.200.0.1:PORT/repository.git, the same without TLS
+        server.ssh_url     # ssh://git@10.200.0.1:PORT/repository.git, for the private key in server.identity
+        server.bare        # the repository's folder: push to it, which needs no network
+
+Both protocols are read-only, as for a deploy key. Pods reach the machine's address of their cluster's network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import datetime
+import hmac
+import ipaddress
+import os
+import shlex
+import ssl
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import asyncssh
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from testbed import node
+from testbed.cluster import Cluster
+
+NAME = "repository.git"
+BRANCH = "main"
+_CHUNK = 65536
+
+
+def address_for(where: Cluster) -> str:
+    """The machine's address that the pods of a cluster with a real node reach."""
+    network = node.network(where.home)
+    assert network, f"cluster {where.name} has no real node"
+    return network.machine
+
+
+def certificate(folder: Path, address: str) -> tuple[Path, Path]:
+    """A new CA and a server certificate for an IP address, signed by it: the files of the CA, and of chain and key."""
+
+    def signed(name: str, key: Any, by: Any, extension: x509.ExtensionType) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Git of the tests")]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=False)
+            .sign(by, hashes.SHA256())
+        )
+
+    authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca = signed("Git of the tests", authority, authority, x509.BasicConstraints(ca=True, path_length=0))
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+    server = signed("git", key, authority, names)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "ca.crt").write_bytes(ca.public_bytes(pem))
+    (folder / "server.pem").write_bytes(server.public_bytes(pem) + private)
+    return folder / "ca.crt", folder / "server.pem"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Hands each request to ``git http-backend``, as CGI does (RFC 3875)."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._answer(b"")
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _answer(self, body: bytes) -> None:
+        sent = self.headers.get("Authorization", "")
+        if self.server.credentials and not hmac.compare_digest(sent, self.server.credentials):
+            self._send(401, [("WWW-Authenticate", 'Basic realm="git"')], b"who are you?")
+            return
+        path, _, query = self.path.partition("?")
+        done = subprocess.run(
+            ["git", "http-backend"],
+            input=body,
+            stdout=subprocess.PIPE,
+            check=True,
+            env={
+                "PATH": os.environ["PATH"],
+                "GIT_PROJECT_ROOT": str(self.server.root),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                # The repository belongs to whoever runs the tests, which Git would want to be told.
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": "safe.directory",
+                "GIT_CONFIG_VALUE_0": "*",
+                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+                "REQUEST_METHOD": self.command,
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                "CONTENT_LENGTH": str(len(body)),
+                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                "REMOTE_ADDR": self.client_address[0],
+            },
+        )
+        head, _, content = done.stdout.partition(b"\r\n\r\n")
+        headers = [
+            (name, value.strip()) for name, _, value in (line.partition(":") for line in head.decode().split("\r\n"))
+        ]
+        status = next((int(value.split()[0]) for name, value in headers if name == "Status"), 200)
+        self._send(status, [header for header in headers if header[0] != "Status"], content)
+
+    def _send(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        self.send_response(status)
+        for name, value in [*headers, ("Content-Length", str(len(content)))]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: str, root: Path, credentials: str, chain: Path | None) -> None:
+        self.root, self.credentials = root, credentials
+        super().__init__((address, 0), _Handler)
+        if chain:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(chain)
+            # The handshake in the connection's own thread: a client that hangs up holds nobody else up.
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # a client that refuses our certificate hangs up: the test reads why in the client's status
+
+
+class GitServer:
+    """One bare repository, served while the context is open. See the module's docstring for what it offers."""
+
+    def __init__(self, folder: Path, address: str, username: str = "", password: str = "") -> None:
+        """Everything is kept in `folder`, which is made. Without `password` HTTPS and HTTP are open to all."""
+        self.address, self.username, self.password = address, username, password
+        folder.mkdir(parents=True)
+        root = folder / "served"
+        self.bare = root / NAME
+        subprocess.run(["git", "init", "--quiet", "--bare", f"--initial-branch={BRANCH}", self.bare], check=True)
+        self.ca, chain = certificate(folder, address)
+        basic = base64.b64encode(f"{username}:{password}".encode()).decode()
+        self._http = [_Server(address, root, f"Basic {basic}" if password else "", tls) for tls in (chain, None)]
+        self.https_url, self.http_url = (
+            f"{scheme}://{address}:{server.server_port}/{NAME}"
+            for scheme, server in zip(("https", "http"), self._http, strict=True)
+        )
+        self._client_key = asyncssh.generate_private_key("ssh-ed25519")
+        self._host_key = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
+        self.identity = folder / "identity"
+        self._client_key.write_private_key(str(self.identity))
+        self.identity.chmod(0o600)
+        self.known_hosts = folder / "known_hosts"
+        self.ssh_url = ""
+        self._loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> GitServer:
+        """Listen, in threads."""
+        for server in self._http:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._ssh = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        port = self._ssh.get_port()
+        self.ssh_url = f"ssh://git@{self.address}:{port}/{NAME}"
+        self.known_hosts.write_text(self.known_hosts_line(self._host_key, port))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close everything."""
+        for server in self._http:
+            server.shutdown()
+            server.server_close()
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def known_hosts_line(self, key: asyncssh.SSHKey, port: int) -> str:
+        """A line of known_hosts that says that this server has `key`."""
+        return f"[{self.address}]:{port} {key.export_public_key().decode()}"
+
+    def wrong_known_hosts(self) -> str:
+        """A known_hosts in which this server has another key: what somebody in between looks like."""
+        return self.known_hosts_line(asyncssh.generate_private_key("ecdsa-sha2-nistp256"), self._ssh.get_port())
+
+    async def _listen(self) -> asyncssh.SSHAcceptor:
+        return await asyncssh.listen(
+            self.address,
+            0,
+            server_host_keys=[self._host_key],
+            authorized_client_keys=asyncssh.import_authorized_keys(self._client_key.export_public_key().decode()),
+            process_factory=self._upload,
+            encoding=None,
+        )
+
+    async def _close(self) -> None:
+        self._ssh.close()
+        await self._ssh.wait_closed()
+
+    async def _upload(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        """Run git-upload-pack for this repository, whatever path was asked for; nothing else."""
+        words = shlex.split(process.command or "")
+        if len(words) != 2 or words[0] != "git-upload-pack" or words[1].strip("/") != NAME:
+            process.stderr.write(b"only git-upload-pack of this repository\n")
+            process.exit(1)
+            return
+        git = await asyncio.create_subprocess_exec(
+            "git", "-c", "safe.directory=*", "upload-pack", self.bare,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "GIT_PROTOCOL": process.env.get("GIT_PROTOCOL", "")},
+        )  # fmt: skip
+
+        async def pass_on() -> None:
+            while said := await process.stdin.read(_CHUNK):
+                git.stdin.write(said)
+                await git.stdin.drain()
+            git.stdin.close()
+
+        listening = asyncio.create_task(pass_on())
+        with contextlib.suppress(asyncssh.Error, OSError):  # a client may hang up when it knows enough
+            while answer := await git.stdout.read(_CHUNK):
+                process.stdout.write(answer)
+                await process.stdout.drain()
+            process.exit(await git.wait())
+        listening.cancel()

@@ -1,0 +1,111 @@
+"""A user's checkout for clusters with a real node: an inventory, the trees of its clusters, and Git.
+
+Usage::
+
+    site = make_site(tmp_path / "checkout")
+    site.add("prod", cluster, **SMALL, gitops_provider="flux", gitops_repository=server.https_url)
+    assert site.run("bootstrap").status == 0       # the real playbook: any of playbooks/
+    site.publish(server)                           # the first push; site.commit("...") pushes from then on
+    site.set("prod", nativelink_cas_replicas=2)    # changes the inventory
+    site.run("render"); site.commit("Two shards")
+
+Credentials do not belong in here: the inventory is committed too. It names files, or reads the environment.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed import images
+from tests.bootstrap.conftest import ROOT, Project, Run
+from tests.e2e.git_server import BRANCH, GitServer
+
+SMALL: dict[str, Any] = {
+    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    "nativelink_cas_replicas": 1,
+    "nativelink_cas_volume_size": "1Gi",
+    "nativelink_cas_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+    "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+    "nativelink_worker_image": images.DEBIAN,
+    # Without KEDA and the edge: their tests switch them on.
+    "keda_install": "none",
+    "nativelink_scaling": "none",
+    "ingress_provider": "none",
+    "nativelink_edge": "none",
+}
+"""Variables of a cluster that fits a test machine: CAS, scheduler and pools, on the images that a real node has."""
+
+
+def pool(name: str, **more: Any) -> dict[str, Any]:
+    """One worker pool of one small pod."""
+    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
+    properties = {"OSFamily": "Linux", "pool": name}
+    sizes = {"scratch_size": "2Gi", "slots": 1, "longest_action": "1m", "min_replicas": 1, "max_replicas": 2}
+    return {"name": name, "platform_properties": properties, "resources": resources, **sizes, **more}
+
+
+class Site(Project):
+    """A checkout whose inventory, trees and patches are committed and pushed."""
+
+    def git(self, *arguments: str) -> str:
+        """What Git says, stripped; CalledProcessError if it fails."""
+        who = ("-c", "user.name=tests", "-c", "user.email=tests@example.com")
+        command = ["git", "-C", str(self.folder), *who, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def bootstrap(self, *arguments: str) -> Run:
+        """Run playbooks/bootstrap.yml; AssertionError if it fails."""
+        return self.playbook("bootstrap", *arguments)
+
+    def playbook(self, name: str, *arguments: str) -> Run:
+        """Run a playbook of playbooks/; AssertionError with its output if it fails."""
+        done = self.run(*arguments, playbook=name)
+        assert done.status == 0, done.output
+        return done
+
+    def set(self, name: str, **variables: Any) -> None:
+        """Change variables of a cluster in the inventory."""
+        self.hosts[name] |= variables
+        (self.folder / "inventory" / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": self.hosts}}))
+
+    def tree_of(self, name: str) -> Path:
+        """The folder of a cluster's tree."""
+        return self.trees / name
+
+    def publish(self, server: GitServer) -> str:
+        """Commit and push everything to a server for the first time; the commit."""
+        self.git("remote", "add", "origin", str(server.bare))
+        commit = self.commit("The first tree")
+        self.git("branch", "--set-upstream-to", f"origin/{BRANCH}")
+        return commit
+
+    def commit(self, message: str) -> str:
+        """Commit all that changed in the work tree, push it, and return the commit's ID."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "-m", message)
+        return self.push()
+
+    def revert(self, *commits: str) -> str:
+        """`git revert` of commits, by default the last one, pushed; the new commit's ID."""
+        self.git("revert", "--no-edit", *(commits or ("HEAD",)))
+        return self.push()
+
+    def push(self) -> str:
+        """Push the branch; the ID of its last commit."""
+        self.git("push", "--quiet", "origin", BRANCH)
+        return self.git("rev-parse", "HEAD")
+
+
+def make_site(folder: Path) -> Site:
+    """An empty checkout on the Ansible that runs the tests, with the offline release manifests."""
+    group_vars = folder / "inventory" / "group_vars"
+    group_vars.mkdir(parents=True)
+    subprocess.run([sys.executable, ".ci/offline.py", str(group_vars / "all.yml")], cwd=ROOT, check=True)
+    subprocess.run(["git", "init", "--quiet", f"--initial-branch={BRANCH}", folder], check=True)
+    (folder / ".git" / "info" / "exclude").write_text("run.log\n")
+    return Site(folder, Path(sys.executable).parent)

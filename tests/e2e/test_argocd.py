@@ -1,0 +1,451 @@
+"""Argo CD really syncing a tree: its pinned release on a real node, a private Git server, a cluster of its own.
+
+What a webhook would do is done here by the annotation that asks for a refresh, so that no poll is waited for. The tests
+tell one story in the order of the file: each begins with a synced tree, and leaves one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import build, cluster, components
+from testbed.cluster import Cluster
+from testbed.waiting import until
+from tests.e2e.git_server import GitServer, address_for
+from tests.e2e.site import SMALL, Site, make_site, pool
+
+Object = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+NAME = "prod"
+APP = f"nativelink-{NAME}"
+CAS, WORKERS = "nativelink", "nativelink-workers"
+USER, PASSWORD = "deployer", "n0t-in-Git-4b7d"
+SYNC_TIMEOUT = 30  # seconds; far less than anybody would want
+FIXED = pool("fixed", scaling="none")
+AUTO = pool("auto", scaling="keda")
+EXTRA = pool("extra", scaling="none")
+
+
+@dataclass(frozen=True)
+class Argo:
+    """A cluster that Argo CD keeps as a site's repository says."""
+
+    where: Cluster
+    site: Site
+    server: GitServer
+
+    def get(self, kind: str, name: str, namespace: str = CAS) -> Object:
+        """An object, or {} if it is not there."""
+        found = self.where.run("-n", namespace, "get", kind, name, "--ignore-not-found", "-o", "json")
+        return dict(json.loads(found or "{}"))
+
+    def patch(self, kind: str, name: str, change: Object, namespace: str = CAS) -> None:
+        """Change an object by hand."""
+        self.where.run("-n", namespace, "patch", kind, name, "--type=merge", "-p", json.dumps(change))
+
+    def application(self) -> Object:
+        """The Application."""
+        return self.get("application.argoproj.io", APP, "argocd")
+
+    def status(self) -> tuple[str, str, str]:
+        """Synced or not, revision, and health."""
+        found = self.application()["status"]
+        return found["sync"]["status"], found["sync"].get("revision", ""), found["health"].get("status", "")
+
+    def operation(self) -> tuple[str, str]:
+        """The last operation's phase and message."""
+        found = self.application()["status"].get("operationState", {})
+        return found.get("phase", ""), found.get("message", "")
+
+    def errors(self) -> str:
+        """The messages of the Application's conditions."""
+        return " ".join(each["message"] for each in self.application()["status"].get("conditions", ()))
+
+    def out_of_sync(self) -> list[str]:
+        """The objects that are not as in Git."""
+        resources = self.application()["status"]["resources"]
+        return [f"{each['kind']}/{each['name']}" for each in resources if each["status"] != "Synced"]
+
+    def refresh(self, how: str = "normal") -> None:
+        """Have Git looked at now, as a webhook does; `hard` does it without a cache."""
+        key = "argocd.argoproj.io/refresh"
+        self.patch("application.argoproj.io", APP, {"metadata": {"annotations": {key: how}}}, "argocd")
+        self.eventually("a refresh", lambda: key not in self.application()["metadata"].get("annotations", {}), 30)
+
+    def eventually(self, what: str, check: Callable[[], bool], seconds: float) -> None:
+        """Wait; the error says how the Application is instead."""
+        until(what, check, seconds, lambda: f"\nit is {self.status()}, {self.operation()}, {self.errors()}")
+
+    def arrives(self, commit: str, health: str = "Healthy", seconds: float = 60) -> None:
+        """Wait until a pushed commit is applied and all is as it says."""
+        started = time.monotonic()
+        self.refresh()
+        wanted = ("Synced", commit, health)
+        self.eventually(f"{wanted}", lambda: self.status() == wanted and self.operation()[0] == "Succeeded", seconds)
+        print(f"refresh to applied and healthy: {time.monotonic() - started:.1f} s")
+
+    def limit(self) -> str:
+        """The memory limit of the CAS."""
+        (container,) = self.get("statefulset", "nativelink-cas")["spec"]["template"]["spec"]["containers"]
+        return str(container["resources"]["limits"]["memory"])
+
+    def names(self, kind: str, namespace: str) -> set[str]:
+        """The names of all objects of a kind."""
+        return {each.partition("/")[2] for each in self.where.run("-n", namespace, "get", kind, "-o", "name").split()}
+
+    def running(self) -> dict[str, str]:
+        """What a bad commit must not move: workloads by UID and generation, pods and volumes by UID."""
+        found: dict[str, str] = {}
+        for namespace in (CAS, WORKERS):
+            kinds = "statefulsets,deployments,pods,persistentvolumeclaims"
+            for each in json.loads(self.where.run("-n", namespace, "get", kinds, "-o", "json"))["items"]:
+                metadata = each["metadata"]
+                found[f"{each['kind']}/{metadata['name']}"] = f"{metadata['uid']} {metadata.get('generation', '')}"
+        return found
+
+    def file(self, path: str) -> Path:
+        """A file of the tree."""
+        return self.site.tree_of(NAME) / path
+
+
+@pytest.fixture(scope="module")
+def argo(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Argo]:
+    """The first sync: bootstrap, push, and all is ready."""
+    where = cluster.up("e2e-argocd", nodes=0, real=True)
+    where.load(*(image for name in ("argocd", "keda", "collector") for image in components.images_of(name)))
+    folder = tmp_path_factory.mktemp("argocd")
+    with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server, pytest.MonkeyPatch.context() as patch:
+        site = make_site(folder / "checkout")
+        patch.setenv("GITOPS_PASSWORD", PASSWORD)
+        variables = {
+            **SMALL,
+            "keda_install": "release",
+            "nativelink_scaling": "keda",
+            "nativelink_worker_pools": [FIXED, AUTO, EXTRA],
+            "gitops_provider": "argocd",
+            "gitops_repository": server.https_url,
+            "gitops_username": server.username,
+            "gitops_password": "{{ lookup('env', 'GITOPS_PASSWORD') }}",
+            "gitops_ca_file": str(server.ca),
+            "gitops_argocd_sync_timeout": SYNC_TIMEOUT,
+        }
+        site.add(NAME, where, **variables)
+        site.bootstrap()
+        argo = Argo(where, site, server)
+        argo.arrives(site.publish(server), seconds=180)
+        yield argo
+    cluster.down("e2e-argocd")
+
+
+@pytest.fixture(autouse=True)
+def synced(argo: Argo) -> None:
+    """Each test begins with a tree that is applied and well."""
+    commit = argo.site.git("rev-parse", "HEAD")
+    argo.eventually("a synced tree", lambda: argo.status()[:2] == ("Synced", commit), 30)
+
+
+def test_first_sync_brings_everything_to_ready(argo: Argo) -> None:
+    for namespace, workload in (
+        (CAS, "statefulset/nativelink-cas"),
+        (CAS, "deployment/nativelink-scheduler"),
+        (WORKERS, "deployment/nativelink-worker-fixed"),
+        (WORKERS, "deployment/nativelink-worker-auto"),
+        (WORKERS, "deployment/nativelink-worker-extra"),
+    ):
+        found = argo.where.run("-n", namespace, "get", workload, "-o", "jsonpath={.status.readyReplicas}")
+        assert found == "1", workload
+
+
+def test_no_difference_on_a_synced_tree(argo: Argo) -> None:
+    for _ in range(2):
+        argo.refresh("hard")
+        assert argo.status()[0] == "Synced"
+        assert argo.out_of_sync() == []
+    assert len(argo.application()["status"]["resources"]) > 30
+
+
+def test_pushed_limit_arrives(argo: Argo) -> None:
+    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "300Mi"}}
+    argo.site.set(NAME, nativelink_cas_resources=resources)
+    argo.site.playbook("render")
+    argo.arrives(argo.site.commit("More memory for the CAS"), "Healthy", 90)
+    assert argo.limit() == "300Mi"
+
+
+def test_hand_edits_are_healed(argo: Argo) -> None:
+    limits = {"limits": {"memory": "64Mi"}}
+    container = {"name": "nativelink", "resources": limits}
+    argo.where.run(
+        *("-n", CAS, "patch", "deployment", "nativelink-scheduler", "-p"),
+        json.dumps({"spec": {"template": {"spec": {"containers": [container]}}}}),
+    )
+    argo.where.run("-n", WORKERS, "scale", "deployment/nativelink-worker-fixed", "--replicas=2")
+    argo.where.run("-n", CAS, "delete", "service", "nativelink-cas")
+
+    def healed() -> bool:
+        (scheduler,) = argo.get("deployment", "nativelink-scheduler")["spec"]["template"]["spec"]["containers"]
+        replicas = argo.get("deployment", "nativelink-worker-fixed", WORKERS)["spec"]["replicas"]
+        there = argo.get("service", "nativelink-cas") != {}
+        return bool((scheduler["resources"]["limits"]["memory"], replicas, there) == ("256Mi", 1, True))
+
+    argo.eventually("limit, replicas and Service to be as in Git", healed, 30)
+
+
+def test_health_of_scaled_object_and_volume(argo: Argo, tmp_path: Path) -> None:
+    """As Argo CD's own command shows it, which takes it from where its web page does."""
+    settings = yaml.safe_load(argo.where.kubeconfig.read_text())
+    settings["contexts"][0]["context"]["namespace"] = "argocd"  # where the command looks for the installation
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(settings))
+    binary = build.binaries({"argocd": build.COMPONENT_SETS["argocd"]})["argocd"]
+    environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig"), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [binary, "app", "get", APP, "--core", "-o", "tree"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for shown in (
+        r"ScaledObject/nativelink-worker-auto +Synced +Healthy",
+        r"StatefulSet/nativelink-cas +Synced +Healthy",
+        r"PersistentVolumeClaim/data-nativelink-cas-0 +Healthy",
+    ):
+        assert re.search(shown, done.stdout), done.stdout
+
+
+def test_autoscaled_replicas_are_left_alone(argo: Argo) -> None:
+    """KEDA is told to keep two workers, and then to go on: a paused ScaledObject is no fault."""
+    key = "autoscaling.keda.sh/paused-replicas"
+    name = "nativelink-worker-auto"
+
+    def replicas() -> int:
+        return int(argo.get("deployment", name, WORKERS)["spec"]["replicas"])
+
+    argo.patch("scaledobject", name, {"metadata": {"annotations": {key: "2"}}}, WORKERS)
+    argo.eventually("KEDA to make two workers", lambda: replicas() == 2, 30)
+    for _ in range(2):
+        argo.refresh("hard")
+        assert argo.status()[0] == "Synced"
+        assert argo.out_of_sync() == []
+        assert replicas() == 2
+    argo.eventually("a paused ScaledObject to be seen", lambda: argo.status()[2] == "Suspended", 30)
+    argo.patch("scaledobject", name, {"metadata": {"annotations": {key: None}}}, WORKERS)
+    argo.eventually("the pause to end", lambda: argo.status()[2] == "Healthy", 60)
+
+
+def test_removed_pool_is_pruned(argo: Argo) -> None:
+    argo.site.set(NAME, nativelink_worker_pools=[FIXED, AUTO])
+    argo.site.playbook("render")
+    argo.arrives(argo.site.commit("Without the pool extra"))
+    for kind in ("deployment", "service", "poddisruptionbudget"):
+        assert argo.get(kind, "nativelink-worker-extra", WORKERS) == {}
+        assert argo.get(kind, "nativelink-worker-fixed", WORKERS) != {}
+
+
+def test_patch_of_the_user_survives_a_rendering(argo: Argo) -> None:
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "nativelink-scheduler", "namespace": CAS, "annotations": {"example.com/team": "builds"}},
+    }
+    argo.file("patches/team.yaml").write_text(yaml.safe_dump(patch))
+    own = argo.file("kustomization.yaml")
+    own.write_text(own.read_text() + "patches:\n  - path: patches/team.yaml\n")
+    argo.site.set(NAME, nativelink_scheduler_resources={"limits": {"memory": "200Mi"}})
+    argo.site.playbook("render")
+    argo.arrives(argo.site.commit("A patch, and another limit"))
+    scheduler = argo.get("deployment", "nativelink-scheduler")
+    assert scheduler["metadata"]["annotations"]["example.com/team"] == "builds"
+    (container,) = scheduler["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"memory": "200Mi"}
+
+
+def test_deleting_the_cas_in_git_does_not_delete_it(argo: Argo) -> None:
+    """Beside it one without the annotation, which goes."""
+    bare = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "bare", "namespace": CAS},
+        "spec": {
+            "replicas": 0,
+            "serviceName": "bare",
+            "selector": {"matchLabels": {"app": "bare"}},
+            "template": {
+                "metadata": {"labels": {"app": "bare"}},
+                "spec": {"containers": [{"name": "bare", "image": "busybox"}]},
+            },
+        },
+    }
+    argo.file("bare.yaml").write_text(yaml.safe_dump(bare))
+    own = argo.file("kustomization.yaml")
+    own.write_text(own.read_text().replace("  - rendered\n", "  - rendered\n  - bare.yaml\n"))
+    argo.arrives(argo.site.commit("A StatefulSet without protection"))
+    before = argo.running()
+
+    own.write_text(own.read_text().replace("  - bare.yaml\n", ""))
+    rendered = argo.file("rendered/kustomization.yaml")
+    rendered.write_text(rendered.read_text().replace("  - cas/statefulset.yaml\n", ""))
+    argo.site.commit("By mistake")
+    argo.refresh()
+    argo.eventually("the bare one to be pruned", lambda: argo.get("statefulset", "bare") == {}, 60)
+    argo.eventually("the difference in the status", lambda: argo.out_of_sync() == ["StatefulSet/nativelink-cas"], 30)
+    after = argo.running()
+    assert after == {name: value for name, value in before.items() if name != "StatefulSet/bare"}
+    assert "PersistentVolumeClaim/data-nativelink-cas-0" in after
+    argo.site.git("revert", "--no-edit", "HEAD")
+    own.write_text(own.read_text().replace("  - bare.yaml\n", ""))
+    argo.arrives(argo.site.commit("Both as before"))
+    assert argo.running() == after
+
+
+def test_broken_build_is_reported_and_reverted(argo: Argo) -> None:
+    before = argo.running()
+    own = argo.file("kustomization.yaml")
+    own.write_text(own.read_text() + "components:\n  - missing\n")
+    argo.site.commit("A folder that is not there")
+    argo.refresh("hard")
+    argo.eventually("the error in the status", lambda: "missing" in argo.errors(), 30)
+    assert argo.running() == before
+    argo.arrives(argo.site.revert())
+    assert argo.errors() == ""
+    assert argo.running() == before
+
+
+def test_refused_object_is_reported_and_reverted(argo: Argo) -> None:
+    """It is reported when Git is looked at; a later look at the cluster may say Synced again: see docs/argocd.md."""
+    before = argo.running()
+    file = argo.file("rendered/cas/service.yaml")
+    file.write_text(file.read_text().replace("port: 50051", "port: 500510"))
+    argo.site.commit("A port that there is not")
+
+    def reported() -> bool:
+        argo.refresh("hard")
+        return "Invalid value: 500510" in argo.errors()
+
+    argo.eventually("the refusal in the status", reported, 30)
+    assert argo.running() == before
+    argo.arrives(argo.site.revert())
+    assert argo.running() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespace"), [("Secret", CAS), ("ConfigMap", "default")], ids=["another kind", "another namespace"]
+)
+def test_what_the_project_does_not_allow_is_refused(argo: Argo, kind: str, namespace: str) -> None:
+    before = argo.running()
+    stranger = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "stranger", "namespace": namespace}}
+    argo.file("stranger.yaml").write_text(yaml.safe_dump(stranger))
+    own = argo.file("kustomization.yaml")
+    own.write_text(own.read_text().replace("  - rendered\n", "  - rendered\n  - stranger.yaml\n"))
+    argo.site.commit("A stranger")
+    argo.refresh()
+    argo.eventually(
+        "the refusal in the status", lambda: f"not permitted in project {APP}" in str(argo.application()["status"]), 60
+    )
+    assert argo.get(kind, "stranger", namespace) == {}
+    assert argo.running() == before
+    argo.arrives(argo.site.revert())
+
+
+def test_suspended_stays_suspended(argo: Argo) -> None:
+    def replicas() -> int:
+        return int(argo.get("deployment", "nativelink-worker-fixed", WORKERS)["spec"]["replicas"])
+
+    off = {"spec": {"syncPolicy": {"automated": {"enabled": False}}}}
+    argo.patch("application.argoproj.io", APP, off, "argocd")
+    done = argo.site.playbook("connect")
+    assert argo.application()["spec"]["syncPolicy"]["automated"]["enabled"] is False
+    argo.where.run("-n", WORKERS, "scale", "deployment/nativelink-worker-fixed", "--replicas=2")
+    for _ in range(2):
+        argo.refresh("hard")
+        assert argo.status()[0] == "OutOfSync"
+    assert replicas() == 2
+
+    # What the summary says to do.
+    (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
+    command = shlex.split(line.partition("resume it: ")[2])
+    subprocess.run([argo.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=ROOT)
+    argo.eventually("the replicas of Git", lambda: replicas() == 1, 30)
+    assert "suspended" not in argo.site.playbook("connect").output
+
+
+@pytest.mark.parametrize("prune_last", [True, False], ids=["as it is", "without PruneLast"])
+def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool) -> None:
+    """An old ConfigMap stays as long as new pods are not ready, but not without PruneLast."""
+    options = argo.application()["spec"]["syncPolicy"]["syncOptions"]
+    kept = [option for option in options if prune_last or option != "PruneLast=true"]
+    argo.patch("application.argoproj.io", APP, {"spec": {"syncPolicy": {"syncOptions": kept}}}, "argocd")
+
+    def pods() -> dict[str, Object]:
+        text = argo.where.run("-n", WORKERS, "get", "pods", "-l", "nativelink-gitops/pool=fixed", "-o", "json")
+        return {each["metadata"]["name"]: each for each in json.loads(text)["items"]}
+
+    (old,) = pods()
+    (configuration,) = (each["configMap"]["name"] for each in pods()[old]["spec"]["volumes"] if "configMap" in each)
+    file = argo.file("rendered/worker/fixed/worker.json5")
+    file.write_text(file.read_text() + "}")
+    argo.site.commit("A configuration that no worker can read")
+    argo.refresh()
+    argo.eventually("a new pod", lambda: len(pods()) == 2, 30)
+    if prune_last:
+        waiting = "waiting for healthy state of apps/Deployment/nativelink-worker-fixed"
+        argo.eventually("the sync to wait", lambda: waiting in argo.operation()[1], 30)
+        assert configuration in argo.names("configmap", WORKERS)
+    else:
+        argo.eventually("the loss", lambda: configuration not in argo.names("configmap", WORKERS), 30)
+    conditions = {each["type"]: each["status"] for each in pods()[old]["status"]["conditions"]}
+    assert conditions["Ready"] == "True", "the old pod works on"
+
+    argo.arrives(argo.site.revert(), seconds=SYNC_TIMEOUT + 60)
+    assert configuration in argo.names("configmap", WORKERS)
+    argo.eventually("one worker", lambda: set(pods()) == {old}, 60)
+    argo.patch("application.argoproj.io", APP, {"spec": {"syncPolicy": {"syncOptions": options}}}, "argocd")
+
+
+def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
+    ssh: Object = {
+        "gitops_repository": argo.server.ssh_url,
+        "gitops_ssh_private_key_file": str(argo.server.identity),
+        "gitops_known_hosts_file": str(argo.server.known_hosts),
+        **dict.fromkeys(("gitops_username", "gitops_password", "gitops_ca_file"), ""),
+    }
+    https = {name: argo.site.hosts[NAME].get(name, "") for name in ssh}
+
+    def connect(**variables: Any) -> None:
+        argo.site.set(NAME, **variables)
+        argo.site.playbook("connect")
+        argo.refresh("hard")
+
+    (tmp_path / "ca.crt").write_text(GitServer(tmp_path / "other", argo.server.address).ca.read_text())
+    (tmp_path / "known_hosts").write_text(argo.server.wrong_known_hosts())
+    connect(gitops_ca_file=str(tmp_path / "ca.crt"))
+    argo.eventually("no trust in the certificate", lambda: "certificate" in argo.errors(), 40)
+    connect(**{**ssh, "gitops_known_hosts_file": str(tmp_path / "known_hosts")})
+    argo.eventually("no trust in the host key", lambda: "knownhosts" in argo.errors(), 40)
+    connect(**ssh)
+    argo.arrives(argo.site.commit("By SSH"))
+    assert argo.application()["spec"]["source"]["repoURL"].startswith("ssh://")
+    connect(**https)
+    argo.arrives(argo.site.commit("By HTTPS again"))
+    history = argo.site.git("log", "--all", "--patch")
+    assert USER in history, "what is in the inventory is seen"
+    assert PASSWORD not in history
+
+
+def test_a_second_bootstrap_changes_nothing(argo: Argo) -> None:
+    done = argo.site.bootstrap()
+    assert done.changed == 0, done.output

@@ -1,0 +1,465 @@
+"""Where the demand comes from, and that losing it never removes a worker.
+
+The collector's part is shown on its own, as processes of this machine. The rest runs on a real node with fake
+workers: an entry with a scheduler in memory and the bundled Prometheus, another one on Redis. Each source is killed,
+and beside each pool that stays stands one without the protection, which drops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nativelink_gitops import render
+
+from testbed import build, cluster, components, node
+from testbed.cluster import Cluster
+from testbed.waiting import until
+from tests.e2e import chain
+from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
+from tests.e2e.site import pool
+from tests.render.conftest import values_of
+
+Object = dict[str, Any]
+SLOTS = 2
+QUEUE = "nativelink_scheduler_queue_depth"
+DOWN_AT_ONCE = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]}
+
+
+# The collector alone ---------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Source:
+    """A collector on the rendered configuration and a scheduler that reports to it every second, on this machine."""
+
+    def __init__(self, folder: Path, edit: Callable[[Object], None] = lambda config: None) -> None:
+        self.otlp, self.metrics = free_port(), free_port()
+        config = yaml.safe_load(render.tree(values_of())["monitoring/collector.yaml"])
+        config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
+        config["exporters"]["prometheus"]["endpoint"] = f"127.0.0.1:{self.metrics}"
+        config["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{free_port()}"
+        edit(config)
+        (folder / "collector.yaml").write_text(yaml.safe_dump(config))
+        self.client, self.cas = free_port(), free_port()
+        self.folder, self.running = folder, []
+        program = build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
+        self._start("collector", str(program), f"--config={folder}/collector.yaml")
+        until("the collector to listen", lambda: self.listens(self.metrics), 30, self.log)
+        self._nativelink("cas", self.cas, {"cas": [{"instance_name": "main", "cas_store": "A"}]})
+        self.scheduler = self.start_scheduler()
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        services = {
+            "ac": [{"instance_name": "main", "ac_store": "B"}],
+            "execution": [{"instance_name": "main", "cas_store": "A", "scheduler": "MAIN"}],
+            "capabilities": [{"instance_name": "main", "remote_execution": {"scheduler": "MAIN"}}],
+        }
+        properties = {"supported_platform_properties": {"pool": "exact"}}
+        return self._nativelink("scheduler", self.client, services, schedulers=[{"name": "MAIN", "simple": properties}])
+
+    def _nativelink(self, name: str, port: int, services: Object, **more: object) -> subprocess.Popen[bytes]:
+        config = {
+            "stores": [{"name": "A", "memory": {}}, {"name": "B", "memory": {}}],
+            "servers": [
+                {"name": name, "listener": {"http": {"socket_address": f"127.0.0.1:{port}"}}, "services": services}
+            ],
+            **more,
+        }
+        if name == "cas":
+            services |= {
+                "ac": [{"instance_name": "main", "ac_store": "B"}],
+                "bytestream": [{"instance_name": "main", "cas_store": "A"}],
+                "capabilities": [{"instance_name": "main"}],
+            }
+        (self.folder / f"{name}.json5").write_text(json.dumps(config))
+        telemetry = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+        }
+        program = str(build.binaries(build.NODE_SETS)["nativelink"])
+        started = self._start(name, program, f"{self.folder}/{name}.json5", **(telemetry if name != "cas" else {}))
+        until(f"{name} to listen", lambda: self.listens(port), 30, self.log)
+        return started
+
+    def _start(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+        self.running.append(process)
+        return process
+
+    def log(self) -> str:
+        logs = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-1000:]}" for path in logs)
+
+    @staticmethod
+    def listens(port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    def stages(self) -> dict[str, list[float]]:
+        """Each stage's values: more than one would be a sum over two processes, or a choice between them."""
+        found: dict[str, list[float]] = {}
+        for stage, value in Gauge(f"127.0.0.1:{self.metrics}").lines():
+            found.setdefault(stage, []).append(value)
+        return found
+
+    @contextlib.contextmanager
+    def queued(self, actions: int) -> Iterator[None]:
+        load = Load("", "")
+        load.command = [part for part in load.command if "-endpoint" not in part]
+        load.command += [f"--execute-endpoint=grpc://127.0.0.1:{self.client}"]
+        load.command += [f"--cas-endpoint=grpc://127.0.0.1:{self.cas}"]
+        with load:
+            load.hold(actions)
+            yield
+
+    def end(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def source(folder: Path, edit: Callable[[Object], None] = lambda config: None) -> Iterator[Source]:
+    made = Source(folder, edit)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def without_zeros(config: Object) -> None:
+    config["service"]["pipelines"]["metrics"]["processors"].remove("transform")
+
+
+def remembering(config: Object) -> None:
+    """As it was before: a process is told from the next, and remembered for half a minute."""
+    first = config["processors"]["transform"]["metric_statements"][0]["statements"]
+    first.remove('delete_key(resource.attributes, "service.instance.id")')
+    config["exporters"]["prometheus"]["metric_expiration"] = "30s"
+
+
+def test_both_stages_have_a_value_before_the_first_action(tmp_path: Path) -> None:
+    with source(tmp_path) as found:
+        until("both stages", lambda: found.stages() == {"queued": [0], "executing": [0]}, 20, found.log)
+        with found.queued(7):
+            until("the demand", lambda: found.stages() == {"queued": [7], "executing": [0]}, 20, found.log)
+        until("no demand", lambda: found.stages() == {"queued": [0], "executing": [0]}, 20, found.log)
+        found.scheduler.kill()
+        # A scheduler that is gone has no demand, which is not the same as none.
+        until("the series to be gone", lambda: found.stages() == {}, 20, found.log)
+
+
+def test_without_the_zeros_a_stage_is_missing(tmp_path: Path) -> None:
+    """The counter-run of the test above."""
+    with source(tmp_path, without_zeros) as found:
+        time.sleep(7)
+        assert found.stages() == {}
+        with found.queued(7):
+            until("the demand", lambda: found.stages() == {"queued": [7]}, 20, found.log)
+
+
+@pytest.mark.parametrize("edit", [lambda config: None, remembering], ids=["ours", "counter-run"])
+def test_a_restarted_scheduler_takes_the_place_of_the_dead_one(tmp_path: Path, edit: Callable[[Object], None]) -> None:
+    with source(tmp_path, edit) as found:
+        with found.queued(7):
+            until("the demand", lambda: found.stages().get("queued") == [7], 20, found.log)
+            found.scheduler.kill()
+            found.scheduler.wait()
+        found.start_scheduler()
+        seen: list[list[float]] = []
+        ended = time.monotonic() + 12
+        while time.monotonic() < ended:
+            seen.append(found.stages().get("queued", []))
+            time.sleep(0.2)
+    # From the first report of the new process on, its value is the only one.
+    first_report = next(index for index, values in enumerate(seen) if 0 in values)
+    expected = edit is not remembering
+    assert all(values == [0] for values in seen[first_report:]) is expected, seen
+
+
+# On a cluster ----------------------------------------------------------------------------------------------------
+
+
+def follower(name: str, **more: Any) -> Object:
+    """A pool of fake workers that goes up and down at once: 20 actions are 10 workers."""
+    return pool(
+        name, slots=SLOTS, **{"min_replicas": 1, "max_replicas": 20, "scale_down": DOWN_AT_ONCE, **FAKE, **more}
+    )
+
+
+MEMORY = [
+    follower("held"),
+    follower("careless"),
+    follower("asked", query=QUEUE),
+    follower("trusting", query=QUEUE),
+    follower("zero", min_replicas=0, max_replicas=5, cooldown_period=5),
+    follower("plain", scaling="hpa"),
+]
+SHARED = [follower("small"), follower("large"), follower("careless")]
+STATIC = {"fallback": {"failureThreshold": 3, "replicas": 2, "behavior": "static"}}
+
+
+class Watched:
+    """An entry, and what becomes of its pools."""
+
+    def __init__(self, entry: Entry, record: Record) -> None:
+        self.entry, self.record = entry, record
+
+    def replicas(self, *names: str) -> dict[str, int]:
+        return {name: self.record.replicas(f"nativelink-worker-{name}") for name in names}
+
+    def become(self, seconds: float = 60, **wanted: int) -> None:
+        """Wait until pools have so many workers."""
+        what = f"pools of {self.entry.name} to be {wanted}"
+        until(what, lambda: self.replicas(*wanted) == wanted, seconds, lambda: f": they are {self.replicas(*wanted)}")
+
+    def moved(self, name: str, since: float) -> list[int]:
+        """Each number of workers a pool had since a time."""
+        return [replicas for _, replicas in self.record.steps(f"nativelink-worker-{name}", since)]
+
+    def patch(self, name: str, spec: Object) -> None:
+        change = ("--type=merge", "-p", json.dumps({"spec": spec}))
+        self.entry.where.run("-n", self.entry.workers, "patch", "scaledobject", f"nativelink-worker-{name}", *change)
+
+    def scale(self, workload: str, replicas: int) -> None:
+        self.entry.where.run("-n", self.entry.name, "scale", workload, f"--replicas={replicas}")
+
+    @contextlib.contextmanager
+    def without(self, workload: str) -> Iterator[float]:
+        """A workload of the entry is gone, all of it at once; it comes back at the end."""
+        self.scale(workload, 0)
+        name = workload.partition("/")[2].removeprefix("nativelink-")
+        pods = f"app.kubernetes.io/component={name}"
+        self.entry.where.run("-n", self.entry.name, "delete", "pod", "-l", pods, "--force", "--grace-period=0")
+        yield time.monotonic()
+        self.scale(workload, 1)
+        self.entry.where.run("-n", self.entry.name, "rollout", "status", workload, "--timeout=60s")
+
+
+@pytest.fixture(scope="module")
+def where(state: Path) -> Iterator[Cluster]:
+    made = cluster.up("e2e-demand", nodes=3, real=True)
+    wanted = ("keda", "collector", "redis", "redis-exporter", "prometheus")
+    made.load(*(image for name in wanted for image in components.images_of(name)))
+    chain.install_keda(made)
+    yield made
+    cluster.down("e2e-demand")
+
+
+@pytest.fixture(scope="module")
+def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Watched, Watched]]:
+    """Both entries at rest, before any action."""
+    memory = Entry(where, "memory", tmp_path_factory.mktemp("memory"))
+    shared = Entry(where, "shared", tmp_path_factory.mktemp("shared"))
+    memory.apply(MEMORY, nativelink_prometheus="bundled", nativelink_metrics_namespaces=["monitoring"])
+    where.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shared"}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "nativelink-redis", "namespace": "shared"},
+            "stringData": {"password": "of-a-test"},
+        },
+    )
+    small = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
+    shared.apply(
+        SHARED,
+        nativelink_scheduler_backend="redis",
+        nativelink_redis_resources=small,
+        nativelink_redis_volume_size="1Gi",
+    )
+    chain.await_keda(where)
+    memory.await_ready()
+    where.run("-n", "memory", "rollout", "status", "deployment/nativelink-prometheus", "--timeout=120s")
+    for workload in ("statefulset/nativelink-redis", "deployment/nativelink-scheduler", "deployment/nativelink-demand"):
+        where.run("-n", "shared", "rollout", "status", workload, "--timeout=120s")
+    with memory.deployments() as of_memory, shared.deployments() as of_shared:
+        yield Watched(memory, of_memory), Watched(shared, of_shared)
+
+
+@pytest.fixture(scope="module")
+def memory(both: tuple[Watched, Watched]) -> Watched:
+    """The entry in memory, whose counter-runs have what KEDA's users get who set nothing."""
+    watched = both[0]
+    watched.patch("careless", STATIC)
+    asked = json.loads(
+        watched.entry.where.run(
+            "-n", watched.entry.workers, "get", "scaledobject", "nativelink-worker-asked", "-o", "json"
+        )
+    )
+    (trigger,) = asked["spec"]["triggers"]
+    del trigger["metadata"]["ignoreNullValues"]
+    watched.patch("trusting", {"triggers": [trigger]})
+    return watched
+
+
+@pytest.fixture(scope="module")
+def busy(memory: Watched) -> Iterator[Load]:
+    """20 actions wait in the scheduler in memory, and the pools have followed."""
+    memory.become(zero=0, held=1)
+    with memory.entry.load() as load:
+        load.hold(20)
+        memory.become(held=10, careless=10, asked=10, trusting=10, zero=5)
+        yield load
+
+
+def test_a_lost_collector_removes_no_worker(memory: Watched, busy: Load) -> None:
+    with memory.without("deployment/nativelink-collector") as began:
+        # The counter-runs: a static fallback, and KEDA's default for a query without an answer.
+        memory.become(careless=2, trusting=1, seconds=90)
+        time.sleep(20)  # more than a sync of the HPA after KEDA's fallback, which comes after 30 s
+        assert memory.moved("held", began) == [10]
+        assert memory.moved("asked", began) == [10]
+        assert memory.moved("zero", began) == [5]
+    memory.become(held=10, careless=10, asked=10, trusting=10)
+
+
+def test_a_lost_prometheus_removes_no_worker(memory: Watched, busy: Load) -> None:
+    memory.patch("trusting", STATIC)
+    with memory.without("deployment/nativelink-prometheus") as began:
+        memory.become(trusting=2, seconds=90)
+        assert memory.moved("asked", began) == [10]
+        assert memory.moved("held", began) == [10], "it does not need Prometheus"
+
+
+def test_a_restart_of_keda_removes_no_worker(memory: Watched, busy: Load) -> None:
+    """No configuration drops here: without KEDA's answer the HPA does nothing. So the counter-run is the test's own."""
+    keda = ("-n", "keda", "scale", "deployment/keda-operator", "deployment/keda-metrics-apiserver")
+    began = time.monotonic()
+    memory.entry.where.run(*keda, "--replicas=0")
+    time.sleep(20)
+    memory.entry.where.run(*keda, "--replicas=1")
+    chain.await_keda(memory.entry.where)
+    assert memory.moved("held", began) == [10]
+    busy.hold(30)
+    memory.become(held=15)  # it works again
+    busy.hold(20)
+    memory.become(held=10)
+
+
+def test_each_pool_follows_its_own_demand_on_redis(both: tuple[Watched, Watched]) -> None:
+    _, shared = both
+    shared.patch("careless", STATIC)
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        for name, actions in (("small", 8), ("careless", 12)):
+            load = shared.entry.load()
+            load.command = [*(part for part in load.command if "--platform" not in part), f"--platform=pool={name}"]
+            stack.enter_context(load)
+            load.hold(actions)
+        shared.become(small=4, careless=6)
+        assert shared.moved("large", began) == [1]
+        for lost in ("deployment/nativelink-demand", "statefulset/nativelink-redis"):
+            with shared.without(lost) as gone:
+                shared.become(careless=2, seconds=90)
+                assert shared.moved("small", gone) == [4], lost
+                assert shared.moved("large", gone) == [1], lost
+            shared.become(small=4, careless=6, seconds=90)
+    shared.become(small=1, careless=1)
+
+
+# A stand-in for a metrics adapter: prometheus-adapter is not to be had here.
+
+
+class Adapter(http.server.BaseHTTPRequestHandler):
+    """Serves external metrics out of Prometheus, as a metrics adapter does."""
+
+    prometheus = ""
+
+    def do_GET(self) -> None:
+        path = urllib.parse.urlsplit(self.path)
+        api = {"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {}}
+        if not path.path.endswith(f"/{QUEUE}"):
+            self._say({"kind": "APIResourceList", "groupVersion": api["apiVersion"], "resources": []})
+            return
+        query = urllib.parse.urlencode({"query": QUEUE})
+        with urllib.request.urlopen(f"http://{self.prometheus}:9090/api/v1/query?{query}", timeout=5) as answer:
+            result = json.load(answer)["data"]["result"]
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        items = [
+            {"metricName": QUEUE, "metricLabels": {}, "timestamp": now, "value": each["value"][1]} for each in result
+        ]
+        self._say({**api, "items": items})
+
+    def _say(self, said: Object) -> None:
+        text = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def adapter(memory: Watched) -> Iterator[None]:
+    """Registered in the place of KEDA's, of which a cluster has one."""
+    where = memory.entry.where
+    network = node.network(where.home)
+    assert network
+    Adapter.prometheus = memory.entry.address("nativelink-prometheus")
+    server = http.server.ThreadingHTTPServer((network.machine, 0), Adapter)
+    pki = where.home / "kwok" / "clusters" / where.name / "pki"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_address[1]
+    where.run("-n", "keda", "scale", "deployment", "--all", "--replicas=0")
+    metadata = {"name": "adapter", "namespace": "default"}
+    where.apply(
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 443}]}},
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**metadata, "labels": {"kubernetes.io/service-name": "adapter"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [network.machine], "conditions": {"ready": True}}],
+            "ports": [{"port": port, "protocol": "TCP"}],
+        },
+        {
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {"name": "v1beta1.external.metrics.k8s.io"},
+            "spec": {
+                "group": "external.metrics.k8s.io",
+                "version": "v1beta1",
+                "groupPriorityMinimum": 100,
+                "versionPriority": 100,
+                "insecureSkipTLSVerify": True,
+                "caBundle": None,
+                "service": {"name": "adapter", "namespace": "default", "port": 443},
+            },
+        },
+    )
+    yield
+    server.shutdown()
+
+
+def test_a_plain_hpa_follows_the_demand(memory: Watched, busy: Load, adapter: None) -> None:
+    memory.become(plain=10, seconds=90)
+    busy.hold(0)
+    memory.become(plain=1, seconds=60)

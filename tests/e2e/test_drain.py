@@ -1,0 +1,460 @@
+"""Workers that go on a real node: nothing that they run is lost, and what a shorter end costs.
+
+Kubernetes, the manifests and their scripts are real; NativeLink is the stand-in, which loses what it runs one second
+after SIGTERM, as the original does, and whose client tells how often each action was begun: twice means that it was
+killed. The loads begin with the first test and run beside the tests of other pools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nativelink_gitops import render, specs
+
+from testbed import build, cluster, node
+from testbed.cluster import Cluster
+from testbed.waiting import until
+from tests.e2e.chain import Change, Record
+from tests.e2e.site import SMALL, pool
+
+SPACE, WORKERS = "nativelink", "nativelink-workers"
+MOST = 8  # workers of a pool under load
+GRACE = 60 + 600 + 300  # longest action, upload timeout, margin
+POOLS = [
+    pool("steady", min_replicas=MOST, slots=4),
+    pool("late", min_replicas=MOST, slots=4),
+    pool("bare", min_replicas=3, slots=4),
+    pool("small", min_replicas=3),
+    pool("drained", min_replicas=4),
+    pool("fragile"),
+    pool("forgetful"),
+]
+IMPATIENT = {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3, "terminationGracePeriodSeconds": 9}
+# By pool, what a user's patch changes of its worker's container.
+PATCHES: dict[str, dict[str, Any]] = {
+    # The report to the scheduler comes three seconds after the action's folder is gone.
+    "late": {"env": [{"name": "NATIVELINK_STANDIN_REPORT_DELAY", "value": "3"}]},
+    "bare": {"lifecycle": None},
+    "fragile": {"livenessProbe": IMPATIENT},
+    "forgetful": {"livenessProbe": IMPATIENT, "command": ["/shared/nativelink", "/config/worker.json5"]},
+}
+
+
+def patch(name: str, container: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": f"nativelink-worker-{name}", "namespace": WORKERS}
+    copies = {"name": "nativelink", "resources": {"requests": {"cpu": "1m"}}}  # or a node of two CPUs is full
+    containers = {"initContainers": [copies], "containers": [{"name": "worker", **container}]}
+    spec = {"template": {"spec": containers}}
+    return {
+        "patch": yaml.safe_dump({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    }
+
+
+NO_BUDGET = {
+    "patch": yaml.safe_dump(
+        {
+            "$patch": "delete",
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "nativelink-worker-bare", "namespace": WORKERS},
+        }
+    )
+}
+
+
+@dataclass(frozen=True)
+class Going:
+    """A pod on its way out: how many actions it ran then, and the grace period that it was given."""
+
+    running: int
+    grace: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A load and the scale-ins meanwhile."""
+
+    report: dict[str, Any]
+    went: dict[str, Going]
+
+
+class Farm:
+    """The pools, their scheduler and CAS, and a record of all pods of the pools."""
+
+    def __init__(self, where: Cluster, pods: Record) -> None:
+        self.where, self.pods = where, pods
+        self.scheduler, self.cas = (self.address(f"nativelink-{name}") for name in ("scheduler", "cas"))
+        path = "jsonpath={.items[0].status.podIP}"
+        label = "app.kubernetes.io/component=scheduler"
+        self.state_of = where.run("-n", SPACE, "get", "pods", "-l", label, "-o", path)
+
+    def address(self, service: str) -> str:
+        return self.where.run("-n", SPACE, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+
+    def run(self, *arguments: str) -> str:
+        return self.where.run("-n", WORKERS, *arguments)
+
+    def load(self, name: str, actions: int, seconds: str, *more: str) -> subprocess.Popen[str]:
+        """A client that wants actions of so many seconds of a pool, and ends with them: see ``reported``."""
+        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--platform=pool={name}", "--timeout=120"]
+        command += [f"--execute-endpoint=grpc://{self.scheduler}:50052", f"--cas-endpoint=grpc://{self.cas}:50051"]
+        command += [f"--actions={actions}", f"--seconds={seconds}", *more]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def running(self) -> dict[str, int]:
+        """What each worker runs, by its pod's name."""
+        with urllib.request.urlopen(f"http://{self.state_of}:50080/standin/state", timeout=5) as answer:
+            return {worker["name"]: worker["running"] for worker in json.load(answer)["workers"]}
+
+    def busy(self, name: str, actions: int) -> list[str]:
+        """Wait until a pool runs so many actions, and name the workers that do."""
+
+        def found() -> dict[str, int]:
+            return {worker: number for worker, number in self.running().items() if f"-{name}-" in worker and number}
+
+        until(f"pool {name} to run {actions} actions", lambda: sum(found().values()) == actions, 20)
+        return list(found())
+
+    def changes(self, of: str) -> list[Change]:
+        """What happened to a pod, or to the pods of a pool."""
+
+        def named(metadata: dict[str, Any]) -> bool:
+            return of in (metadata["name"], metadata["labels"]["nativelink-gitops/pool"])
+
+        return [change for change in list(self.pods.changes) if named(change.object["metadata"])]
+
+    def alive(self, name: str, at: float = inf) -> dict[str, bool]:
+        """The pods of a pool that nobody has told to go (until a time; by now), and whether they are ready."""
+        pods: dict[str, bool] = {}
+        for change in self.changes(name):
+            metadata, status = change.object["metadata"], change.object["status"]
+            if change.at <= at:
+                conditions = {each["type"]: each["status"] for each in status.get("conditions", [])}
+                pods[metadata["name"]] = conditions.get("Ready") == "True"
+                if change.kind == "DELETED" or "deletionTimestamp" in metadata:
+                    del pods[metadata["name"]]
+        return pods
+
+    def ready(self, name: str, count: int) -> list[str]:
+        """Wait until a pool has as many workers, all ready, and name them."""
+
+        def complete() -> bool:
+            return list(self.alive(name).values()) == [True] * count
+
+        until(f"pool {name} to have {count} ready workers", complete, 180, lambda: f": {self.alive(name)}")
+        return list(self.alive(name))
+
+    def told(self, pod: str) -> Change:
+        """When a pod was told to go, and how it was then."""
+        return next(change for change in self.changes(pod) if "deletionTimestamp" in change.object["metadata"])
+
+    def gone(self, pod: str, seconds: float) -> float:
+        """Wait until a pod is gone, and return when it was."""
+
+        def is_gone() -> bool:
+            return self.changes(pod)[-1].kind == "DELETED"
+
+        until(f"pod {pod} to be gone", is_gone, seconds)
+        return self.changes(pod)[-1].at
+
+    def delete(self, pod: str, *arguments: str) -> float:
+        """Delete a pod without waiting, and return when it was asked."""
+        asked = time.monotonic()
+        self.run("delete", "pod", pod, "--wait=false", *arguments)
+        return asked
+
+    def scale(self, name: str, replicas: int) -> None:
+        """By the scale subresource, as an autoscaler does."""
+        self.run("scale", f"deployment/nativelink-worker-{name}", f"--replicas={replicas}")
+
+    def scale_in(self, name: str, replicas: int) -> dict[str, Going]:
+        """Scale a pool down, and wait until the workers that go are chosen."""
+        running, before = self.running(), self.alive(name).keys()
+        self.scale(name, replicas)
+
+        def chosen() -> set[str]:
+            return before - self.alive(name).keys()
+
+        until(f"pool {name} to shrink to {replicas}", lambda: len(chosen()) >= len(before) - replicas, 20)
+        graces = {pod: self.told(pod).object["metadata"]["deletionGracePeriodSeconds"] for pod in chosen()}
+        return {pod: Going(running.get(pod, 0), grace) for pod, grace in graces.items()}
+
+    def shrink_under_load(self, name: str, rounds: int, seed: int) -> Loaded:
+        """100 actions of 1 to 20 s and 15 scale-ins at random moments, `rounds` times as much in one go."""
+        moments = sorted(random.Random(seed).uniform(2, 45 * rounds) for _ in range(15 * rounds))
+        began, replicas, went = time.monotonic(), MOST, dict[str, Going]()
+        client = self.load(name, 100 * rounds, "1-20", f"--seed={seed}", f"--timeout={300 * rounds}")
+        for number, moment in enumerate(moments, 1):
+            time.sleep(max(0.0, began + moment - time.monotonic()))
+            replicas -= 1
+            went |= self.scale_in(name, replicas)
+            if number % 5 == 0:
+                replicas = MOST
+                self.scale(name, replicas)
+                self.ready(name, replicas)  # others would be the next to go, with nothing to lose
+        return Loaded(reported(client), went)
+
+
+def reported(client: subprocess.Popen[str]) -> dict[str, Any]:
+    """What a load's client says at its end: ``ok``, ``failed``, ``run_more_than_once`` and each of its ``actions``."""
+    return dict(json.loads(client.communicate()[0]))
+
+
+def begun(report: dict[str, Any]) -> list[int]:
+    """How often each action was begun, all of which ended well."""
+    assert [each["outcome"] for each in report["actions"]] == ["ok"] * len(report["actions"]), report
+    return [each["executions"] for each in report["actions"]]
+
+
+def process_of(pod: dict[str, Any]) -> int:
+    """The worker's process in a pod, as this machine numbers it."""
+    for found in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            program = (found / "cmdline").read_bytes().split(b"\0")[0]
+            if program == b"/shared/nativelink" and pod["metadata"]["uid"] in (found / "cgroup").read_text():
+                return int(found.name)
+    raise AssertionError(f"{pod['metadata']['name']} runs no worker")
+
+
+def tree(folder: Path, machine: str) -> None:
+    """The folder of a cluster as a user has it: rendered, and with patches."""
+    others = {"ingress_class_name": "", "ingress_namespace": "", "gitops_namespace": ""}  # of roles without a part here
+    peers = [{"ipBlock": {"cidr": f"{machine}/32"}}]
+    stated = {"inventory_hostname": "drain", **others, **SMALL, "nativelink_worker_pools": POOLS}
+    values = specs.effective({**stated, "nativelink_client_peers": peers}, lambda text: text)
+    render.write(folder, render.tree(values))
+    patches = [*(patch(each["name"], PATCHES.get(each["name"], {})) for each in POOLS), NO_BUDGET]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["rendered"], "patches": patches}))
+
+
+@pytest.fixture(scope="module")
+def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    where = cluster.up("e2e-drain", nodes=0, real=True)
+    network = node.network(where.home)
+    assert network
+    folder = tmp_path_factory.mktemp("clusters") / "drain"
+    tree(folder, network.machine)
+    for name, security in ((SPACE, "restricted"), (WORKERS, "baseline")):
+        labels = {"pod-security.kubernetes.io/enforce": security}
+        where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    where.apply(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "state", "namespace": SPACE},
+            "spec": {
+                "podSelector": {"matchLabels": {"app.kubernetes.io/component": "scheduler"}},
+                "ingress": [{"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}],
+            },
+        }
+    )
+    with Record(where, f"/api/v1/namespaces/{WORKERS}/pods") as pods:
+        where.run("apply", "--server-side", "--field-manager=engine", "-k", str(folder))
+        for workload in ("deployment/nativelink-scheduler", "statefulset/nativelink-cas"):
+            where.run("-n", SPACE, "rollout", "status", workload, "--timeout=120s")
+        made = Farm(where, pods)
+        for each in POOLS:
+            made.ready(each["name"], each["min_replicas"])
+        yield made
+    cluster.down("e2e-drain")
+
+
+@pytest.fixture(scope="module")
+def loads(farm: Farm, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Loaded]]]:
+    """The loads of both pools, which run meanwhile."""
+    with ThreadPoolExecutor() as threads:
+        yield {
+            name: threads.submit(farm.shrink_under_load, name, 1, seed) for seed, name in enumerate(("steady", "late"))
+        }
+
+
+def test_every_pool_has_the_drain_and_a_grace_period_for_its_longest_action(farm: Farm, loads: object) -> None:
+    pods = json.loads(farm.run("get", "pods", "-o", "json"))["items"]
+    for each in POOLS:
+        mine = [pod for pod in pods if pod["metadata"]["labels"]["nativelink-gitops/pool"] == each["name"]]
+        assert mine, each["name"]
+        for pod in mine:
+            assert pod["spec"]["terminationGracePeriodSeconds"] == GRACE
+            hook = pod["spec"]["containers"][0].get("lifecycle")
+            drain = {"preStop": {"exec": {"command": ["/config/drain.sh"]}}}
+            assert hook == (None if each["name"] == "bare" else drain)
+        config = farm.run("exec", mine[0]["metadata"]["name"], "--", "cat", "/config/worker.json5")
+        assert 'experimental_precondition_script: "/config/precondition.sh"' in config
+
+
+def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: object) -> None:
+    farm.ready("small", 3)
+    client = farm.load("small", 1, "12-12")
+    (pod,) = farm.busy("small", 1)
+    asked = farm.delete(pod)
+    time.sleep(2)
+    farm.delete(pod)
+    time.sleep(2)
+    # The API server takes the shorter grace, and kubelet goes on with the hook that runs (Kubernetes 1.36.4).
+    farm.delete(pod, "--grace-period=1")
+    assert begun(reported(client)) == [1]
+    assert farm.gone(pod, 60) - asked > 12
+
+
+def test_a_spot_interruption_costs_what_runs_longer_than_its_grace(farm: Farm, loads: object) -> None:
+    farm.ready("small", 3)
+    short, long = farm.load("small", 1, "5-5"), farm.load("small", 1, "30-30")
+    for pod in farm.busy("small", 2):
+        farm.delete(pod, "--grace-period=8")
+    assert begun(reported(short)) == [1]
+    assert begun(reported(long)) == [2], "killed, and begun again elsewhere"
+
+
+@pytest.mark.parametrize("by", ["the kernel's OOM killer", "SIGKILL"])
+def test_a_worker_that_is_killed_comes_back_and_its_action_runs_elsewhere(farm: Farm, loads: object, by: str) -> None:
+    """With cgroup v2 kubelet has the kernel kill the whole container; with v1 it kills the largest process only.
+
+    SIGKILL to the container's process 1, which ends all of them, is what v2 does.
+    """
+    farm.ready("small", 3)
+    client = farm.load("small", 1, "10-10")
+    (name,) = farm.busy("small", 1)
+    pod = json.loads(farm.run("get", "pod", name, "-o", "json"))
+    whole = by == "SIGKILL" or Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    if by == "SIGKILL":
+        os.kill(process_of(pod), signal.SIGKILL)
+    else:
+        farm.run("exec", name, "--", "sh", "-c", "tail /dev/zero || [ $? -eq 137 ]")
+    assert begun(reported(client)) == [2 if whole else 1]
+
+    def restarts() -> str:
+        return farm.run("get", "pod", name, "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
+
+    if whole:
+        until(f"pod {name} to have restarted", lambda: restarts() == "1", 20)
+    farm.ready("small", 3)
+    assert restarts() == ("1" if whole else "0")
+    assert begun(reported(farm.load("small", 3, "3-3"))) == [1, 1, 1], "each of the three takes one"
+
+
+def test_a_marker_does_not_outlive_its_container(farm: Farm, loads: object) -> None:
+    """A worker that hangs: its liveness kill runs the hook too. The counter-run starts NativeLink without start.sh."""
+    names = {pool: farm.ready(pool, 1)[0] for pool in ("fragile", "forgetful")}
+    for name in names.values():
+        os.kill(process_of(json.loads(farm.run("get", "pod", name, "-o", "json"))), signal.SIGSTOP)
+
+    def marked(name: str) -> bool:
+        return farm.run("exec", name, "--", "ls", "/drain") == "draining\n"
+
+    def restarted(name: str) -> bool:
+        status = json.loads(farm.run("get", "pod", name, "-o", "json"))["status"]["containerStatuses"][0]
+        return bool(status["restartCount"] >= 1 and status["ready"])
+
+    for name in names.values():
+        until(f"the hook of {name} to make its marker", lambda name=name: marked(name), 20)  # type: ignore[misc]
+    for name in names.values():
+        until(f"{name} to come back", lambda name=name: restarted(name), 40)  # type: ignore[misc]
+    refused = farm.load("forgetful", 1, "1-1", "--timeout=5")
+    assert begun(reported(farm.load("fragile", 1, "1-1"))) == [1]
+    assert reported(refused)["ok"] == 0
+    assert [marked(name) for name in names.values()] == [False, True]
+
+
+def drain(farm: Farm, name: str) -> tuple[str, float]:
+    """Drain the node of a pool's workers; what kubectl said, and when it began.
+
+    The node is opened again at once, so that it is also the one on which those that replace them start.
+    """
+    began = time.monotonic()
+    command = [str(farm.where.kubectl), "--kubeconfig", str(farm.where.kubeconfig), "drain", node.NAME]
+    command += [f"--pod-selector=nativelink-gitops/pool={name}", "--delete-emptydir-data", "--timeout=180s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drained:
+        closed = ("get", "node", node.NAME, "-o", "jsonpath={.spec.unschedulable}")
+        until("kubectl drain to close the node", lambda: farm.where.run(*closed) == "true", 10)
+        farm.where.run("uncordon", node.NAME)
+        said = drained.communicate()[0]
+    assert drained.returncode == 0, said
+    return said, began
+
+
+def fewest(farm: Farm, name: str, since: float) -> int:
+    """The fewest ready workers of a pool at a time that were not on their way out."""
+    moments = [change.at for change in farm.changes(name) if change.at > since]
+    return min(sum(farm.alive(name, at).values()) for at in moments)
+
+
+def test_a_node_drain_takes_one_worker_of_four_at_a_time_and_loses_nothing(farm: Farm, loads: object) -> None:
+    before = farm.ready("drained", 4)
+    client = farm.load("drained", 4, "10-20")
+    farm.busy("drained", 4)
+    said, began = drain(farm, "drained")
+    assert "violate the pod's disruption budget" in said
+    assert begun(reported(client)) == [1, 1, 1, 1]
+    assert not set(before) & set(farm.ready("drained", 4))
+    assert fewest(farm, "drained", began) == 3
+
+
+def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_all_go_at_once(
+    farm: Farm, loads: object
+) -> None:
+    farm.ready("bare", 3)
+    client = farm.load("bare", 20, "8-12")
+    farm.busy("bare", 12)
+    went = farm.scale_in("bare", 2)
+    assert [how.running for how in went.values()] == [4]
+    assert sorted(begun(reported(client))) == [1] * 16 + [2] * 4
+    said, began = drain(farm, "bare")
+    assert "disruption budget" not in said
+    assert fewest(farm, "bare", began) == 0
+
+
+def assert_nothing_was_lost(loaded: Loaded, rounds: int) -> None:
+    busy = [how.running for how in loaded.went.values() if how.running]
+    report = loaded.report
+    print(
+        f"\n{report['ok']} actions ended well, {report['run_more_than_once']} were killed; "
+        f"{len(loaded.went)} workers went, {len(busy)} of them running {sum(busy)} actions"
+    )
+    assert begun(report) == [1] * 100 * rounds
+    assert len(loaded.went) == 15 * rounds
+    assert {how.grace for how in loaded.went.values()} == {GRACE}
+    assert len(busy) >= 5 * rounds, "else this shows little"
+
+
+@pytest.mark.parametrize("name", ["steady", "late"])
+def test_scale_ins_lose_nothing(loads: dict[str, Future[Loaded]], name: str) -> None:
+    """`late` reports three seconds after the action's folder is gone, within the five that the hook waits."""
+    assert_nothing_was_lost(loads[name].result(), 1)
+
+
+def test_the_newest_goes_first_and_an_idle_one_within_eight_seconds(farm: Farm) -> None:
+    old = farm.ready("small", 3)
+    farm.scale("small", 4)
+    (newest,) = set(farm.ready("small", 4)) - set(old)
+    command = [farm.where.kubectl, "--kubeconfig", farm.where.kubeconfig, "-n", WORKERS, "logs", "-f", newest]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as log:
+        assert list(farm.scale_in("small", 3)) == [newest]
+        assert log.stdout
+        next(line for line in log.stdout if "ends in one second" in line)  # its answer to SIGTERM
+        hook = time.monotonic() - farm.told(newest).at
+    whole = farm.gone(newest, 60) - farm.told(newest).at
+    print(f"\nan idle worker: hook ended after {hook:.1f} s, gone after {whole:.1f} s")
+    assert 5 <= hook < 8
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["steady", "late"])
+def test_ten_times_as_many_scale_ins_lose_nothing(farm: Farm, name: str) -> None:
+    farm.scale(name, MOST)
+    farm.ready(name, MOST)
+    assert_nothing_was_lost(farm.shrink_under_load(name, 10, seed=10), 10)

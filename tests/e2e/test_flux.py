@@ -1,0 +1,382 @@
+"""Flux on a real node: what it does with each kind of change to the tree that the playbooks render.
+
+The tests share one cluster and follow each other; each leaves Flux in sync with the last commit.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import cluster, components
+from testbed.cluster import Cluster
+from testbed.waiting import ClusterError, until
+from tests.e2e.git_server import GitServer, address_for, certificate
+from tests.e2e.site import SMALL, Site, make_site, pool
+
+NAME = "flux"
+CAS, SCHEDULER, WORKERS = "statefulset/nativelink-cas", "deployment/nativelink-scheduler", "nativelink-workers"
+USER, PASSWORD = "deployer", "n0t-in-Git-9f2c"
+
+
+class Flux:
+    """The cluster, its engine, the checkout and the server that it is pushed to."""
+
+    def __init__(self, where: Cluster, server: GitServer, site: Site) -> None:
+        self.where, self.server, self.site = where, server, site
+        self.tree = site.tree_of(NAME)
+        self.rendered = self.tree / "rendered"
+
+    def get(self, thing: str, namespace: str = "nativelink") -> dict[str, Any]:
+        """An object, or {} if it is not there."""
+        text = self.where.run("-n", namespace, "get", *thing.split("/"), "--ignore-not-found", "-o", "json")
+        return json.loads(text or "{}")
+
+    def names(self, kind: str, namespace: str) -> set[str]:
+        return set(self.where.run("-n", namespace, "get", kind, "-o", "name").split())
+
+    def sync(self) -> dict[str, Any]:
+        return self.get(f"kustomization.kustomize.toolkit.fluxcd.io/nativelink-{NAME}", "flux-system")
+
+    def source(self) -> dict[str, Any]:
+        return self.get(f"gitrepository/nativelink-{NAME}", "flux-system")
+
+    def said(self) -> str:
+        """What both of Flux' objects say of themselves."""
+        found = [(each["kind"], each["status"].get("conditions")) for each in (self.source(), self.sync())]
+        return f"\n{found}\n{self.where.run('get', 'pods', '-A', '-o', 'wide')}"
+
+    def poke(self) -> None:
+        """Ask Flux to look at once, as a webhook does."""
+        stamp = f"reconcile.fluxcd.io/requestedAt={time.time_ns()}"
+        for kind in ("gitrepository", "kustomization"):
+            self.where.run("-n", "flux-system", "annotate", "--overwrite", kind, f"nativelink-{NAME}", stamp)
+
+    def applied(self, commit: str, seconds: float = 60) -> None:
+        """Wait until a commit is applied and all of it ready."""
+        self.poke()
+
+        def check() -> bool:
+            status = self.sync()["status"]
+            return status.get("lastAppliedRevision") == f"main@sha1:{commit}" and ready(self.sync())["status"] == "True"
+
+        until(f"commit {commit} to be applied and ready", check, seconds, self.said)
+
+    def refused(self, reason: str, words: str, seconds: float = 40) -> None:
+        """Wait until the Kustomization is not ready for a reason, and says some words."""
+
+        def check() -> bool:
+            found = ready(self.sync())
+            return (found["status"], found["reason"]) == ("False", reason) and words in found["message"]
+
+        until(f"Flux to say {reason}, {words}", check, seconds, self.said)
+
+    def unreachable(self, words: str, seconds: float = 40) -> None:
+        """Wait until the GitRepository is not ready and says some words."""
+
+        def check() -> bool:
+            found = ready(self.source())
+            return found["status"] == "False" and words in found["message"]
+
+        until(f"Flux to say that it can't fetch: {words}", check, seconds, self.said)
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace a text that a file of the tree has once."""
+        file = self.tree / path
+        assert file.read_text().count(old) == 1, (path, old)
+        file.write_text(file.read_text().replace(old, new))
+
+    def limit(self, thing: str = CAS) -> str:
+        return str(self.get(thing)["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
+
+
+def ready(thing: dict[str, Any]) -> dict[str, str]:
+    """The condition Ready, if it is about the newest generation."""
+    conditions = thing["status"].get("conditions", ())
+    found = next((each for each in conditions if each["type"] == "Ready"), None)
+    current = found and found.get("observedGeneration") == thing["metadata"]["generation"]
+    return found if current else {"status": "Unknown", "reason": "", "message": ""}
+
+
+@pytest.fixture(scope="module")
+def flux(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux]:
+    """A cluster that the bootstrap has connected to a repository in which nothing is yet."""
+    folder = tmp_path_factory.mktemp("flux")
+    where = cluster.up("e2e-flux", nodes=0, real=True)
+    where.load(*components.images_of("flux"))
+    with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GITOPS_PASSWORD", PASSWORD)
+        site = make_site(folder / "checkout")
+        site.add(
+            NAME,
+            where,
+            **SMALL,
+            nativelink_worker_pools=[pool("kept"), pool("gone")],
+            gitops_provider="flux",
+            gitops_repository=server.https_url,
+            gitops_username=USER,
+            gitops_password="{{ lookup('env', 'GITOPS_PASSWORD') }}",
+            gitops_ca_file=str(server.ca),
+            gitops_interval="5s",
+            gitops_sync_timeout="30s",
+        )
+        done = site.bootstrap()
+        assert f"push clusters/{NAME} to main of {server.https_url}: flux applies it from there" in done.summary[NAME]
+        yield Flux(where, server, site)
+    cluster.down("e2e-flux")
+
+
+def test_first_sync_brings_everything_to_ready(flux: Flux) -> None:
+    assert flux.names("statefulset", "nativelink") == set()
+    flux.applied(flux.site.publish(flux.server), 120)
+    assert flux.get(CAS)["status"]["readyReplicas"] == 1
+    assert flux.get(SCHEDULER)["status"]["readyReplicas"] == 1
+    for name in ("kept", "gone"):
+        assert flux.get(f"deployment/nativelink-worker-{name}", WORKERS)["status"]["readyReplicas"] == 1
+    assert flux.get("pvc/data-nativelink-cas-0")["status"]["phase"] == "Bound"
+
+
+def test_no_credential_is_in_git_or_in_the_tree(flux: Flux) -> None:
+    secret = flux.get(f"secret/nativelink-{NAME}-repository", "flux-system")["data"]
+    assert set(secret) == {"username", "password", "ca.crt"}
+    history = flux.site.git("log", "--all", "--patch")
+    assert USER in history, "what is in the inventory is seen"
+    for words in (PASSWORD, secret["password"], secret["ca.crt"][:60]):
+        assert words not in history
+        assert not [path for path, text in flux.site.tree().items() if words.encode() in text]
+        assert words not in flux.site.log.read_text()
+
+
+def test_a_pushed_limit_arrives_and_a_patch_survives_a_render(flux: Flux) -> None:
+    patch = {"target": {"kind": "Deployment", "name": "nativelink-scheduler"}, "path": "patches/scheduler.yaml"}
+    operation = {"op": "replace", "path": "/spec/template/spec/containers/0/resources/limits/memory", "value": "288Mi"}
+    (flux.tree / "patches" / "scheduler.yaml").write_text(yaml.safe_dump([operation]))
+    kustomization = yaml.safe_load((flux.tree / "kustomization.yaml").read_text())
+    (flux.tree / "kustomization.yaml").write_text(yaml.safe_dump({**kustomization, "patches": [patch]}))
+
+    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "320Mi"}}
+    flux.site.set(NAME, nativelink_cas_resources=resources)
+    flux.site.playbook("render")
+    assert "patches/scheduler.yaml" in (flux.tree / "kustomization.yaml").read_text()
+    assert (flux.limit(), flux.limit(SCHEDULER)) == ("256Mi", "256Mi")
+
+    commit = flux.site.commit("More memory for the CAS, and by hand for the scheduler")
+    started = time.monotonic()
+    until("the new limit", lambda: flux.limit() == "320Mi", 40, flux.said)
+    print(f"commit to applied: {time.monotonic() - started:.1f} s with an interval of 5 s")
+    assert flux.limit(SCHEDULER) == "288Mi"
+    flux.applied(commit, 90)
+    print(f"commit to ready: {time.monotonic() - started:.1f} s")
+    running = flux.get("pod/nativelink-cas-0")["spec"]["containers"][0]["resources"]["limits"]
+    assert running["memory"] == "320Mi"
+
+
+def test_hand_edits_are_healed(flux: Flux) -> None:
+    flux.where.run("-n", WORKERS, "scale", "deployment/nativelink-worker-kept", "--replicas=3")
+    flux.where.run("-n", "nativelink", "delete", "networkpolicy", "default-deny")
+    flux.where.run(
+        "-n", "nativelink", "patch", "service", "nativelink-cas", "-p", '{"spec":{"selector":{"wrong":"one"}}}'
+    )
+    started = time.monotonic()
+
+    def healed() -> bool:
+        replicas = flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"]
+        selector = flux.get("service/nativelink-cas")["spec"]["selector"]
+        return replicas == 1 and "wrong" not in selector and bool(flux.get("networkpolicy/default-deny"))
+
+    until("the tree's state", healed, 40, flux.said)
+    print(f"healed in {time.monotonic() - started:.1f} s with an interval of 5 s")
+
+
+def test_a_removed_pool_is_pruned(flux: Flux) -> None:
+    before = flux.get("deployment/nativelink-worker-kept", WORKERS)["metadata"]["uid"]
+    flux.site.set(NAME, nativelink_worker_pools=[pool("kept")])
+    flux.site.playbook("render")
+    flux.applied(flux.site.commit("One pool"))
+    for kind in ("deployment", "service", "poddisruptionbudget", "configmap"):
+        assert not [name for name in flux.names(kind, WORKERS) if "worker-gone" in name]
+    assert flux.get("deployment/nativelink-worker-kept", WORKERS)["metadata"]["uid"] == before
+
+
+def test_the_cas_outlives_the_loss_of_its_file(flux: Flux) -> None:
+    def lose() -> str:
+        flux.edit("rendered/kustomization.yaml", "  - cas/statefulset.yaml\n", "")
+        (flux.rendered / "cas" / "statefulset.yaml").unlink()
+        return flux.site.commit("Lose the CAS by mistake")
+
+    stateful_set, pod, claim = (
+        flux.get(each)["metadata"]["uid"] for each in (CAS, "pod/nativelink-cas-0", "pvc/data-nativelink-cas-0")
+    )
+    flux.applied(lose())
+    assert flux.get(CAS)["metadata"]["uid"] == stateful_set
+    assert flux.get("pod/nativelink-cas-0")["metadata"]["uid"] == pod
+    assert flux.get("pvc/data-nativelink-cas-0")["metadata"]["uid"] == claim
+    flux.applied(flux.site.revert())
+
+    # The counter-run: without the annotation it goes, and all but the volume with it.
+    flux.edit("rendered/cas/statefulset.yaml", "    kustomize.toolkit.fluxcd.io/prune: disabled\n", "")
+    flux.applied(flux.site.commit("Without protection"))
+    flux.applied(lose())
+    until("the StatefulSet to be pruned", lambda: not flux.get(CAS), 20, flux.said)
+    assert flux.get("pvc/data-nativelink-cas-0")["metadata"]["uid"] == claim
+
+    flux.applied(flux.site.revert("HEAD", "HEAD~1"), 90)
+    assert flux.get("pvc/data-nativelink-cas-0")["metadata"]["uid"] == claim
+    assert flux.get(CAS)["status"]["readyReplicas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "reason", "words"),
+    [
+        ("rendered/kustomization.yaml", "cas/service.yaml", "cas/no-service.yaml", "BuildFailed", "no-service.yaml"),
+        ("rendered/cas/service.yaml", "port: 50051", "port: many", "ReconciliationFailed", "nativelink-cas"),
+    ],
+    ids=["build", "schema"],
+)  # fmt: skip
+def test_a_broken_commit_is_told_and_touches_nothing(
+    flux: Flux, file: str, old: str, new: str, reason: str, words: str
+) -> None:
+    before = {each: flux.get(each)["spec"] for each in ("service/nativelink-cas", CAS, SCHEDULER)}
+    flux.edit(file, old, new)
+    flux.site.commit("Broken")
+    started = time.monotonic()
+    flux.refused(reason, words)
+    print(f"{reason} told in {time.monotonic() - started:.1f} s")
+    assert {each: flux.get(each)["spec"] for each in before} == before
+    started = time.monotonic()
+    flux.applied(flux.site.revert())
+    print(f"reverted in {time.monotonic() - started:.1f} s")
+
+
+def test_old_pods_and_their_configuration_in_a_rollout_that_fails(flux: Flux) -> None:
+    """Flux prunes an old ConfigMap with the commit that replaces it, whatever becomes of that commit's pods."""
+
+    def pods() -> dict[str, dict[str, Any]]:
+        items = json.loads(flux.where.run("-n", WORKERS, "get", "pods", "-o", "json"))["items"]
+        return {each["metadata"]["name"]: each for each in items if "deletionTimestamp" not in each["metadata"]}
+
+    (old,) = pods()
+    configuration = pods()[old]["spec"]["volumes"]
+    (name,) = (each["configMap"]["name"] for each in configuration if "configMap" in each)
+    worker = flux.rendered / "worker" / "kept"
+    (worker / "worker.json5").write_text((worker / "worker.json5").read_text() + "// changed\n")
+    image = "image: docker.io/library/debian:bookworm-slim"
+    flux.edit("rendered/worker/kept/deployment.yaml", image, image + "-not-there")
+    flux.site.commit("A new configuration, and an image that is not there")
+
+    # The old pod still works, and starts its container again, without the ConfigMap that it came from.
+    until("the old ConfigMap to be pruned", lambda: not flux.get(f"configmap/{name}", WORKERS), 40, flux.said)
+    assert ready_pod(pods()[old])
+    flux.where.run("-n", WORKERS, "exec", old, "-c", "worker", "--", "sh", "-c", "kill -TERM 1")
+    until("the container's restart", lambda: restarts(pods()[old]) == 1 and ready_pod(pods()[old]), 40, flux.said)
+
+    # A pod that is to take its place cannot start. The limit: docs/flux.md.
+    flux.where.run("-n", WORKERS, "delete", "pod", old, "--wait=false")
+
+    def stuck() -> bool:
+        events = json.loads(flux.where.run("-n", WORKERS, "get", "events", "-o", "json"))["items"]
+        missing = {each["involvedObject"]["name"] for each in events if f'"{name}" not found' in each["message"]}
+        return bool(missing - {old})
+
+    until("a new pod that misses its ConfigMap", stuck, 40, flux.said)
+
+    # Told at the latest when the timeout is over; until then the next commit waits.
+    flux.refused("HealthCheckFailed", "nativelink-worker-kept", 60)
+    flux.applied(flux.site.revert(), 120)
+    assert flux.get(f"configmap/{name}", WORKERS)
+
+
+def ready_pod(pod: dict[str, Any]) -> bool:
+    conditions = {each["type"]: each["status"] for each in pod["status"]["conditions"]}
+    return conditions.get("Ready") == "True"
+
+
+def restarts(pod: dict[str, Any]) -> int:
+    return int(pod["status"]["containerStatuses"][0]["restartCount"])
+
+
+def test_the_sync_may_touch_neither_secrets_nor_other_namespaces(flux: Flux) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "stolen", "namespace": "nativelink"}}
+    elsewhere = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "astray", "namespace": "default"}}
+    for each in (secret, elsewhere):
+        kustomization = yaml.safe_load((flux.tree / "kustomization.yaml").read_text())
+        (flux.tree / "patches" / "more.yaml").write_text(yaml.safe_dump(each))
+        kustomization["resources"].append("patches/more.yaml")
+        (flux.tree / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        flux.site.commit(f"More than is allowed: {each['kind']}")
+        flux.poke()
+        flux.refused("ReconciliationFailed", f'User "system:serviceaccount:flux-system:nativelink-{NAME}" cannot')
+        assert not flux.get(f"{each['kind']}/{each['metadata']['name']}", each["metadata"]["namespace"])
+        flux.applied(flux.site.revert())
+
+
+def test_suspended_stays_suspended(flux: Flux) -> None:
+    kind = "kustomization.kustomize.toolkit.fluxcd.io"
+    flux.where.run(
+        "-n", "flux-system", "patch", kind, f"nativelink-{NAME}", "--type=merge", "-p", '{"spec":{"suspend":true}}'
+    )
+    done = flux.site.bootstrap()
+    assert done.changed == 0, done.output
+    assert flux.sync()["spec"]["suspend"] is True
+    assert ", main (suspended)" in done.summary[NAME]
+    flux.site.set(NAME, nativelink_worker_pools=[pool("kept", min_replicas=2)])
+    flux.site.playbook("render")
+    commit = flux.site.commit("Two workers")
+    flux.poke()
+    until("the commit to be fetched", lambda: commit in flux.source()["status"]["artifact"]["revision"], 30, flux.said)
+    time.sleep(6)  # more than an interval
+    assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 1
+
+    # What the summary says to do.
+    (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
+    command = shlex.split(line.partition("resume it: ")[2])
+    subprocess.run([flux.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    flux.applied(commit)
+    assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 2
+
+
+def test_who_is_not_trusted_is_refused(flux: Flux, tmp_path: Path) -> None:
+    ssh: dict[str, Any] = {
+        "gitops_repository": flux.server.ssh_url,
+        "gitops_ssh_private_key_file": str(flux.server.identity),
+        "gitops_known_hosts_file": str(flux.server.known_hosts),
+        **dict.fromkeys(("gitops_username", "gitops_password", "gitops_ca_file"), ""),
+    }
+    https = {name: flux.site.hosts[NAME].get(name, "") for name in ssh}
+
+    def connect(**variables: Any) -> None:
+        flux.site.set(NAME, **variables)
+        done = flux.site.playbook("connect")
+        assert "suspended" not in done.summary[NAME]
+        flux.poke()
+
+    another, _ = certificate(tmp_path, flux.server.address)
+    (tmp_path / "known_hosts").write_text(flux.server.wrong_known_hosts())
+    connect(gitops_ca_file=str(another))
+    flux.unreachable("x509")
+    connect(**{**https, "gitops_password": "wrong"})
+    flux.unreachable("authentication required")
+    connect(**{**ssh, "gitops_known_hosts_file": str(tmp_path / "known_hosts")})
+    flux.unreachable("knownhosts")
+
+    connect(**ssh)
+    flux.applied(flux.site.commit("By SSH"))
+    assert flux.source()["spec"]["url"].startswith("ssh://")
+    identity = flux.server.identity.read_text().splitlines()[1]
+    assert identity not in flux.site.git("log", "--all", "--patch")
+
+
+def test_what_is_running_is_what_git_says(flux: Flux) -> None:
+    """After all of that nothing is left that a fresh look at the tree would change."""
+    try:
+        flux.where.run("diff", "--server-side", "--force-conflicts", "--field-manager=looking", "-k", str(flux.tree))
+    except ClusterError as error:
+        pytest.fail(f"the tree differs from what runs: {error}")

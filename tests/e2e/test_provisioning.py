@@ -1,0 +1,388 @@
+"""Provisioning where pods really run: KEDA's releases, an API server that goes away, and volumes that hold something.
+
+The tests are one story on one cluster, in this order. The images of KEDA's previous version are stand-ins, with the
+binaries of the current one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed import cluster, components, manifests
+from testbed.cluster import Cluster, ClusterError
+from testbed.waiting import until
+from tests.bootstrap.conftest import Run
+from tests.e2e.git_server import address_for
+from tests.e2e.site import SMALL, Site, make_site, pool
+
+PREVIOUS, CURRENT = "2.20.2", "2.21.0"
+METRICS = "v1beta1.external.metrics.k8s.io"
+CAS = ("-n", "nativelink", "get", "statefulset", "nativelink-cas", "-o")
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A cluster with a real node, which has no image of KEDA yet, and the checkout that describes it."""
+
+    where: Cluster
+    site: Site
+
+    def bootstrap(self, version: str, manifest: Path | None = None, **variables: object) -> Run:
+        """The main job with a version of KEDA."""
+        found = {"keda_version": version, "keda_manifest": str(manifest or manifests.path("keda", version))}
+        return self.site.run("-e", json.dumps(found | variables))
+
+    def begin(self, version: str) -> subprocess.Popen[bytes]:
+        """Begin the main job, without waiting for its end."""
+        found = {"keda_version": version, "keda_manifest": str(manifests.path("keda", version))}
+        return self.site.start("-e", json.dumps(found))
+
+    def has(self, *what: str) -> bool:
+        """Whether an object is there, as arguments of ``kubectl get``; False while nobody can be asked."""
+        try:
+            return bool(self.where.run("get", *what, "--ignore-not-found", "-o", "name"))
+        except ClusterError:
+            return False
+
+    def items(self, kind: str, namespace: str) -> list[Object]:
+        return list(json.loads(self.where.run("-n", namespace, "get", kind, "-o", "json"))["items"])
+
+    def fingerprint(self) -> dict[str, tuple[str, int]]:
+        """NativeLink's objects: what would differ if one was changed (generation) or made again (UID)."""
+        found = {}
+        for namespace in ("nativelink", "nativelink-workers"):
+            for each in self.items("pods,deployments,statefulsets,configmaps,services,networkpolicies", namespace):
+                metadata = each["metadata"]
+                found[f"{each['kind']} {metadata['name']}"] = (metadata["uid"], metadata.get("generation", 0))
+        return found
+
+    def apply_tree(self) -> str:
+        """Apply the tree as an engine does, in place of one."""
+        return self.where.run("apply", "--server-side", "--field-manager=engine", "-k", str(self.site.tree_of("site")))
+
+    def rolled_out(self) -> None:
+        for namespace, workload in (
+            ("nativelink", "statefulset/nativelink-cas"),
+            ("nativelink", "deployment/nativelink-scheduler"),
+            ("nativelink-workers", "deployment/nativelink-worker-default"),
+        ):
+            self.where.run("-n", namespace, "rollout", "status", workload, "--timeout=120s")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    where = cluster.up("provisioning", nodes=1, real=True)
+    # Like local-path, but it says that it can grow volumes. Nobody does: a test says how it plays that part.
+    where.apply(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "growing"},
+            "provisioner": "rancher.io/local-path",
+            "volumeBindingMode": "WaitForFirstConsumer",
+            "allowVolumeExpansion": True,
+        }
+    )
+    site = make_site(tmp_path_factory.mktemp("site") / "checkout")
+    variables = SMALL | {
+        "storage_classes_list": [{"name": "growing", "preset": "existing"}],
+        "nativelink_worker_pools": [pool("default")],
+        "keda_install": "release",
+        "keda_wait_for_metrics_api": True,
+    }
+    site.add("site", where, **variables)
+    yield Stage(where, site)
+    cluster.down("provisioning")
+
+
+# An API server that is away for a while
+
+
+@pytest.fixture(scope="module")
+def ended(stage: Stage) -> Run:
+    """A first run, in the middle of which the API server went away for good."""
+    started = stage.begin(PREVIOUS)
+    until("the run to apply KEDA", lambda: stage.has("-n", "keda", "service", "keda-operator"), 180)
+    stage.where.stop_api()
+    status = started.wait(timeout=240)
+    stage.where.start_api()
+    return Run(status, stage.site.log.read_text())
+
+
+@pytest.fixture(scope="module")
+def waited(stage: Stage, ended: Run) -> Run:
+    """A second run: the API server was restarted while it waited for pods whose images came only after that."""
+    started = stage.begin(PREVIOUS)
+
+    def blocked() -> bool:
+        if not stage.has("apiservice", METRICS):
+            return False
+        states = [
+            status["state"].get("waiting", {}).get("reason")
+            for each in stage.items("pods", "keda")
+            for status in each["status"].get("containerStatuses", ())
+        ]
+        # The other two wait for the operator's certificates.
+        return len(states) == 3 and bool({*states} & {"ErrImagePull", "ImagePullBackOff"})
+
+    until("KEDA's operator to lack its image", blocked, 180)
+    stage.where.stop_api()
+    stage.where.start_api()
+    stage.where.load(*components.images_of("keda-previous"))
+    status = started.wait(timeout=240)
+    return Run(status, stage.site.log.read_text())
+
+
+def test_a_run_without_its_api_server_ends_and_says_where(ended: Run) -> None:
+    assert ended.status == 2
+    (said,) = (line for line in ended.summary["site"].splitlines() if "  failed  " in line)
+    assert "cluster_context: Install KEDA: https://127.0.0.1:" in said
+    assert said.endswith("see that the API server answers, then run again")
+
+
+def test_a_run_waits_for_an_api_server_that_is_restarted(waited: Run) -> None:
+    assert waited.status == 0, waited.output
+    assert f"keda {PREVIOUS}: installed" in waited.summary["site"]
+
+
+@pytest.mark.usefixtures("waited")
+def test_then_nothing_is_left_to_do(stage: Stage) -> None:
+    again = stage.bootstrap(PREVIOUS)
+    assert again.status == 0
+    assert again.changed == 0
+    assert f"keda {PREVIOUS}: unchanged" in again.summary["site"]
+
+
+# KEDA
+
+
+@pytest.mark.usefixtures("waited")
+def test_keda_really_runs(stage: Stage) -> None:
+    pods = stage.items("pods", "keda")
+    assert {each["spec"]["nodeName"] for each in pods} == {"real-1"}
+    assert sorted(each["metadata"]["labels"]["app"] for each in pods) == [
+        "keda-admission-webhooks",
+        "keda-metrics-apiserver",
+        "keda-operator",
+    ]
+    # The adapter answers through the API server.
+    listed = json.loads(stage.where.run("get", "--raw", "/apis/external.metrics.k8s.io/v1beta1"))
+    assert listed["kind"] == "APIResourceList"
+
+    def scaled(name: str) -> Object:
+        trigger = {"type": "cron", "metadata": {"timezone": "UTC", "start": "0 1 * * *", "end": "0 2 * * *"}}
+        trigger["metadata"]["desiredReplicas"] = "1"
+        return {
+            "apiVersion": "keda.sh/v1alpha1",
+            "kind": "ScaledObject",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"scaleTargetRef": {"name": "nothing"}, "triggers": [trigger]},
+        }
+
+    stage.where.apply(scaled("first"))
+    # The webhook refuses what only it knows to be wrong.
+    with pytest.raises(ClusterError, match=r"the workload 'nothing' of type 'apps/v1\.Deployment' is already managed"):
+        stage.where.apply(scaled("second"))
+    # And the operator looked at the one that was let through.
+    reason = ("-o", 'jsonpath={.status.conditions[?(@.type=="Ready")].reason}')
+    until(
+        "the operator to look at a ScaledObject",
+        lambda: bool(stage.where.run("-n", "default", "get", "scaledobject", "first", *reason)),
+        30,
+    )
+    stage.where.run("-n", "default", "delete", "scaledobject", "first", "--timeout=30s")
+
+
+@pytest.fixture(scope="module")
+def running(stage: Stage, waited: Run) -> dict[str, tuple[str, int]]:
+    """NativeLink runs from the tree; what it looks like."""
+    assert waited.status == 0
+    stage.apply_tree()
+    stage.rolled_out()
+    return stage.fingerprint()
+
+
+def test_a_failed_upgrade_tells_the_pods_reason_and_leaves_nativelink_alone(
+    stage: Stage, running: dict[str, tuple[str, int]], tmp_path: Path
+) -> None:
+    broken = tmp_path / "keda.yaml"
+    text = manifests.path("keda", CURRENT).read_text()
+    broken.write_text(text.replace(f"/kedacore/keda:{CURRENT}", "/kedacore/keda:9.9.9"))
+    assert broken.read_text() != text
+    stage.where.load(*components.images_of("keda"))
+    tree = stage.site.files()
+
+    failed = stage.bootstrap(CURRENT, broken, keda_wait_timeout=20)
+    assert failed.status == 2
+    (said,) = (line for line in failed.summary["site"].splitlines() if "  failed  " in line)
+    assert "keda_version: waited 20 s for Deployment keda/keda-operator to be available" in said
+    assert ": pod keda-operator-" in said
+    assert "keda-operator: ImagePullBackOff " in said or "keda-operator: ErrImagePull " in said
+    assert "ghcr.io/kedacore/keda:9.9.9" in said
+    assert "; mend that, or correct keda_version or keda_manifest, and run again" in said
+
+    assert stage.fingerprint() == running
+    assert stage.site.files() == tree
+    # The old operator still serves, and so does all that hangs on it.
+    pods = [each for each in stage.items("pods", "keda") if each["metadata"]["labels"]["app"] == "keda-operator"]
+    assert sorted(each["status"]["containerStatuses"][0]["ready"] for each in pods) == [False, True]
+    stage.where.run("wait", "--for=condition=Available", f"apiservice/{METRICS}", "--timeout=0s")
+
+
+def test_the_right_version_ends_the_upgrade(stage: Stage, running: dict[str, tuple[str, int]]) -> None:
+    upgraded = stage.bootstrap(CURRENT)
+    assert upgraded.status == 0, upgraded.output
+    pods = stage.items("pods", "keda")
+    assert {each["spec"]["containers"][0]["image"].rpartition(":")[2] for each in pods} == {CURRENT}
+    stage.where.run("wait", "--for=condition=Available", f"apiservice/{METRICS}", "--timeout=0s")
+    again = stage.bootstrap(CURRENT)
+    assert (again.status, again.changed) == (0, 0)
+    assert f"keda {CURRENT}: unchanged" in again.summary["site"]
+    assert stage.fingerprint() == running
+
+
+# Volumes
+
+
+def field(number: int, value: int | str | bytes) -> bytes:
+    """One field of a protobuf message: https://protobuf.dev/programming-guides/encoding/."""
+
+    def varint(rest: int) -> bytes:
+        return bytes([rest]) if rest < 128 else bytes([rest & 127 | 128]) + varint(rest >> 7)
+
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    content = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The CAS, as a client of the Remote Execution API sees it."""
+
+    address: str
+    folder: Path
+
+    def _call(self, method: str, message: bytes) -> bytes:
+        (self.folder / "message").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        service = "build.bazel.remote.execution.v2.ContentAddressableStorage"
+        command = ["curl", "-sS", "-m", "10", "--http2-prior-knowledge", "-H", "content-type: application/grpc"]
+        command += ["-H", "te: trailers", "--data-binary", f"@{self.folder / 'message'}"]
+        url = f"http://{self.address}:50051/{service}/{method}"
+        return subprocess.run([*command, url], capture_output=True, check=True).stdout
+
+    def put(self, blob: bytes) -> None:
+        digest = field(1, hashlib.sha256(blob).hexdigest()) + field(2, len(blob))
+        self._call("BatchUpdateBlobs", field(1, "main") + field(2, field(1, digest) + field(2, blob)))
+
+    def has(self, blob: bytes) -> bool:
+        digest = field(1, hashlib.sha256(blob).hexdigest()) + field(2, len(blob))
+        return blob in self._call("BatchReadBlobs", field(1, "main") + field(2, digest))
+
+
+@pytest.fixture(scope="module")
+def cas(stage: Stage, running: dict[str, tuple[str, int]], tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """The running CAS, which this machine may reach."""
+    assert running
+    rule = {"from": [{"ipBlock": {"cidr": f"{address_for(stage.where)}/32"}}]}
+    stage.where.apply(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "this-machine", "namespace": "nativelink"},
+            "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
+        }
+    )
+    address = stage.where.run(
+        "-n", "nativelink", "get", "service", "nativelink-cas", "-o", "jsonpath={.spec.clusterIP}"
+    )
+    found = Cache(address, tmp_path_factory.mktemp("cas"))
+    until("the CAS to answer", answers(found), 20)
+    return found
+
+
+def answers(cas: Cache) -> Callable[[], bool]:
+    def check() -> bool:
+        try:
+            return not cas.has(b"nobody stored this")
+        except subprocess.CalledProcessError:
+            return False
+
+    return check
+
+
+BLOB = b"a blob that has to survive"
+
+
+def test_blobs_survive_the_restart_of_their_pod(stage: Stage, cas: Cache) -> None:
+    assert not cas.has(BLOB)
+    cas.put(BLOB)
+    assert cas.has(BLOB)
+    before = stage.where.run("-n", "nativelink", "get", "pod", "nativelink-cas-0", "-o", "jsonpath={.metadata.uid}")
+    stage.where.run("-n", "nativelink", "delete", "pod", "nativelink-cas-0")
+    stage.rolled_out()
+    after = stage.where.run("-n", "nativelink", "get", "pod", "nativelink-cas-0", "-o", "jsonpath={.metadata.uid}")
+    assert after != before
+    until("the CAS to answer again", answers(cas), 20)
+    assert cas.has(BLOB)
+    # The counter-run: what is nowhere is not found.
+    assert not cas.has(BLOB + b"!")
+
+
+def test_volumes_grow_as_documented(stage: Stage, cas: Cache) -> None:
+    where, claim = stage.where, "data-nativelink-cas-0"
+
+    def of(kind: str, name: str, path: str) -> str:
+        return where.run("-n", "nativelink", "get", kind, name, "-o", f"jsonpath={{{path}}}")
+
+    pod, volume = of("pod", "nativelink-cas-0", ".metadata.uid"), of("pvc", claim, ".spec.volumeName")
+    stage.site.set("site", nativelink_cas_volume_size="2Gi", nativelink_allow_changes=["cas_volume_size"])
+    stage.site.playbook("render")
+    # The counter-run: the tree alone is refused, and so is the change in the running StatefulSet.
+    with pytest.raises(ClusterError, match="updates to statefulset spec for fields other than"):
+        stage.apply_tree()
+    assert of("pvc", claim, ".spec.resources.requests.storage") == "1Gi"
+
+    # docs/changes.md, less the engine, which does not run here.
+    grown = '{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}'
+    expansion = ("patch", "storageclass", "growing", "-p")
+    where.run(*expansion, '{"allowVolumeExpansion":false}')
+    with pytest.raises(ClusterError, match="storageclass that provisions the pvc must support resize"):
+        where.run("-n", "nativelink", "patch", "pvc", claim, "-p", grown)
+    where.run(*expansion, '{"allowVolumeExpansion":true}')
+    where.run("-n", "nativelink", "patch", "pvc", claim, "-p", grown)
+    where.run("-n", "nativelink", "delete", "statefulset", "nativelink-cas", "--cascade=orphan")
+    assert of("pod", "nativelink-cas-0", ".metadata.uid") == pod
+    until("the pod to belong to nobody", lambda: not of("pod", "nativelink-cas-0", ".metadata.ownerReferences"), 20)
+    assert cas.has(BLOB)
+
+    # Here is no CSI driver that resizes: the test stands in for one.
+    where.run("patch", "pv", volume, "-p", '{"spec":{"capacity":{"storage":"2Gi"}}}')
+    where.run(
+        *("-n", "nativelink", "patch", "pvc", claim, "--subresource=status"),
+        *("-p", '{"status":{"capacity":{"storage":"2Gi"}}}'),
+    )
+
+    stage.apply_tree()
+    owner = where.run(*CAS, "jsonpath={.metadata.uid}")
+    # The pod that runs is taken over as it is; only then replaced, as its stores grow too. Its preStop is a pause.
+    took = ("-n", "nativelink", "get", "pod", "nativelink-cas-0", "-o")
+    pair = "jsonpath={.metadata.uid} {.metadata.ownerReferences[0].uid}"
+    until("the new StatefulSet to take the pod over", lambda: where.run(*took, pair) == f"{pod} {owner}", 8)
+    stage.rolled_out()
+    assert where.run(*took, pair).endswith(f" {owner}")
+    assert where.run(*CAS, "jsonpath={.spec.volumeClaimTemplates[0].spec.resources.requests.storage}") == "2Gi"
+    assert of("pvc", claim, ".spec.volumeName") == volume
+    assert of("pvc", claim, ".status.capacity.storage") == "2Gi"
+    until("the CAS to answer again", answers(cas), 20)
+    assert cas.has(BLOB)
