@@ -78,8 +78,15 @@ class Source:
         return self._nativelink("scheduler", self.client, services, schedulers=[{"name": "MAIN", "simple": properties}])
 
     def _nativelink(self, name: str, port: int, services: Object, **more: object) -> subprocess.Popen[bytes]:
+        stores: list[Object] = [{"name": "A", "memory": {}}, {"name": "B", "memory": {}}]
+        if name != "cas":  # the client uploads to the CAS, where the scheduler looks for the action
+            endpoints = [{"address": f"grpc://127.0.0.1:{self.cas}"}]
+            stores = [
+                {"name": each, "grpc": {"instance_name": "main", "endpoints": endpoints, "store_type": kind}}
+                for each, kind in (("A", "cas"), ("B", "ac"))
+            ]
         config = {
-            "stores": [{"name": "A", "memory": {}}, {"name": "B", "memory": {}}],
+            "stores": stores,
             "servers": [
                 {"name": name, "listener": {"http": {"socket_address": f"127.0.0.1:{port}"}}, "services": services}
             ],

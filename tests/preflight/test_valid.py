@@ -67,6 +67,8 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
     )
     engine = draw(st.sampled_from(["none", "argocd", "flux"]))
     nginx = provider == "nginx"
+    scp = [] if engine == "flux" else ["git@git.example.com:a/b.git"]
+    repository = draw(st.sampled_from(["https://git.example.com/a/b.git", "ssh://git@h:22/a", *scp]))
     return {
         "nativelink_cas_replicas": draw(st.integers(1, 9)),
         "nativelink_cas_volume_size": draw(st.sampled_from(["10Gi", "200Gi", "1.5Ti", 10**12])),
@@ -91,15 +93,8 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
         "gitops_provider": engine,
         "gitops_install": draw(st.sampled_from(["release", "existing"])),
         "gitops_namespace": {"argocd": "argocd", "flux": "flux-system", "none": ""}[engine],
-        "gitops_repository": draw(
-            st.sampled_from(
-                [
-                    "https://git.example.com/a/b.git",
-                    "ssh://git@h:22/a",
-                    *([] if engine == "flux" else ["git@git.example.com:a/b.git"]),
-                ]
-            )
-        ),
+        "gitops_repository": repository,
+        "gitops_secret_name": "deploy-key" if engine == "flux" and repository.startswith("ssh:") else "",
         "gitops_interval": draw(st.sampled_from(["1m", "1h30m", "500ms", "1.5h"])),
     }
 
