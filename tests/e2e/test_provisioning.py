@@ -112,7 +112,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def ended(stage: Stage) -> Run:
     """A first run, in the middle of which the API server went away for good."""
     started = stage.begin(PREVIOUS)
-    until("the run to apply KEDA", lambda: stage.has("-n", "keda", "service", "keda-operator"), 180)
+    until("the run to begin with KEDA", lambda: stage.has("namespace", "keda"), 180)
     stage.where.stop_api()
     status = started.wait(timeout=240)
     stage.where.start_api()
