@@ -74,6 +74,8 @@ _RENAMED = {
 # Prometheus finds its targets in two dozen clouds; what asks those is most of it.
 _TAGS = {"prometheus": ("remove_all_sd", "enable_dns_sd", "enable_kubernetes_sd")}
 _PROGRESS_SECONDS = 20
+# "node" shares most packages with "kubernetes".
+_INLINED = {"kubernetes", "etcd", "kwok", "node"}
 
 
 class BuildError(Exception):
@@ -95,6 +97,14 @@ def _ldflags(modules: pins.ModuleSet) -> str:
         "github.com/argoproj/argo-cd/v3": {"github.com/argoproj/argo-cd/v3/common.version": version.removeprefix("v")},
     }
     return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.get(modules.main, {}).items())])
+
+
+def _gcflags(name: str) -> str:
+    """Compiler flags, which halve what all sets take together; the inlining stays where everything waits for a binary.
+
+    What debuggers read would be left out when linking anyway.
+    """
+    return "-gcflags=all=-dwarf=false" if name in _INLINED else "-gcflags=all=-l -dwarf=false"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -122,7 +132,9 @@ def _environment(goroot: Path | None = None) -> dict[str, str]:
     else:
         kept |= {name: os.environ[name] for name in ("GOROOT",) if name in os.environ}
     # A go.work above the checkout, cgo (a C compiler) or a newer toolchain by itself: none may have a say.
-    return kept | {"GOWORK": "off", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    kept |= {"GOWORK": "off", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    # The compiler rather takes memory than time to give it back.
+    return {"GOGC": "1000", "GOMEMLIMIT": "2GiB"} | kept
 
 
 def toolchain(minimum: str) -> tuple[str, Path | None]:
@@ -186,7 +198,7 @@ def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
     options = ["-mod=readonly", f"-tags={','.join(_TAGS.get(modules.name, ()))}"]
     listed = _run(["go", "list", *options, "-deps", "tool"], environment, "listing packages", modules.folder)
     total = len(listed.splitlines())
-    command = ["go", "build", "-v", *options, "-trimpath", "-buildvcs=false"]
+    command = ["go", "build", "-v", *options, "-trimpath", "-buildvcs=false", _gcflags(modules.name)]
     command += ["-ldflags", _ldflags(modules), "-o", f"{draft}{os.sep}", "tool"]
     tail: deque[str] = deque(maxlen=30)
     compiled, told = 0, started
@@ -222,8 +234,9 @@ def binaries(sets: Mapping[str, tuple[str, ...]] = CLUSTER_SETS) -> dict[str, Pa
     for number, (name, names) in enumerate(sets.items(), 1):
         modules = pins.module_set(name)
         version, _ = toolchain(modules.go)
+        flags = (_gcflags(name), _ldflags(modules), *_TAGS.get(name, ()))
         machine = (version, sys.platform, platform.machine())
-        key = cache.digest(modules.content, _ldflags(modules), *_TAGS.get(name, ()), *modules.tools, *machine)
+        key = cache.digest(modules.content, *flags, *modules.tools, *machine)
         label = f"[{number}/{len(sets)}]"
         folder = cache.made(
             cache.root() / "bin" / f"{name}-{modules.version}-{key}",

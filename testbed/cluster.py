@@ -311,11 +311,21 @@ class Cluster:
             return True
 
         self._await("the API server to be ready", lambda: self._get("/readyz") == "ok")
+        self._await("all components to run", self._all_run)
         self._await("its nodes to be accepted", furnished)
         self._await(f"{nodes} nodes to be ready", lambda: self._nodes().count("True") >= nodes)
         self._await("the ServiceAccount default in namespace default", self._has_service_account)
         if network:
             self._add_node(network, (pki / "ca.crt").read_bytes())
+
+    def _all_run(self) -> bool:
+        """Whether all components run. Those that gave up on an API server that was slow to start are started again."""
+        missing = set(COMPONENTS) - set(self.processes())
+        for name in missing:
+            (self._workdir / "pids" / f"{name}.pid").unlink(missing_ok=True)
+        if missing:
+            self._kwokctl("start", "cluster")
+        return not missing
 
     def _add_node(self, network: node.Network, authority: bytes) -> None:
         """Start the real node, and what makes names and volumes there; wait until all of it is ready."""

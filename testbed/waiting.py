@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,10 +13,14 @@ class ClusterError(Exception):
 
 
 def until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
-    """Poll until ``check`` is true; ClusterError after ``seconds``, with what was awaited and why ``check`` failed."""
+    """Poll until ``check`` is true; ClusterError after ``seconds``, with what was awaited and why ``check`` failed.
+
+    ``TESTBED_PATIENCE`` multiplies the seconds: those of the tests are of a machine with little else to do.
+    """
+    seconds *= float(os.environ.get("TESTBED_PATIENCE") or 1)
     deadline = time.monotonic() + seconds
     while True:
-        reason = ""
+        reason, began = "", time.monotonic()
         try:
             if check():
                 return
@@ -23,7 +28,8 @@ def until(what: str, check: Callable[[], bool], seconds: float, details: Callabl
             reason = f": {error}"
         if time.monotonic() > deadline:
             raise ClusterError(f"waited {seconds:.0f} s for {what}, in vain{reason}{details()}")
-        time.sleep(0.1)
+        # A check that takes much of the machine would keep others from what is awaited.
+        time.sleep(max(0.1, 2 * (time.monotonic() - began)))
 
 
 def tails(logs: Iterable[Path], lines: int = 6) -> str:

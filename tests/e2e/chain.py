@@ -31,6 +31,7 @@ FAKE: Object = {
     "tolerations": [{"key": node.LABEL, "operator": "Exists", "effect": "NoSchedule"}],
 }
 METRICS_PORT = 9464
+_PATIENCE = 60  # seconds, for clients to queue what they are to hold
 _METRICS_API = "apiservice/v1beta1.external.metrics.k8s.io"
 _DEMAND = re.compile(
     r'^nativelink_execution_active_count\{[^}]*execution_stage="(queued|executing)"[^}]*\} (\S+)', re.M
@@ -265,13 +266,16 @@ class Load:
             started.append((size, client))
         self._clients += started
         at = 0.0
+        deadline = threading.Timer(_PATIENCE, lambda: [client.kill() for _, client in started])
+        deadline.start()
         for word in ("uploaded", "queued"):
             for size, client in started:
                 assert client.stdout
                 told = client.stdout.readline()
                 wanted = f'{{"{word}": {size}}}\n'
-                assert told == wanted, f"a client was to say {wanted!r}, and said {told!r}"
+                assert told == wanted, f"a client was to say {wanted!r} within {_PATIENCE} s, and said {told!r}"
                 at = at if word == "queued" else time.monotonic()
+        deadline.cancel()
         self._end(ended)
         return at or time.monotonic()
 

@@ -23,7 +23,7 @@ import yaml
 from testbed import build, cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import until
-from tests.e2e.git_server import GitServer, address_for
+from tests.e2e.git_server import GitServer, address_for, certificate
 from tests.e2e.site import SMALL, Site, make_site, pool
 
 Object = dict[str, Any]
@@ -419,10 +419,46 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
     argo.patch("application.argoproj.io", APP, {"spec": {"syncPolicy": {"syncOptions": options}}}, "argocd")
 
 
+def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
+    """What the repo-server trusts is in files that kubelet renews within two minutes; it has them when it starts."""
+    names = ("gitops_username", "gitops_password", "gitops_ca_file")
+    ssh: Object = {
+        "gitops_repository": argo.server.ssh_url,
+        "gitops_ssh_private_key_file": str(argo.server.identity),
+        "gitops_known_hosts_file": str(argo.server.known_hosts),
+        **dict.fromkeys(names, ""),
+    }
+    https = {name: argo.site.hosts[NAME].get(name, "") for name in ssh}
+
+    def connect(**variables: Any) -> None:
+        argo.site.set(NAME, **variables)
+        argo.site.playbook("connect")
+        argo.where.run("-n", "argocd", "rollout", "restart", "deployment/argocd-repo-server")
+        argo.where.run("-n", "argocd", "rollout", "status", "deployment/argocd-repo-server", "--timeout=60s")
+
+    def refused(reason: str) -> None:
+        argo.refresh("hard")
+        argo.eventually(f"{reason!r} in the status", lambda: reason in argo.errors(), 30)
+
+    another, _ = certificate(tmp_path, argo.server.address)
+    (tmp_path / "known_hosts").write_text(argo.server.wrong_known_hosts())
+    connect(gitops_ca_file=str(another))
+    refused("x509: certificate signed by unknown authority")
+    connect(**{**https, "gitops_password": "wrong"})
+    refused("authentication required")
+    connect(**{**ssh, "gitops_known_hosts_file": str(tmp_path / "known_hosts")})
+    refused("knownhosts: key mismatch")
+
+    connect(**ssh)
+    argo.arrives(argo.site.commit("By SSH"))
+    assert argo.application()["spec"]["source"]["repoURL"].startswith("ssh://")
+
+
 def test_no_credential_is_in_git(argo: Argo) -> None:
     history = argo.site.git("log", "--all", "--patch")
     assert USER in history, "what is in the inventory is seen"
     assert PASSWORD not in history
+    assert argo.server.identity.read_text().splitlines()[1] not in history
 
 
 def test_a_second_bootstrap_changes_nothing(argo: Argo) -> None:

@@ -321,6 +321,15 @@ def memory(both: tuple[Watched, Watched]) -> Watched:
     return watched
 
 
+def test_a_pool_at_zero_gets_a_worker_when_nobody_answers(memory: Watched) -> None:
+    """So that no build waits for a broken monitor."""
+    memory.become(zero=0, held=1)
+    with memory.without("deployment/nativelink-collector") as began:
+        memory.become(zero=1, seconds=90)
+        assert memory.moved("held", began) == [1]
+    memory.become(zero=0, seconds=90)
+
+
 @pytest.fixture(scope="module")
 def busy(memory: Watched) -> Iterator[Load]:
     """20 actions wait in the scheduler in memory, and the pools have followed."""

@@ -344,6 +344,7 @@ def traces(ours: str) -> dict[str, set[str]]:
     }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["down", "crash"])
 def test_down_leaves_nothing(state: Path, how: str) -> None:
     home = str(state / "e2e-gone")
