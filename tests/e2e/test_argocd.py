@@ -397,6 +397,7 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
         text = argo.where.run("-n", WORKERS, "get", "pods", "-l", "nativelink-gitops/pool=fixed", "-o", "json")
         return {each["metadata"]["name"]: each for each in json.loads(text)["items"]}
 
+    argo.eventually("the worker that a test before scaled away to be gone", lambda: len(pods()) == 1, 60)
     (old,) = pods()
     (configuration,) = (each["configMap"]["name"] for each in pods()[old]["spec"]["volumes"] if "configMap" in each)
     file = argo.file("rendered/worker/fixed/worker.json5")

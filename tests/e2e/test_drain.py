@@ -196,7 +196,7 @@ class Farm:
 
     def shrink_under_load(self, name: str, rounds: int, seed: int) -> Loaded:
         """100 actions of 1 to 20 s and 15 scale-ins at random moments, `rounds` times as much in one go."""
-        moments = sorted(random.Random(seed).uniform(2, 45 * rounds) for _ in range(15 * rounds))
+        moments = sorted(random.Random(seed).uniform(2, 30 * rounds) for _ in range(15 * rounds))
         began, replicas, went = time.monotonic(), MOST, dict[str, Going]()
         client = self.load(name, 100 * rounds, "1-20", f"--seed={seed}", f"--timeout={300 * rounds}")
         for number, moment in enumerate(moments, 1):

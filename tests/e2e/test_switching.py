@@ -49,18 +49,20 @@ class Switch:
         return self.site.playbook("connect").summary[NAME]
 
     def running(self) -> dict[str, str]:
-        """Pods and volumes by UID, workloads by UID and generation."""
+        """Pods, volumes and workloads by UID. (An annotation is enough for a Deployment's next generation.)"""
         found: dict[str, str] = {}
         for namespace in SPACES:
             kinds = "statefulsets,deployments,pods,persistentvolumeclaims"
             for each in json.loads(self.where.run("-n", namespace, "get", kinds, "-o", "json"))["items"]:
                 metadata = each["metadata"]
-                found[f"{each['kind']}/{metadata['name']}"] = f"{metadata['uid']} {metadata.get('generation', '')}"
+                found[f"{each['kind']}/{metadata['name']}"] = metadata["uid"]
         return found
 
     def pointers(self) -> set[str]:
         """What points an engine at the tree."""
-        return set(self.where.run("get", f"{FLUX},{ARGOCD}", "-A", "-o", "name").split())
+        known = self.where.run("get", "crds", "-o", "name")
+        kinds = [kind for kind in (FLUX, ARGOCD) if kind in known]
+        return set(self.where.run("get", ",".join(kinds), "-A", "-o", "name").split())
 
     def requests(self, workload: str) -> dict[str, str]:
         """What the first container of a workload requests."""
