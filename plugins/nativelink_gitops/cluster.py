@@ -29,8 +29,9 @@ COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "pro
 ACTION_MARGIN = 300
 # The kubelet probes a starting CAS this often; the budget is nativelink_cas_startup_timeout.
 STARTUP_PERIOD = 10
-# KEDA polls without an answer for so many seconds before it says so and holds a pool, or wakes one from zero.
-LOST = 30
+# KEDA polls without an answer for so many seconds before it says so and holds a pool, or wakes one from zero. Where
+# nothing even refuses the connection each of the two numbers takes 3 s more (its HTTP timeout): a minute by default.
+LOST = 10
 # Cluster Autoscaler waits so long for a pod that it evicts, unless --max-graceful-termination-sec says more.
 EVICTION_PATIENCE = 600
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"

@@ -249,6 +249,17 @@ class Watched:
         change = ("--type=merge", "-p", json.dumps({"spec": spec}))
         self.entry.where.run("-n", self.entry.workers, "patch", "scaledobject", f"nativelink-worker-{name}", *change)
 
+    def fall_back(self, *names: str) -> None:
+        """Wait until KEDA says of pools that their source is lost."""
+        path = 'jsonpath={.status.conditions[?(@.type=="Fallback")].status}'
+
+        def fallen(name: str) -> bool:
+            scaled = ("get", "scaledobject", f"nativelink-worker-{name}", "-o", path)
+            return self.entry.where.run("-n", self.entry.workers, *scaled) == "True"
+
+        for name in names:
+            until(f"the fallback of pool {name}", lambda name=name: fallen(name), 90)  # type: ignore[misc]
+
     def scale(self, workload: str, replicas: int) -> None:
         self.entry.where.run("-n", self.entry.name, "scale", workload, f"--replicas={replicas}")
 
@@ -326,8 +337,10 @@ def test_a_pool_at_zero_gets_a_worker_when_nobody_answers(memory: Watched) -> No
     memory.become(zero=0, held=1)
     with memory.without("deployment/nativelink-collector") as began:
         memory.become(zero=1, seconds=90)
+        print(f"a worker {time.monotonic() - began:.0f} s after the loss")
         assert memory.moved("held", began) == [1]
     memory.become(zero=0, seconds=90)
+    print([(f"{at - began:.0f}", replicas) for at, replicas in memory.record.steps("nativelink-worker-zero")])
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +357,8 @@ def test_a_lost_collector_removes_no_worker(memory: Watched, busy: Load) -> None
     with memory.without("deployment/nativelink-collector") as began:
         # The counter-runs: a static fallback, and KEDA's default for a query without an answer.
         memory.become(careless=2, trusting=1, seconds=90)
-        time.sleep(20)  # more than a sync of the HPA after KEDA's fallback, which comes after 30 s
+        memory.fall_back("held", "asked", "zero")
+        time.sleep(20)  # more than a sync of the HPA
         assert memory.moved("held", began) == [10]
         assert memory.moved("asked", began) == [10]
         assert memory.moved("zero", began) == [5]
@@ -355,6 +369,8 @@ def test_a_lost_prometheus_removes_no_worker(memory: Watched, busy: Load) -> Non
     memory.patch("trusting", STATIC)
     with memory.without("deployment/nativelink-prometheus") as began:
         memory.become(trusting=2, seconds=90)
+        memory.fall_back("asked")
+        time.sleep(20)
         assert memory.moved("asked", began) == [10]
         assert memory.moved("held", began) == [10], "it does not need Prometheus"
 

@@ -222,10 +222,10 @@ def test_a_failed_upgrade_tells_the_pods_reason_and_leaves_nativelink_alone(
     stage.where.load(*components.images_of("keda"))
     tree = stage.site.files()
 
-    failed = stage.bootstrap(CURRENT, broken, keda_wait_timeout=20)
+    failed = stage.bootstrap(CURRENT, broken, keda_wait_timeout=45)
     assert failed.status == 2
     (said,) = (line for line in failed.summary["site"].splitlines() if "  failed  " in line)
-    assert "keda_version: waited 20 s for Deployment keda/keda-operator to be available" in said
+    assert "keda_version: waited 45 s for Deployment keda/keda-operator to be available" in said
     assert ": pod keda-operator-" in said
     assert "keda-operator: ImagePullBackOff " in said or "keda-operator: ErrImagePull " in said
     assert "ghcr.io/kedacore/keda:9.9.9" in said

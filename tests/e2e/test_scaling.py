@@ -24,8 +24,6 @@ from tests.e2e import chain
 from tests.e2e.chain import FAKE, Entry, Record
 from tests.e2e.site import pool
 
-pytestmark = pytest.mark.soak
-
 with Path(__file__).with_name("load.csv").open() as file:
     LOAD = [(int(row["seconds"]), int(row["demand"])) for row in csv.DictReader(file)]
 LENGTH = LOAD[-1][0]
@@ -158,7 +156,11 @@ def playing(entry: Entry) -> Iterator[Future[Played]]:
 
 @pytest.fixture(scope="module")
 def played(playing: Future[Played]) -> Played:
-    return playing.result(timeout=LENGTH + 180)
+    played = playing.result(timeout=LENGTH + 180)
+    for each in POOLS:
+        steps = ", ".join(f"{at:.0f} s: {replicas}" for at, replicas in played.steps(each["name"]))
+        print(f"\n{each['name']}: {steps}", end="")
+    return played
 
 
 def after_a_restart(entry: Entry) -> list[set[float]]:
@@ -211,7 +213,7 @@ def test_one_step_from_4_to_200(played: Played) -> None:
 def test_the_maximum_is_respected(played: Played) -> None:
     assert max(demand for _, demand in LOAD) > SLOTS * MOST, "the file asks for more than the maximum"
     assert max(replicas for _, replicas in played.steps("hill")) == MOST
-    assert played.most_pods("hill") == MOST
+    assert LEAST < played.most_pods("hill") <= MOST
     assert max(replicas for _, replicas in played.steps("real")) == 2
 
 
@@ -239,6 +241,7 @@ def test_from_zero_and_back_to_zero(played: Played) -> None:
         change.object["metadata"]["name"]
         for change in played.pods.changes
         if change.object["spec"].get("nodeName") == "real-1"
+        and "deletionTimestamp" not in change.object["metadata"]  # as one is that was there before the first demand
         and any(
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in change.object["status"].get("conditions", ())
@@ -254,6 +257,7 @@ def test_a_paused_pool_stays_and_survives_a_render(entry: Entry, played: Played)
     assert f'"{PAUSED}": "true"' in entry.where.run(*paused)
 
 
+@pytest.mark.soak
 def test_half_an_hour_without_flapping(entry: Entry) -> None:
     steps = follow(entry, rounds=6).steps("hill")
     assert turns(steps) == 11, steps  # up and down six times
