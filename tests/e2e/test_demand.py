@@ -28,7 +28,7 @@ from nativelink_gitops import render
 
 from testbed import build, cluster, components, node
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import ClusterError, until
 from tests.e2e import chain
 from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
 from tests.e2e.site import pool
@@ -245,6 +245,17 @@ class Watched:
         """Each number of workers a pool had since a time."""
         return [replicas for _, replicas in self.record.steps(f"nativelink-worker-{name}", since)]
 
+    def recorded(self) -> dict[str, float]:
+        """The queue depth of each pool as the entry's Prometheus has it, under the name "" if it is of no pool."""
+        query = urllib.parse.urlencode({"query": QUEUE})
+        address = self.entry.address("nativelink-prometheus")
+        try:
+            with urllib.request.urlopen(f"http://{address}:9090/api/v1/query?{query}", timeout=5) as answer:
+                result = json.load(answer)["data"]["result"]
+        except OSError as error:
+            raise ClusterError(f"{address} does not answer: {error}") from None
+        return {each["metric"].get("pool", ""): float(each["value"][1]) for each in result}
+
     def patch(self, name: str, spec: Object) -> None:
         change = ("--type=merge", "-p", json.dumps({"spec": spec}))
         self.entry.where.run("-n", self.entry.workers, "patch", "scaledobject", f"nativelink-worker-{name}", *change)
@@ -306,6 +317,7 @@ def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         nativelink_scheduler_backend="redis",
         nativelink_redis_resources=small,
         nativelink_redis_volume_size="1Gi",
+        nativelink_prometheus="bundled",
     )
     chain.await_keda(where)
     memory.await_ready()
@@ -402,6 +414,8 @@ def test_each_pool_follows_its_own_demand_on_redis(both: tuple[Watched, Watched]
             load.hold(actions)
         shared.become(small=4, careless=6)
         assert shared.moved("large", began) == [1]
+        recorded = {"small": 8.0, "large": 0.0, "careless": 12.0}
+        until(f"Prometheus to have {recorded}", lambda: shared.recorded() == recorded, 30)
         for lost in ("deployment/nativelink-demand", "statefulset/nativelink-redis"):
             with shared.without(lost) as gone:
                 shared.become(careless=2, seconds=90)

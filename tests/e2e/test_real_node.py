@@ -7,14 +7,16 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testbed import cluster, images
+from testbed import build, cluster, debian, images, node
 from testbed.cluster import Cluster
+from testbed.images import Image
+from testbed.waiting import until
 
 SPACE = "try"
 
@@ -27,13 +29,6 @@ def pod(name: str, *containers: dict[str, Any], **spec: object) -> dict[str, Any
     metadata = {"name": name, "namespace": SPACE, "labels": {"app": name}}
     settings = {"containers": list(containers), "terminationGracePeriodSeconds": 1, **spec}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": settings}
-
-
-def eventually(check: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
 
 
 class Space:
@@ -57,8 +52,8 @@ class Space:
 @pytest.fixture
 def space(real: Cluster) -> Iterator[Space]:
     real.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
-    eventually(
-        lambda: bool(real.run("-n", SPACE, "get", "serviceaccount", "default", "--ignore-not-found")), 10, "a namespace"
+    until(
+        "a namespace", lambda: bool(real.run("-n", SPACE, "get", "serviceaccount", "default", "--ignore-not-found")), 10
     )
     yield Space(real)
     real.run("delete", "namespace", SPACE, "--timeout=60s")
@@ -73,9 +68,9 @@ def test_both_kinds_of_node_are_there_and_pods_choose(space: Space) -> None:
         pod("really", shell("sleep 600")),
         pod("faked", shell("exit 1"), tolerations=toleration, nodeSelector={"testbed/node": "fake"}),
     )
-    for name, node in (("really", "real-1"), ("faked", "node-1")):
+    for name, on in (("really", "real-1"), ("faked", "node-1")):
         space.ready(name)
-        assert space.run("get", "pod", name, "-o", "jsonpath={.spec.nodeName}") == node
+        assert space.run("get", "pod", name, "-o", "jsonpath={.spec.nodeName}") == on
     # What kwok would do to a pod that fits one of its stages: this one is kubelet's alone.
     really = json.loads(space.run("get", "pod", "really", "-o", "json"))["status"]
     assert re.fullmatch(r"10\.\d+\.\d+\.\d+", really["podIP"])
@@ -157,7 +152,7 @@ def test_a_volume_keeps_its_data_over_a_pod_restart(space: Space) -> None:
     volume = space.run("get", "pvc", "data", "-o", "jsonpath={.spec.volumeName}")
     space.run("delete", "pod,pvc", "--all")
     gone = ("get", "pv", volume, "--ignore-not-found", "-o", "name")
-    eventually(lambda: space.where.run(*gone) == "", 30, "the volume's removal by its provisioner")
+    until("the volume's removal by its provisioner", lambda: space.where.run(*gone) == "", 30)
 
 
 def test_pre_stop_hook_runs_before_the_end(space: Space) -> None:
@@ -201,12 +196,12 @@ def test_probes_decide(space: Space) -> None:
     def status(field: str) -> str:
         return space.run("get", "pod", "probed", "-o", f"jsonpath={{.status.containerStatuses[0].{field}}}")
 
-    eventually(lambda: status("started") == "true", 20, "the container")
+    until("the container", lambda: status("started") == "true", 20)
     assert status("ready") == "false"
     space.run("exec", "probed", "--", "touch", "/tmp/ready")
     space.ready("probed")
     space.run("exec", "probed", "--", "rm", "/tmp/alive")
-    eventually(lambda: status("restartCount") == "1", 20, "the restart that a failed liveness probe causes")
+    until("the restart that a failed liveness probe causes", lambda: status("restartCount") == "1", 20)
 
 
 def test_network_policies_are_enforced(space: Space) -> None:
@@ -240,10 +235,10 @@ def test_network_policies_are_enforced(space: Space) -> None:
     named = "http://guarded.try.svc.cluster.local"
     for who in ("friend", "stranger"):  # without any policy all get through
         for url in (direct, second, named):
-            eventually(lambda who=who, url=url: gets(who, url), 10, f"{who} to get {url}")  # type: ignore[misc]
+            until(f"{who} to get {url}", lambda who=who, url=url: gets(who, url), 10)  # type: ignore[misc]
 
     policy("closed", {"podSelector": {"matchLabels": {"app": "guarded"}}, "policyTypes": ["Ingress"]})
-    eventually(lambda: not any(gets(who, direct) for who in ("friend", "stranger")), 20, "the door to close")
+    until("the door to close", lambda: not any(gets(who, direct) for who in ("friend", "stranger")), 20)
     friends = [{"podSelector": {"matchLabels": {"app": "friend"}}}]
     policy(
         "friends",
@@ -252,18 +247,18 @@ def test_network_policies_are_enforced(space: Space) -> None:
             "ingress": [{"from": friends, "ports": [{"protocol": "TCP", "port": 8080}]}],
         },
     )
-    eventually(lambda: gets("friend", direct), 20, "the door to open for friends")
+    until("the door to open for friends", lambda: gets("friend", direct), 20)
     assert gets("friend", named)
     assert not gets("friend", second), "a port that isn't in the policy"
     assert not gets("stranger", direct)
     assert not gets("stranger", named)
 
     policy("silent", {"podSelector": {"matchLabels": {"app": "friend"}}, "policyTypes": ["Egress"]})
-    eventually(lambda: not gets("friend", direct), 20, "the friend to be silenced")
+    until("the friend to be silenced", lambda: not gets("friend", direct), 20)
     dns = [{"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}]
     guarded = [{"to": [{"podSelector": {"matchLabels": {"app": "guarded"}}}]}]
     policy("may-speak", {"podSelector": {"matchLabels": {"app": "friend"}}, "egress": dns + guarded})
-    eventually(lambda: gets("friend", named), 20, "the friend to speak by name")
+    until("the friend to speak by name", lambda: gets("friend", named), 20)
 
 
 def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
@@ -312,6 +307,32 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
     assert 1 <= time.monotonic() - started < 10, "it ends one second after SIGTERM, whatever the grace period is"
 
 
+def says(what: str) -> Image:
+    return Image("ghcr.io/some/tool:1", ("/usr/bin/busybox", "echo", what), root=debian.root("busybox"))
+
+
+def test_a_saved_image_comes_in_the_place_of_ours(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(name: str) -> str:
+        container = {"name": "main", "image": "ghcr.io/some/tool:1", "imagePullPolicy": "Always"}
+        space.where.apply(pod(name, container, restartPolicy="Never"))
+        return space.ended(name)
+
+    space.where.load(says("the real one"))
+    network = node.network(space.where.home)
+    assert network
+    crane = build.binaries({"crane": ("crane",)})["crane"]
+    command = [crane, "pull", "--insecure", f"{network.node}:5000/some/tool:1", tmp_path / "tool.tar"]
+    subprocess.run(command, check=True, capture_output=True)
+
+    space.where.load(says("a stand-in"))
+    assert said("without") == "a stand-in\n"
+    monkeypatch.setenv("TESTBED_IMAGES", str(tmp_path))
+    space.where.load(says("a stand-in"))
+    assert said("with") == "the real one\n"
+
+
 def traces(ours: str) -> dict[str, set[str]]:
     """What a node could leave on the machine. Processes are those that name `ours` or run one of a node's programs."""
 
@@ -351,7 +372,7 @@ def test_down_leaves_nothing(state: Path, how: str) -> None:
     before = traces(home)
     where = cluster.up("e2e-gone", nodes=0, real=True)
     where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
-    eventually(lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10, "a namespace")
+    until("a namespace", lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10)
     space = Space(where)
     space.where.apply(pod("left", shell("trap '' TERM; sleep 600")))
     space.ready("left")
@@ -359,8 +380,6 @@ def test_down_leaves_nothing(state: Path, how: str) -> None:
     for kind in ("processes", "interfaces", "routes", "cgroups", "network namespaces"):
         assert during[kind] - before[kind], f"this test sees no {kind}, so it could not see any that are left"
     if how == "crash":
-        from testbed import node
-
         os.kill(node.process(where.home) or 0, 9)
         assert not where.ready()
     cluster.down("e2e-gone")
