@@ -90,7 +90,7 @@ pytest: venv newest ## the tests of tests/
 e2e: venv ## what only a real node can show: both engines, KEDA, the drain; takes root
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # all at once and first, or each test would build beside others
 	pytest -rs -m alone tests/e2e
-	TESTBED_PATIENCE=3 pytest -n 4 --dist loadfile -rs --durations=0 -m 'not soak and not alone' tests/e2e
+	TESTBED_PATIENCE=3 pytest -n 3 --dist loadfile --no-loadscope-reorder -rs --durations=25 -m 'not soak and not alone' tests/e2e
 
 .PHONY: newest
 newest: # a second environment for the tests on the newest ansible-core; they say that they are skipped where there is none

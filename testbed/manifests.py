@@ -84,6 +84,13 @@ def _gateway_api(modules: pins.ModuleSet, _work: Path) -> str:
     return "".join(f"---\n{path.read_text()}\n" for path in sorted(folder.glob("gateway*.yaml")))
 
 
+def _prometheus_operator(modules: pins.ModuleSet, _work: Path) -> str:
+    """Of its bundle the two definitions of what we render; the operator itself is of no use here."""
+    folder = source(modules, modules.main) / "example" / "prometheus-operator-crd"
+    names = ("servicemonitors", "prometheusrules")
+    return "".join((folder / f"monitoring.coreos.com_{name}.yaml").read_text() for name in names)
+
+
 def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
     """The chart of all CRDs, then the chart of the controller without the CRDs' policy, which the first one has."""
     charts = _copy(source(modules, modules.main) / "charts", work / "charts")
@@ -156,11 +163,12 @@ _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]
     "envoy-gateway": (_envoy_gateway, ("envoy-gateway",)),
     "argocd": (_argocd, ("argocd",)),
     "flux": (_flux, ("flux",)),
+    "prometheus-operator": (_prometheus_operator, ("prometheus-operator",)),
 }
 
 
 def path(component: str, version: str | None = None) -> Path:
-    """The manifest of ``keda``, ``gateway-api``, ``envoy-gateway``, ``argocd`` or ``flux``, made if need be.
+    """The manifest of a component: a key of ``_RECIPES``, such as ``keda``; it is made if need be.
 
     ``version`` is one that is pinned, as ``pins.versions()`` writes it; by default the one that the project installs.
     KeyError for a component or version that isn't pinned, ``build.BuildError`` if the manifest can't be made.

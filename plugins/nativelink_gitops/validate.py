@@ -626,4 +626,23 @@ def last_value_wins(values: Values) -> Said:
                 )
 
 
-NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, plain_text_edge, last_value_wins)
+# Seconds after which KEDA knows that a source is lost: 10 failing polls, and what their timeouts take.
+SURE_OF_LOSS = 120
+
+
+def hasty_zero(values: Values) -> Said:
+    """KEDA 2.21.0 takes a poll that fails for no demand when another one fails at the same time (seen; ErrCacheClosed).
+
+    That counts towards the cooldown until KEDA gives the source up: 10 failing polls, a minute or two.
+    """
+    for path, pool in _pools(values):
+        if _scaling(values, pool) == "keda" and pool["min_replicas"] == 0 and pool["cooldown_period"] < SURE_OF_LOSS:
+            yield (
+                f"{path}.cooldown_period",
+                f"is {pool['cooldown_period']} s: a pool at work may go to zero while its source of demand is lost, "
+                "before KEDA is sure of that",
+                f"write {SURE_OF_LOSS} or more",
+            )
+
+
+NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, plain_text_edge, last_value_wins, hasty_zero)

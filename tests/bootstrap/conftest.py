@@ -98,10 +98,10 @@ class Project:
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def run(self, *arguments: str, playbook: str = "bootstrap") -> Run:
-        """Run a playbook to its end, which has to come within 5 minutes."""
+        """Run a playbook to its end, which has to come within 10 minutes."""
         started = self.start(*arguments, playbook=playbook)
         try:
-            status = started.wait(timeout=300)
+            status = started.wait(timeout=600)
         except subprocess.TimeoutExpired:
             kill(started)
             raise

@@ -434,6 +434,8 @@ def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
     def connect(**variables: Any) -> None:
         argo.site.set(NAME, **variables)
         argo.site.playbook("connect")
+
+    def restart() -> None:
         argo.where.run("-n", "argocd", "rollout", "restart", "deployment/argocd-repo-server")
         argo.where.run("-n", "argocd", "rollout", "status", "deployment/argocd-repo-server", "--timeout=60s")
 
@@ -444,13 +446,17 @@ def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
     another, _ = certificate(tmp_path, argo.server.address)
     (tmp_path / "known_hosts").write_text(argo.server.wrong_known_hosts())
     connect(gitops_ca_file=str(another))
+    restart()
     refused("x509: certificate signed by unknown authority")
     connect(**{**https, "gitops_password": "wrong"})
+    restart()
     refused("authentication required")
     connect(**{**ssh, "gitops_known_hosts_file": str(tmp_path / "known_hosts")})
+    restart()
     refused("knownhosts: key mismatch")
 
     connect(**ssh)
+    restart()
     argo.arrives(argo.site.commit("By SSH"))
     assert argo.application()["spec"]["source"]["repoURL"].startswith("ssh://")
 

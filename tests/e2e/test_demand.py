@@ -221,6 +221,7 @@ MEMORY = [
     follower("asked", query=QUEUE),
     follower("trusting", query=QUEUE),
     follower("zero", min_replicas=0, max_replicas=5, cooldown_period=5),
+    follower("patient", min_replicas=0, max_replicas=5),
     follower("plain", scaling="hpa"),
 ]
 SHARED = [follower("small"), follower("large"), follower("careless")]
@@ -281,9 +282,11 @@ class Watched:
         name = workload.partition("/")[2].removeprefix("nativelink-")
         pods = f"app.kubernetes.io/component={name}"
         self.entry.where.run("-n", self.entry.name, "delete", "pod", "-l", pods, "--force", "--grace-period=0")
-        yield time.monotonic()
-        self.scale(workload, 1)
-        self.entry.where.run("-n", self.entry.name, "rollout", "status", workload, "--timeout=60s")
+        try:
+            yield time.monotonic()
+        finally:
+            self.scale(workload, 1)
+            self.entry.where.run("-n", self.entry.name, "rollout", "status", workload, "--timeout=60s")
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +364,7 @@ def busy(memory: Watched) -> Iterator[Load]:
     memory.become(zero=0, held=1)
     with memory.entry.load() as load:
         load.hold(20)
-        memory.become(held=10, careless=10, asked=10, trusting=10, zero=5)
+        memory.become(held=10, careless=10, asked=10, trusting=10, patient=5)
         yield load
 
 
@@ -369,11 +372,11 @@ def test_a_lost_collector_removes_no_worker(memory: Watched, busy: Load) -> None
     with memory.without("deployment/nativelink-collector") as began:
         # The counter-runs: a static fallback, and KEDA's default for a query without an answer.
         memory.become(careless=2, trusting=1, seconds=90)
-        memory.fall_back("held", "asked", "zero")
+        memory.fall_back("held", "asked", "patient")
         time.sleep(20)  # more than a sync of the HPA
         assert memory.moved("held", began) == [10]
         assert memory.moved("asked", began) == [10]
-        assert memory.moved("zero", began) == [5]
+        assert memory.moved("patient", began) == [5]
     memory.become(held=10, careless=10, asked=10, trusting=10)
 
 

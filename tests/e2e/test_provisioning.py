@@ -114,7 +114,7 @@ def ended(stage: Stage) -> Run:
     started = stage.begin(PREVIOUS)
     until("the run to begin with KEDA", lambda: stage.has("namespace", "keda"), 180)
     stage.where.stop_api()
-    status = started.wait(timeout=240)
+    status = started.wait(timeout=600)
     stage.where.start_api()
     return Run(status, stage.site.log.read_text())
 
@@ -139,7 +139,7 @@ def waited(stage: Stage, ended: Run) -> Run:
     stage.where.stop_api()
     stage.where.start_api()
     stage.where.load(*components.images_of("keda-previous"))
-    status = started.wait(timeout=240)
+    status = started.wait(timeout=600)
     return Run(status, stage.site.log.read_text())
 
 

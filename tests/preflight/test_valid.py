@@ -171,3 +171,14 @@ def test_values_that_the_scheduler_forgets_are_noticed() -> None:
         "nativelink_worker_pools[linux].platform_properties.cpu_count: has 2 values, of which NativeLink's scheduler "
         "keeps the last, 16; write one, or make a pool for each"
     ]
+
+
+def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
+    pool = {"name": "linux", "min_replicas": 0}
+    assert notices(nativelink_worker_pools=[{**pool, "cooldown_period": 60}]) == [
+        "nativelink_worker_pools[linux].cooldown_period: is 60 s: a pool at work may go to zero while its source of "
+        "demand is lost, before KEDA is sure of that; write 120 or more"
+    ]
+    assert notices(nativelink_worker_pools=[pool]) == []
+    assert notices(nativelink_worker_pools=[{"name": "linux", "cooldown_period": 60}]) == []
+    assert notices(nativelink_worker_pools=[{**pool, "cooldown_period": 60}], nativelink_scaling="none") == []

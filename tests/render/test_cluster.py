@@ -95,6 +95,22 @@ def test_a_field_that_no_one_knows_is_refused(api: Cluster) -> None:
     assert "prots" in done.stderr
 
 
+def test_what_a_prometheus_operator_reads_is_taken(api: Cluster) -> None:
+    api.apply(*_definitions("prometheus-operator"))
+    api.run("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    labels = {"release": "prometheus"}
+    wishes = {"nativelink_prometheus": "operator", "nativelink_prometheus_labels": labels}
+    found = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **wishes)))
+    ours = [find(found, kind, "nativelink-demand") for kind in ("ServiceMonitor", "PrometheusRule")]
+    assert [each["metadata"]["labels"] for each in ours] == [labels, labels]
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(ours))
+    assert (done.returncode, done.stderr) == (0, "")
+    # The counter-run: the definition knows what an expression is.
+    ours[1]["spec"]["groups"][0]["rules"][0]["expr"] = ["not", "one"]
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(ours[1]))
+    assert "groups[0].rules[0].expr" in done.stderr
+
+
 def test_thirty_inventories_are_taken_without_a_warning(api: Cluster) -> None:
     texts: list[str] = []
 
