@@ -197,8 +197,7 @@ class Cluster:
 
     def start_api(self) -> None:
         """Start what does not run of the cluster, and wait until it is ready."""
-        self._kwokctl("start", "cluster")
-        self._await(f"cluster {self.name} to be ready", self.ready)
+        self._await(f"cluster {self.name} to be ready", lambda: self._all_run() and self.ready())
 
     def _signal(self, component: str, number: signal.Signals) -> None:
         try:
@@ -319,7 +318,11 @@ class Cluster:
             self._add_node(network, (pki / "ca.crt").read_bytes())
 
     def _all_run(self) -> bool:
-        """Whether all components run. Those that gave up on an API server that was slow to start are started again."""
+        """Whether all components run; those that don't are started.
+
+        One may end again soon: the API server where its predecessor has not quite given its port back, others that give
+        up on an API server which takes long to start. So this belongs into a wait.
+        """
         missing = set(COMPONENTS) - set(self.processes())
         for name in missing:
             (self._workdir / "pids" / f"{name}.pid").unlink(missing_ok=True)

@@ -132,3 +132,12 @@ def test_what_the_old_engine_applied_goes_with_git(switch: Switch, provider: str
     assert switch.requests("statefulset/nativelink-cas") == {"memory": "32Mi"}
     assert switch.requests("deployment/nativelink-scheduler") == {"cpu": "10m", "memory": "32Mi"}
     switch.connect(provider)  # which mends that
+
+
+def test_a_dry_run_changes_nothing_and_without_an_engine_all_goes_on(switch: Switch) -> None:
+    before = switch.running()
+    assert switch.site.playbook("bootstrap", "--check").changed == 0
+    assert len(switch.pointers()) == 1
+    switch.connect("none")
+    assert switch.pointers() == set()
+    assert switch.running() == before
