@@ -192,6 +192,9 @@ class Cluster:
         """Kill the API server: connections are refused, until ``start_api``."""
         self._signal("kube-apiserver", signal.SIGKILL)
         until("the API server to be gone", lambda: "kube-apiserver" not in self.processes(), 10)
+        # A process that ends has no program any more before it gives its port back.
+        port = int(self.endpoint.rpartition(":")[2])
+        until(f"port {port} to be free", lambda: _is_free(port), 10)
         # As long as nobody has collected the dead process, kwokctl would take it for a running one.
         (self._workdir / "pids" / "kube-apiserver.pid").unlink(missing_ok=True)
 
@@ -320,8 +323,7 @@ class Cluster:
     def _all_run(self) -> bool:
         """Whether all components run; those that don't are started.
 
-        One may end again soon: the API server where its predecessor has not quite given its port back, others that give
-        up on an API server which takes long to start. So this belongs into a wait.
+        Those that give up on an API server which takes long to start may end again: so this belongs into a wait.
         """
         missing = set(COMPONENTS) - set(self.processes())
         for name in missing:
@@ -398,12 +400,21 @@ def _free_ports(count: int) -> list[int]:
     """Ports of the loopback address that nobody listens on, picked at random."""
     free: list[int] = []
     for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+        if _is_free(port):
             free.append(port)
         if len(free) == count:
             return free
     raise ClusterError(f"no {count} free ports between {_PORT_RANGE.start} and {_PORT_RANGE.stop}")
+
+
+def _is_free(port: int) -> bool:
+    """Whether nobody listens on a port of the loopback address; connections that have ended do not count."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False
 
 
 def _node(index: int, *, tainted: bool) -> dict[str, Any]:
