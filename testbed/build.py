@@ -25,7 +25,7 @@ CLUSTER_SETS = {
     "etcd": ("etcd",),
     "kwok": ("kwok", "kwokctl"),
 }
-# What a real node takes besides. After "kubernetes" these are quick: they share most packages.
+# What a real node takes besides. After "kubernetes" most are quick: they share packages.
 NODE_SETS = {
     "node": ("kubelet", "kube-proxy"),
     "coredns": ("coredns",),
@@ -46,22 +46,22 @@ COMPONENT_SETS = {
 HELM_SET = {"helm": ("helm",)}
 
 _FIRST_TIME = {
-    "kubernetes": "about 5 minutes",
+    "kubernetes": "about 4 minutes",
     "etcd": "about half a minute",
-    "kwok": "about a minute",
-    "node": "about 2 minutes",
-    "coredns": "about 3 minutes",
+    "kwok": "about half a minute",
+    "node": "some seconds",
+    "coredns": "about a minute",
     "local-path": "about half a minute",
     "kube-router": "about a minute",
-    "crane": "about half a minute",
-    "standin": "about a minute",
-    "keda": "about 10 minutes",
-    "flux-controllers": "about 5 minutes",
-    "collector": "about 2 minutes",
-    "prometheus": "about 2 minutes",
+    "crane": "some seconds",
+    "standin": "some seconds",
+    "keda": "about 4 minutes",
+    "flux-controllers": "about 2 minutes",
+    "collector": "about a minute",
+    "prometheus": "about a minute",
     "redis-exporter-standin": "some seconds",
-    "helm": "about 2 minutes",
-    "argocd": "about 8 minutes",
+    "helm": "about a minute",
+    "argocd": "about 4 minutes",
 }
 # Go names a binary after the last element of its package, which for etcd is "server", and for Argo CD "cmd".
 _RENAMED = {
