@@ -144,24 +144,38 @@ class Record:
     changes: list[Change] = field(default_factory=list)
 
     def __enter__(self) -> Record:
-        command = [self.where.kubectl, "--kubeconfig", self.where.kubeconfig, "get", "--raw"]
-        command.append(f"{self.path}?watch=true&timeoutSeconds=7200")
-        self._watch = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._lock, self._ended = threading.Lock(), False
+        self._watch = self._begin()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watch.terminate()
-        self._watch.wait()
+        with self._lock:
+            self._ended = True
+            self._watch.terminate()
         self._reader.join()
 
+    def _begin(self, after: str = "") -> subprocess.Popen[bytes]:
+        command = [self.where.kubectl, "--kubeconfig", self.where.kubeconfig, "get", "--raw"]
+        command.append(f"{self.path}?watch=true&timeoutSeconds=7200&resourceVersion={after}")
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
+
     def _read(self) -> None:
-        assert self._watch.stdout
-        for line in self._watch.stdout:
-            at = time.monotonic()
-            told = json.loads(line)
-            self.changes.append(Change(at, told["type"], told["object"]))
+        after = ""
+        while True:
+            with self._watch as watch:
+                for line in watch.stdout or ():
+                    at = time.monotonic()
+                    told = json.loads(line)
+                    assert told["type"] != "ERROR", told
+                    self.changes.append(Change(at, told["type"], told["object"]))
+                    after = told["object"]["metadata"]["resourceVersion"]
+            # The API server hangs up on those who read more slowly than things happen: 200 pods at a time are enough.
+            with self._lock:
+                if self._ended:
+                    return
+                self._watch = self._begin(after)
 
     def steps(self, name: str, since: float = 0) -> list[tuple[float, int]]:
         """When a Deployment's ``replicas`` got which value: the first one it had, then each other one."""
