@@ -282,14 +282,16 @@ class Load:
         at = 0.0
         deadline = threading.Timer(_PATIENCE, lambda: [client.kill() for _, client in started])
         deadline.start()
-        for word in ("uploaded", "queued"):
-            for size, client in started:
-                assert client.stdout
-                told = client.stdout.readline()
-                wanted = f'{{"{word}": {size}}}\n'
-                assert told == wanted, f"a client was to say {wanted!r} within {_PATIENCE} s, and said {told!r}"
-                at = at if word == "queued" else time.monotonic()
-        deadline.cancel()
+        try:
+            for word in ("uploaded", "queued"):
+                for size, client in started:
+                    assert client.stdout
+                    told = client.stdout.readline()
+                    wanted = f'{{"{word}": {size}}}\n'
+                    assert told == wanted, f"a client was to say {wanted!r} within {_PATIENCE} s, and said {told!r}"
+                    at = at if word == "queued" else time.monotonic()
+        finally:
+            deadline.cancel()
         self._end(ended)
         return at or time.monotonic()
 

@@ -24,7 +24,7 @@ from testbed import build, cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e.git_server import GitServer, address_for, certificate
-from tests.e2e.site import SMALL, Site, make_site, pool
+from tests.e2e.site import SMALL, Site, by_ssh, make_site, pool
 
 Object = dict[str, Any]
 
@@ -422,20 +422,12 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
 
 def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
     """What the repo-server trusts is in files that kubelet renews within two minutes; it has them when it starts."""
-    names = ("gitops_username", "gitops_password", "gitops_ca_file")
-    ssh: Object = {
-        "gitops_repository": argo.server.ssh_url,
-        "gitops_ssh_private_key_file": str(argo.server.identity),
-        "gitops_known_hosts_file": str(argo.server.known_hosts),
-        **dict.fromkeys(names, ""),
-    }
+    ssh = by_ssh(argo.server)
     https = {name: argo.site.hosts[NAME].get(name, "") for name in ssh}
 
     def connect(**variables: Any) -> None:
         argo.site.set(NAME, **variables)
         argo.site.playbook("connect")
-
-    def restart() -> None:
         argo.where.run("-n", "argocd", "rollout", "restart", "deployment/argocd-repo-server")
         argo.where.run("-n", "argocd", "rollout", "status", "deployment/argocd-repo-server", "--timeout=60s")
 
@@ -446,17 +438,13 @@ def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
     another, _ = certificate(tmp_path, argo.server.address)
     (tmp_path / "known_hosts").write_text(argo.server.wrong_known_hosts())
     connect(gitops_ca_file=str(another))
-    restart()
     refused("x509: certificate signed by unknown authority")
     connect(**{**https, "gitops_password": "wrong"})
-    restart()
     refused("authentication required")
     connect(**{**ssh, "gitops_known_hosts_file": str(tmp_path / "known_hosts")})
-    restart()
     refused("knownhosts: key mismatch")
 
     connect(**ssh)
-    restart()
     argo.arrives(argo.site.commit("By SSH"))
     assert argo.application()["spec"]["source"]["repoURL"].startswith("ssh://")
 

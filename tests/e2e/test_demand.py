@@ -228,6 +228,13 @@ SHARED = [follower("small"), follower("large"), follower("careless")]
 STATIC = {"fallback": {"failureThreshold": 3, "replicas": 2, "behavior": "static"}}
 
 
+def queue_depths(prometheus: str) -> list[Object]:
+    """The series of the queue depth that a Prometheus has now; OSError if it does not answer."""
+    query = urllib.parse.urlencode({"query": QUEUE})
+    with urllib.request.urlopen(f"http://{prometheus}:9090/api/v1/query?{query}", timeout=5) as answer:
+        return list(json.load(answer)["data"]["result"])
+
+
 class Watched:
     """An entry, and what becomes of its pools."""
 
@@ -248,14 +255,12 @@ class Watched:
 
     def recorded(self) -> dict[str, float]:
         """The queue depth of each pool as the entry's Prometheus has it, under the name "" if it is of no pool."""
-        query = urllib.parse.urlencode({"query": QUEUE})
         address = self.entry.address("nativelink-prometheus")
         try:
-            with urllib.request.urlopen(f"http://{address}:9090/api/v1/query?{query}", timeout=5) as answer:
-                result = json.load(answer)["data"]["result"]
+            found = queue_depths(address)
         except OSError as error:
             raise ClusterError(f"{address} does not answer: {error}") from None
-        return {each["metric"].get("pool", ""): float(each["value"][1]) for each in result}
+        return {each["metric"].get("pool", ""): float(each["value"][1]) for each in found}
 
     def patch(self, name: str, spec: Object) -> None:
         change = ("--type=merge", "-p", json.dumps({"spec": spec}))
@@ -442,12 +447,10 @@ class Adapter(http.server.BaseHTTPRequestHandler):
         if not path.path.endswith(f"/{QUEUE}"):
             self._say({"kind": "APIResourceList", "groupVersion": api["apiVersion"], "resources": []})
             return
-        query = urllib.parse.urlencode({"query": QUEUE})
-        with urllib.request.urlopen(f"http://{self.prometheus}:9090/api/v1/query?{query}", timeout=5) as answer:
-            result = json.load(answer)["data"]["result"]
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         items = [
-            {"metricName": QUEUE, "metricLabels": {}, "timestamp": now, "value": each["value"][1]} for each in result
+            {"metricName": QUEUE, "metricLabels": {}, "timestamp": now, "value": each["value"][1]}
+            for each in queue_depths(self.prometheus)
         ]
         self._say({**api, "items": items})
 

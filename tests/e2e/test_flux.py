@@ -20,7 +20,7 @@ from testbed import cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import ClusterError, until
 from tests.e2e.git_server import GitServer, address_for, certificate
-from tests.e2e.site import SMALL, Site, make_site, pool
+from tests.e2e.site import SMALL, Site, by_ssh, make_site, pool
 
 NAME = "flux"
 CAS, SCHEDULER, WORKERS = "statefulset/nativelink-cas", "deployment/nativelink-scheduler", "nativelink-workers"
@@ -344,12 +344,7 @@ def test_suspended_stays_suspended(flux: Flux) -> None:
 
 
 def test_who_is_not_trusted_is_refused(flux: Flux, tmp_path: Path) -> None:
-    ssh: dict[str, Any] = {
-        "gitops_repository": flux.server.ssh_url,
-        "gitops_ssh_private_key_file": str(flux.server.identity),
-        "gitops_known_hosts_file": str(flux.server.known_hosts),
-        **dict.fromkeys(("gitops_username", "gitops_password", "gitops_ca_file"), ""),
-    }
+    ssh = by_ssh(flux.server)
     https = {name: flux.site.hosts[NAME].get(name, "") for name in ssh}
 
     def connect(**variables: Any) -> None:

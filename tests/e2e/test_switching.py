@@ -49,13 +49,14 @@ class Switch:
         return self.site.playbook("connect").summary[NAME]
 
     def running(self) -> dict[str, str]:
-        """Pods, volumes and workloads by UID. (An annotation is enough for a Deployment's next generation.)"""
+        """All by UID and generation, but Deployments by UID: an annotation is enough for their next generation."""
         found: dict[str, str] = {}
         for namespace in SPACES:
             kinds = "statefulsets,deployments,pods,persistentvolumeclaims"
             for each in json.loads(self.where.run("-n", namespace, "get", kinds, "-o", "json"))["items"]:
                 metadata = each["metadata"]
-                found[f"{each['kind']}/{metadata['name']}"] = metadata["uid"]
+                generation = "" if each["kind"] == "Deployment" else metadata.get("generation", "")
+                found[f"{each['kind']}/{metadata['name']}"] = f"{metadata['uid']} {generation}"
         return found
 
     def pointers(self) -> set[str]:
