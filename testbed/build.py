@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ _RENAMED = {
 # Prometheus finds its targets in two dozen clouds; what asks those is most of it.
 _TAGS = {"prometheus": ("remove_all_sd", "enable_dns_sd", "enable_kubernetes_sd")}
 _PROGRESS_SECONDS = 20
+# What building one set may take: its modules, what is compiled of them, and the binaries. All sets take 27 GB together.
+_ROOM = 6e9
 # "node" shares most packages with "kubernetes".
 _INLINED = {"kubernetes", "etcd", "kwok", "node"}
 
@@ -186,10 +189,23 @@ def _run(command: list[str], environment: dict[str, str], what: str, cwd: Path |
     return done.stdout
 
 
+def _check_room(name: str, environment: dict[str, str]) -> None:
+    """BuildError if a folder that a build writes to has no room for it: Go itself would fail late and at length."""
+    go = _run(["go", "env", "GOCACHE", "GOMODCACHE"], environment, "asking Go for its caches").splitlines()
+    for folder in (cache.root(), *map(Path, go), Path(tempfile.gettempdir())):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if (free := shutil.disk_usage(there).free) < _ROOM:
+            raise BuildError(
+                f"{folder} has {free / 1e9:.1f} GB free, and building {name} may take {_ROOM / 1e9:.0f}:"
+                f" free some (go clean -cache -modcache), or name ready binaries with TESTBED_BIN"
+            )
+
+
 def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
     """Build all tools of a set into a folder, in one go command so that they share what they have in common."""
     started = time.monotonic()
     environment = go_environment(modules)
+    _check_room(modules.name, environment)
     packages = [re.sub(r"/v\d+$", "", path).rpartition("/")[2] for path in modules.tools]
     names = ", ".join(_RENAMED.get(tool, tool) for tool in packages)
     first_time = _FIRST_TIME[modules.name]

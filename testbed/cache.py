@@ -48,13 +48,16 @@ def made(target: Path, make: Callable[[Path], None]) -> Path:
     """The folder ``target``, made by ``make(empty_folder)`` if it isn't there.
 
     ``make`` fills a folder beside the target that is then renamed, so the target is never seen half made; of two
-    processes one makes it and the other waits. What ``make`` raises is raised, and nothing is left behind.
+    processes one makes it and the other waits. What ``make`` raises is raised, and nothing is left behind; what a
+    process that was killed left behind is removed.
     """
     if target.is_dir():
         return target
     with locked(target.with_name(f"{target.name}.lock")):
         if target.is_dir():
             return target
+        for left in target.parent.glob(f"{target.name}.*.draft"):
+            shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".draft", dir=target.parent))
         try:
             make(draft)

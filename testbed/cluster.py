@@ -268,17 +268,17 @@ class Cluster:
             {image.reference: saved.get(images.mirrored(image.reference)) or images.layout(image) for image in wanted},
         )
 
-    def _create(self, nodes: int, real: bool) -> None:
+    def _configuration(self, network: node.Network | None) -> dict[str, Any]:
+        """What kwokctl is told, with ports that are free at this moment."""
         tools = build.binaries()
         pki = self._workdir / "pki"
-        network = node.claim(self.home) if real else None
         extra_arguments = {
             name: {key: value.format(pki=pki) for key, value in extra.items()}
             for name, extra in _EXTRA_ARGUMENTS.items()
         }
         if network:
             extra_arguments["kube-apiserver"] |= node.api_server_arguments(network, pki)
-        config = {
+        return {
             "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
             "kind": "KwokctlConfiguration",
             "options": {
@@ -299,9 +299,15 @@ class Cluster:
                 for name, extra in extra_arguments.items()
             ],
         }
+
+    def _create(self, nodes: int, real: bool) -> None:
+        pki = self._workdir / "pki"
+        network = node.claim(self.home) if real else None
         (self.home / "kwok").mkdir(parents=True, exist_ok=True)
-        (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(config))
-        self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={_READY_SECONDS:.0f}s")
+        # Until its components listen: a port that is free may be picked by two clusters that start at the same time.
+        with cache.locked(cache.root() / ".ports"):
+            (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(self._configuration(network)))
+            self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={_READY_SECONDS:.0f}s")
         self._write_kubeconfig(pki)
         stages = list(yaml.safe_load_all(_STAGES.read_text()))
         fakes = [*stages, *(_node(index, tainted=real) for index in range(nodes))]

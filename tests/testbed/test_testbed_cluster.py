@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from testbed import __main__ as command
-from testbed import build, cluster
+from testbed import build, cache, cluster
 from testbed.cluster import Cluster, ClusterError
 
 ALL = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"}
@@ -178,3 +180,18 @@ def test_wrong_names_and_binaries_are_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
     with pytest.raises(build.BuildError, match="no executable kube-apiserver, kube-controller-manager, kube-scheduler"):
         build.binaries()
+
+
+def test_a_full_disk_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000_000))
+    with pytest.raises(build.BuildError, match=r"nativelink-gitops has 2\.0 GB free, and building etcd may take 6:"):
+        build.binaries({"etcd": ("etcd",)})
+    assert [path.name for path in (tmp_path / "nativelink-gitops" / "bin").iterdir() if path.is_dir()] == []
+
+
+def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "etcd-1.abc.draft").mkdir()
+    (tmp_path / "etcd-12.abc.draft").mkdir()
+    cache.made(tmp_path / "etcd-1", lambda draft: (draft / "etcd").touch())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["etcd-1", "etcd-1.lock", "etcd-12.abc.draft"]
