@@ -109,18 +109,21 @@ class Project:
             print(self.log.read_text())  # shown by pytest when the test fails
         return Run(status, self.log.read_text())
 
-    def interrupt(self, reached: Callable[[], bool], within: float = 120) -> None:
-        """Start the bootstrap and kill it (SIGKILL, with all its workers) as soon as `reached` says so."""
+    def interrupt(self, reached: Callable[[], bool], within: float = 120) -> bool:
+        """Start the bootstrap and kill it (SIGKILL, with all its workers) as soon as `reached` says so.
+
+        Whether it was killed on its way: False if it ended before.
+        """
         started = self.start()
         deadline = time.monotonic() + within
-        while not reached():
-            if started.poll() is not None or time.monotonic() > deadline:
+        while not reached() and started.poll() is None:
+            if time.monotonic() > deadline:
                 kill(started)
-                pytest.fail(
-                    f"the run was to be killed on its way, but ended or took over {within} s:\n{started.stdout.read()}"
-                )
+                pytest.fail(f"waited {within} s for the moment to kill the run, in vain:\n{self.log.read_text()}")
             time.sleep(0.005)
+        ended = started.poll() is not None
         kill(started)
+        return not ended
 
     def files(self) -> dict[str, tuple[int, bytes]]:
         """Each file of the trees: when it was written, and what is in it."""
