@@ -27,6 +27,8 @@ COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "pro
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
 ACTION_MARGIN = 300
+# ext4 has an inode for each 16 KiB by default: a store of smaller files would run out of them before it is full.
+BYTES_A_FILE = 20 * 1024
 # The kubelet probes a starting CAS this often; the budget is nativelink_cas_startup_timeout.
 STARTUP_PERIOD = 10
 # KEDA polls without an answer for so many seconds before it says so and holds a pool, or wakes one from zero. Where
@@ -117,6 +119,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         readers = [known["keda_namespace"], *readers]
     # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
     edges = [known["ingress_namespace"]] if own("edge") != "none" and known["ingress_namespace"] else []
+    memory = own("redis_resources").get("limits", {}).get("memory")
     storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
     return {
         "cluster": cluster,
@@ -150,6 +153,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "volume_size": own("cas_volume_size"),
             "storage_class": storage_class,
             "store_bytes": part_of(own("cas_store_size"), bytes_of(own("cas_volume_size"))),
+            "store_files": part_of(own("cas_store_size"), bytes_of(own("cas_volume_size"))) // BYTES_A_FILE,
             "ac_store_bytes": part_of(own("cas_ac_store_size"), bytes_of(own("cas_volume_size"))),
             "startup_period": STARTUP_PERIOD,
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
@@ -182,6 +186,8 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "storage_class": own("redis_storage_class") or storage_class,
             "volume_size": own("redis_volume_size"),
             "resources": own("redis_resources"),
+            # The rest is for connections, and for what changes while the file is written anew.
+            "max_memory": part_of("70%", bytes_of(memory)) if memory else 0,
         },
         # Of NetworkPolicies. A rule without peers lets everybody through: templates leave a rule with none out.
         "peers": {
@@ -203,6 +209,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "class_name": known["ingress_class_name"],
             "hostname": own("hostname"),
             "tls_secret": own("edge_tls_secret"),
+            "client_ca_secret": own("edge_client_ca_secret"),
             "annotations": own("edge_annotations"),
             "ingress_annotations": {**INGRESS_ANNOTATIONS, **own("edge_annotations")},
         },
@@ -243,6 +250,7 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "selector": {**_selector("worker"), "nativelink-gitops/pool": name},
         "image": f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
         "platform_properties": properties,
+        "resources": _reserved(pool),
         "target": pool["target"] or pool["slots"],
         "longest": longest,
         "grace": grace,
@@ -259,6 +267,15 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "scaling": scaling,
         "when": {"always": True, "keda": scaling == "keda", "hpa": scaling == "hpa"},
     }
+
+
+def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:
+    """The pool's resources, with its scratch: a node's disk that fills up takes all workers of the node along."""
+    resources = pool["resources"]
+    disk = "ephemeral-storage"
+    if pool["scratch_storage_class"] or any(disk in amounts for amounts in resources.values()):
+        return dict(resources)
+    return {**resources, "requests": {**resources.get("requests", {}), disk: pool["scratch_size"]}}
 
 
 def _spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -48,6 +48,7 @@ def static_faults(clusters: Mapping[str, Values]) -> list[Fault]:
         for rule in RULES:
             faults += [Fault(cluster, *words) for words in _obeyed(rule, values)]
     faults += shared_clusters(sound)
+    faults += shared_queues(sound)
     return sorted(faults)
 
 
@@ -375,6 +376,15 @@ def edge(values: Values) -> Said:
         for name, fix in needs.items():
             if not values[name]:
                 yield name, "is empty, and NGINX serves gRPC only with a host and TLS", fix
+    if values["nativelink_edge_client_ca_secret"]:
+        if wanted != "gateway" or provider != "envoy-gateway":
+            problem = (
+                "is set, and only a Gateway of ingress_provider envoy-gateway gets a policy that asks for certificates"
+            )
+            yield "nativelink_edge_client_ca_secret", problem, "take it out, and let your controller ask for them"
+        elif not values["nativelink_edge_tls_secret"]:
+            problem = "is set, and clients that speak plain text show no certificate"
+            yield "nativelink_edge_client_ca_secret", problem, "name a TLS Secret in nativelink_edge_tls_secret"
 
 
 def scaling(values: Values) -> Said:
@@ -590,6 +600,24 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Fault]:
     return list(faults.values())
 
 
+def shared_queues(clusters: Mapping[str, Values]) -> list[Fault]:
+    """Two hosts that would have one queue: the workers of each would run actions whose inputs the other's CAS has."""
+    owners: dict[str, list[str]] = {}
+    for cluster, values in clusters.items():
+        used = values.get("nativelink_scheduler_backend") == "redis"
+        if used and values.get("nativelink_redis_provider") == "existing" and values.get("nativelink_redis_address"):
+            owners.setdefault(values["nativelink_redis_address"], []).append(cluster)
+    faults = []
+    for address, users in owners.items():
+        for cluster in users:
+            if other := next((other for other in users if other != cluster), None):
+                problem = f"{address} is also that of {other}, and would be one queue for both"
+                faults.append(
+                    Fault(cluster, "nativelink_redis_address", problem, "give each cluster a Redis of its own")
+                )
+    return faults
+
+
 # Notices ---------------------------------------------------------------------------------------------------------
 
 
@@ -604,9 +632,17 @@ def shared_demand(values: Values) -> Said:
         )
 
 
-def plain_text_edge(values: Values) -> Said:
-    """The edge has no authentication of its own."""
-    if values["nativelink_edge"] != "none" and not values["nativelink_edge_tls_secret"]:
+def open_edge(values: Values) -> Said:
+    """NativeLink asks nobody who he is."""
+    if values["nativelink_edge"] == "none" or values["nativelink_edge_client_ca_secret"]:
+        return
+    if values["nativelink_edge_tls_secret"]:
+        yield (
+            "nativelink_edge_client_ca_secret",
+            "is empty: whoever reaches the address can use the cache and run commands",
+            "keep the load balancer internal, or let the edge ask for certificates",
+        )
+    else:
         yield (
             "nativelink_edge_tls_secret",
             "is empty: clients speak plain text, and whoever reaches the address can use the cache and run commands",
@@ -645,4 +681,4 @@ def hasty_zero(values: Values) -> Said:
             )
 
 
-NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, plain_text_edge, last_value_wins, hasty_zero)
+NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, open_edge, last_value_wins, hasty_zero)

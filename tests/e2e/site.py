@@ -43,7 +43,9 @@ SMALL: dict[str, Any] = {
 
 def pool(name: str, **more: Any) -> dict[str, Any]:
     """One worker pool of one small pod."""
-    resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
+    # The real node counts no disk.
+    requests = {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "0"}
+    resources = {"requests": requests, "limits": {"memory": "256Mi"}}
     properties = {"OSFamily": "Linux", "pool": name}
     sizes = {"scratch_size": "2Gi", "slots": 1, "longest_action": "1m", "min_replicas": 1, "max_replicas": 2}
     return {"name": name, "platform_properties": properties, "resources": resources, **sizes, **more}

@@ -58,8 +58,10 @@ PATCHES: dict[str, dict[str, Any]] = {
 def patch(name: str, container: dict[str, Any]) -> dict[str, Any]:
     metadata = {"name": f"nativelink-worker-{name}", "namespace": WORKERS}
     copies = {"name": "nativelink", "resources": {"requests": {"cpu": "1m"}}}  # or a node of two CPUs is full
-    containers = {"initContainers": [copies], "containers": [{"name": "worker", **container}]}
-    spec = {"template": {"spec": containers}}
+    pod: dict[str, Any] = {"initContainers": [copies], "containers": [{"name": "worker", **container}]}
+    if name == "bare":
+        pod["shareProcessNamespace"] = None
+    spec = {"template": {"spec": pod}}
     return {
         "patch": yaml.safe_dump({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
     }
@@ -295,6 +297,17 @@ def test_every_pool_has_the_drain_and_a_grace_period_for_its_longest_action(farm
             assert hook == (None if each["name"] == "bare" else drain)
         config = farm.run("exec", mine[0]["metadata"]["name"], "--", "cat", "/config/worker.json5")
         assert 'experimental_precondition_script: "/config/precondition.sh"' in config
+
+
+def test_what_an_action_leaves_behind_is_collected(farm: Farm, loads: object) -> None:
+    def zombies(worker: str) -> int:
+        return farm.run("exec", worker, "--", "sh", "-c", "grep -h ^State /proc/[0-9]*/status").count("Z (zombie)")
+
+    ours, bare = (farm.ready(name, 3)[0] for name in ("small", "bare"))
+    for worker in (ours, bare):
+        farm.run("exec", worker, "--", "sh", "-c", "(sleep 0.5 &)")
+    until("the process to stay in the pool without the protection", lambda: zombies(bare) == 1, 10)
+    assert zombies(ours) == 0
 
 
 def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: object) -> None:

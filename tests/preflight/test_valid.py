@@ -67,6 +67,8 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
     )
     engine = draw(st.sampled_from(["none", "argocd", "flux"]))
     nginx = provider == "nginx"
+    tls = draw(st.sampled_from([*([] if nginx else [""]), "edge-tls"]))
+    certificates = bool(tls) and provider == "envoy-gateway"
     scp = [] if engine == "flux" else ["git@git.example.com:a/b.git"]
     repository = draw(st.sampled_from(["https://git.example.com/a/b.git", "ssh://git@h:22/a", *scp]))
     return {
@@ -87,7 +89,8 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
         "ingress_provider": provider,
         "ingress_namespace": "edge-of-ours",
         "nativelink_hostname": draw(st.sampled_from([*([] if nginx else [""]), "builds.example.com", "builds"])),
-        "nativelink_edge_tls_secret": draw(st.sampled_from([*([] if nginx else [""]), "edge-tls"])),
+        "nativelink_edge_tls_secret": tls,
+        "nativelink_edge_client_ca_secret": draw(st.sampled_from(["", "clients-ca"])) if certificates else "",
         "nativelink_metrics_namespaces": ["monitoring"] if scaling == "hpa" else [],
         "nativelink_client_peers": draw(st.sampled_from([[], [{"ipBlock": {"cidr": "10.0.0.0/8"}}]])),
         "gitops_provider": engine,
@@ -139,8 +142,9 @@ def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
 
 
 def notices(**variables: object) -> list[str]:
-    """What is said of a cluster that is sound, has its TLS, and these variables."""
-    sound = {"nativelink_cas_storage_class": "gp3", "nativelink_edge_tls_secret": "edge-tls"}
+    """What is said of a cluster that is sound, asks its clients for certificates, and these variables."""
+    edge = {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge_client_ca_secret": "clients-ca"}
+    sound = {"nativelink_cas_storage_class": "gp3", **edge}
     return validate.notices(valued({"prod": {**sound, **variables}})["prod"])
 
 
@@ -156,12 +160,17 @@ def test_a_shared_demand_is_noticed() -> None:
     assert notices(nativelink_worker_pools=[{"name": "linux"}, {"name": "arm", "scaling": "none"}]) == []
 
 
-def test_plain_text_at_the_edge_is_noticed() -> None:
-    assert notices(nativelink_edge_tls_secret="") == [
+def test_an_edge_that_asks_nobody_who_he_is_is_noticed() -> None:
+    nobody = {"nativelink_edge_client_ca_secret": ""}
+    assert notices(**nobody) == [
+        "nativelink_edge_client_ca_secret: is empty: whoever reaches the address can use the cache and run commands; "
+        "keep the load balancer internal, or let the edge ask for certificates"
+    ]
+    assert notices(**nobody, nativelink_edge_tls_secret="") == [
         "nativelink_edge_tls_secret: is empty: clients speak plain text, and whoever reaches the address can use the "
         "cache and run commands; name a TLS Secret, and keep the load balancer internal"
     ]
-    assert notices(nativelink_edge_tls_secret="", nativelink_edge="none") == []
+    assert notices(**nobody, nativelink_edge_tls_secret="", nativelink_edge="none") == []
     assert notices() == []
 
 

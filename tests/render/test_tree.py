@@ -76,7 +76,7 @@ def test_prod_is_the_page_scheduler_and_workers() -> None:
     worker = find(objects, "Deployment", "nativelink-worker-default")
     assert "replicas" not in worker["spec"]
     assert container(worker)["resources"] == {
-        "requests": {"cpu": "4", "memory": "8Gi"},
+        "requests": {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "100Gi"},
         "limits": {"cpu": "8", "memory": "16Gi"},
     }
     scaled = find(objects, "ScaledObject", "nativelink-worker-default")["spec"]
@@ -482,7 +482,11 @@ def test_a_silent_execution_is_cut_by_nobody() -> None:
         # Azure's load balancer forgets after 4 minutes, AWS' after 350 s.
         assert 0 < int(probes[name].removesuffix("s")) < 240
     # A build with more actions than Envoy's 100 streams a connection would wait for its own.
-    assert clients["http2"] == {"maxConcurrentStreams": 1024}
+    assert clients["http2"]["maxConcurrentStreams"] == 1024
+    # Where a load balancer looks at HTTP, probes do not count: AWS' classic one forgets after 60 s.
+    assert clients["http2"]["connectionKeepalive"] == {"interval": "30s", "timeout": "20s"}
+    # 20 ms there and back: 1 MiB a round trip are 50 MB/s an upload.
+    assert clients["http2"]["initialStreamWindowSize"] == "1Mi"
     # Whoever brings another controller brings its policies.
     others = objects_of(render.tree(values_of(ingress_provider="existing")))
     assert not [item for item in others if item["apiVersion"].startswith("gateway.envoyproxy.io")]
@@ -585,6 +589,75 @@ def test_a_worker_drains() -> None:
     assert "/scratch" in mounts
     assert local["local"]["work_directory"] == "/scratch/actions"
     assert not {"/scratch/actions", "/scratch/store"} & mounts
+
+
+def test_a_workers_first_process_collects_what_actions_leave_behind() -> None:
+    worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")
+    assert worker["spec"]["template"]["spec"]["shareProcessNamespace"] is True
+
+
+def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_another_amount() -> None:
+    def resources(**more: object) -> Object:
+        pool = {"name": "one", "scratch_size": "40Gi", "resources": {"requests": {"cpu": "2"}}, **more}
+        tree = render.tree(values_of(nativelink_worker_pools=[pool]))
+        return dict(container(find(objects_of(tree), "Deployment", "nativelink-worker-one"))["resources"])
+
+    assert resources() == {"requests": {"cpu": "2", "ephemeral-storage": "40Gi"}}
+    assert resources(scratch_storage_class="gp3") == {"requests": {"cpu": "2"}}
+    none = {"requests": {"ephemeral-storage": "0"}}
+    assert resources(resources=none) == none
+    limited = {"limits": {"ephemeral-storage": "60Gi"}}
+    assert resources(resources=limited) == limited
+    worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")["spec"]["template"]["spec"]
+    sizes = {each["name"]: each["emptyDir"].get("sizeLimit") for each in worker["volumes"] if "emptyDir" in each}
+    assert sizes == {"shared": None, "scratch": "100Gi", "drain": "1Mi", "tmp": "100Gi"}
+
+
+def test_nothing_grows_without_an_end() -> None:
+    tree = committed("prod")
+    scheduler = json5.loads(tree["scheduler/scheduler.json5"])["schedulers"][0]["simple"]
+    assert scheduler["retain_completed_for_s"] == 300
+    args = container(find(objects_of(tree), "StatefulSet", "nativelink-redis"))["args"]
+    assert args[args.index("--maxmemory") + 1] == str(4 * GIB * 70 // 100)
+    # 160 GiB of files of 20 KiB: the volume's 200 GiB have inodes for 12.5 million.
+    slice_ = json5.loads(tree["cas/cas.json5"])["stores"][0]["filesystem"]
+    assert slice_["eviction_policy"] == {"max_bytes": 160 * GIB, "max_count": 8 * 1024 * 1024}
+
+
+def test_a_redis_without_a_limit_of_its_memory() -> None:
+    small = {"requests": {"memory": "1Gi"}}
+    tree = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_redis_resources=small))
+    assert "--maxmemory" not in container(find(objects_of(tree), "StatefulSet", "nativelink-redis"))["args"]
+
+
+def test_a_slow_disk_or_redis_kills_no_pod() -> None:
+    objects = objects_of(committed("prod"))
+    for kind, name in (("StatefulSet", "nativelink-cas"), ("Deployment", "nativelink-scheduler")):
+        assert container(find(objects, kind, name))["livenessProbe"]["tcpSocket"] == {"port": "health"}
+
+
+@pytest.mark.parametrize("cluster", ALL)
+def test_a_pod_that_is_not_ready_holds_no_node_drain_up(cluster: str) -> None:
+    budgets = [item["spec"] for item in objects_of(committed(cluster)) if item["kind"] == "PodDisruptionBudget"]
+    assert budgets
+    assert {budget["unhealthyPodEvictionPolicy"] for budget in budgets} == {"AlwaysAllow"}
+
+
+def test_the_edge_asks_for_certificates_where_a_ca_is_named() -> None:
+    def policy(**more: object) -> Object:
+        tree = render.tree(values_of(nativelink_edge_tls_secret="edge-tls", **more))
+        return dict(find(objects_of(tree), "ClientTrafficPolicy", "nativelink")["spec"])
+
+    asked = policy(nativelink_edge_client_ca_secret="clients-ca")["tls"]
+    assert asked == {"clientValidation": {"caCertificateRefs": [{"kind": "Secret", "name": "clients-ca"}]}}
+    assert "tls" not in policy()
+
+
+def test_nobody_asks_the_admin_service() -> None:
+    servers = json5.loads(committed("prod")["scheduler/scheduler.json5"])["servers"]
+    assert {name for server in servers for name in server["services"]} == {
+        "ac", "execution", "capabilities", "worker_api", "health",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("cluster", ALL)

@@ -36,3 +36,11 @@ def test_the_controller_is_available(kubectl: Kubectl) -> None:
 def test_the_class_belongs_to_the_controller(kubectl: Kubectl) -> None:
     found = kubectl("get", "gatewayclass", "nativelink")
     assert found["spec"]["controllerName"] == "gateway.envoyproxy.io/gatewayclass-controller"
+
+
+def test_two_proxies_serve_the_class_and_one_at_most_goes_at_a_time(kubectl: Kubectl) -> None:
+    named = kubectl("get", "gatewayclass", "nativelink")["spec"]["parametersRef"]
+    assert (named["kind"], named["namespace"], named["name"]) == ("EnvoyProxy", "envoy-gateway-system", "nativelink")
+    found = kubectl("get", "envoyproxy", "nativelink", "--namespace=envoy-gateway-system")
+    assert found["spec"]["provider"]["kubernetes"]["envoyDeployment"]["replicas"] == 2
+    assert found["spec"]["provider"]["kubernetes"]["envoyPDB"] == {"maxUnavailable": 1}

@@ -1,4 +1,5 @@
-// Command pause is what holds a pod's namespaces: it does nothing until it is told to end.
+// Command pause is what holds a pod's namespaces: it does nothing until it is told to end, but collect the processes that
+// nobody else waits for, where it is the first one of them all.
 package main
 
 import (
@@ -8,7 +9,17 @@ import (
 )
 
 func main() {
-	end := make(chan os.Signal, 1)
+	end, orphan := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
-	<-end
+	signal.Notify(orphan, syscall.SIGCHLD)
+	for {
+		select {
+		case <-end:
+			return
+		case <-orphan:
+			for ended := 1; ended > 0; {
+				ended, _ = syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
+			}
+		}
+	}
 }
