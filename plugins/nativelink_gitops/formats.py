@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ def _flux_interval(value: str) -> Format:
     # Flux's own: fractions and milliseconds, but neither days nor a bare number.
     if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h))+", value, re.ASCII) or not re.search("[1-9]", value):
         yield f"{value!r} is no interval that Flux takes", "write 30s, 1m or 1h30m, for example"
+
+
+_FLUX_SECONDS = {"ms": Fraction(1, 1000), "s": 1, "m": 60, "h": 3600}
+
+
+def _flux_timeout(value: str) -> Format:
+    parts = re.findall(r"([\d.]+)(ms|s|m|h)", value)
+    if malformed := list(_flux_interval(value)):
+        yield from malformed
+    elif sum(Fraction(number) * _FLUX_SECONDS[unit] for number, unit in parts) < 30:
+        # Flux takes less, but as 30s.
+        yield f"is {value}, and Flux waits 30s at least", "write 30s or more"
 
 
 def _parsed(parse: Callable[[Yaml], int], value: Yaml, fix: str) -> Format:
@@ -239,9 +252,14 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*_volume_size", _size),
     ("*.scratch_size", _size),
     ("*_store_size", _share),
-    ("*_timeout", _duration),
+    ("preflight_api_timeout", _duration),
+    ("nativelink_worker_upload_timeout", _duration),
+    ("nativelink_cas_startup_timeout", _at_least(1)),
+    ("nativelink_scheduler_worker_timeout", _at_least(1)),
+    ("*_wait_timeout", _at_least(1)),
+    ("gitops_argocd_sync_timeout", _at_least(1)),
     ("gitops_interval", _flux_interval),
-    ("gitops_sync_timeout", _flux_interval),
+    ("gitops_sync_timeout", _flux_timeout),
     ("nativelink_metrics_interval", _at_least(1)),
     ("*.polling_interval", _at_least(1)),
     ("*.longest_action", _duration),
