@@ -42,6 +42,8 @@ class Api:
             client = new_client_from_config(config_file=str(Path(kubeconfig).expanduser()), context=context)
         except (ConfigException, OSError) as error:
             raise ApiError(f"{kubeconfig}: {error}") from error
+        except ValueError as error:  # of base64, which does not say what it reads
+            raise ApiError(f"{kubeconfig}: context {context} has damaged certificates or keys: {error}") from error
         # Not client.call_api, whose signature changed with kubernetes 37: these two are the same in all versions.
         self._host = client.configuration.host.rstrip("/")
         self._pool = client.rest_client.pool_manager

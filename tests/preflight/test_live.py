@@ -76,6 +76,23 @@ def test_no_such_context(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [("cluster", "certificate-authority-data"), ("user", "client-certificate-data"), ("user", "client-key-data")],
+)
+def test_a_kubeconfig_with_damaged_certificates(tmp_path: Path, part: str, key: str) -> None:
+    file = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
+    config = yaml.safe_load(file.read_text())
+    config[f"{part}s"][0][part][key] = "QUJDR"
+    file.write_text(yaml.safe_dump(config))
+
+    assert lines(file) == [
+        f"prod: cluster_context: {file}: context good has damaged certificates or keys: Invalid base64-encoded "
+        "string: number of data characters (5) cannot be 1 more than a multiple of 4; "
+        "correct the credentials of this context, or let its user do that"
+    ]
+
+
 def silent(address: str) -> list[str]:
     return [
         f"prod: cluster_context: the API server {address} did not answer within 2 s; "
