@@ -71,8 +71,10 @@ class ActionModule(ApplyAction):
         # Most of what is unchanged is as it was left: a look takes a tenth of the time that applying it once more does.
         todo = [each for each in wanted if not unchanged or not release.holds(self._api.live(each), each)]
         first, rest = release.stages(todo)
+        before, now = (set(each.get("objects", "").splitlines()) for each in (installed, record["data"]))
         begun = copy.deepcopy(record)
-        begun["data"]["complete"] = "false"
+        # Until it is complete the older objects stay on record: another run still has to name those that are left.
+        begun["data"] |= {"complete": "false", "objects": "\n".join(sorted(before | now))}
         applied = Applied()
         applied.add(self._apply(first if unchanged else [*first, begun]))
         self._wait([each for each in first if each["kind"] == "CustomResourceDefinition"])
@@ -82,11 +84,11 @@ class ActionModule(ApplyAction):
         if not unchanged:
             applied.add(self._apply([record]))
 
-        before = installed.get("version")
+        older = installed.get("version")
         what = "unchanged" if not applied.changed else "repaired" if unchanged else "installed"
-        if before and before != version:
-            what = f"{'changed' if args['allow_downgrade'] else 'upgraded'} from {before}"
-        gone = sorted(set(installed.get("objects", "").splitlines()) - set(record["data"]["objects"].splitlines()))
+        if older and older != version:
+            what = f"{'changed' if args['allow_downgrade'] else 'upgraded'} from {older}"
+        gone = sorted(before - now)
         if self._task.check_mode and what != "unchanged":
             what = f"would be {what}"
         summary = {"provisioned": [f"{name} {version}: {what}"]}

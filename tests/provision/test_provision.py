@@ -351,18 +351,22 @@ def test_what_differs_is_put_back_and_what_was_added_stays(
     assert play([release("1.0.0", settings)]).summary["provisioned"] == ["app 1.0.0: unchanged"]
 
 
-def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release, live: Live) -> None:
-    account = "\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: old}}\n"
-    assert play([release("1.0.0", account)]).status == 0
-    run = play([release("1.1.0")])
-    named = f"app 1.1.0 no longer has, and leaves in place: ServiceAccount {release.namespace}/old"
-    assert run.summary["next"] == [named]
+def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+    account = "\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{{{name: {}}}}}\n"
+    assert play([release("1.0.0", account.format("old"))]).status == 0
+    dev.never_ready(release.namespace)
+    assert play([release("1.1.0", account.format("between"), timeout=3)]).status != 0  # which forgets nothing
+    dev.never_ready(release.namespace, on=False)
+    run = play([release("1.2.0")])
+    named = ", ".join(f"ServiceAccount {release.namespace}/{name}" for name in ("between", "old"))
+    assert run.summary["next"] == [f"app 1.2.0 no longer has, and leaves in place: {named}"]
     assert live("serviceaccount", "old", release.namespace)
+    assert "next" not in play([release("1.2.0")]).summary
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server for this test's folder."""
+    """The address of a web server for this test's folder, and for a short.yaml that ends too early."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
