@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import http.client
 import json
 import sys
 import time
@@ -108,7 +109,8 @@ class ActionModule(ApplyAction):
                 with open_url(source, timeout=_DOWNLOAD_SECONDS, http_agent="nativelink-gitops") as answer:
                     return answer.read()
             return Path(self._find_needle("files", str(Path(source).expanduser()))).read_bytes()
-        except (AnsibleError, OSError, ValueError) as error:  # what open_url raises are OSErrors and ValueErrors
+        # What open_url raises are OSErrors and ValueErrors; what is read after that may end too early.
+        except (AnsibleError, OSError, ValueError, http.client.HTTPException) as error:
             self.refuse(variable, f"{source} cannot be read: {' '.join(str(error).split())}", fix)
 
     def _check_digest(self, content: bytes) -> None:

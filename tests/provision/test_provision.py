@@ -372,6 +372,15 @@ def site(tmp_path: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
+        def do_GET(self) -> None:
+            if self.path != "/short.yaml":
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"apiVersion: v1")  # and closes the connection
+            return None
+
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -384,6 +393,14 @@ def test_a_manifest_comes_from_an_address(play: Play, release: Release, site: st
     missing = play([release("1.0.0", source=[f"{site}/app-9.yaml"])])
     assert missing.message == (
         f"dev: keda_manifest: {site}/app-9.yaml cannot be read: HTTP Error 404: File not found; "
+        "check keda_version, or name a mirror or a local file in keda_manifest"
+    )
+
+
+def test_a_manifest_that_ends_too_early_is_refused(play: Play, release: Release, site: str) -> None:
+    run = play([release("1.0.0", source=[f"{site}/short.yaml"])])
+    assert run.message == (
+        f"dev: keda_manifest: {site}/short.yaml cannot be read: IncompleteRead(14 bytes read, 86 more expected); "
         "check keda_version, or name a mirror or a local file in keda_manifest"
     )
 
