@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-from kubernetes.config import ConfigException, new_client_from_config
+from kubernetes.config import ConfigException, kube_config, new_client_from_config
+from urllib3.util.ssl_ import create_urllib3_context
 
 Object = dict[str, Any]
 
@@ -33,6 +34,25 @@ def server_message(text: str) -> str:
     return " ".join(text.split())
 
 
+def _hold_certificates(pool: urllib3.PoolManager) -> None:
+    """Have a pool hold its certificates and its key in memory.
+
+    The client has written those that stand in a kubeconfig into files, and removes them when Python ends; a worker of
+    Ansible, which is a fork, ends without that. Its exec plugins' are such files too.
+    """
+    settings = pool.connection_pool_kw
+    trust = create_urllib3_context(cert_reqs=settings["cert_reqs"])
+    if authorities := settings.pop("ca_certs", None):
+        trust.load_verify_locations(authorities)
+    else:
+        trust.load_default_certs()
+    certificate, key = settings.pop("cert_file", None), settings.pop("key_file", None)
+    if certificate:
+        trust.load_cert_chain(certificate, key)
+    settings["ssl_context"] = trust
+    kube_config._cleanup_temp_files()  # what it does at Python's end: there is no public way
+
+
 class Api:
     """One cluster, by kubeconfig and context; objects are plain dictionaries as the API server sends them."""
 
@@ -40,6 +60,7 @@ class Api:
         """`timeout` is in seconds, for each call. Raises ApiError if the context cannot be used."""
         try:
             client = new_client_from_config(config_file=str(Path(kubeconfig).expanduser()), context=context)
+            _hold_certificates(client.rest_client.pool_manager)
         except (ConfigException, OSError) as error:
             raise ApiError(f"{kubeconfig}: {error}") from error
         except ValueError as error:  # of base64, which does not say what it reads
