@@ -143,6 +143,13 @@ class Cluster:
         arguments = ("--server-side", "--force-conflicts", "--field-manager=testbed", "-f", "-")
         self.run("apply", *arguments, stdin=yaml.safe_dump_all(objects, sort_keys=False))
 
+    def kubeconfig_of(self, token: str, file: Path) -> Path:
+        """Write a kubeconfig with this cluster's context for whoever has a bearer token, to a file; the file."""
+        config = yaml.safe_load(self.kubeconfig.read_text())
+        config["users"] = [{"name": self.context, "user": {"token": token}}]
+        file.write_text(yaml.safe_dump(config))
+        return file
+
     def processes(self) -> dict[str, int]:
         """The process ID of each running component of this cluster, by component name.
 

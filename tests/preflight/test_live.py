@@ -215,17 +215,12 @@ def test_classes_that_nobody_makes(real: Cluster) -> None:
 
 
 def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> None:
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": "default"}}
-    real.apply(account)
-    token = real.run("create", "token", "nobody", "--namespace", "default").strip()
-    config = yaml.safe_load(real.kubeconfig.read_text())
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-    file = tmp_path / "kubeconfig"
-    file.write_text(yaml.safe_dump(config))
+    token = real.run("create", "token", "default", "--namespace", "default").strip()
+    file = real.kubeconfig_of(token, tmp_path / "kubeconfig")
 
     assert lines(file, real.context, nativelink_cas_storage_class="gp3", storage_classes_list=[]) == [
         "prod: cluster_context: GET /apis/storage.k8s.io/v1/storageclasses: 403 storageclasses.storage.k8s.io "
-        'is forbidden: User "system:serviceaccount:default:nobody" cannot list resource "storageclasses" '
+        'is forbidden: User "system:serviceaccount:default:default" cannot list resource "storageclasses" '
         'in API group "storage.k8s.io" at the cluster scope; '
         "correct the credentials of this context, or let its user do that"
     ]
@@ -240,11 +235,7 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
 
 
 def test_a_stranger(real: Cluster, tmp_path: Path) -> None:
-    config = yaml.safe_load(real.kubeconfig.read_text())
-    config["users"] = [{"name": user["name"], "user": {"token": "nonsense"}} for user in config["users"]]
-    file = tmp_path / "kubeconfig"
-    file.write_text(yaml.safe_dump(config))
-
+    file = real.kubeconfig_of("nonsense", tmp_path / "kubeconfig")
     assert lines(file, real.context) == [
         "prod: cluster_context: GET /version: 401 Unauthorized; "
         "correct the credentials of this context, or let its user do that"
