@@ -43,8 +43,9 @@ class Run:
     def summary(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for _, result in self.tasks:
-            for section, lines in result.get("cluster_summary", {}).items():
-                found.setdefault(section, []).extend(lines)
+            for part in (result, *result.get("results", ())):  # of a loop: one an item
+                for section, lines in part.get("cluster_summary", {}).items():
+                    found.setdefault(section, []).extend(lines)
         return found
 
 

@@ -416,21 +416,26 @@ def storage_class(live: Live, name: str) -> Object:
 @pytest.mark.usefixtures("provisioned")
 def test_another_default_class_is_reported_and_not_changed(play: Play, live: Live, dev: Cluster) -> None:
     key = "storageclass.kubernetes.io/is-default-class"
-    dev.apply(
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "StorageClass",
-            "metadata": {"name": "theirs", "annotations": {key: "true"}},
-            "provisioner": "example.com/theirs",
-        }
-    )
+    for name, notes in (("theirs", {key: "true"}), ("former", {key: "false"}), ("plain", {})):
+        dev.apply(
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "StorageClass",
+                "metadata": {"name": name, "annotations": notes},
+                "provisioner": "example.com/theirs",
+            }
+        )
     before = live("storageclass", "theirs")
     run = play(["storage_classes"], **REFERENCE)
     assert run.status == 0, run.message
     assert run.changed == []
-    (line,) = run.summary["next"]
-    assert line.startswith("StorageClass theirs is the default and not in storage_classes_list: left as it is")
-    assert f"kubectl annotate storageclass theirs {key}=false --overwrite" in line
+    left = "StorageClass theirs is the default and not in storage_classes_list: left as it is"
+    assert run.summary["next"] == [
+        f"{left}; with two defaults Kubernetes takes the newer one: "
+        f"kubectl annotate storageclass theirs {key}=false --overwrite"
+    ]
+    listed = [{"name": "fast", "preset": "existing"}]
+    assert play(["storage_classes"], storage_classes_list=listed).summary["next"] == [left]
     assert live("storageclass", "theirs") == before
 
 
