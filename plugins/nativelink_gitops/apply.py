@@ -51,9 +51,8 @@ class ApplyAction(ActionBase):
             self._api = Api(self._args["kubeconfig"], self._args["context"])
             return self.act()
         except ApiError as error:
-            self.refuse(
-                "cluster_context", f"{self._task.name}: {error}", "see that the API server answers, then run again"
-            )
+            fix = "see that the API server answers and lets its user do that, then run again"
+            self.refuse("cluster_context", f"{self._task.name}: {error}", fix)
 
     def act(self) -> dict[str, Any]:
         """The action itself: its result."""

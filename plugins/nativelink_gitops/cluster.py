@@ -142,6 +142,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "prometheus": _image(own("prometheus_image"), own("prometheus_version"), own("prometheus_image_digest")),
         },
         "pull_secrets": own("image_pull_secrets"),
+        "secrets": _secrets(known),
         "prometheus": {
             "address": own("prometheus_address")
             or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
@@ -230,6 +231,20 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "ingress": own("edge") == "ingress",
         },
     }
+
+
+def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The Secrets that the tree names and only the user can make: `namespace`, `name`, and `what` each holds."""
+    ours, workers = known["nativelink_namespace"], known["nativelink_workers_namespace"]
+    edge = known["nativelink_edge"] != "none"
+    redis = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "existing"
+    wanted = [
+        (ours, known["nativelink_edge_tls_secret"] if edge else "", "the certificate of the edge"),
+        (ours, known["nativelink_redis_secret_name"] if redis else "", "the password of Redis"),
+    ]
+    for name in known["nativelink_image_pull_secrets"]:
+        wanted += [(namespace, name, "the credentials for pulling images") for namespace in (ours, workers)]
+    return [{"namespace": namespace, "name": name, "what": what} for namespace, name, what in wanted if name]
 
 
 def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any]) -> dict[str, Any]:

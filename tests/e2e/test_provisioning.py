@@ -147,7 +147,7 @@ def test_a_run_without_its_api_server_ends_and_says_where(ended: Run) -> None:
     assert ended.status == 2
     (said,) = (line for line in ended.summary["site"].splitlines() if "  failed  " in line)
     assert "cluster_context: Install KEDA: https://127.0.0.1:" in said
-    assert said.endswith("see that the API server answers, then run again")
+    assert said.endswith("see that the API server answers and lets its user do that, then run again")
 
 
 def test_a_run_waits_for_an_api_server_that_is_restarted(waited: Run) -> None:

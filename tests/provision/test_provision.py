@@ -297,7 +297,7 @@ def test_a_wait_without_an_api_server_ends_and_says_for_what(waiting: Waiting) -
         waiting.dev.start_api()
     what = f"Task: waited 20 s for Deployment {waiting.namespace}/app to be available"
     assert message.startswith(f"dev: cluster_context: {what}: {waiting.dev.endpoint} does not answer: ")
-    assert message.endswith("; see that the API server answers, then run again")
+    assert message.endswith("; see that the API server answers and lets its user do that, then run again")
 
 
 def test_what_somebody_else_installed_is_left_alone(play: Play, release: Release, live: Live, dev: Cluster) -> None:
@@ -493,6 +493,60 @@ def test_of_two_that_make_a_secret_the_second_does_not_win(dev: Cluster, live: L
     assert api.create(secret("Zmlyc3Q="), "one")
     assert not api.create(secret("c2Vjb25k"), "two")
     assert live("secret", "raced", "default")["data"] == {"password": "Zmlyc3Q="}
+
+
+# What the tree names
+
+SECRETS = {
+    "nativelink_edge_tls_secret": "edge-tls",
+    "nativelink_scheduler_backend": "redis",
+    "nativelink_redis_provider": "existing",
+    "nativelink_redis_secret_name": "queue",
+    "nativelink_image_pull_secrets": ["mirror"],
+}
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_a_secret_that_the_tree_names_is_the_users_to_make(play: Play, dev: Cluster) -> None:
+    queue = ("secret", "generic", "queue", "--namespace=nativelink")
+    dev.run("create", *queue, "--from-literal=password=hush-hush")
+    run = play(["nativelink/secrets"], "-vvv", **SECRETS)
+    assert (run.status, run.changed) == (0, [])
+    assert run.summary["next"] == [
+        "make the Secret nativelink/edge-tls: the certificate of the edge, which the tree names",
+        "make the Secret nativelink/mirror: the credentials for pulling images, which the tree names",
+        "make the Secret nativelink-workers/mirror: the credentials for pulling images, which the tree names",
+    ]
+    assert "hush-hush" not in str(run.tasks)
+    assert base64.b64encode(b"hush-hush").decode() not in str(run.tasks)
+    dev.run("delete", *queue[:1], "queue", "--namespace=nativelink")
+    missing = "make the Secret nativelink/queue: the password of Redis, which the tree names"
+    assert missing in play(["nativelink/secrets"], **SECRETS).summary["next"]
+
+
+@pytest.mark.usefixtures("provisioned")
+@pytest.mark.parametrize(
+    "unused",
+    [
+        {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge": "none"},
+        {"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "memory"},
+        {"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "redis"},  # ours to make
+    ],
+)
+def test_a_secret_that_the_tree_does_not_name_is_not_missed(play: Play, unused: Object) -> None:
+    assert play(["nativelink/secrets"], **unused).summary["next"] == []
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_a_user_who_may_not_read_secrets_is_told(play: Play, dev: Cluster, tmp_path: Path) -> None:
+    file = dev.kubeconfig_of(dev.run("create", "token", "default").strip(), tmp_path / "kubeconfig")
+    run = play(["nativelink/secrets"], **SECRETS, cluster_kubeconfig=str(file))
+    assert run.message == (
+        "dev: cluster_context: Look for the Secrets that the tree names: "
+        'GET /api/v1/namespaces/nativelink/secrets/edge-tls: 403 secrets "edge-tls" is forbidden: '
+        'User "system:serviceaccount:default:default" cannot get resource "secrets" in API group "" '
+        'in the namespace "nativelink"; see that the API server answers and lets its user do that, then run again'
+    )
 
 
 # A pool that changes from fixed to autoscaled
