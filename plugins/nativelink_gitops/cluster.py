@@ -233,6 +233,11 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """What scales a pool (its defaults filled in) of a cluster: `keda`, `hpa` or `none`."""
+    return pool["scaling"] or known["nativelink_scaling"]
+
+
 def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     """The Secrets that the tree names and only the user can make: `namespace`, `name`, and `what` each holds."""
     ours, workers = known["nativelink_namespace"], known["nativelink_workers_namespace"]
@@ -249,7 +254,7 @@ def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any]) -> dict[str, Any]:
     name, longest = pool["name"], seconds_of(pool["longest_action"])
-    scaling = pool["scaling"] or known["nativelink_scaling"]
+    scaling = scaling_of(pool, known)
     scratch = bytes_of(pool["scratch_size"])
     properties = {key: _texts(value) for key, value in pool["platform_properties"].items()}
     if pool["persistent_workers"]:

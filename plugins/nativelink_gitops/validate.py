@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nativelink_gitops import kubeconfig, specs, versions
+from nativelink_gitops.cluster import scaling_of
 from nativelink_gitops.formats import IMAGE, SCP, checks, nearest, one_of, shown
 from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from nativelink_gitops.specs import MISSING, Option, Yaml
@@ -200,10 +201,6 @@ def _pools(values: Values) -> Iterator[tuple[str, Values]]:
     filled = specs.with_defaults({"nativelink_worker_pools": values["nativelink_worker_pools"]})
     for index, pool in enumerate(filled["nativelink_worker_pools"]):
         yield _item("nativelink_worker_pools", index, pool), pool
-
-
-def _scaling(values: Values, pool: Values) -> str:
-    return pool["scaling"] or values["nativelink_scaling"]
 
 
 def duplicate_pools(values: Values) -> Said:
@@ -400,9 +397,9 @@ def scaling(values: Values) -> Said:
         if keda and pool["scaling"] == "keda":
             fix = "set keda_install to release or existing, or scaling to hpa or none"
             yield f"{path}.scaling", "is keda, and keda_install is none", fix
-        if _scaling(values, pool) == "hpa" and pool["min_replicas"] == 0:
+        if scaling_of(pool, values) == "hpa" and pool["min_replicas"] == 0:
             yield f"{path}.min_replicas", "is 0, and an HPA cannot scale to zero", "write 1 or more, or scale with keda"
-    hpa = [pool["name"] for _, pool in _pools(values) if _scaling(values, pool) == "hpa"]
+    hpa = [pool["name"] for _, pool in _pools(values) if scaling_of(pool, values) == "hpa"]
     if hpa and not values["nativelink_metrics_namespaces"]:
         yield (
             "nativelink_metrics_namespaces",
@@ -417,7 +414,7 @@ def prometheus(values: Values) -> Said:
     for path, pool in _pools(values):
         if not pool["query"]:
             continue
-        if _scaling(values, pool) != "keda":
+        if scaling_of(pool, values) != "keda":
             yield f"{path}.query", "is set, and the pool does not scale with keda", "take it out, or scale with keda"
         elif not address and provider != "bundled":
             fix = "write nativelink_prometheus_address, or set nativelink_prometheus to bundled"
@@ -623,7 +620,7 @@ def shared_queues(clusters: Mapping[str, Values]) -> list[Fault]:
 
 def shared_demand(values: Values) -> Said:
     """The scheduler in memory counts one queue for all pools."""
-    pools = [pool["name"] for _, pool in _pools(values) if _scaling(values, pool) != "none"]
+    pools = [pool["name"] for _, pool in _pools(values) if scaling_of(pool, values) != "none"]
     if values["nativelink_scheduler_backend"] == "memory" and len(pools) > 1:
         yield (
             "nativelink_worker_pools",
@@ -672,7 +669,7 @@ def hasty_zero(values: Values) -> Said:
     That counts towards the cooldown until KEDA gives the source up: 10 failing polls, a minute or two.
     """
     for path, pool in _pools(values):
-        if _scaling(values, pool) == "keda" and pool["min_replicas"] == 0 and pool["cooldown_period"] < SURE_OF_LOSS:
+        if scaling_of(pool, values) == "keda" and pool["min_replicas"] == 0 and pool["cooldown_period"] < SURE_OF_LOSS:
             yield (
                 f"{path}.cooldown_period",
                 f"is {pool['cooldown_period']} s: a pool at work may go to zero while its source of demand is lost, "

@@ -569,26 +569,29 @@ CLIENT_SIDE = ()
 
 
 @pytest.mark.parametrize(
-    ("how", "scaling", "left"),
+    ("how", "scaling", "own", "left"),
     [
-        (SERVER_SIDE, "keda", 7),
-        (SERVER_SIDE, "hpa", 7),
-        (SERVER_SIDE, "none", 1),  # the counter-run: not handed over, and reset by the API server
-        (
-            CLIENT_SIDE,
-            "keda",
-            1,
-        ),  # kubectl's own apply resets it whoever else holds it: hence --server-side in the docs
+        (SERVER_SIDE, "keda", "", 7),
+        (SERVER_SIDE, "hpa", "", 7),
+        (SERVER_SIDE, "none", "keda", 7),
+        # The counter-runs: not handed over, and reset by the API server.
+        (SERVER_SIDE, "none", "", 1),
+        (SERVER_SIDE, "keda", "none", 1),
+        # kubectl's own apply resets it whoever else holds it: hence --server-side in the docs.
+        (CLIENT_SIDE, "keda", "", 1),
     ],
 )
 @pytest.mark.usefixtures("provisioned")
 def test_an_autoscaled_pool_keeps_its_running_replicas(
-    play: Play, live: Live, dev: Cluster, how: tuple[str, ...], scaling: str, left: int
+    play: Play, live: Live, dev: Cluster, how: tuple[str, ...], scaling: str, own: str, left: int
 ) -> None:
-    pools = {"nativelink_worker_pools": [{"name": "big"}], "nativelink_scaling": scaling}
+    pools = {"nativelink_worker_pools": [{"name": "big", "scaling": own}], "nativelink_scaling": scaling}
     dev.run("apply", *how, "-f", "-", stdin=pool(7))
-    run = play(["nativelink/handover"], **pools)
-    assert run.status == 0, run.message
+    said = ["nativelink-worker-big keeps its replicas, 7, until its autoscaler has them"] if left == 7 else []
+    for arguments in (["--check"], []):
+        run = play(["nativelink/handover"], *arguments, **pools)
+        assert run.status == 0, run.message
+        assert run.summary["connected"] == said
     assert play(["nativelink/handover"], **pools).changed == []
     dev.run("apply", *how, "-f", "-", stdin=pool(None))
     assert live("deployment", "nativelink-worker-big", "nativelink-workers")["spec"]["replicas"] == left
