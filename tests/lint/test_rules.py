@@ -140,17 +140,6 @@ def test_yml_is_ansible_and_yaml_is_kubernetes() -> None:
 # --- roles
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_each_option_has_a_default_or_is_required(role: str) -> None:
-    defaults = set(load(ROOT / f"roles/{role}/defaults/main.yml") or {})
-    options = load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    required = {name for name, option in options.items() if option.get("required")}
-    assert defaults == set(options) - required
-    assert [name for name, option in options.items() if not option.get("description")] == []
-    prefixes = (f"{role}_", "cluster_") if role == "preflight" else (f"{role}_",)
-    assert [name for name in options if not name.startswith(prefixes)] == []
-
-
 def versions() -> dict[str, tuple[str, str]]:
     """Each version variable of the roles' defaults: its value, and the line above it."""
     found = {}
