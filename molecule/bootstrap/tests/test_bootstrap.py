@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,11 @@ def test_namespaces_enforce_pod_security(kubectl: Kubectl, namespace: str, level
 def test_the_password_of_redis_is_in_the_cluster_only(host: Host, kubectl: Kubectl) -> None:
     secret = kubectl("get", "secret", "nativelink-redis", "--namespace=nativelink")
     assert list(secret["data"]) == ["password"]
-    assert host.run("grep -rl 'kind: Secret' %s", str(TREE)).stdout == ""
+    encoded = secret["data"]["password"]
+    assert host.file(str(TREE / "rendered" / "kustomization.yaml")).is_file
+    for password in (base64.b64decode(encoded).decode(), encoded):
+        # 1: looked through everything, and found nothing.
+        assert host.run("grep -rF -e %s %s", password, str(TREE)).rc == 1
 
 
 @pytest.mark.parametrize(
