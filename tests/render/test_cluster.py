@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from nativelink_gitops import render
 
 from testbed import cluster, manifests
 from testbed.cluster import Cluster
+from testbed.waiting import until
 from tests.render.conftest import CLUSTERS, Object, find, objects_of, values_of
 from tests.render.inventories import inventories
 
@@ -69,14 +69,6 @@ def kubectl(api: Cluster, *arguments: str, stdin: str | None = None) -> subproce
 
 def get(api: Cluster, *arguments: str) -> list[Object]:
     return yaml.safe_load(api.run("get", *arguments, "-o", "json"))["items"]
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.2)
-    return found
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -172,7 +164,7 @@ def test_the_controllers_make_its_pods_under_pod_security(
             found[key] = found.get(key, 0) + ready
         return found == pods
 
-    until(f"the pods of {name}", running)
+    until(f"the pods of {name}", running, 60)
     claims = get(api, "pvc", "-n", "nativelink")
     redis = {"data-nativelink-redis-0"} if name == "prod" else set()
     wanted = {f"data-nativelink-cas-{index}" for index in range(3)} | redis
@@ -202,16 +194,17 @@ def test_a_violating_template_is_taken_and_only_its_pods_are_refused(
     done = kubectl(api, "apply", *MANAGER, "-f", "-", stdin=yaml.safe_dump(deployment))
     assert done.returncode == 0, done.stderr
     assert "violate PodSecurity" in done.stderr
+
+    def refused() -> list[str]:
+        return [
+            event["message"]
+            for event in get(api, "events", "-n", namespace)
+            if event["reason"] == "FailedCreate" and event["involvedObject"]["name"].startswith("violating-")
+        ]
+
     try:
-        events = until(
-            "a FailedCreate event",
-            lambda: [
-                event["message"]
-                for event in get(api, "events", "-n", namespace)
-                if event["reason"] == "FailedCreate" and event["involvedObject"]["name"].startswith("violating-")
-            ],
-        )
-        assert "violates PodSecurity" in events[0]
+        until("a FailedCreate event", lambda: bool(refused()), 60)
+        assert "violates PodSecurity" in refused()[0]
         assert get(api, "pods", "-n", namespace, "-l", "test=violating") == []
     finally:
         api.run("delete", "deployment", "violating", "-n", namespace)
