@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,9 @@ from typing import Any
 
 import yaml
 from nativelink_gitops import cluster, render, specs
+
+from bench import numbers
+from testbed import build
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,10 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100, 1000], metavar="CLUSTERS")
     parser.add_argument("--loop-sizes", type=int, nargs="*", default=[1, 10], metavar="CLUSTERS")
     given = parser.parse_args(arguments)
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    print(
-        f"{cores} cores, load {load:.1f}" + (" (not idle: the numbers are too high)" if load > 0.5 else ""), flush=True
-    )
+    print(numbers.machine(), flush=True)
     print(f"{'clusters':>8}  {'what':32} {'s':>8} {'s/cluster':>10} {'MiB':>6}  beside it", flush=True)
     ours: dict[int, float] = {}
     loops: dict[int, float] = {}
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             _row(size, "render again (nothing to write)", _playbook(ROOT / "playbooks/render.yml", inventory))
             if _written(folder / "clusters") != before:
                 raise SystemExit(f"the second run wrote files of {size} clusters")
-            _row(size, "kubectl kustomize", _kustomize(folder / "clusters", cores), ours[size])
+            _row(size, "kubectl kustomize", _kustomize(folder / "clusters"), ours[size])
             if size in given.loop_sizes:
                 loop = _playbook(_loop(folder), inventory)
                 loops[size] = loop.seconds / size
@@ -216,20 +215,17 @@ def _memory(root: int) -> float:
     return total / 1024
 
 
-def _kustomize(clusters: Path, cores: int) -> Run:
+def _kustomize(clusters: Path) -> Run:
     """Build every tree, as many at a time as there are cores."""
-    built = sorted(Path.home().glob(".cache/nativelink-gitops/bin/kubernetes-*/kubectl"))
-    kubectl = str(built[-1]) if built else shutil.which("kubectl")
-    if not kubectl:
-        raise SystemExit("no kubectl: run `make cluster-up` once, or put one on PATH")
+    kubectl = str(build.binaries()["kubectl"])
     began = time.monotonic()
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         builds = [
             pool.submit(subprocess.run, [kubectl, "kustomize", str(folder)], stdout=subprocess.DEVNULL, check=True)
             for folder in sorted(clusters.iterdir())
         ]
-        for build in builds:
-            build.result()
+        for each in builds:
+            each.result()
     return Run(time.monotonic() - began, 0)
 
 

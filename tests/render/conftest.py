@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ import jsonschema
 import pytest
 import yaml
 from nativelink_gitops import specs
+
+from testbed import build
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "clusters"
@@ -58,25 +59,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kubectl_program() -> str:
-    """The embedded cluster's own kubectl where it is built, else one on PATH."""
-    built = sorted(Path.home().glob(".cache/nativelink-gitops/bin/kubernetes-*/kubectl"))
-    program = str(built[-1]) if built else shutil.which("kubectl")
-    if not program:
-        pytest.fail("no kubectl: run `make cluster-up` once, or put one on PATH")
-    return program
-
-
-@pytest.fixture(scope="session")
-def kustomize(kubectl_program: str) -> Callable[[Path], list[Object]]:
+def kustomize() -> Callable[[Path], list[Object]]:
     """Builds a cluster's folder as both engines do."""
+    kubectl = build.binaries()["kubectl"]
 
-    def build(folder: Path) -> list[Object]:
-        done = subprocess.run([kubectl_program, "kustomize", folder], capture_output=True, text=True, check=False)
+    def objects(folder: Path) -> list[Object]:
+        done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
 
-    return build
+    return objects
 
 
 @pytest.fixture(scope="session")
