@@ -47,6 +47,13 @@ class Option:
     options: Mapping[str, Option] = field(default_factory=dict)
     no_log: bool = False
 
+    @property
+    def element(self) -> Option:
+        """What each item of a list is."""
+        return Option(
+            self.name, self.role, self.elements, choices=self.choices, options=self.options, no_log=self.no_log
+        )
+
 
 @dataclass(frozen=True)
 class Unresolved:
@@ -183,8 +190,7 @@ def _coerced(option: Option, value: Yaml) -> Yaml:
     if kind in ("dict", "list") and not isinstance(value, dict | list):
         return value
     if kind == "list" and isinstance(value, list):
-        element = Option(option.name, option.role, option.elements, choices=option.choices, options=option.options)
-        return [_coerced(element, item) for item in value]
+        return [_coerced(option.element, item) for item in value]
     if kind == "dict" and isinstance(value, dict):
         return {
             key: _coerced(option.options[key], item) if key in option.options else item for key, item in value.items()
@@ -202,8 +208,7 @@ def _coerced(option: Option, value: Yaml) -> Yaml:
 
 def _filled(option: Option, value: Yaml) -> Yaml:
     if option.type == "list" and isinstance(value, list) and option.options:
-        element = Option(option.name, option.role, "dict", options=option.options)
-        return [_filled(element, item) for item in value]
+        return [_filled(option.element, item) for item in value]
     if option.type == "dict" and isinstance(value, Mapping) and option.options:
         missing = {
             name: deepcopy(key.default)
@@ -258,8 +263,7 @@ def _schema(option: Option) -> dict[str, Any]:
     if option.default is not MISSING:
         schema["default"] = option.default
     if option.type == "list":
-        element = Option(option.name, option.role, option.elements, choices=option.choices, options=option.options)
-        schema["anyOf"] = [{"type": "array", "items": _schema(element)}, _TEMPLATE]
+        schema["anyOf"] = [{"type": "array", "items": _schema(option.element)}, _TEMPLATE]
     elif option.type == "dict":
         keys: dict[str, Any] = {"type": "object"}
         if option.options:

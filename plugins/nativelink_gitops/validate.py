@@ -97,11 +97,10 @@ def _sound(variables: Values) -> tuple[_Sound, list[tuple[str, str, str]]]:
             sound[name] = value
         elif option is not None and option.type == "list" and isinstance(value, list):
             # One bad pool hides no fault of the others.
-            element = _element(option)
             sound[name] = [
                 item
                 for index, item in enumerate(value)
-                if not any(_typed(_item(name, index, item), f"{name}[]", element, item))
+                if not any(_typed(_item(name, index, item), f"{name}[]", option.element, item))
             ]
     for name, option in specs.specs().items():
         if option.required and name not in variables:
@@ -149,7 +148,7 @@ def _typed(path: str, pattern: str, option: Option, value: Yaml) -> Said:
         said = [
             words
             for index, item in enumerate(value)
-            for words in _typed(_item(path, index, item), f"{pattern}[]", _element(option), item)
+            for words in _typed(_item(path, index, item), f"{pattern}[]", option.element, item)
         ]
         yield from said or _formatted(path, pattern, value, option.default)
     elif option.choices and value not in option.choices:
@@ -174,10 +173,6 @@ def _keyed(path: str, pattern: str, option: Option, value: Values) -> Said:
     for key in option.options.values():
         if key.required and key.name not in value:
             yield f"{path}.{key.name}", "is not set", "set it"
-
-
-def _element(option: Option) -> Option:
-    return Option(option.name, option.role, option.elements, choices=option.choices, options=option.options)
 
 
 def _item(path: str, index: int, item: Yaml) -> str:

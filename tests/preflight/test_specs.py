@@ -142,6 +142,11 @@ def test_defaults_of_a_pool_are_filled_in() -> None:
     assert specs.with_defaults(given)["nativelink_worker_pools"][0]["resources"]["limits"]["cpu"] == "8"
 
 
+def test_an_item_of_a_list_is_as_secret_as_the_list() -> None:
+    tokens = specs.Option("tokens", "gitops", "list", "str", required=True, default=[], no_log=True)
+    assert tokens.element == specs.Option("tokens", "gitops", "str", no_log=True)
+
+
 def test_generated_files_are_current() -> None:
     stale = [str(path.relative_to(ROOT)) for path, text in specs.generated().items() if path.read_text() != text]
     assert stale == [], "run: PYTHONPATH=plugins python -m nativelink_gitops.specs --write"
