@@ -221,7 +221,7 @@ def resources(values: Values) -> Said:
     everything = [(name, value) for name, value in values.items() if name.endswith("_resources")]
     everything += [(f"{path}.resources", pool["resources"]) for path, pool in _pools(values)]
     for path, value in everything:
-        amounts = {kind: dict(_amounts(f"{path}.{kind}", value.get(kind) or {})) for kind in ("requests", "limits")}
+        amounts = {kind: dict(_amounts(value.get(kind) or {})) for kind in ("requests", "limits")}
         for kind, found in amounts.items():
             yield from (
                 (f"{path}.{kind}.{name}", *amount) for name, amount in found.items() if isinstance(amount, tuple)
@@ -233,7 +233,7 @@ def resources(values: Values) -> Said:
                 yield f"{path}.requests.{name}", problem, "lower it, or raise the limit"
 
 
-def _amounts(path: str, amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
+def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
     for name, amount in amounts.items():
         if name not in ("cpu", "memory", "ephemeral-storage") and "/" not in name and not name.startswith("hugepages-"):
             near = nearest(name, ("cpu", "memory", "ephemeral-storage"), 0.5)
