@@ -1,1 +1,1 @@
-"""What the actions share: variables, validation and rendering. Plain Python but for templating.py."""
+"""What the actions share: variables, validation and rendering. Plain Python but for templating.py and apply.py."""

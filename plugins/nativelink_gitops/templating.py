@@ -1,4 +1,4 @@
-"""The bridge to Ansible: a host's variables, templated. The only module of the package that imports ansible."""
+"""The bridge to Ansible: a host's variables, templated."""
 
 from __future__ import annotations
 
