@@ -225,7 +225,8 @@ def _filled(option: Option, value: Yaml) -> Yaml:
 # Generated files -------------------------------------------------------------------------------------------------
 
 _JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
-_MARKUP = re.compile(r"\b[CVO]\((.*?)\)")  # of Ansible's documentation: code, a value, an option
+# Of Ansible's documentation: code, a value, an option. What is in the brackets may have a pair of its own.
+_MARKUP = re.compile(r"\b[CVO]\(((?:[^()]|\([^()]*\))*)\)")
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
 
 

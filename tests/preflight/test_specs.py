@@ -147,6 +147,11 @@ def test_an_item_of_a_list_is_as_secret_as_the_list() -> None:
     assert tokens.element == specs.Option("tokens", "gitops", "str", no_log=True)
 
 
+def test_markup_may_hold_brackets() -> None:
+    said = "Write C(lookup('env', 'A')) (or V(a)), as in O(b)."
+    assert specs._MARKUP.sub(r"`\1`", said) == "Write `lookup('env', 'A')` (or `a`), as in `b`."
+
+
 def test_generated_files_are_current() -> None:
     stale = [str(path.relative_to(ROOT)) for path, text in specs.generated().items() if path.read_text() != text]
     assert stale == [], "run: PYTHONPATH=plugins python -m nativelink_gitops.specs --write"
