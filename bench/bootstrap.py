@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from bench import numbers
 from testbed import cluster
-from tests.bootstrap.conftest import Project, make_project
+from tests.bootstrap.conftest import Project
 
 SECOND_RUN = 20.0  # seconds to reach
 NAME = "bench-bootstrap"
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             cluster.down(NAME)
             try:
-                project = make_project(Path(folder), Path(sys.executable).parent)
+                project = Project.make(Path(folder))
                 project.add("bench", cluster.up(NAME), **VARIABLES, gitops_provider=given.engine)
                 first.append(_timed(project, changes=True))
                 again += [_timed(project, changes=False) for _ in range(given.next)]

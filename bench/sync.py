@@ -26,7 +26,7 @@ from testbed import cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e.git_server import GitServer, address_for
-from tests.e2e.site import SMALL, Site, make_site, pool
+from tests.e2e.site import SMALL, Site, pool
 
 NAME = "bench"
 OBJECT = f"nativelink-{NAME}"
@@ -137,7 +137,7 @@ def _synced(engine: str, interval: str) -> Iterator[Synced]:
         with tempfile.TemporaryDirectory(prefix="bench-") as name_of_folder:
             folder = Path(name_of_folder)
             with GitServer(folder / "git", address_for(where)) as server:
-                site = make_site(folder / "checkout")
+                site = Site.make(folder / "checkout")
                 variables = SMALL | {"nativelink_worker_pools": [pool("default")], "gitops_interval": interval}
                 address = {"gitops_provider": engine, "gitops_repository": server.http_url}
                 site.add(NAME, where, **variables, **address)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -22,6 +22,7 @@ from testbed import cluster
 from testbed.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
 RECAP = re.compile(r"^(\S+) +: (ok=.*)$", re.MULTILINE)
 # What the API server or a controller chooses for itself, so that two runs may differ in it.
 VOLATILE = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences")
@@ -61,6 +62,14 @@ class Project:
     bin: Path
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    @classmethod
+    def make(cls, folder: Path, bin_folder: Path = BIN) -> Self:
+        """A project whose inventory has the offline release manifests, and no cluster yet."""
+        manifests = folder / "inventory" / "group_vars" / "all.yml"
+        manifests.parent.mkdir(parents=True)
+        subprocess.run([sys.executable, ".ci/offline.py", str(manifests)], cwd=ROOT, check=True)
+        return cls(folder, bin_folder)
+
     @property
     def log(self) -> Path:
         return self.folder / "run.log"
@@ -73,9 +82,13 @@ class Project:
         """Put a cluster into the inventory; without `where` it is one whose kubeconfig names a port that is closed."""
         kubeconfig, context = (where.kubeconfig, where.context) if where else (self._closed(name), "closed")
         connection = {"cluster_kubeconfig": str(kubeconfig), "cluster_context": context}
-        self.hosts[name] = connection | {"nativelink_clusters_dir": str(self.trees)} | variables
-        inventory = {"all": {"hosts": self.hosts}}
-        (self.folder / "inventory" / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        self.hosts[name] = connection | {"nativelink_clusters_dir": str(self.trees)}
+        self.set(name, **variables)
+
+    def set(self, name: str, **variables: Any) -> None:
+        """Change variables of a cluster in the inventory."""
+        self.hosts[name] |= variables
+        (self.folder / "inventory" / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": self.hosts}}))
 
     def _closed(self, name: str) -> Path:
         path = self.folder / f"{name}.kubeconfig"
@@ -170,15 +183,7 @@ def objects(where: Cluster, manager: str = "nativelink-gitops") -> dict[str, Any
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """An empty project on the Ansible that runs the tests, in a Git repository without a commit to lose."""
-    return make_project(tmp_path, Path(sys.executable).parent)
-
-
-def make_project(folder: Path, bin_folder: Path) -> Project:
-    """A project whose inventory has the offline release manifests, and no cluster yet."""
-    (folder / "inventory" / "group_vars").mkdir(parents=True)
-    manifests = folder / "inventory" / "group_vars" / "all.yml"
-    subprocess.run([sys.executable, ".ci/offline.py", str(manifests)], cwd=ROOT, check=True)
-    return Project(folder, bin_folder)
+    return Project.make(tmp_path)
 
 
 @pytest.fixture

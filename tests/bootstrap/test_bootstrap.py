@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from testbed import cluster
 from testbed.cluster import Cluster
 
-from .conftest import ROOT, Project, Run, make_project, objects
+from .conftest import BIN, ROOT, Project, Run, objects
 
 NEWEST = ROOT / ".venv-newest" / "bin"
 
@@ -41,7 +40,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "newest" and not (NEWEST / ".." / ".ready").exists():
         pytest.skip("no Python >= 3.12 here, which the newest ansible-core needs (make newest)")
     folder = tmp_path_factory.mktemp(request.param)
-    project = make_project(folder, Path(sys.executable).parent if request.param == "locked" else NEWEST)
+    project = Project.make(folder, BIN if request.param == "locked" else NEWEST)
     name = f"bootstrap-{request.param}"
     cluster.down(name)
     try:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from testbed.cluster import Cluster
 
-from .conftest import Project, make_project, objects
+from .conftest import Project, objects
 
 # The edge's controller is left out for the time it takes: it is installed in the same way as KEDA and Argo CD.
 VARIABLES = {
@@ -35,7 +33,7 @@ def test_killed_at_five_points_it_converges(
     project: Project, embedded: Callable[[str], Cluster], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     smooth, bumpy = embedded("smooth"), embedded("bumpy")
-    reference = make_project(tmp_path_factory.mktemp("smooth"), project.bin)
+    reference = Project.make(tmp_path_factory.mktemp("smooth"))
     reference.add("alpha", smooth, **VARIABLES)
     assert reference.run().status == 0
 
@@ -66,10 +64,9 @@ def test_killed_at_random_points_it_converges(
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     print(f"seed {seed}")
-    bin_folder = Path(sys.executable).parent
 
     smooth = embedded("smooth")
-    reference = make_project(tmp_path_factory.mktemp("smooth"), bin_folder)
+    reference = Project.make(tmp_path_factory.mktemp("smooth"))
     reference.add("alpha", smooth, **VARIABLES)
     started = time.monotonic()
     assert reference.run().status == 0
@@ -79,7 +76,7 @@ def test_killed_at_random_points_it_converges(
     killed = 0
     while killed < 20:
         bumpy = embedded("bumpy")
-        project = make_project(tmp_path_factory.mktemp("bumpy"), bin_folder)
+        project = Project.make(tmp_path_factory.mktemp("bumpy"))
         project.add("alpha", bumpy, **VARIABLES)
         moment = chance.uniform(0, took)
         started = time.monotonic()

@@ -2,7 +2,7 @@
 
 Usage::
 
-    site = make_site(tmp_path / "checkout")
+    site = Site.make(tmp_path / "checkout")
     site.add("prod", cluster, **SMALL, gitops_provider="flux", gitops_repository=server.https_url)
     assert site.run("bootstrap").status == 0       # the real playbook: any of playbooks/
     site.publish(server)                           # the first push; site.commit("...") pushes from then on
@@ -15,14 +15,11 @@ Credentials do not belong in here: the inventory is committed too. It names file
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, Self
 
 from testbed import images
-from tests.bootstrap.conftest import ROOT, Project, Run
+from tests.bootstrap.conftest import BIN, Project, Run
 from tests.e2e.git_server import BRANCH, GitServer
 
 SMALL: dict[str, Any] = {
@@ -64,6 +61,14 @@ def by_ssh(server: GitServer) -> dict[str, Any]:
 class Site(Project):
     """A checkout whose inventory, trees and patches are committed and pushed."""
 
+    @classmethod
+    def make(cls, folder: Path, bin_folder: Path = BIN) -> Self:
+        """An empty checkout with the offline release manifests."""
+        site = super().make(folder, bin_folder)
+        subprocess.run(["git", "init", "--quiet", f"--initial-branch={BRANCH}", folder], check=True)
+        (folder / ".git" / "info" / "exclude").write_text("run.log\n")
+        return site
+
     def git(self, *arguments: str) -> str:
         """What Git says, stripped; CalledProcessError if it fails."""
         who = ("-c", "user.name=tests", "-c", "user.email=tests@example.com")
@@ -79,11 +84,6 @@ class Site(Project):
         done = self.run(*arguments, playbook=name)
         assert done.status == 0, done.output
         return done
-
-    def set(self, name: str, **variables: Any) -> None:
-        """Change variables of a cluster in the inventory."""
-        self.hosts[name] |= variables
-        (self.folder / "inventory" / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": self.hosts}}))
 
     def tree_of(self, name: str) -> Path:
         """The folder of a cluster's tree."""
@@ -111,13 +111,3 @@ class Site(Project):
         """Push the branch; the ID of its last commit."""
         self.git("push", "--quiet", "origin", BRANCH)
         return self.git("rev-parse", "HEAD")
-
-
-def make_site(folder: Path) -> Site:
-    """An empty checkout on the Ansible that runs the tests, with the offline release manifests."""
-    group_vars = folder / "inventory" / "group_vars"
-    group_vars.mkdir(parents=True)
-    subprocess.run([sys.executable, ".ci/offline.py", str(group_vars / "all.yml")], cwd=ROOT, check=True)
-    subprocess.run(["git", "init", "--quiet", f"--initial-branch={BRANCH}", folder], check=True)
-    (folder / ".git" / "info" / "exclude").write_text("run.log\n")
-    return Site(folder, Path(sys.executable).parent)

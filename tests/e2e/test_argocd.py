@@ -24,7 +24,7 @@ from testbed import build, cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e.git_server import GitServer, address_for, certificate
-from tests.e2e.site import SMALL, Site, by_ssh, make_site, pool
+from tests.e2e.site import SMALL, Site, by_ssh, pool
 
 Object = dict[str, Any]
 
@@ -128,7 +128,7 @@ def argo(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Argo
     where.load(*(image for name in ("argocd", "keda", "collector") for image in components.images_of(name)))
     folder = tmp_path_factory.mktemp("argocd")
     with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server, pytest.MonkeyPatch.context() as patch:
-        site = make_site(folder / "checkout")
+        site = Site.make(folder / "checkout")
         patch.setenv("GITOPS_PASSWORD", PASSWORD)
         variables = {
             **SMALL,

@@ -20,7 +20,7 @@ from testbed import cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import ClusterError, until
 from tests.e2e.git_server import GitServer, address_for, certificate
-from tests.e2e.site import SMALL, Site, by_ssh, make_site, pool
+from tests.e2e.site import SMALL, Site, by_ssh, pool
 
 NAME = "flux"
 CAS, SCHEDULER, WORKERS = "statefulset/nativelink-cas", "deployment/nativelink-scheduler", "nativelink-workers"
@@ -114,7 +114,7 @@ def flux(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux
     where.load(*components.images_of("flux"))
     with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("GITOPS_PASSWORD", PASSWORD)
-        site = make_site(folder / "checkout")
+        site = Site.make(folder / "checkout")
         site.add(
             NAME,
             where,

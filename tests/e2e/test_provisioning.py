@@ -21,7 +21,7 @@ from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import until
 from tests.bootstrap.conftest import Run
 from tests.e2e.git_server import address_for
-from tests.e2e.site import SMALL, Site, make_site, pool
+from tests.e2e.site import SMALL, Site, pool
 
 PREVIOUS, CURRENT = "2.20.2", "2.21.0"
 METRICS = "v1beta1.external.metrics.k8s.io"
@@ -93,7 +93,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             "allowVolumeExpansion": True,
         }
     )
-    site = make_site(tmp_path_factory.mktemp("site") / "checkout")
+    site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
     variables = SMALL | {
         "storage_classes_list": [{"name": "growing", "preset": "existing"}],
         "nativelink_worker_pools": [pool("default")],

@@ -14,7 +14,7 @@ from testbed import cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e.git_server import GitServer, address_for
-from tests.e2e.site import SMALL, Site, make_site, pool
+from tests.e2e.site import SMALL, Site, pool
 
 NAME = "prod"
 POINTER = f"nativelink-{NAME}"
@@ -78,7 +78,7 @@ def switch(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sw
     where.load(*(image for name in ("flux", "argocd") for image in components.images_of(name)))
     folder = tmp_path_factory.mktemp("switch")
     with GitServer(folder / "git", address_for(where)) as server:
-        site = make_site(folder / "checkout")
+        site = Site.make(folder / "checkout")
         engine = {"gitops_provider": "flux", "gitops_repository": server.http_url, "gitops_interval": "5s"}
         site.add(NAME, where, **SMALL, nativelink_worker_pools=[pool("default")], **engine)
         site.bootstrap()
