@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from nativelink_gitops import cluster, render, specs
+from nativelink_gitops import cluster, render
 
 from bench import numbers
 from testbed import build
+from tests.render.conftest import values_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,9 +118,8 @@ def _loop(folder: Path) -> Path:
     (folder / "filter_plugins").mkdir()
     (folder / "filter_plugins/nativelink.py").write_text(FILTERS.format(plugins=str(ROOT / "plugins")))
     hosts = yaml.load((folder / "inventory/hosts.yml").read_text(), yaml.CSafeLoader)["all"]
-    plain = {"ingress_class_name": "nativelink", "ingress_namespace": "edge", "gitops_namespace": "gitops"}
     for name, variables in hosts["hosts"].items():
-        values = specs.effective({"inventory_hostname": name, **plain, **hosts["vars"], **variables}, lambda text: text)
+        values = values_of(name, **hosts["vars"], **variables)
         context = cluster.resolved(values)
         files = [(path, f"{template}.j2", scope.get("pool")) for path, template, scope in render._wanted(context)]
         resources = [path for path in render.tree(values) if path.endswith(".yaml")]

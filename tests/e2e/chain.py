@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nativelink_gitops import render, specs
+from nativelink_gitops import render
 
 from testbed import build, manifests, node
 from testbed.cluster import Cluster
 from tests.e2e.site import SMALL
+from tests.render.conftest import values_of
 
 Object = dict[str, Any]
 
@@ -64,11 +65,8 @@ class Entry:
     def apply(self, pools: list[Object], **variables: Any) -> None:
         """Render the tree with KEDA scaling and no edge, and apply it as an engine does."""
         spaces = {"nativelink_namespace": self.name, "nativelink_workers_namespace": self.workers}
-        # Of roles that have no part here.
-        others = {"ingress_class_name": "", "ingress_namespace": "", "gitops_namespace": ""}
-        stated = {"inventory_hostname": self.name, **others, **SMALL, "nativelink_scaling": "keda", **spaces}
-        values = specs.effective({**stated, "nativelink_worker_pools": pools, **variables}, lambda text: text)
-        for path, text in render.tree(values).items():
+        stated = {**SMALL, "nativelink_scaling": "keda", **spaces, "nativelink_worker_pools": pools, **variables}
+        for path, text in render.tree(values_of(self.name, **stated)).items():
             (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / path).write_text(text)
         network = node.network(self.where.home)

@@ -24,13 +24,14 @@ from typing import Any
 
 import pytest
 import yaml
-from nativelink_gitops import render, specs
+from nativelink_gitops import render
 
 from testbed import build, cluster, node
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e.chain import Change, Record
 from tests.e2e.site import SMALL, pool
+from tests.render.conftest import values_of
 
 SPACE, WORKERS = "nativelink", "nativelink-workers"
 MOST = 8  # workers of a pool under load
@@ -235,10 +236,8 @@ def process_of(pod: dict[str, Any]) -> int:
 
 def tree(folder: Path, machine: str) -> None:
     """The folder of a cluster as a user has it: rendered, and with patches."""
-    others = {"ingress_class_name": "", "ingress_namespace": "", "gitops_namespace": ""}  # of roles without a part here
     peers = [{"ipBlock": {"cidr": f"{machine}/32"}}]
-    stated = {"inventory_hostname": "drain", **others, **SMALL, "nativelink_worker_pools": POOLS}
-    values = specs.effective({**stated, "nativelink_client_peers": peers}, lambda text: text)
+    values = values_of("drain", **SMALL, nativelink_worker_pools=POOLS, nativelink_client_peers=peers)
     render.write(folder, render.tree(values))
     patches = [*(patch(each["name"], PATCHES.get(each["name"], {})) for each in POOLS), NO_BUDGET]
     (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["rendered"], "patches": patches}))

@@ -24,6 +24,7 @@ Object = dict[str, Any]
 
 def values_of(cluster: str = "test", **variables: Any) -> Values:
     """What the action hands to the renderer for a cluster with these variables. Templates are plain texts here."""
+    # The last three have a default that is a template.
     stated = {
         "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
         "ingress_class_name": "nativelink",
