@@ -23,17 +23,21 @@ class ActionModule(ApplyAction):
     `values`: key to the variable that has the text; `files`: key to the variable that has the path of a file.
 
     What is empty is left out. The Secret is applied server-side: keys that are given no longer are removed.
+    With `state: absent` it is deleted, unless it is somebody else's.
     """
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
         "namespace": {"type": "str", "required": True},
         "name": {"type": "str", "required": True},
         "labels": {"type": "dict", "default": {}},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         **{each: {"type": "dict", "default": {}} for each in ("plain", "values", "files")},
     }
 
     def act(self) -> dict[str, Any]:
-        """Apply the Secret."""
+        """Apply the Secret, or delete it."""
+        if self._args["state"] == "absent":
+            return self._remove()
         values = host_values(self._task_vars, self._loader)
         data = {key: str(text).encode() for key, text in self._args["plain"].items()}
         data |= {key: values[variable].encode() for key, variable in self._args["values"].items()}
@@ -50,6 +54,14 @@ class ActionModule(ApplyAction):
         before = self._api.live(secret)
         after = self._api.apply(secret, FIELD_MANAGER, dry_run=self._task.check_mode)
         return {"changed": before is None or _content(before) != _content(after)}
+
+    def _remove(self) -> dict[str, Any]:
+        name, namespace = self._args["name"], self._args["namespace"]
+        found = self._api.read("v1", "Secret", name, namespace) or {"metadata": {}}
+        ours = found["metadata"].get("labels", {}).get("app.kubernetes.io/managed-by") == FIELD_MANAGER
+        if ours and not self._task.check_mode:
+            self._api.delete(found)
+        return {"changed": ours}
 
     def _read(self, variable: str, path: str) -> bytes:
         if not path:

@@ -32,6 +32,9 @@ REFERENCE = {
     "storage_classes_list": [{"name": "fast", "preset": "aws-ebs-gp3", "default": True}],
 }
 
+# Of the cluster's namespaces, for a play that has the role gitops alone.
+SPACES = {"nativelink_namespace": "nativelink", "nativelink_workers_namespace": "nativelink-workers"}
+
 
 def previous_keda() -> dict[str, str]:
     return {"keda_version": "2.20.2", "keda_manifest": str(manifests.path("keda", "2.20.2"))}
@@ -117,7 +120,7 @@ def test_argocd_may_touch_only_the_two_namespaces_and_its_deletion_touches_nothi
 @pytest.mark.usefixtures("provisioned")
 def test_flux_orphans_what_it_applied_and_replaces_nothing_in_it(play: Play, live: Live) -> None:
     flux = REFERENCE | {"gitops_provider": "flux", "gitops_secret_name": "repository"}
-    run = play(["gitops"], **flux, nativelink_namespace="nativelink", nativelink_workers_namespace="nativelink-workers")
+    run = play(["gitops"], **flux, **SPACES)
     assert run.status == 0, run.message
     kustomization = live("kustomization.kustomize.toolkit.fluxcd.io", "nativelink-dev", "flux-system")["spec"]
     assert kustomization["deletionPolicy"] == "Orphan"
@@ -136,8 +139,7 @@ def test_what_is_not_pushed_yet_is_said(play: Play, tmp_path: Path) -> None:
     tree = tmp_path / "checkout" / "clusters" / "dev"
     tree.mkdir(parents=True)
     (tree / "kustomization.yaml").write_text("resources: []\n")
-    names = {"nativelink_namespace": "nativelink", "nativelink_workers_namespace": "nativelink-workers"}
-    found = REFERENCE | names | {"nativelink_clusters_dir": str(tree.parent), "gitops_install": "existing"}
+    found = REFERENCE | SPACES | {"nativelink_clusters_dir": str(tree.parent), "gitops_install": "existing"}
     push = "push clusters/dev to main of https://git.example.com/builds.git: argocd applies it from there"
 
     assert play(["gitops"], **found).summary["next"] == [f"commit (1 changes) and {push}"]
@@ -480,6 +482,33 @@ def test_the_password_of_redis_is_made_once_and_stays(play: Play, live: Live) ->
     assert password not in str(run.tasks)
     assert first["password"] not in str(run.tasks)
     assert live("secret", "nativelink-redis", "nativelink")["data"] == first
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_credentials_that_move_leave_no_secret_behind(play: Play, live: Live, dev: Cluster) -> None:
+    given = REFERENCE | SPACES | {"gitops_install": "existing"}
+    password = {"gitops_username": "deployer", "gitops_password": "hunter2"}
+    name, namespace = "nativelink-dev-repository", "argocd"
+    gone = "gitops : Take away the credentials that it has no more use for"
+    assert play(["gitops"], **given, **password).status == 0
+    assert live("secret", name, namespace)["data"]["password"] == "aHVudGVyMg=="
+    assert gone not in play(["gitops"], **given, gitops_secret_name=name).changed  # it is in use, under that name
+
+    moved = given | {"gitops_secret_name": "token-of-ours"}
+    assert gone in play(["gitops"], "--check", **moved).changed
+    assert live("secret", name, namespace)
+    assert gone in play(["gitops"], **moved).changed
+    assert live("secret", name, namespace) == {}
+    assert play(["gitops"], **moved).changed == []
+
+    assert play(["gitops"], **given, **password).status == 0
+    assert gone in play(["gitops"], **given).changed
+    assert live("secret", name, namespace) == {}
+
+    dev.run("-n", namespace, "create", "secret", "generic", name, "--from-literal=password=theirs")
+    assert play(["gitops"], **given).changed == []
+    assert live("secret", name, namespace)["data"] == {"password": "dGhlaXJz"}
+    dev.run("-n", namespace, "delete", "secret", name)
 
 
 def test_of_two_that_make_a_secret_the_second_does_not_win(dev: Cluster, live: Live) -> None:
