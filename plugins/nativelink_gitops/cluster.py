@@ -238,6 +238,11 @@ def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     return pool["scaling"] or known["nativelink_scaling"]
 
 
+def failing_polls(pool: Mapping[str, Any]) -> int:
+    """After how many polls without an answer KEDA holds a pool (its defaults filled in), or wakes one from zero."""
+    return max(3, LOST // pool["polling_interval"])
+
+
 def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     """The Secrets that the tree names and only the user can make: `namespace`, `name`, and `what` each holds."""
     ours, workers = known["nativelink_namespace"], known["nativelink_workers_namespace"]
@@ -245,6 +250,7 @@ def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     redis = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "existing"
     wanted = [
         (ours, known["nativelink_edge_tls_secret"] if edge else "", "the certificate of the edge"),
+        (ours, known["nativelink_edge_client_ca_secret"] if edge else "", "the CA of the clients"),
         (ours, known["nativelink_redis_secret_name"] if redis else "", "the password of Redis"),
     ]
     for name in known["nativelink_image_pull_secrets"]:
@@ -282,7 +288,7 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "env": {key: _text(value) for key, value in pool["env"].items()},
         # Of a lost metric: never fewer than now, and 0 would mean zero in spite of it.
         "fallback_replicas": max(1, pool["min_replicas"]),
-        "failure_threshold": max(3, LOST // pool["polling_interval"]),
+        "failure_threshold": failing_polls(pool),
         "behavior": {"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
         "scaling": scaling,
         "when": {"always": True, "keda": scaling == "keda", "hpa": scaling == "hpa"},

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nativelink_gitops import kubeconfig, specs, versions
-from nativelink_gitops.cluster import scaling_of
+from nativelink_gitops.cluster import failing_polls, scaling_of
 from nativelink_gitops.formats import IMAGE, SCP, checks, nearest, one_of, shown
 from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from nativelink_gitops.specs import MISSING, Option, Yaml
@@ -654,22 +654,23 @@ def last_value_wins(values: Values) -> Said:
                 )
 
 
-# Seconds after which KEDA knows that a source is lost: 10 failing polls, and what their timeouts take.
-SURE_OF_LOSS = 120
+# Seconds that a poll may take besides the interval when nothing even refuses: two timeouts of 3 s, and as much again.
+FAILING_POLL = 11
 
 
 def hasty_zero(values: Values) -> Said:
     """KEDA 2.21.0 takes a poll that fails for no demand when another one fails at the same time (seen; ErrCacheClosed).
 
-    That counts towards the cooldown until KEDA gives the source up: 10 failing polls, a minute or two.
+    That counts towards the cooldown until KEDA gives the source up: 10 failing polls by default, a minute or two.
     """
     for path, pool in _pools(values):
-        if scaling_of(pool, values) == "keda" and pool["min_replicas"] == 0 and pool["cooldown_period"] < SURE_OF_LOSS:
+        sure = failing_polls(pool) * (pool["polling_interval"] + FAILING_POLL)
+        if scaling_of(pool, values) == "keda" and pool["min_replicas"] == 0 and pool["cooldown_period"] < sure:
             yield (
                 f"{path}.cooldown_period",
                 f"is {pool['cooldown_period']} s: a pool at work may go to zero while its source of demand is lost, "
                 "before KEDA is sure of that",
-                f"write {SURE_OF_LOSS} or more",
+                f"write {sure} or more",
             )
 
 

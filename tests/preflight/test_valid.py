@@ -190,5 +190,9 @@ def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
         "demand is lost, before KEDA is sure of that; write 120 or more"
     ]
     assert notices(nativelink_worker_pools=[pool]) == []
+    # Three polls a minute apart.
+    (said,) = notices(nativelink_worker_pools=[{**pool, "polling_interval": 60, "cooldown_period": 200}])
+    assert said.endswith("write 213 or more")
+    assert notices(nativelink_worker_pools=[{**pool, "polling_interval": 60}]) == []
     assert notices(nativelink_worker_pools=[{"name": "linux", "cooldown_period": 60}]) == []
     assert notices(nativelink_worker_pools=[{**pool, "cooldown_period": 60}], nativelink_scaling="none") == []

@@ -528,6 +528,7 @@ def test_of_two_that_make_a_secret_the_second_does_not_win(dev: Cluster, live: L
 
 SECRETS = {
     "nativelink_edge_tls_secret": "edge-tls",
+    "nativelink_edge_client_ca_secret": "clients-ca",
     "nativelink_scheduler_backend": "redis",
     "nativelink_redis_provider": "existing",
     "nativelink_redis_secret_name": "queue",
@@ -543,6 +544,7 @@ def test_a_secret_that_the_tree_names_is_the_users_to_make(play: Play, dev: Clus
     assert (run.status, run.changed) == (0, [])
     assert run.summary["next"] == [
         "make the Secret nativelink/edge-tls: the certificate of the edge, which the tree names",
+        "make the Secret nativelink/clients-ca: the CA of the clients, which the tree names",
         "make the Secret nativelink/mirror: the credentials for pulling images, which the tree names",
         "make the Secret nativelink-workers/mirror: the credentials for pulling images, which the tree names",
     ]
