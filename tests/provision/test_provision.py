@@ -272,16 +272,18 @@ class Waiting:
 
 
 @pytest.fixture
-def waiting(play: Play, release: Release, dev: Cluster) -> Iterator[Waiting]:
+def waiting(request: pytest.FixtureRequest, play: Play, release: Release, dev: Cluster) -> Iterator[Waiting]:
+    """It waits for as many seconds as the test says."""
     dev.never_ready(release.namespace)
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(play, [release("1.0.0", timeout=20)])
+        run = pool.submit(play, [release("1.0.0", timeout=request.param)])
         until(
             "its pod", lambda: bool(dev.run("-n", release.namespace, "get", "pods", "-l", "app=app", "-o", "name")), 60
         )
         yield Waiting(dev, release.namespace, run)
 
 
+@pytest.mark.parametrize("waiting", [120], indirect=True)
 def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting) -> None:
     waiting.dev.stop_api()
     waiting.dev.start_api()
@@ -291,6 +293,7 @@ def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting) -> None:
     assert run.summary["provisioned"] == ["app 1.0.0: installed"]
 
 
+@pytest.mark.parametrize("waiting", [20], indirect=True)
 def test_a_wait_without_an_api_server_ends_and_says_for_what(waiting: Waiting) -> None:
     waiting.dev.stop_api()
     try:
