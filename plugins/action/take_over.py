@@ -16,13 +16,14 @@ from nativelink_gitops.release import identity
 
 _OURS = "app.kubernetes.io/managed-by=nativelink-gitops"
 _SECONDS = 60
+_POLL_SECONDS = 0.2
 
 
 class ActionModule(ApplyAction):
     """Arguments: `kubeconfig`, `context`; `engine`: the one that is to have the tree; `name`: of all engines' pointers;
     `namespaces` and `kinds` (`group`, `resource`) of the tree; `engines`: by engine its field manager (`manager`), what
-    points it at the tree (`pointers`: `api_version` and `kind`) and what else was made for it (`rest`: `api_version`,
-    `kind`, `name`, and `namespace` where that is not the pointers').
+    points it at the tree (`pointers`: `api_version` and `kind`; the last one does nothing alone) and what else was made
+    for it (`rest`: `api_version`, `kind`, `name`, and `namespace` where that is not the pointers').
 
     What is ours of the other engines is deleted, and the fields that those applied become the new engine's: a field
     that later goes from Git would else stay in the cluster, as its old owner's.
@@ -48,7 +49,7 @@ class ActionModule(ApplyAction):
         owned = [each for each in self._tree() if managers & {entry["manager"] for entry in _applied(each)}]
         if not self._task.check_mode:
             for name in former:
-                self._remove(left[name], others[name]["rest"])
+                self._remove(left[name], others[name])
             for each in owned:
                 self._rename(each, managers, manager)
         said = [f"took the tree from {name}, whose installation stays" for name in former]
@@ -77,22 +78,34 @@ class ActionModule(ApplyAction):
             problem = f"{identity(pointer)} would delete NativeLink with itself: it has a finalizer"
             self.refuse("gitops_provider", problem, "remove that, then run again")
 
-    def _remove(self, pointers: list[Object], rest: list[Object]) -> None:
-        """Delete the pointers one after the other, then what served only them."""
+    def _remove(self, pointers: list[Object], engine: Object) -> None:
+        """Delete what makes an engine act on the tree, then what served only that, and last what does nothing alone.
+
+        So the engine never acts without its rights, and a run that is interrupted leaves a pointer for the next one.
+        """
+        last = engine["pointers"][-1]["kind"]
+        namespaces = {each["metadata"]["namespace"] for each in pointers}
         for each in pointers:
-            self._api.delete(each)
-            deadline = time.monotonic() + _SECONDS
-            while self._api.live(each):  # Flux's have a finalizer: their controller forgets them first
-                if time.monotonic() > deadline:
-                    problem = f"{identity(each)} is not gone {_SECONDS} s after its deletion"
-                    self.refuse("gitops_provider", problem, "see that its controller runs, then run again")
-                time.sleep(0.2)
-        for each in rest:
-            namespace = each.get("namespace") or pointers[0]["metadata"]["namespace"]
-            path = self._api.path(each["api_version"], each["kind"], namespace=namespace)
-            query = {"fieldSelector": f"metadata.name={each['name']}"}
-            for found in self._ours(path, each["api_version"], each["kind"], **query):
-                self._api.delete(found)
+            if each["kind"] != last:
+                self._delete(each)
+        for each in engine["rest"]:
+            for namespace in {each["namespace"]} if "namespace" in each else namespaces:
+                path = self._api.path(each["api_version"], each["kind"], namespace=namespace)
+                query = {"fieldSelector": f"metadata.name={each['name']}"}
+                for found in self._ours(path, each["api_version"], each["kind"], **query):
+                    self._api.delete(found)
+        for each in pointers:
+            if each["kind"] == last:
+                self._delete(each)
+
+    def _delete(self, pointer: Object) -> None:
+        self._api.delete(pointer)
+        deadline = time.monotonic() + _SECONDS
+        while self._api.live(pointer):  # Flux's have a finalizer: their controller forgets them first
+            if time.monotonic() > deadline:
+                problem = f"{identity(pointer)} is not gone {_SECONDS} s after its deletion"
+                self.refuse("gitops_provider", problem, "see that its controller runs, then run again")
+            time.sleep(_POLL_SECONDS)
 
     def _tree(self) -> Iterator[Object]:
         """All that is ours in the tree's namespaces."""

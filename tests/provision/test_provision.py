@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -17,7 +18,7 @@ import pytest
 
 from testbed import manifests
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import ClusterError, until
 
 from .conftest import Object, Play, Run
 
@@ -581,6 +582,109 @@ def test_a_user_who_may_not_read_secrets_is_told(play: Play, dev: Cluster, tmp_p
         'User "system:serviceaccount:default:default" cannot get resource "secrets" in API group "" '
         'in the namespace "nativelink"; see that the API server answers and lets its user do that, then run again'
     )
+
+
+# The tree goes to another engine
+
+MADE = {
+    "flux": {
+        "GitRepository flux-system/nativelink-dev",
+        "Kustomization flux-system/nativelink-dev",
+        "ServiceAccount flux-system/nativelink-dev",
+        "Secret flux-system/nativelink-dev-repository",
+        "Role nativelink/nativelink-gitops",
+        "Role nativelink-workers/nativelink-gitops",
+        "RoleBinding nativelink/nativelink-gitops",
+        "RoleBinding nativelink-workers/nativelink-gitops",
+    },
+    "argocd": {
+        "Application argocd/nativelink-dev",
+        "AppProject argocd/nativelink-dev",
+        "Secret argocd/nativelink-dev-repository",
+    },
+}
+ACTS = {"flux": "Kustomization flux-system/nativelink-dev", "argocd": "Application argocd/nativelink-dev"}
+
+
+def made(dev: Cluster) -> set[str]:
+    """What there is of both engines' `MADE`."""
+    kinds = "gitrepositories,kustomizations,applications,appprojects,serviceaccounts,secrets,roles,rolebindings"
+    line = r'{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}'
+    found = dev.run(
+        "get", kinds, "-A", "-l", "app.kubernetes.io/managed-by=nativelink-gitops", "-o", f"jsonpath={line}"
+    )
+    return set(found.splitlines()) & (MADE["flux"] | MADE["argocd"])
+
+
+@pytest.fixture
+def both(play: Play, provisioned: Run) -> Object:
+    """The variables with which a run gives the tree to either engine, which are both installed."""
+    del provisioned
+    given = REFERENCE | SPACES | {"gitops_username": "deployer", "gitops_password": "hunter2"}
+    run = play(["gitops"], **given | {"gitops_provider": "flux"})
+    assert run.status == 0, run.message
+    return given | {"gitops_install": "existing"}
+
+
+@contextlib.contextmanager
+def undeletable(dev: Cluster) -> Iterator[None]:
+    """Meanwhile the API server refuses to delete an engine's RoleBindings and its Secret."""
+    rule = {
+        "apiGroups": ["", "rbac.authorization.k8s.io"],
+        "apiVersions": ["v1"],
+        "operations": ["DELETE"],
+        "resources": ["secrets", "rolebindings"],
+        "resourceNames": ["nativelink-dev-repository", "nativelink-gitops"],
+    }
+    group, name = "admissionregistration.k8s.io/v1", {"name": "undeletable"}
+    policy = {
+        "apiVersion": group,
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": name,
+        "spec": {"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "false"}]},
+    }
+    binding = {
+        "apiVersion": group,
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": name,
+        "spec": {"policyName": "undeletable", "validationActions": ["Deny"]},
+    }
+    secret = {"metadata": {"name": "nativelink-dev-repository", "namespace": "default"}}
+    dev.apply({"apiVersion": "v1", "kind": "Secret", **secret}, policy, binding)
+    delete = ("-n", "default", "delete", "secret", "nativelink-dev-repository")
+
+    def refused() -> bool:
+        try:
+            dev.run(*delete, "--dry-run=server")
+        except ClusterError:
+            return True
+        return False
+
+    try:
+        until("deletions to be refused", refused, 30)
+        yield
+    finally:
+        for each in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+            dev.run("delete", each, "undeletable")
+        until("deletions to work", lambda: not refused(), 30)
+        dev.run(*delete)
+
+
+@pytest.mark.parametrize(("former", "successor"), [("flux", "argocd"), ("argocd", "flux")])
+def test_an_interrupted_switch_is_finished_by_the_next_run(
+    play: Play, dev: Cluster, both: Object, former: str, successor: str
+) -> None:
+    assert play(["gitops"], **both | {"gitops_provider": former}).status == 0
+    assert made(dev) == MADE[former]
+    switched = both | {"gitops_provider": successor}
+    with undeletable(dev):
+        interrupted = play(["gitops"], **switched)
+    assert "ValidatingAdmissionPolicy 'undeletable'" in interrupted.message
+    assert ACTS[former] not in made(dev)  # nothing acts without its rights
+    run = play(["gitops"], **switched)
+    assert run.status == 0, run.message
+    assert made(dev) == MADE[successor]
+    assert f"took the tree from {former}, whose installation stays" in run.summary["connected"]
 
 
 # A pool that changes from fixed to autoscaled
