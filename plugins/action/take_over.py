@@ -45,13 +45,15 @@ class ActionModule(ApplyAction):
         for pointer in (each for pointers in left.values() for each in pointers):
             self._check(pointer)
         former = [name for name, pointers in left.items() if pointers]
-        manager, managers = engines[self._args["engine"]]["manager"], {each["manager"] for each in others.values()}
-        owned = [each for each in self._tree() if managers & {entry["manager"] for entry in _applied(each)}]
         if not self._task.check_mode:
             for name in former:
                 self._remove(left[name], others[name])
+        manager, managers = engines[self._args["engine"]]["manager"], {each["manager"] for each in others.values()}
+        # Not before: a removal may take long, and all that KEDA, say, writes meanwhile has another version then.
+        owned = [each for each in self._tree() if managers & {entry["manager"] for entry in _applied(each)}]
+        if not self._task.check_mode:
             for each in owned:
-                self._rename(each, managers, manager)
+                self._hand_over(each, managers, manager)
         said = [f"took the tree from {name}, whose installation stays" for name in former]
         return {"changed": bool(former or owned), **({"cluster_summary": {"connected": said}} if said else {})}
 
@@ -122,19 +124,32 @@ class ActionModule(ApplyAction):
                 path = f"{'/apis' if kind['group'] else '/api'}/{version}/namespaces/{namespace}/{kind['resource']}"
                 yield from self._ours(path, version, kind["kind"])
 
-    def _rename(self, live: Object, managers: set[str], manager: str) -> None:
-        """Give the fields that other managers applied to one that has none yet; one that has some keeps just those."""
-        entries, taken = [], any(entry["manager"] == manager for entry in _applied(live))
-        for entry in live["metadata"]["managedFields"]:
-            foreign = entry["operation"] == "Apply" and entry["manager"] in managers
-            if not foreign:
-                entries.append(entry)
-            elif not taken:
-                entries.append({**entry, "manager": manager})
-                taken = True
-        version = live["metadata"]["resourceVersion"]
-        self._api.merge(live, {"metadata": {"managedFields": entries, "resourceVersion": version}})
+    def _hand_over(self, live: Object | None, managers: set[str], manager: str) -> None:
+        """Give the fields that other managers applied to one, once more when somebody else was quicker to write."""
+        deadline = time.monotonic() + _SECONDS
+        while live and not self._api.merge(live, _renamed(live, managers, manager)):
+            if time.monotonic() > deadline:
+                engine = self._args["engine"]
+                problem = f"waited {_SECONDS} s to hand {identity(live)} over to {engine}: it was changed each time"
+                self.refuse("gitops_provider", problem, "see who writes it so often, then run again")
+            live = self._api.live(live)
 
 
 def _applied(live: Object) -> list[Object]:
     return [entry for entry in live["metadata"].get("managedFields", ()) if entry["operation"] == "Apply"]
+
+
+def _renamed(live: Object, managers: set[str], manager: str) -> Object:
+    """The change that gives the fields of other managers to one that has none yet; one that has some keeps just those.
+
+    It is for this version of the object only.
+    """
+    entries, taken = [], any(entry["manager"] == manager for entry in _applied(live))
+    for entry in live["metadata"]["managedFields"]:
+        foreign = entry["operation"] == "Apply" and entry["manager"] in managers
+        if not foreign:
+            entries.append(entry)
+        elif not taken:
+            entries.append({**entry, "manager": manager})
+            taken = True
+    return {"metadata": {"managedFields": entries, "resourceVersion": live["metadata"]["resourceVersion"]}}

@@ -165,13 +165,16 @@ class Api:
             raise ApiError(f"{wanted['kind']} {metadata['name']}: {status} {content.get('message', '')}")
         return content
 
-    def merge(self, live: Object, change: Object) -> None:
-        """Change an object by a JSON merge patch; ApiError if it has changed since `change`'s resourceVersion."""
+    def merge(self, live: Object, change: Object) -> bool:
+        """Change an object by a JSON merge patch; False, and nothing is changed, if `change` is of an older version."""
         metadata = live["metadata"]
         path = self.path(live["apiVersion"], live["kind"], metadata["name"], metadata.get("namespace", ""))
         status, content = self._call("PATCH", str(path), change, "application/merge-patch+json")
+        if status == 409 and content.get("reason") == "Conflict":
+            return False
         if status >= 300:
             raise ApiError(f"{live['kind']} {metadata['name']}: {status} {content.get('message', '')}")
+        return True
 
     def delete(self, wanted: Object) -> None:
         """Delete an object and, by the garbage collector, what depends on it; it is fine if it is not there."""

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -685,6 +686,107 @@ def test_an_interrupted_switch_is_finished_by_the_next_run(
     assert run.status == 0, run.message
     assert made(dev) == MADE[successor]
     assert f"took the tree from {former}, whose installation stays" in run.summary["connected"]
+
+
+BY_FLUX = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller", "-f", "-")
+SCALED = {
+    "apiVersion": "keda.sh/v1alpha1",
+    "kind": "ScaledObject",
+    "metadata": {
+        "name": "nativelink-worker-big",
+        "namespace": "nativelink-workers",
+        "labels": {"app.kubernetes.io/managed-by": "nativelink-gitops"},
+    },
+    "spec": {
+        "scaleTargetRef": {"name": "nativelink-worker-big"},
+        "triggers": [{"type": "cpu", "metadata": {"value": "50"}}],
+    },
+}
+
+
+@pytest.fixture
+def scaled(dev: Cluster, both: Object) -> Iterator[Callable[[int], Object]]:
+    """A ScaledObject that Flux has applied: write a number to its status as KEDA does, and get it back."""
+    del both  # KEDA's kinds are there
+    dev.run(*BY_FLUX, stdin=json.dumps(SCALED))
+    where = ("-n", "nativelink-workers", "scaledobject", "nativelink-worker-big")
+
+    def write(number: int) -> Object:
+        patch = json.dumps({"status": {"originalReplicaCount": number}})
+        dev.run("patch", *where, "--subresource=status", "--type=merge", "--field-manager=keda", "-p", patch)
+        return json.loads(dev.run("get", *where, "-o", "json", "--show-managed-fields"))
+
+    yield write
+    dev.run("delete", *where)
+
+
+LATE = {
+    "apiVersion": "v1",
+    "kind": "ConfigMap",
+    "metadata": {
+        "name": "late",
+        "namespace": "nativelink",
+        "labels": {"app.kubernetes.io/managed-by": "nativelink-gitops"},
+    },
+}
+
+
+def owner(live: Object) -> list[str]:
+    """Who has applied an object."""
+    return [each["manager"] for each in live["metadata"]["managedFields"] if each["operation"] == "Apply"]
+
+
+def test_what_is_written_or_made_while_the_old_engine_goes_is_handed_over(
+    play: Play, dev: Cluster, both: Object, scaled: Callable[[int], Object]
+) -> None:
+    where = ("-n", "flux-system", "kustomization.kustomize.toolkit.fluxcd.io", "nativelink-dev")
+
+    def finalizers(names: list[str]) -> None:
+        dev.run("patch", *where, "--type=merge", "-p", json.dumps({"metadata": {"finalizers": names}}))
+
+    finalizers(["finalizers.fluxcd.io"])  # as its controller does, which does not run here
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(play, ["gitops"], **both)
+        asked = ("get", *where, "-o", "jsonpath={.metadata.deletionTimestamp}")
+        try:
+            until("the Kustomization to be deleted", lambda: dev.run(*asked) != "", 60)
+            assert owner(scaled(1)) == ["kustomize-controller"]
+            dev.run(*BY_FLUX, stdin=json.dumps(LATE))
+        finally:
+            finalizers([])
+        assert run.result().status == 0, run.result().message
+    assert owner(scaled(2)) == ["argocd-controller"]
+    late = dev.run("get", "-n", "nativelink", "configmap", "late", "-o", "json", "--show-managed-fields")
+    assert owner(json.loads(late)) == ["argocd-controller"]
+    dev.run("delete", "-n", "nativelink", "configmap", "late")
+
+
+def test_what_is_written_at_that_moment_is_read_again(
+    dev: Cluster, scaled: Callable[[int], Object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ansible.errors import AnsibleActionFail
+    from nativelink_gitops.api import Api
+
+    from plugins.action import take_over
+
+    action = take_over.ActionModule(*[None] * 6)
+    action._api, action._args, action._cluster = Api(str(dev.kubeconfig), dev.context), {"engine": "argocd"}, "dev"
+    stale = scaled(1)
+    scaled(2)
+    handed = (stale, {"kustomize-controller"}, "argocd-controller")
+    with monkeypatch.context() as patch:
+        patch.setattr(take_over, "_SECONDS", 0)
+        with pytest.raises(AnsibleActionFail) as refused:
+            action._hand_over(*handed)
+    assert refused.value.message == (
+        "dev: gitops_provider: waited 0 s to hand ScaledObject nativelink-workers/nativelink-worker-big over "
+        "to argocd: it was changed each time; see who writes it so often, then run again"
+    )
+    assert owner(scaled(3)) == ["kustomize-controller"]
+    action._hand_over(*handed)
+    after = scaled(4)
+    assert owner(after) == ["argocd-controller"]
+    assert after["status"]["originalReplicaCount"] == 4
 
 
 # A pool that changes from fixed to autoscaled
