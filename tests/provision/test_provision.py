@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import json
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+from nativelink_gitops.api import Api, ApiError
 
 from testbed import manifests
 from testbed.cluster import Cluster
@@ -517,8 +520,6 @@ def test_credentials_that_move_leave_no_secret_behind(play: Play, live: Live, de
 
 
 def test_of_two_that_make_a_secret_the_second_does_not_win(dev: Cluster, live: Live) -> None:
-    from nativelink_gitops.api import Api
-
     def secret(value: str) -> Object:
         metadata = {"name": "raced", "namespace": "default"}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"password": value}}
@@ -583,6 +584,40 @@ def test_a_user_who_may_not_read_secrets_is_told(play: Play, dev: Cluster, tmp_p
         'User "system:serviceaccount:default:default" cannot get resource "secrets" in API group "" '
         'in the namespace "nativelink"; see that the API server answers and lets its user do that, then run again'
     )
+
+
+# Keys of a kubeconfig
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which whatever is temporary is made."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_keys_are_in_no_file(dev: Cluster, temporary: Path) -> None:
+    api = Api(str(dev.kubeconfig), dev.context)
+    assert list(temporary.iterdir()) == []
+    assert (api.get("/api/v1/namespaces/default") or {})["kind"] == "Namespace"
+    assert list(temporary.iterdir()) == []
+    # The files of one are not those of the next.
+    assert Api(str(dev.kubeconfig), dev.context).get("/api/v1/namespaces/default")
+
+
+def test_a_kubeconfig_without_trust(dev: Cluster, temporary: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(dev.kubeconfig.read_text())
+    del config["clusters"][0]["cluster"]["certificate-authority-data"]
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(ApiError, match="certificate verify failed"):
+        Api(str(path), dev.context).get("/version")
+    config["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = True
+    path.write_text(yaml.safe_dump(config))
+    assert Api(str(path), dev.context).get("/version")
+    assert list(temporary.iterdir()) == []
 
 
 # The tree goes to another engine
@@ -765,7 +800,6 @@ def test_what_is_written_at_that_moment_is_read_again(
     dev: Cluster, scaled: Callable[[int], Object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ansible.errors import AnsibleActionFail
-    from nativelink_gitops.api import Api
 
     from plugins.action import take_over
 
