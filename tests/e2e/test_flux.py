@@ -196,6 +196,20 @@ def test_hand_edits_are_healed(flux: Flux) -> None:
     print(f"healed in {time.monotonic() - started:.1f} s with an interval of 5 s")
 
 
+def test_what_kubectl_adds_goes_unless_under_another_name(flux: Flux) -> None:
+    """Such as the annotations of `rollout restart`, and of a pause; docs/scaling.md says how to keep them."""
+    flux.where.run("-n", "nativelink", "annotate", "service/nativelink-cas", "example.com/goes=1")
+    kept = ("example.com/stays=1", "--field-manager=flux-client-side-apply")
+    flux.where.run("-n", "nativelink", "annotate", "service/nativelink-cas", *kept)
+
+    def annotations() -> dict[str, str]:
+        return dict(flux.get("service/nativelink-cas")["metadata"].get("annotations", {}))
+
+    until("Flux to remove what kubectl has added", lambda: "example.com/goes" not in annotations(), 40, flux.said)
+    assert annotations()["example.com/stays"] == "1"
+    flux.where.run("-n", "nativelink", "annotate", "service/nativelink-cas", "example.com/stays-")
+
+
 def test_a_removed_pool_is_pruned(flux: Flux) -> None:
     before = flux.get("deployment/nativelink-worker-kept", WORKERS)["metadata"]["uid"]
     flux.site.set(NAME, nativelink_worker_pools=[pool("kept")])
@@ -330,8 +344,9 @@ def test_suspended_stays_suspended(flux: Flux) -> None:
     flux.site.set(NAME, nativelink_worker_pools=[pool("kept", min_replicas=2)])
     flux.site.playbook("render")
     commit = flux.site.commit("Two workers")
-    flux.poke()
-    until("the commit to be fetched", lambda: commit in flux.source()["status"]["artifact"]["revision"], 30, flux.said)
+    # As docs/changes.md has it seen that the engine knows the new commit.
+    seen = f"--for=jsonpath={{.status.artifact.revision}}=main@sha1:{commit}"
+    flux.where.run("-n", "flux-system", "wait", f"gitrepository/nativelink-{NAME}", seen, "--timeout=60s")
     time.sleep(6)  # more than an interval
     assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 1
 
