@@ -147,6 +147,12 @@ def test_prod_configurations() -> None:
     assert local["platform_properties"] == {"OSFamily": {"values": ["Linux"]}, "pool": {"values": ["default"]}}
 
 
+def test_the_documented_bazelrc_finds_a_worker_where_the_inventory_names_no_pools() -> None:
+    assert "build --remote_default_exec_properties=pool=default " in (ROOT / "docs/how-to.md").read_text()
+    (worker,) = json5.loads(render.tree(values_of())["worker/default/worker.json5"])["workers"]
+    assert worker["local"]["platform_properties"]["pool"] == {"values": ["default"]}
+
+
 def test_the_scheduler_waits_longer_than_the_longest_action_of_any_pool() -> None:
     pools = [{"name": "short", "longest_action": 60}, {"name": "long", "longest_action": "2h"}]
     files = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_worker_pools=pools))
@@ -610,7 +616,9 @@ def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_anothe
     assert resources(resources=limited) == limited
     worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")["spec"]["template"]["spec"]
     sizes = {each["name"]: each["emptyDir"].get("sizeLimit") for each in worker["volumes"] if "emptyDir" in each}
-    assert sizes == {"shared": None, "scratch": "100Gi", "drain": "1Mi", "tmp": "100Gi"}
+    assert sizes == {"shared": None, "scratch": "100Gi", "drain": "1Mi"}
+    mounts = {each["mountPath"]: each["name"] for each in worker["containers"][0]["volumeMounts"]}
+    assert mounts["/tmp"] == "scratch"
 
 
 def test_nothing_grows_without_an_end() -> None:
