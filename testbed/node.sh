@@ -5,6 +5,9 @@ set -euo pipefail
 home=$1 rootfs=$2
 shift 2
 
+# mount(8) would note each in the machine's /run, which is still ours.
+mount() { command mount --no-mtab "$@"; }
+
 # The root: Debian's packages below, all changes in the node's folder. A log file a component, from the very start.
 root=$home/root
 mount -t overlay node -o "lowerdir=$rootfs,upperdir=$home/changes,workdir=$home/work" "$root"
