@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from testbed import build, debian, images
+from testbed import build, cache, debian, images
 from testbed.waiting import ClusterError, tails, until
 
 NAME = "real-1"
@@ -144,9 +144,14 @@ def process(cluster_home: Path) -> int | None:
     return None
 
 
+def _cgroup(cluster_home: Path) -> str:
+    """The name of the node's cgroup: clusters of one name in two state folders are two, and kubelet ends strangers."""
+    return f"testbed-{cluster_home.name}-{cache.digest(str(cluster_home))}"
+
+
 def _cgroups(cluster_home: Path) -> list[Path]:
     """The node's cgroup in each hierarchy: one with cgroup v2, one a controller with v1."""
-    name = f"testbed-{cluster_home.name}"
+    name = _cgroup(cluster_home)
     if _CONTROLLERS.exists():
         return [_CGROUPS / name]
     return [path / name for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
@@ -159,7 +164,7 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
         "authentication": {"anonymous": {"enabled": False}, "x509": {"clientCAFile": "/etc/testbed/ca.crt"}},
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/testbed-{cluster_home.name}",
+        "cgroupRoot": f"/{_cgroup(cluster_home)}",
         "failCgroupV1": False,
         "failSwapOn": False,
         "clusterDNS": [wanted.service(10)],
