@@ -107,14 +107,17 @@ def claim(cluster_home: Path) -> Network:
         raise ClusterError("a real node needs root; fake ones do not")
     _home(cluster_home).mkdir(parents=True, exist_ok=True)  # so that `stop` knows that there is something to stop
     for wanted in map(Network, range(_MOST)):
-        # The kernel decides who of two comes first. The other end is moved into the node when there is one.
-        with contextlib.suppress(ClusterError):
+        try:  # The kernel decides who of two comes first. The other end is moved into the node when there is one.
             _run("ip", "link", "add", wanted.link, "type", "veth", "peer", "name", f"{wanted.link}-node")
-            _run("ip", "link", "set", wanted.link, "alias", str(cluster_home))
-            _run("ip", "address", "add", f"{wanted.machine}/30", "dev", wanted.link)
-            _run("ip", "link", "set", wanted.link, "up")
-            return wanted
-    raise ClusterError(f"{_MOST} real nodes run on this machine already, or it has no veth interfaces")
+        except ClusterError as error:
+            if "File exists" not in str(error):
+                raise
+            continue
+        _run("ip", "link", "set", wanted.link, "alias", str(cluster_home))
+        _run("ip", "address", "add", f"{wanted.machine}/30", "dev", wanted.link)
+        _run("ip", "link", "set", wanted.link, "up")
+        return wanted
+    raise ClusterError(f"{_MOST} real nodes run on this machine already")
 
 
 def api_server_arguments(wanted: Network, pki: Path) -> dict[str, str]:
