@@ -151,21 +151,8 @@ class Cluster:
         return file
 
     def processes(self) -> dict[str, int]:
-        """The process ID of each running component of this cluster, by component name.
-
-        They are told by what they run and by their working directory: unlike a PID file that can't be outdated.
-        """
-        found: dict[str, int] = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                folder, binary = (
-                    str((process / link).readlink()).removesuffix(" (deleted)") for link in ("cwd", "exe")
-                )
-            except OSError:  # gone meanwhile, a zombie, or another user's
-                continue
-            if folder == str(self._workdir) and Path(binary).name in COMPONENTS:
-                found[Path(binary).name] = int(process.name)
-        return found
+        """The process ID of each running component of this cluster, by component name."""
+        return {name: number for name, number in node.processes(self._workdir).items() if name in COMPONENTS}
 
     def ready(self) -> bool:
         """Whether all components and the real node, if it has one, run, and the API server says that it is ready."""

@@ -137,14 +137,23 @@ def certificate_names(wanted: Network) -> list[str]:
     return [wanted.machine, wanted.service(1), "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
 
 
+def processes(folder: Path) -> dict[str, int]:
+    """The process ID of each program whose working directory is a folder, by the program's name.
+
+    A PID file may be outdated; this can't.
+    """
+    found: dict[str, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or another user's
+            where, program = (str((process / link).readlink()).removesuffix(" (deleted)") for link in ("cwd", "exe"))
+            if where == str(folder):
+                found[Path(program).name] = int(process.name)
+    return found
+
+
 def process(cluster_home: Path) -> int | None:
     """The ID of the process that holds the node, or None. Its end is the node's end."""
-    for found in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            folder, binary = (str((found / link).readlink()).removesuffix(" (deleted)") for link in ("cwd", "exe"))
-            if folder == str(_home(cluster_home)) and Path(binary).name == "unshare":
-                return int(found.name)
-    return None
+    return processes(_home(cluster_home)).get("unshare")
 
 
 def _cgroup(cluster_home: Path) -> str:
