@@ -34,7 +34,6 @@ from testbed.waiting import ClusterError, tails, until
 DEFAULT_NAME = "local"
 NODES = 6
 ZONES = ("zone-a", "zone-b", "zone-c")
-# In the order of their dependence: the last ones are stopped first.
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
 # kwokctl would take the first free ports below 32768: of two clusters that start at a time both would take the same,
@@ -388,12 +387,26 @@ class Cluster:
 
     def _destroy(self) -> None:
         """Kill this cluster's processes, wait until they are gone, and remove its state. Fine if there are none."""
+        until("all processes to be gone", self._killed, 15)
         node.stop(self.home)
-        for component in reversed(COMPONENTS):
-            if process := self.processes().get(component):
+        until(f"{self.home} to be gone", self._removed, 15)
+
+    def _killed(self) -> bool:
+        """Kill what runs; whether nothing did. A component that is just being started may show up later than others."""
+        running = self.processes()
+        for process in running.values():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)  # nothing of it is kept, so nothing need be closed well
-        until("all processes to be gone", lambda: not self.processes(), 15)
-        shutil.rmtree(self.home, ignore_errors=True)
+        return not running
+
+    def _removed(self) -> bool:
+        """Remove the state; ClusterError while something is left, as what is about to end may still write into it."""
+        try:
+            shutil.rmtree(self.home)
+        except OSError as error:
+            if self.home.exists():
+                raise ClusterError(str(error)) from None
+        return True
 
 
 def _free_ports(count: int) -> list[int]:

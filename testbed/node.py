@@ -357,11 +357,17 @@ def stop(cluster_home: Path) -> None:
     if holder:
         os.kill(holder, signal.SIGKILL)  # the kernel then ends every process of the node
         until("the node's processes to end", lambda: process(cluster_home) is None, 15)
-    if claimed := network(cluster_home):
-        _run("ip", "link", "delete", claimed.link)
+    until("the node's interface to go", lambda: _unlinked(cluster_home), 15)
     for cgroup in _cgroups(cluster_home):
         if cgroup.exists():
             until(f"the processes in {cgroup} to end", lambda cgroup=cgroup: _removed(cgroup), 15)  # type: ignore[misc]
+
+
+def _unlinked(cluster_home: Path) -> bool:
+    """Delete the machine's interface; ClusterError when the kernel, which ends the node's, just did so itself."""
+    if claimed := network(cluster_home):
+        _run("ip", "link", "delete", claimed.link)
+    return claimed is None
 
 
 def _removed(cgroup: Path) -> bool:
