@@ -524,7 +524,10 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> C
         try:
             wanted._create(nodes, real)
         except BaseException:
-            wanted._destroy()
+            try:
+                wanted._destroy()
+            except ClusterError as left:
+                cache.say(f"testbed: {left}")  # and raise what failed first
             raise
     return wanted
 
