@@ -382,8 +382,10 @@ class Cluster:
             "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
             "current-context": name,
         }
-        self.kubeconfig.touch(mode=0o600)
-        self.kubeconfig.write_text(yaml.safe_dump(config, sort_keys=False))
+        draft = self.kubeconfig.with_suffix(".draft")  # nobody is to read half of it
+        draft.touch(mode=0o600)
+        draft.write_text(yaml.safe_dump(config, sort_keys=False))
+        draft.rename(self.kubeconfig)
 
     def _destroy(self) -> None:
         """Kill this cluster's processes, wait until they are gone, and remove its state. Fine if there are none."""
