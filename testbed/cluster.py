@@ -295,8 +295,8 @@ class Cluster:
 
     def _create(self, nodes: int, real: bool) -> None:
         pki = self._workdir / "pki"
+        (self.home / "kwok").mkdir(parents=True)
         network = node.claim(self.home) if real else None
-        (self.home / "kwok").mkdir(parents=True, exist_ok=True)
         # Until its components listen: a port that is free may be picked by two clusters that start at the same time.
         with cache.locked(cache.root() / ".ports"):
             (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(self._configuration(network)))
@@ -501,7 +501,7 @@ def cluster(name: str = DEFAULT_NAME) -> Cluster:
 
 def clusters() -> list[Cluster]:
     """All clusters that have state, by name."""
-    return [Cluster(path.parent.name, path.parent) for path in sorted(state_root().glob("*/kwokctl.log"))]
+    return [Cluster(path.parent.name, path.parent) for path in sorted(state_root().glob("[!.]*/kwok"))]
 
 
 def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> Cluster:
