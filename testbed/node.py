@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,16 +292,22 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
             command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
 
-    def apart() -> bool:
+    def awaited(what: str, check: Callable[[], bool], seconds: float) -> None:
+        until(what, lambda: holder.poll() is not None or check(), seconds, lambda: logs(cluster_home))
         if holder.poll() is not None:
-            raise ClusterError("it ended")
-        return not Path(f"/proc/{holder.pid}/ns/net").samefile("/proc/self/ns/net")
+            raise ClusterError(f"waited for {what}, and the node ended{logs(cluster_home)}")
 
-    until("the node's namespaces", apart, 5, lambda: logs(cluster_home))
-    _run("ip", "link", "set", f"{wanted.link}-node", "netns", str(holder.pid), "name", "eth0")
+    def linked() -> bool:
+        with contextlib.suppress(OSError):  # it ends just now
+            if not Path(f"/proc/{holder.pid}/ns/net").samefile("/proc/self/ns/net"):
+                _run("ip", "link", "set", f"{wanted.link}-node", "netns", str(holder.pid), "name", "eth0")
+                return True
+        return False
+
+    awaited("the node's network namespace", linked, 5)
     for destination in (wanted.pods, wanted.services):
         _run("ip", "route", "replace", destination, "via", wanted.node)
-    until("the node's registry", lambda: _serves(wanted), 20, lambda: logs(cluster_home))
+    awaited("the node's registry", lambda: _serves(wanted), 20)
 
 
 def _serves(wanted: Network) -> bool:

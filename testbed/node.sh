@@ -54,20 +54,33 @@ ip link set eth0 up
 ip route add default via "$machine_address"
 echo 1 > /proc/sys/net/ipv4/ip_forward
 
-mkdir -p /var/lib/containerd/registry
-crane registry serve --address :5000 --disk /var/lib/containerd/registry > /var/log/registry.log 2>&1 &
-containerd --config /etc/testbed/containerd.toml > /var/log/containerd.log 2>&1 &
-until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
-kubelet --config /etc/testbed/kubelet.yaml --hostname-override "$node_name" --node-ip "${node_address%/*}" \
-  --node-labels "$node_labels" --kubeconfig /var/lib/kubelet/kubeconfig \
-  --bootstrap-kubeconfig /etc/testbed/kubeconfig > /var/log/kubelet.log 2>&1 &
-kube-proxy --config /etc/testbed/kube-proxy.yaml > /var/log/kube-proxy.log 2>&1 &
+declare -A started
+start() { # NAME COMMAND…: with a log of its own
+  "${@:2}" > "/var/log/$1.log" 2>&1 &
+  started[$!]=$1
+}
+
+after_containerd() {
+  until [ -S /run/containerd/containerd.sock ]; do sleep 0.05; done
+  exec "$@"
+}
+
 # It enforces NetworkPolicies, and nothing else here. It ends when it comes before the node is registered.
-until kube-router --run-firewall --run-router=false --run-service-proxy=false --run-loadbalancer=false \
-  --enable-cni=false --hostname-override "$node_name" --kubeconfig /etc/testbed/kubeconfig \
-  --service-cluster-ip-range "$services" --iptables-sync-period 30s \
-  >> /var/log/kube-router.log 2>&1; do sleep 1; done &
+policies() {
+  until kube-router --run-firewall --run-router=false --run-service-proxy=false --run-loadbalancer=false \
+    --enable-cni=false --hostname-override "$node_name" --kubeconfig /etc/testbed/kubeconfig \
+    --service-cluster-ip-range "$services" --iptables-sync-period 30s; do sleep 1; done
+}
+
+mkdir -p /var/lib/containerd/registry
+start registry crane registry serve --address :5000 --disk /var/lib/containerd/registry
+start containerd containerd --config /etc/testbed/containerd.toml
+start kubelet after_containerd kubelet --config /etc/testbed/kubelet.yaml --hostname-override "$node_name" \
+  --node-ip "${node_address%/*}" --node-labels "$node_labels" --kubeconfig /var/lib/kubelet/kubeconfig \
+  --bootstrap-kubeconfig /etc/testbed/kubeconfig
+start kube-proxy kube-proxy --config /etc/testbed/kube-proxy.yaml
+start kube-router policies
 
 # bash collects whatever orphans end. A node with a component that ended is no node: all of it ends.
-wait -n
-echo "a component ended with status $?"
+wait -n -p ended "${!started[@]}" && status=0 || status=$?
+echo "${started[$ended]} ended with status $status"

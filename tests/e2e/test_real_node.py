@@ -380,7 +380,10 @@ def test_down_leaves_nothing(state: Path, how: str) -> None:
     for kind in ("processes", "interfaces", "routes", "cgroups", "network namespaces"):
         assert during[kind] - before[kind], f"this test sees no {kind}, so it could not see any that are left"
     if how == "crash":
-        os.kill(node.process(where.home) or 0, 9)
+        kubelet = ["pgrep", "--exact", "kubelet", "--nslist", "net", "--ns", str(node.process(where.home))]
+        os.kill(int(subprocess.run(kubelet, capture_output=True, text=True, check=True).stdout), 9)
+        until("the node to end with its kubelet", lambda: node.process(where.home) is None, 10)
+        assert "\nkubelet ended with status 137\n" in node.logs(where.home)
         assert not where.ready()
     cluster.down("e2e-gone")
     left = {kind: found - before[kind] for kind, found in traces(home).items()}
