@@ -512,6 +512,8 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> C
     had; then nothing of it is left running.
     """
     wanted = cluster(name)
+    if real and (missing := node.missing()):
+        raise ClusterError(f"a real node needs {', '.join(missing)}; fake ones do not")
     with cache.locked(state_root() / ".locks" / name):
         if wanted.ready():
             if wanted.real != real:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -101,10 +102,14 @@ def network(cluster_home: Path) -> Network | None:
     return None
 
 
+def missing() -> list[str]:
+    """What a real node needs and this machine lacks: ``root``, or programs."""
+    programs = [program for program in ("ip", "unshare", "apt-get", "dpkg-deb") if not shutil.which(program)]
+    return programs if os.geteuid() == 0 else ["root", *programs]
+
+
 def claim(cluster_home: Path) -> Network:
-    """Take a free network for a cluster, and make the machine's end of it. ClusterError without root or a free one."""
-    if os.geteuid() != 0:
-        raise ClusterError("a real node needs root; fake ones do not")
+    """Take a free network for a cluster, and make the machine's end of it. ClusterError without a free one."""
     _home(cluster_home).mkdir(parents=True, exist_ok=True)  # so that `stop` knows that there is something to stop
     for wanted in map(Network, range(_MOST)):
         try:  # The kernel decides who of two comes first. The other end is moved into the node when there is one.

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from testbed import cluster
+from testbed import cluster, node
 
 # These take longest, and wait more than they compute.
 FIRST = ("test_demand", "test_scaling", "test_argocd")
@@ -21,9 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state folder of these tests' own; whatever is left in it is taken down."""
-    missing = [] if os.geteuid() == 0 else ["root"]
-    missing += [tool for tool in ("ip", "unshare", "apt-get", "dpkg-deb") if not shutil.which(tool)]
-    if missing:
+    if missing := node.missing():
         pytest.skip(f"a real node needs {', '.join(missing)}")
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("state")
