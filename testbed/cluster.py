@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from testbed import build, cache, images, node
-from testbed.waiting import ClusterError, tails, until
+from testbed.waiting import ClusterError, patient, tails, until
 
 DEFAULT_NAME = "local"
 NODES = 6
@@ -142,6 +142,11 @@ class Cluster:
         arguments = ("--server-side", "--force-conflicts", "--field-manager=testbed", "-f", "-")
         self.run("apply", *arguments, stdin=yaml.safe_dump_all(objects, sort_keys=False))
 
+    def rolled_out(self, namespace: str, *workloads: str) -> None:
+        """Wait until all pods of workloads (``deployment/NAME``) are as told, and ready; ClusterError if that fails."""
+        for workload in workloads:
+            self.run("-n", namespace, "rollout", "status", workload, f"--timeout={patient(120)}s")
+
     def kubeconfig_of(self, token: str, file: Path) -> Path:
         """Write a kubeconfig with this cluster's context for whoever has a bearer token, to a file; the file."""
         config = yaml.safe_load(self.kubeconfig.read_text())
@@ -163,7 +168,7 @@ class Cluster:
         try:
             authority = base64.b64decode(self._settings()["clusters"][0]["cluster"]["certificate-authority-data"])
             trust = ssl.create_default_context(cadata=authority.decode())
-            with urllib.request.urlopen(f"{self.endpoint}{path}", timeout=3, context=trust) as answer:
+            with urllib.request.urlopen(f"{self.endpoint}{path}", timeout=patient(3), context=trust) as answer:
                 return str(answer.read().decode())
         except (ClusterError, OSError, urllib.error.URLError, KeyError, ValueError):
             return None
@@ -300,7 +305,7 @@ class Cluster:
         # Until its components listen: a port that is free may be picked by two clusters that start at the same time.
         with cache.locked(cache.root() / ".ports"):
             (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(self._configuration(network)))
-            self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={_READY_SECONDS:.0f}s")
+            self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={patient(_READY_SECONDS)}s")
         self._write_kubeconfig(pki)
         stages = list(yaml.safe_load_all(_STAGES.read_text()))
         fakes = [*stages, *(_node(index, tainted=real) for index in range(nodes))]

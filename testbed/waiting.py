@@ -12,12 +12,14 @@ class ClusterError(Exception):
     """A cluster did not do what was asked; the message says what was awaited and how the log ends."""
 
 
-def until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
-    """Poll until ``check`` is true; ClusterError after ``seconds``, with what was awaited and why ``check`` failed.
+def patient(seconds: float) -> float:
+    """Seconds that are enough on a machine with little else to do, times ``TESTBED_PATIENCE``: what is enough here."""
+    return seconds * float(os.environ.get("TESTBED_PATIENCE") or 1)
 
-    ``TESTBED_PATIENCE`` multiplies the seconds: those of the tests are of a machine with little else to do.
-    """
-    seconds *= float(os.environ.get("TESTBED_PATIENCE") or 1)
+
+def until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
+    """Poll until ``check`` is true; ClusterError after ``patient(seconds)``, with what was awaited and why in vain."""
+    seconds = patient(seconds)
     deadline = time.monotonic() + seconds
     while True:
         reason, began = "", time.monotonic()

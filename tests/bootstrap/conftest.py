@@ -20,6 +20,7 @@ import yaml
 
 from testbed import cluster
 from testbed.cluster import Cluster
+from testbed.waiting import patient
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -111,10 +112,10 @@ class Project:
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def run(self, *arguments: str, playbook: str = "bootstrap") -> Run:
-        """Run a playbook to its end, which has to come within 10 minutes."""
+        """Run a playbook to its end, which has to come within 10 minutes times TESTBED_PATIENCE."""
         started = self.start(*arguments, playbook=playbook)
         try:
-            status = started.wait(timeout=600)
+            status = started.wait(timeout=patient(600))
         except subprocess.TimeoutExpired:
             kill(started)
             raise
@@ -128,11 +129,12 @@ class Project:
         Whether it was killed on its way: False if it ended before.
         """
         started = self.start()
+        within = patient(within)
         deadline = time.monotonic() + within
         while not reached() and started.poll() is None:
             if time.monotonic() > deadline:
                 kill(started)
-                pytest.fail(f"waited {within} s for the moment to kill the run, in vain:\n{self.log.read_text()}")
+                pytest.fail(f"waited {within:.0f} s for the moment to kill the run, in vain:\n{self.log.read_text()}")
             time.sleep(0.005)
         ended = started.poll() is not None
         kill(started)

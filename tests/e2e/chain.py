@@ -21,6 +21,7 @@ from nativelink_gitops import render
 
 from testbed import build, manifests, node
 from testbed.cluster import Cluster
+from testbed.waiting import patient
 from tests.e2e.site import SMALL
 from tests.render.conftest import values_of
 
@@ -32,7 +33,6 @@ FAKE: Object = {
     "tolerations": [{"key": node.LABEL, "operator": "Exists", "effect": "NoSchedule"}],
 }
 METRICS_PORT = 9464
-_PATIENCE = 60  # seconds, for clients to queue what they are to hold
 _METRICS_API = "apiservice/v1beta1.external.metrics.k8s.io"
 _DEMAND = re.compile(
     r'^nativelink_execution_active_count\{[^}]*execution_stage="(queued|executing)"[^}]*\} (\S+)', re.M
@@ -46,7 +46,7 @@ def install_keda(where: Cluster) -> None:
 
 def await_keda(where: Cluster) -> None:
     """Wait until KEDA answers for the HPAs."""
-    where.run("wait", "--for=condition=Available", _METRICS_API, "--timeout=120s")
+    where.run("wait", "--for=condition=Available", _METRICS_API, f"--timeout={patient(120)}s")
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,8 @@ class Entry:
 
     def await_ready(self) -> None:
         """Wait for CAS, scheduler and collector."""
-        for workload in (
-            "statefulset/nativelink-cas",
-            "deployment/nativelink-scheduler",
-            "deployment/nativelink-collector",
-        ):
-            self.where.run("-n", self.name, "rollout", "status", workload, "--timeout=120s")
+        parts = ("statefulset/nativelink-cas", "deployment/nativelink-scheduler", "deployment/nativelink-collector")
+        self.where.rolled_out(self.name, *parts)
 
     def address(self, name: str) -> str:
         """The address of one of its Services, which this machine reaches."""
@@ -278,7 +274,8 @@ class Load:
             started.append((size, client))
         self._clients += started
         at = 0.0
-        deadline = threading.Timer(_PATIENCE, lambda: [client.kill() for _, client in started])
+        seconds = patient(60)  # for them to queue what they are to hold
+        deadline = threading.Timer(seconds, lambda: [client.kill() for _, client in started])
         deadline.start()
         try:
             for word in ("uploaded", "queued"):
@@ -286,7 +283,7 @@ class Load:
                     assert client.stdout
                     told = client.stdout.readline()
                     wanted = f'{{"{word}": {size}}}\n'
-                    assert told == wanted, f"a client was to say {wanted!r} within {_PATIENCE} s, and said {told!r}"
+                    assert told == wanted, f"a client was to say {wanted!r} within {seconds:.0f} s, and said {told!r}"
                     at = at if word == "queued" else time.monotonic()
         finally:
             deadline.cancel()

@@ -22,7 +22,7 @@ import yaml
 
 from testbed import build, cluster, components
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.e2e.git_server import GitServer, address_for, certificate
 from tests.e2e.site import SMALL, Site, by_ssh, pool
 
@@ -418,7 +418,7 @@ def test_suspended_stays_suspended(argo: Argo) -> None:
     commit = argo.site.commit("A note")
     argo.refresh()
     seen = f"--for=jsonpath={{.status.sync.revision}}={commit}"
-    argo.where.run("-n", "argocd", "wait", f"application/{APP}", seen, "--timeout=60s")
+    argo.where.run("-n", "argocd", "wait", f"application/{APP}", seen, f"--timeout={patient(60)}s")
 
     # What the summary says to do.
     (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
@@ -471,7 +471,7 @@ def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
         argo.site.set(NAME, **variables)
         argo.site.playbook("connect")
         argo.where.run("-n", "argocd", "rollout", "restart", "deployment/argocd-repo-server")
-        argo.where.run("-n", "argocd", "rollout", "status", "deployment/argocd-repo-server", "--timeout=60s")
+        argo.where.rolled_out("argocd", "deployment/argocd-repo-server")
 
     def refused(reason: str) -> None:
         argo.refresh("hard")

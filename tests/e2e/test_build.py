@@ -18,7 +18,7 @@ import pytest
 
 from testbed import bazel, build, cluster, images
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.e2e.chain import Entry
 from tests.e2e.site import pool
 
@@ -85,12 +85,8 @@ def farm(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Entry:
     made = Entry(where, NAME, tmp_path_factory.mktemp("tree"))
     pools = [pool("default", slots=SLOTS, min_replicas=2)]
     made.apply(pools, nativelink_scaling="none", nativelink_cas_replicas=len(CAS))
-    for space, workload in (
-        (NAME, "statefulset/nativelink-cas"),
-        (NAME, "deployment/nativelink-scheduler"),
-        (made.workers, f"deployment/{WORKERS}"),
-    ):
-        where.run("-n", space, "rollout", "status", workload, "--timeout=120s")
+    where.rolled_out(NAME, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
+    where.rolled_out(made.workers, f"deployment/{WORKERS}")
     return made
 
 
@@ -144,7 +140,7 @@ def test_another_build_from_nothing_is_all_cache_hits(client: Bazel) -> None:
 
 def test_the_cache_survives_the_restart_of_a_cas_pod(farm: Entry, client: Bazel) -> None:
     farm.where.run("-n", NAME, "delete", "pod", CAS[0])
-    farm.where.run("-n", NAME, "rollout", "status", "statefulset/nativelink-cas", "--timeout=90s")
+    farm.where.rolled_out(NAME, "statefulset/nativelink-cas")
     assert client.build("first") == {"remote cache hit": 20}
 
 
@@ -161,14 +157,14 @@ def test_without_time_to_drain_it_loses_that(farm: Entry, client: Bazel) -> None
 
 def client_loses(farm: Entry, client: Bazel, word: str, *arguments: str) -> int:
     """Build, delete a busy worker meanwhile, and count the actions that it took along."""
-    farm.where.run("-n", farm.workers, "rollout", "status", f"deployment/{WORKERS}", "--timeout=60s")
+    farm.where.rolled_out(farm.workers, f"deployment/{WORKERS}")
     before = tells(farm)
     with ThreadPoolExecutor(1) as background:
         building = background.submit(client.build, word, 2 * SLOTS, 12)
         until("two busy workers", lambda: building.done() or len(busy(farm)) == 2, PATIENCE)
         assert not building.done(), building.result()
         farm.where.run("-n", farm.workers, "delete", "pod", busy(farm)[0], "--wait=false", *arguments)
-        assert building.result(timeout=PATIENCE) == {"remote": 2 * SLOTS}
+        assert building.result(timeout=patient(PATIENCE)) == {"remote": 2 * SLOTS}
     after = tells(farm)
     assert after["started_more_than_once"] - before["started_more_than_once"] == after["lost"] - before["lost"]
     return int(after["lost"] - before["lost"])
@@ -178,7 +174,7 @@ def test_any_cas_pod_answers_for_all(farm: Entry) -> None:
     for pod in CAS:
         address = pod_address(farm, f"statefulset.kubernetes.io/pod-name={pod}")
         command = load(farm, f"grpc://{address}:50051", "--actions=25", "--seconds=0.1-0.5", "--platform=pool=default")
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patient(120))
         report = json.loads(done.stdout)
         assert (report["ok"], report["failed"], report["run_more_than_once"]) == (25, 0, 0), done
 
@@ -192,5 +188,5 @@ def test_an_action_that_nobody_can_run_waits_and_goes_with_its_client(farm: Entr
         assert client.stdout
         assert [json.loads(client.stdout.readline()) for _ in range(2)] == [{"uploaded": 300}, {"queued": 300}]
         assert tells(farm)["queued"] == 300
-        client.communicate("\n", timeout=10)
+        client.communicate("\n", timeout=patient(10))
     until("the queue to be empty", lambda: tells(farm)["queued"] == 0, 5)

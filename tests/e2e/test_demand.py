@@ -291,7 +291,7 @@ class Watched:
             yield time.monotonic()
         finally:
             self.scale(workload, 1)
-            self.entry.where.run("-n", self.entry.name, "rollout", "status", workload, "--timeout=60s")
+            self.entry.where.rolled_out(self.entry.name, workload)
 
 
 @pytest.fixture(scope="module")
@@ -329,9 +329,9 @@ def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     )
     chain.await_keda(where)
     memory.await_ready()
-    where.run("-n", "memory", "rollout", "status", "deployment/nativelink-prometheus", "--timeout=120s")
-    for workload in ("statefulset/nativelink-redis", "deployment/nativelink-scheduler", "deployment/nativelink-demand"):
-        where.run("-n", "shared", "rollout", "status", workload, "--timeout=120s")
+    where.rolled_out("memory", "deployment/nativelink-prometheus")
+    parts = ("statefulset/nativelink-redis", "deployment/nativelink-scheduler", "deployment/nativelink-demand")
+    where.rolled_out("shared", *parts)
     with memory.deployments() as of_memory, shared.deployments() as of_shared:
         yield Watched(memory, of_memory), Watched(shared, of_shared)
 

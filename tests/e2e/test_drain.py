@@ -28,7 +28,7 @@ from nativelink_gitops import render
 
 from testbed import build, cluster, node
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.e2e.chain import Change, Record
 from tests.e2e.site import SMALL, pool
 from tests.render.conftest import values_of
@@ -266,8 +266,7 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
     )
     with Record(where, f"/api/v1/namespaces/{WORKERS}/pods") as pods:
         where.run("apply", "--server-side", "--field-manager=engine", "-k", str(folder))
-        for workload in ("deployment/nativelink-scheduler", "statefulset/nativelink-cas"):
-            where.run("-n", SPACE, "rollout", "status", workload, "--timeout=120s")
+        where.rolled_out(SPACE, "deployment/nativelink-scheduler", "statefulset/nativelink-cas")
         made = Farm(where, pods)
         for each in POOLS:
             made.ready(each["name"], each["min_replicas"])
@@ -389,7 +388,7 @@ def drain(farm: Farm, name: str) -> tuple[str, float]:
     """
     began = time.monotonic()
     command = [str(farm.where.kubectl), "--kubeconfig", str(farm.where.kubeconfig), "drain", node.NAME]
-    command += [f"--pod-selector=nativelink-gitops/pool={name}", "--delete-emptydir-data", "--timeout=180s"]
+    command += [f"--pod-selector=nativelink-gitops/pool={name}", "--delete-emptydir-data", f"--timeout={patient(180)}s"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drained:
         closed = ("get", "node", node.NAME, "-o", "jsonpath={.spec.unschedulable}")
         until("kubectl drain to close the node", lambda: farm.where.run(*closed) == "true", 10)

@@ -18,7 +18,7 @@ import yaml
 
 from testbed import cluster, components
 from testbed.cluster import Cluster
-from testbed.waiting import ClusterError, until
+from testbed.waiting import ClusterError, patient, until
 from tests.e2e.git_server import GitServer, address_for, certificate
 from tests.e2e.site import SMALL, Site, by_ssh, pool
 
@@ -346,7 +346,7 @@ def test_suspended_stays_suspended(flux: Flux) -> None:
     commit = flux.site.commit("Two workers")
     # As docs/changes.md has it seen that the engine knows the new commit.
     seen = f"--for=jsonpath={{.status.artifact.revision}}=main@sha1:{commit}"
-    flux.where.run("-n", "flux-system", "wait", f"gitrepository/nativelink-{NAME}", seen, "--timeout=60s")
+    flux.where.run("-n", "flux-system", "wait", f"gitrepository/nativelink-{NAME}", seen, f"--timeout={patient(60)}s")
     time.sleep(6)  # more than an interval
     assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 1
 

@@ -18,7 +18,7 @@ import pytest
 
 from testbed import cluster, components, manifests
 from testbed.cluster import Cluster, ClusterError
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.bootstrap.conftest import Run
 from tests.e2e.git_server import address_for
 from tests.e2e.site import SMALL, Site, pool
@@ -71,12 +71,8 @@ class Stage:
         return self.where.run("apply", "--server-side", "--field-manager=engine", "-k", str(self.site.tree_of("site")))
 
     def rolled_out(self) -> None:
-        for namespace, workload in (
-            ("nativelink", "statefulset/nativelink-cas"),
-            ("nativelink", "deployment/nativelink-scheduler"),
-            ("nativelink-workers", "deployment/nativelink-worker-default"),
-        ):
-            self.where.run("-n", namespace, "rollout", "status", workload, "--timeout=120s")
+        self.where.rolled_out("nativelink", "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
+        self.where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +110,7 @@ def ended(stage: Stage) -> Run:
     started = stage.begin(PREVIOUS)
     until("the run to begin with KEDA", lambda: stage.has("namespace", "keda"), 180)
     stage.where.stop_api()
-    status = started.wait(timeout=600)
+    status = started.wait(timeout=patient(600))
     stage.where.start_api()
     return Run(status, stage.site.log.read_text())
 
@@ -139,7 +135,7 @@ def waited(stage: Stage, ended: Run) -> Run:
     stage.where.stop_api()
     stage.where.start_api()
     stage.where.load(*components.images_of("keda-previous"))
-    status = started.wait(timeout=600)
+    status = started.wait(timeout=patient(600))
     return Run(status, stage.site.log.read_text())
 
 
@@ -200,7 +196,7 @@ def test_keda_really_runs(stage: Stage) -> None:
         lambda: bool(stage.where.run("-n", "default", "get", "scaledobject", "first", *reason)),
         30,
     )
-    stage.where.run("-n", "default", "delete", "scaledobject", "first", "--timeout=30s")
+    stage.where.run("-n", "default", "delete", "scaledobject", "first", f"--timeout={patient(30)}s")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from testbed import build, cluster, debian, images, node
 from testbed.cluster import Cluster
 from testbed.images import Image
-from testbed.waiting import until
+from testbed.waiting import patient, until
 
 SPACE = "try"
 
@@ -41,11 +41,11 @@ class Space:
         return self.where.run("-n", SPACE, *arguments)
 
     def ready(self, name: str) -> None:
-        self.run("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=40s")
+        self.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={patient(40)}s")
 
     def ended(self, name: str) -> str:
         """Wait for a pod to succeed, and return what it said."""
-        self.run("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=40s")
+        self.run("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", f"--timeout={patient(40)}s")
         return self.run("logs", name)
 
 
@@ -56,7 +56,7 @@ def space(real: Cluster) -> Iterator[Space]:
         "a namespace", lambda: bool(real.run("-n", SPACE, "get", "serviceaccount", "default", "--ignore-not-found")), 10
     )
     yield Space(real)
-    real.run("delete", "namespace", SPACE, "--timeout=60s")
+    real.run("delete", "namespace", SPACE, f"--timeout={patient(60)}s")
 
 
 def test_both_kinds_of_node_are_there_and_pods_choose(space: Space) -> None:
@@ -173,7 +173,7 @@ def test_pre_stop_hook_runs_before_the_end(space: Space) -> None:
         started = time.monotonic()
         space.run("delete", "pod", "stopped")
         took = time.monotonic() - started
-        said = follower.communicate(timeout=10)[0]
+        said = follower.communicate(timeout=patient(10))[0]
     assert said == "begin\nhook\nend\n"
     assert 2 <= took < 15
 
@@ -300,7 +300,7 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
 
     space.where.apply(standin("good", "good.json5"), standin("bad", "bad.json5"))
     space.ready("good")
-    space.run("wait", "--for=jsonpath={.status.phase}=Failed", "pod/bad", "--timeout=40s")
+    space.run("wait", "--for=jsonpath={.status.phase}=Failed", "pod/bad", f"--timeout={patient(40)}s")
     assert "stroes" in space.run("logs", "bad")
     started = time.monotonic()
     space.run("delete", "pod", "good")

@@ -20,7 +20,7 @@ import pytest
 
 from testbed import cluster, components
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.e2e import chain
 from tests.e2e.chain import FAKE, Entry, Record
 from tests.e2e.site import pool
@@ -157,7 +157,7 @@ def playing(entry: Entry) -> Iterator[Future[Played]]:
 
 @pytest.fixture(scope="module")
 def played(playing: Future[Played]) -> Played:
-    played = playing.result(timeout=LENGTH + 180)
+    played = playing.result(timeout=LENGTH + patient(180))
     for each in POOLS:
         steps = ", ".join(f"{at:.0f} s: {replicas}" for at, replicas in played.steps(each["name"]))
         print(f"\n{each['name']}: {steps}", end="")

@@ -139,7 +139,7 @@ def test_a_dry_run_changes_nothing_and_without_an_engine_all_goes_on(switch: Swi
     scheduler = "deployment/nativelink-scheduler"
     mended = {"memory": "32Mi"}  # what the last handover of the test before leads to
     until("the request of CPU to go", lambda: switch.requests(scheduler) == mended, 60)
-    switch.where.run("-n", "nativelink", "rollout", "status", scheduler, "--timeout=60s")
+    switch.where.rolled_out("nativelink", scheduler)
     until("one scheduler", lambda: len([pod for pod in switch.running() if "Pod/nativelink-scheduler" in pod]) == 1, 30)
     before = switch.running()
     assert switch.site.playbook("bootstrap", "--check").changed == 0

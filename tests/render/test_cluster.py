@@ -14,7 +14,7 @@ from nativelink_gitops import render
 
 from testbed import cluster, manifests
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.render.conftest import CLUSTERS, Object, find, objects_of, values_of
 from tests.render.inventories import inventories
 
@@ -32,7 +32,7 @@ def api() -> Iterator[Cluster]:
             with_crds.apply(*_definitions(component))
         for namespace, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
             _namespace(with_crds, namespace, level)
-        with_crds.run("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        with_crds.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
         yield with_crds
     finally:
         cluster.down(name)
@@ -89,7 +89,7 @@ def test_a_field_that_no_one_knows_is_refused(api: Cluster) -> None:
 
 def test_what_a_prometheus_operator_reads_is_taken(api: Cluster) -> None:
     api.apply(*_definitions("prometheus-operator"))
-    api.run("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    api.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
     labels = {"release": "prometheus"}
     wishes = {"nativelink_prometheus": "operator", "nativelink_prometheus_labels": labels}
     found = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **wishes)))

@@ -7,11 +7,12 @@ import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from testbed.waiting import until
 from tests.render.conftest import committed
 
 SHELLS = ("dash", "bash")
@@ -68,7 +69,7 @@ def test_an_idle_worker_drains_within_eight_seconds_and_takes_nothing_meanwhile(
     assert worker.accepts()
     began = time.monotonic()
     drain = worker.start("drain")
-    _until(worker.marker.exists)
+    until("the marker", worker.marker.exists, 5)
     assert not worker.accepts()
     assert drain.wait(timeout=8) == 0
     assert 4.5 < time.monotonic() - began < 8  # empty for five seconds on end, and no longer
@@ -110,9 +111,9 @@ def test_a_marker_that_a_start_takes_away_is_made_again(worker: Worker) -> None:
     """A container that is told to go while it starts: start.sh may run after the hook began."""
     (worker.work / "0f1e").mkdir()
     worker.start("drain")
-    _until(worker.marker.exists)
+    until("the marker", worker.marker.exists, 5)
     worker.marker.unlink()
-    _until(lambda: not worker.accepts(), 3)
+    until("the worker to take no more", lambda: not worker.accepts(), 3)
 
 
 def test_an_image_without_sleep_loses_nothing(worker: Worker) -> None:
@@ -137,10 +138,3 @@ def test_a_start_takes_the_marker_away(worker: Worker) -> None:
     assert worker.accepts()
     # The same process: it is the one that gets SIGTERM.
     assert (worker.folder / "ran").read_text() == f"{process.pid} {worker.folder}/config/worker.json5\n"
-
-
-def _until(condition: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        time.sleep(0.01)

@@ -13,6 +13,7 @@ import yaml
 from testbed import __main__ as command
 from testbed import build, cache, cluster
 from testbed.cluster import Cluster, ClusterError
+from testbed.waiting import patient
 
 ALL = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"}
 
@@ -41,7 +42,7 @@ def job(name: str, namespace: str) -> dict:
 
 
 def wait(where: Cluster, condition: str, kind_and_name: str, namespace: str, seconds: int) -> None:
-    where.run("-n", namespace, "wait", f"--for=condition={condition}", kind_and_name, f"--timeout={seconds}s")
+    where.run("-n", namespace, "wait", f"--for=condition={condition}", kind_and_name, f"--timeout={patient(seconds)}s")
 
 
 def test_cluster_is_as_described(one: Cluster) -> None:
@@ -147,7 +148,7 @@ def test_claims_bind_and_used_volumes_are_offered_again(one: Cluster) -> None:
     stateful_set = deployment("cas", "default") | {"kind": "StatefulSet"}
     stateful_set["spec"] |= {"serviceName": "cas", "replicas": 2, "volumeClaimTemplates": [claim]}
     one.apply(storage_class, stateful_set)
-    one.run("rollout", "status", "statefulset/cas", "--timeout=20s")
+    one.rolled_out("default", "statefulset/cas")
     claims = json.loads(one.run("get", "pvc", "-o", "json"))["items"]
     assert {
         found["metadata"]["name"]: (found["status"]["phase"], found["status"]["capacity"]["storage"])
@@ -157,7 +158,7 @@ def test_claims_bind_and_used_volumes_are_offered_again(one: Cluster) -> None:
     one.run("delete", "statefulset/cas")
     one.run("delete", "pvc", "--all")
     one.offer_volumes("local-path", "200Gi", 6)
-    one.run("wait", "--for=jsonpath={.status.phase}=Available", "pv", "--all", "--timeout=20s")
+    one.run("wait", "--for=jsonpath={.status.phase}=Available", "pv", "--all", f"--timeout={patient(20)}s")
 
 
 def test_slow_and_stopped_api_server(one: Cluster) -> None:
