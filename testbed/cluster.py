@@ -160,8 +160,16 @@ class Cluster:
 
     def ready(self) -> bool:
         """Whether all components and the real node, if it has one, run, and the API server says that it is ready."""
-        complete = set(self.processes()) == set(COMPONENTS) and (not self.real or node.process(self.home) is not None)
-        return complete and self._get("/readyz") == "ok"
+        return self._complete() and self._get("/readyz") == "ok"
+
+    def _complete(self) -> bool:
+        return set(self.processes()) == set(COMPONENTS) and (not self.real or node.process(self.home) is not None)
+
+    def _becomes_ready(self) -> bool:
+        """Whether it is ready, or gets so as long as it runs: on a busy machine an API server may answer late."""
+        with contextlib.suppress(ClusterError):
+            until(f"cluster {self.name} to be ready", lambda: not self._complete() or self.ready(), 30)
+        return self.ready()
 
     def _get(self, path: str) -> str | None:
         """An API server's answer to an anonymous GET, or None. Much quicker than a kubectl process."""
@@ -520,7 +528,7 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> C
     if real and (missing := node.missing()):
         raise ClusterError(f"a real node needs {', '.join(missing)}; fake ones do not")
     with cache.locked(state_root() / ".locks" / name):
-        if wanted.ready():
+        if wanted._becomes_ready():
             if wanted.real != real:
                 raise ClusterError(
                     f"cluster {name} runs {'with' if wanted.real else 'without'} a real node: `down` first"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -172,6 +173,16 @@ def test_slow_and_stopped_api_server(one: Cluster) -> None:
         one.run("get", "namespace", "kept")
     one.start_api()
     assert one.run("get", "namespace", "kept", "-o", "name") == "namespace/kept\n"
+
+
+def test_up_waits_for_an_api_server_that_answers_late(one: Cluster) -> None:
+    before = one.processes()
+    one.pause()
+    later = threading.Timer(5, one.resume)  # more than one look at it takes
+    later.start()
+    assert cluster.up("one") == one
+    later.join()
+    assert one.processes() == before
 
 
 def test_wrong_names_and_binaries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
