@@ -21,7 +21,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,11 +268,13 @@ class Cluster:
 
     def load(self, *wanted: images.Image) -> None:
         """Offer images to the real node, which pulls them by their full names; ``images.saved()`` go before ours."""
-        saved = {images.mirrored(name): path for name, path in images.saved().items()}
-        node.push(
-            self.home,
-            {image.reference: saved.get(images.mirrored(image.reference)) or images.layout(image) for image in wanted},
-        )
+        content = _content(wanted)
+        with self._locked():  # after a `down` its node's address may be another's
+            node.push(self.home, content)
+
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the cluster: other processes' ``up``, ``down`` and ``load`` of it wait."""
+        return cache.locked(self.home.parent / ".locks" / self.name)
 
     def _configuration(self, network: node.Network | None) -> dict[str, Any]:
         """What kwokctl is told, with ports that are free at this moment."""
@@ -350,8 +352,7 @@ class Cluster:
         port = self.endpoint.rpartition(":")[2]
         settings["clusters"][0]["cluster"]["server"] = f"https://{network.machine}:{port}"
         node.start(self.home, network, settings, authority)
-        self.load(*images.catalogue())
-        node.push(self.home, images.saved())
+        node.push(self.home, _content(images.catalogue()) | images.saved())
         self.apply(*node.addons(network))
         self._await(f"node {node.NAME} to be ready", lambda: self._is_ready(f"node/{node.NAME}", "Ready"))
         for namespace, name in (("kube-system", "coredns"), ("local-path-storage", "local-path-provisioner")):
@@ -422,6 +423,12 @@ class Cluster:
             if self.home.exists():
                 raise ClusterError(str(error)) from None
         return True
+
+
+def _content(wanted: Iterable[images.Image]) -> dict[str, Path]:
+    """What ``node.push`` takes of images by their full names: the saved one, or the one that we make."""
+    saved = {images.mirrored(name): path for name, path in images.saved().items()}
+    return {image.reference: saved.get(images.mirrored(image.reference)) or images.layout(image) for image in wanted}
 
 
 def _free_ports(count: int) -> list[int]:
@@ -527,7 +534,7 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> C
     wanted = cluster(name)
     if real and (missing := node.missing()):
         raise ClusterError(f"a real node needs {', '.join(missing)}; fake ones do not")
-    with cache.locked(state_root() / ".locks" / name):
+    with wanted._locked():
         if wanted._becomes_ready():
             if wanted.real != real:
                 raise ClusterError(
@@ -552,5 +559,5 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> C
 def down(name: str = DEFAULT_NAME) -> None:
     """Stop a cluster's processes and remove its state. Fine if it doesn't exist."""
     unwanted = cluster(name)
-    with cache.locked(state_root() / ".locks" / name):
+    with unwanted._locked():
         unwanted._destroy()
