@@ -37,15 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     first: list[float] = []
     again: list[float] = []
     for _ in range(given.first):
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            cluster.down(NAME)
-            try:
-                project = Project.make(Path(folder))
-                project.add("bench", cluster.up(NAME), **VARIABLES, gitops_provider=given.engine)
-                first.append(_timed(project, changes=True))
-                again += [_timed(project, changes=False) for _ in range(given.next)]
-            finally:
-                cluster.down(NAME)
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, cluster.fresh(NAME) as where:
+            project = Project.make(Path(folder))
+            project.add("bench", where, **VARIABLES, gitops_provider=given.engine)
+            first.append(_timed(project, changes=True))
+            again += [_timed(project, changes=False) for _ in range(given.next)]
     numbers.head("seconds")
     numbers.row("first run on a fresh cluster", first)
     numbers.row("next run, which changes nothing", again, SECOND_RUN)

@@ -77,19 +77,16 @@ class Reaction:
 @contextmanager
 def _entry(interval: int, polling: int) -> Iterator[chain.Entry]:
     """The cluster entry, at rest; its cluster is gone afterwards."""
-    where = cluster.up("reaction", nodes=3, real=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            entry = chain.Entry(where, "reaction", Path(folder))
-            where.load(*components.images_of("keda"), *components.images_of("collector"))
-            chain.install_keda(where)
-            pools = [each | {"polling_interval": polling} for each in POOLS]
-            entry.apply(pools, nativelink_metrics_interval=interval)
-            chain.await_keda(where)
-            entry.await_ready()
-            yield entry
-    finally:
-        cluster.down("reaction")
+    fresh = cluster.fresh("reaction", nodes=3, real=True)
+    with fresh as where, tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        entry = chain.Entry(where, "reaction", Path(folder))
+        where.load(*components.images_of("keda"), *components.images_of("collector"))
+        chain.install_keda(where)
+        pools = [each | {"polling_interval": polling} for each in POOLS]
+        entry.apply(pools, nativelink_metrics_interval=interval)
+        chain.await_keda(where)
+        entry.await_ready()
+        yield entry
 
 
 def _condition(pod: dict[str, Any], name: str) -> bool:

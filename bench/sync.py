@@ -13,7 +13,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +129,7 @@ def _limit(pod: dict[str, Any]) -> str:
 @contextmanager
 def _synced(engine: str, interval: str) -> Iterator[Synced]:
     """A cluster after its first sync; it is gone afterwards."""
-    name = f"bench-{engine}"
-    cluster.down(name)
-    try:
-        where = cluster.up(name, nodes=0, real=True)
+    with cluster.fresh(f"bench-{engine}", nodes=0, real=True) as where:
         where.load(*components.images_of(engine))
         with tempfile.TemporaryDirectory(prefix="bench-") as name_of_folder:
             folder = Path(name_of_folder)
@@ -146,11 +143,5 @@ def _synced(engine: str, interval: str) -> Iterator[Synced]:
                 synced = Synced(engine, where, site, Api(str(where.kubeconfig), where.context))
                 commit = site.publish(server)
                 synced.ask()
-                until("the first sync", _patient(synced, commit), _ENOUGH)
+                until("the first sync", lambda: synced.done(commit), _ENOUGH)
                 yield synced
-    finally:
-        cluster.down(name)
-
-
-def _patient(synced: Synced, commit: str) -> Callable[[], bool]:
-    return lambda: synced.done(commit)

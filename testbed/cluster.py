@@ -21,7 +21,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -554,6 +554,16 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> C
                 cache.say(f"testbed: {left}")  # and raise what failed first
             raise
     return wanted
+
+
+@contextlib.contextmanager
+def fresh(name: str, nodes: int = NODES, *, real: bool = False) -> Iterator[Cluster]:
+    """A new cluster, as ``up`` starts it, in the place of whatever has its name; it is gone afterwards."""
+    down(name)
+    try:
+        yield up(name, nodes, real=real)
+    finally:
+        down(name)
 
 
 def down(name: str = DEFAULT_NAME) -> None:

@@ -191,13 +191,5 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def embedded() -> Iterator[Callable[[str], Cluster]]:
     """``embedded("name")`` starts a fresh cluster of that name, which is stopped after the test."""
-    started: list[str] = []
-
-    def up(name: str) -> Cluster:
-        cluster.down(name)  # what a killed test may have left
-        started.append(name)
-        return cluster.up(name)
-
-    yield up
-    for name in started:
-        cluster.down(name)
+    with contextlib.ExitStack() as started:
+        yield lambda name: started.enter_context(cluster.fresh(name))

@@ -41,10 +41,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip("no Python >= 3.12 here, which the newest ansible-core needs (make newest)")
     folder = tmp_path_factory.mktemp(request.param)
     project = Project.make(folder, BIN if request.param == "locked" else NEWEST)
-    name = f"bootstrap-{request.param}"
-    cluster.down(name)
-    try:
-        where = cluster.up(name)
+    with cluster.fresh(f"bootstrap-{request.param}") as where:
         project.add("alpha", where, **VARIABLES)
         _git(project)
         check = project.run("--check")
@@ -52,8 +49,6 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         first = project.run()
         made, files = objects(where), project.files()
         yield Story(project, where, check, checked, checked_files, first, made, files, project.run())
-    finally:
-        cluster.down(name)
 
 
 # What a user would write for a cluster of their own.

@@ -129,30 +129,29 @@ class Argo:
 @pytest.fixture(scope="module")
 def argo(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Argo]:
     """The first sync: bootstrap, push, and all is ready."""
-    where = cluster.up("e2e-argocd", nodes=0, real=True)
-    where.load(*(image for name in ("argocd", "keda", "collector") for image in components.images_of(name)))
-    folder = tmp_path_factory.mktemp("argocd")
-    with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server, pytest.MonkeyPatch.context() as patch:
-        site = Site.make(folder / "checkout")
-        patch.setenv("GITOPS_PASSWORD", PASSWORD)
-        variables = {
-            **SMALL,
-            "keda_install": "release",
-            "nativelink_scaling": "keda",
-            "nativelink_worker_pools": [FIXED, AUTO, EXTRA],
-            "gitops_provider": "argocd",
-            "gitops_repository": server.https_url,
-            "gitops_username": server.username,
-            "gitops_password": "{{ lookup('env', 'GITOPS_PASSWORD') }}",
-            "gitops_ca_file": str(server.ca),
-            "gitops_argocd_sync_timeout": SYNC_TIMEOUT,
-        }
-        site.add(NAME, where, **variables)
-        site.bootstrap()
-        argo = Argo(where, site, server)
-        argo.arrives(site.publish(server), seconds=180)
-        yield argo
-    cluster.down("e2e-argocd")
+    with cluster.fresh("e2e-argocd", nodes=0, real=True) as where, pytest.MonkeyPatch.context() as patch:
+        where.load(*(image for name in ("argocd", "keda", "collector") for image in components.images_of(name)))
+        folder = tmp_path_factory.mktemp("argocd")
+        with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server:
+            site = Site.make(folder / "checkout")
+            patch.setenv("GITOPS_PASSWORD", PASSWORD)
+            variables = {
+                **SMALL,
+                "keda_install": "release",
+                "nativelink_scaling": "keda",
+                "nativelink_worker_pools": [FIXED, AUTO, EXTRA],
+                "gitops_provider": "argocd",
+                "gitops_repository": server.https_url,
+                "gitops_username": server.username,
+                "gitops_password": "{{ lookup('env', 'GITOPS_PASSWORD') }}",
+                "gitops_ca_file": str(server.ca),
+                "gitops_argocd_sync_timeout": SYNC_TIMEOUT,
+            }
+            site.add(NAME, where, **variables)
+            site.bootstrap()
+            argo = Argo(where, site, server)
+            argo.arrives(site.publish(server), seconds=180)
+            yield argo
 
 
 @pytest.fixture(autouse=True)

@@ -76,8 +76,8 @@ class Bazel:
 
 @pytest.fixture(scope="module")
 def where(state: Path) -> Iterator[Cluster]:
-    yield cluster.up("e2e-build", nodes=0, real=True)
-    cluster.down("e2e-build")
+    with cluster.fresh("e2e-build", nodes=0, real=True) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

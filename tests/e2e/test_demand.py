@@ -296,12 +296,11 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def where(state: Path) -> Iterator[Cluster]:
-    made = cluster.up("e2e-demand", nodes=3, real=True)
-    wanted = ("keda", "collector", "redis", "redis-exporter", "prometheus")
-    made.load(*(image for name in wanted for image in components.images_of(name)))
-    chain.install_keda(made)
-    yield made
-    cluster.down("e2e-demand")
+    with cluster.fresh("e2e-demand", nodes=3, real=True) as made:
+        wanted = ("keda", "collector", "redis", "redis-exporter", "prometheus")
+        made.load(*(image for name in wanted for image in components.images_of(name)))
+        chain.install_keda(made)
+        yield made
 
 
 @pytest.fixture(scope="module")

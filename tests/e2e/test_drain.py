@@ -245,33 +245,32 @@ def tree(folder: Path, machine: str) -> None:
 
 @pytest.fixture(scope="module")
 def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    where = cluster.up("e2e-drain", nodes=0, real=True)
-    network = node.network(where.home)
-    assert network
-    folder = tmp_path_factory.mktemp("clusters") / "drain"
-    tree(folder, network.machine)
-    for name, security in ((SPACE, "restricted"), (WORKERS, "baseline")):
-        labels = {"pod-security.kubernetes.io/enforce": security}
-        where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    where.apply(
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": {"name": "state", "namespace": SPACE},
-            "spec": {
-                "podSelector": {"matchLabels": {"app.kubernetes.io/component": "scheduler"}},
-                "ingress": [{"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}],
-            },
-        }
-    )
-    with Record(where, f"/api/v1/namespaces/{WORKERS}/pods") as pods:
-        where.run("apply", "--server-side", "--field-manager=engine", "-k", str(folder))
-        where.rolled_out(SPACE, "deployment/nativelink-scheduler", "statefulset/nativelink-cas")
-        made = Farm(where, pods)
-        for each in POOLS:
-            made.ready(each["name"], each["min_replicas"])
-        yield made
-    cluster.down("e2e-drain")
+    with cluster.fresh("e2e-drain", nodes=0, real=True) as where:
+        network = node.network(where.home)
+        assert network
+        folder = tmp_path_factory.mktemp("clusters") / "drain"
+        tree(folder, network.machine)
+        for name, security in ((SPACE, "restricted"), (WORKERS, "baseline")):
+            labels = {"pod-security.kubernetes.io/enforce": security}
+            where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        where.apply(
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"name": "state", "namespace": SPACE},
+                "spec": {
+                    "podSelector": {"matchLabels": {"app.kubernetes.io/component": "scheduler"}},
+                    "ingress": [{"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}],
+                },
+            }
+        )
+        with Record(where, f"/api/v1/namespaces/{WORKERS}/pods") as pods:
+            where.run("apply", "--server-side", "--field-manager=engine", "-k", str(folder))
+            where.rolled_out(SPACE, "deployment/nativelink-scheduler", "statefulset/nativelink-cas")
+            made = Farm(where, pods)
+            for each in POOLS:
+                made.ready(each["name"], each["min_replicas"])
+            yield made
 
 
 @pytest.fixture(scope="module")

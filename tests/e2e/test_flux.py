@@ -110,28 +110,27 @@ def ready(thing: dict[str, Any]) -> dict[str, str]:
 def flux(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux]:
     """A cluster that the bootstrap has connected to a repository in which nothing is yet."""
     folder = tmp_path_factory.mktemp("flux")
-    where = cluster.up("e2e-flux", nodes=0, real=True)
-    where.load(*components.images_of("flux"))
-    with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GITOPS_PASSWORD", PASSWORD)
-        site = Site.make(folder / "checkout")
-        site.add(
-            NAME,
-            where,
-            **SMALL,
-            nativelink_worker_pools=[pool("kept"), pool("gone")],
-            gitops_provider="flux",
-            gitops_repository=server.https_url,
-            gitops_username=USER,
-            gitops_password="{{ lookup('env', 'GITOPS_PASSWORD') }}",
-            gitops_ca_file=str(server.ca),
-            gitops_interval="5s",
-            gitops_sync_timeout="30s",
-        )
-        done = site.bootstrap()
-        assert f"push clusters/{NAME} to main of {server.https_url}: flux applies it from there" in done.summary[NAME]
-        yield Flux(where, server, site)
-    cluster.down("e2e-flux")
+    with cluster.fresh("e2e-flux", nodes=0, real=True) as where, pytest.MonkeyPatch.context() as patch:
+        where.load(*components.images_of("flux"))
+        with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server:
+            patch.setenv("GITOPS_PASSWORD", PASSWORD)
+            site = Site.make(folder / "checkout")
+            site.add(
+                NAME,
+                where,
+                **SMALL,
+                nativelink_worker_pools=[pool("kept"), pool("gone")],
+                gitops_provider="flux",
+                gitops_repository=server.https_url,
+                gitops_username=USER,
+                gitops_password="{{ lookup('env', 'GITOPS_PASSWORD') }}",
+                gitops_ca_file=str(server.ca),
+                gitops_interval="5s",
+                gitops_sync_timeout="30s",
+            )
+            said = site.bootstrap().summary[NAME]
+            assert f"push clusters/{NAME} to main of {server.https_url}: flux applies it from there" in said
+            yield Flux(where, server, site)
 
 
 def test_first_sync_brings_everything_to_ready(flux: Flux) -> None:

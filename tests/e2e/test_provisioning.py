@@ -77,28 +77,27 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    where = cluster.up("provisioning", nodes=1, real=True)
-    # Like local-path, but it says that it can grow volumes. Nobody does: a test says how it plays that part.
-    where.apply(
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "StorageClass",
-            "metadata": {"name": "growing"},
-            "provisioner": "rancher.io/local-path",
-            "volumeBindingMode": "WaitForFirstConsumer",
-            "allowVolumeExpansion": True,
+    with cluster.fresh("provisioning", nodes=1, real=True) as where:
+        # Like local-path, but it says that it can grow volumes. Nobody does: a test says how it plays that part.
+        where.apply(
+            {
+                "apiVersion": "storage.k8s.io/v1",
+                "kind": "StorageClass",
+                "metadata": {"name": "growing"},
+                "provisioner": "rancher.io/local-path",
+                "volumeBindingMode": "WaitForFirstConsumer",
+                "allowVolumeExpansion": True,
+            }
+        )
+        site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
+        variables = SMALL | {
+            "storage_classes_list": [{"name": "growing", "preset": "existing"}],
+            "nativelink_worker_pools": [pool("default")],
+            "keda_install": "release",
+            "keda_wait_for_metrics_api": True,
         }
-    )
-    site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
-    variables = SMALL | {
-        "storage_classes_list": [{"name": "growing", "preset": "existing"}],
-        "nativelink_worker_pools": [pool("default")],
-        "keda_install": "release",
-        "keda_wait_for_metrics_api": True,
-    }
-    site.add("site", where, **variables)
-    yield Stage(where, site)
-    cluster.down("provisioning")
+        site.add("site", where, **variables)
+        yield Stage(where, site)
 
 
 # An API server that is away for a while

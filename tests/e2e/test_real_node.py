@@ -370,22 +370,21 @@ def traces(ours: str) -> dict[str, set[str]]:
 def test_down_leaves_nothing(state: Path, how: str) -> None:
     home = str(state / "e2e-gone")
     before = traces(home)
-    where = cluster.up("e2e-gone", nodes=0, real=True)
-    where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
-    until("a namespace", lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10)
-    space = Space(where)
-    space.where.apply(pod("left", shell("trap '' TERM; sleep 600")))
-    space.ready("left")
-    during = traces(home)
-    for kind in ("processes", "interfaces", "routes", "cgroups", "network namespaces"):
-        assert during[kind] - before[kind], f"this test sees no {kind}, so it could not see any that are left"
-    if how == "crash":
-        kubelet = ["pgrep", "--exact", "kubelet", "--nslist", "net", "--ns", str(node.process(where.home))]
-        os.kill(int(subprocess.run(kubelet, capture_output=True, text=True, check=True).stdout), 9)
-        until("the node to end with its kubelet", lambda: node.process(where.home) is None, 10)
-        assert "\nkubelet ended with status 137\n" in node.logs(where.home)
-        assert not where.ready()
-    cluster.down("e2e-gone")
+    with cluster.fresh("e2e-gone", nodes=0, real=True) as where:
+        where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
+        until("a namespace", lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10)
+        space = Space(where)
+        space.where.apply(pod("left", shell("trap '' TERM; sleep 600")))
+        space.ready("left")
+        during = traces(home)
+        for kind in ("processes", "interfaces", "routes", "cgroups", "network namespaces"):
+            assert during[kind] - before[kind], f"this test sees no {kind}, so it could not see any that are left"
+        if how == "crash":
+            kubelet = ["pgrep", "--exact", "kubelet", "--nslist", "net", "--ns", str(node.process(where.home))]
+            os.kill(int(subprocess.run(kubelet, capture_output=True, text=True, check=True).stdout), 9)
+            until("the node to end with its kubelet", lambda: node.process(where.home) is None, 10)
+            assert "\nkubelet ended with status 137\n" in node.logs(where.home)
+            assert not where.ready()
     left = {kind: found - before[kind] for kind, found in traces(home).items()}
     assert not any(left.values()), left
     assert not Path(home).exists()

@@ -123,8 +123,8 @@ def turns(steps: Steps) -> int:
 
 @pytest.fixture(scope="module")
 def where(state: Path) -> Iterator[Cluster]:
-    yield cluster.up("e2e-scaling", nodes=3, real=True)
-    cluster.down("e2e-scaling")
+    with cluster.fresh("e2e-scaling", nodes=3, real=True) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

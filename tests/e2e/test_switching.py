@@ -74,18 +74,17 @@ class Switch:
 @pytest.fixture(scope="module")
 def switch(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
     """A cluster with Flux, all ready."""
-    where = cluster.up("e2e-switch", nodes=0, real=True)
-    where.load(*(image for name in ("flux", "argocd") for image in components.images_of(name)))
-    folder = tmp_path_factory.mktemp("switch")
-    with GitServer(folder / "git", address_for(where)) as server:
-        site = Site.make(folder / "checkout")
-        engine = {"gitops_provider": "flux", "gitops_repository": server.http_url, "gitops_interval": "5s"}
-        site.add(NAME, where, **SMALL, nativelink_worker_pools=[pool("default")], **engine)
-        site.bootstrap()
-        switch = Switch(where, site)
-        switch.applied(site.publish(server))
-        yield switch
-    cluster.down("e2e-switch")
+    with cluster.fresh("e2e-switch", nodes=0, real=True) as where:
+        where.load(*(image for name in ("flux", "argocd") for image in components.images_of(name)))
+        folder = tmp_path_factory.mktemp("switch")
+        with GitServer(folder / "git", address_for(where)) as server:
+            site = Site.make(folder / "checkout")
+            engine = {"gitops_provider": "flux", "gitops_repository": server.http_url, "gitops_interval": "5s"}
+            site.add(NAME, where, **SMALL, nativelink_worker_pools=[pool("default")], **engine)
+            site.bootstrap()
+            switch = Switch(where, site)
+            switch.applied(site.publish(server))
+            yield switch
 
 
 def test_from_flux_to_argocd_and_back(switch: Switch) -> None:

@@ -183,9 +183,8 @@ def test_without_the_kubernetes_package(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[Cluster]:
-    running = cluster.up("preflight")
-    yield running
-    cluster.down("preflight")
+    with cluster.fresh("preflight") as running:
+        yield running
 
 
 def test_a_sound_cluster(real: Cluster) -> None:

@@ -54,9 +54,8 @@ Play = Callable[..., Run]
 
 @pytest.fixture(scope="session")
 def dev() -> Iterator[Cluster]:
-    running = cluster.up("provision-tests")
-    yield running
-    cluster.down("provision-tests")
+    with cluster.fresh("provision-tests") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -26,16 +26,13 @@ TREES = ("local", "dev", "staging", "prod")
 def api() -> Iterator[Cluster]:
     """A cluster with the real CRDs, and the namespaces as provisioning makes them."""
     name = f"render-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}"
-    with_crds = cluster.up(name)
-    try:
+    with cluster.fresh(name) as with_crds:
         for component in ("keda", "gateway-api", "envoy-gateway"):
             with_crds.apply(*_definitions(component))
         for namespace, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
             _namespace(with_crds, namespace, level)
         with_crds.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
         yield with_crds
-    finally:
-        cluster.down(name)
 
 
 def _definitions(component: str) -> list[Object]:
