@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -20,13 +19,7 @@ _INTEGRITY = "sha512-ag6ZwYMJblf1YuPhNRAMyCYf164mY8jhdIwPSVFI1CMiBRnSDJBkSg7rVIc
 def _install(draft: Path) -> None:
     cache.say(f"fetching {_PACKAGE}")
     with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--silent", _PACKAGE]
-        try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            raise build.BuildError(f"{_PACKAGE} is fetched by npm, which is not on PATH") from None
-        if done.returncode:
-            raise build.BuildError(f"{' '.join(command)}: {done.stderr.strip()[-1000:]}")
+        build.run("npm", "pack", "--silent", _PACKAGE, cwd=Path(folder))
         (package,) = Path(folder).glob("*.tgz")
         found = "sha512-" + base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
         if found != _INTEGRITY:

@@ -178,20 +178,23 @@ def install_wheels(requirements: Path, draft: Path) -> None:
     command = [*installer, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     # The same wheels whatever Python runs this.
     command += ["--python-version", "3.11", "--target", str(draft), "-r", str(requirements)]
-    _run(command, dict(os.environ), f"fetching what {requirements.name} names")
+    run(*command)
 
 
-def _run(command: list[str], environment: dict[str, str], what: str, cwd: Path | None = None) -> str:
-    """Run a command to its end and return its stdout; BuildError with the end of its stderr if it fails."""
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=cwd)
+def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
+    """The stdout of a command that makes something; BuildError with the end of its stderr if it fails or is missing."""
+    try:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=cwd)
+    except FileNotFoundError as error:
+        raise BuildError(f"{error.filename} is needed, and not here") from None
     if done.returncode:
-        raise BuildError(f"{what} failed: {' '.join(command)}\n{done.stderr[-3000:] or done.stdout[-3000:]}")
+        raise BuildError(f"{' '.join(map(str, command))} failed: {(done.stderr or done.stdout).strip()[-3000:]}")
     return done.stdout
 
 
 def _check_room(name: str, environment: dict[str, str]) -> None:
     """BuildError if a folder that a build writes to has no room for it: Go itself would fail late and at length."""
-    go = _run(["go", "env", "GOCACHE", "GOMODCACHE"], environment, "asking Go for its caches").splitlines()
+    go = run("go", "env", "GOCACHE", "GOMODCACHE", env=environment).splitlines()
     for folder in (cache.root(), *map(Path, go), Path(tempfile.gettempdir())):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if (free := shutil.disk_usage(there).free) < _ROOM:
@@ -210,9 +213,9 @@ def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
     names = ", ".join(_RENAMED.get(tool, tool) for tool in packages)
     first_time = _FIRST_TIME[modules.name]
     cache.say(f"{label} building {modules.name} {modules.version}: {names} ({first_time} the first time)")
-    _run(["go", "mod", "download"], environment, f"downloading the modules of {modules.name}", modules.folder)
+    run("go", "mod", "download", env=environment, cwd=modules.folder)
     options = ["-mod=readonly", f"-tags={','.join(_TAGS.get(modules.name, ()))}"]
-    listed = _run(["go", "list", *options, "-deps", "tool"], environment, "listing packages", modules.folder)
+    listed = run("go", "list", *options, "-deps", "tool", env=environment, cwd=modules.folder)
     total = len(listed.splitlines())
     command = ["go", "build", "-v", *options, "-trimpath", "-buildvcs=false", _gcflags(modules.name)]
     command += ["-ldflags", _ldflags(modules), "-o", f"{draft}{os.sep}", "tool"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +22,10 @@ _KUBERNETES = {"kubernetes": build.CLUSTER_SETS["kubernetes"]}
 _MAKERS = ("kubernetes", "helm")
 
 
-def _run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=cwd)
-    if done.returncode:
-        raise build.BuildError(f"{' '.join(map(str, command))}: {done.stderr.strip()[-3000:]}")
-    return done.stdout
-
-
 def source(modules: pins.ModuleSet, module: str) -> Path:
     """The (read-only) folder with a required module's files, downloaded if need be and equal to what go.sum says."""
     wanted = f"{module}@{modules.requires[module]}"
-    answer = _run("go", "mod", "download", "-json", wanted, env=build.go_environment(modules), cwd=modules.folder)
+    answer = build.run("go", "mod", "download", "-json", wanted, env=build.go_environment(modules), cwd=modules.folder)
     found = json.loads(answer)
     if found["Sum"] != modules.checksum(module):
         raise build.BuildError(f"{wanted} has checksum {found['Sum']}, but go.sum says {modules.checksum(module)}")
@@ -57,7 +49,7 @@ def _edit(path: Path, change: Callable[[Any], None]) -> None:
 
 
 def _kustomize(folder: Path) -> str:
-    return _run(build.binaries(_KUBERNETES)["kubectl"], "kustomize", folder)
+    return build.run(build.binaries(_KUBERNETES)["kubectl"], "kustomize", folder)
 
 
 def _keda(modules: pins.ModuleSet, work: Path) -> str:
@@ -104,7 +96,7 @@ def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
     def helm(*arguments: str | Path) -> str:
         # Helm writes caches and settings where these point; a person's own have no say.
         env = {f"HELM_{kind}_HOME": str(work / kind) for kind in ("CACHE", "CONFIG", "DATA")}
-        return _run(build.binaries(build.HELM_SET)["helm"], "template", *arguments, env=env)
+        return build.run(build.binaries(build.HELM_SET)["helm"], "template", *arguments, env=env)
 
     crds = helm(
         "eg-crds", charts / "gateway-crds-helm", "--set=crds.gatewayAPI.enabled=true,crds.envoyGateway.enabled=true"
