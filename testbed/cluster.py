@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -19,7 +20,6 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -176,9 +176,10 @@ class Cluster:
         try:
             authority = base64.b64decode(self._settings()["clusters"][0]["cluster"]["certificate-authority-data"])
             trust = ssl.create_default_context(cadata=authority.decode())
-            with urllib.request.urlopen(f"{self.endpoint}{path}", timeout=patient(3), context=trust) as answer:
+            handlers = urllib.request.HTTPSHandler(context=trust), urllib.request.ProxyHandler({})
+            with urllib.request.build_opener(*handlers).open(f"{self.endpoint}{path}", timeout=patient(3)) as answer:
                 return str(answer.read().decode())
-        except (ClusterError, OSError, urllib.error.URLError, KeyError, ValueError):
+        except (ClusterError, OSError, http.client.HTTPException, KeyError, ValueError):
             return None
 
     def version(self) -> str | None:
@@ -217,7 +218,7 @@ class Cluster:
     def _kwokctl(self, *arguments: str) -> None:
         """Run kwokctl on this cluster, blind to any configuration but ours and with our kubectl first on PATH."""
         tools = build.binaries()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("KWOK_")}
+        environment = {name: value for name, value in node.environment().items() if not name.startswith("KWOK_")}
         environment |= {
             "KWOK_WORKDIR": str(self.home / "kwok"),
             "KUBECONFIG": str(self.kubeconfig),

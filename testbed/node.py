@@ -47,8 +47,13 @@ _REGISTRY_PORT = 5000
 _MOST = 16  # real nodes on a machine
 
 
+def environment() -> dict[str, str]:
+    """This process's environment less proxies: addresses of clusters are this machine's own, and none knows them."""
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+
+
 def _run(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterError(f"{' '.join(map(str, command))}: {done.stderr.strip()[-1000:]}")
     return done.stdout
@@ -292,9 +297,14 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
     command: list[str | Path] = ["unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
     command += ["bash", _SCRIPT, home, debian.root(*_PACKAGES), *(tools[name] for name in _BINARIES)]
     with (home / "node.log").open("w") as log:
-        # Its own session: a Ctrl-C that ends the command that started it is not meant for it.
         holder = subprocess.Popen(
-            command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=home,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a Ctrl-C that ends the command that started it is not meant for it
         )
 
     def awaited(what: str, check: Callable[[], bool], seconds: float) -> None:
@@ -316,9 +326,8 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
 
 
 def _serves(wanted: Network) -> bool:
-    tools = build.binaries(build.NODE_SETS)
-    command = [tools["crane"], "catalog", "--insecure", f"{wanted.node}:{_REGISTRY_PORT}"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    _run(build.binaries(build.NODE_SETS)["crane"], "catalog", "--insecure", f"{wanted.node}:{_REGISTRY_PORT}")
+    return True
 
 
 def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:

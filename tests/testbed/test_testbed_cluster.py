@@ -175,6 +175,11 @@ def test_slow_and_stopped_api_server(one: Cluster) -> None:
     assert one.run("get", "namespace", "kept", "-o", "name") == "namespace/kept\n"
 
 
+def test_no_proxy_is_asked_for_a_cluster(one: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert one.ready()
+
+
 def test_up_waits_for_an_api_server_that_answers_late(one: Cluster) -> None:
     before = one.processes()
     one.pause()
