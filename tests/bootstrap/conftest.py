@@ -100,8 +100,9 @@ class Project:
         path.write_text(yaml.safe_dump(config))
         return path
 
-    def start(self, *arguments: str, playbook: str = "bootstrap") -> subprocess.Popen[bytes]:
-        """Start ansible-playbook in a process group of its own, as a terminal does."""
+    @contextlib.contextmanager
+    def started(self, *arguments: str, playbook: str = "bootstrap") -> Iterator[subprocess.Popen[bytes]]:
+        """ansible-playbook in a process group of its own, as a terminal starts it; what is left of it is killed."""
         command = [str(self.bin / "ansible-playbook"), "-i", str(self.folder / "inventory")]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "K8S_AUTH"))
@@ -109,16 +110,19 @@ class Project:
         environment |= {"PATH": f"{self.folder / 'bin'}:{self.bin}:{os.environ['PATH']}", "KUBECONFIG": "/dev/null"}
         command += [f"playbooks/{playbook}.yml", *arguments]
         with self.log.open("w") as log:  # a file never fills up, as a pipe that nobody reads does
-            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+            run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield run
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)  # all at once, as a power cut does
+            run.wait()
 
     def run(self, *arguments: str, playbook: str = "bootstrap") -> Run:
         """Run a playbook to its end, which has to come within 10 minutes times TESTBED_PATIENCE."""
-        started = self.start(*arguments, playbook=playbook)
         try:
-            status = started.wait(timeout=patient(600))
-        except subprocess.TimeoutExpired:
-            kill(started)
-            raise
+            with self.started(*arguments, playbook=playbook) as run:
+                status = run.wait(timeout=patient(600))
         finally:
             print(self.log.read_text())  # shown by pytest when the test fails
         return Run(status, self.log.read_text())
@@ -128,17 +132,14 @@ class Project:
 
         Whether it was killed on its way: False if it ended before.
         """
-        started = self.start()
         within = patient(within)
         deadline = time.monotonic() + within
-        while not reached() and started.poll() is None:
-            if time.monotonic() > deadline:
-                kill(started)
-                pytest.fail(f"waited {within:.0f} s for the moment to kill the run, in vain:\n{self.log.read_text()}")
-            time.sleep(0.005)
-        ended = started.poll() is not None
-        kill(started)
-        return not ended
+        with self.started() as run:
+            while not reached() and run.poll() is None:
+                if time.monotonic() > deadline:
+                    pytest.fail(f"waited {within:.0f} s for the moment to kill it, in vain:\n{self.log.read_text()}")
+                time.sleep(0.005)
+            return run.poll() is None
 
     def files(self) -> dict[str, tuple[int, bytes]]:
         """Each file of the trees: when it was written, and what is in it."""
@@ -148,13 +149,6 @@ class Project:
     def tree(self) -> dict[str, bytes]:
         """What is in each file of the trees."""
         return {path: content for path, (_, content) in self.files().items()}
-
-
-def kill(started: subprocess.Popen[bytes]) -> None:
-    """End a whole process group at once, as a power cut does."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
 
 
 def objects(where: Cluster, manager: str = "nativelink-gitops") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,10 @@ class Stage:
         found = {"keda_version": version, "keda_manifest": str(manifest or manifests.path("keda", version))}
         return self.site.run("-e", json.dumps(found | variables))
 
-    def begin(self, version: str) -> subprocess.Popen[bytes]:
-        """Begin the main job, without waiting for its end."""
+    def begun(self, version: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """The main job, without waiting for its end."""
         found = {"keda_version": version, "keda_manifest": str(manifests.path("keda", version))}
-        return self.site.start("-e", json.dumps(found))
+        return self.site.started("-e", json.dumps(found))
 
     def has(self, *what: str) -> bool:
         """Whether an object is there, as arguments of ``kubectl get``; False while nobody can be asked."""
@@ -106,10 +107,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 @pytest.fixture(scope="module")
 def ended(stage: Stage) -> Run:
     """A first run, in the middle of which the API server went away for good."""
-    started = stage.begin(PREVIOUS)
-    until("the run to begin with KEDA", lambda: stage.has("namespace", "keda"), 180)
-    stage.where.stop_api()
-    status = started.wait(timeout=patient(600))
+    with stage.begun(PREVIOUS) as run:
+        until("the run to begin with KEDA", lambda: stage.has("namespace", "keda"), 180)
+        stage.where.stop_api()
+        status = run.wait(timeout=patient(600))
     stage.where.start_api()
     return Run(status, stage.site.log.read_text())
 
@@ -117,7 +118,6 @@ def ended(stage: Stage) -> Run:
 @pytest.fixture(scope="module")
 def waited(stage: Stage, ended: Run) -> Run:
     """A second run: the API server was restarted while it waited for pods whose images came only after that."""
-    started = stage.begin(PREVIOUS)
 
     def blocked() -> bool:
         if not stage.has("apiservice", METRICS):
@@ -130,11 +130,12 @@ def waited(stage: Stage, ended: Run) -> Run:
         # The other two wait for the operator's certificates.
         return len(states) == 3 and bool({*states} & {"ErrImagePull", "ImagePullBackOff"})
 
-    until("KEDA's operator to lack its image", blocked, 180)
-    stage.where.stop_api()
-    stage.where.start_api()
-    stage.where.load(*components.images_of("keda-previous"))
-    status = started.wait(timeout=patient(600))
+    with stage.begun(PREVIOUS) as run:
+        until("KEDA's operator to lack its image", blocked, 180)
+        stage.where.stop_api()
+        stage.where.start_api()
+        stage.where.load(*components.images_of("keda-previous"))
+        status = run.wait(timeout=patient(600))
     return Run(status, stage.site.log.read_text())
 
 
