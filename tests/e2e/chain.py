@@ -287,7 +287,7 @@ class Load:
                     at = at if word == "queued" else time.monotonic()
         finally:
             deadline.cancel()
-        self._end(ended)
+            self._end(ended)
         return at or time.monotonic()
 
     def _end(self, clients: list[tuple[int, subprocess.Popen[str]]]) -> None:

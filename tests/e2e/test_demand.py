@@ -62,8 +62,10 @@ class Source:
         (folder / "collector.yaml").write_text(yaml.safe_dump(config))
         self.client, self.cas = free_port(), free_port()
         self.folder, self.running = folder, []
+
+    def start(self) -> None:
         program = build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
-        self._start("collector", str(program), f"--config={folder}/collector.yaml")
+        self._start("collector", str(program), f"--config={self.folder}/collector.yaml")
         until("the collector to listen", lambda: self.listens(self.metrics), 30, self.log)
         self._nativelink("cas", self.cas, {"cas": [{"instance_name": "main", "cas_store": "A"}]})
         self.scheduler = self.start_scheduler()
@@ -140,19 +142,17 @@ class Source:
             load.hold(actions)
             yield
 
-    def end(self) -> None:
-        for process in self.running:
-            process.kill()
-            process.wait()
-
 
 @contextlib.contextmanager
 def source(folder: Path, edit: Callable[[Object], None] = lambda config: None) -> Iterator[Source]:
     made = Source(folder, edit)
     try:
+        made.start()
         yield made
     finally:
-        made.end()
+        for process in made.running:
+            process.kill()
+            process.wait()
 
 
 def without_zeros(config: Object) -> None:

@@ -452,6 +452,7 @@ def test_the_newest_goes_first_and_an_idle_one_within_eight_seconds(farm: Farm) 
     farm.scale("small", 4)
     (newest,) = set(farm.ready("small", 4)) - set(old)
     command = [farm.where.kubectl, "--kubeconfig", farm.where.kubeconfig, "-n", WORKERS, "logs", "-f", newest]
+    command.append(f"--request-timeout={patient(60)}s")  # or it would follow a worker that stays without an end
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as log:
         assert list(farm.scale_in("small", 3)) == [newest]
         assert log.stdout
