@@ -327,8 +327,7 @@ class Cluster:
             self.apply(*fakes)  # fails for a moment while the kind Stage is new
             return True
 
-        self._await("the API server to be ready", lambda: self._get("/readyz") == "ok")
-        self._await("all components to run", self._all_run)
+        self._await("all components to run", lambda: self._all_run() and self._get("/readyz") == "ok")
         self._await("its nodes to be accepted", furnished)
         self._await(f"{nodes} nodes to be ready", lambda: self._nodes().count("True") >= nodes)
         self._await("the ServiceAccount default in namespace default", self._has_service_account)
