@@ -29,11 +29,10 @@ def host() -> Host:
 def kubectl(host: Host) -> Kubectl:
     """``kubectl("get", "storageclass", "fast")`` returns the parsed JSON; anything but `get` returns the text."""
     running = cluster.cluster("molecule")
-    base = [str(running.kubectl), "--kubeconfig", str(running.kubeconfig), "--context", running.context]
 
     def run(*arguments: str) -> Any:
         output = ["-o", "json"] if arguments[0] == "get" else []
-        text = host.check_output(shlex.join([*base, *arguments, *output]))
+        text = host.check_output(shlex.join(running.command(*arguments, *output)))
         return json.loads(text) if output else text
 
     return run

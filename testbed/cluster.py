@@ -127,12 +127,15 @@ class Cluster:
         except FileNotFoundError:
             raise ClusterError(f"cluster {self.name} was not started: no {self.kubeconfig}") from None
 
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of ``kubectl ARGUMENTS`` on this cluster."""
+        ours = [str(self.kubectl), "--kubeconfig", str(self.kubeconfig), "--context", self.context]
+        # kubectl caches what an endpoint serves by its address, and the next cluster may well get the same port.
+        return [*ours, "--cache-dir", str(self.home / "kubectl-cache"), *arguments]
+
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """The stdout of ``kubectl ARGUMENTS`` on this cluster; ClusterError with its stderr if it fails."""
-        command = [str(self.kubectl), "--kubeconfig", str(self.kubeconfig), "--context", self.context]
-        # kubectl caches what an endpoint serves by its address, and the next cluster may well get the same port.
-        command += ["--cache-dir", str(self.home / "kubectl-cache"), *arguments]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(self.command(*arguments), input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
@@ -264,8 +267,19 @@ class Cluster:
         return not pods
 
     def offer_volumes(self, storage_class: str = "local-path", size: str = "200Gi", count: int = NODES) -> None:
-        """See ``offer_volumes``."""
-        offer_volumes(self.kubeconfig, storage_class, size, count)
+        """Offer ``count`` PersistentVolumes of a class (``<class>-1`` ...), each of a ``size`` like ``200Gi``.
+
+        The class need not exist. Volumes whose claim is gone are offered anew; those in use stay as they are.
+        """
+        existing = json.loads(self.run("get", "pv", "-l", "testbed/offered=true", "-o", "json"))["items"]
+        phases = {item["metadata"]["name"]: item.get("status", {}).get("phase") for item in existing}
+        used_up = [name for name, phase in phases.items() if phase in {"Released", "Failed"}]
+        if used_up:
+            self.run("delete", "pv", "--wait=true", *used_up)
+        volumes = _volumes(storage_class, size, count)
+        wanted = [volume for volume in volumes if phases.get(volume["metadata"]["name"]) != "Bound"]
+        if wanted:
+            self.apply(*wanted)
 
     def load(self, *wanted: images.Image) -> None:
         """Offer images to the real node, which pulls them by their full names; ``images.saved()`` go before ours."""
@@ -488,28 +502,6 @@ def _volumes(storage_class: str, size: str, count: int) -> list[dict[str, Any]]:
         }
         for number in range(1, count + 1)
     ]
-
-
-def _by_kubeconfig(kubeconfig: Path) -> Cluster:
-    home = kubeconfig.resolve().parent
-    return Cluster(home.name, home)
-
-
-def offer_volumes(kubeconfig: Path, storage_class: str, size: str, count: int) -> None:
-    """Offer ``count`` PersistentVolumes of a class (``<class>-1`` ...), each of ``size`` (a quantity like ``200Gi``).
-
-    The class need not exist. Volumes whose claim is gone are offered anew; those in use stay as they are.
-    """
-    cluster = _by_kubeconfig(kubeconfig)
-    existing = json.loads(cluster.run("get", "pv", "-l", "testbed/offered=true", "-o", "json"))["items"]
-    phases = {item["metadata"]["name"]: item.get("status", {}).get("phase") for item in existing}
-    used_up = [name for name, phase in phases.items() if phase in {"Released", "Failed"}]
-    if used_up:
-        cluster.run("delete", "pv", "--wait=true", *used_up)
-    volumes = _volumes(storage_class, size, count)
-    wanted = [volume for volume in volumes if phases.get(volume["metadata"]["name"]) != "Bound"]
-    if wanted:
-        cluster.apply(*wanted)
 
 
 def cluster(name: str = DEFAULT_NAME) -> Cluster:

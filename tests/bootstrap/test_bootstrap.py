@@ -113,21 +113,8 @@ def test_bootstrap_renders_a_tree_that_the_api_server_takes(story: Story) -> Non
     tree = story.project.trees / "alpha"
     assert (tree / "kustomization.yaml").is_file()
     assert (tree / "rendered" / "kustomization.yaml").is_file()
-    done = subprocess.run(
-        [
-            story.where.kubectl,
-            "--kubeconfig",
-            story.where.kubeconfig,
-            "apply",
-            "--server-side",
-            "--dry-run=server",
-            "-k",
-            tree,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = story.where.command("apply", "--server-side", "--dry-run=server", "-k", str(tree))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "statefulset.apps/nativelink-cas serverside-applied (server dry run)" in done.stdout
 

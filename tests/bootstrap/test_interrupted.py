@@ -25,7 +25,7 @@ VARIABLES = {
 
 def exists(where: Cluster, path: str) -> Callable[[], bool]:
     """Whether the API server has the object at a path."""
-    command = [where.kubectl, "--kubeconfig", where.kubeconfig, "get", "--raw", path]
+    command = where.command("get", "--raw", path)
     return lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 

@@ -151,9 +151,8 @@ class Record:
         self._reader.join()
 
     def _begin(self, after: str = "") -> subprocess.Popen[bytes]:
-        command = [self.where.kubectl, "--kubeconfig", self.where.kubeconfig, "get", "--raw"]
-        command.append(f"{self.path}?watch=true&timeoutSeconds=7200&resourceVersion={after}")
-        return subprocess.Popen(command, stdout=subprocess.PIPE)
+        path = f"{self.path}?watch=true&timeoutSeconds=7200&resourceVersion={after}"
+        return subprocess.Popen(self.where.command("get", "--raw", path), stdout=subprocess.PIPE)
 
     def _read(self) -> None:
         after = ""

@@ -386,8 +386,8 @@ def drain(farm: Farm, name: str) -> tuple[str, float]:
     The node is opened again at once, so that it is also the one on which those that replace them start.
     """
     began = time.monotonic()
-    command = [str(farm.where.kubectl), "--kubeconfig", str(farm.where.kubeconfig), "drain", node.NAME]
-    command += [f"--pod-selector=nativelink-gitops/pool={name}", "--delete-emptydir-data", f"--timeout={patient(180)}s"]
+    options = [f"--pod-selector=nativelink-gitops/pool={name}", "--delete-emptydir-data", f"--timeout={patient(180)}s"]
+    command = farm.where.command("drain", node.NAME, *options)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drained:
         closed = ("get", "node", node.NAME, "-o", "jsonpath={.spec.unschedulable}")
         until("kubectl drain to close the node", lambda: farm.where.run(*closed) == "true", 10)
@@ -451,8 +451,8 @@ def test_the_newest_goes_first_and_an_idle_one_within_eight_seconds(farm: Farm) 
     old = farm.ready("small", 3)
     farm.scale("small", 4)
     (newest,) = set(farm.ready("small", 4)) - set(old)
-    command = [farm.where.kubectl, "--kubeconfig", farm.where.kubeconfig, "-n", WORKERS, "logs", "-f", newest]
-    command.append(f"--request-timeout={patient(60)}s")  # or it would follow a worker that stays without an end
+    # Or it would follow a worker that stays, without an end.
+    command = farm.where.command("-n", WORKERS, "logs", "-f", newest, f"--request-timeout={patient(60)}s")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as log:
         assert list(farm.scale_in("small", 3)) == [newest]
         assert log.stdout

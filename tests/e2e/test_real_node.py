@@ -165,11 +165,8 @@ def test_pre_stop_hook_runs_before_the_end(space: Space) -> None:
         )
     )
     space.ready("stopped")
-    with subprocess.Popen(
-        [space.where.kubectl, "--kubeconfig", space.where.kubeconfig, "-n", SPACE, "logs", "-f", "stopped"],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as follower:
+    command = space.where.command("-n", SPACE, "logs", "-f", "stopped")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
         started = time.monotonic()
         space.run("delete", "pod", "stopped")
         took = time.monotonic() - started

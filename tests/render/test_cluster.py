@@ -53,15 +53,7 @@ def _namespace(api: Cluster, name: str, level: str) -> None:
 
 
 def kubectl(api: Cluster, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [
-        str(api.kubectl),
-        "--kubeconfig",
-        str(api.kubeconfig),
-        "--cache-dir",
-        str(api.home / "cache"),
-        *arguments,
-    ]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    return subprocess.run(api.command(*arguments), input=stdin, capture_output=True, text=True, check=False)
 
 
 def get(api: Cluster, *arguments: str) -> list[Object]:
