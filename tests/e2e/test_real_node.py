@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from testbed import build, cluster, debian, images, node
-from testbed.cluster import Cluster
+from testbed.cluster import Cluster, ClusterError
 from testbed.images import Image
 from testbed.waiting import patient, until
 
@@ -360,6 +360,16 @@ def traces(ours: str) -> dict[str, set[str]]:
         "files": {str(path) for place in ("/run", "/var/lib", "/etc", "/opt") for path in Path(place).iterdir()},
         "network namespaces": lines("lsns", "-t", "net", "-n", "-o", "NS"),
     }
+
+
+def test_a_node_that_ends_at_its_start_says_why(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "node.sh"
+    script.write_text("echo no mounts here >&2; exit 1")
+    monkeypatch.setattr(node, "_SCRIPT", script)
+    said = r"waited for the node's network namespace, and the node ended\n--- .*/node\.log\nno mounts here"
+    with pytest.raises(ClusterError, match=said):
+        cluster.up("e2e-ends", nodes=0, real=True)
+    assert not (state / "e2e-ends").exists()
 
 
 @pytest.mark.alone

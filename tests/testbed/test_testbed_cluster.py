@@ -14,7 +14,7 @@ import yaml
 from testbed import __main__ as command
 from testbed import build, cache, cluster
 from testbed.cluster import Cluster, ClusterError
-from testbed.waiting import patient
+from testbed.waiting import patient, until
 
 ALL = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"}
 
@@ -197,6 +197,15 @@ def test_wrong_names_and_binaries_are_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
     with pytest.raises(build.BuildError, match="no executable kube-apiserver, kube-controller-manager, kube-scheduler"):
         build.binaries()
+
+
+def test_patience_multiplies_every_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TESTBED_PATIENCE", raising=False)
+    assert patient(0.1) == 0.1
+    monkeypatch.setenv("TESTBED_PATIENCE", "5")
+    assert patient(0.1) == 0.5
+    with pytest.raises(ClusterError, match=r"^waited 1 s for nothing, in vain$"):
+        until("nothing", lambda: False, 0.2)
 
 
 def test_a_full_disk_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
