@@ -534,11 +534,13 @@ def images_without_tag(values: Values) -> Said:
         "nativelink_collector_image": "nativelink_collector_version",
         "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
         "nativelink_prometheus_image": "nativelink_prometheus_version",
+        "ingress_envoy_image": "ingress_envoy_gateway_version",
     }
     for name, version in sources.items():
         found = IMAGE.fullmatch(values[name]) if name in values else None
         if found and (extra := found["digest"] or found["tag"]):
-            other = f"{name}_digest" if found["digest"] else version
+            digest = f"{name}_digest"
+            other = digest if found["digest"] and digest in values else version
             yield name, f"ends in {extra}", f"take that out, and set {other}"
 
 
