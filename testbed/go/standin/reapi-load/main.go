@@ -8,6 +8,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -166,6 +168,29 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	return told
 }
 
+// trust makes TLS's settings of files: whose certificates are believed (of none the system's), and who the client is.
+func trust(authority, certificate, key string) (*tls.Config, error) {
+	settings := &tls.Config{}
+	if authority != "" {
+		pem, err := os.ReadFile(authority)
+		if err != nil {
+			return nil, err
+		}
+		settings.RootCAs = x509.NewCertPool()
+		if !settings.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate", authority)
+		}
+	}
+	if certificate != "" {
+		pair, err := tls.LoadX509KeyPair(certificate, key)
+		if err != nil {
+			return nil, err
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return settings, nil
+}
+
 func run() error {
 	var platform properties
 	flag.Var(&platform, "platform", "`NAME=VALUE` that a worker has to offer (any number)")
@@ -175,6 +200,10 @@ func run() error {
 	instance := flag.String("instance", "main", "instance name")
 	executor := flag.String("execute-endpoint", "grpc://nativelink-scheduler:50052", "scheduler")
 	cas := flag.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
+	via := flag.String("connect-to", "", "`HOST:PORT` that stands in front of both endpoints")
+	authority := flag.String("tls-certificate", "", "`FILE` with the CA of endpoints with grpcs://")
+	certificate := flag.String("tls-client-certificate", "", "`FILE` with the client's certificate")
+	key := flag.String("tls-client-key", "", "`FILE` with its key")
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
 	retries := flag.Int("retries", 5, "of an action whose connection broke")
 	hold := flag.Float64("hold", 0, "only queue, and cancel after so many `SECONDS`")
@@ -188,11 +217,15 @@ func run() error {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	storage, err := reapi.Dial(*cas)
+	settings, err := trust(*authority, *certificate, *key)
 	if err != nil {
 		return err
 	}
-	scheduler, err := reapi.Dial(*executor)
+	storage, err := reapi.DialVia(*cas, *via, settings)
+	if err != nil {
+		return err
+	}
+	scheduler, err := reapi.DialVia(*executor, *via, settings)
 	if err != nil {
 		return err
 	}

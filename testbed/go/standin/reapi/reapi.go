@@ -4,8 +4,10 @@ package reapi
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -48,19 +51,35 @@ func Encode(message proto.Message) (*repb.Digest, []byte) {
 }
 
 // Dial prepares a connection to grpc://HOST:PORT, made and made again as needed. The name is looked up each time.
-func Dial(address string) (*grpc.ClientConn, error) {
+func Dial(address string) (*grpc.ClientConn, error) { return DialVia(address, "", nil) }
+
+// DialVia is Dial that also takes grpcs://HOST:PORT, with settings of TLS, and that connects to via, if it is not "", in the
+// place of that host.
+func DialVia(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
 	scheme, target, _ := strings.Cut(address, "://")
-	if scheme != "grpc" && scheme != "http" {
-		return nil, fmt.Errorf("%s: only grpc://HOST:PORT, without TLS, is known here", address)
+	security := insecure.NewCredentials()
+	switch scheme {
+	case "grpc", "http":
+	case "grpcs":
+		security = credentials.NewTLS(settings)
+	default:
+		return nil, fmt.Errorf("%s: only grpc://HOST:PORT and grpcs://HOST:PORT are known here", address)
 	}
 	eager := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
-	return grpc.NewClient("passthrough:///"+target,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	options := []grpc.DialOption{
+		grpc.WithTransportCredentials(security),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: eager, MinConnectTimeout: 5 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithDefaultServiceConfig(retries),
 		grpc.WithDefaultCallOptions(
-			grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)))
+			grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
+	}
+	if via != "" {
+		options = append(options, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", via)
+		}))
+	}
+	return grpc.NewClient("passthrough:///"+target, options...)
 }
 
 // Cache is a CAS behind an address: blobs go whole, in batches.
