@@ -114,6 +114,8 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     collector, demand = backend == "memory" and shown, backend == "redis" and shown
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     gateway = own("edge") == "gateway"
+    envoy_gateway = gateway and known["ingress_provider"] == "envoy-gateway"
+    several = own("scheduler_replicas") > 1
     readers = own("metrics_namespaces")
     if any(pool["scaling"] == "keda" for pool in pools):
         readers = [known["keda_namespace"], *readers]
@@ -217,7 +219,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         "metrics_interval": own("metrics_interval"),
         "when": {
             "always": True,
-            "several schedulers": own("scheduler_replicas") > 1,
+            "several schedulers": several,
             "bundled redis": bundled,
             "collector": collector,
             "demand": demand,
@@ -227,7 +229,8 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "prometheus operator with rules": prometheus == "operator" and demand,
             "scrape annotations": prometheus == "annotations",
             "gateway": gateway,
-            "envoy gateway": gateway and known["ingress_provider"] == "envoy-gateway",
+            "envoy gateway": envoy_gateway,
+            "envoy gateway with one scheduler": envoy_gateway and not several,
             "ingress": own("edge") == "ingress",
         },
     }

@@ -498,6 +498,18 @@ def test_a_silent_execution_is_cut_by_nobody() -> None:
     assert not [item for item in others if item["apiVersion"].startswith("gateway.envoyproxy.io")]
 
 
+def test_a_call_finds_the_only_scheduler_by_its_services_address() -> None:
+    """As seen by tests/e2e/test_edge.py: a Service without endpoints is answered for at once, and not tried again."""
+    spec = find(objects_of(committed("dev")), "BackendTrafficPolicy", "nativelink-execution")["spec"]
+    assert spec["targetRefs"] == [
+        {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute", "name": "nativelink-execution"}
+    ]
+    assert (spec["mergeType"], spec["routingType"]) == ("StrategicMerge", "Service")
+    several = {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": 2}
+    policies = [item for item in objects_of(render.tree(values_of(**several))) if "TrafficPolicy" in item["kind"]]
+    assert sorted(item["metadata"]["name"] for item in policies) == ["nativelink", "nativelink"]
+
+
 def test_annotations_go_to_what_the_gateway_creates_or_to_the_ingress() -> None:
     annotations = {"service.beta.kubernetes.io/azure-load-balancer-internal": "true"}
     gateway = find(objects_of(render.tree(values_of(nativelink_edge_annotations=annotations))), "Gateway", "nativelink")
