@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import datetime
 import hmac
 import ipaddress
 import os
@@ -31,12 +30,10 @@ from typing import Any
 
 import asyncssh
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from testbed import node
 from testbed.cluster import Cluster
+from tests.e2e.authority import Authority
 
 NAME = "repository.git"
 BRANCH = "main"
@@ -52,29 +49,9 @@ def address_for(where: Cluster) -> str:
 
 def certificate(folder: Path, address: str) -> tuple[Path, Path]:
     """A new CA and a server certificate for an IP address, signed by it: the files of the CA, and of chain and key."""
-
-    def signed(name: str, key: Any, by: Any, extension: x509.ExtensionType) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Git of the tests")]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(extension, critical=False)
-            .sign(by, hashes.SHA256())
-        )
-
-    authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    ca = signed("Git of the tests", authority, authority, x509.BasicConstraints(ca=True, path_length=0))
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-    server = signed("git", key, authority, names)
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "ca.crt").write_bytes(ca.public_bytes(pem))
-    (folder / "server.pem").write_bytes(server.public_bytes(pem) + private)
+    authority = Authority("Git of the tests")
+    (folder / "ca.crt").write_bytes(authority.pem)
+    (folder / "server.pem").write_bytes(b"".join(authority.issue("git", x509.IPAddress(ipaddress.ip_address(address)))))
     return folder / "ca.crt", folder / "server.pem"
 
 

@@ -6,7 +6,6 @@ NativeLink is the stand-in unless TESTBED_IMAGES has the real one. What only the
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from testbed import bazel, build, cluster, images
+from testbed import build, cluster, images
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
+from tests.e2e.bazel_client import Bazel
 from tests.e2e.chain import Entry
 from tests.e2e.site import pool
 
@@ -27,51 +27,12 @@ NAME = "build"
 CAS = ("nativelink-cas-0", "nativelink-cas-1")
 WORKERS = "nativelink-worker-default"
 
-JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a short life on few cores
 PATIENCE = 240  # seconds, for what Bazel does on a machine that has much to do besides
 
 needs_stand_in = pytest.mark.skipif(
     any(name.startswith(f"{images.NATIVELINK}:") for name in images.saved()),
     reason="NativeLink is real here: only the stand-in tells what it queues and loses",
 )
-
-
-class Bazel:
-    """A client of its own, whose workspace has rules that take a given time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.workspace, self.home = folder / "workspace", folder / "home"
-        self.workspace.mkdir()
-        (self.workspace / "WORKSPACE").touch()
-        self.endpoints: list[str] = []
-
-    def command(self, name: str, *arguments: str) -> list[str]:
-        startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", f"--output_user_root={self.home}"]
-        startup += ["--max_idle_secs=600", *(f"--host_jvm_args={each}" for each in JVM)]
-        return [str(bazel.program()), *startup, name, *arguments]
-
-    def run(self, name: str, *arguments: str) -> str:
-        """What Bazel says; AssertionError with it if it fails."""
-        done = subprocess.run(self.command(name, *arguments), cwd=self.workspace, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stderr + done.stdout
-
-    def build(self, word: str, rules: int = 20, seconds: float = 1) -> dict[str, int]:
-        """Build rules that sleep and write a word, and count the processes by kind: ``{"remote": 20}``.
-
-        Nothing is left of the builds before; another word, number or time makes other actions.
-        """
-        rule = 'genrule(name = "rule{0}", outs = ["{0}.txt"], cmd = "sleep {1}; echo {2} {0} > $@")\n'
-        (self.workspace / "BUILD").write_text("".join(rule.format(each, seconds, word) for each in range(rules)))
-        self.run("clean")
-        platform = 'properties: {name: "pool" value: "default"} properties: {name: "OSFamily" value: "Linux"}'
-        options = [f"--jobs={rules}", "--color=no", "--noshow_progress", "--spawn_strategy=remote"]
-        options += [f"--remote_default_platform_properties={platform}", "--remote_instance_name=main"]
-        said = self.run("build", *self.endpoints, *options, "//...")
-        for each in range(rules):
-            assert (self.workspace / "bazel-bin" / f"{each}.txt").read_text() == f"{word} {each}\n"
-        (kinds,) = re.findall(r"^INFO: \d+ process(?:es)?: (.+)\.$", said, re.MULTILINE)
-        return {kind: int(number) for number, kind in re.findall(r"(\d+) ([a-z -]+)", kinds)}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,42 @@
+"""Certificates for tests, made anew each time: none is ever in Git."""
+
+from __future__ import annotations
+
+import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_PEM = serialization.Encoding.PEM
+
+
+class Authority:
+    """A CA, whose certificate is ``pem``."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._key = name, ec.generate_private_key(ec.SECP256R1())
+        self.pem = self._signed(name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=0))
+
+    def issue(self, name: str, *hosts: x509.GeneralName) -> tuple[bytes, bytes]:
+        """A certificate for these hosts, or for a client, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        hosts = hosts or (x509.DNSName(name),)
+        return self._signed(name, key.public_key(), x509.SubjectAlternativeName(hosts)), private
+
+    def _signed(self, name: str, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType) -> bytes:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)]))
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=False)
+            .sign(self._key, hashes.SHA256())
+            .public_bytes(_PEM)
+        )
