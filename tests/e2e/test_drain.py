@@ -325,7 +325,7 @@ def test_a_spot_interruption_costs_what_runs_longer_than_its_grace(farm: Farm, l
     farm.ready("small", 3)
     short, long = farm.load("small", 1, "5-5"), farm.load("small", 1, "30-30")
     for pod in farm.busy("small", 2):
-        farm.delete(pod, "--grace-period=8")
+        farm.delete(pod, "--grace-period=12")
     assert begun(reported(short)) == [1]
     assert begun(reported(long)) == [2], "killed, and begun again elsewhere"
 
