@@ -200,8 +200,9 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
         "serializeImagePulls": False,
         "registryPullQPS": 0,
         "maxPods": 250,
-        # Changes of ConfigMaps and Secrets get to the pods at once, and statuses to the API server.
+        # Changes of ConfigMaps and Secrets get to the pods soon, and statuses to the API server.
         "configMapAndSecretChangeDetectionStrategy": "Watch",
+        "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
     }
 
