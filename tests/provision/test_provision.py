@@ -298,18 +298,6 @@ def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting) -> None:
     assert run.summary["provisioned"] == ["app 1.0.0: installed"]
 
 
-@pytest.mark.parametrize("waiting", [20], indirect=True)
-def test_a_wait_without_an_api_server_ends_and_says_for_what(waiting: Waiting) -> None:
-    waiting.dev.stop_api()
-    try:
-        message = waiting.run.result().message
-    finally:
-        waiting.dev.start_api()
-    what = f"Task: waited 20 s for Deployment {waiting.namespace}/app to be available"
-    assert message.startswith(f"dev: cluster_context: {what}: {waiting.dev.endpoint} does not answer: ")
-    assert message.endswith("; see that the API server answers and lets its user do that, then run again")
-
-
 def test_what_somebody_else_installed_is_left_alone(play: Play, release: Release, live: Live, dev: Cluster) -> None:
     namespace = release.namespace
     release("1.0.0")
@@ -872,10 +860,22 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(
     dev.run("delete", "deployment", "nativelink-worker-big", "-n", "nativelink-workers")
 
 
-# Last: API servers that cannot be asked
+# Last: API servers that cannot be asked. Controllers take up to a minute to see that one is back
 
 
 def test_a_context_that_is_none_is_named(play: Play) -> None:
     run = play(["keda"], cluster_context="other")
     assert run.message.startswith("dev: cluster_context: ")
     assert "other" in run.message
+
+
+@pytest.mark.parametrize("waiting", [20], indirect=True)
+def test_a_wait_without_an_api_server_ends_and_says_for_what(waiting: Waiting) -> None:
+    waiting.dev.stop_api()
+    try:
+        message = waiting.run.result().message
+    finally:
+        waiting.dev.start_api()
+    what = f"Task: waited 20 s for Deployment {waiting.namespace}/app to be available"
+    assert message.startswith(f"dev: cluster_context: {what}: {waiting.dev.endpoint} does not answer: ")
+    assert message.endswith("; see that the API server answers and lets its user do that, then run again")
