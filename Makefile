@@ -87,7 +87,7 @@ molecule: venv ## every role on one embedded cluster
 
 .PHONY: pytest
 pytest: venv newest ## the tests of tests/
-	pytest -n 3 --dist loadfile --ignore tests/e2e
+	pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/e2e
 
 .PHONY: e2e
 e2e: venv ## what only a real node can show: both engines, KEDA, the scaling, the drain, the edge; takes root (20 minutes; 36 the first time)

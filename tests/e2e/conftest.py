@@ -7,14 +7,6 @@ import pytest
 
 from testbed import cluster, node
 
-# From twelve minutes down to two. The second, third and fifth wait more than they compute, beside the others.
-LONGEST = ("argocd", "demand", "scaling", "flux", "drain", "switching", "provisioning", "edge", "real_node", "build")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, or the last of them would run alone."""
-    items.sort(key=lambda item: next((n for n, name in enumerate(LONGEST) if name in item.path.stem), len(LONGEST)))
-
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
