@@ -89,6 +89,15 @@ class Argo:
         """Wait; the error says how the Application is instead."""
         until(what, check, seconds, lambda: f"\nit is {self.status()}, {self.operation()}, {self.errors()}")
 
+    def told(self, what: str, check: Callable[[str], bool], seconds: float) -> None:
+        """Wait until the messages of the Application's conditions are as wanted, with a new look at Git each time."""
+
+        def seen() -> bool:
+            self.refresh("hard")
+            return check(self.errors())
+
+        self.eventually(what, seen, seconds)
+
     def arrives(self, commit: str, health: str = "Healthy", seconds: float = 60) -> None:
         """Wait until a pushed commit is applied and all is as it says."""
         started = time.monotonic()
@@ -367,12 +376,7 @@ def test_refused_object_is_reported_and_reverted(argo: Argo) -> None:
     file = argo.file("rendered/cas/service.yaml")
     file.write_text(file.read_text().replace("port: 50051", "port: 500510"))
     argo.site.commit("A port that there is not")
-
-    def reported() -> bool:
-        argo.refresh("hard")
-        return "Invalid value: 500510" in argo.errors()
-
-    argo.eventually("the refusal in the status", reported, 30)
+    argo.told("the refusal in the status", lambda errors: "Invalid value: 500510" in errors, 30)
     assert argo.running() == before
     argo.arrives(argo.site.revert())
     assert argo.running() == before
@@ -472,15 +476,8 @@ def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
         argo.site.set(NAME, **variables)
         argo.site.playbook("connect")
 
-    def told(what: str, check: Callable[[str], bool]) -> None:
-        def seen() -> bool:
-            argo.refresh("hard")
-            return check(argo.errors())
-
-        argo.eventually(what, seen, 40)
-
     def refused(reason: str) -> None:
-        told(f"{reason!r} in the status", lambda errors: reason in errors)
+        argo.told(f"{reason!r} in the status", lambda errors: reason in errors, 40)
 
     another, _ = certificate(tmp_path, argo.server.address)
     (tmp_path / "known_hosts").write_text(argo.server.wrong_known_hosts())
@@ -492,7 +489,7 @@ def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
     refused("knownhosts: key mismatch")
 
     connect(**ssh)
-    told("no error in the status", lambda errors: not errors)
+    argo.told("no error in the status", lambda errors: not errors, 40)
     argo.arrives(argo.site.commit("By SSH"))
     assert argo.application()["spec"]["source"]["repoURL"].startswith("ssh://")
 
