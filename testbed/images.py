@@ -60,14 +60,17 @@ def saved() -> dict[str, Path]:
     """The images in the tarballs (as ``docker save`` writes them) of the folder ``TESTBED_IMAGES``, by name.
 
     They come in the place of what we make under the same names: so a real image replaces its stand-in.
-    ``build.BuildError`` for a tarball with more than one image, which can't be pushed.
+    ``build.BuildError`` for a file that is none, or has more than one image, which can't be pushed.
     """
     found: dict[str, Path] = {}
     if folder := os.environ.get("TESTBED_IMAGES"):
         for path in sorted(Path(folder).glob("*.tar")):
-            with tarfile.open(path) as archive:
-                listing = archive.extractfile("manifest.json")
-                inside = json.load(listing) if listing else []
+            try:
+                with tarfile.open(path) as archive:
+                    listing = archive.extractfile("manifest.json")
+                    inside = json.load(listing) if listing else []
+            except (tarfile.TarError, KeyError, ValueError) as error:
+                raise build.BuildError(f"{path} is no tarball of docker save: {error}") from None
             if len(inside) != 1:
                 raise build.BuildError(f"{path} has {len(inside)} images: save each into a file of its own")
             found |= dict.fromkeys(inside[0]["RepoTags"] or (), path)

@@ -145,6 +145,16 @@ def test_a_tarball_of_several_images_is_refused(tmp_path: Path, monkeypatch: pyt
         images.saved()
 
 
+def test_what_docker_did_not_save_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tarfile.open(tmp_path / "empty.tar", "w").close()
+    monkeypatch.setenv("TESTBED_IMAGES", str(tmp_path))
+    with pytest.raises(build.BuildError, match=r"empty\.tar is no tarball of docker save: .*manifest\.json"):
+        images.saved()
+    (tmp_path / "empty.tar").write_text("something else")
+    with pytest.raises(build.BuildError, match=r"empty\.tar is no tarball of docker save: "):
+        images.saved()
+
+
 def test_make_lists_the_images_to_mirror(tmp_path: Path) -> None:
     (tmp_path / "release.yaml").write_text('spec:\n  containers:\n    - image: "example.com/engine:v1"\n')
     command = ["make", "-s", "images", f"RELEASES={tmp_path}/release.yaml"]
