@@ -1,13 +1,13 @@
-"""Action `check_secrets`: Git holds no Secret, so those that the tree names are the user's to make.
+"""Action `check_secrets`: Git holds no Secret, so those that are only named are the user's to make.
 
-Said before the pods wait for them. The value of a Secret goes no further than this process: no result holds one.
+Said before anything waits for them. The value of a Secret goes no further than this process: no result holds one.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
 
@@ -17,13 +17,21 @@ from nativelink_gitops.templating import host_values
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`. Which Secrets there are to be, the cluster's variables say."""
+    """Arguments: `kubeconfig`, `context`; `secrets`: each with `namespace`, `name` and `what` it is.
+
+    Without `secrets` they are those that the cluster's tree names, as its variables say.
+    """
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {"secrets": {"type": "list", "elements": "dict"}}
 
     def act(self) -> dict[str, Any]:
         """Ask for each, and say which are missing."""
+        wanted = self._args["secrets"]
+        if wanted is None:
+            wanted = cluster.resolved(host_values(self._task_vars, self._loader))["secrets"]
         missing = [
-            f"make the Secret {each['namespace']}/{each['name']}: {each['what']}, which the tree names"
-            for each in cluster.resolved(host_values(self._task_vars, self._loader))["secrets"]
+            f"make the Secret {each['namespace']}/{each['name']}: {each['what']}"
+            for each in wanted
             if self._api.read("v1", "Secret", each["name"], each["namespace"]) is None
         ]
         return {"changed": False, "cluster_summary": {"next": missing}}

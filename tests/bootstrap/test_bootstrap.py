@@ -126,9 +126,9 @@ def test_the_summary_says_what_was_done_and_what_to_do_next(story: Story) -> Non
         assert f"\n  {section}" in said
     assert "commit" in said
     assert "push" in said
-    assert "make the Secret nativelink/edge-tls: the certificate of the edge, which the tree names" in said
+    assert "make the Secret nativelink/edge-tls: the certificate of the edge" in said
     for namespace in ("nativelink", "nativelink-workers"):
-        assert f"make the Secret {namespace}/mirror: the credentials for pulling images, which the tree names" in said
+        assert f"make the Secret {namespace}/mirror: the credentials for pulling images" in said
     # Provisioning makes this one.
     assert "nativelink-redis" not in said
 

@@ -132,7 +132,7 @@ def test_flux_orphans_what_it_applied_and_replaces_nothing_in_it(play: Play, liv
     assert kustomization["path"] == "./clusters/dev"
     assert (kustomization["prune"], kustomization["wait"]) == (True, True)
     assert "postBuild" not in kustomization
-    missing = "make the Secret flux-system/repository with the credentials of https://git.example.com/builds.git"
+    missing = "make the Secret flux-system/repository: the credentials of https://git.example.com/builds.git"
     assert missing in run.summary["next"]
 
 
@@ -537,15 +537,15 @@ def test_a_secret_that_the_tree_names_is_the_users_to_make(play: Play, dev: Clus
     run = play(["nativelink/secrets"], "-vvv", **SECRETS)
     assert (run.status, run.changed) == (0, [])
     assert run.summary["next"] == [
-        "make the Secret nativelink/edge-tls: the certificate of the edge, which the tree names",
-        "make the Secret nativelink/clients-ca: the CA of the clients, which the tree names",
-        "make the Secret nativelink/mirror: the credentials for pulling images, which the tree names",
-        "make the Secret nativelink-workers/mirror: the credentials for pulling images, which the tree names",
+        "make the Secret nativelink/edge-tls: the certificate of the edge",
+        "make the Secret nativelink/clients-ca: the CA of the clients",
+        "make the Secret nativelink/mirror: the credentials for pulling images",
+        "make the Secret nativelink-workers/mirror: the credentials for pulling images",
     ]
     assert "hush-hush" not in str(run.tasks)
     assert base64.b64encode(b"hush-hush").decode() not in str(run.tasks)
     dev.run("delete", *queue[:1], "queue", "--namespace=nativelink")
-    missing = "make the Secret nativelink/queue: the password of Redis, which the tree names"
+    missing = "make the Secret nativelink/queue: the password of Redis"
     assert missing in play(["nativelink/secrets"], **SECRETS).summary["next"]
 
 
