@@ -116,6 +116,8 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     gateway = own("edge") == "gateway"
     envoy_gateway = gateway and known["ingress_provider"] == "envoy-gateway"
     several = own("scheduler_replicas") > 1
+    behind = {"nativelink-cache": own("cas_replicas"), "nativelink-execution": own("scheduler_replicas")}
+    single_pod_routes = [route for route, pods in behind.items() if pods == 1]
     readers = own("metrics_namespaces")
     if any(pool["scaling"] == "keda" for pool in pools):
         readers = [known["keda_namespace"], *readers]
@@ -210,6 +212,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "edge": {
             "class_name": known["ingress_class_name"],
+            "single_pod_routes": single_pod_routes,
             "hostname": own("hostname"),
             "tls_secret": own("edge_tls_secret"),
             "client_ca_secret": own("edge_client_ca_secret"),
@@ -230,7 +233,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "scrape annotations": prometheus == "annotations",
             "gateway": gateway,
             "envoy gateway": envoy_gateway,
-            "envoy gateway with one scheduler": envoy_gateway and not several,
+            "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),
             "ingress": own("edge") == "ingress",
         },
     }

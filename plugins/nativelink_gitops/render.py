@@ -29,7 +29,7 @@ FILES = {
     "cas/service.yaml": "always",
     "cas/serviceaccount.yaml": "always",
     "cas/statefulset.yaml": "always",
-    "edge/backendtrafficpolicy-execution.yaml": "envoy gateway with one scheduler",
+    "edge/backendtrafficpolicy-single-pod.yaml": "envoy gateway with a single pod",
     "edge/backendtrafficpolicy.yaml": "envoy gateway",
     "edge/clienttrafficpolicy.yaml": "envoy gateway",
     "edge/gateway.yaml": "gateway",

@@ -498,16 +498,23 @@ def test_a_silent_execution_is_cut_by_nobody() -> None:
     assert not [item for item in others if item["apiVersion"].startswith("gateway.envoyproxy.io")]
 
 
-def test_a_call_finds_the_only_scheduler_by_its_services_address() -> None:
+@pytest.mark.parametrize(
+    ("shards", "schedulers", "routes"),
+    [
+        (1, 1, ["nativelink-cache", "nativelink-execution"]),
+        (2, 1, ["nativelink-execution"]),
+        (1, 2, ["nativelink-cache"]),
+        (2, 2, []),
+    ],
+)
+def test_a_call_finds_an_only_pod_by_its_services_address(shards: int, schedulers: int, routes: list[str]) -> None:
     """As seen by tests/e2e/test_edge.py: a Service without endpoints is answered for at once, and not tried again."""
-    spec = find(objects_of(committed("dev")), "BackendTrafficPolicy", "nativelink-execution")["spec"]
-    assert spec["targetRefs"] == [
-        {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute", "name": "nativelink-execution"}
-    ]
-    assert (spec["mergeType"], spec["routingType"]) == ("StrategicMerge", "Service")
-    several = {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": 2}
-    policies = [item for item in objects_of(render.tree(values_of(**several))) if "TrafficPolicy" in item["kind"]]
-    assert sorted(item["metadata"]["name"] for item in policies) == ["nativelink", "nativelink"]
+    replicas = {"nativelink_cas_replicas": shards, "nativelink_scheduler_replicas": schedulers}
+    objects = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **replicas)))
+    found = [item["spec"] for item in objects if item["metadata"]["name"] == "nativelink-single-pod"]
+    kind = {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute"}
+    assert [spec["targetRefs"] for spec in found] == ([[kind | {"name": name} for name in routes]] if routes else [])
+    assert all((spec["mergeType"], spec["routingType"]) == ("StrategicMerge", "Service") for spec in found)
 
 
 def test_annotations_go_to_what_the_gateway_creates_or_to_the_ingress() -> None:
