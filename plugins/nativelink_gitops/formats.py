@@ -267,6 +267,7 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("nativelink_cas_replicas", _at_least(1)),
     ("nativelink_scheduler_replicas", _at_least(1)),
     ("ingress_envoy_replicas", _at_least(1)),
+    ("ingress_envoy_drain_timeout", _at_least(1)),
     ("*.min_replicas", _at_least(0)),
     ("*.max_replicas", _at_least(1)),
     ("*.slots", _at_least(1)),

@@ -54,6 +54,7 @@ HIDDEN = {
     "/status",
 }
 RETRIES = "--retries=5"  # as Bazel; here a second apart
+SINGLE_POD = "nativelink-single-pod"
 UNIMPLEMENTED = "12"  # of gRPC's codes: nobody has this method
 MAX_CONCURRENT_STREAMS = 3  # of HTTP/2's settings (RFC 9113, section 6.5.2)
 
@@ -71,6 +72,11 @@ class Edge:
         """Apply the tree as an engine does."""
         tree = str(self.site.tree_of(NAME))
         self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", tree)
+
+    def ready(self) -> None:
+        """Wait for all of NativeLink."""
+        self.where.rolled_out(CAS, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
+        self.where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
 
     def trust(self, *protocols: str) -> ssl.SSLContext:
         """A client without a certificate."""
@@ -118,16 +124,36 @@ class Edge:
         return subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
 
     @contextlib.contextmanager
-    def without_scheduler(self) -> Iterator[None]:
-        """The scheduler is away meanwhile, and on its way back afterwards."""
-        scheduler = ("scale", "deployment/nativelink-scheduler")
-        self.where.run("-n", CAS, *scheduler, "--replicas=0")
-        pods = ("pod", "-l", "app.kubernetes.io/component=scheduler")
+    def without(self, component: str) -> Iterator[None]:
+        """A component's only pod is away meanwhile, and on its way back afterwards."""
+        scale = ("scale", {"cas": "statefulset", "scheduler": "deployment"}[component], f"nativelink-{component}")
+        self.where.run("-n", CAS, *scale, "--replicas=0")
+        pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
         self.where.run("-n", CAS, "wait", "--for=delete", *pods, f"--timeout={patient(120)}s")
         try:
             yield
         finally:
-            self.where.run("-n", CAS, *scheduler, "--replicas=1")
+            self.where.run("-n", CAS, *scale, "--replicas=1")
+
+    @contextlib.contextmanager
+    def carried(self, seconds: int) -> Iterator[subprocess.Popen[str]]:
+        """The client of an action of so many seconds, whose proxy is told to go when it carries the call."""
+        active = "envoy_cluster_upstream_rq_active{.*nativelink-execution.*}"
+        with self.load("--platform=pool=default", f"--seconds={seconds}-{seconds}", "--retries=0") as client:
+            until("Envoy to carry the call", lambda: self.metric(active) > 0, 30)
+            self.where.run("-n", PROXIES, "delete", "pod", *self.proxies(), "--wait=false")
+            yield client
+
+    def proxies_renewed(self, drain_timeout: str) -> None:
+        """Wait for proxies with a limit of their drain ("" for none)."""
+
+        def has_it() -> bool:
+            limits = re.findall(r"--drain-timeout=(\w+)", self.where.run(*deployment, "-o", "json"))
+            return limits == ([drain_timeout] if drain_timeout else [])
+
+        deployment = ("-n", PROXIES, "get", "deployment", "-l", GATEWAY)
+        until("Envoy Gateway to change its Deployment", has_it, 30)
+        self.where.rolled_out(PROXIES, self.where.run(*deployment, "-o", "name").strip())
 
     def log(self) -> list[Object]:
         """What Envoy says of each call that has ended, some ten seconds after that."""
@@ -143,13 +169,25 @@ class Edge:
                 found.setdefault(service, set()).add(each["upstream_host"])
         return found
 
-    def routes_read(self) -> float:
-        """How often Envoy was told other routes, by its own metrics."""
-        path = "jsonpath={.items[0].status.podIP}"
-        pod = self.where.run("-n", PROXIES, "get", "pods", "-l", GATEWAY, "-o", path)
-        with urllib.request.urlopen(f"http://{pod}:19001/stats/prometheus", timeout=20) as answer:
+    def proxies(self) -> dict[str, str]:
+        """The addresses of Envoy's pods, by name, without those that are told to go."""
+        pods = json.loads(self.where.run("-n", PROXIES, "get", "pods", "-l", GATEWAY, "-o", "json"))["items"]
+        return {
+            each["metadata"]["name"]: each["status"].get("podIP", "")
+            for each in pods
+            if "deletionTimestamp" not in each["metadata"]
+        }
+
+    def metric(self, pattern: str) -> float:
+        """The sum of some of the series that Envoy has of itself."""
+        (address,) = self.proxies().values()
+        with urllib.request.urlopen(f"http://{address}:19001/stats/prometheus", timeout=20) as answer:
             text = answer.read().decode()
-        return sum(map(float, re.findall(r"^envoy_http_rds_config_reload{.*} (\S+)$", text, re.MULTILINE)))
+        return sum(map(float, re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE)))
+
+    def routes_read(self) -> float:
+        """How often Envoy was told other routes."""
+        return self.metric("envoy_http_rds_config_reload{.*}")
 
     def read(self, *what: str) -> list[str]:
         """Words that kubectl finds in the namespace of the CAS."""
@@ -192,7 +230,7 @@ def edge(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge
         variables = {
             **SMALL,
             "nativelink_cas_replicas": 2,
-            "nativelink_worker_pools": [pool("default", slots=4)],
+            "nativelink_worker_pools": [pool("default", slots=4, longest_action="2m")],
             "nativelink_edge": "gateway",
             "nativelink_hostname": HOST,
             "nativelink_edge_tls_secret": "edge-tls",
@@ -212,10 +250,9 @@ def edge(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge
         for name, by in (("client.pem", clients), ("stranger.pem", Authority("Strangers"))):
             (folder / name).write_bytes(b"".join(by.issue("client")))
         Edge(where, site, "", folder).apply()
-        address = made_known(where)
-        where.rolled_out(CAS, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
-        where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
-        yield Edge(where, site, address, folder)
+        edge = Edge(where, site, made_known(where), folder)
+        edge.ready()
+        yield edge
 
 
 @pytest.fixture(scope="module")
@@ -296,8 +333,27 @@ def test_counter_run_without_our_policy_a_long_action_is_cut_off(edge: Edge) -> 
     assert outcome.startswith("failed: rpc error: code = Internal"), outcome
 
 
+def test_a_proxy_that_goes_ends_its_calls_and_with_envoy_gateways_own_minute_cuts_them_off(edge: Edge) -> None:
+    edge.proxies_renewed("600s")
+    shutdown = {"op": "add", "path": "/spec/shutdown", "value": {"drainTimeout": "600s"}}
+    patch = ("-n", PROXIES, "patch", "envoyproxy", "nativelink", "--type=json", "-p")
+    with edge.carried(80) as ours:
+        edge.proxies_renewed("600s")
+        edge.where.run(*patch, json.dumps([{"op": "remove", "path": "/spec/shutdown"}]))
+        try:
+            edge.proxies_renewed("")
+            with edge.carried(80) as theirs:
+                ((outcome, begun, _),) = reported(theirs)
+        finally:
+            edge.where.run(*patch, json.dumps([shutdown]))
+        assert reported(ours) == [("ok", 1, 0)]
+    assert begun == 1
+    assert outcome.startswith("failed: rpc error: code = Unavailable"), outcome
+    edge.proxies_renewed("600s")
+
+
 def test_a_call_waits_for_a_scheduler_that_is_away(edge: Edge) -> None:
-    with edge.without_scheduler():
+    with edge.without("scheduler"):
         client = edge.load("--platform=pool=nobody", "--hold=1", RETRIES, f"--timeout={patient(60)}")
         assert client.stdout
         assert client.stdout.readline() == '{"uploaded": 1}\n'
@@ -306,9 +362,9 @@ def test_a_call_waits_for_a_scheduler_that_is_away(edge: Edge) -> None:
 
 
 def test_counter_run_without_our_policy_for_it_the_call_fails(edge: Edge) -> None:
-    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink-execution")
+    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
     try:
-        with edge.without_scheduler():
+        with edge.without("scheduler"):
             ((outcome, begun, _),) = reported(edge.load("--platform=pool=default", RETRIES))
     finally:
         edge.apply()
@@ -350,3 +406,22 @@ def test_only_clients_with_a_certificate_come_in(edge: Edge) -> None:
     assert edge.refusal(client) == ""
     load = edge.load("--platform=pool=default", "--actions=5", "--seconds=0.1-0.5")
     assert reported(load) == [("ok", 1, 0)] * 5
+
+
+def test_a_call_waits_for_a_cas_of_one_pod_that_is_away(edge: Edge) -> None:
+    edge.site.set(NAME, nativelink_cas_replicas=1)
+    edge.site.playbook("render")
+    edge.apply()
+    edge.ready()
+    with edge.without("cas"):
+        client = edge.load("--platform=pool=default")
+        time.sleep(6)  # longer than its retries take without Envoy's
+        assert client.poll() is None, client.communicate()
+    assert reported(client) == [("ok", 1, 0)]
+
+
+def test_counter_run_without_our_policy_for_it_the_upload_fails(edge: Edge) -> None:
+    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
+    with edge.without("cas"):
+        said, errors = edge.load("--platform=pool=default").communicate()
+    assert (said, "code = Unavailable" in errors) == ("", True), errors

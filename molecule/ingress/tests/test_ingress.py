@@ -44,3 +44,4 @@ def test_two_proxies_serve_the_class_and_one_at_most_goes_at_a_time(kubectl: Kub
     found = kubectl("get", "envoyproxy", "nativelink", "--namespace=envoy-gateway-system")
     assert found["spec"]["provider"]["kubernetes"]["envoyDeployment"]["replicas"] == 2
     assert found["spec"]["provider"]["kubernetes"]["envoyPDB"] == {"maxUnavailable": 1}
+    assert found["spec"]["shutdown"] == {"drainTimeout": "600s"}
