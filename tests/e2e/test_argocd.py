@@ -33,7 +33,7 @@ NAME = "prod"
 APP = f"nativelink-{NAME}"
 CAS, WORKERS = "nativelink", "nativelink-workers"
 USER, PASSWORD = "deployer", "n0t-in-Git-4b7d"
-SYNC_TIMEOUT = 30  # seconds; far less than anybody would want
+SYNC_TIMEOUT = 90  # seconds; less than anybody would want, and enough for a good sync on a slow machine
 FIXED = pool("fixed", scaling="none")
 AUTO = pool("auto", scaling="keda")
 EXTRA = pool("extra", scaling="none")
