@@ -68,7 +68,7 @@ manifests: venv
 ##@ Tests
 
 # For Go programs: with it an API server takes twice the memory, and three quarters of the time of the processors.
-test molecule pytest e2e: export GOGC := 400
+test molecule pytest e2e bench: export GOGC := 400
 
 .PHONY: test
 test: lint molecule pytest ## everything that must pass: lint, molecule, pytest (10 minutes; 17 the first time)
