@@ -511,6 +511,8 @@ def test_a_call_finds_an_only_pod_by_its_services_address(shards: int, scheduler
     """As seen by tests/e2e/test_edge.py: a Service without endpoints is answered for at once, and not tried again."""
     replicas = {"nativelink_cas_replicas": shards, "nativelink_scheduler_replicas": schedulers}
     objects = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **replicas)))
+    policies = sorted(item["metadata"]["name"] for item in objects if "TrafficPolicy" in item["kind"])
+    assert policies == ["nativelink", "nativelink", *(["nativelink-single-pod"] if routes else [])]
     found = [item["spec"] for item in objects if item["metadata"]["name"] == "nativelink-single-pod"]
     kind = {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute"}
     assert [spec["targetRefs"] for spec in found] == ([[kind | {"name": name} for name in routes]] if routes else [])
