@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -42,15 +43,21 @@ POOLS = [
     pool("bare", min_replicas=3, slots=4),
     pool("small", min_replicas=3),
     pool("drained", min_replicas=4),
+    pool("slow"),
+    pool("hasty"),
     pool("fragile"),
     pool("forgetful"),
 ]
 IMPATIENT = {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3, "terminationGracePeriodSeconds": 9}
+# A CAS that needs so long before an action's folder is made, and after it is gone.
+SLOW = [{"name": f"NATIVELINK_STANDIN_{what}_DELAY", "value": "15"} for what in ("START", "REPORT")]
+FORGETS = "rm -f /drain/begun; exec /config/drain.sh"  # a hook that does not know when the last action began
 # By pool, what a user's patch changes of its worker's container.
 PATCHES: dict[str, dict[str, Any]] = {
-    # The report to the scheduler comes three seconds after the action's folder is gone.
     "late": {"env": [{"name": "NATIVELINK_STANDIN_REPORT_DELAY", "value": "3"}]},
     "bare": {"lifecycle": None},
+    "slow": {"env": SLOW},
+    "hasty": {"env": SLOW, "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", FORGETS]}}}},
     "fragile": {"livenessProbe": IMPATIENT},
     "forgetful": {"livenessProbe": IMPATIENT, "command": ["/shared/nativelink", "/config/worker.json5"]},
 }
@@ -181,6 +188,15 @@ class Farm:
         self.run("delete", "pod", pod, "--wait=false", *arguments)
         return asked
 
+    def lost(self, name: str) -> list[str]:
+        """What the scheduler says of a pool's workers that ended with actions, each with its pod's events."""
+        log = self.where.run("-n", SPACE, "logs", "deployment/nativelink-scheduler", "--tail=-1")
+        events = ("get", "events", "-o", "custom-columns=AT:lastTimestamp,WHAT:message", "--field-selector")
+        return [
+            line[0] + "\n" + self.run(*events, f"involvedObject.name={line[1]}")
+            for line in re.finditer(rf".* worker (\S+-{name}-\S+) is gone, it ran [1-9].*", log)
+        ]
+
     def scale(self, name: str, replicas: int) -> None:
         """By the scale subresource, as an autoscaler does."""
         self.run("scale", f"deployment/nativelink-worker-{name}", f"--replicas={replicas}")
@@ -291,7 +307,7 @@ def test_every_pool_has_the_drain_and_a_grace_period_for_its_longest_action(farm
             assert pod["spec"]["terminationGracePeriodSeconds"] == GRACE
             hook = pod["spec"]["containers"][0].get("lifecycle")
             drain = {"preStop": {"exec": {"command": ["/config/drain.sh"]}}}
-            assert hook == (None if each["name"] == "bare" else drain)
+            assert hook == PATCHES.get(each["name"], {}).get("lifecycle", drain)
         config = farm.run("exec", mine[0]["metadata"]["name"], "--", "cat", "/config/worker.json5")
         assert 'experimental_precondition_script: "/config/precondition.sh"' in config
 
@@ -307,6 +323,25 @@ def test_what_an_action_leaves_behind_is_collected(farm: Farm, loads: object) ->
     assert zombies(ours) == 0
 
 
+def test_a_slow_cas_costs_no_action(farm: Farm, loads: object) -> None:
+    """Its worker is told to go before its folder is made, and after it is gone. The counter-run, at the same time."""
+
+    def over(pod: str) -> bool:
+        """Whether there was a folder, and is none."""
+        look = "ls /scratch/actions; [ /scratch/actions -ot /drain/begun ] || echo over"
+        return farm.run("exec", pod, "--", "sh", "-c", look) == "over\n"
+
+    for late in (False, True):
+        pods = {name: farm.ready(name, 1)[0] for name in ("slow", "hasty")}
+        clients = {name: farm.load(name, 1, "1-1") for name in pods}
+        for name, pod in pods.items():
+            farm.busy(name, 1)
+            if late:
+                until(f"the action of {pod} to lose its folder", lambda pod=pod: over(pod), 40)  # type: ignore[misc]
+            farm.delete(pod)
+        assert {name: begun(reported(client)) for name, client in clients.items()} == {"slow": [1], "hasty": [2]}
+
+
 def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: object) -> None:
     farm.ready("small", 3)
     client = farm.load("small", 1, "12-12")
@@ -318,7 +353,7 @@ def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: ob
     # The API server takes the shorter grace, and kubelet goes on with the hook that runs (Kubernetes 1.36.4).
     farm.delete(pod, "--grace-period=1")
     assert begun(reported(client)) == [1]
-    assert farm.gone(pod, 60) - asked > 12
+    assert farm.gone(pod, 90) - asked > 12
 
 
 def test_a_spot_interruption_costs_what_runs_longer_than_its_grace(farm: Farm, loads: object) -> None:
@@ -423,18 +458,21 @@ def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_al
     went = farm.scale_in("bare", 2)
     assert [how.running for how in went.values()] == [4]
     assert sorted(begun(reported(client))) == [1] * 16 + [2] * 4
+    assert len(farm.lost("bare")) == 1
     said, began = drain(farm, "bare")
     assert "disruption budget" not in said
     assert fewest(farm, "bare", began) == 0
 
 
-def assert_nothing_was_lost(loaded: Loaded, rounds: int) -> None:
+def assert_nothing_was_lost(farm: Farm, name: str, loaded: Loaded, rounds: int) -> None:
     busy = [how.running for how in loaded.went.values() if how.running]
     report = loaded.report
     print(
         f"\n{report['ok']} actions ended well, {report['run_more_than_once']} were killed; "
         f"{len(loaded.went)} workers went, {len(busy)} of them running {sum(busy)} actions"
     )
+    lost = farm.lost(name)
+    assert not lost, "\n".join(lost)
     assert begun(report) == [1] * 100 * rounds
     assert len(loaded.went) == 15 * rounds
     assert {how.grace for how in loaded.went.values()} == {GRACE}
@@ -442,9 +480,9 @@ def assert_nothing_was_lost(loaded: Loaded, rounds: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["steady", "late"])
-def test_scale_ins_lose_nothing(loads: dict[str, Future[Loaded]], name: str) -> None:
-    """`late` reports three seconds after the action's folder is gone, within the five that the hook waits."""
-    assert_nothing_was_lost(loads[name].result(), 1)
+def test_scale_ins_lose_nothing(farm: Farm, loads: dict[str, Future[Loaded]], name: str) -> None:
+    """`late` reports three seconds after the action's folder is gone."""
+    assert_nothing_was_lost(farm, name, loads[name].result(), 1)
 
 
 def hook_of_an_idle_worker(farm: Farm) -> float:
@@ -477,4 +515,4 @@ def test_the_newest_goes_first_and_an_idle_one_within_eight_seconds(farm: Farm) 
 def test_ten_times_as_many_scale_ins_lose_nothing(farm: Farm, name: str) -> None:
     farm.scale(name, MOST)
     farm.ready(name, MOST)
-    assert_nothing_was_lost(farm.shrink_under_load(name, 10, seed=10), 10)
+    assert_nothing_was_lost(farm, name, farm.shrink_under_load(name, 10, seed=10), 10)

@@ -18,12 +18,19 @@ from tests.render.conftest import committed
 SHELLS = ("dash", "bash")
 
 
+def age(path: Path, seconds: float) -> None:
+    """Let a path be one that changed so many seconds ago."""
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
 class Worker:
     """A pod's mounts in a folder, and the scripts with their paths turned to it."""
 
     def __init__(self, folder: Path, shell: str) -> None:
         self.folder, self.shell = folder, shell
-        self.work, self.marker = folder / "scratch/actions", folder / "drain/draining"
+        self.work, self.marker, self.begun = (
+            folder / name for name in ("scratch/actions", "drain/draining", "drain/begun")
+        )
         self.running: list[subprocess.Popen[bytes]] = []
         for part in ("scratch/actions", "drain", "shared", "config"):
             (folder / part).mkdir(parents=True)
@@ -66,7 +73,6 @@ def test_scripts_name_their_shell(name: str) -> None:
 
 
 def test_an_idle_worker_drains_within_eight_seconds_and_takes_nothing_meanwhile(worker: Worker) -> None:
-    assert worker.accepts()
     began = time.monotonic()
     drain = worker.start("drain")
     until("the marker", worker.marker.exists, 5)
@@ -76,26 +82,48 @@ def test_an_idle_worker_drains_within_eight_seconds_and_takes_nothing_meanwhile(
     assert not worker.accepts(), "the process is still there until SIGTERM"
 
 
-def test_it_waits_for_the_action_and_five_seconds_more(worker: Worker) -> None:
-    (worker.work / "0f1e").mkdir()
+def test_it_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> None:
+    assert worker.accepts()
     drain = worker.start("drain")
-    time.sleep(3)
-    (worker.work / "0f1e").rmdir()
+    time.sleep(6)
+    (worker.work / "0f1e").mkdir()  # passed the precondition just before the marker
     time.sleep(2)
-    (worker.work / "beef").mkdir()  # passed the precondition just before the marker
-    time.sleep(4)
+    (worker.work / "0f1e").rmdir()
+    time.sleep(5)
     assert drain.poll() is None
-    (worker.work / "beef").rmdir()
-    ended = time.monotonic()
-    assert drain.wait(timeout=10) == 0
-    assert time.monotonic() - ended > 4
+    age(worker.work, 25)
+    age(worker.begun, 31)
+    aged = time.monotonic()
+    assert drain.wait(timeout=15) == 0
+    assert time.monotonic() - aged > 8
 
 
-def test_without_the_wait_it_would_end_too_early(worker: Worker) -> None:
-    """The counter-run of the test above: empty at one look is not finished."""
-    worker.write("drain", committed("prod")["worker/drain.sh"].replace('"$empty" -lt 5', '"$empty" -lt 1'))
-    drain = worker.start("drain")
-    assert drain.wait(timeout=3) == 0
+@pytest.mark.parametrize("changed", ["begun", "work"])
+@pytest.mark.parametrize(("ago", "seconds"), [(25, 10), (31, 5)])
+def test_what_happened_before_it_counts_too(worker: Worker, changed: str, ago: int, seconds: int) -> None:
+    """An action that has begun or ended so many seconds before the hook, and all else long before."""
+    assert worker.accepts()
+    for path in (worker.begun, worker.work):
+        age(path, 3600)
+    age(getattr(worker, changed), ago)
+    began = time.monotonic()
+    assert worker.start("drain").wait(timeout=seconds + 3) == 0
+    assert seconds - 2 < time.monotonic() - began
+
+
+def test_what_it_refuses_does_not_hold_it(worker: Worker) -> None:
+    assert worker.accepts()
+    worker.marker.touch()
+    worker.begun.unlink()
+    assert not worker.accepts()
+    assert not worker.begun.exists()
+
+
+def test_without_a_note_of_what_began_it_would_end_too_early(worker: Worker) -> None:
+    """The counter-run of the tests above."""
+    worker.write("precondition", committed("prod")["worker/precondition.sh"].replace(" && echo > /drain/begun", ""))
+    assert worker.accepts()
+    assert worker.start("drain").wait(timeout=8) == 0
 
 
 def test_a_second_hook_waits_as_well(worker: Worker) -> None:
@@ -116,9 +144,15 @@ def test_a_marker_that_a_start_takes_away_is_made_again(worker: Worker) -> None:
     until("the worker to take no more", lambda: not worker.accepts(), 3)
 
 
-def test_an_image_without_sleep_loses_nothing(worker: Worker) -> None:
-    drain = worker.start("drain", PATH=str(worker.folder / "nothing"))
-    time.sleep(2)
+@pytest.mark.parametrize("tools", [["sleep"], ["date"]])
+def test_an_image_without_date_or_sleep_loses_nothing(worker: Worker, tools: list[str]) -> None:
+    for tool in tools:
+        (worker.folder / tool).symlink_to(str(shutil.which(tool)))
+    assert worker.accepts()
+    for path in (worker.begun, worker.work):
+        age(path, 3600)
+    drain = worker.start("drain", PATH=str(worker.folder))
+    time.sleep(8)
     assert drain.poll() is None, "it waits for the end of the grace period instead"
 
 
@@ -131,10 +165,12 @@ def test_a_start_takes_the_marker_away(worker: Worker) -> None:
     binary = worker.folder / "shared/nativelink"
     binary.write_text(f"#!/bin/sh\necho $$ $1 > {worker.folder}/ran\n")
     binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
+    assert worker.accepts()
     worker.marker.touch()
     assert not worker.accepts()
     process = worker.start("start")
     assert process.wait(timeout=10) == 0
+    assert not worker.begun.exists(), "what ran has ended with the container"
     assert worker.accepts()
     # The same process: it is the one that gets SIGTERM.
     assert (worker.folder / "ran").read_text() == f"{process.pid} {worker.folder}/config/worker.json5\n"

@@ -3,20 +3,26 @@
 # The preStop hook: SIGTERM ends NativeLink at once and loses what it runs, so wait until it runs nothing.
 work=/scratch/actions
 
+# Empty is not finished: an action that passed the precondition has no directory before its definition is read from the
+# CAS, and its result is written to the action cache and reported after the directory is gone. With a CAS that is slow
+# that takes its time. Hence half a minute in which nothing began and no directory came or went.
 busy() {
   for entry in "$work"/*; do
     [ -e "$entry" ] && return 0
   done
+  [ -e /drain/begun ] || return 1
+  for changed in /drain/begun "$work"; do
+    at=$(date -r "$changed" +%s) && now=$(date +%s) && [ $((now - at)) -ge 30 ] || return 0
+  done
   return 1
 }
 
-# Empty is not finished: the result is reported after the action's directory is gone, and an action that passed the
-# precondition just before the marker has no directory yet. Hence five seconds on end.
-empty=0
-while [ "$empty" -lt 5 ]; do
+# Five looks on end: what has just been refused is reported meanwhile.
+rested=0
+while [ "$rested" -lt 5 ]; do
   # precondition.sh refuses new actions from now on. Each time anew: start.sh, if it has just begun, removes it once.
   : > /drain/draining
-  if busy; then empty=0; else empty=$((empty + 1)); fi
-  # An image without sleep makes a busy wait until the grace period ends, and loses nothing.
-  sleep 1 || empty=0
+  if busy; then rested=0; else rested=$((rested + 1)); fi
+  # An image without date or sleep makes a busy wait until the grace period ends, and loses nothing.
+  sleep 1 || rested=0
 done

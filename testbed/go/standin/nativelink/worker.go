@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,8 @@ type worker struct {
 	name    string
 	longest time.Duration
 	cas, ac store
-	delay   time.Duration // of the report, for tests
+	// For tests: of an action's folder, and of its report.
+	startDelay, reportDelay time.Duration
 }
 
 func newWorker(settings workerConfig, named stores) (*worker, error) {
@@ -50,9 +52,11 @@ func newWorker(settings workerConfig, named stores) (*worker, error) {
 	if made.longest == 0 {
 		made.longest = 20 * time.Minute
 	}
-	if text := os.Getenv("NATIVELINK_STANDIN_REPORT_DELAY"); text != "" {
-		if made.delay, err = time.ParseDuration(text + "s"); err != nil {
-			return nil, fmt.Errorf("NATIVELINK_STANDIN_REPORT_DELAY: %w", err)
+	for name, delay := range map[string]*time.Duration{
+		"NATIVELINK_STANDIN_START_DELAY": &made.startDelay, "NATIVELINK_STANDIN_REPORT_DELAY": &made.reportDelay,
+	} {
+		if *delay, err = time.ParseDuration(cmp.Or(os.Getenv(name), "0") + "s"); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return made, errors.Join(os.RemoveAll(settings.WorkDirectory), os.MkdirAll(settings.WorkDirectory, 0o755))
@@ -111,7 +115,8 @@ func (w *worker) connected(connection *grpc.ClientConn) error {
 	}
 }
 
-// do runs one action. As in the real one its folder is removed before its result is written and reported.
+// do runs one action. As in the real one its folder is made after a look at the CAS, and removed before its result is
+// written and reported.
 func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler)) {
 	if script := w.config.Precondition; script != "" {
 		check := exec.CommandContext(ctx, script)
@@ -123,6 +128,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 		}
 	}
 	send(toScheduler{Started: order.ID})
+	time.Sleep(w.startDelay)
 	home := filepath.Join(w.config.WorkDirectory, order.ID)
 	digest, result := &repb.Digest{}, &repb.ActionResult{}
 	action := &repb.Action{}
@@ -136,7 +142,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	if removed := os.RemoveAll(home); removed != nil {
 		log.Printf("stand-in: %v", removed)
 	}
-	time.Sleep(w.delay)
+	time.Sleep(w.reportDelay)
 	response := &repb.ExecuteResponse{Result: result, Status: status.Convert(err).Proto()}
 	if err == nil && result.ExitCode == 0 && !action.DoNotCache {
 		content, _ := proto.Marshal(result)
