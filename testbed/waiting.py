@@ -18,7 +18,10 @@ def patient(seconds: float) -> float:
 
 
 def until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
-    """Poll until ``check`` is true; ClusterError after ``patient(seconds)``, with what was awaited and why in vain."""
+    """Poll until ``check`` is true; ClusterError after ``patient(seconds)``, with what was awaited and why in vain.
+
+    A check that raises ClusterError or OSError, as one that reaches nobody does, is not true yet.
+    """
     seconds = patient(seconds)
     deadline = time.monotonic() + seconds
     while True:
@@ -26,7 +29,7 @@ def until(what: str, check: Callable[[], bool], seconds: float, details: Callabl
         try:
             if check():
                 return
-        except ClusterError as error:
+        except (ClusterError, OSError) as error:
             reason = f": {error}"
         if time.monotonic() > deadline:
             raise ClusterError(f"waited {seconds:.0f} s for {what}, in vain{reason}{details()}")

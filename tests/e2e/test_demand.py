@@ -28,7 +28,7 @@ from nativelink_gitops import render
 
 from testbed import build, cluster, components, node
 from testbed.cluster import Cluster
-from testbed.waiting import ClusterError, until
+from testbed.waiting import until
 from tests.e2e import chain
 from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
 from tests.e2e.site import pool
@@ -255,11 +255,7 @@ class Watched:
 
     def recorded(self) -> dict[str, float]:
         """The queue depth of each pool as the entry's Prometheus has it, under the name "" if it is of no pool."""
-        address = self.entry.address("nativelink-prometheus")
-        try:
-            found = queue_depths(address)
-        except OSError as error:
-            raise ClusterError(f"{address} does not answer: {error}") from None
+        found = queue_depths(self.entry.address("nativelink-prometheus"))
         return {each["metric"].get("pool", ""): float(each["value"][1]) for each in found}
 
     def patch(self, name: str, spec: Object) -> None:

@@ -208,6 +208,21 @@ def test_patience_multiplies_every_limit(monkeypatch: pytest.MonkeyPatch) -> Non
         until("nothing", lambda: False, 0.2)
 
 
+@pytest.mark.parametrize("error", [ClusterError("nobody answers"), ConnectionRefusedError("nobody answers")])
+def test_a_check_that_reaches_nobody_is_asked_again(error: Exception) -> None:
+    answers = iter([error])
+
+    def check() -> bool:
+        for first in answers:
+            raise first
+        return True
+
+    until("an answer", check, 5)
+    answers = iter([error] * 1000)
+    with pytest.raises(ClusterError, match=r"^waited 0 s for an answer, in vain: nobody answers$"):
+        until("an answer", check, 0.2)
+
+
 def test_a_full_disk_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000_000))
