@@ -6,7 +6,7 @@ import pytest
 LONGEST = (
     *("provision", "bootstrap", "interrupted", "scripts"),
     # On a real node, from twelve minutes down to two. Demand, scaling and drain wait more than they compute.
-    *("argocd", "demand", "scaling", "flux", "drain", "switching", "provisioning", "edge", "real_node", "build"),
+    *("argocd", "demand", "scaling", "flux", "edge", "drain", "switching", "provisioning", "real_node", "build"),
 )
 
 
