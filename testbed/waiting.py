@@ -34,7 +34,7 @@ def until(what: str, check: Callable[[], bool], seconds: float, details: Callabl
         if time.monotonic() > deadline:
             raise ClusterError(f"waited {seconds:.0f} s for {what}, in vain{reason}{details()}")
         # A check that takes much of the machine would keep others from what is awaited.
-        time.sleep(max(0.1, 2 * (time.monotonic() - began)))
+        time.sleep(max(0.1, 3 * (time.monotonic() - began)))
 
 
 def tails(logs: Iterable[Path], lines: int = 6) -> str:

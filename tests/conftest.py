@@ -4,9 +4,9 @@ import pytest
 
 # The files of minutes, by name without "test_"; where several run at a time, the last one would else run alone.
 LONGEST = (
-    *("provision", "bootstrap", "interrupted", "scripts"),
-    # On a real node, from twelve minutes down to two. Demand, scaling and drain wait more than they compute.
-    *("argocd", "demand", "scaling", "flux", "edge", "drain", "switching", "provisioning", "real_node", "build"),
+    *("provision", "bootstrap", "scripts", "release_manifest", "interrupted"),
+    # On a real node, from ten minutes down to two. Demand, scaling and drain wait more than they compute.
+    *("argocd", "demand", "edge", "drain", "scaling", "flux", "switching", "provisioning", "real_node", "build"),
 )
 
 

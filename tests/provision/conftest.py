@@ -1,4 +1,4 @@
-"""Runs roles and actions with ansible-playbook on one embedded cluster, which is thrown away at the end."""
+"""Runs roles and actions with ansible-playbook on an embedded cluster a file, which is thrown away at the end."""
 
 from __future__ import annotations
 
@@ -50,15 +50,16 @@ class Run:
 
 
 Play = Callable[..., Run]
+Live = Callable[..., Object]
 
 
-@pytest.fixture(scope="session")
-def dev() -> Iterator[Cluster]:
-    with cluster.fresh("provision-tests") as running:
+@pytest.fixture(scope="module")
+def dev(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with cluster.fresh(request.path.stem.replace("_", "-")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def variables(dev: Cluster) -> Object:
     return {
         "cluster_kubeconfig": str(dev.kubeconfig),
@@ -72,7 +73,7 @@ def variables(dev: Cluster) -> Object:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
     """``play(tasks, "--check", name=value)``: one play; a task that is a string is a role, or ``role/part of it``."""
 
@@ -134,8 +135,8 @@ def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
     return run
 
 
-@pytest.fixture(scope="session")
-def live(dev: Cluster) -> Callable[..., Object]:
+@pytest.fixture(scope="module")
+def live(dev: Cluster) -> Live:
     """``live("secret", "name", "namespace")``: one object, or ``{}``; without a name: the list of them."""
 
     def get(kind: str, name: str = "", namespace: str = "") -> Object:
