@@ -43,21 +43,30 @@ POOLS = [
     pool("bare", min_replicas=3, slots=4),
     pool("small", min_replicas=3),
     pool("drained", min_replicas=4),
-    pool("slow"),
-    pool("hasty"),
+    *(pool(f"{hook}-{moment}") for hook in ("slow", "hasty") for moment in ("begin", "end")),
     pool("fragile"),
     pool("forgetful"),
 ]
 IMPATIENT = {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3, "terminationGracePeriodSeconds": 9}
-# A CAS that needs so long before an action's folder is made, and after it is gone.
-SLOW = [{"name": f"NATIVELINK_STANDIN_{what}_DELAY", "value": "15"} for what in ("START", "REPORT")]
-FORGETS = "rm -f /drain/begun; exec /config/drain.sh"  # a hook that does not know when the last action began
+
+
+def delay(what: str, seconds: int) -> dict[str, Any]:
+    """A CAS that needs so long before an action's folder is made, START, or after it is gone, REPORT."""
+    return {"env": [{"name": f"NATIVELINK_STANDIN_{what}_DELAY", "value": str(seconds)}]}
+
+
+# A hook that does not know when the last action began.
+HASTY = {
+    "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", "rm -f /drain/begun; exec /config/drain.sh"]}}}
+}
 # By pool, what a user's patch changes of its worker's container.
 PATCHES: dict[str, dict[str, Any]] = {
-    "late": {"env": [{"name": "NATIVELINK_STANDIN_REPORT_DELAY", "value": "3"}]},
+    "late": delay("REPORT", 3),
     "bare": {"lifecycle": None},
-    "slow": {"env": SLOW},
-    "hasty": {"env": SLOW, "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", FORGETS]}}}},
+    "slow-begin": delay("START", 15),
+    "slow-end": delay("REPORT", 15),
+    "hasty-begin": delay("START", 40) | HASTY,
+    "hasty-end": delay("REPORT", 40) | HASTY,
     "fragile": {"livenessProbe": IMPATIENT},
     "forgetful": {"livenessProbe": IMPATIENT, "command": ["/shared/nativelink", "/config/worker.json5"]},
 }
@@ -331,15 +340,15 @@ def test_a_slow_cas_costs_no_action(farm: Farm, loads: object) -> None:
         look = "ls /scratch/actions; [ /scratch/actions -ot /drain/begun ] || echo over"
         return farm.run("exec", pod, "--", "sh", "-c", look) == "over\n"
 
-    for late in (False, True):
-        pods = {name: farm.ready(name, 1)[0] for name in ("slow", "hasty")}
-        clients = {name: farm.load(name, 1, "1-1") for name in pods}
-        for name, pod in pods.items():
-            farm.busy(name, 1)
-            if late:
-                until(f"the action of {pod} to lose its folder", lambda pod=pod: over(pod), 40)  # type: ignore[misc]
-            farm.delete(pod)
-        assert {name: begun(reported(client)) for name, client in clients.items()} == {"slow": [1], "hasty": [2]}
+    clients = {}
+    for name in ("hasty-begin", "hasty-end", "slow-begin", "slow-end"):
+        clients[name] = farm.load(name, 1, "1-1")
+        (pod,) = farm.busy(name, 1)
+        if name.endswith("end"):
+            until(f"the action of {pod} to lose its folder", lambda pod=pod: over(pod), 30)  # type: ignore[misc]
+        farm.delete(pod)
+    begins = {name: begun(reported(client)) for name, client in clients.items()}
+    assert begins == {"hasty-begin": [2], "hasty-end": [2], "slow-begin": [1], "slow-end": [1]}
 
 
 def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: object) -> None:
@@ -358,9 +367,9 @@ def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: ob
 
 def test_a_spot_interruption_costs_what_runs_longer_than_its_grace(farm: Farm, loads: object) -> None:
     farm.ready("small", 3)
-    short, long = farm.load("small", 1, "5-5"), farm.load("small", 1, "30-30")
+    short, long = farm.load("small", 1, "5-5"), farm.load("small", 1, "40-40")
     for pod in farm.busy("small", 2):
-        farm.delete(pod, "--grace-period=12")
+        farm.delete(pod, "--grace-period=20")
     assert begun(reported(short)) == [1]
     assert begun(reported(long)) == [2], "killed, and begun again elsewhere"
 
