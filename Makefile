@@ -90,7 +90,7 @@ pytest: venv newest ## the tests of tests/
 	pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/e2e
 
 .PHONY: e2e
-e2e: venv ## what only a real node can show: both engines, KEDA, the scaling, the drain, the edge; takes root (14 minutes; 31 the first time)
+e2e: venv ## what only a real node can show: both engines, KEDA, the scaling, the drain, the edge; takes root (16 minutes; 33 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # all at once and first, or each test would build beside others
 	pytest -rs -m alone tests/e2e
 	TESTBED_PATIENCE=4 pytest -n 4 --dist loadfile --no-loadscope-reorder -rs --durations=25 -m 'not soak and not alone' tests/e2e
