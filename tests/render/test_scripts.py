@@ -98,6 +98,20 @@ def test_it_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> None:
     assert time.monotonic() - aged > 8
 
 
+def test_a_look_that_finds_something_begins_the_count_again(worker: Worker) -> None:
+    drain = worker.start("drain")
+    time.sleep(2)
+    (worker.work / "beef").mkdir()
+    time.sleep(4)
+    assert drain.poll() is None
+
+
+def test_without_the_five_looks_it_would_end_too_early(worker: Worker) -> None:
+    """The counter-run of the test above: empty at one look is not finished."""
+    worker.write("drain", committed("prod")["worker/drain.sh"].replace('"$rested" -lt 5', '"$rested" -lt 1'))
+    assert worker.start("drain").wait(timeout=3) == 0
+
+
 @pytest.mark.parametrize("changed", ["begun", "work"])
 @pytest.mark.parametrize(("ago", "seconds"), [(25, 10), (31, 5)])
 def test_what_happened_before_it_counts_too(worker: Worker, changed: str, ago: int, seconds: int) -> None:

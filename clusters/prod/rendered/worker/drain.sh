@@ -11,8 +11,9 @@ busy() {
     [ -e "$entry" ] && return 0
   done
   [ -e /drain/begun ] || return 1
+  now=$(date +%s) || return 0
   for changed in /drain/begun "$work"; do
-    at=$(date -r "$changed" +%s) && now=$(date +%s) && [ $((now - at)) -ge 30 ] || return 0
+    at=$(date -r "$changed" +%s) && [ $((now - at)) -ge 30 ] || return 0
   done
   return 1
 }
