@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from nativelink_gitops.quantities import bytes_of, part_of, seconds_of
+from nativelink_gitops.quantities import bytes_of, cpu_of, part_of, seconds_of
 from nativelink_gitops.specs import with_defaults
 from nativelink_gitops.versions import VERSIONS
 
@@ -27,8 +27,23 @@ COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "pro
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
 ACTION_MARGIN = 300
-# ext4 has an inode for each 16 KiB by default: a store of smaller files would run out of them before it is full.
-BYTES_A_FILE = 20 * 1024
+# ext4 has an inode for each 16 KiB by default: a store of smaller files runs out of them before it is full. A twentieth
+# is left for directories, uploads that are not complete yet, and the file system itself.
+BYTES_AN_INODE = 16 * 1024
+INODE_PERCENT = 95
+# NativeLink counts a file in whole blocks of 4 KiB, so no store holds more files than this makes of its bytes.
+BYTES_A_BLOCK = 4 * 1024
+# A full store makes room for this much at once. Otherwise every single insert evicts (v1.6.6: source).
+EVICT_PERCENT = 5
+# A store of executable inputs keeps a second copy of each, which `max_bytes` does not count (v1.6.6: source).
+COPIES = 2
+# HTTP/2 connections to each CAS pod: with one, all blobs share its flow control and one of the pod's cores.
+CONNECTIONS = 4
+# Kubernetes notices a lost node after 40 to 50 seconds, and then waits 5 minutes unless a pod says otherwise.
+LOST_NODE_SECONDS = 10
+LOST_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+# Made by provisioning. Workers have none, so that a full node takes a worker's pod rather than the queue or the cache.
+PRIORITY_CLASS = "nativelink-control-plane"
 # The kubelet probes a starting CAS this often; the budget is nativelink_cas_startup_timeout.
 STARTUP_PERIOD = 10
 # KEDA polls without an answer for so many seconds before it says so and holds a pool, or wakes one from zero. Where
@@ -105,9 +120,10 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
     cluster, backend = known["cluster"], own("scheduler_backend")
     upload = seconds_of(own("worker_upload_timeout"))
     pools = [_pool(pool, cluster, upload, known) for pool in own("worker_pools")]
-    properties = dict(own("scheduler_platform_properties"))
-    if any(pool["persistent_workers"] for pool in pools):
-        properties |= {"supports-workers": "exact", "requires-worker-protocol": "priority"}
+    # Always declared: v1.6.6 lets actions of undeclared properties run anywhere, also those that ask for a persistent
+    # worker where no pool offers one. The worker itself reads which protocol the action asks for.
+    properties = {**own("scheduler_platform_properties"), "supports-workers": "exact"}
+    properties.setdefault("requires-worker-protocol", "ignore")
     autoscaled = any(pool["scaling"] != "none" for pool in pools)
     prometheus = own("prometheus")
     shown = autoscaled or prometheus != "none"
@@ -153,13 +169,16 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
             "rules": [DEMAND_BY_POOL],
         },
+        "log": {"format": own("log_format"), "level": own("log_level")},
+        "max_open_files": own("max_open_files"),
+        "connections": CONNECTIONS,
+        "priority_class": PRIORITY_CLASS if own("priority_classes") else "",
         "cas": {
             "pods": [f"nativelink-cas-{index}" for index in range(own("cas_replicas"))],
             "volume_size": own("cas_volume_size"),
             "storage_class": storage_class,
-            "store_bytes": part_of(own("cas_store_size"), bytes_of(own("cas_volume_size"))),
-            "store_files": part_of(own("cas_store_size"), bytes_of(own("cas_volume_size"))) // BYTES_A_FILE,
-            "ac_store_bytes": part_of(own("cas_ac_store_size"), bytes_of(own("cas_volume_size"))),
+            **_cas_stores(own("cas_store_size"), own("cas_ac_store_size"), bytes_of(own("cas_volume_size"))),
+            "spread": {"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[own("cas_node_spread")],
             "startup_period": STARTUP_PERIOD,
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
             **{
@@ -178,9 +197,10 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "properties": properties,
             # Frees what a crashed scheduler stranded in Redis. Shorter than an action it would fail healthy builds.
             "executing_timeout": max(pool["grace"] for pool in pools),
+            "tolerations": _back_soon(own("scheduler_tolerations")),
             **{
                 name: own(f"scheduler_{name}")
-                for name in ("replicas", "resources", "worker_timeout", "node_selector", "tolerations")
+                for name in ("replicas", "resources", "worker_timeout", "max_job_retries", "node_selector")
             },
         },
         "redis": {
@@ -200,7 +220,13 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "dns": own("dns_peers"),
             "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
         },
-        "worker": {"upload_timeout": upload, "egress": own("worker_egress")},
+        "worker": {
+            "upload_timeout": upload,
+            "egress": own("worker_egress"),
+            "apart_from": ["cas", "redis", "scheduler"] if own("workers_apart") else [],
+        },
+        # Of pods that are the only one of their kind.
+        "only_pod_tolerations": _back_soon([]),
         "pools": pools,
         # Of several values of a property NativeLink's scheduler keeps the last.
         "demand_pools": [
@@ -244,6 +270,31 @@ def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     return pool["scaling"] or known["nativelink_scaling"]
 
 
+def cpus_of(pool: Mapping[str, Any]) -> int:
+    """Whole CPUs that a worker of a pool (its defaults filled in) may use: its limit or else its request, never 0."""
+    return max(1, cpu_of(_most(pool, "cpu") or 1) // 1000)
+
+
+def memory_of(pool: Mapping[str, Any]) -> int:
+    """Bytes of memory that a worker of a pool may use: its limit or else its request, 0 where it says neither."""
+    return bytes_of(_most(pool, "memory") or 0)
+
+
+def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> dict[str, list[str]]:
+    """The platform properties that a pool offers without saying so, as far as the scheduler declares them.
+
+    A property that is declared `minimum`, `priority` or `exact` and that no worker offers makes every action wait that
+    asks for it (seen on v1.6.6).
+    """
+    found = {"OSFamily": "Linux", "cpu_count": str(cpus_of(pool))}
+    if memory := memory_of(pool):
+        found["memory_kb"] = str(memory // 1024)
+    found = {name: text for name, text in found.items() if declared.get(name, "ignore") != "ignore"}
+    if pool["persistent_workers"]:
+        found["supports-workers"] = "1"
+    return {name: [text] for name, text in found.items()}
+
+
 def failing_polls(pool: Mapping[str, Any]) -> int:
     """After how many polls without an answer KEDA holds a pool (its defaults filled in), or wakes one from zero."""
     return max(3, LOST // pool["polling_interval"])
@@ -268,9 +319,10 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
     name, longest = pool["name"], seconds_of(pool["longest_action"])
     scaling = scaling_of(pool, known)
     scratch = bytes_of(pool["scratch_size"])
-    properties = {key: _texts(value) for key, value in pool["platform_properties"].items()}
-    if pool["persistent_workers"]:
-        properties |= {"supports-workers": ["1"], "requires-worker-protocol": ["proto"]}
+    stated = {key: _texts(value) for key, value in pool["platform_properties"].items()}
+    properties = {**derived_properties(pool, known["nativelink_scheduler_platform_properties"]), **stated}
+    slots = pool["slots"] or cpus_of(pool)
+    store = part_of(pool["fast_store_size"], scratch)
     image = pool["image"] or known["nativelink_worker_image"]
     # As long as an action that starts just before the drain may take to the report of its result.
     grace = longest + upload + ACTION_MARGIN
@@ -283,14 +335,15 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "image": f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
         "platform_properties": properties,
         "resources": _reserved(pool),
-        "target": pool["target"] or pool["slots"],
+        "slots": slots,
+        "target": pool["target"] or slots,
         "longest": longest,
         "grace": grace,
         "node_selector": {**selector, **pool["node_selector"]},
         "tolerations": [*tolerations, *pool["tolerations"]],
         # An eviction drains too, as long as the evictor has the patience.
         "annotations": {SAFE_TO_EVICT: _text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
-        "fast_store_bytes": part_of(pool["fast_store_size"], scratch),
+        "fast_store": _eviction(store, _inodes(scratch) // COPIES),
         "env": {key: _text(value) for key, value in pool["env"].items()},
         # Of a lost metric: never fewer than now, and 0 would mean zero in spite of it.
         "fallback_replicas": max(1, pool["min_replicas"]),
@@ -299,6 +352,41 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "scaling": scaling,
         "when": {"always": True, "keda": scaling == "keda", "hpa": scaling == "hpa"},
     }
+
+
+def _most(pool: Mapping[str, Any], resource: str) -> Any:
+    """A worker's limit of a resource, or else its request; None where it says neither."""
+    limits, requests = (pool["resources"].get(kind) or {} for kind in ("limits", "requests"))
+    return limits.get(resource, requests.get(resource))
+
+
+def _inodes(volume: int) -> int:
+    """Files that a volume of so many bytes has room for."""
+    return volume * INODE_PERCENT // 100 // BYTES_AN_INODE
+
+
+def _eviction(store: int, files: int) -> dict[str, int]:
+    """NativeLink's `eviction_policy` of a store of so many bytes and files."""
+    return {"max_bytes": store, "evict_bytes": store * EVICT_PERCENT // 100, "max_count": files}
+
+
+def _cas_stores(cas_size: str, ac_size: str, volume: int) -> dict[str, dict[str, int]]:
+    """The eviction policies of both stores of a CAS volume of so many bytes, which share its inodes."""
+    cas, ac = part_of(cas_size, volume), part_of(ac_size, volume)
+    inodes = _inodes(volume)
+    # Action results are small. Beyond a quarter of the inodes they would take those of the content that they name.
+    results = min(ac // BYTES_A_BLOCK, inodes // 4)
+    return {"store": _eviction(cas, inodes - results), "ac_store": _eviction(ac, results)}
+
+
+def _back_soon(tolerations: list[Any]) -> list[Any]:
+    """Tolerations that let a pod's replacement start soon after its node is lost, and those that the user states."""
+    stated = {toleration.get("key") for toleration in tolerations}
+    return tolerations + [
+        {"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_SECONDS}
+        for taint in LOST_NODE_TAINTS
+        if taint not in stated
+    ]
 
 
 def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:

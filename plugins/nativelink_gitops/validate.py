@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nativelink_gitops import kubeconfig, specs, versions
-from nativelink_gitops.cluster import failing_polls, scaling_of
+from nativelink_gitops.cluster import COPIES, cpus_of, derived_properties, failing_polls, memory_of, scaling_of
 from nativelink_gitops.formats import IMAGE, SCP, checks, nearest, one_of, shown
 from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from nativelink_gitops.specs import MISSING, Option, Yaml
@@ -66,11 +66,21 @@ class _Unsound(KeyError):
 
 
 class _Sound(dict[str, Any]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shortened: set[str] = set()  # lists that have lost their faulty items
+
+    def whole(self, name: str) -> Yaml:
+        """A variable of which nothing was left out."""
+        if name in self.shortened:
+            raise _Unsound(name)
+        return self[name]
+
     def __missing__(self, name: str) -> Yaml:
         raise _Unsound(name)
 
 
-def _obeyed(rule: Callable[[Values], Said], values: Values) -> list[tuple[str, str, str]]:
+def _obeyed(rule: Callable[[Any], Said], values: Values) -> list[tuple[str, str, str]]:
     said = []
     try:
         for words in rule(values):
@@ -102,6 +112,7 @@ def _sound(variables: Values) -> tuple[_Sound, list[tuple[str, str, str]]]:
                 for index, item in enumerate(value)
                 if not any(_typed(_item(name, index, item), f"{name}[]", option.element, item))
             ]
+            sound.shortened.add(name)
     for name, option in specs.specs().items():
         if option.required and name not in variables:
             said.append((name, "is not set", "set it in the inventory"))
@@ -315,10 +326,11 @@ def scratch_fits_store(values: Values) -> Said:
         scratch = bytes_of(pool["scratch_size"])
         store = part_of(pool["fast_store_size"], scratch)
         room = max(scratch * SCRATCH_PERCENT // 100, SCRATCH_LEAST)
-        if store + room > scratch:
+        if COPIES * store + room > scratch:
             yield (
                 f"{path}.scratch_size",
-                f"is {size_text(scratch)}, less than the fast store's {size_text(store)} "
+                f"is {size_text(scratch)}, less than {size_text(COPIES * store)} for the fast store (its "
+                f"{size_text(store)}, and as much again for copies of executable inputs) "
                 f"and {size_text(room)} for running actions",
                 "raise it, or lower fast_store_size",
             )
@@ -345,6 +357,22 @@ def declared_properties(values: Values) -> Said:
                 yield where, f"is {shown(value)}, and the scheduler compares it as a number", "write a whole number"
             elif not items or any(item is None or isinstance(item, dict | list) for item in items):
                 yield where, f"is {shown(value)}", "write a text, a number or a list of them"
+
+
+def offered_properties(values: _Sound) -> Said:
+    """An action that asks for a `minimum` or `priority` property that no worker offers waits (seen on v1.6.6)."""
+    declared = values["nativelink_scheduler_platform_properties"]
+    values.whole("nativelink_worker_pools")  # a pool with another fault may be the one that offers it
+    offered: set[str] = set()
+    for _, pool in _pools(values):
+        offered |= {*pool["platform_properties"], *derived_properties(pool, declared)}
+    for name, kind in declared.items():
+        if kind in ("minimum", "priority") and name not in offered:
+            yield (
+                f"nativelink_scheduler_platform_properties.{name}",
+                f"is {kind}, and no pool offers it: an action that asks for it stays queued for ever, without an error",
+                "offer it in the platform_properties of a pool, or write ignore",
+            )
 
 
 def edge(values: Values) -> Said:
@@ -544,7 +572,7 @@ def images_without_tag(values: Values) -> Said:
             yield name, f"ends in {extra}", f"take that out, and set {other}"
 
 
-RULES: tuple[Callable[[Values], Said], ...] = (
+RULES: tuple[Callable[[Any], Said], ...] = (
     duplicate_pools,
     min_over_max,
     resources,
@@ -553,6 +581,7 @@ RULES: tuple[Callable[[Values], Said], ...] = (
     stores_fit_volume,
     scratch_fits_store,
     declared_properties,
+    offered_properties,
     edge,
     scaling,
     prometheus,
@@ -626,6 +655,23 @@ def shared_demand(values: Values) -> Said:
         )
 
 
+SLOT_LEAST = 1024**3
+"""Memory that an action should have at least: what a compiler takes for a large C++ source."""
+
+
+def crowded_slots(values: Values) -> Said:
+    """With cgroup v2 the kernel ends a worker as a whole when its actions need more memory than it has."""
+    for path, pool in _pools(values):
+        slots, memory = pool["slots"] or cpus_of(pool), memory_of(pool)
+        if memory and slots > 1 and memory // slots < SLOT_LEAST:
+            yield (
+                f"{path}.slots",
+                f"{slots} actions at once share {size_text(memory)} of memory, {size_text(memory // slots)} each, "
+                "and one that needs more may end all of them",
+                "lower slots, or raise the memory of resources",
+            )
+
+
 def open_edge(values: Values) -> Said:
     """NativeLink asks nobody who he is."""
     if values["nativelink_edge"] == "none" or values["nativelink_edge_client_ca_secret"]:
@@ -676,4 +722,4 @@ def hasty_zero(values: Values) -> Said:
             )
 
 
-NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, open_edge, last_value_wins, hasty_zero)
+NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, crowded_slots, open_edge, last_value_wins, hasty_zero)

@@ -17,11 +17,17 @@ class Version:
     max_upload_timeout: str
     # Several schedulers on one Redis lose actions before v1.6.5 (TraceMachina/nativelink 2680 and 2685).
     shared_scheduler: bool
+    # A matching pass now and then, for wake-ups that got lost.
+    fallback_match_interval: bool
 
 
 VERSIONS = {
-    "v1.6.6": Version("max_action_timeout_s", "max_upload_timeout_s", shared_scheduler=True),
-    "v1.3.2": Version("max_action_timeout", "max_upload_timeout", shared_scheduler=False),
+    "v1.6.6": Version(
+        "max_action_timeout_s", "max_upload_timeout_s", shared_scheduler=True, fallback_match_interval=True
+    ),
+    "v1.3.2": Version(
+        "max_action_timeout", "max_upload_timeout", shared_scheduler=False, fallback_match_interval=False
+    ),
 }
 
 

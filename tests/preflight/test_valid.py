@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nativelink_gitops import specs, validate
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
-PROPERTIES = {"cpu_count": "minimum", "OSFamily": "priority", "container-image": "priority", "pool": "exact"}
+PROPERTIES = {"cpu_count": "minimum", "OSFamily": "priority", "container-image": "ignore", "pool": "exact"}
 
 
 def plain_template(value: str) -> str:
@@ -38,8 +38,8 @@ def pools(draw: st.DrawFn, scaling: str) -> list[dict[str, Any]]:
             "max_replicas": max(1, least + draw(st.integers(0, 200))),
             "resources": draw(resources()),
             "slots": draw(st.integers(1, 64)),
-            "scratch_size": f"{draw(st.integers(2, 500))}Gi",
-            "fast_store_size": f"{draw(st.integers(1, 50))}%",
+            "scratch_size": f"{draw(st.integers(20, 500))}Gi",
+            "fast_store_size": f"{draw(st.integers(1, 45))}%",
             "longest_action": draw(st.sampled_from(["30m", 1800, "1h", "90"])),
             "platform_properties": draw(
                 st.fixed_dictionaries(
@@ -159,6 +159,15 @@ def test_a_shared_demand_is_noticed() -> None:
     assert notices(nativelink_worker_pools=pair, nativelink_scheduler_backend="redis") == []
     assert notices(nativelink_worker_pools=pair, nativelink_scaling="none") == []
     assert notices(nativelink_worker_pools=[{"name": "linux"}, {"name": "arm", "scaling": "none"}]) == []
+
+
+def test_slots_that_share_little_memory_are_noticed() -> None:
+    pool = {"name": "linux", "resources": {"requests": {"cpu": 4}, "limits": {"memory": "2Gi"}}}
+    assert notices(nativelink_worker_pools=[pool]) == [
+        "nativelink_worker_pools[linux].slots: 4 actions at once share 2Gi of memory, 512Mi each, and one that needs "
+        "more may end all of them; lower slots, or raise the memory of resources"
+    ]
+    assert notices(nativelink_worker_pools=[{**pool, "slots": 2}]) == []
 
 
 def test_an_edge_that_asks_nobody_who_he_is_is_noticed() -> None:

@@ -62,7 +62,7 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             "image": st.sampled_from(["docker.io/library/debian:13", "registry:5000/a/b@sha256:" + "0" * 64]),
             "platform_properties": st.fixed_dictionaries({}, optional=offers),
             "resources": RESOURCES,
-            "slots": st.integers(1, 500),
+            "slots": st.integers(0, 500),
             "target": st.integers(0, 500),
             "longest_action": DURATIONS,
             "node_selector": SELECTORS,
@@ -88,9 +88,10 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
 @st.composite
 def inventories(draw: st.DrawFn) -> dict[str, Any]:
     """The variables of one valid cluster."""
-    properties = draw(
-        st.dictionaries(KEYS, st.sampled_from(["exact", "minimum", "priority", "ignore"]), min_size=1, max_size=4)
-    )
+    # `minimum` and `priority` only of what every pool offers by itself: an action waits for what no pool offers.
+    properties = draw(st.dictionaries(KEYS, st.sampled_from(["exact", "ignore"]), min_size=1, max_size=4))
+    kinds = st.sampled_from(["minimum", "priority", "exact", "ignore"])
+    properties |= draw(st.fixed_dictionaries({}, optional={"cpu_count": kinds, "memory_kb": kinds}))
     redis = draw(st.booleans())
     edge = draw(st.sampled_from(["gateway", "ingress", "none"]))
     stated = draw(
@@ -109,6 +110,13 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_scheduler_resources": RESOURCES,
                 "nativelink_scheduler_node_selector": SELECTORS,
                 "nativelink_scheduler_tolerations": TOLERATIONS,
+                "nativelink_scheduler_max_job_retries": st.integers(1, 10),
+                "nativelink_cas_node_spread": st.sampled_from(["required", "preferred"]),
+                "nativelink_log_format": st.sampled_from(["json", "compact", "pretty"]),
+                "nativelink_log_level": st.sampled_from(["info", "warn,nativelink_store=debug"]),
+                "nativelink_max_open_files": st.integers(1024, 10**6),
+                "nativelink_priority_classes": st.booleans(),
+                "nativelink_workers_apart": st.booleans(),
                 "nativelink_instance_name": st.sampled_from(["main", "team-a"]),
                 "nativelink_image_digest": st.sampled_from(["", "sha256:" + "a" * 64]),
                 "nativelink_image_pull_secrets": st.lists(LABELS, max_size=2),

@@ -16,6 +16,7 @@ from testbed.waiting import until
 from tests.render.conftest import committed
 
 SHELLS = ("dash", "bash")
+ACTION = "4c7f7bb6-63e2-4d5b-9a0c-5f7d2d8f31aa"  # NativeLink names an action's directory by a UUID
 
 
 def age(path: Path, seconds: float) -> None:
@@ -86,9 +87,9 @@ def test_it_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> None:
     assert worker.accepts()
     drain = worker.start("drain")
     time.sleep(6)
-    (worker.work / "0f1e").mkdir()  # passed the precondition just before the marker
+    (worker.work / ACTION).mkdir()  # passed the precondition just before the marker
     time.sleep(2)
-    (worker.work / "0f1e").rmdir()
+    (worker.work / ACTION).rmdir()
     time.sleep(5)
     assert drain.poll() is None
     age(worker.work, 25)
@@ -101,8 +102,27 @@ def test_it_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> None:
 def test_a_look_that_finds_something_begins_the_count_again(worker: Worker) -> None:
     drain = worker.start("drain")
     time.sleep(2)
-    (worker.work / "beef").mkdir()
+    (worker.work / ACTION).mkdir()
     time.sleep(4)
+    assert drain.poll() is None
+
+
+def test_what_a_persistent_worker_left_does_not_hold_it(worker: Worker) -> None:
+    """It is started in the work directory itself (v1.6.6), and outlives its actions."""
+    (worker.work / "tool.log").touch()
+    (worker.work / "tool-cache").mkdir()
+    assert worker.start("drain").wait(timeout=8) == 0
+
+
+def test_if_any_entry_counted_it_would_wait_for_the_grace_period(worker: Worker) -> None:
+    """The counter-run of the test above."""
+    text = committed("prod")["worker/drain.sh"]
+    pattern = "/????????-????-????-????-????????????"
+    assert pattern in text
+    worker.write("drain", text.replace(pattern, "/*"))
+    (worker.work / "tool.log").touch()
+    drain = worker.start("drain")
+    time.sleep(8)
     assert drain.poll() is None
 
 
@@ -141,17 +161,17 @@ def test_without_a_note_of_what_began_it_would_end_too_early(worker: Worker) -> 
 
 
 def test_a_second_hook_waits_as_well(worker: Worker) -> None:
-    (worker.work / "0f1e").mkdir()
+    (worker.work / ACTION).mkdir()
     first, second = worker.start("drain"), worker.start("drain")
     time.sleep(6)
     assert (first.poll(), second.poll()) == (None, None)
-    (worker.work / "0f1e").rmdir()
+    (worker.work / ACTION).rmdir()
     assert (first.wait(timeout=10), second.wait(timeout=10)) == (0, 0)
 
 
 def test_a_marker_that_a_start_takes_away_is_made_again(worker: Worker) -> None:
     """A container that is told to go while it starts: start.sh may run after the hook began."""
-    (worker.work / "0f1e").mkdir()
+    (worker.work / ACTION).mkdir()
     worker.start("drain")
     until("the marker", worker.marker.exists, 5)
     worker.marker.unlink()

@@ -21,6 +21,12 @@ GIB = 1024**3
 ALL = ("local", "dev", "staging", "prod")
 
 
+def simple(files: dict[str, str]) -> Object:
+    """The scheduler that matches, inside of the one that looks into the action cache first."""
+    (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
+    return dict(scheduler["cache_lookup"]["scheduler"]["simple"])
+
+
 def container(workload: Object) -> Object:
     (only,) = workload["spec"]["template"]["spec"]["containers"]
     return only
@@ -94,7 +100,8 @@ def test_prod_is_the_page_scheduler_and_workers() -> None:
 
 
 def test_prod_on_the_page_as_an_hpa() -> None:
-    objects = objects_of(render.tree(values_of(nativelink_scaling="hpa")))
+    pools = [{"name": "default", "target": 20}]
+    objects = objects_of(render.tree(values_of(nativelink_scaling="hpa", nativelink_worker_pools=pools)))
     hpa = find(objects, "HorizontalPodAutoscaler", "nativelink-worker-default")["spec"]
     assert (hpa["minReplicas"], hpa["maxReplicas"]) == (4, 200)
     assert hpa["metrics"] == [
@@ -129,22 +136,27 @@ def test_prod_configurations() -> None:
     assert listeners["public"]["services"]["ac"] == [{"instance_name": "main", "ac_store": "AC_COMPLETE"}]
     assert listeners["slice"]["services"]["cas"] == [{"instance_name": "slice", "cas_store": "CAS_SLICE"}]
 
-    (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
-    assert scheduler["simple"]["worker_timeout_s"] == 60
-    assert scheduler["simple"]["experimental_backend"] == {"redis": {"redis_store": "QUEUE"}}
-    # The longest action of any pool (30 m), its upload (10 m) and a margin.
-    assert scheduler["simple"]["max_action_executing_timeout_s"] > 30 * 60 + 10 * 60
+    scheduler = simple(files)
+    assert scheduler["worker_timeout_s"] == 60
+    assert scheduler["experimental_backend"] == {"redis": {"redis_store": "QUEUE"}}
+    # The longest action of any pool (1 h), its upload (10 m) and a margin.
+    assert scheduler["max_action_executing_timeout_s"] > 60 * 60 + 10 * 60
 
     (worker,) = json5.loads(files["worker/default/worker.json5"])["workers"]
     local = worker["local"]
     assert (local["max_inflight_tasks"], local["max_action_timeout_s"], local["max_upload_timeout_s"]) == (
-        20,
-        1800,
+        8,
+        3600,
         600,
     )
     assert local["name"] == "${POD_NAME}"
     assert local["experimental_precondition_script"] == "/config/precondition.sh"
-    assert local["platform_properties"] == {"OSFamily": {"values": ["Linux"]}, "pool": {"values": ["default"]}}
+    assert local["platform_properties"] == {
+        "OSFamily": {"values": ["Linux"]},
+        "cpu_count": {"values": ["8"]},
+        "memory_kb": {"values": ["16777216"]},
+        "pool": {"values": ["default"]},
+    }
 
 
 def test_the_documented_bazelrc_finds_a_worker_where_the_inventory_names_no_pools() -> None:
@@ -156,8 +168,7 @@ def test_the_documented_bazelrc_finds_a_worker_where_the_inventory_names_no_pool
 def test_the_scheduler_waits_longer_than_the_longest_action_of_any_pool() -> None:
     pools = [{"name": "short", "longest_action": 60}, {"name": "long", "longest_action": "2h"}]
     files = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_worker_pools=pools))
-    (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
-    assert scheduler["simple"]["max_action_executing_timeout_s"] > 7200 + 600
+    assert simple(files)["max_action_executing_timeout_s"] > 7200 + 600
     graces = {
         name: find(objects_of(files), "Deployment", f"nativelink-worker-{name}")["spec"]["template"]["spec"][
             "terminationGracePeriodSeconds"
@@ -206,7 +217,10 @@ def test_an_existing_redis_without_a_password() -> None:
     stores = {store["name"]: store for store in json5.loads(files["scheduler/scheduler.json5"])["stores"]}
     assert stores["QUEUE"]["redis_store"]["addresses"] == ["redis://10.1.2.3:6380"]
     assert not [path for path in files if "redis" in path]
-    assert "env" not in container(find(objects_of(files), "Deployment", "nativelink-scheduler"))
+    (scheduler,) = find(objects_of(files), "Deployment", "nativelink-scheduler")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert not [variable for variable in scheduler["env"] if "valueFrom" in variable]
 
 
 def test_versions_name_their_fields() -> None:
@@ -216,8 +230,8 @@ def test_versions_name_their_fields() -> None:
         ]
         for version in ("v1.3.2", "v1.6.6")
     )
-    assert (old["max_action_timeout"], old["max_upload_timeout"]) == (1800, 600)
-    assert (new["max_action_timeout_s"], new["max_upload_timeout_s"]) == (1800, 600)
+    assert (old["max_action_timeout"], old["max_upload_timeout"]) == (3600, 600)
+    assert (new["max_action_timeout_s"], new["max_upload_timeout_s"]) == (3600, 600)
 
 
 @pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
@@ -247,18 +261,31 @@ def test_committed_configurations_pass_the_schema(accepts: Callable[[str, str], 
     assert {str(path): accepts("v1.6.6", path.read_text()) for path in found} == {str(path): [] for path in found}
 
 
-def test_persistent_workers_are_declared_only_when_a_pool_asks() -> None:
+def test_persistent_workers_are_offered_only_where_a_pool_asks() -> None:
     def declared(**pool: Any) -> tuple[Any, Any]:
         files = render.tree(values_of(nativelink_worker_pools=[{"name": "a", **pool}]))
-        (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
         (worker,) = json5.loads(files["worker/a/worker.json5"])["workers"]
-        return scheduler["simple"]["supported_platform_properties"], worker["local"]["platform_properties"]
+        return simple(files)["supported_platform_properties"], worker["local"]["platform_properties"]
 
     properties, offered = declared(persistent_workers=True)
-    assert {"supports-workers", "requires-worker-protocol"} < properties.keys()
+    assert properties["supports-workers"] == "exact"
     assert offered["supports-workers"] == {"values": ["1"]}
+    # Declared all the same: v1.6.6 lets an action run anywhere that asks for what is not declared.
     properties, offered = declared()
-    assert not {"supports-workers", "requires-worker-protocol"} & (properties.keys() | offered.keys())
+    assert (properties["supports-workers"], properties["requires-worker-protocol"]) == ("exact", "ignore")
+    assert "supports-workers" not in offered
+
+
+def test_a_persistent_worker_inherits_the_pools_environment() -> None:
+    def environment(**pool: Any) -> dict[str, str]:
+        pools = [{"name": "a", "env": {"LANG": "C.UTF-8"}, **pool}]
+        worker = find(
+            objects_of(render.tree(values_of(nativelink_worker_pools=pools))), "Deployment", "nativelink-worker-a"
+        )
+        return {each["name"]: each.get("value", "") for each in container(worker)["env"]}
+
+    assert environment(persistent_workers=True)["LANG"] == "C.UTF-8"
+    assert "LANG" not in environment()
 
 
 def test_a_fixed_pool_has_replicas_and_no_autoscaler() -> None:
@@ -644,13 +671,17 @@ def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_anothe
 
 def test_nothing_grows_without_an_end() -> None:
     tree = committed("prod")
-    scheduler = json5.loads(tree["scheduler/scheduler.json5"])["schedulers"][0]["simple"]
-    assert scheduler["retain_completed_for_s"] == 300
+    assert simple(tree)["retain_completed_for_s"] == 300
     args = container(find(objects_of(tree), "StatefulSet", "nativelink-redis"))["args"]
     assert args[args.index("--maxmemory") + 1] == str(4 * GIB * 70 // 100)
-    # 160 GiB of files of 20 KiB: the volume's 200 GiB have inodes for 12.5 million.
-    slice_ = json5.loads(tree["cas/cas.json5"])["stores"][0]["filesystem"]
-    assert slice_["eviction_policy"] == {"max_bytes": 160 * GIB, "max_count": 8 * 1024 * 1024}
+    # The volume's 200 GiB have 13,107,200 inodes (16 KiB each), of which 95 % are given away.
+    cas, results = (
+        store["filesystem"]["eviction_policy"] for store in json5.loads(tree["cas/cas.json5"])["stores"][:2]
+    )
+    assert cas == {"max_bytes": 160 * GIB, "evict_bytes": 8 * GIB, "max_count": 9_830_400}
+    # A result takes a block of 4 KiB at least: 10 GiB are 2,621,440 of them.
+    assert results == {"max_bytes": 10 * GIB, "evict_bytes": GIB // 2, "max_count": 2_621_440}
+    assert cas["max_count"] + results["max_count"] == 13_107_200 * 95 // 100
 
 
 def test_a_redis_without_a_limit_of_its_memory() -> None:

@@ -7,7 +7,9 @@ work=/scratch/actions
 # CAS, and its result is written to the action cache and reported after the directory is gone. With a CAS that is slow
 # that takes its time. Hence half a minute in which nothing began and no directory came or went.
 busy() {
-  for entry in "$work"/*; do
+  # An action's directory has the action's UUID for a name. A persistent worker may leave other files here: it is
+  # started in this directory, and lives on between actions.
+  for entry in "$work"/????????-????-????-????-????????????; do
     [ -e "$entry" ] && return 0
   done
   [ -e /drain/begun ] || return 1

@@ -2,8 +2,8 @@
 -- The demand of each pool, for redis_exporter: {"<pool>:queued", count, "<pool>:executing", count, …}. Every pool has
 -- both, a zero when there is nothing: one absent series stops KEDA's whole formula.
 -- An action counts for the first pool that can run it, by the rules of NativeLink's own matching.
-local pools = cjson.decode([===[[{"name": "default", "properties": {"OSFamily": "Linux", "pool": "default"}}]]===])
-local kinds = cjson.decode([===[{"cpu_count": "minimum", "memory_kb": "minimum", "OSFamily": "priority", "container-image": "priority", "pool": "exact"}]===])
+local pools = cjson.decode([===[[{"name": "default", "properties": {"OSFamily": "Linux", "cpu_count": "8", "memory_kb": "16777216", "pool": "default"}}]]===])
+local kinds = cjson.decode([===[{"cpu_count": "minimum", "memory_kb": "minimum", "OSFamily": "priority", "container-image": "ignore", "pool": "exact", "supports-workers": "exact", "requires-worker-protocol": "ignore"}]===])
 
 local function offered(pool, name, wanted)
   local kind, offer = kinds[name], pool.properties[name]
