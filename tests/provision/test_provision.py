@@ -25,6 +25,7 @@ PROVISION = ["nativelink/provision", "storage_classes", "keda", "ingress"]
 EVERYTHING = [*PROVISION, "nativelink/handover", "gitops"]
 REFERENCE = {
     "nativelink_scheduler_backend": "redis",
+    "nativelink_priority_classes": True,
     "gitops_provider": "argocd",
     "gitops_repository": "https://git.example.com/builds.git",
     "storage_classes_list": [{"name": "fast", "preset": "aws-ebs-gp3", "default": True}],
@@ -60,7 +61,7 @@ def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live:
         "argocd 3.6.1: would be installed",
     ):
         assert line in run.summary["provisioned"]
-    assert len(run.changed) == 9
+    assert len(run.changed) == 10
     assert {each["metadata"]["name"] for each in live("namespace")["items"]} == before
     assert live("storageclass", "fast") == {}
     assert not any("keda" in each["metadata"]["name"] for each in live("crd")["items"])
@@ -83,6 +84,12 @@ def test_pod_security_labels(live: Live) -> None:
     assert labels["nativelink"]["pod-security.kubernetes.io/warn"] == "restricted"
     assert labels["nativelink-workers"]["pod-security.kubernetes.io/enforce"] == "baseline"
     assert "pod-security.kubernetes.io/warn" in labels["nativelink-workers"]
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_the_priority_class_is_no_default(live: Live) -> None:
+    made = live("priorityclass", "nativelink-control-plane")
+    assert (made["value"], made.get("globalDefault", False)) == (1_000_000, False)
 
 
 @pytest.mark.usefixtures("provisioned")

@@ -14,11 +14,17 @@ from nativelink_gitops import render
 
 from testbed import cluster, manifests
 from testbed.cluster import Cluster
+from testbed.node import LABEL
 from testbed.waiting import patient, until
 from tests.render.conftest import CLUSTERS, Object, find, objects_of, values_of
 from tests.render.inventories import inventories
 
 MANAGER = ("--server-side", "--field-manager=nativelink-gitops")
+PRIORITY_CLASS = {
+    "apiVersion": "scheduling.k8s.io/v1",
+    "kind": "PriorityClass",
+    "metadata": {"name": "nativelink-control-plane"},
+}
 TREES = ("local", "dev", "staging", "prod")
 
 
@@ -31,6 +37,7 @@ def api() -> Iterator[Cluster]:
             with_crds.apply(*_definitions(component))
         for namespace, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
             _namespace(with_crds, namespace, level)
+        with_crds.apply({**PRIORITY_CLASS, "value": 1_000_000})
         with_crds.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
         yield with_crds
 
@@ -161,6 +168,82 @@ def test_the_controllers_make_its_pods_under_pod_security(
     assert {claim["status"]["phase"] for claim in claims} == {"Bound"}
     refused = [event["message"] for event in get(api, "events", "-A") if event["reason"] == "FailedCreate"]
     assert refused == []
+
+
+def nodes_of(api: Cluster, namespace: str, component: str) -> list[str]:
+    """The nodes of the pods of a component that run and are not about to go, sorted."""
+    pods = get(api, "pods", "-n", namespace, "-l", f"app.kubernetes.io/component={component}")
+    return sorted(
+        pod["spec"]["nodeName"]
+        for pod in pods
+        if pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+    )
+
+
+def test_cas_pods_are_on_three_nodes_and_have_the_priority(api: Cluster) -> None:
+    """Of prod, which is there from the test above."""
+    assert len(set(nodes_of(api, "nativelink", "cas"))) == 3
+    pods = get(api, "pods", "-n", "nativelink", "-l", "app.kubernetes.io/component in (cas, scheduler, redis)")
+    assert {pod["spec"]["priority"] for pod in pods} == {1_000_000}
+    workers = get(api, "pods", "-n", "nativelink-workers")
+    assert {pod["spec"]["priority"] for pod in workers} == {0}
+
+
+@pytest.mark.parametrize(("apart", "shared"), [(True, False), (False, True)])
+def test_workers_keep_off_the_nodes_of_the_control_plane(api: Cluster, apart: bool, shared: bool) -> None:
+    """With the counter-run: without the variable, workers that are more than the nodes share them."""
+    pools = [{"name": "apart", "scaling": "none", "min_replicas": 12, "resources": {"requests": {"cpu": "1"}}}]
+    variables = {"nativelink_worker_pools": pools, "nativelink_workers_apart": apart}
+    deployment = find(objects_of(render.tree(values_of(**variables))), "Deployment", "nativelink-worker-apart")
+    api.apply(deployment)
+    selector = "nativelink-gitops/pool=apart"
+    try:
+
+        def placed() -> list[str]:
+            pods = get(api, "pods", "-n", "nativelink-workers", "-l", selector)
+            return [pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName")]
+
+        until("12 workers to have nodes", lambda: len(placed()) == 12, 60)
+        control_plane = {node for part in ("cas", "scheduler", "redis") for node in nodes_of(api, "nativelink", part)}
+        assert bool(control_plane & set(placed())) is shared
+    finally:
+        api.run("delete", "deployment", "nativelink-worker-apart", "-n", "nativelink-workers")
+
+
+def test_an_only_scheduler_leaves_a_lost_node_soon(api: Cluster) -> None:
+    """With the counter-run, a Deployment without our tolerations, which Kubernetes keeps there for five minutes."""
+    spaces = {"nativelink_priority_classes": False}
+    ours = find(objects_of(render.tree(values_of(**spaces))), "Deployment", "nativelink-scheduler")
+    # One node, to lose both at once.
+    node = get(api, "nodes")[0]["metadata"]["name"]
+    for name in ("soon", "late"):
+        deployment = yaml.safe_load(yaml.safe_dump(ours))
+        deployment["metadata"]["name"] = name
+        template = deployment["spec"]["template"]
+        for labels in (deployment["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
+            labels["app.kubernetes.io/component"] = name
+        weight = {"weight": 100, "preference": {"matchFields": [in_(node)]}}
+        template["spec"]["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [weight]}}
+        if name == "late":
+            del template["spec"]["tolerations"]
+        api.apply(deployment)
+    try:
+        for name in ("soon", "late"):
+            until(f"{name} on {node}", lambda name=name: nodes_of(api, "nativelink", name) == [node], 60)
+        api.run("label", "node", node, f"{LABEL}-")  # kwok lets go of it
+        # As the node controller says it of a node that has been silent for 50 seconds; kwokctl makes that 200.
+        lost = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+        patch = yaml.safe_dump({"status": {"conditions": [lost]}})
+        api.run("patch", "node", node, "--subresource=status", "--type=strategic", "--patch", patch)
+        until("soon on another node", lambda: nodes_of(api, "nativelink", "soon") not in ([], [node]), 90)
+        assert nodes_of(api, "nativelink", "late") == [node]
+    finally:
+        api.run("label", "--overwrite", "node", node, f"{LABEL}=fake")
+        api.run("delete", "deployment", "soon", "late", "-n", "nativelink")
+
+
+def in_(node: str) -> Object:
+    return {"key": "metadata.name", "operator": "In", "values": [node]}
 
 
 @pytest.mark.parametrize(

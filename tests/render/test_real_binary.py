@@ -1,0 +1,201 @@
+"""What the real NativeLink asks of a tree, or does with it: the values are from what was seen on it and its source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import json5
+import pytest
+from nativelink_gitops import render
+
+from tests.render.conftest import Object, committed, find, objects_of, values_of
+from tests.render.test_tree import ALL, container, simple
+
+
+def configuration(files: dict[str, str], path: str) -> Any:
+    return json5.loads(files[path])
+
+
+def stores(files: dict[str, str], path: str) -> dict[str, Object]:
+    return {store["name"]: store for store in configuration(files, path)["stores"]}
+
+
+def grpc_stores(part: Any) -> list[Object]:
+    """All stores of kind grpc, wherever they are."""
+    if isinstance(part, dict):
+        return [part["grpc"]] * ("grpc" in part) + [found for each in part.values() for found in grpc_stores(each)]
+    return [found for each in part for found in grpc_stores(each)] if isinstance(part, list) else []
+
+
+def pool(**more: Any) -> dict[str, str]:
+    return render.tree(values_of(nativelink_worker_pools=[{"name": "a", **more}]))
+
+
+def offered(files: dict[str, str]) -> dict[str, list[str]]:
+    (worker,) = configuration(files, "worker/a/worker.json5")["workers"]
+    return {name: values["values"] for name, values in worker["local"]["platform_properties"].items()}
+
+
+def slots(files: dict[str, str]) -> int:
+    return int(configuration(files, "worker/a/worker.json5")["workers"][0]["local"]["max_inflight_tasks"])
+
+
+@pytest.mark.parametrize("cluster", ALL)
+def test_every_shard_has_its_weight(cluster: str) -> None:
+    """Without it the binaries of both versions refuse to start: missing field `weight`."""
+    found = stores(committed(cluster), "cas/cas.json5")
+    for name in ("CAS_SHARD", "AC_SHARD"):
+        assert {shard["weight"] for shard in found[name]["shard"]["stores"]} == {1}
+
+
+@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+def test_clients_reach_the_cas_through_the_verification_only(version: str) -> None:
+    files = render.tree(values_of(nativelink_version=version))
+    assert stores(files, "cas/cas.json5")["CAS_VERIFIED"]["verify"] == {
+        "verify_size": True,
+        "verify_hash": True,
+        "backend": {"ref_store": {"name": "CAS_SHARD"}},
+    }
+    listeners = {server["name"]: server["services"] for server in configuration(files, "cas/cas.json5")["servers"]}
+    for service in ("cas", "bytestream"):
+        assert listeners["public"][service] == [{"instance_name": "main", "cas_store": "CAS_VERIFIED"}]
+
+
+def test_the_scheduler_looks_into_the_action_cache_first() -> None:
+    (scheduler,) = configuration(committed("prod"), "scheduler/scheduler.json5")["schedulers"]
+    assert (scheduler["name"], scheduler["cache_lookup"]["ac_store"]) == ("MAIN", "AC")
+
+
+def test_every_connection_to_the_cas_is_four() -> None:
+    files = committed("prod")
+    paths = ("cas/cas.json5", "scheduler/scheduler.json5", "worker/default/worker.json5")
+    found = [grpc_stores(configuration(files, path)) for path in paths]
+    assert [len(each) for each in found] == [6, 2, 2]
+    assert {store["connections_per_endpoint"] for each in found for store in each} == {4}
+
+
+def test_open_files_are_as_many_as_the_variable_says() -> None:
+    files = render.tree(values_of(nativelink_max_open_files=5000))
+    for path in ("cas/cas.json5", "worker/default/worker.json5"):
+        assert configuration(files, path)["global"] == {"max_open_files": 5000}
+    assert configuration(committed("prod"), "cas/cas.json5")["global"] == {"max_open_files": 65536}
+
+
+def test_logs_are_json_and_their_level_is_a_variable() -> None:
+    def environments(**variables: Any) -> list[dict[str, str]]:
+        objects = objects_of(render.tree(values_of(**variables)))
+        workloads = (
+            ("StatefulSet", "nativelink-cas"),
+            ("Deployment", "nativelink-scheduler"),
+            ("Deployment", "nativelink-worker-default"),
+        )
+        found = [container(find(objects, *each))["env"] for each in workloads]
+        return [{each["name"]: each.get("value", "") for each in variables} for variables in found]
+
+    assert {(each["NL_LOG"], each["RUST_LOG"]) for each in environments()} == {("json", "info")}
+    said = environments(nativelink_log_format="compact", nativelink_log_level="warn,nativelink_store=debug")
+    assert {(each["NL_LOG"], each["RUST_LOG"]) for each in said} == {("compact", "warn,nativelink_store=debug")}
+
+
+def test_a_container_image_is_ignored_and_every_pool_says_what_it_has() -> None:
+    files = pool(resources={"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"cpu": "7500m", "memory": "16Gi"}})
+    declared = simple(files)["supported_platform_properties"]
+    assert declared["container-image"] == "ignore"
+    # The limits: 7.5 CPUs are 7 whole ones, 16 GiB are 16 777 216 KiB.
+    assert offered(files) == {"OSFamily": ["Linux"], "cpu_count": ["7"], "memory_kb": ["16777216"]}
+    assert slots(files) == 7
+
+
+def test_a_pool_without_limits_offers_what_it_requests() -> None:
+    files = pool(resources={"requests": {"cpu": "500m", "memory": "1Gi"}})
+    assert (offered(files)["cpu_count"], offered(files)["memory_kb"], slots(files)) == (["1"], ["1048576"], 1)
+
+
+def test_a_pool_says_otherwise_and_offers_nothing_undeclared() -> None:
+    stated = {"cpu_count": 64, "OSFamily": "linux"}
+    files = pool(platform_properties=stated, slots=3)
+    assert (offered(files)["cpu_count"], offered(files)["OSFamily"], slots(files)) == (["64"], ["linux"], 3)
+    values = values_of(
+        nativelink_worker_pools=[{"name": "a"}],
+        nativelink_scheduler_platform_properties={"pool": "exact", "cpu_count": "ignore"},
+    )
+    assert offered(render.tree(values)) == {}
+
+
+def test_the_pages_twenty_are_a_target_and_no_concurrency() -> None:
+    files = committed("prod")
+    (worker,) = configuration(files, "worker/default/worker.json5")["workers"]
+    assert worker["local"]["max_inflight_tasks"] == 8
+    scaled = find(objects_of(files), "ScaledObject", "nativelink-worker-default")["spec"]
+    assert scaled["advanced"]["scalingModifiers"]["target"] == "20"
+
+
+def test_a_fast_store_and_its_copies_leave_a_tenth_of_the_scratch() -> None:
+    policy = configuration(committed("prod"), "worker/default/worker.json5")["stores"][0]["fast_slow"]["fast"]
+    # 40 % of 100 GiB: twice that, and a tenth for what runs, are less than all.
+    assert policy["filesystem"]["eviction_policy"] == {
+        "max_bytes": 40 * 1024**3,
+        "evict_bytes": 2 * 1024**3,
+        "max_count": 100 * 1024**3 * 95 // 100 // 16384 // 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "backend", "expected"),
+    [
+        ("v1.6.6", "memory", {"worker_match_logging_interval_s": 60, "fallback_match_interval_s": 5}),
+        ("v1.6.6", "redis", {"worker_match_logging_interval_s": -1, "fallback_match_interval_s": 1}),
+        ("v1.3.2", "memory", {"worker_match_logging_interval_s": 60}),
+    ],
+)
+def test_what_the_matching_loop_does_by_itself(version: str, backend: str, expected: dict[str, int]) -> None:
+    values = values_of(nativelink_version=version, nativelink_scheduler_backend=backend)
+    found = simple(render.tree(values))
+    assert {name: value for name, value in found.items() if "_interval_s" in name} == expected
+    assert (found["max_job_retries"], found["retain_completed_for_s"]) == (3, 300)
+
+
+def test_an_action_may_be_an_eternal_test_of_bazel() -> None:
+    """An hour is its timeout, and what asks for more than `max_action_timeout_s` is refused (source)."""
+    (worker,) = configuration(pool(), "worker/a/worker.json5")["workers"]
+    assert worker["local"]["max_action_timeout_s"] == 3600
+
+
+def test_the_only_pods_of_their_kind_leave_a_lost_node_after_ten_seconds() -> None:
+    def seconds(name: str, **variables: Any) -> dict[str, int]:
+        spec = find(objects_of(render.tree(values_of(**variables))), "Deployment", name)["spec"]["template"]["spec"]
+        return {each["key"]: each.get("tolerationSeconds", 0) for each in spec["tolerations"]}
+
+    soon = {"node.kubernetes.io/not-ready": 10, "node.kubernetes.io/unreachable": 10}
+    assert seconds("nativelink-scheduler") == seconds("nativelink-collector") == soon
+    stated = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 600}
+    stated["effect"] = "NoExecute"
+    assert seconds("nativelink-scheduler", nativelink_scheduler_tolerations=[stated]) == {
+        "node.kubernetes.io/unreachable": 600,
+        "node.kubernetes.io/not-ready": 10,
+    }
+
+
+def test_a_cooldown_stands_only_where_a_pool_goes_to_zero() -> None:
+    """KEDA's webhook warns of one that is not relevant."""
+
+    def cooldown(**more: Any) -> Any:
+        return find(objects_of(pool(**more)), "ScaledObject", "nativelink-worker-a")["spec"].get("cooldownPeriod")
+
+    assert (cooldown(min_replicas=1), cooldown(min_replicas=0)) == (None, 300)
+
+
+def test_cas_pods_prefer_other_nodes_where_they_need_not() -> None:
+    def spread(**variables: Any) -> str:
+        cas = find(objects_of(render.tree(values_of(**variables))), "StatefulSet", "nativelink-cas")
+        constraints = cas["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        (found,) = [each for each in constraints if each["topologyKey"] == "kubernetes.io/hostname"]
+        return str(found["whenUnsatisfiable"])
+
+    assert spread() == "DoNotSchedule"
+    assert spread(nativelink_cas_node_spread="preferred") == "ScheduleAnyway"
+
+
+def test_the_default_image_has_a_compiler() -> None:
+    image = container(find(objects_of(pool()), "Deployment", "nativelink-worker-a"))["image"]
+    assert image == "docker.io/library/buildpack-deps:bookworm"
