@@ -33,6 +33,10 @@ BYTES_AN_INODE = 16 * 1024
 INODE_PERCENT = 95
 # NativeLink counts a file in whole blocks of 4 KiB, so no store holds more files than this makes of its bytes.
 BYTES_A_BLOCK = 4 * 1024
+# Memory that a CAS pod takes for each file of its stores (seen on v1.6.6: 450 to 530 bytes), and the part of its limit
+# that all of them may take. The rest is for what comes and goes.
+MEMORY_A_FILE = 512
+INDEX_PERCENT = 75
 # A full store makes room for this much at once. Otherwise every single insert evicts (v1.6.6: source).
 EVICT_PERCENT = 5
 # A store of executable inputs keeps a second copy of each, which `max_bytes` does not count (v1.6.6: source).
@@ -177,7 +181,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "pods": [f"nativelink-cas-{index}" for index in range(own("cas_replicas"))],
             "volume_size": own("cas_volume_size"),
             "storage_class": storage_class,
-            **_cas_stores(own("cas_store_size"), own("cas_ac_store_size"), bytes_of(own("cas_volume_size"))),
+            **_cas_stores(known),
             "spread": {"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[own("cas_node_spread")],
             "startup_period": STARTUP_PERIOD,
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
@@ -370,13 +374,16 @@ def _eviction(store: int, files: int) -> dict[str, int]:
     return {"max_bytes": store, "evict_bytes": store * EVICT_PERCENT // 100, "max_count": files}
 
 
-def _cas_stores(cas_size: str, ac_size: str, volume: int) -> dict[str, dict[str, int]]:
-    """The eviction policies of both stores of a CAS volume of so many bytes, which share its inodes."""
-    cas, ac = part_of(cas_size, volume), part_of(ac_size, volume)
-    inodes = _inodes(volume)
-    # Action results are small. Beyond a quarter of the inodes they would take those of the content that they name.
-    results = min(ac // BYTES_A_BLOCK, inodes // 4)
-    return {"store": _eviction(cas, inodes - results), "ac_store": _eviction(ac, results)}
+def _cas_stores(known: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """The eviction policies of both stores of a CAS pod, which share its volume's inodes and its memory."""
+    volume = bytes_of(known["nativelink_cas_volume_size"])
+    cas, ac = (part_of(known[f"nativelink_cas_{name}_size"], volume) for name in ("store", "ac_store"))
+    files = _inodes(volume)
+    if memory := known["nativelink_cas_resources"].get("limits", {}).get("memory"):
+        files = min(files, bytes_of(memory) * INDEX_PERCENT // 100 // MEMORY_A_FILE)
+    # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
+    results = min(ac // BYTES_A_BLOCK, files // 4)
+    return {"store": _eviction(cas, files - results), "ac_store": _eviction(ac, results)}
 
 
 def _back_soon(tolerations: list[Any]) -> list[Any]:

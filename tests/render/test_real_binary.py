@@ -23,7 +23,8 @@ def stores(files: dict[str, str], path: str) -> dict[str, Object]:
 def grpc_stores(part: Any) -> list[Object]:
     """All stores of kind grpc, wherever they are."""
     if isinstance(part, dict):
-        return [part["grpc"]] * ("grpc" in part) + [found for each in part.values() for found in grpc_stores(each)]
+        own = [part["grpc"]] if "grpc" in part else []
+        return own + [found for each in part.values() for found in grpc_stores(each)]
     return [found for each in part for found in grpc_stores(each)] if isinstance(part, list) else []
 
 
@@ -128,6 +129,20 @@ def test_the_pages_twenty_are_a_target_and_no_concurrency() -> None:
     assert worker["local"]["max_inflight_tasks"] == 8
     scaled = find(objects_of(files), "ScaledObject", "nativelink-worker-default")["spec"]
     assert scaled["advanced"]["scalingModifiers"]["target"] == "20"
+
+
+def test_a_cas_pod_has_memory_for_the_files_that_it_may_hold() -> None:
+    """2 TiB would have inodes for 127 million files, and their index would take 60 GiB."""
+
+    def counts(**variables: Any) -> list[int]:
+        files = render.tree(values_of(nativelink_cas_volume_size="2Ti", **variables))
+        found = stores(files, "cas/cas.json5")
+        policies = [found[name]["filesystem"]["eviction_policy"] for name in ("CAS_SLICE", "AC_SLICE")]
+        return [policy["max_count"] for policy in policies]
+
+    # Three quarters of 8 GiB at 512 bytes a file.
+    assert sum(counts()) == 8 * 1024**3 * 3 // 4 // 512 == 12_582_912
+    assert sum(counts(nativelink_cas_resources={"requests": {"memory": "2Gi"}})) == 2 * 1024**4 * 95 // 100 // 16384
 
 
 def test_a_fast_store_and_its_copies_leave_a_tenth_of_the_scratch() -> None:
