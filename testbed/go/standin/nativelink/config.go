@@ -3,8 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"regexp"
+	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/titanous/json5"
@@ -14,8 +18,8 @@ import (
 type config struct {
 	Stores     []storeSpec
 	Schedulers []struct {
-		Name   string
-		Simple *schedulerConfig
+		Name string
+		schedulerSpec
 	}
 	Workers []struct{ Local *workerConfig }
 	Servers []serverConfig
@@ -24,11 +28,23 @@ type config struct {
 // storeSpec has a name, if it is one of the file's list, and one kind with its settings.
 type storeSpec map[string]json.RawMessage
 
+// schedulerSpec has one kind set.
+type schedulerSpec struct {
+	Simple      *schedulerConfig
+	CacheLookup *struct {
+		AC        string `json:"ac_store"`
+		Scheduler schedulerSpec
+	} `json:"cache_lookup"`
+}
+
 type schedulerConfig struct {
 	Properties          map[string]string `json:"supported_platform_properties"`
 	WorkerTimeout       float64           `json:"worker_timeout_s"`
+	ClientTimeout       float64           `json:"client_action_timeout_s"`
 	ExecutingTimeout    float64           `json:"max_action_executing_timeout_s"`
-	MaxJobRetries       *int              `json:"max_job_retries"`
+	RetainCompleted     int64             `json:"retain_completed_for_s"`
+	MaxJobRetries       int               `json:"max_job_retries"`
+	FallbackMatch       *int64            `json:"fallback_match_interval_s"`
 	ExperimentalBackend struct {
 		Redis *struct {
 			Store string `json:"redis_store"`
@@ -37,20 +53,20 @@ type schedulerConfig struct {
 }
 
 type workerConfig struct {
-	Name     string
-	Endpoint struct{ URI string } `json:"worker_api_endpoint"`
-	CAS      string               `json:"cas_fast_slow_store"`
+	Name     expanded
+	Endpoint struct{ URI expanded } `json:"worker_api_endpoint"`
+	CAS      string                 `json:"cas_fast_slow_store"`
 	Upload   struct {
 		AC string `json:"ac_store"`
 	} `json:"upload_action_result"`
-	WorkDirectory string `json:"work_directory"`
-	Slots         int    `json:"max_inflight_tasks"`
-	// In v1.3.2 without the unit, in v1.6.6 with it.
+	WorkDirectory expanded `json:"work_directory"`
+	Slots         int      `json:"max_inflight_tasks"`
+	// v1.3.2 names it without the unit, v1.6.6 with it.
 	LongestOld   float64                              `json:"max_action_timeout"`
 	Longest      float64                              `json:"max_action_timeout_s"`
-	Precondition string                               `json:"experimental_precondition_script"`
+	Precondition expanded                             `json:"experimental_precondition_script"`
 	Properties   map[string]struct{ Values []string } `json:"platform_properties"`
-	Environment  map[string]struct{ Value *string }   `json:"additional_environment"`
+	Environment  map[string]struct{ Value *expanded } `json:"additional_environment"`
 }
 
 type instance struct {
@@ -66,14 +82,14 @@ type serverConfig struct {
 	Name     string
 	Listener struct {
 		HTTP struct {
-			SocketAddress string `json:"socket_address"`
+			SocketAddress expanded `json:"socket_address"`
 			TLS           *struct {
-				CertFile string `json:"cert_file"`
-				KeyFile  string `json:"key_file"`
+				CertFile expanded `json:"cert_file"`
+				KeyFile  expanded `json:"key_file"`
 			}
 		}
 	}
-	Services struct {
+	Services *struct {
 		CAS          []instance
 		AC           []instance
 		ByteStream   []instance
@@ -84,51 +100,101 @@ type serverConfig struct {
 	}
 }
 
-// read reads a configuration, which has to be valid by the JSON Schema in the file `schema`, if that is not "".
-func read(path, schema string) (config, error) {
+// expanded is a text in which the environment's variables are put in when it is read: $NAME, ${NAME}, ${NAME:-DEFAULT}.
+type expanded string
+
+var variable = regexp.MustCompile(`\$(?:\{([A-Za-z_]\w*)(:-[^}]*)?\}|([A-Za-z_]\w*))`)
+
+func (e *expanded) UnmarshalJSON(text []byte) error {
+	var plain string
+	if err := json.Unmarshal(text, &plain); err != nil {
+		return err
+	}
+	var missing error
+	*e = expanded(variable.ReplaceAllStringFunc(plain, func(found string) string {
+		parts := variable.FindStringSubmatch(found)
+		name := parts[1] + parts[3]
+		value, there := os.LookupEnv(name)
+		switch {
+		case there:
+		case parts[2] != "":
+			value = strings.TrimPrefix(parts[2], ":-")
+		default:
+			missing = errors.Join(missing, fmt.Errorf("error looking key '%s' up: environment variable not found", name))
+		}
+		return value
+	}))
+	return missing
+}
+
+// schemaFile is the JSON Schema of NativeLink's configuration: NATIVELINK_SCHEMA, else the file beside this program.
+func schemaFile() (string, error) {
+	if named := os.Getenv("NATIVELINK_SCHEMA"); named != "" {
+		return named, nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := program + ".schema.json"
+	if _, err := os.Stat(beside); errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("no JSON Schema to check the configuration with: NATIVELINK_SCHEMA is not set, and there is no %s", beside)
+	}
+	return beside, nil
+}
+
+// schema is a JSON Schema of NativeLink's configuration.
+type schema struct {
+	compiled *jsonschema.Schema
+	// old says that it is the one of v1.3.2, which this program then behaves as where the versions differ.
+	old bool
+}
+
+// readSchema reads a schema, whose title has to say for which version it is.
+func readSchema(path string) (schema, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return schema{}, err
+	}
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		return schema{}, fmt.Errorf("%s: %w", path, err)
+	}
+	var about struct{ Title string }
+	if err := json.Unmarshal(text, &about); err != nil {
+		return schema{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if about.Title != "NativeLink v1.3.2" && about.Title != "NativeLink v1.6.6" {
+		return schema{}, fmt.Errorf("%s: its title is %q, not \"NativeLink v1.3.2\" or \"NativeLink v1.6.6\"", path, about.Title)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("schema.json", document); err != nil {
+		return schema{}, err
+	}
+	compiled, err := compiler.Compile("schema.json")
+	return schema{compiled, about.Title == "NativeLink v1.3.2"}, err
+}
+
+// read reads a configuration, which has to be valid by the schema.
+func read(path string, by schema) (config, error) {
 	var found config
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return found, err
 	}
 	var whole any
-	if err := json5.Unmarshal(text, &whole); err != nil {
-		return found, fmt.Errorf("%s: %w", path, err)
+	if err = json5.Unmarshal(text, &whole); err == nil {
+		err = by.compiled.Validate(whole)
 	}
-	if schema != "" {
-		if err := validate(whole, schema); err != nil {
-			return found, fmt.Errorf("%s: %w", path, err)
-		}
+	var plain []byte
+	if err == nil {
+		plain, err = json.Marshal(whole)
 	}
-	plain, err := json.Marshal(whole)
 	if err == nil {
 		err = json.Unmarshal(plain, &found)
-	}
-	if err == nil && len(found.Servers) == 0 {
-		err = fmt.Errorf("no servers")
 	}
 	if err != nil {
 		return found, fmt.Errorf("%s: %w", path, err)
 	}
 	return found, nil
-}
-
-func validate(config any, schema string) error {
-	text, err := os.ReadFile(schema)
-	if err != nil {
-		return err
-	}
-	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
-	if err != nil {
-		return fmt.Errorf("%s: %w", schema, err)
-	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("schema.json", document); err != nil {
-		return err
-	}
-	compiled, err := compiler.Compile("schema.json")
-	if err != nil {
-		return err
-	}
-	return compiled.Validate(config)
 }

@@ -1,16 +1,20 @@
 // Command nativelink is a STAND-IN for TraceMachina's NativeLink, for machines that cannot have its image.
 //
-// It reads the configuration file that is its only argument, refuses what the JSON Schema in NATIVELINK_SCHEMA (a file,
-// optional) refuses, and is a CAS, a scheduler or a worker, as that file says, for any client of the Remote Execution
-// API. It does as the original does where the manifests count on it: see the README beside. It is small, not fast: blobs
-// travel whole through memory, nothing is evicted, and its workers and schedulers understand one another only.
+// It reads the configuration file that is its only argument, refuses what the original refuses, and is a CAS, a scheduler or
+// a worker, as that file says, for any client of the Remote Execution API. The README beside lists what it does as the
+// original, and what it does otherwise. It is small, not fast: blobs travel whole through memory, nothing is evicted, and
+// its workers and schedulers understand one another only.
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"log"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -28,7 +32,14 @@ import (
 type node struct {
 	stores     stores
 	schedulers map[string]*scheduler
-	mirrors    []*mirror
+}
+
+// scheduler returns the one that a service names.
+func (n *node) scheduler(name, service string) (*scheduler, error) {
+	if found := n.schedulers[name]; found != nil {
+		return found, nil
+	}
+	return nil, fmt.Errorf("Scheduler needs config for '%s' because it exists in %s", name, service) //nolint:staticcheck // the original's words
 }
 
 func (n *node) handler(wanted serverConfig) (http.Handler, error) {
@@ -38,13 +49,18 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 		readOnly: map[string]bool{}, executes: map[string]bool{},
 	}
 	for _, part := range []struct {
-		instances []instance
-		into      map[string]store
-	}{{wanted.Services.CAS, cached.cas}, {wanted.Services.ByteStream, cached.streams}, {wanted.Services.AC, cached.ac}} {
+		service, field string
+		instances      []instance
+		into           map[string]store
+	}{
+		{"AC", "ac_store", wanted.Services.AC, cached.ac},
+		{"CAS", "cas_store", wanted.Services.CAS, cached.cas},
+		{"ByteStream", "cas_store", wanted.Services.ByteStream, cached.streams},
+	} {
 		for _, each := range part.instances {
-			found, err := n.stores.get(each.CAS + each.AC)
+			found, err := n.stores.get(part.field, each.CAS+each.AC)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("Could not create %s service: %w", part.service, err) //nolint:staticcheck // the original's words
 			}
 			part.into[each.Name] = found
 		}
@@ -54,6 +70,11 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 	}
 	for _, each := range wanted.Services.Capabilities {
 		cached.executes[each.Name] = each.Execution != nil
+		if each.Execution != nil {
+			if _, err := n.scheduler(each.Execution.Scheduler, "capabilities"); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if len(wanted.Services.CAS) > 0 {
 		repb.RegisterContentAddressableStorageServer(services, cached)
@@ -68,22 +89,26 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 		repb.RegisterCapabilitiesServer(services, cached)
 	}
 	for _, each := range wanted.Services.Execution {
-		cas, err := n.stores.get(each.CAS)
+		cas, err := n.stores.get("cas_store", each.CAS)
+		if err != nil {
+			return nil, fmt.Errorf("Could not create Execution service: %w", err) //nolint:staticcheck // the original's words
+		}
+		executor, err := n.scheduler(each.Scheduler, "execution")
 		if err != nil {
 			return nil, err
 		}
-		executor := n.schedulers[each.Scheduler]
-		if executor == nil || len(wanted.Services.Execution) > 1 {
-			return nil, fmt.Errorf("one instance with a scheduler of the list can execute here, not %v", wanted.Services.Execution)
+		if len(wanted.Services.Execution) > 1 {
+			return nil, fmt.Errorf("the stand-in executes for one instance of a server, not for %d", len(wanted.Services.Execution))
 		}
 		executor.cas[each.Name] = cas
 		repb.RegisterExecutionServer(services, executor)
 	}
 	if api := wanted.Services.WorkerAPI; api != nil {
-		if n.schedulers[api.Scheduler] == nil {
-			return nil, fmt.Errorf("there is no scheduler %q", api.Scheduler)
+		queue, err := n.scheduler(api.Scheduler, "worker_api")
+		if err != nil {
+			return nil, err
 		}
-		services.RegisterService(&workersService, n.schedulers[api.Scheduler])
+		services.RegisterService(&workersService, queue)
 	}
 	routes := http.NewServeMux()
 	if wanted.Services.Health != nil {
@@ -102,8 +127,8 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 // status fails while Redis can't be reached, if it is needed.
 func (n *node) status(answer http.ResponseWriter, _ *http.Request) {
 	answer.Header().Set("Content-Type", "application/json")
-	for _, mirror := range n.mirrors {
-		if !mirror.reached.Load() {
+	for _, each := range n.schedulers {
+		if each.redis != nil && each.redis.ping() != nil {
 			answer.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}
@@ -119,62 +144,128 @@ func (n *node) state(answer http.ResponseWriter, asked *http.Request) {
 	http.NotFound(answer, asked)
 }
 
-func serve(wanted serverConfig, handler http.Handler, failed chan<- error) {
+// serve listens from when it returns.
+func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error {
+	settings := wanted.Listener.HTTP
+	address, err := netip.ParseAddrPort(string(settings.SocketAddress))
+	if err != nil {
+		return fmt.Errorf("Invalid address '%s': invalid socket address syntax", settings.SocketAddress) //nolint:staticcheck // the original's words
+	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
-	listener := http.Server{
-		Addr: wanted.Listener.HTTP.SocketAddress, Handler: handler, Protocols: &protocols,
+	server := http.Server{
+		Handler: handler, Protocols: &protocols,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100_000}, // each action that is waited for is one
 	}
-	log.Printf("stand-in: %s listens on %s", wanted.Name, listener.Addr)
-	if tls := wanted.Listener.HTTP.TLS; tls != nil {
-		failed <- listener.ListenAndServeTLS(tls.CertFile, tls.KeyFile)
-		return
+	if settings.TLS != nil {
+		certificate, err := tls.LoadX509KeyPair(string(settings.TLS.CertFile), string(settings.TLS.KeyFile))
+		if err != nil {
+			return fmt.Errorf("Could not open cert file %s: %w", settings.TLS.CertFile, err) //nolint:staticcheck // the original's words
+		}
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	}
-	failed <- listener.ListenAndServe()
+	listener, err := net.Listen("tcp", address.String())
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("Address '%s' is already in use by another process.", address) //nolint:staticcheck // the original's words
+	}
+	if err != nil {
+		return err
+	}
+	slog.Info("Ready, listening on " + address.String())
+	go func() {
+		if settings.TLS != nil {
+			failed <- server.ServeTLS(listener, "", "")
+		} else {
+			failed <- server.Serve(listener)
+		}
+	}()
+	return nil
 }
 
-func start(settings config, failed chan<- error) error {
-	made := &node{stores: stores{}, schedulers: map[string]*scheduler{}}
+// scheduler makes one of the configuration's list.
+func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
+	switch {
+	case spec.CacheLookup != nil:
+		results, err := n.stores.get("ac_store", spec.CacheLookup.AC)
+		if err != nil {
+			return nil, err
+		}
+		inner, err := n.makeScheduler(spec.CacheLookup.Scheduler)
+		if err == nil {
+			inner.results = results
+		}
+		return inner, err
+	case spec.Simple == nil:
+		return nil, errors.New("the stand-in has schedulers of the kinds simple and cache_lookup only")
+	}
+	made := newScheduler(*spec.Simple, n.stores.old)
+	chosen := spec.Simple.ExperimentalBackend.Redis
+	if chosen == nil {
+		return made, export(made) // the original counts only what is in memory
+	}
+	found, err := n.stores.get("redis_store", chosen.Store)
+	if err != nil {
+		return nil, err
+	}
+	queue, is := found.(*backend)
+	switch {
+	case !is:
+		return nil, errors.New("Could not downcast to redis store in RedisAwaitedActionDb::new") //nolint:staticcheck // the original's words
+	case queue.channel == "":
+		return nil, errors.New("RedisStore must have a pubsub for Redis Scheduler if using subscriptions") //nolint:staticcheck // the same
+	}
+	made.redis = queue
+	return made, queue.begin()
+}
+
+func start(settings config, old bool, failed chan<- error) error {
+	made := &node{stores: newStores(old), schedulers: map[string]*scheduler{}}
 	for _, spec := range settings.Stores {
 		if err := made.stores.add(spec); err != nil {
 			return err
 		}
 	}
-	for _, each := range settings.Schedulers {
-		if each.Simple == nil {
-			return fmt.Errorf("scheduler %s is not of kind simple, the only one here", each.Name)
-		}
-		started := newScheduler(*each.Simple)
-		made.schedulers[each.Name] = started
-		mirror, err := backend(*each.Simple, started, made.stores)
-		if err != nil {
-			return err
-		}
-		if mirror != nil {
-			made.mirrors = append(made.mirrors, mirror)
-		} else if err := export(started); err != nil { // the real one counts only what is in memory
-			return err
-		}
+	if err := made.stores.check(); err != nil {
+		return err
 	}
-	for _, each := range settings.Workers {
-		if each.Local == nil {
-			return fmt.Errorf("a worker is not local")
-		}
-		worker, err := newWorker(*each.Local, made.stores)
+	for _, each := range settings.Schedulers {
+		started, err := made.makeScheduler(each.schedulerSpec)
 		if err != nil {
-			return err
+			return fmt.Errorf("Failed to create scheduler '%s': %w", each.Name, err) //nolint:staticcheck // the original's words
 		}
-		go func() { failed <- worker.serve() }()
+		made.schedulers[each.Name] = started
 	}
 	for _, wanted := range settings.Servers {
+		if wanted.Services == nil {
+			return errors.New("'services' must be configured")
+		}
 		handler, err := made.handler(wanted)
+		if err == nil {
+			err = serve(wanted, handler, failed)
+		}
 		if err != nil {
 			return fmt.Errorf("server %s: %w", wanted.Name, err)
 		}
-		go serve(wanted, handler, failed)
+	}
+	for _, each := range made.schedulers {
+		each.start()
+	}
+	names := map[string]bool{}
+	for _, each := range settings.Workers {
+		if each.Local == nil {
+			return errors.New("the stand-in has local workers only")
+		}
+		worker, err := newWorker(*each.Local, made.stores)
+		if err == nil && names[worker.name] {
+			err = fmt.Errorf("Duplicate worker name '%s' found in config", worker.name) //nolint:staticcheck // the original's words
+		}
+		if err != nil {
+			return err
+		}
+		names[worker.name] = true
+		go func() { failed <- worker.serve() }()
 	}
 	return nil
 }
@@ -185,27 +276,39 @@ func run() error {
 	}
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
-	settings, err := read(os.Args[1], os.Getenv("NATIVELINK_SCHEMA"))
+	file, err := schemaFile()
+	if err != nil {
+		return err
+	}
+	by, err := readSchema(file)
+	if err != nil {
+		return err
+	}
+	settings, err := read(os.Args[1], by)
 	if err != nil {
 		return err
 	}
 	failed := make(chan error)
-	if err := start(settings, failed); err != nil {
+	if err := start(settings, by.old, failed); err != nil {
 		return fmt.Errorf("%s: %w", os.Args[1], err)
 	}
 	select {
 	case err := <-failed:
 		return err
 	case <-end:
-		log.Print("stand-in: ends in one second, whatever runs")
-		time.Sleep(time.Second)
-		return nil
+		slog.Warn("Process terminated via SIGTERM")
+		time.Sleep(time.Second) // whatever runs
+		slog.Warn("Successfully shut down nativelink.")
+		os.Exit(143)
 	}
+	return nil
 }
 
 func main() {
-	log.Print("stand-in for NativeLink")
+	slog.SetDefault(slog.New(newLogs(os.Getenv("NL_LOG"), os.Getenv("RUST_LOG"))))
+	slog.Info("This is the stand-in for NativeLink.")
 	if err := run(); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
 	}
 }

@@ -31,9 +31,11 @@ type outcome struct {
 	Again    bool
 }
 
+// toWorker is an order to run an action; the first one, which has none, says under which ID the worker is known.
 type toWorker struct {
-	ID     string
-	Action []byte // the encoded digest of the action
+	ID         string
+	Action     []byte            `json:",omitempty"` // the encoded digest of the action
+	Properties map[string]string `json:",omitempty"`
 }
 
 type jsonCodec struct{}

@@ -1,114 +1,508 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/gomodule/redigo/redis"
+	"cloud.google.com/go/longrunning/autogen/longrunningpb"
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/redis/rueidis"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 )
 
-// The name that NativeLink's index has, but for its fingerprint.
-const index = "aa__state_sort_key_standin0"
+// The indexes, by their names in v1.6.6.
+const (
+	byState  = "aa__state_sort_key_3e762c15"
+	byAction = "aa__unique_qualifier__3e762c15"
+)
 
-// mirror writes a scheduler's actions into Redis where NativeLink's Redis backend has them, for those that count them.
-// Unlike that one it reads nothing back: each stand-in has a queue of its own.
-type mirror struct {
-	address string
-	reached atomic.Bool
+// How long a client's name leads to its action, and how often a client that waits is told of.
+const (
+	namedFor  = 24 * time.Hour
+	keptAlive = 10 * time.Second
+)
+
+// deadStarts counts the starts in Redis for NATIVELINK_STANDIN_DEAD_STARTS.
+const deadStarts = "standin_starts"
+
+var errStale = errors.New("the version did not match")
+
+type redisConfig struct {
+	Addresses []expanded
+	Mode      string
+	Channel   string `json:"experimental_pub_sub_channel"`
 }
 
-func (m *mirror) follow(mirrored *scheduler) {
+// backend is a queue in Redis, which all schedulers on it share: aa_ID is a hash for each action, cid_NAME leads from a
+// client's operation to it, and ck_ID is when a client was last seen to wait for it, which like in the original stays for ever.
+type backend struct {
+	store
+	client  rueidis.Client
+	address string
+	channel string
+	// dead says that its matching loop ended before it began.
+	dead     bool
+	failedAt atomic.Int64 // in nanoseconds
+}
+
+// record is the field "data" of an action's hash, as far as it is needed here or by those who count actions.
+type record struct {
+	Info struct {
+		CommandDigest string            `json:"command_digest"`
+		InputDigest   string            `json:"input_root_digest"`
+		Properties    map[string]string `json:"platform_properties"`
+		Priority      int32             `json:"priority"`
+		Inserted      instant           `json:"insert_timestamp"`
+		Qualifier     struct {
+			Cacheable   *qualifier `json:",omitempty"`
+			Uncacheable *qualifier `json:",omitempty"`
+		} `json:"unique_qualifier"`
+	} `json:"action_info"`
+	Operation struct{ Uuid string } `json:"operation_id"` //nolint:staticcheck // its name there
+	SortKey   uint64                `json:"sort_key"`
+	// When the stage or the worker last changed, and a client was last seen when that was written.
+	Updated   instant `json:"last_worker_updated_timestamp"`
+	KeptAlive instant `json:"last_client_keepalive_timestamp"`
+	Worker    *string `json:"worker_id"`
+	State     struct {
+		Stage   any     `json:"stage"`
+		Changed instant `json:"last_transition_timestamp"`
+		Digest  string  `json:"action_digest"`
+	} `json:"state"`
+	Attempts int `json:"attempts"`
+}
+
+type qualifier struct {
+	Instance string `json:"instance_name"`
+	Function string `json:"digest_function"`
+	Digest   string `json:"digest"`
+}
+
+type instant struct {
+	Seconds int64 `json:"secs_since_epoch"`
+	Nanos   int   `json:"nanos_since_epoch"`
+}
+
+func at(when time.Time) instant     { return instant{when.Unix(), when.Nanosecond()} }
+func (i instant) time() time.Time   { return time.Unix(i.Seconds, int64(i.Nanos)) }
+func key(name, id string) string    { return name + "_" + id }
+func stageName(stage string) string { return strings.ToUpper(stage[:1]) + stage[1:] }
+
+// update writes an action if its version is still the one that is known: ARGV are that version, a time to live or 0, and fields.
+var update = rueidis.NewLuaScript(`
+if (tonumber(redis.call('HGET', KEYS[1], 'version')) or 0) ~= tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[1] + 1, unpack(ARGV, 3))
+if ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return 1`)
+
+// connect opens a redis_store. As in the original that fails while Redis is away, and the process ends.
+func connect(settings redisConfig) (*backend, error) {
+	switch {
+	case len(settings.Addresses) == 0:
+		return nil, errors.New("No addresses were specified in redis store configuration.") //nolint:staticcheck // the original's words
+	case len(settings.Addresses) > 1:
+		return nil, errors.New("Connecting directly to multiple redis nodes in a cluster is currently unsupported.") //nolint:staticcheck // the same
+	case settings.Mode != "" && settings.Mode != "standard":
+		return nil, fmt.Errorf("the stand-in has no redis_store of mode %s", settings.Mode)
+	}
+	where, err := url.Parse(string(settings.Addresses[0]))
+	if err != nil {
+		return nil, errors.New("the address of Redis is no URL") // the error would tell the password
+	}
+	options, err := rueidis.ParseURL(where.String())
+	if err != nil {
+		return nil, errors.New("the address of Redis is no URL")
+	}
+	// One connection for all, which CLIENT LIST shows as the original's.
+	options.ForceSingleClient, options.PipelineMultiplex, options.DisableCache, options.DisableRetry = true, -1, true, true
+	options.ClientSetInfo = []string{"redis-rs", "1.0.0"}
+	options.Dialer = net.Dialer{Timeout: time.Second, KeepAlive: 10 * time.Second}
+	client, err := rueidis.NewClient(options)
+	if err != nil {
+		return nil, fmt.Errorf("While connecting to redis with url: %s: %w", where.Redacted(), err) //nolint:staticcheck // the original's words
+	}
+	return &backend{client: client, address: where.Redacted(), channel: settings.Channel}, nil
+}
+
+// begin decides whether this start is a dead one: NATIVELINK_STANDIN_DEAD_STARTS=0.5 is a probability, and 2 (without a
+// point) the number of starts on this Redis that are, the first ones.
+func (b *backend) begin() error {
+	wanted := os.Getenv("NATIVELINK_STANDIN_DEAD_STARTS")
+	if wanted == "" {
+		return nil
+	}
+	number, err := strconv.ParseFloat(wanted, 64)
+	if err != nil {
+		return fmt.Errorf("NATIVELINK_STANDIN_DEAD_STARTS: %w", err)
+	}
+	if strings.Contains(wanted, ".") {
+		b.dead = rand.Float64() < number
+		return nil
+	}
+	starts, err := b.do(b.client.B().Incr().Key(deadStarts).Build()).AsInt64()
+	b.dead = starts <= int64(number)
+	return err
+}
+
+// do runs commands. While Redis is away it fails without a try for most of the time.
+func (b *backend) do(command rueidis.Completed) rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	result := b.client.Do(ctx, command)
+	b.judge(result.NonRedisError())
+	return result
+}
+
+func (b *backend) judge(err error) {
+	if err != nil {
+		b.failedAt.Store(time.Now().UnixNano())
+	}
+}
+
+func (b *backend) away() bool {
+	return time.Since(time.Unix(0, b.failedAt.Load())) < 300*time.Millisecond
+}
+
+func (b *backend) ping() error { return b.do(b.client.B().Ping().Build()).Error() }
+
+// follow hears what other schedulers change, and, unless it is dead, has queued actions matched.
+func (b *backend) follow(s *scheduler) {
+	go b.listen(s)
+	if b.dead {
+		return
+	}
+	every := int64(5)
+	if s.config.FallbackMatch != nil {
+		every = *s.config.FallbackMatch
+	}
 	for {
-		err := m.connected(mirrored)
-		m.reached.Store(false)
-		log.Printf("stand-in: Redis: %v", err)
+		var wait <-chan time.Time
+		waiting, err := b.search(byState, "@state:{ queued }", "sort_key")
+		if err == nil {
+			s.mutex.Lock()
+			s.matchNow(b.matchable(s, waiting))
+			s.mutex.Unlock()
+			if every > 0 {
+				wait = time.After(time.Duration(every) * time.Second)
+			}
+		} else {
+			slog.Error("Error calling ft.aggregate", "e", err, "index", byState)
+			wait = time.After(100 * time.Millisecond)
+		}
+		select {
+		case <-s.wake:
+			time.Sleep(time.Millisecond)
+		case <-wait:
+		}
+	}
+}
+
+// listen hears of keys that are written, and after an interruption, of all.
+func (b *backend) listen(s *scheduler) {
+	for {
+		s.mutex.Lock()
+		for _, wish := range s.actions {
+			b.refresh(wish)
+		}
+		s.mutex.Unlock()
+		err := b.client.Receive(context.Background(), b.client.B().Psubscribe().Pattern(b.channel).Build(),
+			func(message rueidis.PubSubMessage) {
+				// Not here: no command can be answered before this has returned.
+				go func() {
+					s.mutex.Lock()
+					defer s.mutex.Unlock()
+					if wish := s.actions[strings.TrimPrefix(message.Message, "aa_")]; wish != nil {
+						b.refresh(wish)
+					}
+					s.match()
+				}()
+			})
+		slog.Error("Error waiting for pull task change subscriber in RedisAwaitedActionDb::new", "err", err)
 		time.Sleep(time.Second)
 	}
 }
 
-// connected keeps Redis equal to the scheduler until an error.
-func (m *mirror) connected(mirrored *scheduler) error {
-	limit := redis.DialReadTimeout(5 * time.Second)
-	connection, err := redis.DialURL(m.address, limit, redis.DialConnectTimeout(5*time.Second))
-	if err != nil {
-		return err
+// search returns the IDs of the actions that a query finds, and makes the index if there is none.
+func (b *backend) search(index, query, sortedBy string) ([]string, error) {
+	arguments := []string{index, query, "TIMEOUT", "10000", "LOAD", "2", "data", "version", "WITHCURSOR", "COUNT", "1500", "MAXIDLE", "30000", "SORTBY"}
+	field := "unique_qualifier"
+	if sortedBy == "" {
+		arguments = append(arguments, "0")
+	} else {
+		arguments = append(arguments, "2", "@"+sortedBy, "ASC")
+		field = "state"
 	}
-	defer connection.Close()
-	schema := strings.Fields("ON HASH PREFIX 1 aa_ SCHEMA state TAG sort_key TAG SORTABLE")
-	_, err = connection.Do("FT.CREATE", redis.Args{index}.AddFlat(schema)...)
-	if err != nil && !strings.Contains(err.Error(), "already exists") {
-		return err
+	ask := func() rueidis.RedisResult {
+		return b.do(b.client.B().Arbitrary("FT.AGGREGATE").Args(arguments...).Build())
 	}
-	written := map[string]string{}
+	answer := ask()
+	if err := answer.Error(); err != nil && answer.NonRedisError() == nil {
+		slog.Error("Error calling ft.aggregate", "e", err, "index", index)
+		created := []string{index, "ON", "HASH", "NOHL", "NOFIELDS", "NOFREQS", "NOOFFSETS", "TEMPORARY", "86400", "PREFIX", "1", "aa_", "SCHEMA", field, "TAG"}
+		if sortedBy != "" {
+			created = append(created, sortedBy, "TAG", "SORTABLE")
+		}
+		if err := b.do(b.client.B().Arbitrary("FT.CREATE").Args(created...).Build()).Error(); err != nil && !strings.Contains(err.Error(), "already exists") {
+			return nil, err
+		}
+		answer = ask()
+	}
+	found := []string{}
 	for {
-		wanted := mirrored.stages()
-		for key, action := range wanted {
-			if written[key] != action.Stage {
-				if err := put(connection, key, action); err != nil {
-					return err
-				}
-				written[key] = action.Stage
+		page, err := answer.ToArray()
+		if err != nil {
+			return nil, err
+		}
+		if len(page) != 2 {
+			return nil, fmt.Errorf("FT.AGGREGATE answered with %d parts", len(page))
+		}
+		for _, text := range texts(page[0]) {
+			var told record
+			if json.Unmarshal([]byte(text), &told) == nil && told.Operation.Uuid != "" {
+				found = append(found, told.Operation.Uuid)
 			}
 		}
-		for key := range written {
-			if _, there := wanted[key]; !there {
-				if err := connection.Send("DEL", key); err != nil {
-					return err
-				}
-				delete(written, key)
-			}
+		cursor, err := page[1].AsInt64()
+		if err != nil || cursor == 0 {
+			return found, err
 		}
-		if _, err := connection.Do("PING"); err != nil { // which ends the pipeline, and finds out without one too
-			return err
-		}
-		m.reached.Store(true)
-		time.Sleep(200 * time.Millisecond)
+		answer = b.do(b.client.B().Arbitrary("FT.CURSOR", "READ").Args(index, strconv.FormatInt(cursor, 10)).Build())
 	}
 }
 
-func put(connection redis.Conn, key string, wish action) error {
-	data, err := json.Marshal(map[string]any{"action_info": map[string]any{
-		"platform_properties": wish.Properties,
-		"priority":            wish.Priority,
-	}})
-	if err != nil {
-		return err
-	}
-	order := fmt.Sprintf("%08x%016x", uint32(wish.Priority), wish.Queued.UnixNano())
-	return connection.Send("HSET", key, "state", wish.Stage, "data", data, "sort_key", order)
-}
-
-// stages are copies of all actions by their key in Redis.
-func (s *scheduler) stages() map[string]action {
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	found := map[string]action{}
-	for _, wish := range s.actions {
-		found["aa_"+wish.ID] = *wish
+// texts are all strings in an answer, whose shape differs between the versions of the protocol.
+func texts(in rueidis.RedisMessage) (found []string) {
+	if parts, err := in.ToMap(); err == nil {
+		for _, part := range parts {
+			found = append(found, texts(part)...)
+		}
+	} else if parts, err := in.ToArray(); err == nil {
+		for _, part := range parts {
+			found = append(found, texts(part)...)
+		}
+	} else if text, err := in.ToString(); err == nil {
+		found = append(found, text)
 	}
 	return found
 }
 
-// follow starts to mirror a scheduler whose backend is Redis; nil for one in memory.
-func backend(settings schedulerConfig, mirrored *scheduler, named stores) (*mirror, error) {
-	chosen := settings.ExperimentalBackend.Redis
-	if chosen == nil {
+// matchable are those of the queued actions that may be matched: others are ended, as they have no client any more.
+func (b *backend) matchable(s *scheduler, ids []string) (found []*action) {
+	for _, id := range ids {
+		wish := s.actions[id]
+		if wish == nil {
+			if wish = b.load(id); wish == nil {
+				continue
+			}
+			s.actions[id] = wish
+		}
+		if wish.Stage != queued {
+			continue
+		}
+		if len(wish.watchers) == 0 && time.Since(wish.asked) > seconds(s.config.ClientTimeout) {
+			last, _ := b.do(b.client.B().Hget().Key(key("ck", id)).Field("data").Build()).AsInt64()
+			if wish.asked = time.Unix(last, 0); time.Since(wish.asked) > seconds(s.config.ClientTimeout) {
+				slog.Warn("Operation timed out having no more clients listening", "operation_id", id)
+				s.end(wish, failure(codes.DeadlineExceeded,
+					fmt.Sprintf("Operation timed out %v seconds of having no more clients listening", s.config.ClientTimeout)))
+				continue
+			}
+		}
+		found = append(found, wish)
+	}
+	return found
+}
+
+// write writes an action as it is; errStale if another scheduler has changed it meanwhile.
+func (b *backend) write(wish *action) error {
+	if b.away() {
+		return errors.New("Redis is away")
+	}
+	var told record
+	told.Info.Properties, told.Info.Priority, told.Info.Inserted = wish.Properties, wish.Priority, at(wish.Queued)
+	name := &qualifier{wish.instance, "Sha256", blob(wish.digest)}
+	label := fmt.Sprintf("%s_SHA256_%s_%d_c", wish.instance, wish.digest.Hash, wish.digest.SizeBytes)
+	if wish.cacheable {
+		told.Info.Qualifier.Cacheable = name
+	} else {
+		told.Info.Qualifier.Uncacheable = name
+	}
+	told.Operation.Uuid = wish.ID
+	told.SortKey = uint64(uint32(wish.Priority)^1<<31)<<32 | uint64(uint32(wish.Queued.Unix())^0xffffffff)
+	told.Updated, told.KeptAlive, told.Attempts = at(wish.since), at(wish.asked), wish.failures
+	if wish.workerID != "" {
+		told.Worker = &wish.workerID
+	}
+	told.State.Stage, told.State.Changed, told.State.Digest = stageName(wish.Stage), at(wish.since), name.Digest
+	live := int64(0)
+	var response []byte
+	if wish.Stage == completed {
+		told.State.Stage = map[string]any{"Completed": map[string]any{}}
+		response, _ = proto.Marshal(wish.operation)
+		live = wish.retain
+	}
+	data, err := json.Marshal(told)
+	if err != nil {
+		return err
+	}
+	fields := []string{
+		strconv.FormatInt(wish.version, 10), strconv.FormatInt(live, 10), "data", string(data),
+		"state", wish.Stage, "sort_key", fmt.Sprintf("%016x", told.SortKey), "standin", string(response),
+	}
+	if wish.cacheable {
+		fields = append(fields, "unique_qualifier", label)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	done := update.Exec(ctx, b.client, []string{key("aa", wish.ID)}, fields)
+	b.judge(done.NonRedisError())
+	written, err := done.AsBool()
+	switch {
+	case err != nil:
+		return err
+	case !written:
+		b.refresh(wish)
+		return errStale
+	}
+	wish.version++
+	if err := b.do(b.client.B().Publish().Channel(b.channel).Message(key("aa", wish.ID)).Build()).Error(); err != nil {
+		slog.Warn("The other schedulers were not told", "operation_id", wish.ID, "err", err)
+	}
+	return nil
+}
+
+// load returns an action as Redis has it, or nil.
+func (b *backend) load(id string) *action {
+	fields, err := b.do(b.client.B().Hgetall().Key(key("aa", id)).Build()).AsStrMap()
+	var told record
+	if err != nil || json.Unmarshal([]byte(fields["data"]), &told) != nil {
+		return nil
+	}
+	found := &action{
+		ID: id, Properties: told.Info.Properties, Priority: told.Info.Priority, Queued: told.Info.Inserted.time(),
+		Stage: fields["state"], since: told.State.Changed.time(), failures: told.Attempts, asked: told.KeptAlive.time(),
+		watchers: map[chan *longrunningpb.Operation]bool{},
+	}
+	name := told.Info.Qualifier.Cacheable
+	if found.cacheable = name != nil; !found.cacheable {
+		name = told.Info.Qualifier.Uncacheable
+	}
+	if name == nil {
+		return nil
+	}
+	hash, size, _ := strings.Cut(name.Digest, "-")
+	number, _ := strconv.ParseInt(size, 10, 64)
+	found.instance, found.digest = name.Instance, &repb.Digest{Hash: hash, SizeBytes: number}
+	found.version, _ = strconv.ParseInt(fields["version"], 10, 64)
+	if told.Worker != nil {
+		found.workerID = *told.Worker
+	}
+	switch found.Stage {
+	case completed:
+		found.operation = &longrunningpb.Operation{}
+		if proto.Unmarshal([]byte(fields["standin"]), found.operation) != nil {
+			return nil
+		}
+	case executing:
+		found.set(repb.ExecutionStage_EXECUTING, nil)
+	default:
+		found.set(repb.ExecutionStage_QUEUED, nil)
+	}
+	return found
+}
+
+// refresh makes an action what it is in Redis by now.
+func (b *backend) refresh(wish *action) {
+	if b.away() {
+		return
+	}
+	now := b.load(wish.ID)
+	if now == nil || now.version == wish.version {
+		return
+	}
+	wish.Stage, wish.since, wish.failures, wish.workerID, wish.version = now.Stage, now.since, now.failures, now.workerID, now.version
+	wish.operation = now.operation
+	if wish.worker != nil && wish.worker.ID != wish.workerID {
+		wish.worker = nil
+	}
+	wish.announce()
+}
+
+// equal returns the unfinished action in Redis that is equal to one, or nil. Like the original it always asks.
+func (b *backend) equal(s *scheduler, wish *action) (*action, error) {
+	if !wish.cacheable {
 		return nil, nil
 	}
-	found, err := named.get(chosen.Store)
-	if err != nil {
-		return nil, err
+	label := fmt.Sprintf("%s_SHA256_%s_%d_c", wish.instance, wish.digest.Hash, wish.digest.SizeBytes)
+	found, err := b.search(byAction, "@unique_qualifier:{ "+label+" }", "")
+	for _, id := range found {
+		other := s.actions[id]
+		if other == nil {
+			other = b.load(id)
+		}
+		if other != nil && other.Stage != completed {
+			return other, nil
+		}
 	}
-	where, is := found.(queue)
-	if !is || len(where.Addresses) == 0 {
-		return nil, fmt.Errorf("store %s is no redis_store with addresses", chosen.Store)
+	return nil, err
+}
+
+// named has a client's name lead to an action.
+func (b *backend) named(client string, wish *action) error {
+	text, _ := json.Marshal(map[string]string{"Uuid": wish.ID})
+	name := key("cid", client)
+	if err := b.do(b.client.B().Hset().Key(name).FieldValue().FieldValue("data", string(text)).Build()).Error(); err != nil {
+		return err
 	}
-	made := &mirror{address: os.ExpandEnv(where.Addresses[0])}
-	go made.follow(mirrored)
-	return made, nil
+	return b.do(b.client.B().Expire().Key(name).Seconds(int64(namedFor.Seconds())).Build()).Error()
+}
+
+// find returns the action of a client's name, or nil.
+func (b *backend) find(s *scheduler, client string) *action {
+	var told struct{ Uuid string } //nolint:staticcheck // its name there
+	text, err := b.do(b.client.B().Hget().Key(key("cid", client)).Field("data").Build()).ToString()
+	if err != nil || json.Unmarshal([]byte(text), &told) != nil {
+		return nil
+	}
+	if wish := s.actions[told.Uuid]; wish != nil {
+		return wish
+	}
+	wish := b.load(told.Uuid)
+	if wish != nil {
+		s.actions[wish.ID] = wish
+	}
+	return wish
+}
+
+// keepAlive tells Redis of the actions that clients wait for, every 10 seconds. The keys have no time to live.
+func (b *backend) keepAlive(s *scheduler) {
+	for _, wish := range s.actions {
+		if len(wish.watchers) == 0 || wish.Stage == completed || time.Since(wish.asked) < keptAlive || b.away() {
+			continue
+		}
+		now := strconv.FormatInt(time.Now().Unix(), 10)
+		err := b.do(b.client.B().Hset().Key(key("ck", wish.ID)).FieldValue().FieldValue("data", now).Build()).Error()
+		if err != nil {
+			slog.Warn("Failed to update client keepalive (non-versioned)", "e", err)
+		}
+		wish.asked = time.Now()
+		b.refresh(wish)
+	}
+}
+
+// remove takes an action out of Redis.
+func (b *backend) remove(wish *action) error {
+	return b.do(b.client.B().Del().Key(key("aa", wish.ID)).Build()).Error()
 }

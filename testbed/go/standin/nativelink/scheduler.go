@@ -2,11 +2,15 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
-	"log"
+	"errors"
+	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,17 +29,15 @@ const (
 	completed = "completed"
 )
 
-// How long an outcome can still be asked for by WaitExecution, and a worker that refused an action gets no other.
-const (
-	remembered = time.Minute
-	paused     = time.Second
-)
+// A worker that refused an action gets no other for so long.
+const paused = time.Second
 
 // action is one wish to execute; equal wishes at a time are one.
 type action struct {
 	ID         string
 	instance   string
 	digest     digest
+	cacheable  bool // equal wishes may share it
 	Properties map[string]string
 	Priority   int32
 	Stage      string
@@ -44,12 +46,18 @@ type action struct {
 	starts     int
 	failures   int
 	worker     *remoteWorker
+	workerID   string // of a worker that may be another scheduler's
 	watchers   map[chan *longrunningpb.Operation]bool
-	operation  *longrunningpb.Operation // the latest
+	operation  *longrunningpb.Operation // the latest, without its name
+	ours       bool                     // queued by this scheduler
+	version    int64                    // in Redis
+	retain     int64                    // seconds that Redis has it for when it is completed; 0: for ever
+	asked      time.Time                // when Redis was last told that a client waits
 }
 
 type remoteWorker struct {
 	registration
+	ID          string
 	running     map[string]*action
 	seen        time.Time
 	used        time.Time
@@ -61,14 +69,19 @@ type remoteWorker struct {
 // scheduler is one queue, and the workers that are connected.
 type scheduler struct {
 	repb.UnimplementedExecutionServer
-	config schedulerConfig
-	cas    map[string]store // by instance
+	config  schedulerConfig
+	old     bool             // as v1.3.2 does it
+	cas     map[string]store // by instance
+	results store            // of a cache_lookup around it, or nil
+	redis   *backend         // where the queue is, or nil: in memory
 
 	mutex   sync.Mutex
 	actions map[string]*action
+	clients map[string]*action // by the name that a client's operation has
 	workers []*remoteWorker
 	totals  totals
 	reached map[string]bool // stages that any action was in
+	wake    chan struct{}   // to match on Redis
 }
 
 type totals struct {
@@ -79,29 +92,73 @@ type totals struct {
 	Lost int `json:"lost"`
 }
 
-func newScheduler(settings schedulerConfig) *scheduler {
-	if settings.WorkerTimeout == 0 {
-		settings.WorkerTimeout = 5
+func newScheduler(settings schedulerConfig, old bool) *scheduler {
+	settings.WorkerTimeout = cmp.Or(settings.WorkerTimeout, 5)
+	settings.ClientTimeout = cmp.Or(settings.ClientTimeout, 60)
+	settings.MaxJobRetries = cmp.Or(settings.MaxJobRetries, 3)
+	return &scheduler{
+		config: settings, old: old, cas: map[string]store{}, actions: map[string]*action{}, clients: map[string]*action{},
+		reached: map[string]bool{}, wake: make(chan struct{}, 1),
 	}
-	made := &scheduler{
-		config: settings, cas: map[string]store{}, actions: map[string]*action{}, reached: map[string]bool{},
+}
+
+// start begins to match and to expire.
+func (s *scheduler) start() {
+	if s.redis != nil {
+		go s.redis.follow(s)
 	}
 	go func() {
 		for range time.Tick(200 * time.Millisecond) {
-			made.mutex.Lock()
-			made.expire()
-			made.match()
-			made.mutex.Unlock()
+			s.mutex.Lock()
+			s.expire()
+			if s.redis == nil {
+				s.matchNow(s.waiting())
+			}
+			s.mutex.Unlock()
 		}
 	}()
-	return made
+}
+
+// match has queued actions given to workers: at once, or by the loop that reads Redis.
+func (s *scheduler) match() {
+	if s.redis == nil {
+		s.matchNow(s.waiting())
+		return
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default: // it is to run already
+	}
+}
+
+func uuid() string {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // which never fails
+	random[6], random[8] = random[6]&0x0f|0x40, random[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", random[:4], random[4:6], random[6:8], random[8:10], random[10:])
+}
+
+// property fails for one that the scheduler can't take from a worker.
+func (s *scheduler) property(name, value string) error {
+	kind, declared := s.config.Properties[name]
+	if !declared && s.old {
+		return status.Errorf(codes.InvalidArgument, "Unknown platform property '%s'", name)
+	}
+	if _, err := strconv.ParseUint(value, 10, 64); kind == "minimum" && err != nil {
+		return status.Errorf(codes.InvalidArgument, "Cannot convert to platform property to u64: %s - %v", value, err)
+	}
+	return nil
 }
 
 // fits says whether a worker may run an action, by NativeLink's rules.
 func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 	for name, wanted := range wish.Properties {
+		if s.property(name, wanted) != nil {
+			return false // the action stays queued
+		}
+		kind := s.config.Properties[name]
 		offered, there := worker.Properties[name]
-		switch kind := s.config.Properties[name]; {
+		switch {
 		case kind == "ignore":
 		case !there:
 			if kind != "" { // one that is not declared restricts only the workers that have it
@@ -109,13 +166,13 @@ func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 			}
 		case kind == "priority":
 		case kind == "minimum":
-			most, err := strconv.ParseInt(offered, 10, 64)
-			least, other := strconv.ParseInt(wanted, 10, 64)
+			most, _ := strconv.ParseInt(offered, 10, 64)
+			least, _ := strconv.ParseInt(wanted, 10, 64)
 			for _, running := range worker.running {
 				taken, _ := strconv.ParseInt(running.Properties[name], 10, 64)
 				most -= taken
 			}
-			if err != nil || other != nil || most < least {
+			if most < least {
 				return false
 			}
 		case offered != wanted:
@@ -125,10 +182,10 @@ func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 	return true
 }
 
-// match gives queued actions to the workers that fit, the one first that was not used for longest.
-func (s *scheduler) match() {
+// matchNow gives queued actions to the workers that fit, the one first that was not used for longest.
+func (s *scheduler) matchNow(waiting []*action) {
 	now := time.Now()
-	for _, wish := range s.waiting() {
+	for _, wish := range waiting {
 		var best *remoteWorker
 		for _, worker := range s.workers {
 			free := (worker.Slots == 0 || len(worker.running) < worker.Slots) && len(worker.orders) < cap(worker.orders)
@@ -143,9 +200,13 @@ func (s *scheduler) match() {
 		if err != nil {
 			continue
 		}
+		wish.workerID = best.ID
+		if err := s.enter(wish, executing); err != nil {
+			slog.Error("Failed to assign operation in do_try_match", "operation_id", wish.ID, "err", err)
+			continue // it stays queued
+		}
 		best.used, best.running[wish.ID], wish.worker = time.Now(), wish, best
-		s.enter(wish, executing)
-		best.orders <- toWorker{wish.ID, name}
+		best.orders <- toWorker{wish.ID, name, wish.Properties}
 	}
 }
 
@@ -162,18 +223,34 @@ func (s *scheduler) waiting() []*action {
 	return found
 }
 
-func (s *scheduler) enter(wish *action, stage string) {
-	wish.Stage, wish.since = stage, time.Now()
+// enter puts an action into a stage. On Redis it may fail, and the action is then as it was there.
+func (s *scheduler) enter(wish *action, stage string) error {
+	before, since := wish.Stage, wish.since
+	wish.Stage, wish.since, wish.retain = stage, time.Now(), s.config.RetainCompleted
+	if s.redis != nil {
+		if err := s.redis.write(wish); err != nil {
+			if !errors.Is(err, errStale) { // else it is what Redis has by now
+				wish.Stage, wish.since = before, since
+			}
+			return err
+		}
+	}
 	s.reached[stage] = true
+	return nil
 }
 
 // tell makes an operation of a stage the latest, and sends it to those who wait.
 func (wish *action) tell(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
+	wish.set(stage, response)
+	wish.announce()
+}
+
+func (wish *action) set(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
 	metadata, err := anypb.New(&repb.ExecuteOperationMetadata{Stage: stage, ActionDigest: wish.digest})
 	if err != nil {
 		panic(err) // a message of ours that can't be encoded
 	}
-	wish.operation = &longrunningpb.Operation{Name: wish.ID, Metadata: metadata}
+	wish.operation = &longrunningpb.Operation{Metadata: metadata}
 	if response != nil {
 		result, err := anypb.New(response)
 		if err != nil {
@@ -182,6 +259,9 @@ func (wish *action) tell(stage repb.ExecutionStage_Value, response *repb.Execute
 		wish.operation.Done = true
 		wish.operation.Result = &longrunningpb.Operation_Response{Response: result}
 	}
+}
+
+func (wish *action) announce() {
 	for watcher := range wish.watchers {
 		select {
 		case watcher <- wish.operation:
@@ -192,73 +272,111 @@ func (wish *action) tell(stage repb.ExecutionStage_Value, response *repb.Execute
 
 // giveBack takes an action from its worker; into the queue again, or, if it failed too often, to its end.
 func (s *scheduler) giveBack(wish *action, failed bool, why *repb.ExecuteResponse) {
-	delete(wish.worker.running, wish.ID)
-	wish.worker = nil
-	most := 3
-	if s.config.MaxJobRetries != nil {
-		most = *s.config.MaxJobRetries
+	if wish.worker != nil {
+		delete(wish.worker.running, wish.ID)
 	}
+	wish.worker, wish.workerID = nil, ""
+	before := wish.failures
 	if failed {
 		wish.failures++
 	}
-	if wish.failures > most {
+	if wish.failures > s.config.MaxJobRetries {
 		s.end(wish, why)
 		return
 	}
-	s.enter(wish, queued)
+	if err := s.enter(wish, queued); err != nil {
+		wish.failures = before
+		s.strand(wish, err)
+		return
+	}
 	wish.tell(repb.ExecutionStage_QUEUED, nil)
 	s.drop(wish)
 }
 
+// strand leaves an action where Redis has it, as the original does when Redis can't be told what became of it: it stays
+// there until max_action_executing_timeout_s, and its clients wait.
+func (s *scheduler) strand(wish *action, why error) {
+	slog.Error("Failed to update_operation on update_action", "operation_id", wish.ID, "err", why)
+}
+
 func (s *scheduler) end(wish *action, response *repb.ExecuteResponse) {
-	s.enter(wish, completed)
+	operation := wish.operation
+	wish.set(repb.ExecutionStage_COMPLETED, response)
+	if err := s.enter(wish, completed); err != nil {
+		wish.operation = operation
+		s.strand(wish, err)
+		return
+	}
 	s.totals.Completed++
 	if wish.starts > 1 {
 		s.totals.StartedMoreThanOnce++
 	}
-	wish.tell(repb.ExecutionStage_COMPLETED, response)
+	wish.announce()
 }
 
-// drop forgets a queued action that nobody waits for any more.
+// drop ends a queued action that no client of this scheduler waits for any more.
 func (s *scheduler) drop(wish *action) {
-	if wish.Stage == queued && len(wish.watchers) == 0 {
-		delete(s.actions, wish.ID)
+	if wish.Stage != queued || len(wish.watchers) > 0 || s.actions[wish.ID] == nil || !wish.ours {
+		return
 	}
+	if s.redis != nil {
+		if err := s.redis.remove(wish); err != nil {
+			return // it stays, until it has had no client for client_action_timeout_s
+		}
+	}
+	s.forget(wish)
+}
+
+func (s *scheduler) forget(wish *action) {
+	delete(s.actions, wish.ID)
+	maps.DeleteFunc(s.clients, func(_ string, each *action) bool { return each == wish })
 }
 
 func failure(code codes.Code, message string) *repb.ExecuteResponse {
 	return &repb.ExecuteResponse{Status: status.New(code, message).Proto()}
 }
 
+func seconds(number float64) time.Duration { return time.Duration(number * float64(time.Second)) }
+
 // expire ends what has had its time: silent workers, too long executions, and remembered outcomes.
 func (s *scheduler) expire() {
-	seconds := func(number float64) time.Duration { return time.Duration(number * float64(time.Second)) }
 	for _, worker := range slices.Clone(s.workers) {
 		if time.Since(worker.seen) > seconds(s.config.WorkerTimeout) {
-			s.lose(worker, "it is silent")
+			slog.Warn("Worker timed out, removing from pool", "worker_id", worker.ID)
+			s.lose(worker, fmt.Sprintf("Worker %s timed out, removing from pool", worker.ID), false)
 		}
 	}
 	for _, wish := range s.actions {
 		switch {
-		case wish.Stage == completed && time.Since(wish.since) > remembered:
-			delete(s.actions, wish.ID)
+		case wish.Stage == completed && time.Since(wish.since) > seconds(cmp.Or(float64(s.config.RetainCompleted), 60)):
+			s.forget(wish)
 		case wish.Stage == executing && s.config.ExecutingTimeout > 0 && time.Since(wish.since) > seconds(s.config.ExecutingTimeout):
-			s.giveBack(wish, true, failure(codes.DeadlineExceeded, "it ran longer than max_action_executing_timeout_s"))
+			if s.redis != nil && s.redis.away() {
+				continue // it can't be told there; the next time
+			}
+			slog.Warn("Timing out operation", "operation_id", wish.ID, "worker_id", wish.workerID)
+			s.giveBack(wish, true, failure(codes.DeadlineExceeded,
+				fmt.Sprintf("Operation timed out after %v seconds", s.config.ExecutingTimeout)))
+			s.match()
 		}
+	}
+	if s.redis != nil {
+		s.redis.keepAlive(s)
 	}
 }
 
 // lose forgets a worker. What it ran goes back into the queue.
-func (s *scheduler) lose(worker *remoteWorker, why string) {
+func (s *scheduler) lose(worker *remoteWorker, why string, disconnected bool) {
 	if !slices.Contains(s.workers, worker) {
 		return
 	}
-	log.Printf("stand-in: worker %s is gone, it ran %d: %s", worker.Name, len(worker.running), why)
+	slog.Info("Evicting worker from pool",
+		"worker_id", worker.ID, "is_disconnect", disconnected, "running_actions", len(worker.running), "reason", why)
 	s.workers = slices.DeleteFunc(s.workers, func(other *remoteWorker) bool { return other == worker })
 	close(worker.lost)
 	for _, wish := range slices.Collect(maps.Values(worker.running)) {
 		s.totals.Lost++
-		s.giveBack(wish, true, failure(codes.Internal, "its workers were lost too often"))
+		s.giveBack(wish, true, failure(codes.Internal, "Worker disconnected repeatedly while executing this action"))
 	}
 	s.match()
 }
@@ -272,12 +390,19 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 	if first.Register == nil {
 		return status.Error(codes.InvalidArgument, "a worker of another kind: the stand-in's scheduler needs the stand-in's workers")
 	}
+	for name, value := range first.Register.Properties {
+		if err := s.property(name, value); err != nil {
+			slog.Error("Bad Property during connect_worker()", "worker", first.Register.Name, "err", err)
+			return err
+		}
+	}
 	worker := &remoteWorker{
-		registration: *first.Register, running: map[string]*action{}, seen: time.Now(), used: time.Now(),
+		registration: *first.Register, ID: first.Register.Name + uuid(), running: map[string]*action{}, seen: time.Now(), used: time.Now(),
 		orders: make(chan toWorker, 1000), lost: make(chan struct{}),
 	}
 	s.mutex.Lock()
-	log.Printf("stand-in: worker %s: %d slots, %v", worker.Name, worker.Slots, worker.Properties)
+	slog.Debug("Worker added", "worker_id", worker.ID, "slots", worker.Slots, "properties", worker.Properties)
+	worker.orders <- toWorker{ID: worker.ID}
 	s.workers = append(s.workers, worker)
 	s.match()
 	s.mutex.Unlock()
@@ -287,7 +412,7 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 			err := stream.RecvMsg(&message)
 			s.mutex.Lock()
 			if err != nil {
-				s.lose(worker, err.Error())
+				s.lose(worker, err.Error(), true)
 				s.mutex.Unlock()
 				return
 			}
@@ -318,12 +443,13 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 	case message.Refused != "":
 		worker.pausedUntil = time.Now().Add(paused)
 		if wish := worker.running[message.Refused]; wish != nil {
-			log.Printf("stand-in: worker %s refuses %s", worker.Name, wish.ID)
+			slog.Info("Worker refused the operation", "worker_id", worker.ID, "operation_id", wish.ID)
 			s.giveBack(wish, false, nil)
 		}
 	case message.Finished != nil:
 		wish := worker.running[message.Finished.ID]
-		if wish == nil {
+		delete(worker.running, message.Finished.ID)
+		if wish == nil || wish.worker != worker {
 			return // it was given to another one meanwhile
 		}
 		response := &repb.ExecuteResponse{}
@@ -333,8 +459,8 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 		if message.Finished.Again {
 			s.giveBack(wish, true, response)
 		} else {
-			delete(worker.running, wish.ID)
 			s.end(wish, response)
+			wish.worker = nil
 		}
 	default:
 		return
@@ -359,42 +485,100 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 		}
 		platform = command.Platform //nolint:staticcheck // see above
 	}
+	if s.results != nil && !asked.SkipCacheLookup {
+		if done, err := s.known(stream.Context(), asked.ActionDigest); err != nil || done != nil {
+			if done != nil {
+				done.Name = asked.InstanceName + "/" + uuid()
+				err = stream.Send(done)
+			}
+			return err
+		}
+	}
+	wish := &action{
+		ID: uuid(), instance: asked.InstanceName, digest: asked.ActionDigest, cacheable: !asked.SkipCacheLookup,
+		Properties: map[string]string{}, Priority: asked.ExecutionPolicy.GetPriority(), Queued: time.Now(), asked: time.Now(),
+		watchers: map[chan *longrunningpb.Operation]bool{},
+	}
+	for _, property := range platform.GetProperties() {
+		wish.Properties[property.Name] = property.Value
+	}
+	wish.set(repb.ExecutionStage_QUEUED, nil)
 	s.mutex.Lock()
-	var wish *action
+	client := uuid()
+	if wish, err = s.join(wish, client); err != nil {
+		s.mutex.Unlock()
+		return status.Errorf(codes.Unavailable, "In RedisAwaitedActionDb::add_action: %v", err)
+	}
+	s.clients[client] = wish
+	return s.follow(wish, asked.InstanceName+"/"+client, stream)
+}
+
+// known is the operation of an action whose result is in the action cache, or nil.
+func (s *scheduler) known(ctx context.Context, wanted digest) (*longrunningpb.Operation, error) {
+	content, err := s.results.Get(ctx, wanted)
+	if status.Code(err) == codes.NotFound {
+		return nil, nil
+	}
+	result := &repb.ActionResult{}
+	if err == nil {
+		err = proto.Unmarshal(content, result)
+	}
+	if err != nil {
+		return nil, err
+	}
+	done := &action{digest: wanted}
+	done.set(repb.ExecutionStage_COMPLETED, &repb.ExecuteResponse{Result: result, CachedResult: true, Status: status.New(codes.OK, "").Proto()})
+	return done.operation, nil
+}
+
+// join puts an action into the queue, or finds the equal one that is there.
+func (s *scheduler) join(wish *action, client string) (*action, error) {
 	for _, other := range s.actions {
-		same := other.instance == asked.InstanceName && proto.Equal(other.digest, asked.ActionDigest)
-		if same && other.Stage != completed && !asked.SkipCacheLookup && !wanted.DoNotCache {
+		same := other.instance == wish.instance && proto.Equal(other.digest, wish.digest)
+		if same && other.Stage != completed && other.cacheable && wish.cacheable {
 			wish = other
 		}
 	}
-	if wish == nil {
-		wish = &action{
-			ID: rand.Text(), instance: asked.InstanceName, digest: asked.ActionDigest, Properties: map[string]string{},
-			Priority: asked.ExecutionPolicy.GetPriority(), Queued: time.Now(), watchers: map[chan *longrunningpb.Operation]bool{},
+	if s.redis != nil {
+		other, err := s.redis.equal(s, wish)
+		if err != nil {
+			return nil, err
 		}
-		for _, property := range platform.GetProperties() {
-			wish.Properties[property.Name] = property.Value
+		if other != nil {
+			wish = other
 		}
-		s.actions[wish.ID] = wish
-		s.enter(wish, queued)
-		wish.tell(repb.ExecutionStage_QUEUED, nil)
 	}
-	return s.follow(wish, stream)
+	if wish.Stage == "" {
+		wish.ours = true
+		if err := s.enter(wish, queued); err != nil {
+			return nil, err
+		}
+	}
+	s.actions[wish.ID] = wish
+	if s.redis != nil {
+		return wish, s.redis.named(client, wish)
+	}
+	return wish, nil
 }
 
 // WaitExecution tells about an action that is known already.
 func (s *scheduler) WaitExecution(asked *repb.WaitExecutionRequest, stream repb.Execution_WaitExecutionServer) error {
+	client := asked.Name[strings.LastIndex(asked.Name, "/")+1:]
 	s.mutex.Lock()
-	wish := s.actions[asked.Name]
+	wish := s.clients[client]
+	if wish == nil && s.redis != nil {
+		wish = s.redis.find(s, client)
+	}
 	if wish == nil {
 		s.mutex.Unlock()
-		return status.Errorf(codes.NotFound, "no operation %s", asked.Name)
+		return status.Errorf(codes.NotFound, "Failed to find existing task")
 	}
-	return s.follow(wish, stream)
+	s.clients[client] = wish
+	return s.follow(wish, asked.Name, stream)
 }
 
 // follow tells about an action until it is done, or its listener is gone. It takes the mutex locked and unlocks it.
-func (s *scheduler) follow(wish *action, stream grpc.ServerStreamingServer[longrunningpb.Operation]) error {
+func (s *scheduler) follow(wish *action, name string, stream grpc.ServerStreamingServer[longrunningpb.Operation]) error {
 	news := make(chan *longrunningpb.Operation, 100)
 	news <- wish.operation
 	wish.watchers[news] = true
@@ -409,7 +593,9 @@ func (s *scheduler) follow(wish *action, stream grpc.ServerStreamingServer[longr
 	for {
 		select {
 		case operation := <-news:
-			if err := stream.Send(operation); err != nil || operation.Done {
+			named := proto.CloneOf(operation)
+			named.Name = name
+			if err := stream.Send(named); err != nil || named.Done {
 				return err
 			}
 		case <-stream.Context().Done():

@@ -29,9 +29,9 @@ type store interface {
 	Put(ctx context.Context, key digest, content []byte) error
 }
 
-func key(of digest) string { return fmt.Sprintf("%s-%d", of.Hash, of.SizeBytes) }
+func blob(of digest) string { return fmt.Sprintf("%s-%d", of.Hash, of.SizeBytes) }
 
-func notFound(of digest) error { return status.Errorf(codes.NotFound, "%s is not here", key(of)) }
+func notFound(of digest) error { return status.Errorf(codes.NotFound, "%s is not here", blob(of)) }
 
 // fetch returns a blob of the CAS. The empty one is everywhere.
 func fetch(ctx context.Context, from store, of digest) ([]byte, error) {
@@ -55,7 +55,7 @@ type memory struct{ blobs sync.Map }
 
 func (m *memory) Missing(_ context.Context, digests []digest) (missing []digest, _ error) {
 	for _, wanted := range digests {
-		if _, there := m.blobs.Load(key(wanted)); !there {
+		if _, there := m.blobs.Load(blob(wanted)); !there {
 			missing = append(missing, wanted)
 		}
 	}
@@ -63,7 +63,7 @@ func (m *memory) Missing(_ context.Context, digests []digest) (missing []digest,
 }
 
 func (m *memory) Get(_ context.Context, wanted digest) ([]byte, error) {
-	content, there := m.blobs.Load(key(wanted))
+	content, there := m.blobs.Load(blob(wanted))
 	if !there {
 		return nil, notFound(wanted)
 	}
@@ -71,17 +71,14 @@ func (m *memory) Get(_ context.Context, wanted digest) ([]byte, error) {
 }
 
 func (m *memory) Put(_ context.Context, wanted digest, content []byte) error {
-	m.blobs.Store(key(wanted), content)
+	m.blobs.Store(blob(wanted), content)
 	return nil
 }
 
 // filesystem keeps a blob in a file. Unlike the real one it evicts nothing.
-type filesystem struct {
-	Content string `json:"content_path"`
-	Temp    string `json:"temp_path"`
-}
+type filesystem struct{ Content, Temp string }
 
-func (f *filesystem) path(of digest) string { return filepath.Join(f.Content, key(of)) }
+func (f *filesystem) path(of digest) string { return filepath.Join(f.Content, blob(of)) }
 
 func (f *filesystem) Missing(_ context.Context, digests []digest) (missing []digest, _ error) {
 	for _, wanted := range digests {
@@ -101,7 +98,7 @@ func (f *filesystem) Get(_ context.Context, wanted digest) ([]byte, error) {
 }
 
 func (f *filesystem) Put(_ context.Context, wanted digest, content []byte) error {
-	draft, err := os.CreateTemp(f.Temp, key(wanted))
+	draft, err := os.CreateTemp(f.Temp, blob(wanted))
 	if err != nil {
 		return err
 	}
@@ -246,14 +243,70 @@ func (c complete) Put(ctx context.Context, wanted digest, content []byte) error 
 	return c.store.Put(ctx, wanted, content)
 }
 
-// stores are those of the configuration's list by name.
-type stores map[string]store
-
-// queue is where a scheduler keeps its actions, which is no store of blobs.
-type queue struct {
+// verified takes only what is what its digest says. Without it every store takes any bytes under any digest.
+type verified struct {
 	store
-	Addresses []string
+	size, hash bool
 }
+
+func (v verified) Put(ctx context.Context, wanted digest, content []byte) error {
+	found := reapi.Digest(content)
+	if v.size && found.SizeBytes != wanted.SizeBytes {
+		return status.Errorf(codes.InvalidArgument,
+			"Expected size to match. Got %d but digest says %d on update", found.SizeBytes, wanted.SizeBytes)
+	}
+	if v.hash && found.Hash != wanted.Hash {
+		return status.Errorf(codes.InvalidArgument,
+			"Hash verification using SHA256 failed: client declared SHA256:%s, but the server computed SHA256:%s", wanted.Hash, found.Hash)
+	}
+	return v.store.Put(ctx, wanted, content)
+}
+
+// reference is a store of the configuration's list, which may come later in it.
+type reference struct {
+	named stores
+	name  string
+}
+
+func (r reference) store() (store, error) {
+	if found, there := r.named.by[r.name]; there {
+		return found, nil
+	}
+	return nil, fmt.Errorf("Failed to find store '%s' in StoreManager in RefStore", r.name) //nolint:staticcheck // the original's words
+}
+
+func (r reference) Missing(ctx context.Context, digests []digest) ([]digest, error) {
+	found, err := r.store()
+	if err != nil {
+		return nil, err
+	}
+	return found.Missing(ctx, digests)
+}
+
+func (r reference) Get(ctx context.Context, wanted digest) ([]byte, error) {
+	found, err := r.store()
+	if err != nil {
+		return nil, err
+	}
+	return found.Get(ctx, wanted)
+}
+
+func (r reference) Put(ctx context.Context, wanted digest, content []byte) error {
+	found, err := r.store()
+	if err != nil {
+		return err
+	}
+	return found.Put(ctx, wanted, content)
+}
+
+// stores are those of the configuration's list by name, and the references to them.
+type stores struct {
+	by         map[string]store
+	references *[]reference
+	old        bool // as v1.3.2 does it
+}
+
+func newStores(old bool) stores { return stores{map[string]store{}, &[]reference{}, old} }
 
 func (named stores) add(spec storeSpec) error {
 	var name string
@@ -261,18 +314,32 @@ func (named stores) add(spec storeSpec) error {
 		return fmt.Errorf("a store has no name: %w", err)
 	}
 	made, err := named.open(spec)
-	if err != nil {
-		return fmt.Errorf("store %s: %w", name, err)
+	if err == nil && named.by[name] != nil && !named.old {
+		err = fmt.Errorf("Store name '%s' already exists in the store manager", name) //nolint:staticcheck // the original's words
 	}
-	named[name] = made
+	if err != nil {
+		return fmt.Errorf("Failed to create store '%s': %w", name, err) //nolint:staticcheck // the original's words
+	}
+	named.by[name] = made
 	return nil
 }
 
-func (named stores) get(name string) (store, error) {
-	if found, there := named[name]; there {
+// check fails if a reference leads nowhere. v1.3.2 finds that out when the store is used.
+func (named stores) check() error {
+	for _, each := range *named.references {
+		if _, err := each.store(); err != nil && !named.old {
+			return err
+		}
+	}
+	return nil
+}
+
+// get returns the store that the field `field` of a service names.
+func (named stores) get(field, name string) (store, error) {
+	if found, there := named.by[name]; there {
 		return found, nil
 	}
-	return nil, fmt.Errorf("there is no store %q, or it comes later", name)
+	return nil, fmt.Errorf("'%s': '%s' does not exist", field, name)
 }
 
 func (named stores) open(spec storeSpec) (store, error) {
@@ -285,12 +352,18 @@ func (named stores) open(spec storeSpec) (store, error) {
 			Fast, Slow storeSpec
 			Backend    storeSpec
 			CAS        storeSpec `json:"cas_store"`
-			Stores     []struct{ Store storeSpec }
-			Instance   string `json:"instance_name"`
-			Type       string `json:"store_type"`
-			Endpoints  []struct{ Address string }
-			filesystem
-			Addresses []string
+			Stores     []struct {
+				Store  storeSpec
+				Weight uint32
+			}
+			Instance  string `json:"instance_name"`
+			Type      string `json:"store_type"`
+			Endpoints []struct{ Address expanded }
+			Content   expanded `json:"content_path"`
+			Temp      expanded `json:"temp_path"`
+			Size      bool     `json:"verify_size"`
+			Hash      bool     `json:"verify_hash"`
+			redisConfig
 		}
 		if err := json.Unmarshal(settings, &wanted); err != nil {
 			return nil, err
@@ -299,10 +372,12 @@ func (named stores) open(spec storeSpec) (store, error) {
 		case "memory":
 			return &memory{}, nil
 		case "filesystem":
-			made := &filesystem{os.ExpandEnv(wanted.Content), os.ExpandEnv(wanted.Temp)}
+			made := &filesystem{string(wanted.Content), string(wanted.Temp)}
 			return made, errors.Join(os.MkdirAll(made.Content, 0o755), os.MkdirAll(made.Temp, 0o755))
 		case "ref_store":
-			return named.get(wanted.Name)
+			made := reference{named, wanted.Name}
+			*named.references = append(*named.references, made)
+			return made, nil
 		case "fast_slow":
 			fast, err := named.open(wanted.Fast)
 			slow, other := named.open(wanted.Slow)
@@ -311,23 +386,33 @@ func (named stores) open(spec storeSpec) (store, error) {
 			backend, err := named.open(wanted.Backend)
 			cas, other := named.open(wanted.CAS)
 			return complete{backend, cas}, errors.Join(err, other)
+		case "verify":
+			backend, err := named.open(wanted.Backend)
+			return verified{backend, wanted.Size, wanted.Hash}, err
 		case "shard":
-			made := shard{}
+			made, total := shard{}, uint32(0)
 			for _, part := range wanted.Stores {
 				opened, err := named.open(part.Store)
 				if err != nil {
 					return nil, err
 				}
-				made = append(made, opened)
+				made, total = append(made, opened), total+part.Weight
+			}
+			if total == 0 {
+				return nil, errors.New("ShardStore must have at least one store, and weight") //nolint:staticcheck // the original's words
 			}
 			return made, nil
 		case "redis_store":
-			return queue{Addresses: wanted.Addresses}, nil
+			return connect(wanted.redisConfig)
 		case "grpc":
-			if len(wanted.Endpoints) != 1 {
-				return nil, fmt.Errorf("a grpc store has one endpoint here, not %d", len(wanted.Endpoints))
+			switch len(wanted.Endpoints) {
+			case 0:
+				return nil, errors.New("Expected at least 1 endpoint in GrpcStore") //nolint:staticcheck // the original's words
+			case 1:
+			default:
+				return nil, fmt.Errorf("the stand-in takes one endpoint in a grpc store, not %d", len(wanted.Endpoints))
 			}
-			connection, err := reapi.Dial(os.ExpandEnv(wanted.Endpoints[0].Address))
+			connection, err := reapi.Dial(string(wanted.Endpoints[0].Address))
 			if wanted.Type == "ac" {
 				return results{reapi.NewResults(connection, wanted.Instance)}, err
 			}

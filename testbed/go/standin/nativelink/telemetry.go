@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"log"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -65,7 +65,7 @@ func export(counted *scheduler) error {
 				ctx, "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", request, &emptypb.Empty{})
 			cancel()
 			if err != nil {
-				log.Printf("stand-in: metrics to %s: %v", endpoint, err)
+				slog.Warn("Metrics could not be sent", "endpoint", endpoint, "err", err)
 			}
 		}
 	}()

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,8 @@ const heartbeat = time.Second
 type worker struct {
 	config  workerConfig
 	name    string
+	id      atomic.Value // what the scheduler calls it
+	tools   tools
 	longest time.Duration
 	cas, ac store
 	// For tests: of an action's folder, and of its report.
@@ -39,15 +42,29 @@ type worker struct {
 }
 
 func newWorker(settings workerConfig, named stores) (*worker, error) {
-	cas, err := named.get(settings.CAS)
-	if err != nil {
-		return nil, err
+	cas, there := named.by[settings.CAS]
+	if !there {
+		return nil, fmt.Errorf("Failed to find store for cas_store_ref in worker config : %s", settings.CAS) //nolint:staticcheck // the original's words
 	}
-	ac, err := named.get(settings.Upload.AC)
-	if err != nil {
-		return nil, err
+	both, is := cas.(fastSlow)
+	if !is {
+		return nil, errors.New("Expected store for LocalWorker's store to be a FastSlowStore") //nolint:staticcheck // the same
 	}
-	made := &worker{config: settings, name: os.ExpandEnv(settings.Name), cas: cas, ac: ac}
+	fast := both.fast
+	if other, is := fast.(reference); is {
+		fast, _ = other.store()
+	}
+	if _, is := fast.(*filesystem); !is {
+		return nil, errors.New("Expected FilesystemStore store for .fast_store() in RunningActionsManagerImpl") //nolint:staticcheck // the same
+	}
+	var ac store
+	if settings.Upload.AC != "" {
+		if ac, there = named.by[settings.Upload.AC]; !there {
+			return nil, fmt.Errorf("Failed to find store for ac_store in worker config : %s", settings.Upload.AC) //nolint:staticcheck // the same
+		}
+	}
+	made := &worker{config: settings, name: string(settings.Name), cas: cas, ac: ac}
+	var err error
 	made.longest = time.Duration(max(settings.Longest, settings.LongestOld) * float64(time.Second))
 	if made.longest == 0 {
 		made.longest = 20 * time.Minute
@@ -59,17 +76,18 @@ func newWorker(settings workerConfig, named stores) (*worker, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return made, errors.Join(os.RemoveAll(settings.WorkDirectory), os.MkdirAll(settings.WorkDirectory, 0o755))
+	made.tools.folder = string(settings.WorkDirectory)
+	return made, errors.Join(os.RemoveAll(made.tools.folder), os.MkdirAll(made.tools.folder, 0o755))
 }
 
 // serve connects to the scheduler, and again after a second whenever that ends.
 func (w *worker) serve() error {
-	connection, err := reapi.Dial(os.ExpandEnv(w.config.Endpoint.URI))
+	connection, err := reapi.Dial(string(w.config.Endpoint.URI))
 	if err != nil {
 		return err
 	}
 	for {
-		log.Printf("stand-in: worker %s: %v", w.name, w.connected(connection))
+		slog.Error("Worker disconnected from scheduler, reconnecting", "err", w.connected(connection))
 		time.Sleep(time.Second)
 	}
 }
@@ -99,7 +117,12 @@ func (w *worker) connected(connection *grpc.ClientConn) error {
 		}
 	}
 	send(toScheduler{Register: &offer})
-	log.Printf("stand-in: worker %s is registered", w.name)
+	var first toWorker
+	if err := stream.RecvMsg(&first); err != nil {
+		return err
+	}
+	w.id.Store(first.ID)
+	slog.Info("Worker registered with scheduler", "worker_id", first.ID)
 	running.Go(func() {
 		for ctx.Err() == nil {
 			time.Sleep(heartbeat)
@@ -119,17 +142,17 @@ func (w *worker) connected(connection *grpc.ClientConn) error {
 // written and reported.
 func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler)) {
 	if script := w.config.Precondition; script != "" {
-		check := exec.CommandContext(ctx, script)
+		check := exec.CommandContext(ctx, string(script))
 		check.Env = []string{}
 		if output, err := check.CombinedOutput(); err != nil {
-			log.Printf("stand-in: %s is refused: %v %s", order.ID, err, output)
+			slog.Info("The precondition script refused the operation", "operation_id", order.ID, "err", err, "output", string(output))
 			send(toScheduler{Refused: order.ID})
 			return
 		}
 	}
 	send(toScheduler{Started: order.ID})
 	time.Sleep(w.startDelay)
-	home := filepath.Join(w.config.WorkDirectory, order.ID)
+	home := filepath.Join(w.tools.folder, order.ID)
 	digest, result := &repb.Digest{}, &repb.ActionResult{}
 	action := &repb.Action{}
 	err := proto.Unmarshal(order.Action, digest)
@@ -137,14 +160,14 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 		err = fetchMessage(ctx, w.cas, digest, action)
 	}
 	if err == nil {
-		result, err = w.run(ctx, action, home)
+		result, err = w.run(ctx, action, order.Properties, home)
 	}
 	if removed := os.RemoveAll(home); removed != nil {
-		log.Printf("stand-in: %v", removed)
+		slog.Error("The action's directory could not be removed", "err", removed)
 	}
 	time.Sleep(w.reportDelay)
 	response := &repb.ExecuteResponse{Result: result, Status: status.Convert(err).Proto()}
-	if err == nil && result.ExitCode == 0 && !action.DoNotCache {
+	if err == nil && result.ExitCode == 0 && !action.DoNotCache && w.ac != nil {
 		content, _ := proto.Marshal(result)
 		if err = w.ac.Put(ctx, digest, content); err != nil {
 			response = failure(codes.Internal, "the action cache: "+err.Error())
@@ -154,14 +177,20 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	// A timeout and a wrong request are the action's fault, and not to be tried again.
 	fault := []codes.Code{codes.OK, codes.DeadlineExceeded, codes.InvalidArgument, codes.NotFound}
 	again := !slices.Contains(fault, status.Code(err))
-	log.Printf("stand-in: %s ended: exit %d, %v", order.ID, result.GetExitCode(), err)
+	if err == nil {
+		slog.Info("Command complete", "operation_id", order.ID, "exit_code", fmt.Sprint(result.GetExitCode()))
+	} else {
+		slog.Error("Error executing action", "operation_id", order.ID, "err", err)
+	}
 	send(toScheduler{Finished: &outcome{order.ID, encoded, again}})
 }
 
 // run makes the action's folder, runs its command there and stores what comes out.
-func (w *worker) run(ctx context.Context, action *repb.Action, home string) (*repb.ActionResult, error) {
+func (w *worker) run(
+	ctx context.Context, action *repb.Action, properties map[string]string, home string,
+) (*repb.ActionResult, error) {
 	metadata := &repb.ExecutedActionMetadata{
-		Worker: w.name, WorkerStartTimestamp: timestamppb.Now(), InputFetchStartTimestamp: timestamppb.Now(),
+		Worker: w.id.Load().(string), WorkerStartTimestamp: timestamppb.Now(), InputFetchStartTimestamp: timestamppb.Now(),
 	}
 	longest := w.longest
 	if action.Timeout != nil {
@@ -188,7 +217,14 @@ func (w *worker) run(ctx context.Context, action *repb.Action, home string) (*re
 		}
 	}
 	metadata.InputFetchCompletedTimestamp = timestamppb.Now()
-	result, err := w.execute(ctx, command, folder, longest, metadata)
+	slog.Info("Executing command", "args", fmt.Sprintf("%q", command.Arguments))
+	var result *repb.ActionResult
+	var err error
+	if properties["supports-workers"] == "1" {
+		result, err = w.ask(ctx, command, properties["requires-worker-protocol"], folder, longest, metadata)
+	} else {
+		result, err = w.execute(ctx, command, folder, longest, metadata)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +245,7 @@ func (w *worker) execute(
 	environment := map[string]string{}
 	for name, value := range w.config.Environment {
 		if value.Value != nil {
-			environment[name] = os.ExpandEnv(*value.Value)
+			environment[name] = string(*value.Value)
 		}
 	}
 	for _, variable := range command.EnvironmentVariables {

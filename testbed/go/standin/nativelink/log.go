@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// logs is a handler for log/slog that writes lines as NativeLink does: JSON with NL_LOG=json, else text.
+type logs struct {
+	mutex *sync.Mutex
+	out   io.Writer
+	json  bool
+	least slog.Level
+}
+
+func newLogs(format, filter string) logs {
+	return logs{mutex: &sync.Mutex{}, out: os.Stdout, json: format == "json", least: level(filter)}
+}
+
+// level is what RUST_LOG says for everything: of "warn,hyper=off" it is "warn".
+func level(filter string) slog.Level {
+	for directive := range strings.SplitSeq(filter, ",") {
+		switch strings.ToLower(strings.TrimSpace(directive)) {
+		case "trace", "debug":
+			return slog.LevelDebug
+		case "warn":
+			return slog.LevelWarn
+		case "error":
+			return slog.LevelError
+		case "off":
+			return slog.LevelError + 1
+		}
+	}
+	return slog.LevelInfo
+}
+
+func (l logs) Enabled(_ context.Context, of slog.Level) bool { return of >= l.least }
+func (l logs) WithAttrs([]slog.Attr) slog.Handler            { return l }
+func (l logs) WithGroup(string) slog.Handler                 { return l }
+
+func (l logs) Handle(_ context.Context, record slog.Record) error {
+	when := record.Time.UTC().Format("2006-01-02T15:04:05.000000Z")
+	fields := map[string]any{"message": record.Message}
+	text := fmt.Sprintf("%s %5s %s", when, record.Level, record.Message)
+	record.Attrs(func(field slog.Attr) bool {
+		value := field.Value.Any()
+		switch typed := value.(type) {
+		case error:
+			value = typed.Error()
+		case time.Duration:
+			value = typed.Seconds()
+		}
+		fields[field.Key] = value
+		text += fmt.Sprintf(" %s=%v", field.Key, value)
+		return true
+	})
+	if l.json {
+		line, err := json.Marshal(map[string]any{
+			"timestamp": when, "level": record.Level.String(), "fields": fields, "target": "nativelink",
+		})
+		if err != nil {
+			return err
+		}
+		text = string(line)
+	}
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	_, err := fmt.Fprintln(l.out, text)
+	return err
+}

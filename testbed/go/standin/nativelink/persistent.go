@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// How many processes of one tool there are at most, and how many requests each answers.
+const (
+	mostTools    = 4
+	mostRequests = 200
+)
+
+// tools are the persistent workers of a worker: they are started in its work directory itself, with its environment, and
+// what they leave there stays.
+type tools struct {
+	folder string
+	mutex  sync.Mutex
+	idle   map[string][]*tool
+	count  map[string]int
+}
+
+type tool struct {
+	process  *exec.Cmd
+	requests int
+	into     io.WriteCloser
+	from     *bufio.Reader
+}
+
+type workRequest struct {
+	Arguments  []string `json:"arguments,omitempty"`
+	RequestID  int      `json:"requestId"`
+	Cancel     bool     `json:"cancel"`
+	Verbosity  int      `json:"verbosity"`
+	SandboxDir string   `json:"sandboxDir,omitempty"`
+}
+
+type workResponse struct {
+	ExitCode int32  `json:"exitCode"`
+	Output   string `json:"output"`
+}
+
+// take returns an idle process of a tool, or a new one.
+func (t *tools) take(key string, command []string) (*tool, error) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	if t.idle == nil {
+		t.idle, t.count = map[string][]*tool{}, map[string]int{}
+	}
+	if waiting := t.idle[key]; len(waiting) > 0 {
+		t.idle[key] = waiting[:len(waiting)-1]
+		return waiting[len(waiting)-1], nil
+	}
+	if t.count[key] >= mostTools {
+		return nil, status.Errorf(codes.ResourceExhausted, "Persistent worker pool for %s is at capacity (%d workers)", key, mostTools)
+	}
+	made := &tool{process: exec.Command(command[0], append(command[1:], "--persistent_worker")...)}
+	made.process.Dir = t.folder
+	into, err := made.process.StdinPipe()
+	from, other := made.process.StdoutPipe()
+	if err = errors.Join(err, other); err == nil {
+		err = made.process.Start()
+	}
+	if err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "Spawning persistent worker %s: %v", command[0], err)
+	}
+	made.into, made.from = into, bufio.NewReader(from)
+	t.count[key]++
+	return made, nil
+}
+
+// giveBack keeps a process for the next request, or ends it.
+func (t *tools) giveBack(key string, used *tool, healthy bool) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	if used.requests++; healthy && used.requests < mostRequests {
+		t.idle[key] = append(t.idle[key], used)
+		return
+	}
+	t.count[key]--
+	_ = used.into.Close()
+	_ = used.process.Process.Kill()
+	go func() { _ = used.process.Wait() }()
+}
+
+// ask has a persistent worker do an action: its command up to the first argument that begins with @ is the process, the
+// rest the request.
+func (w *worker) ask(
+	ctx context.Context, command *repb.Command, protocol, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata,
+) (*repb.ActionResult, error) {
+	if protocol != "json" {
+		return nil, status.Errorf(codes.InvalidArgument, "the stand-in has no persistent workers of protocol %q, only json", protocol)
+	}
+	split := len(command.Arguments)
+	for index, argument := range command.Arguments {
+		if index > 0 && strings.HasPrefix(argument, "@") {
+			split = index
+			break
+		}
+	}
+	key := fmt.Sprintf("%q", command.Arguments[:split])
+	used, err := w.tools.take(key, command.Arguments[:split])
+	if err != nil {
+		slog.Info("Falling back to one-shot execution; persistent worker unavailable", "err", err)
+		return w.execute(ctx, command, folder, longest, metadata)
+	}
+	request, err := json.Marshal(workRequest{Arguments: command.Arguments[split:], SandboxDir: folder})
+	if err != nil {
+		return nil, err
+	}
+	metadata.ExecutionStartTimestamp = timestamppb.Now()
+	type answer struct {
+		response workResponse
+		err      error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		var told answer
+		if _, told.err = used.into.Write(append(request, '\n')); told.err == nil {
+			var line []byte
+			if line, told.err = used.from.ReadBytes('\n'); told.err == nil {
+				told.err = json.Unmarshal(line, &told.response)
+			}
+		}
+		answered <- told
+	}()
+	select {
+	case told := <-answered:
+		w.tools.giveBack(key, used, told.err == nil)
+		if told.err != nil {
+			return nil, status.Errorf(codes.Internal, "Dispatching action to persistent worker %s: %v", key, told.err)
+		}
+		metadata.ExecutionCompletedTimestamp, metadata.OutputUploadStartTimestamp = timestamppb.Now(), timestamppb.Now()
+		result := &repb.ActionResult{ExitCode: told.response.ExitCode, ExecutionMetadata: metadata}
+		if result.StdoutDigest, err = w.upload(context.WithoutCancel(ctx), nil); err == nil {
+			result.StderrDigest, err = w.upload(context.WithoutCancel(ctx), []byte(told.response.Output))
+		}
+		return result, err
+	case <-time.After(longest):
+		err = status.Errorf(codes.DeadlineExceeded, "it ran longer than %v", longest)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	w.tools.giveBack(key, used, false)
+	return nil, err
+}
