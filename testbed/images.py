@@ -48,6 +48,11 @@ class Image:
     stands_in: str = ""
 
 
+def nativelink_schema(version: str) -> Path:
+    """The JSON Schema of the configuration of a version (``v1.6.6``), which the stand-in for it takes."""
+    return Path(__file__).parents[1] / "schemas" / f"nativelink-{version}.schema.json"
+
+
 def mirrored(reference: str) -> str:
     """A full or short name as a mirror serves it, without the registry: ``library/busybox:1.35.0``."""
     registry, slash, name = reference.partition("/")
@@ -203,7 +208,10 @@ def catalogue() -> list[Image]:
         Image(REAPI_LOAD, ("/bin/reapi-load",), {"/bin/reapi-load": tools["reapi-load"]}, user="65532:65532"),
     ]
     for version in NATIVELINK_VERSIONS:
-        binary = {"/bin/nativelink": tools["nativelink"]}
+        binary = {
+            "/bin/nativelink": tools["nativelink"],
+            "/bin/nativelink.schema.json": nativelink_schema(version),
+        }
         init = {**binary, "/bin/nativelink-worker-init": tools["nativelink-worker-init"]}
         images += [
             Image(f"{NATIVELINK}:{version}", ("/bin/nativelink",), binary, user="65532:65532", stands_in=nativelink),

@@ -26,7 +26,7 @@ import pytest
 import yaml
 from nativelink_gitops import render
 
-from testbed import build, cluster, components, node
+from testbed import build, cluster, components, images, node
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e import chain
@@ -112,7 +112,8 @@ class Source:
 
     def _start(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+            schema = {"NATIVELINK_SCHEMA": str(images.nativelink_schema("v1.6.6"))}
+            process = subprocess.Popen(command, env={**os.environ, **schema, **environment}, stdout=log, stderr=log)
         self.running.append(process)
         return process
 

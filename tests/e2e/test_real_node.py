@@ -262,7 +262,6 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
     config = """// JSON5, as NativeLink reads it
     {stores: [{name: "A", memory: {}}], servers: [
       {name: "health", listener: {http: {socket_address: "0.0.0.0:50080"}}, services: {health: {}}}]}"""
-    schema = {"type": "object", "required": ["stores"], "additionalProperties": {"type": "array"}}
     space.where.apply(
         {
             "apiVersion": "v1",
@@ -271,7 +270,6 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
             "data": {
                 "good.json5": config,
                 "bad.json5": config.replace("{stores", "{stroes: 1, stores"),
-                "schema.json": json.dumps(schema),
             },
         }
     )
@@ -281,7 +279,6 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
             "name": "main",
             "image": f"{images.NATIVELINK}:v1.6.6",
             "args": [f"/etc/nativelink/{file}"],
-            "env": [{"name": "NATIVELINK_SCHEMA", "value": "/etc/nativelink/schema.json"}],
             "volumeMounts": [{"name": "config", "mountPath": "/etc/nativelink"}],
             "readinessProbe": {"httpGet": {"path": "/status", "port": 50080}, "periodSeconds": 1},
             "securityContext": {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -68,7 +69,7 @@ func (t *tools) take(key string, command []string) (*tool, error) {
 	if t.count[key] >= mostTools {
 		return nil, status.Errorf(codes.ResourceExhausted, "Persistent worker pool for %s is at capacity (%d workers)", key, mostTools)
 	}
-	made := &tool{process: exec.Command(command[0], append(command[1:], "--persistent_worker")...)}
+	made := &tool{process: exec.Command(command[0], slices.Concat(command[1:], []string{"--persistent_worker"})...)}
 	made.process.Dir = t.folder
 	into, err := made.process.StdinPipe()
 	from, other := made.process.StdoutPipe()
@@ -145,6 +146,7 @@ func (w *worker) ask(
 			return nil, status.Errorf(codes.Internal, "Dispatching action to persistent worker %s: %v", key, told.err)
 		}
 		metadata.ExecutionCompletedTimestamp, metadata.OutputUploadStartTimestamp = timestamppb.Now(), timestamppb.Now()
+		slog.Info("Persistent worker command complete", "args", listed(command.Arguments), "pid", used.process.Process.Pid)
 		result := &repb.ActionResult{ExitCode: told.response.ExitCode, ExecutionMetadata: metadata}
 		if result.StdoutDigest, err = w.upload(context.WithoutCancel(ctx), nil); err == nil {
 			result.StderrDigest, err = w.upload(context.WithoutCancel(ctx), []byte(told.response.Output))

@@ -50,22 +50,21 @@ type redisConfig struct {
 type backend struct {
 	store
 	client  rueidis.Client
-	address string
 	channel string
 	// dead says that its matching loop ended before it began.
-	dead     bool
-	failedAt atomic.Int64 // in nanoseconds
+	dead       bool
+	failedAt   atomic.Int64 // in nanoseconds
+	subscribed atomic.Bool
+	again      chan struct{} // to subscribe
 }
 
 // record is the field "data" of an action's hash, as far as it is needed here or by those who count actions.
 type record struct {
 	Info struct {
-		CommandDigest string            `json:"command_digest"`
-		InputDigest   string            `json:"input_root_digest"`
-		Properties    map[string]string `json:"platform_properties"`
-		Priority      int32             `json:"priority"`
-		Inserted      instant           `json:"insert_timestamp"`
-		Qualifier     struct {
+		Properties map[string]string `json:"platform_properties"`
+		Priority   int32             `json:"priority"`
+		Inserted   instant           `json:"insert_timestamp"`
+		Qualifier  struct {
 			Cacheable   *qualifier `json:",omitempty"`
 			Uncacheable *qualifier `json:",omitempty"`
 		} `json:"unique_qualifier"`
@@ -133,7 +132,7 @@ func connect(settings redisConfig) (*backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("While connecting to redis with url: %s: %w", where.Redacted(), err) //nolint:staticcheck // the original's words
 	}
-	return &backend{client: client, address: where.Redacted(), channel: settings.Channel}, nil
+	return &backend{client: client, channel: settings.Channel, again: make(chan struct{}, 1)}, nil
 }
 
 // begin decides whether this start is a dead one: NATIVELINK_STANDIN_DEAD_STARTS=0.5 is a probability, and 2 (without a
@@ -158,7 +157,11 @@ func (b *backend) begin() error {
 
 // do runs commands. While Redis is away it fails without a try for most of the time.
 func (b *backend) do(command rueidis.Completed) rueidis.RedisResult {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	return b.within(2*time.Second, command)
+}
+
+func (b *backend) within(limit time.Duration, command rueidis.Completed) rueidis.RedisResult {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	result := b.client.Do(ctx, command)
 	b.judge(result.NonRedisError())
@@ -175,7 +178,18 @@ func (b *backend) away() bool {
 	return time.Since(time.Unix(0, b.failedAt.Load())) < 300*time.Millisecond
 }
 
-func (b *backend) ping() error { return b.do(b.client.B().Ping().Build()).Error() }
+// ping is the health check. If it gets no answer in time, it has the scheduler subscribe anew, and tries once more.
+func (b *backend) ping() error {
+	err := b.within(4*time.Second, b.client.B().Ping().Build()).Error()
+	if errors.Is(err, context.DeadlineExceeded) {
+		select {
+		case b.again <- struct{}{}:
+		default:
+		}
+		err = b.within(4*time.Second, b.client.B().Ping().Build()).Error()
+	}
+	return err
+}
 
 // follow hears what other schedulers change, and, unless it is dead, has queued actions matched.
 func (b *backend) follow(s *scheduler) {
@@ -191,6 +205,7 @@ func (b *backend) follow(s *scheduler) {
 		var wait <-chan time.Time
 		waiting, err := b.search(byState, "@state:{ queued }", "sort_key")
 		if err == nil {
+			b.readEach(waiting)
 			s.mutex.Lock()
 			s.matchNow(b.matchable(s, waiting))
 			s.mutex.Unlock()
@@ -209,9 +224,23 @@ func (b *backend) follow(s *scheduler) {
 	}
 }
 
-// listen hears of keys that are written, and after an interruption, of all.
+// readEach reads the queued actions one by one, only because the original does: it is what CLIENT LIST shows of a scheduler
+// that has a queue.
+func (b *backend) readEach(ids []string) {
+	commands := []rueidis.Completed{}
+	for _, id := range ids {
+		commands = append(commands, b.client.B().Hmget().Key(key("aa", id)).Field("version", "data").Build())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	b.client.DoMulti(ctx, commands...)
+}
+
+// listen hears of keys that are written. As in v1.6.6 that ends with the connection, and from then on clients learn of a
+// result only when their action is looked at, every 10 seconds.
 func (b *backend) listen(s *scheduler) {
 	for {
+		b.subscribed.Store(true)
 		s.mutex.Lock()
 		for _, wish := range s.actions {
 			b.refresh(wish)
@@ -229,8 +258,9 @@ func (b *backend) listen(s *scheduler) {
 					s.match()
 				}()
 			})
-		slog.Error("Error waiting for pull task change subscriber in RedisAwaitedActionDb::new", "err", err)
-		time.Sleep(time.Second)
+		b.subscribed.Store(false)
+		slog.Error("The subscription ended", "err", err)
+		<-b.again
 	}
 }
 
@@ -385,15 +415,23 @@ func (b *backend) write(wish *action) error {
 
 // load returns an action as Redis has it, or nil.
 func (b *backend) load(id string) *action {
-	fields, err := b.do(b.client.B().Hgetall().Key(key("aa", id)).Build()).AsStrMap()
+	names := []string{"version", "data", "state", "standin"}
+	values, err := b.do(b.client.B().Hmget().Key(key("aa", id)).Field(names...).Build()).AsStrSlice()
+	if err != nil || len(values) != len(names) {
+		return nil
+	}
+	fields := map[string]string{}
+	for index, name := range names {
+		fields[name] = values[index]
+	}
 	var told record
-	if err != nil || json.Unmarshal([]byte(fields["data"]), &told) != nil {
+	if json.Unmarshal([]byte(fields["data"]), &told) != nil {
 		return nil
 	}
 	found := &action{
 		ID: id, Properties: told.Info.Properties, Priority: told.Info.Priority, Queued: told.Info.Inserted.time(),
 		Stage: fields["state"], since: told.State.Changed.time(), failures: told.Attempts, asked: told.KeptAlive.time(),
-		watchers: map[chan *longrunningpb.Operation]bool{},
+		watchers: map[chan *longrunningpb.Operation]bool{}, redis: b,
 	}
 	name := told.Info.Qualifier.Cacheable
 	if found.cacheable = name != nil; !found.cacheable {
@@ -486,19 +524,25 @@ func (b *backend) find(s *scheduler, client string) *action {
 	return wish
 }
 
-// keepAlive tells Redis of the actions that clients wait for, every 10 seconds. The keys have no time to live.
+// keepAlive tells Redis of the actions that clients wait for, every 10 seconds, and the clients what became of them, if that
+// could not be heard. The keys have no time to live.
 func (b *backend) keepAlive(s *scheduler) {
 	for _, wish := range s.actions {
-		if len(wish.watchers) == 0 || wish.Stage == completed || time.Since(wish.asked) < keptAlive || b.away() {
+		if len(wish.watchers) == 0 || time.Since(wish.asked) < keptAlive || b.away() {
 			continue
 		}
-		now := strconv.FormatInt(time.Now().Unix(), 10)
-		err := b.do(b.client.B().Hset().Key(key("ck", wish.ID)).FieldValue().FieldValue("data", now).Build()).Error()
-		if err != nil {
-			slog.Warn("Failed to update client keepalive (non-versioned)", "e", err)
-		}
 		wish.asked = time.Now()
-		b.refresh(wish)
+		if wish.Stage != completed {
+			now := strconv.FormatInt(wish.asked.Unix(), 10)
+			err := b.do(b.client.B().Hset().Key(key("ck", wish.ID)).FieldValue().FieldValue("data", now).Build()).Error()
+			if err != nil {
+				slog.Warn("Failed to update client keepalive (non-versioned)", "e", err)
+			}
+			b.refresh(wish)
+		}
+		if wish.untold {
+			wish.send()
+		}
 	}
 }
 

@@ -49,6 +49,8 @@ type action struct {
 	workerID   string // of a worker that may be another scheduler's
 	watchers   map[chan *longrunningpb.Operation]bool
 	operation  *longrunningpb.Operation // the latest, without its name
+	redis      *backend                 // where it is, or nil: in memory
+	untold     bool                     // its clients have not been told of the latest
 	ours       bool                     // queued by this scheduler
 	version    int64                    // in Redis
 	retain     int64                    // seconds that Redis has it for when it is completed; 0: for ever
@@ -261,7 +263,17 @@ func (wish *action) set(stage repb.ExecutionStage_Value, response *repb.ExecuteR
 	}
 }
 
+// announce tells those who wait, unless the scheduler could not have heard of it from Redis.
 func (wish *action) announce() {
+	if wish.redis != nil && !wish.redis.subscribed.Load() {
+		wish.untold = true
+		return
+	}
+	wish.send()
+}
+
+func (wish *action) send() {
+	wish.untold = false
 	for watcher := range wish.watchers {
 		select {
 		case watcher <- wish.operation:
@@ -497,7 +509,7 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 	wish := &action{
 		ID: uuid(), instance: asked.InstanceName, digest: asked.ActionDigest, cacheable: !asked.SkipCacheLookup,
 		Properties: map[string]string{}, Priority: asked.ExecutionPolicy.GetPriority(), Queued: time.Now(), asked: time.Now(),
-		watchers: map[chan *longrunningpb.Operation]bool{},
+		watchers: map[chan *longrunningpb.Operation]bool{}, redis: s.redis,
 	}
 	for _, property := range platform.GetProperties() {
 		wish.Properties[property.Name] = property.Value

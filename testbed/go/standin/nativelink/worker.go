@@ -217,7 +217,7 @@ func (w *worker) run(
 		}
 	}
 	metadata.InputFetchCompletedTimestamp = timestamppb.Now()
-	slog.Info("Executing command", "args", fmt.Sprintf("%q", command.Arguments))
+	slog.Info("Executing command", "args", listed(command.Arguments))
 	var result *repb.ActionResult
 	var err error
 	if properties["supports-workers"] == "1" {
@@ -236,6 +236,9 @@ func (w *worker) run(
 	metadata.OutputUploadCompletedTimestamp, metadata.WorkerCompletedTimestamp = timestamppb.Now(), timestamppb.Now()
 	return result, nil
 }
+
+// listed is a command as the log has it.
+func listed(arguments []string) string { return "[\"" + strings.Join(arguments, "\", \"") + "\"]" }
 
 func (w *worker) execute(
 	ctx context.Context, command *repb.Command, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata,
