@@ -356,11 +356,19 @@ def test_bytes_are_hashed_behind_verify_only(tmp_path: Path) -> None:
         assert EVIL in farm.download(GOOD)
     with Farm(tmp_path / "verified", verified) as farm:
         assert b"Hash verification using SHA256 failed: client declared SHA256:" in farm.upload(EVIL, claimed=GOOD)
-        assert b"Got 9 but digest says 10" in farm.upload(EVIL[1:], claimed=GOOD)
+        assert b"Identity data size 9 does not match expected size 10" in farm.upload(EVIL[1:], claimed=GOOD)
         assert EVIL not in farm.download(GOOD)
         farm.upload(GOOD)
         assert GOOD in farm.download(GOOD)
         assert farm.runs()["outcome"] == "ok"
+
+
+def test_v132_refuses_wrong_bytes_in_other_words(tmp_path: Path) -> None:
+    with Farm(tmp_path, verified, schema=V132) as farm:
+        good, evil = (hashlib.sha256(blob).hexdigest() for blob in (GOOD, EVIL))
+        words = f"Hashes do not match, got: {good} but digest hash was {evil}"
+        assert words.encode() in farm.upload(EVIL, claimed=GOOD)
+        assert b"Digest for upload had mismatching sizes" in farm.upload(EVIL[1:], claimed=GOOD)
 
 
 def looked_up(config: Object) -> None:

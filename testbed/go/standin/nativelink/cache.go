@@ -24,6 +24,7 @@ type cache struct {
 	repb.UnimplementedActionCacheServer
 	repb.UnimplementedCapabilitiesServer
 	bspb.UnimplementedByteStreamServer
+	old              bool // as v1.3.2 does it
 	cas, streams, ac map[string]store
 	readOnly         map[string]bool
 	executes         map[string]bool // of each instance with capabilities: whether it executes
@@ -86,12 +87,18 @@ func (c *cache) BatchReadBlobs(ctx context.Context, asked *repb.BatchReadBlobsRe
 
 var sha256Hash = regexp.MustCompile("^[0-9a-f]{64}$")
 
-// put stores bytes under a digest. Whether they are what it says is for a verify store to ask.
-func put(ctx context.Context, in store, of digest, content []byte) error {
-	if !sha256Hash.MatchString(of.GetHash()) {
+// check fails for bytes that are not as many as their digest says. Whether they are the same is for a verify store to ask.
+func (c *cache) check(of digest, content []byte) error {
+	switch {
+	case !sha256Hash.MatchString(of.GetHash()):
 		return status.Errorf(codes.InvalidArgument, "Invalid sha256 hash: %s", of.GetHash())
+	case of.SizeBytes == int64(len(content)):
+		return nil
+	case c.old:
+		return status.Errorf(codes.InvalidArgument,
+			"Digest for upload had mismatching sizes, digest said %d data  said %d", of.SizeBytes, len(content))
 	}
-	return in.Put(ctx, of, content)
+	return status.Errorf(codes.InvalidArgument, "Identity data size %d does not match expected size %d", len(content), of.SizeBytes)
 }
 
 func (c *cache) BatchUpdateBlobs(ctx context.Context, asked *repb.BatchUpdateBlobsRequest) (*repb.BatchUpdateBlobsResponse, error) {
@@ -99,9 +106,14 @@ func (c *cache) BatchUpdateBlobs(ctx context.Context, asked *repb.BatchUpdateBlo
 	if err != nil {
 		return nil, err
 	}
+	for _, blob := range asked.Requests {
+		if err := c.check(blob.Digest, blob.Data); err != nil {
+			return nil, err
+		}
+	}
 	answer := &repb.BatchUpdateBlobsResponse{}
 	for _, blob := range asked.Requests {
-		err := put(ctx, in, blob.Digest, blob.Data)
+		err := in.Put(ctx, blob.Digest, blob.Data)
 		answer.Responses = append(answer.Responses, &repb.BatchUpdateBlobsResponse_Response{
 			Digest: blob.Digest, Status: status.Convert(err).Proto()})
 	}
@@ -171,7 +183,10 @@ func (c *cache) Write(stream bspb.ByteStream_WriteServer) error {
 	}
 	in, wanted, err := c.resource(name)
 	if err == nil {
-		err = put(stream.Context(), in, wanted, content.Bytes())
+		err = c.check(wanted, content.Bytes())
+	}
+	if err == nil {
+		err = in.Put(stream.Context(), wanted, content.Bytes())
 	}
 	if err != nil {
 		return err

@@ -45,7 +45,7 @@ func (n *node) scheduler(name, service string) (*scheduler, error) {
 func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 	services := grpc.NewServer(grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage))
 	cached := &cache{
-		cas: map[string]store{}, streams: map[string]store{}, ac: map[string]store{},
+		old: n.stores.old, cas: map[string]store{}, streams: map[string]store{}, ac: map[string]store{},
 		readOnly: map[string]bool{}, executes: map[string]bool{},
 	}
 	for _, part := range []struct {

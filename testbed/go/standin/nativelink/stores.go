@@ -243,10 +243,10 @@ func (c complete) Put(ctx context.Context, wanted digest, content []byte) error 
 	return c.store.Put(ctx, wanted, content)
 }
 
-// verified takes only what is what its digest says. Without it every store takes any bytes under any digest.
+// verified takes only what its digest says. Without it a store takes any bytes under any digest.
 type verified struct {
 	store
-	size, hash bool
+	size, hash, old bool
 }
 
 func (v verified) Put(ctx context.Context, wanted digest, content []byte) error {
@@ -256,6 +256,9 @@ func (v verified) Put(ctx context.Context, wanted digest, content []byte) error 
 			"Expected size to match. Got %d but digest says %d on update", found.SizeBytes, wanted.SizeBytes)
 	}
 	if v.hash && found.Hash != wanted.Hash {
+		if v.old {
+			return status.Errorf(codes.InvalidArgument, "Hashes do not match, got: %s but digest hash was %s", wanted.Hash, found.Hash)
+		}
 		return status.Errorf(codes.InvalidArgument,
 			"Hash verification using SHA256 failed: client declared SHA256:%s, but the server computed SHA256:%s", wanted.Hash, found.Hash)
 	}
@@ -388,7 +391,7 @@ func (named stores) open(spec storeSpec) (store, error) {
 			return complete{backend, cas}, errors.Join(err, other)
 		case "verify":
 			backend, err := named.open(wanted.Backend)
-			return verified{backend, wanted.Size, wanted.Hash}, err
+			return verified{backend, wanted.Size, wanted.Hash, named.old}, err
 		case "shard":
 			made, total := shard{}, uint32(0)
 			for _, part := range wanted.Stores {
