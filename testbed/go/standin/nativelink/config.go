@@ -54,9 +54,12 @@ type schedulerConfig struct {
 
 type workerConfig struct {
 	Name     expanded
-	Endpoint struct{ URI expanded } `json:"worker_api_endpoint"`
-	CAS      string                 `json:"cas_fast_slow_store"`
-	Upload   struct {
+	Endpoint struct {
+		URI expanded
+		TLS *struct{} `json:"tls_config"`
+	} `json:"worker_api_endpoint"`
+	CAS    string `json:"cas_fast_slow_store"`
+	Upload struct {
 		AC string `json:"ac_store"`
 	} `json:"upload_action_result"`
 	WorkDirectory expanded `json:"work_directory"`
@@ -86,6 +89,7 @@ type serverConfig struct {
 			TLS           *struct {
 				CertFile expanded `json:"cert_file"`
 				KeyFile  expanded `json:"key_file"`
+				ClientCA string   `json:"client_ca_file"`
 			}
 		}
 	}

@@ -144,6 +144,8 @@ func (n *node) state(answer http.ResponseWriter, asked *http.Request) {
 	http.NotFound(answer, asked)
 }
 
+var errNoClientTLS = errors.New("the stand-in has TLS of listeners only: no client_ca_file and no tls_config")
+
 // serve listens from when it returns.
 func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error {
 	settings := wanted.Listener.HTTP
@@ -160,6 +162,9 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100_000}, // each action that is waited for is one
 	}
 	if settings.TLS != nil {
+		if settings.TLS.ClientCA != "" {
+			return errNoClientTLS
+		}
 		certificate, err := tls.LoadX509KeyPair(string(settings.TLS.CertFile), string(settings.TLS.KeyFile))
 		if err != nil {
 			return fmt.Errorf("Could not open cert file %s: %w", settings.TLS.CertFile, err) //nolint:staticcheck // the original's words

@@ -361,11 +361,14 @@ func (named stores) open(spec storeSpec) (store, error) {
 			}
 			Instance  string `json:"instance_name"`
 			Type      string `json:"store_type"`
-			Endpoints []struct{ Address expanded }
-			Content   expanded `json:"content_path"`
-			Temp      expanded `json:"temp_path"`
-			Size      bool     `json:"verify_size"`
-			Hash      bool     `json:"verify_hash"`
+			Endpoints []struct {
+				Address expanded
+				TLS     *struct{} `json:"tls_config"`
+			}
+			Content expanded `json:"content_path"`
+			Temp    expanded `json:"temp_path"`
+			Size    bool     `json:"verify_size"`
+			Hash    bool     `json:"verify_hash"`
 			redisConfig
 		}
 		if err := json.Unmarshal(settings, &wanted); err != nil {
@@ -414,6 +417,9 @@ func (named stores) open(spec storeSpec) (store, error) {
 			case 1:
 			default:
 				return nil, fmt.Errorf("the stand-in takes one endpoint in a grpc store, not %d", len(wanted.Endpoints))
+			}
+			if wanted.Endpoints[0].TLS != nil {
+				return nil, errNoClientTLS
 			}
 			connection, err := reapi.Dial(string(wanted.Endpoints[0].Address))
 			if wanted.Type == "ac" {

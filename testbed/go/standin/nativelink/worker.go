@@ -46,6 +46,9 @@ func newWorker(settings workerConfig, named stores) (*worker, error) {
 	if !there {
 		return nil, fmt.Errorf("Failed to find store for cas_store_ref in worker config : %s", settings.CAS) //nolint:staticcheck // the original's words
 	}
+	if settings.Endpoint.TLS != nil {
+		return nil, errNoClientTLS
+	}
 	both, is := cas.(fastSlow)
 	if !is {
 		return nil, errors.New("Expected store for LocalWorker's store to be a FastSlowStore") //nolint:staticcheck // the same
