@@ -521,6 +521,8 @@ def test_two_schedulers_share_what_is_in_redis(tmp_path: Path, redis: Redis) -> 
         stays = farm.load("--actions", "1", "--seconds", "0-0", "--platform", "memory_kb=1")
         until("it to be queued", lambda: farm.state()["queued"] == 1, 20)
         until("the other one to know it", lambda: other.state()["queued"] == 1, 20)
+        # Both live, and read each queued action after they asked for the queue: that is what Redis shows.
+        assert "hmget" in redis.commands()
         stays.kill()
         kinds = {key.partition("_")[0] for key in redis.says("KEYS", "*")}
         assert kinds == {"aa", "cid"}

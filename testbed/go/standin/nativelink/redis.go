@@ -198,7 +198,10 @@ func (b *backend) follow(s *scheduler) {
 		return
 	}
 	every := int64(5)
-	if s.config.FallbackMatch != nil {
+	switch {
+	case s.old: // v1.3.2 matches only when it is woken
+		every = 0
+	case s.config.FallbackMatch != nil:
 		every = *s.config.FallbackMatch
 	}
 	for {
