@@ -4,7 +4,7 @@ import pytest
 
 # The files of minutes, by name without "test_"; where several run at a time, the last one would else run alone.
 LONGEST = (
-    *("provision", "bootstrap", "scripts", "release_manifest", "interrupted", "cluster", "testbed_cluster"),
+    *("provision", "bootstrap", "scripts", "release_manifest", "interrupted", "cluster", "testbed_cluster", "standin"),
     # On a real node, from ten minutes down to two. Demand, scaling and drain wait more than they compute.
     *("argocd", "demand", "edge", "drain", "scaling", "flux", "switching", "provisioning", "real_node", "build"),
 )

@@ -189,7 +189,7 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 	return nil
 }
 
-// scheduler makes one of the configuration's list.
+// makeScheduler makes one of the configuration's list, or what is inside it.
 func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
 	switch {
 	case spec.CacheLookup != nil:

@@ -155,7 +155,7 @@ func (b *backend) begin() error {
 	return err
 }
 
-// do runs commands. While Redis is away it fails without a try for most of the time.
+// do runs a command.
 func (b *backend) do(command rueidis.Completed) rueidis.RedisResult {
 	return b.within(2*time.Second, command)
 }
@@ -174,6 +174,7 @@ func (b *backend) judge(err error) {
 	}
 }
 
+// away says that a command has just failed: another one need not wait as long.
 func (b *backend) away() bool {
 	return time.Since(time.Unix(0, b.failedAt.Load())) < 300*time.Millisecond
 }

@@ -205,7 +205,10 @@ func (s *scheduler) matchNow(waiting []*action) {
 		wish.workerID = best.ID
 		if err := s.enter(wish, executing); err != nil {
 			slog.Error("Failed to assign operation in do_try_match", "operation_id", wish.ID, "err", err)
-			continue // it stays queued
+			if !errors.Is(err, errStale) {
+				wish.workerID = "" // it stays queued
+			}
+			continue
 		}
 		best.used, best.running[wish.ID], wish.worker = time.Now(), wish, best
 		best.orders <- toWorker{wish.ID, name, wish.Properties}
@@ -315,7 +318,9 @@ func (s *scheduler) end(wish *action, response *repb.ExecuteResponse) {
 	operation := wish.operation
 	wish.set(repb.ExecutionStage_COMPLETED, response)
 	if err := s.enter(wish, completed); err != nil {
-		wish.operation = operation
+		if !errors.Is(err, errStale) {
+			wish.operation = operation
+		}
 		s.strand(wish, err)
 		return
 	}
@@ -387,6 +392,9 @@ func (s *scheduler) lose(worker *remoteWorker, why string, disconnected bool) {
 	s.workers = slices.DeleteFunc(s.workers, func(other *remoteWorker) bool { return other == worker })
 	close(worker.lost)
 	for _, wish := range slices.Collect(maps.Values(worker.running)) {
+		if wish.worker != worker {
+			continue
+		}
 		s.totals.Lost++
 		s.giveBack(wish, true, failure(codes.Internal, "Worker disconnected repeatedly while executing this action"))
 	}
@@ -448,13 +456,15 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 	worker.seen = time.Now()
 	switch {
 	case message.Started != "":
-		if wish := worker.running[message.Started]; wish != nil {
+		if wish := worker.running[message.Started]; wish != nil && wish.worker == worker {
 			wish.starts++
 			wish.tell(repb.ExecutionStage_EXECUTING, nil)
 		}
 	case message.Refused != "":
 		worker.pausedUntil = time.Now().Add(paused)
-		if wish := worker.running[message.Refused]; wish != nil {
+		wish := worker.running[message.Refused]
+		delete(worker.running, message.Refused)
+		if wish != nil && wish.worker == worker {
 			slog.Info("Worker refused the operation", "worker_id", worker.ID, "operation_id", wish.ID)
 			s.giveBack(wish, false, nil)
 		}
