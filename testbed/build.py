@@ -41,7 +41,6 @@ COMPONENT_SETS = {
     "flux-controllers": ("source-controller", "kustomize-controller"),
     "collector": ("otelcol",),
     "prometheus": ("prometheus", "promtool"),
-    "redis-exporter-standin": ("redis_exporter",),
     "argocd": ("argocd", "kustomize"),
     "envoy-gateway": ("envoy-gateway",),
 }
@@ -61,7 +60,6 @@ _FIRST_TIME = {
     "flux-controllers": "about 2 minutes",
     "collector": "about a minute",
     "prometheus": "about a minute",
-    "redis-exporter-standin": "some seconds",
     "helm": "about a minute",
     "argocd": "about 4 minutes",
     "envoy-gateway": "about 2 minutes",

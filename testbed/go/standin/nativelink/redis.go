@@ -43,6 +43,9 @@ type redisConfig struct {
 	Addresses []expanded
 	Mode      string
 	Channel   string `json:"experimental_pub_sub_channel"`
+	Retry     struct {
+		Most int `json:"max_retries"`
+	}
 }
 
 // backend is a queue in Redis, which all schedulers on it share: aa_ID is a hash for each action, cid_NAME leads from a
@@ -51,6 +54,8 @@ type backend struct {
 	store
 	client  rueidis.Client
 	channel string
+	// How long a command waits for a Redis that is away: of retries after 0.1 s, 0.2 s and so on, 1 by default.
+	patience time.Duration
 	// dead says that its matching loop ended before it began.
 	dead       bool
 	failedAt   atomic.Int64 // in nanoseconds
@@ -132,7 +137,8 @@ func connect(settings redisConfig) (*backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("While connecting to redis with url: %s: %w", where.Redacted(), err) //nolint:staticcheck // the original's words
 	}
-	return &backend{client: client, channel: settings.Channel, again: make(chan struct{}, 1)}, nil
+	patience := 100 * time.Millisecond * (1<<min(max(settings.Retry.Most, 1), 20) - 1)
+	return &backend{client: client, channel: settings.Channel, patience: patience, again: make(chan struct{}, 1)}, nil
 }
 
 // begin decides whether this start is a dead one: NATIVELINK_STANDIN_DEAD_STARTS=0.5 is a probability, and 2 (without a
@@ -155,9 +161,19 @@ func (b *backend) begin() error {
 	return err
 }
 
-// do runs a command.
+// do runs a command, and tries again as long as the configuration has it wait for a Redis that is away.
 func (b *backend) do(command rueidis.Completed) rueidis.RedisResult {
-	return b.within(2*time.Second, command)
+	command = command.Pin()
+	return b.patiently(func() rueidis.RedisResult { return b.within(2*time.Second, command) })
+}
+
+func (b *backend) patiently(run func() rueidis.RedisResult) rueidis.RedisResult {
+	for deadline := time.Now().Add(b.patience); ; time.Sleep(100 * time.Millisecond) {
+		result := run()
+		if result.NonRedisError() == nil || time.Now().After(deadline) {
+			return result
+		}
+	}
 }
 
 func (b *backend) within(limit time.Duration, command rueidis.Completed) rueidis.RedisResult {
@@ -361,7 +377,7 @@ func (b *backend) matchable(s *scheduler, ids []string) (found []*action) {
 
 // write writes an action as it is; errStale if another scheduler has changed it meanwhile.
 func (b *backend) write(wish *action) error {
-	if b.away() {
+	if b.away() && b.patience < time.Second {
 		return errors.New("Redis is away")
 	}
 	var told record
@@ -398,10 +414,13 @@ func (b *backend) write(wish *action) error {
 	if wish.cacheable {
 		fields = append(fields, "unique_qualifier", label)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	done := update.Exec(ctx, b.client, []string{key("aa", wish.ID)}, fields)
-	b.judge(done.NonRedisError())
+	done := b.patiently(func() rueidis.RedisResult {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		result := update.Exec(ctx, b.client, []string{key("aa", wish.ID)}, fields)
+		b.judge(result.NonRedisError())
+		return result
+	})
 	written, err := done.AsBool()
 	switch {
 	case err != nil:
