@@ -210,13 +210,13 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         "redis": {
             "bundled": bundled,
             "address": f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"),
-            **_redis_peer(own("redis_address")),
+            **_redis_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address")),
             "secret": own("redis_secret_name"),
             "storage_class": own("redis_storage_class") or storage_class,
             "volume_size": own("redis_volume_size"),
             "resources": own("redis_resources"),
             # The rest is for connections, and for what changes while the file is written anew.
-            "max_memory": part_of("70%", bytes_of(memory)) if memory else 0,
+            "max_memory": redis_may_fill(memory) if memory else 0,
         },
         # Of NetworkPolicies. A rule without peers lets everybody through: templates leave a rule with none out.
         "peers": {
@@ -253,6 +253,7 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         "when": {
             "always": True,
             "several schedulers": several,
+            "redis": backend == "redis",
             "bundled redis": bundled,
             "collector": collector,
             "demand": demand,
@@ -267,6 +268,11 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
             "ingress": own("edge") == "ingress",
         },
     }
+
+
+def redis_may_fill(limit: str) -> int:
+    """Bytes that the bundled Redis may fill of its memory limit, a quantity."""
+    return part_of("70%", bytes_of(limit))
 
 
 def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
@@ -438,15 +444,16 @@ def _image(name: str, tag: str, digest: str) -> str:
 
 
 def _redis_peer(address: str) -> dict[str, Any]:
-    """Port of an existing Redis, and its network if the address is one: a NetworkPolicy knows no host names."""
+    """Host and port of Redis, and its network if the host is an IP address: a NetworkPolicy knows no host names."""
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     try:
-        ip = ipaddress.ip_address(host.strip("[]"))
+        ip = ipaddress.ip_address(host)
     except ValueError:
         network = ""
     else:
         network = f"{ip}/{ip.max_prefixlen}"
-    return {"port": int(port) if port.isdigit() else PORTS["redis"], "network": network}
+    return {"host": host, "port": int(port) if port.isdigit() else PORTS["redis"], "network": network}
 
 
 def _texts(value: object) -> list[str]:

@@ -66,6 +66,8 @@ FILES = {
     "policy/workers-dns.yaml": "always",
     "policy/workers.yaml": "always",
     "scheduler/deployment.yaml": "always",
+    "scheduler/guard.sh": "redis",
+    "scheduler/housekeeping.lua": "redis",
     "scheduler/poddisruptionbudget.yaml": "always",
     "scheduler/redis-poddisruptionbudget.yaml": "bundled redis",
     "scheduler/redis-service.yaml": "bundled redis",

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nativelink_gitops import kubeconfig, specs, versions
-from nativelink_gitops.cluster import COPIES, cpus_of, derived_properties, failing_polls, memory_of, scaling_of
+from nativelink_gitops.cluster import (
+    COPIES,
+    cpus_of,
+    derived_properties,
+    failing_polls,
+    memory_of,
+    redis_may_fill,
+    scaling_of,
+)
 from nativelink_gitops.formats import IMAGE, SCP, checks, nearest, one_of, shown
 from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from nativelink_gitops.specs import MISSING, Option, Yaml
@@ -256,22 +264,21 @@ def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
             yield name, (str(error), "write 4 or 500m" if name == "cpu" else "write a size such as 8Gi")
 
 
-def scheduler_replicas(values: Values) -> Said:
-    """Schedulers in memory are separate queues; shared ones lose actions below 1.6.5."""
+def scheduler_backend(values: Values) -> Said:
+    """Schedulers in memory are separate queues; on Redis older ones lose actions and cannot be guarded."""
     count = values["nativelink_scheduler_replicas"]
-    if count == 1:
-        return
     if values["nativelink_scheduler_backend"] != "redis":
+        if count > 1:
+            yield (
+                "nativelink_scheduler_replicas",
+                f"is {count}, and schedulers in memory are as many separate queues",
+                "write 1, or set nativelink_scheduler_backend to redis",
+            )
+    elif not versions.redis_backend(values["nativelink_version"]):
         yield (
-            "nativelink_scheduler_replicas",
-            f"is {count}, and schedulers in memory are as many separate queues",
-            "write 1, or set nativelink_scheduler_backend to redis",
-        )
-    elif not versions.shared_scheduler(values["nativelink_version"]):
-        yield (
-            "nativelink_scheduler_replicas",
-            f"is {count}, and NativeLink {values['nativelink_version']} is not fit for more than one scheduler",
-            "write 1, or set nativelink_version to v1.6.5 or newer",
+            "nativelink_scheduler_backend",
+            f"is redis, for which NativeLink {values['nativelink_version']} is too old",
+            "write memory, or a newer nativelink_version",
         )
 
 
@@ -294,6 +301,21 @@ def redis(values: Values) -> Said:
         )
     if bundled and not values["nativelink_redis_secret_name"]:
         yield "nativelink_redis_secret_name", "is empty, and the bundled Redis has a password", "name a Secret for it"
+
+
+def redis_memory(values: Values) -> Said:
+    """What the bundled Redis may fill is reserved for it: beyond its request it is among the first to be evicted."""
+    if values["nativelink_scheduler_backend"] != "redis" or values["nativelink_redis_provider"] != "bundled":
+        return
+    resources = values["nativelink_redis_resources"]
+    limit, request = (resources.get(kind, {}).get("memory") for kind in ("limits", "requests"))
+    if limit and request and bytes_of(request) < redis_may_fill(limit):
+        least = -(-redis_may_fill(limit) // 2**20)
+        yield (
+            "nativelink_redis_resources.requests.memory",
+            f"is {request}, less than the {least}Mi that Redis may fill (70 % of its limit, {limit})",
+            f"write {least}Mi or more, or lower the limit",
+        )
 
 
 STORE_PERCENT = 90
@@ -576,8 +598,9 @@ RULES: tuple[Callable[[Any], Said], ...] = (
     duplicate_pools,
     min_over_max,
     resources,
-    scheduler_replicas,
+    scheduler_backend,
     redis,
+    redis_memory,
     stores_fit_volume,
     scratch_fits_store,
     declared_properties,

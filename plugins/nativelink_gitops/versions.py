@@ -15,22 +15,19 @@ class Version:
 
     max_action_timeout: str
     max_upload_timeout: str
-    # Several schedulers on one Redis lose actions before v1.6.5 (TraceMachina/nativelink 2680 and 2685).
-    shared_scheduler: bool
+    # Before v1.6.5 schedulers on one Redis lose actions (TraceMachina/nativelink 2680 and 2685), and v1.3.2 lacks the
+    # fallback_match_interval_s by which guard.sh tells a living one.
+    redis_backend: bool
     # A matching pass now and then, for wake-ups that got lost.
     fallback_match_interval: bool
 
 
 VERSIONS = {
-    "v1.6.6": Version(
-        "max_action_timeout_s", "max_upload_timeout_s", shared_scheduler=True, fallback_match_interval=True
-    ),
-    "v1.3.2": Version(
-        "max_action_timeout", "max_upload_timeout", shared_scheduler=False, fallback_match_interval=False
-    ),
+    "v1.6.6": Version("max_action_timeout_s", "max_upload_timeout_s", redis_backend=True, fallback_match_interval=True),
+    "v1.3.2": Version("max_action_timeout", "max_upload_timeout", redis_backend=False, fallback_match_interval=False),
 }
 
 
-def shared_scheduler(version: str) -> bool:
-    """Whether several schedulers of this supported version can share the queue of one Redis."""
-    return VERSIONS[version].shared_scheduler
+def redis_backend(version: str) -> bool:
+    """Whether schedulers of this supported version can have their queue in Redis."""
+    return VERSIONS[version].redis_backend

@@ -71,7 +71,7 @@ def get(api: Cluster, *arguments: str) -> list[Object]:
 def test_a_tree_is_taken_without_a_warning(api: Cluster, name: str) -> None:
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == {"local": 37, "dev": 37, "staging": 46, "prod": 41}[name]
+    assert len(done.stdout.splitlines()) == {"local": 37, "dev": 37, "staging": 46, "prod": 37}[name]
 
 
 def test_a_field_that_no_one_knows_is_refused(api: Cluster) -> None:
@@ -132,10 +132,20 @@ def test_thirty_inventories_are_taken_without_a_warning(api: Cluster) -> None:
             "prod",
             {
                 ("nativelink", "nativelink-cas"): 3,
+                ("nativelink", "nativelink-scheduler"): 1,
+                ("nativelink", "nativelink-collector"): 1,
+                ("nativelink-workers", "nativelink-worker-default"): 1,
+            },
+        ),
+        (
+            "staging",
+            {
+                ("nativelink", "nativelink-cas"): 3,
                 ("nativelink", "nativelink-scheduler"): 2,
                 ("nativelink", "nativelink-redis"): 1,
                 ("nativelink", "nativelink-demand"): 1,
                 ("nativelink-workers", "nativelink-worker-default"): 1,
+                ("nativelink-workers", "nativelink-worker-large"): 1,
             },
         ),
     ],
@@ -143,9 +153,10 @@ def test_thirty_inventories_are_taken_without_a_warning(api: Cluster) -> None:
 def test_the_controllers_make_its_pods_under_pod_security(
     api: Cluster, name: str, pods: dict[tuple[str, str], int]
 ) -> None:
-    if name == "prod":
+    if name != "local":
         api.run("delete", "statefulset,deployment,pvc", "--all", "-n", "nativelink")
-        api.offer_volumes("gp3", "200Gi", 4)
+        api.run("delete", "deployment", "--all", "-n", "nativelink-workers")
+        api.offer_volumes("gp3", {"prod": "200Gi", "staging": "50Gi"}[name], 4)
     done = kubectl(api, "apply", *MANAGER, "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -162,7 +173,7 @@ def test_the_controllers_make_its_pods_under_pod_security(
 
     until(f"the pods of {name}", running, 60)
     claims = get(api, "pvc", "-n", "nativelink")
-    redis = {"data-nativelink-redis-0"} if name == "prod" else set()
+    redis = {"data-nativelink-redis-0"} if name == "staging" else set()
     wanted = {f"data-nativelink-cas-{index}" for index in range(3)} | redis
     assert {claim["metadata"]["name"] for claim in claims} == wanted
     assert {claim["status"]["phase"] for claim in claims} == {"Bound"}

@@ -78,7 +78,7 @@ def test_prod_is_the_page_cas() -> None:
 
 def test_prod_is_the_page_scheduler_and_workers() -> None:
     objects = objects_of(committed("prod"))
-    assert find(objects, "Deployment", "nativelink-scheduler")["spec"]["replicas"] == 2
+    assert find(objects, "Deployment", "nativelink-scheduler")["spec"]["replicas"] == 1
     worker = find(objects, "Deployment", "nativelink-worker-default")
     assert "replicas" not in worker["spec"]
     assert container(worker)["resources"] == {
@@ -138,7 +138,7 @@ def test_prod_configurations() -> None:
 
     scheduler = simple(files)
     assert scheduler["worker_timeout_s"] == 60
-    assert scheduler["experimental_backend"] == {"redis": {"redis_store": "QUEUE"}}
+    assert "experimental_backend" not in scheduler
     # The longest action of any pool (1 h), its upload (10 m) and a margin.
     assert scheduler["max_action_executing_timeout_s"] > 60 * 60 + 10 * 60
 
@@ -187,13 +187,14 @@ def test_memory_means_one_queue_and_redis_a_rolling_scheduler() -> None:
 
 
 def test_the_redis_password_comes_from_the_secret_and_is_nowhere_else() -> None:
-    files = committed("prod")
+    files = committed("staging")
     assert not [item for item in objects_of(files) if item["kind"] == "Secret"]
     stores = {store["name"]: store for store in json5.loads(files["scheduler/scheduler.json5"])["stores"]}
     assert stores["QUEUE"]["redis_store"] == {
         "addresses": ["redis://:${REDIS_PASSWORD}@nativelink-redis:6379"],
         "mode": "standard",
         "experimental_pub_sub_channel": "nativelink",
+        "retry": {"max_retries": 8},
     }
     secret = {"secretKeyRef": {"name": "nativelink-redis", "key": "password"}}
     objects = objects_of(files)
@@ -220,7 +221,32 @@ def test_an_existing_redis_without_a_password() -> None:
     (scheduler,) = find(objects_of(files), "Deployment", "nativelink-scheduler")["spec"]["template"]["spec"][
         "containers"
     ]
-    assert not [variable for variable in scheduler["env"] if "valueFrom" in variable]
+    assert [variable["name"] for variable in scheduler["env"] if "valueFrom" in variable] == ["POD_IPS"]
+    assert "-h 10.1.2.3 -p 6380 " in files["scheduler/guard.sh"]
+
+
+def test_no_client_reaches_a_scheduler_on_redis_before_it_matches() -> None:
+    files = committed("staging")
+    pod = find(objects_of(files), "Deployment", "nativelink-scheduler")["spec"]["template"]["spec"]
+    (scheduler,) = pod["containers"]
+    # The image has what the script takes; NativeLink comes out of the one that is made for copying it.
+    assert scheduler["image"] == "docker.io/redis/redis-stack-server:7.4.0-v8"
+    assert scheduler["command"] == ["/config/guard.sh"]
+    (binary,) = pod["initContainers"]
+    assert (binary["image"], binary["args"]) == (
+        "ghcr.io/tracemachina/nativelink-worker-init:v1.6.6",
+        ["/shared/nativelink"],
+    )
+    assert scheduler["startupProbe"]["exec"]["command"] == ["test", "-e", "/guard/matching"]
+    assert "-h nativelink-redis -p 6379 " in files["scheduler/guard.sh"]
+    # What the script looks at, and the words that it looks for, are of one second.
+    settings = simple(files)
+    assert (settings["fallback_match_interval_s"], settings["worker_match_logging_interval_s"]) == (1, -1)
+    assert settings["experimental_backend"] == {"redis": {"redis_store": "QUEUE"}}
+    memory = find(objects_of(committed("prod")), "Deployment", "nativelink-scheduler")["spec"]
+    assert memory["replicas"] == 1
+    assert container({"spec": memory})["image"] == "ghcr.io/tracemachina/nativelink:v1.6.6"
+    assert "initContainers" not in memory["template"]["spec"]
 
 
 def test_versions_name_their_fields() -> None:
@@ -244,7 +270,8 @@ def test_configurations_pass_the_schema_of_their_version(
         "env": {"TMPDIR": "/scratch", "FLAG": True},
         "persistent_workers": True,
     }
-    values = values_of(nativelink_version=version, nativelink_scheduler_backend="redis", nativelink_worker_pools=[pool])
+    backend = {"v1.6.6": "redis", "v1.3.2": "memory"}[version]
+    values = values_of(nativelink_version=version, nativelink_scheduler_backend=backend, nativelink_worker_pools=[pool])
     configurations = {path: text for path, text in render.tree(values).items() if path.endswith(".json5")}
     assert sorted(configurations) == ["cas/cas.json5", "scheduler/scheduler.json5", "worker/all/worker.json5"]
     assert {path: accepts(version, text) for path, text in configurations.items()} == {
@@ -585,7 +612,7 @@ def test_the_cas_is_headless_and_parallel_and_its_pods_resolve_before_they_are_r
 def test_every_workload(cluster: str) -> None:
     objects = objects_of(committed(cluster))
     workloads = [item for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
-    assert len(workloads) == {"local": 4, "dev": 4, "staging": 6, "prod": 5}[cluster]
+    assert len(workloads) == {"local": 4, "dev": 4, "staging": 6, "prod": 4}[cluster]
     budgets = [item for item in objects if item["kind"] == "PodDisruptionBudget"]
     accounts = {
         (item["metadata"]["namespace"], item["metadata"]["name"])
@@ -672,8 +699,9 @@ def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_anothe
 def test_nothing_grows_without_an_end() -> None:
     tree = committed("prod")
     assert simple(tree)["retain_completed_for_s"] == 300
-    args = container(find(objects_of(tree), "StatefulSet", "nativelink-redis"))["args"]
-    assert args[args.index("--maxmemory") + 1] == str(4 * GIB * 70 // 100)
+    redis = container(find(objects_of(committed("staging")), "StatefulSet", "nativelink-redis"))
+    assert redis["args"][redis["args"].index("--maxmemory") + 1] == str(4 * GIB * 70 // 100)
+    assert redis["resources"]["requests"]["memory"] == "3Gi"
     # The volume's 200 GiB have 13,107,200 inodes (16 KiB each), of which 95 % are given away.
     cas, results = (
         store["filesystem"]["eviction_policy"] for store in json5.loads(tree["cas/cas.json5"])["stores"][:2]

@@ -1,0 +1,76 @@
+"""A Redis with its search module as a process of this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+from testbed import components
+from testbed.waiting import until
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+class Redis:
+    """With an append-only file in `folder`: a restart loses nothing. `cli` and `environment` are for its clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        stack, libraries = components.redis_stack()
+        self.server, self.cli, self.module = (
+            stack / name for name in ("bin/redis-server", "bin/redis-cli", "lib/redisearch.so")
+        )
+        for name, path in libraries.items():
+            (folder / name).symlink_to(path)
+            (folder / f"{name.partition('-')[0]}.so.1.1").symlink_to(path)
+        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+        self.start()
+
+    def start(self) -> None:
+        settings = {"port": self.port, "dir": self.folder, "appendonly": "yes", "save": "", "loadmodule": self.module}
+        options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.server, "--bind", "127.0.0.1", *options], env=self.environment, stdout=log, stderr=log
+            )
+        until("Redis to answer", lambda: self.run("ping", check=False) == "PONG", 20)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def run(self, *command: str, stdin: bytes | None = None, check: bool = True) -> str:
+        """What redis-cli prints, errors too. A command that fails is an AssertionError unless `check` is false."""
+        called = [self.cli, "-e", "-p", str(self.port), *command]
+        done = subprocess.run(called, env=self.environment, input=stdin, capture_output=True, check=False)
+        assert done.returncode == 0 or not check, (command, done.stdout, done.stderr)
+        return (done.stdout + done.stderr).decode().rstrip("\n")
+
+    def send(self, commands: list[tuple[str, ...]]) -> None:
+        """Many commands at once."""
+        texts = [[part.encode() for part in command] for command in commands]
+        packed = b"".join(
+            b"*%d\r\n%b" % (len(parts), b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
+            for parts in texts
+        )
+        assert "errors: 0" in self.run("--pipe", stdin=packed)
+
+    def calls(self, command: str) -> int:
+        """How often a command has run."""
+        return self._told_of(command, "calls")
+
+    def spent(self, command: str) -> float:
+        """Seconds that Redis was busy with a command."""
+        return self._told_of(command, "usec") / 1e6
+
+    def _told_of(self, command: str, what: str) -> int:
+        for line in self.run("info", "commandstats").splitlines():
+            if line.startswith(f"cmdstat_{command}:"):
+                return int(line.partition(f"{what}=")[2].partition(",")[0])
+        return 0

@@ -1,0 +1,389 @@
+"""The script that starts NativeLink on Redis, as it is rendered: on written answers, and with the stand-in on Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import build
+from testbed.waiting import until
+from tests.render.conftest import ROOT, committed
+from tests.render.redis import Redis, free_port
+
+SHELLS = ("dash", "bash")
+SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / "schemas/nativelink-v1.6.6.schema.json")}
+LINE = "id=7 addr={address}:41000 laddr=10.9.9.9:6379 name= psub={psub} cmd={command} lib-name={library} lib-ver=1.0.0"
+OURS, OTHER = "10.0.0.1", "10.0.0.11"  # one begins as the other does
+MATCHES = LINE.format(address=OURS, psub=1, command="FT.AGGREGATE", library="redis-rs")
+DEAD = LINE.format(address=OURS, psub=1, command="psubscribe", library="redis-rs")
+
+
+class Pod:
+    """The scheduler's mounts in a folder, and the scripts with their paths turned to it."""
+
+    def __init__(self, folder: Path, shell: str, cli: Path | None = None) -> None:
+        self.folder, self.shell = folder, shell
+        self.matching, self.binary, self.said = (
+            folder / name for name in ("guard/matching", "shared/nativelink", "guard.log")
+        )
+        for part in ("config", "shared", "guard"):
+            (folder / part).mkdir()
+        self.files = committed("staging")
+        self.cli = cli or folder / "redis-cli"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.turn: dict[str, str] = {}
+
+    def turned(self, text: str) -> str:
+        for mount in ("config", "shared", "guard"):
+            text = text.replace(f"/{mount}/", f"{self.folder}/{mount}/")
+        for old, new in {"/opt/redis-stack/bin/redis-cli": str(self.cli), **self.turn}.items():
+            assert old in text, old
+            text = text.replace(old, new)
+        return text
+
+    def start(self, **environment: str) -> subprocess.Popen[bytes]:
+        (self.folder / "config/guard.sh").write_text(self.turned(self.files["scheduler/guard.sh"]))
+        (self.folder / "config/housekeeping.lua").write_text(self.files["scheduler/housekeeping.lua"])
+        with self.said.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(shutil.which(self.shell)), self.folder / "config/guard.sh"],
+                env={**os.environ, "POD_IPS": f"{OURS},fd00::1", **environment},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self.process
+
+    def stop(self) -> None:
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):  # what it started ends with it, as in a container
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def log(self) -> str:
+        return self.said.read_text() if self.said.exists() else ""
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}")
+    path.chmod(0o755)
+
+
+@pytest.fixture(params=SHELLS)
+def pod(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pod]:
+    """Redis answers CLIENT LIST with the file `list`, and nothing at all without it. NativeLink notes its starts."""
+    pod = Pod(tmp_path, request.param)
+    executable(
+        pod.cli,
+        f'case "$*" in\n  *"client list") cat {tmp_path}/list ;;\n'
+        f'  *"client pause"*) echo "$*" >> {tmp_path}/paused ;;\n'
+        f"  *) test -e {tmp_path}/list ;;\nesac\n",
+    )
+    executable(pod.binary, f"trap 'sleep 1; exit 7' TERM\necho $1 >> {tmp_path}/starts\nwhile :; do sleep 0.1; done\n")
+    (tmp_path / "starts").touch()
+    yield pod
+    pod.stop()
+
+
+def answer(pod: Pod, *lines: str) -> None:
+    (pod.folder / "new").write_text("".join(f"{line}\n" for line in lines))
+    (pod.folder / "new").rename(pod.folder / "list")
+
+
+def starts(pod: Pod) -> int:
+    return len((pod.folder / "starts").read_text().splitlines())
+
+
+def test_a_scheduler_that_matches_is_let_alone_and_its_end_is_the_container_s(pod: Pod) -> None:
+    pod.matching.touch()  # of the container before
+    answer(pod, MATCHES)
+    process = pod.start()
+    until("the marker", lambda: "NativeLink matches" in pod.log() and pod.matching.exists(), 5)
+    assert (pod.folder / "starts").read_text() == f"{pod.folder}/config/scheduler.json5\n"
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=10) == 7, "NativeLink's own status"
+    assert time.monotonic() - began > 0.9, "the signal is NativeLink's to answer"
+    assert starts(pod) == 1
+
+
+def test_one_that_ends_by_itself_ends_the_container(pod: Pod) -> None:
+    executable(pod.binary, "exit 3\n")
+    answer(pod)
+    assert pod.start().wait(timeout=5) == 3
+    assert not pod.matching.exists()
+
+
+def test_one_that_never_matches_is_started_anew(pod: Pod) -> None:
+    pod.matching.touch()
+    answer(pod, DEAD)
+    pod.start()
+    until("a second start", lambda: starts(pod) == 2, 10)
+    assert not pod.matching.exists(), "what is there is the container's before"
+    assert "has not matched for 4 seconds" in pod.log()
+    answer(pod, MATCHES)
+    until("the marker", pod.matching.exists, 5)
+    assert starts(pod) == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "library"),
+    [(OTHER, "redis-rs"), ("0.0.0.1", "redis-rs"), (OURS, "redis-py"), ("[fd00::11]", "redis-rs")],
+)
+def test_what_another_one_does_says_nothing_of_this_one(pod: Pod, address: str, library: str) -> None:
+    answer(pod, LINE.format(address=address, psub=1, command="FT.AGGREGATE", library=library), DEAD)
+    pod.start()
+    until("a second start", lambda: starts(pod) == 2, 10)
+    assert not pod.matching.exists()
+
+
+@pytest.mark.parametrize("command", ["FT.AGGREGATE", "FT.CURSOR|READ", "hmget", "hget"])
+def test_one_that_reads_the_queue_matches(pod: Pod, command: str) -> None:
+    """With a long queue that is what it does nearly always."""
+    answer(pod, LINE.format(address=OURS, psub=1, command=command, library="redis-rs"))
+    pod.start()
+    until("the marker", pod.matching.exists, 5)
+    assert starts(pod) == 1
+
+
+@pytest.mark.parametrize("command", ["psubscribe", "ping", "client|setinfo", "script|load"])
+def test_one_that_only_listens_does_not(pod: Pod, command: str) -> None:
+    answer(pod, LINE.format(address=OURS, psub=1, command=command, library="redis-rs"))
+    pod.start()
+    until("a second start", lambda: starts(pod) == 2, 10)
+
+
+def test_its_address_may_be_of_version_6(pod: Pod) -> None:
+    answer(pod, LINE.format(address="[fd00::1]", psub=1, command="FT.AGGREGATE", library="redis-rs"))
+    pod.start()
+    until("the marker", pod.matching.exists, 5)
+
+
+def test_it_waits_for_redis_and_a_redis_that_is_away_ends_no_scheduler(pod: Pod) -> None:
+    pod.start()
+    time.sleep(2)
+    assert starts(pod) == 0
+    answer(pod, DEAD)
+    until("NativeLink's start", lambda: starts(pod) == 1, 5)
+    (pod.folder / "list").unlink()
+    time.sleep(6)
+    assert starts(pod) == 1
+    answer(pod, MATCHES)
+    until("the marker", pod.matching.exists, 5)
+    (pod.folder / "list").unlink()
+    time.sleep(6)
+    answer(pod, DEAD)
+    time.sleep(6)
+    assert starts(pod) == 1, "one that has matched is alive, whatever its last command was"
+
+
+def test_a_redis_that_hides_the_pod_is_named(pod: Pod) -> None:
+    pod.turn = {'"$unseen" -lt 60': '"$unseen" -lt 6', '"$unseen" -eq 60': '"$unseen" -eq 6'}
+    answer(pod, LINE.format(address=OTHER, psub=1, command="FT.AGGREGATE", library="redis-rs"))
+    pod.start()
+    wanted = f"guard: Redis shows no connection of lib-name redis-rs from {OURS},fd00::1: "
+    until("a word of it", lambda: wanted in pod.log(), 10)
+    assert not pod.matching.exists()
+
+
+def test_a_lost_subscription_is_made_again_and_a_good_one_let_alone(pod: Pod) -> None:
+    pod.turn = {"while sleep 10": "while sleep 1"}
+    answer(pod, MATCHES)
+    pod.start()
+    until("the marker", pod.matching.exists, 5)
+    time.sleep(3)
+    paused = pod.folder / "paused"
+    assert not paused.exists()
+    answer(pod, LINE.format(address=OURS, psub=0, command="hmget", library="redis-rs"))
+    until("a pause", paused.exists, 10)
+    assert "client pause 4500 all" in paused.read_text()
+    assert starts(pod) == 1
+
+
+# On a real Redis, with the stand-in ----------------------------------------------------------------------------------
+
+
+class Farm(Pod):
+    """The rendered scheduler on a real Redis, a CAS and a worker: processes of the stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.redis = Redis(folder)
+        super().__init__(folder, "dash", self.redis.cli)
+        self.programs = build.binaries({"standin": build.NODE_SETS["standin"]})
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.cas, self.client, self.workers, self.health = (free_port() for _ in range(4))
+        self.turn = {"-h nativelink-redis -p 6379": f"-h 127.0.0.1 -p {self.redis.port}", "50080": str(self.health)}
+        self.binary.symlink_to(self.programs["nativelink"])
+        text = self.files["scheduler/scheduler.json5"]
+        for old, new in {
+            "nativelink-cas:50051": f"127.0.0.1:{self.cas}",
+            ":${REDIS_PASSWORD}@nativelink-redis:6379": f"127.0.0.1:{self.redis.port}",
+            "0.0.0.0:50052": f"127.0.0.1:{self.client}",
+            "0.0.0.0:50061": f"127.0.0.1:{self.workers}",
+            "0.0.0.0:50080": f"127.0.0.1:{self.health}",
+        }.items():
+            assert old in text, old
+            text = text.replace(old, new)
+        (folder / "config/scheduler.json5").write_text(text)
+        self.run("cas", self._cas())
+        self.run("worker", self._worker())
+
+    def run(self, name: str, config: object, **environment: str) -> None:
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(config))
+        self._run(name, path, **environment)
+
+    def _run(self, name: str, path: Path, **environment: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            command = [self.programs["nativelink"], path]
+            self.running.append(
+                subprocess.Popen(command, env={**os.environ, **SCHEMA, **environment}, stdout=log, stderr=log)
+            )
+
+    def unguarded(self, **environment: str) -> None:
+        self._run("scheduler", self.folder / "config/scheduler.json5", **environment)
+
+    def _cas(self) -> object:
+        services = {
+            "cas": [{"instance_name": "main", "cas_store": "CAS"}],
+            "ac": [{"instance_name": "main", "ac_store": "AC"}],
+            "bytestream": [{"instance_name": "main", "cas_store": "CAS"}],
+            "capabilities": [{"instance_name": "main"}],
+        }
+        listener = {"http": {"socket_address": f"127.0.0.1:{self.cas}"}}
+        return {
+            "stores": [{"name": "CAS", "memory": {}}, {"name": "AC", "memory": {}}],
+            "servers": [{"name": "public", "listener": listener, "services": services}],
+        }
+
+    def _worker(self) -> object:
+        cas, ac = (
+            {
+                "grpc": {
+                    "instance_name": "main",
+                    "endpoints": [{"address": f"grpc://127.0.0.1:{self.cas}"}],
+                    "store_type": kind,
+                }
+            }
+            for kind in ("cas", "ac")
+        )
+        fast = {"content_path": f"{self.folder}/fast", "temp_path": f"{self.folder}/temporary"}
+        local = {
+            "name": "worker",
+            "worker_api_endpoint": {"uri": f"grpc://127.0.0.1:{self.workers}"},
+            "cas_fast_slow_store": "CAS",
+            "upload_action_result": {"ac_store": "AC"},
+            "work_directory": f"{self.folder}/work",
+            "max_inflight_tasks": 20,
+            "platform_properties": {
+                "pool": {"values": ["default"]},
+                "cpu_count": {"values": ["8"]},
+                "memory_kb": {"values": ["16000000"]},
+                "OSFamily": {"values": ["Linux"]},
+                "container-image": {"values": ["none"]},
+            },
+        }
+        listener = {"http": {"socket_address": f"127.0.0.1:{free_port()}"}}
+        return {
+            "stores": [{"name": "CAS", "fast_slow": {"fast": {"filesystem": fast}, "slow": cas}}, {"name": "AC", **ac}],
+            "workers": [{"local": local}],
+            "servers": [{"name": "health", "listener": listener, "services": {"health": {}}}],
+        }
+
+    def build(self, actions: int = 1, seconds: str = "0-0", timeout: float = 60) -> subprocess.Popen[bytes]:
+        command: list[str | Path] = [
+            self.programs["reapi-load"],
+            f"--actions={actions}",
+            f"--seconds={seconds}",
+            f"--execute-endpoint=grpc://127.0.0.1:{self.client}",
+            f"--cas-endpoint=grpc://127.0.0.1:{self.cas}",
+            "--platform=pool=default",
+            f"--timeout={timeout}",
+            "--retries=20",
+        ]
+        self.running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+        return self.running[-1]
+
+    def guarded(self, **environment: str) -> None:
+        self.start(POD_IPS="127.0.0.1", LD_LIBRARY_PATH=str(self.folder), **SCHEMA, **environment)
+
+    def psub(self) -> list[str]:
+        return [
+            line.partition(" psub=")[2].partition(" ")[0]
+            for line in self.redis.run("client", "list").splitlines()
+            if "lib-name=redis-rs" in line
+        ]
+
+    def stop(self) -> None:
+        super().stop()
+        for process in self.running:
+            process.kill()
+            process.wait()
+        self.redis.stop()
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Iterator[Farm]:
+    made = Farm(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_a_build_runs_although_the_first_two_starts_are_dead(farm: Farm) -> None:
+    farm.guarded(NATIVELINK_STANDIN_DEAD_STARTS="2")
+    until("NativeLink to match", farm.matching.exists, 40, farm.log)
+    assert farm.log().count("starting it anew") == 2
+    assert farm.build().wait(timeout=60) == 0
+
+
+def test_without_the_guard_the_build_hangs(farm: Farm) -> None:
+    """The counter-run of the test above."""
+    farm.unguarded(NATIVELINK_STANDIN_DEAD_STARTS="1")
+    time.sleep(2)
+    build = farm.build(timeout=20)
+    until("the action", lambda: bool(farm.redis.run("KEYS", "aa_*")), 10)
+    time.sleep(8)
+    assert farm.redis.run("HGET", farm.redis.run("KEYS", "aa_*"), "state") == "queued"
+    assert build.wait(timeout=60) == 1
+
+
+def test_without_patience_a_redis_that_restarts_strands_actions(farm: Farm) -> None:
+    """The counter-run of the next one."""
+    config = farm.folder / "config/scheduler.json5"
+    patient = config.read_text()
+    config.write_text(patient.replace("retry: {max_retries: 8},", ""))
+    assert config.read_text() != patient
+    farm.guarded()
+    until("NativeLink to match", farm.matching.exists, 40, farm.log)
+    build = farm.build(20, "2-4", timeout=30)
+    until("actions to run", lambda: bool(farm.redis.run("KEYS", "aa_*")), 20)
+    time.sleep(1)
+    farm.redis.stop()
+    time.sleep(3)
+    farm.redis.start()
+    assert build.wait(timeout=90) == 1
+
+
+def test_a_redis_that_restarts_loses_nothing_and_the_subscription_comes_back(farm: Farm) -> None:
+    farm.turn["while sleep 10"] = "while sleep 1"
+    farm.guarded()
+    until("NativeLink to match", farm.matching.exists, 40, farm.log)
+    build = farm.build(20, "2-4")
+    until("actions to run", lambda: bool(farm.redis.run("KEYS", "aa_*")), 20)
+    time.sleep(1)
+    farm.redis.stop()
+    time.sleep(2)
+    farm.redis.start()
+    told = build.communicate(timeout=90)[0].decode()
+    assert build.returncode == 0, told
+    until("the subscription", lambda: "1" in farm.psub(), 40, farm.log)
+    assert farm.log().count("NativeLink matches") == 1, "it was not started anew"

@@ -1,0 +1,181 @@
+"""What runs in Redis: the demand's script and the housekeeping, as they are rendered, in a real one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from nativelink_gitops import render
+
+from testbed import debian
+from testbed.waiting import until
+from tests.render.conftest import values_of
+from tests.render.redis import Redis, free_port
+
+INDEX = "aa__state_sort_key_3e762c15"
+POOLS = [
+    {"name": "small", "platform_properties": {"pool": "small"}},
+    {"name": "unmatched", "platform_properties": {"pool": "large"}},  # a name that a pool may have
+]
+FILES = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_worker_pools=POOLS))
+DEMAND, HOUSEKEEPING = FILES["monitoring/demand.lua"], FILES["scheduler/housekeeping.lua"]
+NOTHING = {f"{pool}:{stage}": 0 for pool in ("small", "unmatched", "(unmatched)") for stage in ("queued", "executing")}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    made = Redis(tmp_path)
+    yield made
+    made.stop()
+
+
+def act(redis: Redis, count: int, state: str, **properties: str) -> list[str]:
+    """Actions as NativeLink v1.6.6 writes them, as far as the scripts read them; their operations."""
+    if INDEX not in redis.run("FT._LIST"):
+        redis.run("FT.CREATE", INDEX, "PREFIX", "1", "aa_", "SCHEMA", "state", "TAG", "CASESENSITIVE", "SORTABLE")
+    operations = [str(uuid.uuid4()) for _ in range(count)]
+    data = json.dumps({"version": 1, "action_info": {"platform_properties": properties, "priority": 0}})
+    redis.send([("HSET", f"aa_{name}", "state", state, "version", "1", "data", data) for name in operations])
+    return operations
+
+
+def demand(redis: Redis, script: str = DEMAND) -> dict[str, int]:
+    lines = redis.run("EVAL", script, "0").splitlines()
+    return dict(zip(lines[::2], map(int, lines[1::2]), strict=True))
+
+
+def test_a_pool_counts_its_own_actions_and_none_is_overlooked(redis: Redis) -> None:
+    assert demand(redis) == NOTHING
+    redis.run("FLUSHALL")
+    act(redis, 3, "queued", pool="small")
+    act(redis, 2, "executing", pool="large")
+    act(redis, 4, "queued", pool="nowhere")
+    act(redis, 1, "queued", cpu_count="1000", pool="small")
+    act(redis, 5, "completed", pool="small")
+    assert demand(redis) == NOTHING | {"small:queued": 3, "unmatched:executing": 2, "(unmatched):queued": 5}
+
+
+def test_it_counts_once_a_second_however_many_ask(redis: Redis) -> None:
+    act(redis, 10, "queued", pool="small")
+    began = time.monotonic()
+    assert {demand(redis)["small:queued"] for _ in range(50)} == {10}
+    assert redis.calls("FT.SEARCH") <= 2 + (time.monotonic() - began)
+    act(redis, 5, "queued", pool="small")
+    until("the next count", lambda: demand(redis)["small:queued"] == 15, 5)
+    # Of another inventory the answer is another one.
+    others = render.tree(values_of(nativelink_scheduler_backend="redis"))["monitoring/demand.lua"]
+    assert demand(redis, others)["(unmatched):queued"] == 15
+
+
+def test_without_the_remembered_count_it_would_count_each_time(redis: Redis) -> None:
+    """The counter-run of the test above."""
+    act(redis, 10, "queued", pool="small")
+    for _ in range(20):
+        demand(redis, DEMAND.replace("if counted then", "if false then"))
+    assert redis.calls("FT.SEARCH") == 20
+
+
+def test_a_count_of_many_is_good_for_longer(redis: Redis) -> None:
+    act(redis, 20_000, "queued", pool="small")
+    assert demand(redis)["small:queued"] == 20_000
+    (key,) = redis.run("KEYS", "nativelink-gitops:demand:*").splitlines()
+    assert 1000 < int(redis.run("PTTL", key)) <= 3000
+
+
+def test_beyond_its_bound_it_never_counts_too_few(redis: Redis) -> None:
+    act(redis, 180, "queued", pool="small")
+    act(redis, 70, "queued", pool="large")
+    assert "100000" in DEMAND
+    found = demand(redis, DEMAND.replace("100000", "100"))
+    assert 250 <= found["small:queued"] + found["unmatched:queued"] <= 252  # each pool's is rounded up
+
+
+def test_a_full_redis_is_counted_too(redis: Redis) -> None:
+    act(redis, 3, "queued", pool="small")
+    redis.run("CONFIG", "SET", "maxmemory", "1")
+    assert "OOM" in redis.run("SET", "a", "b", check=False)
+    assert demand(redis)["small:queued"] == 3
+
+
+def test_the_real_exporter_runs_it(redis: Redis) -> None:
+    act(redis, 3, "queued", pool="small")
+    (redis.folder / "demand.lua").write_text(DEMAND)
+    port = free_port()
+    (pod,) = yaml.safe_load(FILES["monitoring/demand-deployment.yaml"])["spec"]["template"]["spec"]["containers"]
+    arguments = [text.replace("/config/", f"{redis.folder}/") for text in pod["args"]]
+    environment = {item["name"]: item["value"] for item in pod["env"] if "value" in item}
+    environment |= {
+        "REDIS_ADDR": f"redis://127.0.0.1:{redis.port}",
+        "REDIS_EXPORTER_WEB_LISTEN_ADDRESS": f"127.0.0.1:{port}",
+    }
+    program = debian.root("prometheus-redis-exporter") / "usr/bin/prometheus-redis-exporter"
+    with (redis.folder / "exporter.log").open("wb") as log:
+        process = subprocess.Popen([program, *arguments], env=environment, stdout=log, stderr=log)
+    try:
+
+        def value() -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+            # Newer exporters add a label with the script's name behind it.
+            (line,) = [line for line in lines if line.startswith('redis_script_values{key="small:queued"')]
+            return line.rpartition(" ")[2]
+
+        until("the exporter", lambda: value() == "3", 20)
+    finally:
+        process.kill()
+        process.wait()
+
+
+# The housekeeping ----------------------------------------------------------------------------------------------------
+
+
+def keep_house(redis: Redis) -> None:
+    """As often as it takes to see every key."""
+    cursor = "0"
+    while True:
+        cursor = redis.run("EVAL", HOUSEKEEPING, "0", cursor)
+        if cursor == "0":
+            return
+
+
+def leave(redis: Redis, operations: list[str]) -> list[str]:
+    """What NativeLink writes beside an action; the clients' operations."""
+    clients = [str(uuid.uuid4()) for _ in operations]
+    redis.send([("HSET", f"ck_{name}", "data", "1795666766") for name in operations])
+    redis.send(
+        [
+            ("HSET", f"cid_{client}", "data", json.dumps({"Uuid": name}, separators=(",", ":")))
+            for client, name in zip(clients, operations, strict=True)
+        ]
+    )
+    return clients
+
+
+def test_what_belongs_to_an_action_goes_with_it_and_nothing_else(redis: Redis) -> None:
+    living, gone = act(redis, 1, "executing") + act(redis, 1, "completed"), [str(uuid.uuid4())]
+    clients = leave(redis, living)
+    leave(redis, gone)
+    foreign = ["ck_of-somebody-else", f"other_{gone[0]}"]
+    redis.send([("HSET", name, "data", "1") for name in foreign])
+    keep_house(redis)
+    kept = {f"{kind}_{name}" for name in living for kind in ("aa", "ck")} | {f"cid_{name}" for name in clients}
+    assert set(redis.run("KEYS", "*").splitlines()) == kept | set(foreign)
+
+
+@pytest.mark.parametrize(("kept", "left"), [(True, 0), (False, 40_000)], ids=["housekeeping", "without"])
+def test_redis_does_not_grow(redis: Redis, kept: bool, left: int) -> None:
+    """Twenty thousand operations, a thousand at a time; each has gone before the next thousand."""
+    for _ in range(20):
+        operations = act(redis, 1000, "completed")
+        leave(redis, operations)
+        redis.send([("DEL", f"aa_{name}") for name in operations])  # as its time to live does
+        if kept:
+            keep_house(redis)
+    assert int(redis.run("DBSIZE")) == left
