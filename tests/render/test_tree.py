@@ -706,9 +706,9 @@ def test_nothing_grows_without_an_end() -> None:
     cas, results = (
         store["filesystem"]["eviction_policy"] for store in json5.loads(tree["cas/cas.json5"])["stores"][:2]
     )
-    assert cas == {"max_bytes": 160 * GIB, "evict_bytes": 8 * GIB, "max_count": 9_830_400}
+    assert cas == {"max_bytes": 160 * GIB, "evict_bytes": 8 * 1024**2, "max_count": 9_830_400}
     # A result takes a block of 4 KiB at least: 10 GiB are 2,621,440 of them.
-    assert results == {"max_bytes": 10 * GIB, "evict_bytes": GIB // 2, "max_count": 2_621_440}
+    assert results == {"max_bytes": 10 * GIB, "evict_bytes": 8 * 1024**2, "max_count": 2_621_440}
     assert cas["max_count"] + results["max_count"] == 13_107_200 * 95 // 100
 
 
