@@ -34,9 +34,11 @@ class Bazel:
     def build(self, word: str, rules: int = 20, seconds: float = 1) -> dict[str, int]:
         """Build rules that sleep and write a word, and count the processes by kind: ``{"remote": 20}``.
 
-        Nothing is left of the builds before; another word, number or time makes other actions.
+        Each leaves a file ``/tmp/begun-WORD-…`` of its own when it begins. Nothing is left of the builds before;
+        another word, number or time makes other actions.
         """
-        rule = 'genrule(name = "rule{0}", outs = ["{0}.txt"], cmd = "sleep {1}; echo {2} {0} > $@")\n'
+        command = "mktemp /tmp/begun-{2}-XXXXXX > /dev/null; sleep {1}; echo {2} {0} > $@"
+        rule = f'genrule(name = "rule{{0}}", outs = ["{{0}}.txt"], cmd = "{command}")\n'
         (self.workspace / "BUILD").write_text("".join(rule.format(each, seconds, word) for each in range(rules)))
         self.run("clean")
         platform = 'properties: {name: "pool" value: "default"} properties: {name: "OSFamily" value: "Linux"}'

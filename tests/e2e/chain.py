@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import random
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -98,9 +101,9 @@ class Entry:
         """The address of one of its Services, which this machine reaches."""
         return self.where.run("-n", self.name, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 
-    def load(self, chunk: int = 40) -> Load:
+    def load(self, chunk: int = 40, pool: str = "") -> Load:
         """A load on its scheduler."""
-        return Load(self.address("nativelink-scheduler"), self.address("nativelink-cas"), chunk)
+        return Load(self.address("nativelink-scheduler"), self.address("nativelink-cas"), chunk, pool)
 
     def gauge(self) -> Gauge:
         """A look at its collector."""
@@ -237,17 +240,20 @@ def _get(address: str) -> str:
 
 
 class Load:
-    """Actions that wait in a scheduler: ``hold(400)`` makes them 400, by starting and ending clients.
+    """Actions that count in a scheduler: ``hold(400)`` makes them 400, by starting and ending clients.
 
-    They ask for a property that no worker offers, so that none begins. A client holds ``chunk`` of them at most: while
-    the demand falls, up to that many count twice for a moment.
+    They ask for a property that no worker offers, so that none begins. With a ``pool`` that has room for all they begin
+    and go on until they are to end, so that the demand falls at once: for NativeLink a queued action counts until its
+    client has been gone for a minute. A client holds ``chunk`` of them at most: while the demand falls, up to that many
+    count twice for a moment.
     """
 
-    def __init__(self, scheduler: str, cas: str, chunk: int = 40) -> None:
-        self.command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "--hold=7200", "--platform=pool=nobody"]
+    def __init__(self, scheduler: str, cas: str, chunk: int = 40, pool: str = "") -> None:
+        self.command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "--hold=7200"]
+        self.command += [f"--platform=pool={pool or 'nobody'}"]
         self.command += [f"--execute-endpoint=grpc://{scheduler}:50052", f"--cas-endpoint=grpc://{cas}:50051"]
-        self.chunk = chunk
-        self._clients: list[tuple[int, subprocess.Popen[str]]] = []
+        self.chunk, self.pool = chunk, pool
+        self._clients: list[_Client] = []
 
     def __enter__(self) -> Load:
         return self
@@ -257,40 +263,66 @@ class Load:
 
     @property
     def held(self) -> int:
-        """How many wait now."""
-        return sum(size for size, _ in self._clients)
+        """How many there are now."""
+        return sum(client.actions for client in self._clients)
 
     def hold(self, actions: int) -> float:
         """Make it so, and return when it was begun: all were prepared, and the first was about to be queued."""
-        ended: list[tuple[int, subprocess.Popen[str]]] = []
+        ended: list[_Client] = []
         while self.held > actions:
             ended.append(self._clients.pop())
         started = []
         for first in range(self.held, actions, self.chunk):
             size = min(self.chunk, actions - first)
-            command = [*self.command, f"--actions={size}"]
-            client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            started.append((size, client))
+            seconds = f"{random.uniform(7200, 9000):.2f}"  # which tells its actions from all others
+            command = [*self.command, f"--actions={size}", f"--seconds={seconds}-{seconds}"]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            started.append(_Client(size, seconds, process))
         self._clients += started
         at = 0.0
-        seconds = patient(60)  # for them to queue what they are to hold
-        deadline = threading.Timer(seconds, lambda: [client.kill() for _, client in started])
+        limit = patient(60)  # for them to queue what they are to hold
+        deadline = threading.Timer(limit, lambda: [client.process.kill() for client in started])
         deadline.start()
         try:
             for word in ("uploaded", "queued"):
-                for size, client in started:
-                    assert client.stdout
-                    told = client.stdout.readline()
-                    wanted = f'{{"{word}": {size}}}\n'
-                    assert told == wanted, f"a client was to say {wanted!r} within {seconds:.0f} s, and said {told!r}"
+                for client in started:
+                    assert client.process.stdout
+                    told = client.process.stdout.readline()
+                    wanted = f'{{"{word}": {client.actions}}}\n'
+                    assert told == wanted, f"a client was to say {wanted!r} within {limit:.0f} s, and said {told!r}"
                     at = at if word == "queued" else time.monotonic()
         finally:
             deadline.cancel()
             self._end(ended)
         return at or time.monotonic()
 
-    def _end(self, clients: list[tuple[int, subprocess.Popen[str]]]) -> None:
-        for _, client in clients:
-            client.terminate()
-        for _, client in clients:
-            client.communicate()
+    def _end(self, clients: list[_Client]) -> None:
+        deadline = time.monotonic() + patient(60)  # for what is still to begin, and for the results
+        while self.pool and time.monotonic() < deadline:
+            waiting = {client.seconds for client in clients if client.process.poll() is None}
+            if not waiting:
+                break
+            _end_sleeps(waiting)
+            time.sleep(0.2)
+        for client in clients:
+            client.process.terminate()
+        for client in clients:
+            client.process.communicate()
+
+
+@dataclass(frozen=True)
+class _Client:
+    """A client, the number of its actions, and how long they would last, as their command says it."""
+
+    actions: int
+    seconds: str
+    process: subprocess.Popen[str]
+
+
+def _end_sleeps(seconds: set[str]) -> None:
+    """End the commands ``sleep`` of so many seconds on all nodes of this machine: what waits for them ends well."""
+    commands = {f"sleep\0{each}\0".encode() for each in seconds}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cmdline").read_bytes() in commands:
+                os.kill(int(process.name), signal.SIGTERM)

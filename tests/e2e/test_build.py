@@ -1,23 +1,19 @@
-"""A real Bazel and a load of actions on a real node: CAS, scheduler and workers as they are rendered.
-
-NativeLink is the stand-in unless TESTBED_IMAGES has the real one. What only the stand-in tells is marked.
-"""
+"""A real Bazel and a load of actions on a real node: CAS, scheduler and workers as they are rendered."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from testbed import build, cluster, images
+from testbed import build, cluster
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
+from tests.e2e import nativelink
 from tests.e2e.bazel_client import Bazel
 from tests.e2e.chain import Entry
 from tests.e2e.site import pool
@@ -28,11 +24,6 @@ CAS = ("nativelink-cas-0", "nativelink-cas-1")
 WORKERS = "nativelink-worker-default"
 
 PATIENCE = 240  # seconds, for what Bazel does on a machine that has much to do besides
-
-needs_stand_in = pytest.mark.skipif(
-    any(name.startswith(f"{images.NATIVELINK}:") for name in images.saved()),
-    reason="NativeLink is real here: only the stand-in tells what it queues and loses",
-)
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +65,19 @@ def pod_address(farm: Entry, selector: str) -> str:
     return farm.where.run("-n", farm.name, "get", "pods", "-l", selector, "-o", path)
 
 
-def tells(farm: Entry) -> dict[str, Any]:
-    """What the stand-in's scheduler queues, runs and lost."""
-    address = pod_address(farm, "app.kubernetes.io/component=scheduler")
-    with urllib.request.urlopen(f"http://{address}:50080/standin/state", timeout=30) as answer:
-        return dict(json.load(answer))
+def workers(farm: Entry) -> dict[str, str]:
+    """The UID of each worker's pod by its name, less those that are told to go."""
+    pods = json.loads(farm.where.run("-n", farm.workers, "get", "pods", "-o", "json"))["items"]
+    return {
+        each["metadata"]["name"]: each["metadata"]["uid"]
+        for each in pods
+        if "deletionTimestamp" not in each["metadata"]
+    }
 
 
-def busy(farm: Entry) -> list[str]:
-    return [worker["name"] for worker in tells(farm)["workers"] if worker["running"]]
+def running(farm: Entry) -> dict[str, int]:
+    """How many actions each worker runs, by its pod's name."""
+    return {name: len(nativelink.actions(farm.where, uid)) for name, uid in workers(farm).items()}
 
 
 def load(farm: Entry, cas: str, *arguments: str) -> list[str | Path]:
@@ -105,30 +100,32 @@ def test_the_cache_survives_the_restart_of_a_cas_pod(farm: Entry, client: Bazel)
     assert client.build("first") == {"remote cache hit": 20}
 
 
-@needs_stand_in
 def test_a_worker_deleted_during_a_build_finishes_what_it_runs(farm: Entry, client: Bazel) -> None:
-    assert client_loses(farm, client, "drained") == 0
+    assert begun_again(farm, client, "drained") == 0
 
 
-@needs_stand_in
 def test_without_time_to_drain_it_loses_that(farm: Entry, client: Bazel) -> None:
     """The counter-run: the build goes well too, as the scheduler gives what is lost to another worker."""
-    assert client_loses(farm, client, "killed", "--grace-period=1") > 0
+    assert begun_again(farm, client, "killed", "--grace-period=1") == SLOTS
 
 
-def client_loses(farm: Entry, client: Bazel, word: str, *arguments: str) -> int:
-    """Build, delete a busy worker meanwhile, and count the actions that it took along."""
+def begun_again(farm: Entry, client: Bazel, word: str, *arguments: str) -> int:
+    """Build, delete a busy worker meanwhile, and count the actions that others began besides their own."""
     farm.where.rolled_out(farm.workers, f"deployment/{WORKERS}")
-    before = tells(farm)
     with ThreadPoolExecutor(1) as background:
         building = background.submit(client.build, word, 2 * SLOTS, 12)
-        until("two busy workers", lambda: building.done() or len(busy(farm)) == 2, PATIENCE)
+
+        def busy() -> bool:
+            return building.done() or sorted(running(farm).values()) == [SLOTS, SLOTS]
+
+        until("two busy workers", busy, PATIENCE, lambda: f": {running(farm)}")
         assert not building.done(), building.result()
-        farm.where.run("-n", farm.workers, "delete", "pod", busy(farm)[0], "--wait=false", *arguments)
+        goes = next(iter(workers(farm)))
+        farm.where.run("-n", farm.workers, "delete", "pod", goes, "--wait=false", *arguments)
         assert building.result(timeout=patient(PATIENCE)) == {"remote": 2 * SLOTS}
-    after = tells(farm)
-    assert after["started_more_than_once"] - before["started_more_than_once"] == after["lost"] - before["lost"]
-    return int(after["lost"] - before["lost"])
+    # Each rule leaves a file where it begins; the worker's own are gone with it.
+    folders = [nativelink.scratch(farm.where, uid) / "tmp" for uid in workers(farm).values()]
+    return len([file for folder in folders for file in folder.glob(f"begun-{word}-*")]) - SLOTS
 
 
 def test_any_cas_pod_answers_for_all(farm: Entry) -> None:
@@ -137,17 +134,4 @@ def test_any_cas_pod_answers_for_all(farm: Entry) -> None:
         command = load(farm, f"grpc://{address}:50051", "--actions=25", "--seconds=0.1-0.5", "--platform=pool=default")
         done = subprocess.run(command, capture_output=True, text=True, timeout=patient(120))
         report = json.loads(done.stdout)
-        assert (report["ok"], report["failed"], report["run_more_than_once"]) == (25, 0, 0), done
-
-
-@needs_stand_in
-def test_an_action_that_nobody_can_run_waits_and_goes_with_its_client(farm: Entry) -> None:
-    command = load(farm, f"grpc://{farm.address('nativelink-cas')}:50051", "--actions=300", "--hold=600")
-    with subprocess.Popen(
-        [*command, "--platform=pool=nobody"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as client:
-        assert client.stdout
-        assert [json.loads(client.stdout.readline()) for _ in range(2)] == [{"uploaded": 300}, {"queued": 300}]
-        assert tells(farm)["queued"] == 300
-        client.communicate("\n", timeout=patient(10))
-    until("the queue to be empty", lambda: tells(farm)["queued"] == 0, 5)
+        assert (report["ok"], report["failed"]) == (25, 0), done

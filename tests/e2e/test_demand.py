@@ -29,7 +29,7 @@ from nativelink_gitops import render
 from testbed import build, cluster, components, images, node
 from testbed.cluster import Cluster
 from testbed.waiting import until
-from tests.e2e import chain
+from tests.e2e import chain, nativelink
 from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
 from tests.e2e.site import pool
 from tests.render.conftest import values_of
@@ -76,8 +76,9 @@ class Source:
             "execution": [{"instance_name": "main", "cas_store": "A", "scheduler": "MAIN"}],
             "capabilities": [{"instance_name": "main", "remote_execution": {"scheduler": "MAIN"}}],
         }
-        properties = {"supported_platform_properties": {"pool": "exact"}}
-        return self._nativelink("scheduler", self.client, services, schedulers=[{"name": "MAIN", "simple": properties}])
+        # A queued action counts until its client has been gone for so long: by default a minute, at least 11 s.
+        simple = {"supported_platform_properties": {"pool": "exact"}, "client_action_timeout_s": 11}
+        return self._nativelink("scheduler", self.client, services, schedulers=[{"name": "MAIN", "simple": simple}])
 
     def _nativelink(self, name: str, port: int, services: Object, **more: object) -> subprocess.Popen[bytes]:
         stores: list[Object] = [{"name": "A", "memory": {}}, {"name": "B", "memory": {}}]
@@ -105,8 +106,9 @@ class Source:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         }
-        program = str(build.binaries(build.NODE_SETS)["nativelink"])
-        started = self._start(name, program, f"{self.folder}/{name}.json5", **(telemetry if name != "cas" else {}))
+        started = self._start(
+            name, str(nativelink.program()), f"{self.folder}/{name}.json5", **(telemetry if name != "cas" else {})
+        )
         until(f"{name} to listen", lambda: self.listens(port), 30, self.log)
         return started
 

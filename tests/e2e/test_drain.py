@@ -1,8 +1,9 @@
 """Workers that go on a real node: nothing that they run is lost, and what a shorter end costs.
 
-Kubernetes, the manifests and their scripts are real; NativeLink is the stand-in, which loses what it runs one second
-after SIGTERM, as the original does, and whose client tells how often each action was begun: twice means that it was
-killed. The loads begin with the first test and run beside the tests of other pools.
+Kubernetes, the manifests and their scripts are real; NativeLink is the original or its stand-in, both of which lose
+what they run one second after SIGTERM. Each action leaves a line on a volume of all workers when it begins: two lines
+mean that it was killed, and begun again. What a scheduler tells of executions also counts those that a worker refused.
+The loads begin with the first test and run beside the tests of other pools.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import re
 import signal
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from nativelink_gitops import render
 from testbed import build, cluster, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
+from tests.e2e import nativelink
 from tests.e2e.chain import Change, Record
 from tests.e2e.site import SMALL, pool
 from tests.render.conftest import values_of
@@ -37,16 +39,21 @@ from tests.render.conftest import values_of
 SPACE, WORKERS = "nativelink", "nativelink-workers"
 MOST = 8  # workers of a pool under load
 GRACE = 60 + 600 + 300  # longest action, upload timeout, margin
+# Pools whose workers are slower than the original can be made: see PATCHES.
+DELAYED = [
+    pool("late", min_replicas=MOST, slots=4),
+    *(pool(f"{hook}-{moment}") for hook in ("slow", "hasty") for moment in ("begin", "end")),
+]
 POOLS = [
     pool("steady", min_replicas=MOST, slots=4),
-    pool("late", min_replicas=MOST, slots=4),
     pool("bare", min_replicas=3, slots=4),
     pool("small", min_replicas=3),
     pool("drained", min_replicas=4),
-    *(pool(f"{hook}-{moment}") for hook in ("slow", "hasty") for moment in ("begin", "end")),
     pool("fragile"),
     pool("forgetful"),
+    *([] if nativelink.SAVED else DELAYED),
 ]
+delays = nativelink.only_stand_in("report late, and make an action's folder late")
 IMPATIENT = {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3, "terminationGracePeriodSeconds": 9}
 
 
@@ -72,10 +79,26 @@ PATCHES: dict[str, dict[str, Any]] = {
 }
 
 
+# A volume of all workers, in which actions say that they begin.
+BEGUN = "/begun"
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "begun", "namespace": WORKERS},
+    "spec": {
+        "storageClassName": "local-path",
+        "accessModes": ["ReadWriteOnce"],  # once a node, of which there is one
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
+
+
 def patch(name: str, container: dict[str, Any]) -> dict[str, Any]:
     metadata = {"name": f"nativelink-worker-{name}", "namespace": WORKERS}
     copies = {"name": "nativelink", "resources": {"requests": {"cpu": "1m"}}}  # or a node of two CPUs is full
-    pod: dict[str, Any] = {"initContainers": [copies], "containers": [{"name": "worker", **container}]}
+    worker = {"name": "worker", "volumeMounts": [{"name": "begun", "mountPath": BEGUN}], **container}
+    volumes = [{"name": "begun", "persistentVolumeClaim": {"claimName": "begun"}}]
+    pod: dict[str, Any] = {"initContainers": [copies], "containers": [worker], "volumes": volumes}
     if name == "bare":
         pod["shareProcessNamespace"] = None
     spec = {"template": {"spec": pod}}
@@ -105,10 +128,28 @@ class Going:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A load and the scale-ins meanwhile."""
+class Load:
+    """A client that waits for its actions, and the folder in which they say that they begin."""
 
-    report: dict[str, Any]
+    client: subprocess.Popen[str]
+    folder: Path
+
+    def report(self) -> dict[str, Any]:
+        """What the client says at its end: ``ok``, ``failed`` and each of its ``actions``."""
+        return dict(json.loads(self.client.communicate()[0]))
+
+    def begun(self) -> list[int]:
+        """How often each action was begun, all of which ended well."""
+        report = self.report()
+        assert [each["outcome"] for each in report["actions"]] == ["ok"] * len(report["actions"]), report
+        return [len((self.folder / str(each["index"])).read_text().splitlines()) for each in report["actions"]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """How often each action of a load was begun, and the scale-ins meanwhile."""
+
+    begun: list[int]
     went: dict[str, Going]
 
 
@@ -116,11 +157,8 @@ class Farm:
     """The pools, their scheduler and CAS, and a record of all pods of the pools."""
 
     def __init__(self, where: Cluster, pods: Record) -> None:
-        self.where, self.pods = where, pods
+        self.where, self.pods, self.loads = where, pods, count()
         self.scheduler, self.cas = (self.address(f"nativelink-{name}") for name in ("scheduler", "cas"))
-        path = "jsonpath={.items[0].status.podIP}"
-        label = "app.kubernetes.io/component=scheduler"
-        self.state_of = where.run("-n", SPACE, "get", "pods", "-l", label, "-o", path)
 
     def address(self, service: str) -> str:
         return self.where.run("-n", SPACE, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
@@ -128,26 +166,31 @@ class Farm:
     def run(self, *arguments: str) -> str:
         return self.where.run("-n", WORKERS, *arguments)
 
-    def load(self, name: str, actions: int, seconds: str, *more: str) -> subprocess.Popen[str]:
-        """A client that wants actions of so many seconds of a pool, and ends with them: see ``reported``."""
+    def load(self, name: str, actions: int, seconds: str, *more: str) -> Load:
+        """A client that wants actions of so many seconds of a pool, and ends with them."""
+        mine = f"{name}-{next(self.loads)}"
         command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--platform=pool={name}", "--timeout=120"]
         command += [f"--execute-endpoint=grpc://{self.scheduler}:50052", f"--cas-endpoint=grpc://{self.cas}:50051"]
-        command += [f"--actions={actions}", f"--seconds={seconds}", *more]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command += [f"--actions={actions}", f"--seconds={seconds}", f"--begun={BEGUN}/{mine}", *more]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        return Load(client, nativelink.claimed(self.where, WORKERS, "begun") / mine)
 
-    def running(self) -> dict[str, int]:
-        """What each worker runs, by its pod's name."""
-        with urllib.request.urlopen(f"http://{self.state_of}:50080/standin/state", timeout=5) as answer:
-            return {worker["name"]: worker["running"] for worker in json.load(answer)["workers"]}
+    def running(self, name: str) -> dict[str, int]:
+        """How many actions each worker of a pool runs, less those on their way out, by its pod's name."""
+        uids = {change.object["metadata"]["name"]: change.object["metadata"]["uid"] for change in self.changes(name)}
+        return {pod: len(nativelink.actions(self.where, uids[pod])) for pod in self.alive(name)}
 
     def busy(self, name: str, actions: int) -> list[str]:
         """Wait until a pool runs so many actions, and name the workers that do."""
+        found: dict[str, int] = {}
 
-        def found() -> dict[str, int]:
-            return {worker: number for worker, number in self.running().items() if f"-{name}-" in worker and number}
+        def complete() -> bool:
+            found.clear()
+            found.update(self.running(name))
+            return sum(found.values()) == actions
 
-        until(f"pool {name} to run {actions} actions", lambda: sum(found().values()) == actions, 20)
-        return list(found())
+        until(f"pool {name} to run {actions} actions", complete, 20, lambda: f": {found}")
+        return [pod for pod, number in found.items() if number]
 
     def changes(self, of: str) -> list[Change]:
         """What happened to a pod, or to the pods of a pool."""
@@ -197,14 +240,13 @@ class Farm:
         self.run("delete", "pod", pod, "--wait=false", *arguments)
         return asked
 
-    def lost(self, name: str) -> list[str]:
-        """What the scheduler says of a pool's workers that ended with actions, begun or not, and each pod's events."""
+    def history(self, name: str) -> str:
+        """What the scheduler says of a pool's workers that are gone, and the events of its pods."""
         log = self.where.run("-n", SPACE, "logs", "deployment/nativelink-scheduler", "--tail=-1")
-        events = ("get", "events", "-o", "custom-columns=AT:lastTimestamp,WHAT:message", "--field-selector")
-        return [
-            line[0] + "\n" + self.run(*events, f"involvedObject.name={line[1]}")
-            for line in re.finditer(rf".* worker (\S+-{name}-\S+) is gone, it ran [1-9].*", log)
-        ]
+        gone = re.compile(rf"(?=.*-worker-{name}-).*(is gone, it ran [1-9]|Evicting worker).*")
+        events = self.run("get", "events", "-o", "custom-columns=AT:lastTimestamp,POD:involvedObject.name,WHAT:message")
+        lines = [line for line in log.splitlines() if gone.search(line)]
+        return "\n".join(lines + [line for line in events.splitlines() if f"-worker-{name}-" in line])
 
     def scale(self, name: str, replicas: int) -> None:
         """By the scale subresource, as an autoscaler does."""
@@ -212,7 +254,7 @@ class Farm:
 
     def scale_in(self, name: str, replicas: int) -> dict[str, Going]:
         """Scale a pool down, and wait until the workers that go are chosen."""
-        running, before = self.running(), self.alive(name).keys()
+        running, before = self.running(name), self.alive(name).keys()
         self.scale(name, replicas)
 
         def chosen() -> set[str]:
@@ -226,7 +268,7 @@ class Farm:
         """100 actions of 1 to 20 s and 15 scale-ins at random moments, `rounds` times as much in one go."""
         moments = sorted(random.Random(seed).uniform(2, 30 * rounds) for _ in range(15 * rounds))
         began, replicas, went = time.monotonic(), MOST, dict[str, Going]()
-        client = self.load(name, 100 * rounds, "1-20", f"--seed={seed}", f"--timeout={300 * rounds}")
+        load = self.load(name, 100 * rounds, "1-20", f"--seed={seed}", f"--timeout={300 * rounds}")
         for number, moment in enumerate(moments, 1):
             time.sleep(max(0.0, began + moment - time.monotonic()))
             replicas -= 1
@@ -235,18 +277,7 @@ class Farm:
                 replicas = MOST
                 self.scale(name, replicas)
                 self.ready(name, replicas)  # others would be the next to go, with nothing to lose
-        return Loaded(reported(client), went)
-
-
-def reported(client: subprocess.Popen[str]) -> dict[str, Any]:
-    """What a load's client says at its end: ``ok``, ``failed``, ``run_more_than_once`` and each of its ``actions``."""
-    return dict(json.loads(client.communicate()[0]))
-
-
-def begun(report: dict[str, Any]) -> list[int]:
-    """How often each action was begun, all of which ended well."""
-    assert [each["outcome"] for each in report["actions"]] == ["ok"] * len(report["actions"]), report
-    return [each["executions"] for each in report["actions"]]
+        return Loaded(load.begun(), went)
 
 
 def process_of(pod: dict[str, Any]) -> int:
@@ -264,8 +295,11 @@ def tree(folder: Path, machine: str) -> None:
     peers = [{"ipBlock": {"cidr": f"{machine}/32"}}]
     values = values_of("drain", **SMALL, nativelink_worker_pools=POOLS, nativelink_client_peers=peers)
     render.write(folder, render.tree(values))
+    (folder / "begun.yaml").write_text(yaml.safe_dump(CLAIM))
     patches = [*(patch(each["name"], PATCHES.get(each["name"], {})) for each in POOLS), NO_BUDGET]
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["rendered"], "patches": patches}))
+    (folder / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": ["rendered", "begun.yaml"], "patches": patches})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -278,17 +312,6 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
         for name, security in ((SPACE, "restricted"), (WORKERS, "baseline")):
             labels = {"pod-security.kubernetes.io/enforce": security}
             where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-        where.apply(
-            {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": {"name": "state", "namespace": SPACE},
-                "spec": {
-                    "podSelector": {"matchLabels": {"app.kubernetes.io/component": "scheduler"}},
-                    "ingress": [{"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}],
-                },
-            }
-        )
         with Record(where, f"/api/v1/namespaces/{WORKERS}/pods") as pods:
             where.run("apply", "--server-side", "--field-manager=engine", "-k", str(folder))
             where.rolled_out(SPACE, "deployment/nativelink-scheduler", "statefulset/nativelink-cas")
@@ -299,12 +322,11 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
 
 
 @pytest.fixture(scope="module")
-def loads(farm: Farm, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Loaded]]]:
-    """The loads of both pools, which run meanwhile."""
+def loads(farm: Farm) -> Iterator[dict[str, Future[Loaded]]]:
+    """The loads of the pools that are there of both, which run meanwhile."""
+    there = {each["name"] for each in POOLS} & {"steady", "late"}
     with ThreadPoolExecutor() as threads:
-        yield {
-            name: threads.submit(farm.shrink_under_load, name, 1, seed) for seed, name in enumerate(("steady", "late"))
-        }
+        yield {name: threads.submit(farm.shrink_under_load, name, 1, seed) for seed, name in enumerate(sorted(there))}
 
 
 def test_every_pool_has_the_drain_and_a_grace_period_for_its_longest_action(farm: Farm, loads: object) -> None:
@@ -332,28 +354,38 @@ def test_what_an_action_leaves_behind_is_collected(farm: Farm, loads: object) ->
     assert zombies(ours) == 0
 
 
+@delays
 def test_a_slow_cas_costs_no_action(farm: Farm, loads: object) -> None:
-    """Its worker is told to go before its folder is made, and after it is gone. The counter-run, at the same time."""
+    """Its worker is told to go before its folder is made, and after it is gone. The counter-run, at the same time.
 
-    def over(pod: str) -> bool:
+    The stand-in's scheduler tells of an execution as soon as the precondition was passed, and of no refused one.
+    """
+
+    def said(pod: str, script: str) -> str:
+        return farm.run("exec", pod, "--", "sh", "-c", script)
+
+    def is_let_in(pod: str) -> bool:
+        return said(pod, "ls /drain") == "begun\n"
+
+    def is_over(pod: str) -> bool:
         """Whether there was a folder, and is none."""
-        look = "ls /scratch/actions; [ /scratch/actions -ot /drain/begun ] || echo over"
-        return farm.run("exec", pod, "--", "sh", "-c", look) == "over\n"
+        return said(pod, "ls /scratch/actions; [ /scratch/actions -ot /drain/begun ] || echo over") == "over\n"
 
-    clients = {}
+    loaded = {}
     for name in ("hasty-begin", "hasty-end", "slow-begin", "slow-end"):
-        clients[name] = farm.load(name, 1, "1-1")
-        (pod,) = farm.busy(name, 1)
+        (pod,) = farm.ready(name, 1)
+        loaded[name] = farm.load(name, 1, "1-1")
+        until(f"the action of {pod} to pass the precondition", lambda pod=pod: is_let_in(pod), 20)  # type: ignore[misc]
         if name.endswith("end"):
-            until(f"the action of {pod} to lose its folder", lambda pod=pod: over(pod), 30)  # type: ignore[misc]
+            until(f"the action of {pod} to lose its folder", lambda pod=pod: is_over(pod), 30)  # type: ignore[misc]
         farm.delete(pod)
-    begins = {name: begun(reported(client)) for name, client in clients.items()}
-    assert begins == {"hasty-begin": [2], "hasty-end": [2], "slow-begin": [1], "slow-end": [1]}
+    told = {name: [each["executions"] for each in load.report()["actions"]] for name, load in loaded.items()}
+    assert told == {"hasty-begin": [2], "hasty-end": [2], "slow-begin": [1], "slow-end": [1]}
 
 
 def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: object) -> None:
     farm.ready("small", 3)
-    client = farm.load("small", 1, "12-12")
+    load = farm.load("small", 1, "12-12")
     (pod,) = farm.busy("small", 1)
     asked = farm.delete(pod)
     time.sleep(2)
@@ -361,7 +393,7 @@ def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: ob
     time.sleep(2)
     # The API server takes the shorter grace, and kubelet goes on with the hook that runs (Kubernetes 1.36.4).
     farm.delete(pod, "--grace-period=1")
-    assert begun(reported(client)) == [1]
+    assert load.begun() == [1]
     assert farm.gone(pod, 90) - asked > 12
 
 
@@ -370,8 +402,8 @@ def test_a_spot_interruption_costs_what_runs_longer_than_its_grace(farm: Farm, l
     short, long = farm.load("small", 1, "5-5"), farm.load("small", 1, "40-40")
     for pod in farm.busy("small", 2):
         farm.delete(pod, "--grace-period=20")
-    assert begun(reported(short)) == [1]
-    assert begun(reported(long)) == [2], "killed, and begun again elsewhere"
+    assert short.begun() == [1]
+    assert long.begun() == [2], "killed, and begun again elsewhere"
 
 
 @pytest.mark.parametrize("by", ["the kernel's OOM killer", "SIGKILL"])
@@ -381,7 +413,7 @@ def test_a_worker_that_is_killed_comes_back_and_its_action_runs_elsewhere(farm: 
     SIGKILL to the container's process 1, which ends all of them, is what v2 does.
     """
     farm.ready("small", 3)
-    client = farm.load("small", 1, "10-10")
+    load = farm.load("small", 1, "10-10")
     (name,) = farm.busy("small", 1)
     pod = json.loads(farm.run("get", "pod", name, "-o", "json"))
     whole = by == "SIGKILL" or Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -389,7 +421,7 @@ def test_a_worker_that_is_killed_comes_back_and_its_action_runs_elsewhere(farm: 
         os.kill(process_of(pod), signal.SIGKILL)
     else:
         farm.run("exec", name, "--", "sh", "-c", "tail /dev/zero || [ $? -eq 137 ]")
-    assert begun(reported(client)) == [2 if whole else 1]
+    assert load.begun() == [2 if whole else 1]
 
     def restarts() -> str:
         return farm.run("get", "pod", name, "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
@@ -398,7 +430,7 @@ def test_a_worker_that_is_killed_comes_back_and_its_action_runs_elsewhere(farm: 
         until(f"pod {name} to have restarted", lambda: restarts() == "1", 20)
     farm.ready("small", 3)
     assert restarts() == ("1" if whole else "0")
-    assert begun(reported(farm.load("small", 3, "3-3"))) == [1, 1, 1], "each of the three takes one"
+    assert farm.load("small", 3, "3-3").begun() == [1, 1, 1], "each of the three takes one"
 
 
 def test_a_marker_does_not_outlive_its_container(farm: Farm, loads: object) -> None:
@@ -419,8 +451,8 @@ def test_a_marker_does_not_outlive_its_container(farm: Farm, loads: object) -> N
     for name in names.values():
         until(f"{name} to come back", lambda name=name: restarted(name), 40)  # type: ignore[misc]
     refused = farm.load("forgetful", 1, "1-1", "--timeout=5")
-    assert begun(reported(farm.load("fragile", 1, "1-1"))) == [1]
-    assert reported(refused)["ok"] == 0
+    assert farm.load("fragile", 1, "1-1").begun() == [1]
+    assert refused.report()["ok"] == 0
     assert [marked(name) for name in names.values()] == [False, True]
 
 
@@ -449,11 +481,11 @@ def fewest(farm: Farm, name: str, since: float) -> int:
 
 def test_a_node_drain_takes_one_worker_of_four_at_a_time_and_loses_nothing(farm: Farm, loads: object) -> None:
     before = farm.ready("drained", 4)
-    client = farm.load("drained", 4, "10-20")
+    load = farm.load("drained", 4, "10-20")
     farm.busy("drained", 4)
     said, began = drain(farm, "drained")
     assert "violate the pod's disruption budget" in said
-    assert begun(reported(client)) == [1, 1, 1, 1]
+    assert load.begun() == [1, 1, 1, 1]
     assert not set(before) & set(farm.ready("drained", 4))
     assert fewest(farm, "drained", began) == 3
 
@@ -462,12 +494,11 @@ def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_al
     farm: Farm, loads: object
 ) -> None:
     farm.ready("bare", 3)
-    client = farm.load("bare", 20, "8-12")
+    load = farm.load("bare", 20, "8-12")
     farm.busy("bare", 12)
     went = farm.scale_in("bare", 2)
     assert [how.running for how in went.values()] == [4]
-    assert sorted(begun(reported(client))) == [1] * 16 + [2] * 4
-    assert len(farm.lost("bare")) == 1
+    assert sorted(load.begun()) == [1] * 16 + [2] * 4
     said, began = drain(farm, "bare")
     assert "disruption budget" not in said
     assert fewest(farm, "bare", began) == 0
@@ -475,52 +506,52 @@ def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_al
 
 def assert_nothing_was_lost(farm: Farm, name: str, loaded: Loaded, rounds: int) -> None:
     busy = [how.running for how in loaded.went.values() if how.running]
-    report = loaded.report
+    times = loaded.begun
     print(
-        f"\n{report['ok']} actions ended well, {report['run_more_than_once']} were killed; "
+        f"\n{len(times)} actions ended well, {len(times) - times.count(1)} were killed; "
         f"{len(loaded.went)} workers went, {len(busy)} of them running {sum(busy)} actions"
     )
-    times = begun(report)
     assert len(times) == 100 * rounds
-    assert times.count(1) == len(times), "\n".join(farm.lost(name))
+    assert times.count(1) == len(times), farm.history(name)
     assert len(loaded.went) == 15 * rounds
     assert {how.grace for how in loaded.went.values()} == {GRACE}
     assert len(busy) >= 5 * rounds, "else this shows little"
 
 
-@pytest.mark.parametrize("name", ["steady", "late"])
+@pytest.mark.parametrize("name", ["steady", pytest.param("late", marks=delays)])
 def test_scale_ins_lose_nothing(farm: Farm, loads: dict[str, Future[Loaded]], name: str) -> None:
     """`late` reports three seconds after the action's folder is gone."""
     assert_nothing_was_lost(farm, name, loads[name].result(), 1)
 
 
-def hook_of_an_idle_worker(farm: Farm) -> float:
-    """Scale the pool down by one, which is to take the newest worker; how long its hook took, in seconds."""
+def end_of_an_idle_worker(farm: Farm) -> float:
+    """Scale the pool down by one, which is to take the newest worker; how many seconds its container went on."""
     old = farm.ready("small", 3)
     farm.scale("small", 4)
     (newest,) = set(farm.ready("small", 4)) - set(old)
     # Or it would follow a worker that stays, without an end.
     command = farm.where.command("-n", WORKERS, "logs", "-f", newest, f"--request-timeout={patient(60)}s")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as log:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as log:
         assert list(farm.scale_in("small", 3)) == [newest]
-        assert log.stdout
-        next(line for line in log.stdout if "ends in one second" in line)  # its answer to SIGTERM
-        hook = time.monotonic() - farm.told(newest).at
+        log.wait()
+        end = time.monotonic() - farm.told(newest).at
     whole = farm.gone(newest, 60) - farm.told(newest).at
-    print(f"\nan idle worker: hook ended after {hook:.1f} s, gone after {whole:.1f} s")
-    return hook
+    print(f"\nan idle worker: ended after {end:.1f} s, gone after {whole:.1f} s")
+    return end
 
 
-def test_the_newest_goes_first_and_an_idle_one_within_eight_seconds(farm: Farm) -> None:
-    """What other tests take of the machine is not the hook's: one of three in time is enough."""
-    hooks = [hook_of_an_idle_worker(farm)]
-    while hooks[-1] >= 8 and len(hooks) < 3:
-        hooks.append(hook_of_an_idle_worker(farm))
-    assert 5 <= min(hooks) < 8, hooks
+def test_the_newest_goes_first_and_an_idle_one_within_ten_seconds(farm: Farm) -> None:
+    """Five are the hook's, and one NativeLink's own. What other tests take of the machine is neither's: one of three
+    in time is enough.
+    """
+    ends = [end_of_an_idle_worker(farm)]
+    while ends[-1] >= 10 and len(ends) < 3:
+        ends.append(end_of_an_idle_worker(farm))
+    assert 5 <= min(ends) < 10, ends
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", ["steady", "late"])
+@pytest.mark.parametrize("name", ["steady", pytest.param("late", marks=delays)])
 def test_ten_times_as_many_scale_ins_lose_nothing(farm: Farm, name: str) -> None:
     farm.scale(name, MOST)
     farm.ready(name, MOST)

@@ -2,7 +2,7 @@
 //
 // It uploads them, waits for all, and prints what became of each as one JSON object; it exits with 1 if any failed.
 // With --hold SECONDS it has them queued only: it prints {"uploaded": N} before it begins, {"queued": N} once they all
-// are, and cancels them at the end of that time, at a line on stdin, or at SIGTERM.
+// are, and cancels them at the end of that time, at a line on stdin, or at SIGTERM; it ends with the last of them, too.
 package main
 
 import (
@@ -49,6 +49,7 @@ type load struct {
 	instance  string
 	platform  *repb.Platform
 	retries   int
+	begun     string
 	execution repb.ExecutionClient
 	cache     reapi.Cache
 	queued    atomic.Int64
@@ -70,7 +71,11 @@ func (p *properties) Set(text string) error {
 
 // upload stores what one action consists of, and returns its digest.
 func (l *load) upload(ctx context.Context, index int, seconds float64, salt string) (*repb.Digest, error) {
-	script := fmt.Sprintf(": %s; read -r run < /proc/sys/kernel/random/uuid; sleep %.2f; echo action %d run $run", salt, seconds, index)
+	script := fmt.Sprintf(": %s; read -r run < /proc/sys/kernel/random/uuid; ", salt)
+	if l.begun != "" {
+		script += fmt.Sprintf("mkdir -p %[1]s; echo $run >> %[1]s/%[2]d; ", l.begun, index)
+	}
+	script += fmt.Sprintf("sleep %.2f; echo action %d run $run", seconds, index)
 	command, commandBytes := reapi.Encode(&repb.Command{
 		Arguments:            []string{"/bin/sh", "-c", script},
 		EnvironmentVariables: []*repb.Command_EnvironmentVariable{{Name: "PATH", Value: "/usr/local/bin:/usr/bin:/bin"}},
@@ -206,6 +211,7 @@ func run() error {
 	key := flag.String("tls-client-key", "", "`FILE` with its key")
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
 	retries := flag.Int("retries", 5, "of an action whose connection broke")
+	begun := flag.String("begun", "", "`FOLDER` of the workers in which each action leaves a line in the file of its index when it begins")
 	hold := flag.Float64("hold", 0, "only queue, and cancel after so many `SECONDS`")
 	timeout := flag.Float64("timeout", 600, "`SECONDS` for all")
 	flag.Parse()
@@ -232,7 +238,7 @@ func run() error {
 	// The digest of an action has its properties in their order.
 	slices.SortFunc(platform, func(a, b *repb.Platform_Property) int { return strings.Compare(a.Name, b.Name) })
 	l := &load{
-		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries,
+		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun,
 		execution: repb.NewExecutionClient(scheduler), cache: reapi.NewCache(storage, *instance),
 	}
 	salt := fmt.Sprint(time.Now().UnixNano()) // or a second load would be this one
@@ -271,13 +277,17 @@ func run() error {
 	}
 	if *hold > 0 {
 		fmt.Printf("{\"uploaded\": %d}\n", *actions)
-		ended := make(chan error)
-		go func() { ended <- each(execute) }()
-		if err := l.hold(ctx, *actions, *hold); err != nil {
+		ended := make(chan struct{})
+		go func() {
+			_ = each(execute) // which has outcomes only
+			close(ended)
+		}()
+		if err := l.hold(ctx, *actions, *hold, ended); err != nil {
 			return err
 		}
 		cancel()
-		return <-ended
+		<-ended
+		return nil
 	}
 	if err := each(execute); err != nil {
 		return err
@@ -285,8 +295,8 @@ func run() error {
 	return report(outcomes)
 }
 
-// hold waits until all actions are queued, and then for some seconds, a line on stdin, or a signal to end.
-func (l *load) hold(ctx context.Context, actions int, seconds float64) error {
+// hold waits until all actions are queued, and then for their end, some seconds, a line on stdin, or a signal to end.
+func (l *load) hold(ctx context.Context, actions int, seconds float64, ended <-chan struct{}) error {
 	for l.queued.Load() < int64(actions) {
 		if ctx.Err() != nil {
 			return fmt.Errorf("only %d of %d actions were queued", l.queued.Load(), actions)
@@ -301,6 +311,7 @@ func (l *load) hold(ctx context.Context, actions int, seconds float64) error {
 		}
 	}()
 	select {
+	case <-ended:
 	case <-line:
 	case <-ctx.Done():
 	case <-time.After(time.Duration(seconds * float64(time.Second))):

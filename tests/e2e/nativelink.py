@@ -1,0 +1,73 @@
+"""What the tests ask NativeLink: only what the original and its stand-in both have.
+
+The images are the stand-in's, or the original's where ``TESTBED_IMAGES`` has them (testbed/README.md). What a worker
+runs is read from its volume: NativeLink makes a folder for each action, and removes it at the action's end. Volumes of
+pods on a real node are folders of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from testbed import build, cache, images
+from testbed.cluster import Cluster
+
+SAVED = {name: path for name, path in images.saved().items() if name.startswith(f"{images.NATIVELINK}:")}
+"""The saved images of the original by name; none where NativeLink is the stand-in."""
+
+
+def only_stand_in(can: str) -> pytest.MarkDecorator:
+    """Skip a test where NativeLink is the original, as only the stand-in can do what it asks for."""
+    return pytest.mark.skipif(bool(SAVED), reason=f"NativeLink is the original here, and only its stand-in can {can}")
+
+
+def program() -> Path:
+    """NativeLink as a program of this machine: out of the newest saved image, or the stand-in."""
+    if not SAVED:
+        return build.binaries(build.NODE_SETS)["nativelink"]
+    image = SAVED[max(SAVED)]
+    folder = cache.root() / "saved" / f"nativelink-{cache.digest(image.read_bytes())}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return cache.made(folder, lambda draft: _extract(image, draft / "nativelink")) / "nativelink"
+
+
+def _extract(image: Path, target: Path) -> None:
+    """Write the file ``nativelink`` of an image, wherever it is there."""
+
+    def content(archive: tarfile.TarFile, name: str | tarfile.TarInfo) -> IO[bytes]:
+        found = archive.extractfile(name)
+        assert found, f"{image}: {name} is no file"
+        return found
+
+    with tarfile.open(image) as archive:
+        (described,) = json.load(content(archive, "manifest.json"))
+        for name in described["Layers"]:
+            with tarfile.open(fileobj=content(archive, name)) as layer:
+                for entry in layer:
+                    if entry.isfile() and Path(entry.name).name == target.name:
+                        target.write_bytes(content(layer, entry).read())
+    target.chmod(0o755)
+
+
+def scratch(where: Cluster, uid: str) -> Path:
+    """The folder that a worker's pod of this UID has as ``/scratch``; its ``/tmp`` is ``tmp`` in it."""
+    return where.home / "node/data/var/lib/kubelet/pods" / uid / "volumes/kubernetes.io~empty-dir/scratch"
+
+
+def actions(where: Cluster, uid: str) -> set[str]:
+    """The actions that a worker's pod of this UID runs; none if the pod is gone."""
+    try:
+        return {path.name for path in (scratch(where, uid) / "actions").iterdir()}
+    except FileNotFoundError:
+        return set()
+
+
+def claimed(where: Cluster, namespace: str, claim: str) -> Path:
+    """The folder of a claim's volume of class local-path."""
+    (folder,) = (where.home / "node/data/opt/local-path-provisioner").glob(f"pvc-*_{namespace}_{claim}")
+    return folder
