@@ -76,8 +76,8 @@ class Source:
             "execution": [{"instance_name": "main", "cas_store": "A", "scheduler": "MAIN"}],
             "capabilities": [{"instance_name": "main", "remote_execution": {"scheduler": "MAIN"}}],
         }
-        # A queued action counts until its client has been gone for so long: by default a minute, at least 11 s.
-        simple = {"supported_platform_properties": {"pool": "exact"}, "client_action_timeout_s": 11}
+        # A queued action counts until its client has been gone for so long. The original waits a minute.
+        simple = {"supported_platform_properties": {"pool": "exact"}, "client_action_timeout_s": 15}
         return self._nativelink("scheduler", self.client, services, schedulers=[{"name": "MAIN", "simple": simple}])
 
     def _nativelink(self, name: str, port: int, services: Object, **more: object) -> subprocess.Popen[bytes]:
@@ -106,9 +106,8 @@ class Source:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         }
-        started = self._start(
-            name, str(nativelink.program()), f"{self.folder}/{name}.json5", **(telemetry if name != "cas" else {})
-        )
+        program = str(nativelink.program())
+        started = self._start(name, program, f"{self.folder}/{name}.json5", **(telemetry if name != "cas" else {}))
         until(f"{name} to listen", lambda: self.listens(port), 30, self.log)
         return started
 
@@ -174,7 +173,7 @@ def test_both_stages_have_a_value_before_the_first_action(tmp_path: Path) -> Non
         until("both stages", lambda: found.stages() == {"queued": [0], "executing": [0]}, 20, found.log)
         with found.queued(7):
             until("the demand", lambda: found.stages() == {"queued": [7], "executing": [0]}, 20, found.log)
-        until("no demand", lambda: found.stages() == {"queued": [0], "executing": [0]}, 20, found.log)
+        until("no demand", lambda: found.stages() == {"queued": [0], "executing": [0]}, 40, found.log)
         found.scheduler.kill()
         # A scheduler that is gone has no demand, which is not the same as none.
         until("the series to be gone", lambda: found.stages() == {}, 20, found.log)
