@@ -53,7 +53,7 @@ POOLS = [
     pool("forgetful"),
     *([] if nativelink.SAVED else DELAYED),
 ]
-delays = nativelink.only_stand_in("report late, and make an action's folder late")
+delays = nativelink.only_stand_in("make an action's folder late, and report late")
 IMPATIENT = {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3, "terminationGracePeriodSeconds": 9}
 
 

@@ -258,7 +258,7 @@ def test_network_policies_are_enforced(space: Space) -> None:
     until("the friend to speak by name", lambda: gets("friend", named), 20)
 
 
-def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
+def test_nativelink_serves_and_refuses(space: Space, tmp_path: Path) -> None:
     config = """// JSON5, as NativeLink reads it
     {stores: [{name: "A", memory: {}}], servers: [
       {name: "health", listener: {http: {socket_address: "0.0.0.0:50080"}}, services: {health: {}}}]}"""
@@ -274,7 +274,7 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
         }
     )
 
-    def standin(name: str, file: str) -> dict[str, Any]:
+    def nativelink(name: str, file: str) -> dict[str, Any]:
         container = {
             "name": "main",
             "image": f"{images.NATIVELINK}:v1.6.6",
@@ -283,6 +283,7 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
             "readinessProbe": {"httpGet": {"path": "/status", "port": 50080}, "periodSeconds": 1},
             "securityContext": {
                 "runAsNonRoot": True,
+                "runAsUser": 65532,
                 "readOnlyRootFilesystem": True,
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},
@@ -292,7 +293,7 @@ def test_the_stand_in_serves_and_refuses(space: Space, tmp_path: Path) -> None:
         volumes = [{"name": "config", "configMap": {"name": "config"}}]
         return pod(name, container, volumes=volumes, restartPolicy="Never", terminationGracePeriodSeconds=30)
 
-    space.where.apply(standin("good", "good.json5"), standin("bad", "bad.json5"))
+    space.where.apply(nativelink("good", "good.json5"), nativelink("bad", "bad.json5"))
     space.ready("good")
     space.run("wait", "--for=jsonpath={.status.phase}=Failed", "pod/bad", f"--timeout={patient(40)}s")
     assert "stroes" in space.run("logs", "bad")
