@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import time
@@ -243,10 +242,9 @@ class Farm:
     def history(self, name: str) -> str:
         """What the scheduler says of a pool's workers that are gone, and the events of its pods."""
         log = self.where.run("-n", SPACE, "logs", "deployment/nativelink-scheduler", "--tail=-1")
-        gone = re.compile(rf"(?=.*-worker-{name}-).*(is gone, it ran [1-9]|Evicting worker).*")
         events = self.run("get", "events", "-o", "custom-columns=AT:lastTimestamp,POD:involvedObject.name,WHAT:message")
-        lines = [line for line in log.splitlines() if gone.search(line)]
-        return "\n".join(lines + [line for line in events.splitlines() if f"-worker-{name}-" in line])
+        lines = [line for line in log.splitlines() if "Evicting worker" in line] + events.splitlines()
+        return "\n".join(line for line in lines if f"-worker-{name}-" in line)
 
     def scale(self, name: str, replicas: int) -> None:
         """By the scale subresource, as an autoscaler does."""
