@@ -107,6 +107,10 @@ soak: venv ## the long ones: the bootstrap interrupted at 20 random points; with
 bench: venv ## rendering, the bootstrap; with root also syncing and the reaction to demand (python -m bench PART for one)
 	python -m bench
 
+.PHONY: conformance
+conformance: venv ## the rendered configurations on a real NativeLink: NATIVELINK="FILE…", binaries or tarballs of docker save
+	python -m conformance $(NATIVELINK)
+
 ##@ Housekeeping
 
 .PHONY: generate

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from testbed import bazel
@@ -25,26 +27,44 @@ class Bazel:
         startup += ["--max_idle_secs=600", *(f"--host_jvm_args={each}" for each in JVM)]
         return [str(bazel.program()), *startup, name, *arguments]
 
-    def run(self, name: str, *arguments: str) -> str:
-        """What Bazel says; AssertionError with it if it fails."""
-        done = subprocess.run(self.command(name, *arguments), cwd=self.workspace, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stderr + done.stdout
+    def run(self, name: str, *arguments: str, timeout: float | None = None) -> str:
+        """What Bazel says; AssertionError with it if it fails, or is not done in so many seconds."""
+        command = self.command(name, *arguments)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, cwd=self.workspace, text=True, **pipes) as client:  # type: ignore[call-overload]
+            try:
+                said, _ = client.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                client.send_signal(signal.SIGINT)  # it has the server end the build, then
+                said, _ = client.communicate()
+                raise AssertionError(f"not done in {timeout:.0f} s: {said}") from None
+        assert client.returncode == 0, said
+        return str(said)
 
-    def build(self, word: str, rules: int = 20, seconds: float = 1) -> dict[str, int]:
+    def build(
+        self,
+        word: str,
+        rules: int = 20,
+        seconds: float = 1,
+        *,
+        properties: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, int]:
         """Build rules that sleep and write a word, and count the processes by kind: ``{"remote": 20}``.
 
         Each leaves a file ``/tmp/begun-WORD-…`` of its own when it begins. Nothing is left of the builds before;
-        another word, number or time makes other actions.
+        another word, number or time makes other actions. ``properties`` are asked of the workers besides;
+        AssertionError if it is not done in so many seconds.
         """
         command = "mktemp /tmp/begun-{2}-XXXXXX > /dev/null; sleep {1}; echo {2} {0} > $@"
         rule = f'genrule(name = "rule{{0}}", outs = ["{{0}}.txt"], cmd = "{command}")\n'
         (self.workspace / "BUILD").write_text("".join(rule.format(each, seconds, word) for each in range(rules)))
         self.run("clean")
-        platform = 'properties: {name: "pool" value: "default"} properties: {name: "OSFamily" value: "Linux"}'
+        asked = {"pool": "default", "OSFamily": "Linux", **(properties or {})}
+        platform = " ".join(f'properties: {{name: "{name}" value: "{value}"}}' for name, value in asked.items())
         options = [f"--jobs={rules}", "--color=no", "--noshow_progress", "--spawn_strategy=remote"]
         options += [f"--remote_default_platform_properties={platform}", "--remote_instance_name=main"]
-        said = self.run("build", *self.endpoints, *options, "//...")
+        said = self.run("build", *self.endpoints, *options, "//...", timeout=timeout)
         for each in range(rules):
             assert (self.workspace / "bazel-bin" / f"{each}.txt").read_text() == f"{word} {each}\n"
         (kinds,) = re.findall(r"^INFO: \d+ process(?:es)?: (.+)\.$", said, re.MULTILINE)

@@ -1,8 +1,12 @@
 // Command reapi-load is a client of the Remote Execution API that makes load: actions that sleep.
 //
 // It uploads them, waits for all, and prints what became of each as one JSON object; it exits with 1 if any failed.
+// With --command they run another command, a JSON array, in which {index} is the action's number and {salt} the load's.
 // With --hold SECONDS it has them queued only: it prints {"uploaded": N} before it begins, {"queued": N} once they all
 // are, and cancels them at the end of that time, at a line on stdin, or at SIGTERM; it ends with the last of them, too.
+//
+// `reapi-load put` sends a CAS bytes under the digest of others (put.go), `reapi-load cas` asks a CAS as often as it
+// answers (cas.go), and `reapi-load tool` is a persistent worker that tells which process served a request (tool.go).
 package main
 
 import (
@@ -30,6 +34,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"testbed/standin/reapi"
 )
@@ -42,12 +47,24 @@ type outcome struct {
 	Executions int     `json:"executions"` // how often it was seen to begin; 0 if its client missed it
 	Retries    int     `json:"retries"`
 	Worker     string  `json:"worker"`
-	Line       string  `json:"line"` // what its command wrote, which differs with each execution
+	Line       string  `json:"line"`   // what its command wrote, which differs with each execution
+	Errors     string  `json:"errors"` // what it wrote to stderr
+	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if it does not say
+	Ended      float64 `json:"ended"`
+}
+
+// uploads is how many actions are uploaded at a time: a CAS that is asked for more answers late.
+const uploads = 100
+
+// retried are the errors after which Bazel asks again.
+var retried = []codes.Code{
+	codes.Unavailable, codes.NotFound, codes.Internal, codes.Aborted, codes.Unknown, codes.ResourceExhausted,
 }
 
 type load struct {
 	instance  string
 	platform  *repb.Platform
+	command   []string // of each action, in the place of the one that sleeps
 	retries   int
 	begun     string
 	execution repb.ExecutionClient
@@ -76,8 +93,16 @@ func (l *load) upload(ctx context.Context, index int, seconds float64, salt stri
 		script += fmt.Sprintf("mkdir -p %[1]s; echo $run >> %[1]s/%[2]d; ", l.begun, index)
 	}
 	script += fmt.Sprintf("sleep %.2f; echo action %d run $run", seconds, index)
+	arguments := []string{"/bin/sh", "-c", script}
+	if l.command != nil {
+		own := strings.NewReplacer("{index}", fmt.Sprint(index), "{salt}", salt)
+		arguments = nil
+		for _, argument := range l.command {
+			arguments = append(arguments, own.Replace(argument))
+		}
+	}
 	command, commandBytes := reapi.Encode(&repb.Command{
-		Arguments:            []string{"/bin/sh", "-c", script},
+		Arguments:            arguments,
 		EnvironmentVariables: []*repb.Command_EnvironmentVariable{{Name: "PATH", Value: "/usr/local/bin:/usr/bin:/bin"}},
 		Platform:             l.platform, //nolint:staticcheck // where older servers look
 	})
@@ -131,7 +156,7 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	var err error
 	for {
 		var stream grpc.ServerStreamingClient[longrunningpb.Operation]
-		if name == "" || status.Code(err) == codes.NotFound {
+		if name == "" || status.Code(err) != codes.Unavailable { // the operation is lost, or ended
 			stream, err = l.execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.instance, ActionDigest: action})
 		} else {
 			stream, err = l.execution.WaitExecution(ctx, &repb.WaitExecutionRequest{Name: name})
@@ -142,8 +167,7 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 		if err == nil {
 			err = status.ErrorProto(response.Status)
 		}
-		again := status.Code(err) == codes.Unavailable || status.Code(err) == codes.NotFound
-		if !again || told.Retries == l.retries || ctx.Err() != nil {
+		if !slices.Contains(retried, status.Code(err)) || told.Retries == l.retries || ctx.Err() != nil {
 			break
 		}
 		told.Retries++
@@ -156,21 +180,38 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	}
 	result := response.Result
 	told.Worker = result.GetExecutionMetadata().GetWorker()
-	output := result.StdoutRaw
-	if len(output) == 0 && result.StdoutDigest.GetSizeBytes() > 0 {
-		output, err = l.cache.Get(ctx, result.StdoutDigest)
+	told.Began = seconds(result.GetExecutionMetadata().GetExecutionStartTimestamp())
+	told.Ended = seconds(result.GetExecutionMetadata().GetExecutionCompletedTimestamp())
+	told.Line, err = l.text(ctx, result.StdoutRaw, result.StdoutDigest)
+	if err == nil {
+		told.Errors, err = l.text(ctx, result.StderrRaw, result.StderrDigest)
 	}
-	told.Line = strings.TrimSpace(string(output))
 	told.Outcome = "ok"
 	switch {
 	case err != nil:
 		told.Outcome = "failed: its output: " + err.Error()
 	case result.ExitCode != 0:
 		told.Outcome = fmt.Sprintf("failed: exit %d", result.ExitCode)
-	case !strings.HasPrefix(told.Line, fmt.Sprintf("action %d run ", index)):
+	case l.command == nil && !strings.HasPrefix(told.Line, fmt.Sprintf("action %d run ", index)):
 		told.Outcome = "failed: that is not its output"
 	}
 	return told
+}
+
+// text is what a command wrote, which is in its result or in the CAS.
+func (l *load) text(ctx context.Context, raw []byte, digest *repb.Digest) (string, error) {
+	var err error
+	if len(raw) == 0 && digest.GetSizeBytes() > 0 {
+		raw, err = l.cache.Get(ctx, digest)
+	}
+	return strings.TrimSpace(string(raw)), err
+}
+
+func seconds(at *timestamppb.Timestamp) float64 {
+	if at == nil {
+		return 0
+	}
+	return float64(at.AsTime().UnixMicro()) / 1e6
 }
 
 // trust makes TLS's settings of files: whose certificates are believed (of none the system's), and who the client is.
@@ -201,6 +242,8 @@ func run() error {
 	flag.Var(&platform, "platform", "`NAME=VALUE` that a worker has to offer (any number)")
 	actions := flag.Int("actions", 1, "how many")
 	seconds := flag.String("seconds", "1-1", "how long each sleeps, `MIN-MAX`")
+	command := flag.String("command", "", "`JSON` array: what each runs in the place of sleeping")
+	salt := flag.String("salt", fmt.Sprint(time.Now().UnixNano()), "`TEXT`: the same one makes the same actions again")
 	seed := flag.Uint64("seed", 1, "of the durations")
 	instance := flag.String("instance", "main", "instance name")
 	executor := flag.String("execute-endpoint", "grpc://nativelink-scheduler:50052", "scheduler")
@@ -218,6 +261,12 @@ func run() error {
 	var least, most float64
 	if _, err := fmt.Sscanf(*seconds, "%g-%g", &least, &most); err != nil || flag.NArg() > 0 {
 		return fmt.Errorf("--seconds is MIN-MAX, and there are no other arguments: %v", err)
+	}
+	var arguments []string
+	if *command != "" {
+		if err := json.Unmarshal([]byte(*command), &arguments); err != nil {
+			return fmt.Errorf("--command is a JSON array of texts: %v", err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(*timeout*float64(time.Second)))
 	defer cancel()
@@ -238,15 +287,14 @@ func run() error {
 	// The digest of an action has its properties in their order.
 	slices.SortFunc(platform, func(a, b *repb.Platform_Property) int { return strings.Compare(a.Name, b.Name) })
 	l := &load{
-		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun,
+		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun, command: arguments,
 		execution: repb.NewExecutionClient(scheduler), cache: reapi.NewCache(storage, *instance),
 	}
-	salt := fmt.Sprint(time.Now().UnixNano()) // or a second load would be this one
 	outcomes := make([]outcome, *actions)
 	digests := make([]*repb.Digest, *actions)
-	each := func(do func(index int) error) error {
+	each := func(concurrency int, do func(index int) error) error {
 		failures := make([]error, *actions)
-		slots := make(chan struct{}, *concurrency)
+		slots := make(chan struct{}, concurrency)
 		var group sync.WaitGroup
 		for index := range failures {
 			slots <- struct{}{}
@@ -263,9 +311,9 @@ func run() error {
 		}
 		return nil
 	}
-	err = each(func(index int) (err error) {
+	err = each(min(*concurrency, uploads), func(index int) (err error) {
 		duration := least + rand.New(rand.NewPCG(*seed, uint64(index))).Float64()*(most-least)
-		digests[index], err = l.upload(ctx, index, duration, salt)
+		digests[index], err = l.upload(ctx, index, duration, *salt)
 		return err
 	})
 	if err != nil {
@@ -279,7 +327,7 @@ func run() error {
 		fmt.Printf("{\"uploaded\": %d}\n", *actions)
 		ended := make(chan struct{})
 		go func() {
-			_ = each(execute) // which has outcomes only
+			_ = each(*concurrency, execute) // which has outcomes only
 			close(ended)
 		}()
 		if err := l.hold(ctx, *actions, *hold, ended); err != nil {
@@ -289,7 +337,7 @@ func run() error {
 		<-ended
 		return nil
 	}
-	if err := each(execute); err != nil {
+	if err := each(*concurrency, execute); err != nil {
 		return err
 	}
 	return report(outcomes)
@@ -342,7 +390,12 @@ func report(outcomes []outcome) error {
 }
 
 func main() {
-	if err := run(); err != nil {
+	modes := map[string]func([]string) error{"cas": cas, "put": put, "tool": tool}
+	do := run
+	if len(os.Args) > 1 && modes[os.Args[1]] != nil {
+		do = func() error { return modes[os.Args[1]](os.Args[2:]) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "reapi-load:", err)
 		os.Exit(1)
 	}

@@ -1,0 +1,1 @@
+"""What `make conformance` runs: the rendered configurations on a real NativeLink."""

@@ -1,0 +1,350 @@
+"""What a farm has to do: each check returns what was seen, and raises ClusterError or AssertionError if it is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from conformance import table
+from conformance.farm import CPUS, Drained, Farm, await_running, cas_stores, pool, running
+from conformance.plan import Plan
+from conformance.pods import Network, Pod, PodEnded
+from conformance.subject import Subject
+from conformance.table import Row
+from conformance.tools import Tools
+from testbed.waiting import ClusterError, until
+from tests.e2e.bazel_client import Bazel
+
+DRAINS = 10
+_PATIENCE = 60.0  # seconds for a build of some seconds
+_POOL = {"pool": "default"}
+_TOOL = re.compile(r"served by process (\d+), request (\d+), environment (\S*), arguments")
+_LEFT = "left-by-the-tool"
+
+
+# With Bazel
+
+
+def builds(farm: Farm, bazel: Bazel) -> str:
+    """From nothing."""
+    return _counted(bazel.build("plain", timeout=2 * _PATIENCE), "remote", 20)
+
+
+def hits(farm: Farm, bazel: Bazel) -> str:
+    """The same once more, from nothing."""
+    return _counted(bazel.build("plain", timeout=_PATIENCE), "remote cache hit", 20)
+
+
+def takes_unknown_properties(farm: Farm, bazel: Bazel) -> str:
+    """Properties that the scheduler's configuration does not name: v1.6.6 looks for workers that offer them or not."""
+    if farm.version != "v1.3.2":
+        return _asking("color", "blue")(farm, bazel)
+    platform = {**_POOL, "color": "blue"}
+    with running(farm.client("--seconds=0-0", "--timeout=20", platform=platform)) as client:
+        time.sleep(2)
+        _ok(farm.load("--actions=4", "--seconds=0-0", f"--timeout={_PATIENCE}", platform=_POOL))
+        said, _ = client.communicate(timeout=_PATIENCE)
+    (outcome,) = json.loads(said)["actions"]
+    if "DeadlineExceeded" not in outcome["outcome"]:
+        raise ClusterError(f"v1.3.2 was to have it wait: {outcome['outcome']}")
+    return "as v1.3.2 does: it waits in vain, and others run meanwhile"
+
+
+def _asking(name: str, value: str) -> Callable[[Farm, Bazel], str]:
+    def builds_with(farm: Farm, bazel: Bazel) -> str:
+        done = bazel.build(f"with-{name}", rules=4, properties={name: value}, timeout=_PATIENCE)
+        return _counted(done, "remote", 4)
+
+    return builds_with
+
+
+def _counted(found: dict[str, int], kind: str, number: int) -> str:
+    if found != {kind: number}:
+        raise ClusterError(f"it was to be {number} {kind}, and was {found}")
+    return f"{number} {kind}"
+
+
+# With a client of the API
+
+
+def shares_cpus(farm: Farm) -> str:
+    """Actions that ask for half of a worker's CPUs, on two workers."""
+    most = _at_once(farm, {**_POOL, "cpu_count": str(CPUS // 2)})
+    if most > 4:
+        raise ClusterError(f"{most} ran at once")
+    return f"{most} of 6 at once"
+
+
+def shares_slots(farm: Farm) -> str:
+    """The counter-run: the same actions, which ask for nothing."""
+    most = _at_once(farm, _POOL)
+    if most != 6:
+        raise ClusterError(f"{most} of 6 ran at once, and all were to: the check above shows nothing")
+    return "6 of 6 at once"
+
+
+def _at_once(farm: Farm, platform: dict[str, str]) -> int:
+    report = _ok(farm.load("--actions=6", "--seconds=3-3", f"--timeout={_PATIENCE}", platform=platform))
+    moments = [(each["began"], 1) for each in report] + [(each["ended"], -1) for each in report]
+    if not all(at for at, _ in moments):
+        raise ClusterError("the results do not say when their actions ran")
+    now = most = 0
+    for _, change in sorted(moments):
+        now += change
+        most = max(most, now)
+    return most
+
+
+def _ok(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The outcomes of a report; ClusterError if any is bad."""
+    if report["failed"]:
+        worst = next(each for each in report["actions"] if each["outcome"] != "ok")
+        raise ClusterError(f"{report['failed']} of {len(report['actions'])} failed, one with: {worst['outcome']}")
+    return list(report["actions"])
+
+
+def answers_again(farm: Farm) -> str:
+    """An action that was done is asked for once more by a client that does not look into the cache."""
+    command = farm.recorded("0", salt="again")
+    for _ in range(2):
+        _ok(farm.load(*command, f"--timeout={_PATIENCE}", platform=_POOL))
+    if (begun := farm.begun("again")) != {"0": 1}:
+        raise ClusterError(f"it ran {begun['0']} times")
+    return "the second Execute was answered from the action cache"
+
+
+def refuses_wrong_bytes(farm: Farm) -> str:
+    """Through the public listener, as clients send them."""
+    return _refused(farm.cas[0], f"grpc://{farm.cas[0].address}:50051", "main")
+
+
+def refuses_wrong_bytes_of_workers(farm: Farm) -> str:
+    """Through whatever a worker's own configuration writes to."""
+    worker = farm.workers["default"][0]
+    stores = sorted(cas_stores(worker.workload))
+    return "; ".join(f"{address} {instance}: {_refused(worker, address, instance)}" for address, instance in stores)
+
+
+def _refused(pod: Pod, cas: str, instance: str) -> str:
+    put = ("/reapi-load", "put", f"--cas-endpoint={cas}", f"--instance={instance}")
+    right, wrong = (json.loads(pod.run(*put, *more)) for more in (("--right",), ()))
+    if set(right.values()) != {"taken, and read back"}:
+        raise ClusterError(f"right bytes: {right}")
+    if taken := {way: told for way, told in wrong.items() if not told.startswith("refused")}:
+        raise ClusterError(f"wrong bytes: {taken}")
+    return "refused by BatchUpdateBlobs and ByteStream"
+
+
+def drains(farm: Farm) -> str:
+    """Ten workers go under load, each after its replacement has come."""
+    salt, actions = "drain", 40 * DRAINS
+    command = farm.client(
+        *farm.recorded("$(({index} % 6 + 1))", salt),
+        f"--actions={actions}",
+        f"--timeout={10 * _PATIENCE}",
+        platform=_POOL,
+    )
+    gone: list[Future[Drained]] = []
+    with ThreadPoolExecutor(DRAINS) as background, running(command) as client:
+        for _ in range(DRAINS):
+            await_running(farm, farm.workers["default"][0], 1)
+            gone.append(background.submit(farm.drain, farm.replace("default")))
+        if client.poll() is not None:
+            raise ClusterError("the load ended before the last drain began: it shows nothing")
+        done = [each.result() for each in gone]
+        said, _ = client.communicate(timeout=10 * _PATIENCE)
+    again = sum(each["retries"] for each in _ok(json.loads(said)))
+    if lost := _twice(farm, salt):
+        raise ClusterError(f"{lost} of {actions} actions were begun more than once")
+    took = [each.seconds for each in done]
+    seen = [
+        f"{actions} actions, {sum(each.running for each in done)} of them on workers that went: 0 lost",
+        f"{again} asked again by the client",  # offered to workers that went, more often than max_job_retries
+        f"{min(took):.0f} to {max(took):.0f} s a drain",
+    ]
+    return ", ".join(seen)
+
+
+def loses_without_drain(farm: Farm) -> str:
+    """The counter-run: a worker goes without its hook."""
+    salt, actions = "killed", 2 * CPUS
+    arguments = [*farm.recorded("6", salt), f"--actions={actions}", f"--timeout={2 * _PATIENCE}"]
+    with running(farm.client(*arguments, platform=_POOL)) as client:
+        await_running(farm, farm.workers["default"][0], 1)
+        until("its actions to begin", lambda: len(farm.begun(salt)) == actions, 30)
+        farm.replace("default").terminate()
+        said, _ = client.communicate(timeout=2 * _PATIENCE)
+    _ok(json.loads(said))
+    if not (lost := _twice(farm, salt)):
+        raise ClusterError("nothing was lost: the check above shows nothing")
+    return f"{lost} of {actions} actions lost, and begun again"
+
+
+def _twice(farm: Farm, salt: str) -> int:
+    return sum(number > 1 for number in farm.begun(salt).values())
+
+
+def keeps_tools_out(farm: Farm) -> str:
+    """A pool without persistent workers, and an action that asks for one."""
+    report = _tools(farm, "default", "--actions=1", "--timeout=10")
+    if left := [worker.name for worker in farm.workers["default"] if (farm.work_folder(worker) / _LEFT).exists()]:
+        raise ClusterError(f"{', '.join(left)} started one: {report['actions'][0]['errors']}")
+    outcome = report["actions"][0]["outcome"]
+    return "it ran alone" if outcome == "ok" else f"it did not run: {outcome}"
+
+
+def keeps_tools(farm: Farm) -> str:
+    """A pool with persistent workers."""
+    served = _served(farm)
+    if len({process for process, _, _ in served}) != 1 or [number for _, number, _ in served] != ["1", "2", "3"]:
+        raise ClusterError(f"three actions were served by (process, request): {[each[:2] for each in served]}")
+    return f"one process served requests 1 to {len(served)}"
+
+
+def gives_tools_the_environment(farm: Farm) -> str:
+    """What the pool's env says."""
+    ((_, _, found),) = {(0, 0, environment) for _, _, environment in _served(farm)}
+    if found != "of-the-pool":
+        raise ClusterError(f"CONFORMANCE_ENV is {found!r} in the process, and of-the-pool in the pool's env")
+    return "CONFORMANCE_ENV as in the pool's env"
+
+
+def _served(farm: Farm) -> list[tuple[str, str, str]]:
+    """Process, number of the request and environment of three actions, one after another."""
+    report = _ok(_tools(farm, "persistent", "--actions=3", "--concurrency=1", f"--timeout={_PATIENCE}"))
+    found = [_TOOL.search(each["errors"]) for each in report]
+    return [match.groups() if match else ("", "", "") for match in found]  # type: ignore[misc]
+
+
+def _tools(farm: Farm, pool: str, *arguments: str) -> dict[str, Any]:
+    asked = {"pool": pool, "supports-workers": "1", "requires-worker-protocol": "json"}
+    command = ["/reapi-load", "tool", f"--of={pool}-{time.monotonic_ns()}", "@arguments-{index}"]
+    return farm.load(f"--command={json.dumps(command)}", *arguments, platform=asked)
+
+
+def drains_beside_tools(farm: Farm) -> str:
+    """The worker whose tool left a file where it was started."""
+    worker = farm.workers["persistent"][0]
+    if not (farm.work_folder(worker) / _LEFT).exists():
+        raise ClusterError("the tool left no file: the check shows nothing")
+    drained = farm.drain(farm.replace("persistent"))
+    return f"{drained.seconds:.0f} s"
+
+
+BY_BAZEL: dict[str, Callable[[Farm, Bazel], str]] = {
+    "Bazel builds": builds,
+    "another build from nothing is all cache hits": hits,
+    "Bazel asks for cpu_count": _asking("cpu_count", "1"),
+    "Bazel asks for memory_kb": _asking("memory_kb", "1048576"),
+    "Bazel asks for container-image": _asking("container-image", "docker://docker.io/library/debian:13"),
+    "Bazel asks for a property that no inventory names": takes_unknown_properties,
+}
+BY_CLIENT: dict[str, Callable[[Farm], str]] = {
+    "cpu_count=4: 4 actions at once on two workers of 8": shares_cpus,
+    "counter-run without cpu_count: all at once": shares_slots,
+    "a repeated Execute is answered from the action cache": answers_again,
+    "wrong bytes of a client are refused": refuses_wrong_bytes,
+    "wrong bytes on a worker's path are refused": refuses_wrong_bytes_of_workers,
+    f"{DRAINS} drains under load lose nothing": drains,
+    "counter-run without drain.sh: actions are lost": loses_without_drain,
+    "persistent workers: off means off": keeps_tools_out,
+}
+BY_TOOLS: dict[str, Callable[[Farm], str]] = {
+    "persistent workers: one process serves": keeps_tools,
+    "persistent workers: with the pool's env": gives_tools_the_environment,
+    "persistent workers: the drain ends": drains_beside_tools,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A farm that is checked: its variables, and the checks by their names."""
+
+    where: str
+    variables: dict[str, Any]
+    by_bazel: dict[str, Callable[[Farm, Bazel], str]]
+    by_client: dict[str, Callable[[Farm], str]]
+
+    @property
+    def on_redis(self) -> bool:
+        """Whether it has a Redis."""
+        return self.variables.get("nativelink_scheduler_backend") == "redis"
+
+    def only(self, text: str) -> Kind:
+        """The same farm with those checks whose names have a text."""
+        by_bazel = {title: do for title, do in self.by_bazel.items() if text in title}
+        return replace(self, by_bazel=by_bazel, by_client={t: do for t, do in self.by_client.items() if text in t})
+
+
+_TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": "of-the-pool"})
+KINDS = (
+    Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
+    Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
+    Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}, {}, BY_TOOLS),
+)
+
+
+def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
+    """A row for each check of each kind of farm whose name has what the plan says."""
+    folder, tools = network.folder / f"farm-{subject.version}", plan.tools
+    with _client(tools, folder) as bazel:
+        for kind in (each.only(plan.only) for each in KINDS):
+            if not (kind.by_bazel or kind.by_client):
+                continue
+            if kind.on_redis and not tools.redis:
+                reason = f"no Redis: {tools.missing['redis']}"
+                yield Row(subject.title, kind.where, "all checks", table.NOT_RUN, reason)
+            else:
+                farm = Farm(subject, tools, network, folder / kind.where.rpartition(" ")[2], kind.variables)
+                yield from _checked(subject, kind, farm, bazel)
+
+
+def _checked(subject: Subject, kind: Kind, farm: Farm, bazel: Bazel | None) -> Iterator[Row]:
+    starts = (subject.title, kind.where, "the farm starts, and its scheduler gives actions to workers")
+    try:
+        with farm:
+            yield Row(*starts, table.OK, f"start {farm.scheduler_starts} of the scheduler")
+            if bazel:
+                addresses = farm.endpoints
+                bazel.endpoints = [
+                    f"--remote_executor={addresses['execute']}",
+                    f"--remote_cache={addresses['cas']}",
+                ]
+            for title, build in kind.by_bazel.items():
+                told = (subject.title, kind.where, title)
+                if bazel:
+                    yield _row(*told, lambda build=build: build(farm, bazel))  # type: ignore[misc]
+                else:
+                    yield Row(*told, table.NOT_RUN, f"no Bazel: {farm.tools.missing['bazel']}")
+            for title, do in kind.by_client.items():
+                yield _row(subject.title, kind.where, title, lambda do=do: do(farm))  # type: ignore[misc]
+    except (ClusterError, PodEnded) as error:
+        yield Row(*starts, table.FAILED, str(error))
+
+
+def _row(version: str, where: str, title: str, do: Callable[[], str]) -> Row:
+    try:
+        return Row(version, where, title, table.OK, do())
+    except (ClusterError, PodEnded, AssertionError) as error:
+        return Row(version, where, title, table.FAILED, str(error))
+
+
+@contextmanager
+def _client(tools: Tools, folder: Path) -> Iterator[Bazel | None]:
+    """Bazel, where it is to be had."""
+    if not tools.bazel:
+        yield None
+        return
+    folder.mkdir(parents=True)
+    client = Bazel(folder)
+    try:
+        yield client
+    finally:
+        client.run("shutdown")

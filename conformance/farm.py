@@ -1,0 +1,232 @@
+"""A farm of processes from the configurations of one rendered tree: CAS, scheduler and workers, each as a pod."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import json5
+from nativelink_gitops import render
+
+from conformance import pods
+from conformance.pods import Network, Pod
+from conformance.subject import Subject
+from conformance.tools import Tools
+from conformance.workloads import Workload, services_of, workloads_of
+from testbed.waiting import ClusterError, until
+from tests.render.conftest import values_of
+
+CPUS = 8  # of a worker
+DRAIN = 240  # seconds that a drain may take, with actions of 6 s
+_STARTS = 12  # of a scheduler until its matching loop lives
+_RESOURCES = {"requests": {"cpu": CPUS, "memory": "16Gi"}, "limits": {"cpu": CPUS, "memory": "16Gi"}}
+
+
+def pool(name: str, replicas: int, **more: Any) -> dict[str, Any]:
+    """A worker pool of so many workers."""
+    return {
+        "name": name,
+        "platform_properties": {"OSFamily": "Linux", "pool": name},
+        "resources": _RESOURCES,
+        "slots": CPUS,
+        "longest_action": "1m",
+        "scratch_size": "10Gi",
+        "min_replicas": replicas,
+        "max_replicas": replicas,
+        **more,
+    }
+
+
+VARIABLES: dict[str, Any] = {
+    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    "nativelink_cas_replicas": 3,
+    "nativelink_cas_volume_size": "10Gi",
+    "nativelink_scheduler_replicas": 1,
+    "nativelink_scaling": "none",
+    "nativelink_edge": "none",
+    "nativelink_worker_pools": [pool("default", 2)],
+}
+"""The variables of its cluster, unless a farm says otherwise."""
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A worker that went as Kubernetes has it: its preStop hook, then SIGTERM."""
+
+    running: int  # actions, when the hook began
+    seconds: float  # that the hook took
+
+
+class Farm:
+    """The pods of a tree. ``ledger`` is a folder that actions have as ``/ledger``."""
+
+    def __init__(
+        self, subject: Subject, tools: Tools, network: Network, folder: Path, variables: Mapping[str, Any]
+    ) -> None:
+        """Render its tree, with more variables, and prepare its pods; they start when it is entered."""
+        stated = {**VARIABLES, "nativelink_version": subject.version, **variables}
+        tree = render.tree(values_of("conformance", **stated))
+        self.version = subject.version
+        self.tools, self.network, self.ledger = tools, network, folder / "ledger"
+        self.ledger.mkdir(parents=True)
+        self._services, self.workloads = services_of(tree), workloads_of(tree)
+        self._extra = pods.binaries(subject) | {
+            "/ledger": self.ledger,
+            "/reapi-load": Path(tools.reapi_load),
+        }
+        self._numbers = itertools.count()
+        self.cas = [self._pod("cas", f"nativelink-cas-{number}") for number in range(stated["nativelink_cas_replicas"])]
+        self.scheduler = self._pod("scheduler", "nativelink-scheduler-0")
+        self.redis = self._redis() if "redis" in self.workloads else None
+        self._serving = [*self.cas, self.scheduler, *([self.redis] if self.redis else [])]
+        self._pools: list[dict[str, Any]] = stated["nativelink_worker_pools"]
+        self.workers: dict[str, list[Pod]] = {}
+        self.scheduler_starts = 0
+
+    def _pod(self, component: str, name: str) -> Pod:
+        return Pod(self.network, name, self.workloads[component], self._extra)
+
+    def _redis(self) -> Pod:
+        extra = {"/opt/redis-stack": Path(self.tools.redis)}
+        libraries = {"LD_LIBRARY_PATH": "/opt/redis-stack/libraries"}
+        return Pod(self.network, "nativelink-redis-0", self.workloads["redis"], extra, libraries)
+
+    def _start(self, pod: Pod) -> None:
+        pod.hosts(pods.hosts(self._services, self._serving, pod, next(self._numbers)))
+        pod.start()
+
+    def __enter__(self) -> Self:
+        """Start everything; ClusterError or PodEnded if anything does not serve."""
+        try:
+            for pod in reversed(self._serving):  # Redis first
+                self._start(pod)
+            for pod in self._serving:
+                pod.await_ready()
+            for each in self._pools:
+                self.add_workers(each["name"], each["min_replicas"])
+            self.await_matching()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End everything at once."""
+        for pod in [*itertools.chain(*self.workers.values()), *self._serving]:
+            pod.remove()
+
+    def add_workers(self, pool: str, number: int = 1) -> None:
+        """So many more workers of a pool, which are ready."""
+        component = f"worker {pool}"
+        added = []
+        for _ in range(number):
+            pod = self._pod(component, f"{self.workloads[component].name}-{next(self._numbers)}")
+            self.workers.setdefault(pool, []).append(pod)
+            added.append(pod)
+            self._start(pod)
+        for pod in added:
+            pod.await_ready(120)
+
+    def await_matching(self) -> None:
+        """Start the scheduler again until it gives actions to workers, which on Redis it often does not.
+
+        ClusterError if it never does, or does not in memory at once.
+        """
+        first = {"pool": self._pools[0]["name"]}
+        for start in range(1, (_STARTS if self.redis else 1) + 1):
+            self.scheduler_starts = start
+            if self.load("--seconds=0-0", "--timeout=15", platform=first)["ok"] == 1:
+                return
+            self.scheduler.terminate()
+            self.scheduler.start()
+            self.scheduler.await_ready()
+        raise ClusterError(f"after {self.scheduler_starts} starts the scheduler gives actions to none of its workers")
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """Where clients reach it: ``execute`` and ``cas``."""
+        return {"execute": f"grpc://{self.scheduler.address}:50052", "cas": f"grpc://{self.cas[0].address}:50051"}
+
+    def client(self, *arguments: str, platform: Mapping[str, str]) -> list[str]:
+        """The command of a client that makes load."""
+        endpoints = [f"--{name}-endpoint={address}" for name, address in self.endpoints.items()]
+        properties = [f"--platform={name}={value}" for name, value in platform.items()]
+        return [self.tools.reapi_load, *endpoints, *properties, *arguments]
+
+    def load(self, *arguments: str, platform: Mapping[str, str]) -> dict[str, Any]:
+        """The report of such a client."""
+        command = self.client(*arguments, platform=platform)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.stdout:
+            raise ClusterError(f"the client failed: {done.stderr[-500:]}")
+        return dict(json.loads(done.stdout))
+
+    def recorded(self, seconds: str, salt: str) -> list[str]:
+        """Arguments of a client whose actions note in the ledger that they begin, and sleep: see ``begun``."""
+        script = f"echo begun >> /ledger/{{salt}}-{{index}}; sleep {seconds}"
+        return [f"--command={json.dumps(['/bin/sh', '-c', script])}", f"--salt={salt}"]
+
+    def begun(self, salt: str) -> dict[str, int]:
+        """How often each action with a salt has begun, by its number."""
+        return {
+            path.name.rpartition("-")[2]: len(path.read_text().splitlines()) for path in self.ledger.glob(f"{salt}-*")
+        }
+
+    def running(self, worker: Pod) -> int:
+        """How many actions a worker runs: each has a folder."""
+        return sum(path.is_dir() for path in self.work_folder(worker).glob("*"))
+
+    def work_folder(self, worker: Pod) -> Path:
+        """Where a worker's actions have their folders, on this machine."""
+        return worker.folder / "volumes" / "scratch" / "actions"
+
+    def drain(self, worker: Pod) -> Drained:
+        """Have a worker go as Kubernetes does. ClusterError if its hook takes longer than ``DRAIN``."""
+        running, began = self.running(worker), time.monotonic()
+        worker.run(*worker.workload.drain, seconds=DRAIN)
+        took = time.monotonic() - began
+        worker.terminate()
+        return Drained(running, took)
+
+    def replace(self, pool: str) -> Pod:
+        """Have one more worker of a pool, and take the first one out, which goes on until it is drained or ended."""
+        self.add_workers(pool)
+        return self.workers[pool].pop(0)
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A client in the background, which is gone afterwards."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
+
+
+def await_running(farm: Farm, worker: Pod, actions: int) -> None:
+    """Wait until a worker runs so many actions."""
+    until(f"{worker.name} to run {actions} actions", lambda: farm.running(worker) >= actions, 60)
+
+
+def cas_stores(worker: Workload) -> set[tuple[str, str]]:
+    """Address and instance name of each CAS that a workload's configuration reaches by gRPC."""
+    found: set[tuple[str, str]] = set()
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict):
+            if value.get("store_type") == "cas" and "endpoints" in value:
+                found.update((each["address"], value["instance_name"]) for each in value["endpoints"])
+            value = list(value.values())
+        for each in value if isinstance(value, list) else ():
+            look(each)
+
+    look(json5.loads(worker.settings))
+    return found

@@ -1,0 +1,34 @@
+#!/bin/sh
+# A pod's file system, in a mount namespace of its own: pod.sh ROOT ETC [SOURCE TARGET]… -- COMMAND…
+# ROOT is an empty folder, ETC has the files that stand in the place of the machine's. Programs are the machine's.
+set -eu
+root=$1 etc=$2
+shift 2
+mount -t tmpfs -o mode=755 tmpfs "$root"
+for name in usr bin sbin lib lib32 lib64; do
+  if [ -L "/$name" ]; then
+    cp -P "/$name" "$root/$name"
+  elif [ -d "/$name" ]; then
+    mkdir "$root/$name"
+    mount -o bind,ro "/$name" "$root/$name"
+  fi
+done
+mkdir "$root/etc" "$root/proc" "$root/dev" "$root/tmp"
+mount --rbind /etc "$root/etc"
+mount --rbind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+for file in "$etc"/*; do
+  mount --bind "$file" "$(realpath "$root/etc/${file##*/}")"
+done
+while [ "$1" != -- ]; do
+  if [ -d "$1" ]; then
+    mkdir -p "$root$2"
+  else
+    mkdir -p "$root${2%/*}"
+    touch "$root$2"
+  fi
+  mount --bind "$1" "$root$2"
+  shift 2
+done
+shift
+exec chroot "$root" "$@"

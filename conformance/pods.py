@@ -1,0 +1,249 @@
+"""Pods without a cluster: each is a process with a network and a file system of its own, where all paths and ports are
+as the manifests say, and names lead to other pods.
+
+It takes a network and a mount namespace, which ``__main__`` makes before: what is made here is gone with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conformance.subject import SCHEMA, Subject
+from conformance.workloads import NATIVELINK, Service, Workload
+from testbed.waiting import ClusterError, until
+
+_SCRIPT = Path(__file__).with_name("pod.sh")
+_FIRST = ipaddress.IPv4Address("10.77.0.1")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_HEALTH = 50080
+
+
+def _ip(*lines: str) -> None:
+    done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"ip: {done.stderr.strip()} in\n" + "\n".join(lines))
+
+
+class Network:
+    """A bridge, which this process and all pods are on."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make it in this process' namespace, which has to be one of its own; pods have their folders in ``folder``."""
+        self.folder = folder
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)  # where `ip netns` keeps its names
+        _ip("link set dev lo up", "link add name pods type bridge", f"address add {_FIRST}/16 dev pods")
+        _ip("link set dev pods up")
+
+    def attach(self) -> tuple[str, str]:
+        """A new network namespace on the bridge: its name and its address."""
+        with self._lock:
+            number = next(self._numbers)
+            name, address = f"pod{number}", str(_FIRST + number)
+            _ip(
+                f"netns add {name}",
+                f"link add name {name} type veth peer name eth0 netns {name}",
+                f"link set dev {name} master pods",
+                f"link set dev {name} up",
+            )
+            inside = ("link set dev lo up", f"address add {address}/16 dev eth0", "link set dev eth0 up")
+            _inside(name, *inside)
+        return name, address
+
+    def detach(self, name: str) -> None:
+        """Remove a namespace that ``attach`` made."""
+        with self._lock:
+            _ip(f"link delete dev {name}", f"netns delete {name}")
+
+
+def _inside(namespace: str, *lines: str) -> None:
+    command = ["nsenter", f"--net=/run/netns/{namespace}", "ip", "-batch", "-"]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"ip: {done.stderr.strip()} in\n" + "\n".join(lines))
+
+
+@dataclass
+class Pod:
+    """A pod, which may be started, ended, and started again with the same address and volumes.
+
+    ``extra`` maps paths in it to files or folders of this machine, beside its volumes.
+    """
+
+    network: Network
+    name: str
+    workload: Workload
+    extra: Mapping[str, Path]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        """Make its network and its configuration."""
+        self.namespace, self.address = self.network.attach()
+        self.folder = self.network.folder / f"{self.namespace}-{self.name}"
+        (self.folder / "etc").mkdir(parents=True)
+        (self.folder / "root").mkdir()
+        self.log = self.folder / "log"
+        for volume, files in self.workload.configuration.items():
+            for name, text in files.items():
+                path = self.folder / "volumes" / volume / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+                path.chmod(0o555)
+
+    def configure(self, change: Callable[[str], str]) -> None:
+        """Change its NativeLink configuration, for the next start."""
+        for path in (self.folder / "volumes").glob("*/*.json5"):
+            path.write_text(change(path.read_text()))
+
+    def hosts(self, lines: Iterable[str]) -> None:
+        """Say which names it knows, as lines of /etc/hosts."""
+        (self.folder / "etc" / "hosts").write_text("".join(f"{each}\n" for each in ("127.0.0.1 localhost", *lines)))
+        (self.folder / "etc" / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
+
+    def claim(self, addresses: Iterable[str]) -> None:
+        """Give it more addresses, which are its own only."""
+        _inside(self.namespace, *(f"address add {each} dev lo" for each in addresses))
+
+    def start(self, command: tuple[str, ...] = ()) -> None:
+        """Start its command, or another one."""
+        mounts: list[str] = []
+        for mount in self.workload.mounts:
+            volume = self.folder / "volumes" / mount.volume / mount.sub_path
+            volume.mkdir(parents=True, exist_ok=True)
+            mounts += [str(volume), mount.path]
+        for path, source in self.extra.items():
+            mounts += [str(source), path]
+        stated = {**self.workload.environment, **self.environment}
+        environment = {name: value.replace("$POD_NAME", self.name) for name, value in stated.items()}
+        enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "sh", str(_SCRIPT)]
+        folders = [str(self.folder / "root"), str(self.folder / "etc")]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*enter, *folders, *mounts, "--", *(command or self.workload.command)],
+                env={"PATH": _PATH, "HOSTNAME": self.name, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def await_ready(self, seconds: float = 60) -> None:
+        """Wait until all its ports are open, and its health listener answers well. ClusterError if that is in vain."""
+        for port in self.workload.ports:
+            until(f"{self.name} to listen on {port}", lambda port=port: self._open(port), seconds, self.said)  # type: ignore[misc]
+        if _HEALTH in self.workload.ports:
+            until(f"{self.name} to be healthy", self.healthy, seconds, self.said)
+
+    def _open(self, port: int) -> bool:
+        self._check_alive()
+        with socket.create_connection((self.address, port), timeout=5):
+            return True
+
+    def healthy(self) -> bool:
+        """Whether ``/status`` answers with 200."""
+        self._check_alive()
+        try:
+            with urllib.request.urlopen(f"http://{self.address}:{_HEALTH}/status", timeout=10) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError:
+            return False
+
+    def _check_alive(self) -> None:
+        assert self.process, f"{self.name} was not started"
+        if (status := self.process.poll()) is not None:
+            raise PodEnded(f"{self.name} ended with {status}:{self.said()}")
+
+    def said(self, lines: int = 4) -> str:
+        """The end of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n" + "\n".join(text.splitlines()[-lines:])
+
+    def command(self, *words: str) -> list[str]:
+        """What runs a command in it."""
+        assert self.process
+        return ["nsenter", f"--target={self.process.pid}", "--mount", "--net", "--root", "--wd=/", *words]
+
+    def run(self, *words: str, seconds: float = 60) -> str:
+        """What a command in it prints; ClusterError if it fails or takes longer."""
+        try:
+            done = subprocess.run(
+                self.command(*words), capture_output=True, text=True, timeout=seconds, env={"PATH": _PATH}, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise ClusterError(f"{' '.join(words)} in {self.name} takes longer than {seconds:.0f} s") from None
+        if done.returncode:
+            raise ClusterError(f"{' '.join(words)} in {self.name} failed: {done.stderr[-500:]}{done.stdout[-500:]}")
+        return done.stdout
+
+    def terminate(self, seconds: float = 20) -> None:
+        """Send it SIGTERM, and wait for its end; ClusterError if it goes on."""
+        assert self.process
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise ClusterError(f"{self.name} went on for {seconds:.0f} s after SIGTERM") from None
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and what it started at once."""
+        if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def remove(self) -> None:
+        """Be gone for good, but for its folder."""
+        self.kill()
+        self.network.detach(self.namespace)
+
+
+class PodEnded(Exception):
+    """A pod's process ended by itself, which no wait would mend."""
+
+
+def hosts(services: Iterable[Service], pods: Iterable[Pod], client: Pod, turn: int) -> list[str]:
+    """The names that the tree's Services have for a pod, as lines of /etc/hosts.
+
+    A Service leads a client to one of its pods, by its ``turn``, as kube-proxy does for each connection.
+    """
+    lines = []
+    for service in services:
+        behind = [
+            pod
+            for pod in pods
+            if pod.workload.namespace == service.namespace and service.selector.items() <= pod.workload.labels.items()
+        ]
+        if not behind:
+            continue
+        known = {pod.name: pod.address for pod in behind} if service.headless else {}
+        chosen = behind[turn % len(behind)].address
+        for prefix, address in {**{f"{name}.": at for name, at in known.items()}, "": chosen}.items():
+            full = f"{prefix}{service.name}.{service.namespace}"
+            names = [full, f"{full}.svc", f"{full}.svc.cluster.local"]
+            if client.workload.namespace == service.namespace:
+                names.append(f"{prefix}{service.name}")
+            lines.append(f"{address} {' '.join(names)}")
+    return lines
+
+
+def binaries(subject: Subject) -> dict[str, Path]:
+    """Where pods have NativeLink: as the entrypoint of its image, and where a worker's init container copies it to."""
+    files = {suffix: Path(subject.binary + suffix) for suffix in ("", SCHEMA)}
+    places = (NATIVELINK, "/shared/nativelink")
+    return {place + suffix: file for place in places for suffix, file in files.items() if file.exists()}

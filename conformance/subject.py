@@ -1,0 +1,128 @@
+"""The NativeLink under test: a binary, or the one in an image that `docker save` wrote."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
+
+_SAYS = re.compile(r"^nativelink (\d+\.\d+\.\d+)\s*$", re.MULTILINE)
+SCHEMA = ".schema.json"  # what our stand-in has beside it, after its own name
+_STAND_IN = "stand-in for NativeLink"  # the first words of its log
+
+
+class SubjectError(Exception):
+    """A file that can't be tested; the message says why, and what would do."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A NativeLink: its executable, its version (``v1.6.6``), and whether it is our stand-in."""
+
+    binary: str
+    version: str
+    stand_in: bool
+
+    @property
+    def title(self) -> str:
+        """The name that a row of the table has."""
+        return f"{self.version}*" if self.stand_in else self.version
+
+
+def subject(file: Path, folder: Path) -> Subject:
+    """The NativeLink in a file; an image's binary is extracted into ``folder``. SubjectError if there is none."""
+    if not file.is_file():
+        raise SubjectError(f"{file} is no file: name a binary of NativeLink, or a tarball of docker save")
+    if tarfile.is_tarfile(file):
+        binary, tags = _extract(file, folder)
+    else:
+        binary, tags = file.resolve(), ()
+    said = _said(binary, file)
+    stand_in = _STAND_IN in said
+    found = _SAYS.search(said)
+    version = f"v{found[1]}" if found else _tagged(tags)
+    if version not in NATIVELINK_VERSIONS:
+        raise SubjectError(
+            f"{file}: its version is {version or 'unknown'}, and the trees are for {' and '.join(NATIVELINK_VERSIONS)}:"
+            f" a binary tells it by --version, an image by its tag"
+        )
+    return Subject(str(binary), version, stand_in)
+
+
+def _said(binary: Path, file: Path) -> str:
+    try:
+        done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SubjectError(f"{file} does not run: {error}") from None
+    return done.stdout + done.stderr
+
+
+def _tagged(tags: tuple[str, ...]) -> str:
+    """The version that the tags of an image name; "" if there is not one."""
+    versions = {found[1] for tag in tags if (found := re.search(r":(v\d+\.\d+\.\d+)$", tag))}
+    return versions.pop() if len(versions) == 1 else ""
+
+
+def _extract(file: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """The entrypoint of an image, extracted out of the last layer that has it, and the image's tags."""
+    try:
+        with tarfile.open(file) as archive:
+            listing = _json(archive, "manifest.json")
+            if len(listing) != 1:
+                raise SubjectError(f"{file} has {len(listing)} images: save each into a file of its own")
+            (image,) = listing
+            settings = _json(archive, image["Config"]).get("config") or {}
+            entrypoint = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
+            if not entrypoint:
+                raise SubjectError(f"{file}: the image has no entrypoint: it is to be {NATIVELINK}")
+            binary = folder / "nativelink"
+            for suffix in ("", SCHEMA):
+                found = (_file_in(archive, layer, entrypoint[0] + suffix) for layer in reversed(image["Layers"]))
+                if content := next((each for each in found if each is not None), None):
+                    binary.with_name(binary.name + suffix).write_bytes(content)
+            if not binary.exists():
+                raise SubjectError(f"{file}: no layer has the entrypoint {entrypoint[0]}")
+            binary.chmod(0o755)
+            return binary, tuple(image.get("RepoTags") or ())
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise SubjectError(f"{file} is no tarball of docker save: {error}") from None
+
+
+def _json(archive: tarfile.TarFile, name: str) -> Any:
+    content = archive.extractfile(name)
+    return json.load(content) if content else {}
+
+
+def _file_in(archive: tarfile.TarFile, layer: str, path: str) -> bytes | None:
+    """What a layer has at an absolute path, which may be reached by symbolic links of that layer."""
+    packed = archive.extractfile(layer)
+    if packed is None:
+        return None
+    with tarfile.open(fileobj=packed) as inside:
+        members = {posixpath.normpath(f"/{member.name}"): member for member in inside}
+        for step in _links(members, path):
+            if (member := members.get(step)) and member.isfile():
+                return _content(inside.extractfile(member))
+    return None
+
+
+def _links(members: dict[str, tarfile.TarInfo], path: str) -> Iterator[str]:
+    """A path, and what it leads to: as far as symbolic links of a layer go."""
+    for _ in range(10):
+        yield path
+        member = members.get(path)
+        if member is None or not member.issym():
+            return
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
+
+
+def _content(file: IO[bytes] | None) -> bytes | None:
+    return file.read() if file else None

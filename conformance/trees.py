@@ -1,0 +1,87 @@
+"""The trees whose configurations NativeLink has to take: the committed ones, and those of generated inventories."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from nativelink_gitops import render
+
+from conformance.workloads import Tree
+from testbed.images import NATIVELINK
+from tests.render.conftest import ROOT, values_of
+from tests.render.inventories import inventories
+
+INVENTORIES = ("inventories/local", "inventories/reference")
+# Whatever else an inventory says: below v1.6.5 several schedulers lose actions, and the validation refuses them.
+_OLDER: dict[str, dict[str, Any]] = {"v1.3.2": {"nativelink_scheduler_replicas": 1}}
+
+
+class TreeError(Exception):
+    """A tree could not be rendered; the message is what the playbook said."""
+
+
+def trees(clusters: Path, version: str, generated: int) -> Iterator[tuple[str, Tree]]:
+    """Every tree of a version by its name: those of a folder of clusters, and of so many generated inventories.
+
+    Of the clusters, those of another version are rendered again for this one, as far as their inventory is known; the
+    tree of others is empty. TreeError if rendering fails.
+    """
+    others = []
+    for rendered in sorted(clusters.glob("*/rendered")):
+        tree = _read(rendered)
+        if f"{NATIVELINK}:{version}" in tree["cas/statefulset.yaml"]:
+            yield rendered.parent.name, tree
+        else:
+            others.append(rendered.parent.name)
+    if others:
+        yield from _rendered(version, others)
+    for number, variables in enumerate(variables_of(version, generated)):
+        yield f"generated-{number:02}", render.tree(values_of(f"generated-{number:02}", **variables))
+
+
+def _read(rendered: Path) -> Tree:
+    files = (path for path in sorted(rendered.rglob("*")) if path.is_file())
+    return {str(path.relative_to(rendered)): path.read_text() for path in files}
+
+
+def _rendered(version: str, clusters: list[str]) -> Iterator[tuple[str, Tree]]:
+    """Committed clusters as the playbook renders them for a version."""
+    stated = {"nativelink_version": version, **_OLDER.get(version, {})}
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        options = [f"-e{name}={value}" for name, value in {**stated, "nativelink_clusters_dir": folder}.items()]
+        for inventory in INVENTORIES:
+            command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", inventory, "playbooks/render.yml"]
+            done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise TreeError(f"{inventory} for {version}: {done.stdout[-3000:]}{done.stderr[-1000:]}")
+        for cluster in clusters:
+            yield f"{cluster} (again)", _read(Path(folder) / cluster / "rendered")
+
+
+def variables_of(version: str, number: int) -> list[dict[str, Any]]:
+    """Variables of so many clusters, the same ones each time, which say anything that the validation lets pass."""
+    found: list[dict[str, Any]] = []
+    if number == 0:
+        return found
+
+    @settings(
+        max_examples=number,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(inventories())
+    def collect(variables: dict[str, Any]) -> None:
+        older = _OLDER.get(version, {}) if variables.get("nativelink_scheduler_backend") == "redis" else {}
+        found.append(variables | {"nativelink_version": version} | older)
+
+    collect()
+    return found

@@ -1,0 +1,142 @@
+"""What the manifests of a tree run: each workload's command, environment and volumes, as a kubelet reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+Tree = Mapping[str, str]
+"""A rendered tree: its files' texts by their paths."""
+
+NATIVELINK = "/nativelink"  # where a pod has the binary that in the image is the entrypoint
+SECRET = "conformance"  # what every key of every Secret holds
+_CONTAINERS = ("nativelink", "worker", "redis")
+_REFERENCE = re.compile(r"\$\((\w+)\)")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Where a pod has a volume, or the part of it that ``sub_path`` names."""
+
+    volume: str
+    path: str
+    sub_path: str
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A StatefulSet or Deployment: what one of its pods runs.
+
+    ``environment`` may say ``$POD_NAME`` for the pod's name. ``configuration`` has, by volume, the files of its
+    ConfigMap; ``drain`` is the command of its preStop hook, if it has one.
+    """
+
+    name: str
+    namespace: str
+    labels: Mapping[str, str]
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    configuration: Mapping[str, Mapping[str, str]]
+    ports: tuple[int, ...]
+    drain: tuple[str, ...]
+
+    @property
+    def component(self) -> str:
+        """What it is to NativeLink: ``cas``, ``scheduler``, ``redis``, or ``worker NAME OF THE POOL``."""
+        pool = self.labels.get("nativelink-gitops/pool")
+        return self.labels["app.kubernetes.io/component"] + (f" {pool}" if pool else "")
+
+    @property
+    def settings(self) -> str:
+        """The text of its NativeLink configuration; "" if it has none."""
+        files = [text for volume in self.configuration.values() for name, text in volume.items() if ".json5" in name]
+        return files[0] if files else ""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A Service: which pods its name leads to."""
+
+    name: str
+    namespace: str
+    selector: Mapping[str, str]
+    headless: bool
+
+
+def objects_of(tree: Tree) -> list[dict[str, Any]]:
+    """The tree's objects."""
+    resources = yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader)["resources"]
+    return [yaml.load(tree[path], yaml.CSafeLoader) for path in resources]
+
+
+def services_of(tree: Tree) -> list[Service]:
+    """The tree's Services."""
+    return [
+        Service(
+            item["metadata"]["name"],
+            item["metadata"]["namespace"],
+            item["spec"].get("selector", {}),
+            item["spec"].get("clusterIP") == "None",
+        )
+        for item in objects_of(tree)
+        if item["kind"] == "Service"
+    ]
+
+
+def workloads_of(tree: Tree) -> dict[str, Workload]:
+    """What runs NativeLink, or the Redis beside it, by the names of ``Workload.component``."""
+    maps = {
+        each["name"]: {path.rpartition("/")[2]: tree[path] for path in each["files"]}
+        for each in yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader).get("configMapGenerator", ())
+    }
+    found = {}
+    for item in objects_of(tree):
+        component = item["metadata"]["labels"].get("app.kubernetes.io/component")
+        if item["kind"] in ("StatefulSet", "Deployment") and component in ("cas", "scheduler", "worker", "redis"):
+            workload = _workload(item, maps)
+            found[workload.component] = workload
+    return found
+
+
+def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str]]) -> Workload:
+    template = item["spec"]["template"]
+    (container,) = [each for each in template["spec"]["containers"] if each["name"] in _CONTAINERS]
+    environment = {each["name"]: _value(each) for each in container.get("env", ())}
+    words = [*container.get("command", (NATIVELINK,)), *container.get("args", ())]
+    configured = {
+        volume["name"]: maps[volume["configMap"]["name"]]
+        for volume in template["spec"].get("volumes", ())
+        if "configMap" in volume
+    }
+    hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {})
+    return Workload(
+        name=item["metadata"]["name"],
+        namespace=item["metadata"]["namespace"],
+        labels=template["metadata"]["labels"],
+        command=tuple(_expanded(word, environment) for word in words),
+        environment={name: _expanded(value, environment) for name, value in environment.items()},
+        mounts=tuple(
+            Mount(each["name"], each["mountPath"], each.get("subPath", "")) for each in container["volumeMounts"]
+        ),
+        configuration=configured,
+        ports=tuple(port["containerPort"] for port in container.get("ports", ())),
+        drain=tuple(hook.get("command", ())),
+    )
+
+
+def _value(variable: Mapping[str, Any]) -> str:
+    source = variable.get("valueFrom", {})
+    if "secretKeyRef" in source:
+        return SECRET
+    if "fieldRef" in source:
+        return "$POD_NAME"
+    return str(variable.get("value", ""))
+
+
+def _expanded(text: str, environment: Mapping[str, str]) -> str:
+    return _REFERENCE.sub(lambda found: environment.get(found[1], found[0]), text)

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	bspb "google.golang.org/genproto/googleapis/bytestream"
+	"google.golang.org/grpc"
+
+	"testbed/standin/reapi"
+)
+
+// rate is what is told of a kind of requests.
+type rate struct {
+	Requests  int     `json:"requests"`
+	PerSecond float64 `json:"per_second"`
+	P50       float64 `json:"p50_ms"`
+	P95       float64 `json:"p95_ms"`
+}
+
+// cas asks a CAS as often as it answers, one kind of requests after another, and tells how many it answered and how
+// fast: {"FindMissingBlobs": {"requests": 1000, "per_second": 500, "p50_ms": 3.1, "p95_ms": 4.4}, …}.
+func cas(arguments []string) error {
+	flags := flag.NewFlagSet("cas", flag.ExitOnError)
+	endpoint := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
+	instance := flags.String("instance", "main", "instance name")
+	concurrency := flags.Int("concurrency", 32, "how many at a time, each on a connection of its own")
+	seconds := flags.Float64("seconds", 10, "for each kind")
+	size := flags.Int("size", 900, "bytes of a small blob")
+	large := flags.Int("large", 1<<20, "bytes of a large one")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
+	defer cancel()
+	clients := make([]*client, *concurrency)
+	for index := range clients {
+		connection, err := reapi.Dial(*endpoint)
+		if err != nil {
+			return err
+		}
+		clients[index] = &client{reapi.NewCache(connection, *instance), connection, *instance, nil, nil}
+		if clients[index].small, err = clients[index].stored(ctx, 20, *size); err != nil {
+			return err
+		}
+		if clients[index].large, err = clients[index].stored(ctx, 1, *large); err != nil {
+			return err
+		}
+	}
+	kinds := []struct {
+		name string
+		ask  func(*client) error
+	}{
+		{"FindMissingBlobs of 20", func(c *client) error { _, err := c.cache.Missing(ctx, c.small); return err }},
+		{"BatchUpdateBlobs of 1, small", func(c *client) error { return c.write(ctx, *size) }},
+		{"BatchReadBlobs of 1, small", func(c *client) error { _, err := c.cache.Get(ctx, c.small[0]); return err }},
+		{"ByteStream.Read, small", func(c *client) error { return c.read(ctx, c.small[0]) }},
+		{"ByteStream.Read, large", func(c *client) error { return c.read(ctx, c.large[0]) }},
+		{"ByteStream.Write, large", func(c *client) error { return c.stream(ctx, *large) }},
+	}
+	told := map[string]rate{}
+	for _, kind := range kinds {
+		found, err := measured(clients, *seconds, kind.ask)
+		if err != nil {
+			return fmt.Errorf("%s: %w", kind.name, err)
+		}
+		told[kind.name] = found
+	}
+	return json.NewEncoder(os.Stdout).Encode(told)
+}
+
+// client is one of those that ask.
+type client struct {
+	cache        reapi.Cache
+	connection   *grpc.ClientConn
+	instance     string
+	small, large []*repb.Digest // of blobs that are stored
+}
+
+func random(size int) []byte {
+	content := make([]byte, size)
+	_, _ = rand.Read(content) // which never fails
+	return content
+}
+
+func (c *client) stored(ctx context.Context, number, size int) ([]*repb.Digest, error) {
+	var found []*repb.Digest
+	for range number {
+		content := random(size)
+		digest := reapi.Digest(content)
+		if err := write(ctx, c.connection, c.instance, digest, content); err != nil {
+			return nil, err
+		}
+		found = append(found, digest)
+	}
+	return found, nil
+}
+
+func (c *client) write(ctx context.Context, size int) error {
+	content := random(size)
+	return c.cache.Put(ctx, reapi.Digest(content), content)
+}
+
+func (c *client) stream(ctx context.Context, size int) error {
+	content := random(size)
+	return write(ctx, c.connection, c.instance, reapi.Digest(content), content)
+}
+
+func (c *client) read(ctx context.Context, digest *repb.Digest) error {
+	name := fmt.Sprintf("%s/blobs/%s/%d", c.instance, digest.Hash, digest.SizeBytes)
+	stream, err := bspb.NewByteStreamClient(c.connection).Read(ctx, &bspb.ReadRequest{ResourceName: name})
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// measured has all clients ask for some seconds.
+func measured(clients []*client, seconds float64, ask func(*client) error) (rate, error) {
+	var (
+		group sync.WaitGroup
+		lock  sync.Mutex
+		took  []float64
+		first error
+	)
+	began := time.Now()
+	for _, each := range clients {
+		group.Go(func() {
+			var own []float64
+			var err error
+			for err == nil && time.Since(began).Seconds() < seconds {
+				asked := time.Now()
+				if err = ask(each); err == nil {
+					own = append(own, float64(time.Since(asked).Microseconds())/1000)
+				}
+			}
+			lock.Lock()
+			defer lock.Unlock()
+			took = append(took, own...)
+			if first == nil {
+				first = err
+			}
+		})
+	}
+	group.Wait()
+	elapsed := time.Since(began).Seconds()
+	if first != nil || len(took) == 0 {
+		return rate{}, first
+	}
+	slices.Sort(took)
+	return rate{len(took), float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*95/100]}, nil
+}

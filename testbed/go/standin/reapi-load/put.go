@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	bspb "google.golang.org/genproto/googleapis/bytestream"
+	"google.golang.org/grpc"
+
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+
+	"testbed/standin/reapi"
+)
+
+// put sends a CAS bytes under the digest of others of the same length, by both ways that there are, and tells of each
+// what became of it: {"batch": "refused: …", "stream": "taken, and read back"}.
+func put(arguments []string) error {
+	flags := flag.NewFlagSet("put", flag.ExitOnError)
+	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
+	instance := flags.String("instance", "main", "instance name")
+	right := flags.Bool("right", false, "send the bytes of the digest: they are to be taken")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	connection, err := reapi.Dial(*cas)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cache := reapi.NewCache(connection, *instance)
+	ways := map[string]func(*repb.Digest, []byte) error{
+		"batch": func(digest *repb.Digest, content []byte) error { return cache.Put(ctx, digest, content) },
+		"stream": func(digest *repb.Digest, content []byte) error {
+			return write(ctx, connection, *instance, digest, content)
+		},
+	}
+	told := map[string]string{}
+	for name, send := range ways {
+		good := []byte("good " + rand.Text())
+		digest := reapi.Digest(good)
+		content := good
+		if !*right {
+			content = append([]byte("evil"), good[4:]...)
+		}
+		if err := send(digest, content); err != nil {
+			told[name] = "refused: " + err.Error()
+		} else if back, err := cache.Get(ctx, digest); err != nil {
+			told[name] = "taken, and not served: " + err.Error()
+		} else if string(back) == string(content) {
+			told[name] = "taken, and read back"
+		} else {
+			told[name] = "taken, and something else read back"
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(told)
+}
+
+// write sends a blob by ByteStream. A server may refuse it before its end.
+func write(ctx context.Context, connection *grpc.ClientConn, instance string, digest *repb.Digest, content []byte) error {
+	stream, err := bspb.NewByteStreamClient(connection).Write(ctx)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", instance, uuid(), digest.Hash, digest.SizeBytes)
+	err = stream.Send(&bspb.WriteRequest{ResourceName: name, FinishWrite: true, Data: content})
+	if err != nil && err != io.EOF {
+		return err
+	}
+	_, err = stream.CloseAndRecv()
+	return err
+}
+
+func uuid() string {
+	var random [16]byte
+	_, _ = rand.Read(random[:]) // which never fails
+	random[6], random[8] = random[6]&0x0f|0x40, random[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", random[:4], random[4:6], random[6:8], random[8:10], random[10:])
+}

@@ -1,0 +1,260 @@
+"""The conformance run without a NativeLink: what it takes for one, and what it says of those that are none.
+
+Where one has to run it is the stand-in, as an image that docker saved, or a script.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from conformance import trees
+from conformance.subject import SubjectError, subject
+from conformance.workloads import SECRET, workloads_of
+from testbed import build
+from tests.render.conftest import ROOT, committed
+
+REFUSES = """#!/bin/sh
+[ "$1" = --version ] && echo "nativelink 1.6.6" && exit
+echo "error: missing field weight" >&2
+exit 1
+"""
+
+
+def namespaces() -> bool:
+    """Whether this machine lets us have pods of our own."""
+    command = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+needs_namespaces = pytest.mark.skipif(
+    not namespaces(), reason="it takes root, or a kernel that allows user namespaces: pods are made of namespaces"
+)
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "conformance", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def layer(files: Mapping[str, bytes | str]) -> bytes:
+    """A layer with files, and symbolic links where the content is a text."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as packed:
+        for name, found in files.items():
+            entry = tarfile.TarInfo(name)
+            if isinstance(found, str):
+                entry.type, entry.linkname = tarfile.SYMTYPE, found
+                packed.addfile(entry)
+            else:
+                entry.size, entry.mode = len(found), 0o755
+                packed.addfile(entry, io.BytesIO(found))
+    return content.getvalue()
+
+
+def saved(path: Path, *layers: bytes, tags: tuple[str, ...], images: int = 1) -> Path:
+    """A tarball as `docker save` writes it, of an image whose entrypoint is /bin/nativelink."""
+    files = {f"{number}/layer.tar": content for number, content in enumerate(layers)}
+    image = {"Config": "config.json", "RepoTags": list(tags), "Layers": list(files)}
+    files["config.json"] = json.dumps({"config": {"Entrypoint": ["/bin/nativelink"]}}).encode()
+    files["manifest.json"] = json.dumps([image] * images).encode()
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def stand_in(path: Path) -> Path:
+    """The stand-in's image, in which it has the schema of its version beside it."""
+    program = build.binaries({"standin": build.NODE_SETS["standin"]})["nativelink"]
+    schema = ROOT / "schemas" / "nativelink-v1.6.6.schema.json"
+    files = {"bin/nativelink": program.read_bytes(), "bin/nativelink.schema.json": schema.read_bytes()}
+    return saved(path, layer(files), tags=("nativelink:v1.6.6",))
+
+
+def clusters(folder: Path, name: str, old: str, new: str) -> Path:
+    """A folder of clusters with one of the committed ones, in whose files one text stands for another."""
+    rendered = folder / name / "rendered"
+    for path, text in committed("dev").items():
+        (rendered / path).parent.mkdir(parents=True, exist_ok=True)
+        (rendered / path).write_text(text.replace(old, new))
+    return folder
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+# Which NativeLink
+
+
+def test_without_a_file_it_says_what_is_missing_and_how_to_get_it() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert "make conformance NATIVELINK=FILE" in done.stderr
+    assert "docker pull ghcr.io/tracemachina/nativelink:v1.6.6\n" in done.stderr
+    assert "docker save ghcr.io/tracemachina/nativelink:v1.6.6 -o nativelink-v1.6.6.tar\n" in done.stderr
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    done = run("/nowhere/nativelink")
+    assert done.returncode == 2
+    assert "/nowhere/nativelink is no file" in done.stderr
+
+
+def test_the_entrypoint_of_an_image_is_extracted_out_of_its_last_layer(tmp_path: Path) -> None:
+    real = b'#!/bin/sh\necho "nativelink 1.3.2"\n'
+    layers = layer({"bin/nativelink": b"an older one"}), layer({"bin/nativelink": "../opt/it", "opt/it": real})
+    found = subject(saved(tmp_path / "image.tar", *layers, tags=("example.com/mirror/nativelink:latest",)), tmp_path)
+    assert (found.version, found.stand_in, found.title) == ("v1.3.2", False, "v1.3.2")
+    assert Path(found.binary).read_bytes() == real
+
+
+def test_the_stand_in_is_named_as_such_and_has_the_version_of_its_tag(tmp_path: Path) -> None:
+    found = subject(stand_in(tmp_path / "image.tar"), tmp_path)
+    assert (found.version, found.stand_in, found.title) == ("v1.6.6", True, "v1.6.6*")
+
+
+@pytest.mark.parametrize(
+    ("tags", "images", "layers", "message"),
+    [
+        (("nativelink:latest",), 1, [{"bin/nativelink": b"#!/bin/sh\n"}], "its version is unknown"),
+        (("nativelink:v1.0.0",), 1, [{"bin/nativelink": b"#!/bin/sh\n"}], "its version is v1.0.0"),
+        (("nativelink:v1.6.6",), 2, [{"bin/nativelink": b"#!/bin/sh\n"}], "has 2 images"),
+        (("nativelink:v1.6.6",), 1, [{"bin/other": b""}], "no layer has the entrypoint /bin/nativelink"),
+        (("nativelink:v1.6.6",), 1, [{"bin/nativelink": b"\x7fELF of another machine"}], "does not run"),
+    ],
+)
+def test_other_images_are_refused(
+    tmp_path: Path, tags: tuple[str, ...], images: int, layers: list[dict[str, bytes | str]], message: str
+) -> None:
+    image = saved(tmp_path / "image.tar", *map(layer, layers), tags=tags, images=images)
+    with pytest.raises(SubjectError, match=message):
+        subject(image, tmp_path)
+
+
+def test_a_tarball_of_something_else_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.add(__file__, "file")
+    with pytest.raises(SubjectError, match=r"other\.tar is no tarball of docker save"):
+        subject(tmp_path / "other.tar", tmp_path)
+
+
+def test_a_program_of_another_name_is_no_nativelink(tmp_path: Path) -> None:
+    program = script(tmp_path / "other", '#!/bin/sh\necho "native 1.6.6"\n')
+    with pytest.raises(SubjectError, match="its version is unknown"):
+        subject(program, tmp_path)
+
+
+# What is run
+
+
+def test_a_workload_is_what_its_manifest_says() -> None:
+    found = workloads_of(committed("prod"))
+    assert {*found} - {"redis"} == {"cas", "scheduler", "worker default"}
+    cas, worker = found["cas"], found["worker default"]
+    assert cas.command == ("/nativelink", "/config/cas.json5")
+    assert cas.ports == (50051, 50052, 50080)
+    assert worker.command == ("/config/start.sh",)
+    assert worker.drain == ("/config/drain.sh",)
+    assert worker.environment["POD_NAME"] == "$POD_NAME"
+    assert [*worker.configuration["config"]] == ["worker.json5", "start.sh", "precondition.sh", "drain.sh"]
+    assert worker.settings == committed("prod")["worker/default/worker.json5"]
+    assert {(each.volume, each.path, each.sub_path) for each in worker.mounts} >= {
+        ("scratch", "/scratch", ""),
+        ("scratch", "/tmp", "tmp"),
+    }
+
+
+def test_variables_of_the_environment_are_put_into_a_command() -> None:
+    redis = workloads_of(dict(trees.trees(Path("/nowhere"), "v1.6.6", 60))[first_on_redis()])["redis"]
+    assert redis.command[redis.command.index("--requirepass") + 1] == SECRET
+
+
+def first_on_redis() -> str:
+    found = trees.variables_of("v1.6.6", 60)
+    bundled = [
+        number
+        for number, variables in enumerate(found)
+        if variables.get("nativelink_scheduler_backend") == "redis"
+        and variables.get("nativelink_redis_provider", "bundled") == "bundled"
+    ]
+    return f"generated-{bundled[0]:02}"
+
+
+@pytest.mark.parametrize("version", ["v1.3.2", "v1.6.6"])
+def test_generated_inventories_are_the_same_each_time_and_say_all_that_pools_may(version: str) -> None:
+    found = trees.variables_of(version, 60)
+    assert len(found) == 60
+    assert found == trees.variables_of(version, 60)
+    assert {variables["nativelink_version"] for variables in found} == {version}
+    pools = [pool for variables in found for pool in variables["nativelink_worker_pools"]]
+    for option in ("slots", "persistent_workers", "env", "platform_properties", "fast_store_size", "longest_action"):
+        assert any(option in pool for pool in pools), option
+    for backend in ("memory", "redis"):
+        assert any(variables.get("nativelink_scheduler_backend", "memory") == backend for variables in found)
+
+
+# The table
+
+
+@needs_namespaces
+def test_the_stand_in_takes_the_configurations(tmp_path: Path) -> None:
+    done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("NativeLink v1.6.6*, the stand-in: what it shows is no word on NativeLink")
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("v1.6.6* ")]
+    assert ["v1.6.6*", "prod", "cas", "starts", "ok"] in rows
+    assert ["v1.6.6*", "staging", "worker", "large", "starts", "ok"] in rows
+    assert ["v1.6.6*", "generated-01", "scheduler", "starts", "ok"] in rows
+    assert f"v1.6.6*: {len(rows)} ok, 0 FAILED, 0 not run" in done.stdout
+
+
+@needs_namespaces
+def test_a_refused_configuration_is_a_row_with_what_it_said(tmp_path: Path) -> None:
+    done = run(script(tmp_path / "nativelink", REFUSES), "--part=configurations", "--inventories=0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("v1.6.6    dev              cas starts")]
+    assert row.split()[4] == "FAILED"
+    assert "ended with 1: error: missing field weight" in row
+    assert ": 0 ok, 13 FAILED, 0 not run" in done.stdout
+
+
+@needs_namespaces
+def test_the_stand_in_refuses_what_nativelink_refuses(tmp_path: Path) -> None:
+    bad = clusters(tmp_path / "clusters", "dev", "weight: 1, //", "//")
+    done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=0", f"--clusters={bad}")
+    assert done.returncode == 1, done.stdout + done.stderr
+    rows = {line[27:].split()[0]: line for line in done.stdout.splitlines() if line.startswith("v1.6.6* ")}
+    assert rows["cas"].split()[4] == "FAILED"
+    assert "at '/stores/" in rows["cas"]  # by the schema, which wants a weight there
+    assert [rows[name].split()[-1] for name in ("scheduler", "worker")] == ["ok", "ok"]
+
+
+@needs_namespaces
+def test_a_tree_of_a_cluster_that_is_not_known_here_is_not_run(tmp_path: Path) -> None:
+    other = clusters(tmp_path / "clusters", "mine", "nativelink:v1.6.6", "nativelink:v1.3.2")
+    command = (script(tmp_path / "nativelink", REFUSES), "--part=configurations", "--inventories=0")
+    done = run(*command, f"--clusters={other}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith("v1.6.6    mine")]
+    assert "not run  its tree is for another version" in row
+
+
+@needs_namespaces
+def test_a_farm_of_the_stand_in_refuses_wrong_bytes(tmp_path: Path) -> None:
+    done = run(stand_in(tmp_path / "image.tar"), "--part=farm", "--only=wrong bytes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("v1.6.6*   farm, memory")]
+    assert sum("refused by BatchUpdateBlobs and ByteStream" in row for row in rows) == 2
