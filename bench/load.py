@@ -1,0 +1,260 @@
+"""Load, measured: how many actions a second one scheduler starts, and what a CAS of three pods answers.
+
+On a real NativeLink, as processes of the rendered configurations (docs/conformance.md): NATIVELINK=FILE or a FILE names
+it. Each run has a farm of its own; client, scheduler, CAS and workers share this machine. What does not depend on that
+is the processor time that each of them takes for an action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import json5
+
+from bench import numbers
+from conformance import namespaces
+from conformance.farm import Farm, pool, running
+from conformance.plan import Plan
+from conformance.pods import Network, Pod
+from conformance.subject import Subject, SubjectError, subject
+from conformance.tools import Tools
+
+WORKERS, FEW, ACTIONS = 200, 20, 5000
+ON_REDIS = 500  # actions: more would take too long
+_TICKS = os.sysconf("SC_CLK_TCK")
+_ANY = {"pool": "default"}
+_NONE = {"pool": "nobody"}
+_TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A farm, and what is asked of it."""
+
+    title: str
+    workers: int = WORKERS
+    actions: int = ACTIONS
+    waiting: int = 0  # actions beside them that no worker can run
+    redis: bool = False
+    lookup: bool = True  # the scheduler looks into the action cache first
+
+
+RUNS = (
+    Run(f"{WORKERS} workers"),
+    Run(f"{FEW} workers", workers=FEW),
+    Run("without cache_lookup", lookup=False),
+    Run("beside as many that wait in vain", waiting=ACTIONS),
+    Run("500 actions", actions=ON_REDIS),
+    Run("500 actions, Redis", actions=ON_REDIS, redis=True),
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run showed. Times in seconds, processor times for a thousand actions, memory in MiB."""
+
+    seconds: float  # until the last action was reported, without uploading them
+    rate: float  # actions begun a second, from the tenth percent to the ninetieth
+    scheduler: float  # processor time
+    cas: float
+    workers: float
+    client: float
+    busy: float  # of the machine's processors
+    idle_memory: float  # of the scheduler before
+    memory: float  # its highest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print; the status is 1 when a run failed, and 2 without a NativeLink or namespaces."""
+    parser = argparse.ArgumentParser(prog="python -m bench load", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=os.environ.get("NATIVELINK"), metavar="FILE")
+    parser.add_argument("--only", default="", metavar="TEXT", help="the runs whose names have it")
+    given = parser.parse_args(arguments)
+    if not given.file:
+        print("not measured: it takes a real NativeLink: make bench NATIVELINK=FILE (docs/conformance.md)")
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        (folder / "subject").mkdir()
+        namespaces.check()
+        found = subject(Path(given.file), folder / "subject")
+        plan = Plan(folder, (found,), Tools.made(folder, clients=True), (), Path(), 0, given.only)
+        return namespaces.run("-m", "bench.load", "--inside", str(plan.write()))
+    except (SubjectError, namespaces.NamespaceError) as error:
+        print(f"not measured: {error}", file=sys.stderr)
+        return 2
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def inside(plan: Plan) -> int:
+    """The part of it that is in namespaces."""
+    (under_test,) = plan.subjects
+    network = Network(plan.folder)
+    print(
+        f"{numbers.machine()}; NativeLink {under_test.title}; {ACTIONS} actions that do nothing, {WORKERS} workers of 8"
+    )
+    print("processor seconds are for 1,000 actions; memory is the scheduler's, in MiB, idle and at most\n")
+    columns = ("a second", "scheduler", "CAS x3", "workers", "client")
+    print(
+        f"{'':34} {'s':>7} {' '.join(f'{each:>9}' for each in columns)} {'busy':>6} {'idle':>6} {'most':>6}", flush=True
+    )
+    rates: dict[str, float] = {}
+    for number, run in enumerate(each for each in RUNS if plan.only in each.title):
+        if run.redis and not plan.tools.redis:
+            print(f"{run.title:34} not measured: no Redis: {plan.tools.missing['redis']}")
+            continue
+        with _farm(run, under_test, plan, network, plan.folder / f"run-{number}") as farm:
+            found = _load(run, farm)
+            rates[run.title] = found.rate
+            times = (found.scheduler, found.cas, found.workers, found.client)
+            print(
+                f"{run.title:34} {found.seconds:7.1f} {found.rate:9.1f} {' '.join(f'{each:9.2f}' for each in times)}"
+                f" {found.busy:6.0%} {found.idle_memory:6.0f} {found.memory:6.0f}",
+                flush=True,
+            )
+    _ratios(rates)
+    if plan.only in "CAS":
+        with _farm(replace(RUNS[0], workers=1), under_test, plan, network, plan.folder / "cas") as farm:
+            _cas(farm)
+    return 0
+
+
+def _ratios(rates: dict[str, float]) -> None:
+    first = RUNS[0].title
+    pairs = [(each.title, "500 actions" if each.redis else first) for each in RUNS[1:] if each.title != "500 actions"]
+    print()
+    for one, other in pairs:
+        if one in rates and other in rates:
+            print(f"actions a second, {one} / {other}: {rates[one] / rates[other]:.2f}")
+
+
+@contextmanager
+def _farm(run: Run, under_test: Subject, plan: Plan, network: Network, folder: Path) -> Iterator[Farm]:
+    variables: dict[str, Any] = {"nativelink_worker_pools": [pool("default", run.workers)]}
+    if run.redis:
+        variables["nativelink_scheduler_backend"] = "redis"
+    farm = Farm(under_test, plan.tools, network, folder, variables)
+    if not run.lookup:
+        farm.scheduler.configure(_without_lookup)
+    with farm:
+        yield farm
+
+
+def _without_lookup(settings: str) -> str:
+    """The scheduler's configuration with what is inside of its cache_lookup in its place."""
+    parsed = json5.loads(settings)
+    parsed["schedulers"] = [
+        {"name": each["name"], **each["cache_lookup"]["scheduler"]} if "cache_lookup" in each else each
+        for each in parsed["schedulers"]
+    ]
+    return json.dumps(parsed)
+
+
+def _load(run: Run, farm: Farm) -> Load:
+    idle = _memory(farm.scheduler)
+    arguments = (f"--actions={run.actions}", f"--concurrency={run.actions}", "--timeout=1800")
+    with _waiting(run.waiting, farm):
+        parts: dict[str, Iterable[Pod]] = {
+            "scheduler": [farm.scheduler],
+            "cas": farm.cas,
+            "workers": farm.workers["default"],
+        }
+        before = {name: _processor(pods) for name, pods in parts.items()}
+        client, machine, began = _children(), _machine(), time.monotonic()
+        report = farm.load(f"--command={_TRIVIAL}", *arguments, platform=_ANY)
+        seconds = time.monotonic() - began
+        used = {name: 1000 * (_processor(pods) - before[name]) / run.actions for name, pods in parts.items()}
+        client, machine = _children() - client, _machine() - machine
+    if report["failed"]:
+        raise SystemExit(f"{report['failed']} actions failed: {report['actions'][0]}")
+    moments = sorted(each["began"] for each in report["actions"])
+    first, last = run.actions // 10, run.actions * 9 // 10
+    return Load(
+        seconds=max(each["seconds"] for each in report["actions"]),
+        rate=(last - first) / (moments[last] - moments[first]),
+        **used,
+        client=1000 * client / run.actions,
+        busy=machine / seconds / (os.cpu_count() or 1),
+        idle_memory=idle,
+        memory=_memory(farm.scheduler, "VmHWM"),
+    )
+
+
+@contextmanager
+def _waiting(actions: int, farm: Farm) -> Iterator[None]:
+    """So many actions wait in the scheduler meanwhile, which no worker can run."""
+    if not actions:
+        yield
+        return
+    arguments = (f"--actions={actions}", f"--concurrency={actions}", "--hold=3600", "--timeout=3600")
+    with running(farm.client(*arguments, platform=_NONE)) as client:
+        assert client.stdout
+        for word in ("uploaded", "queued"):
+            told = client.stdout.readline()
+            if word not in told:
+                raise SystemExit(f"the client was to have {actions} {word}, and said {told!r}")
+        yield
+
+
+def _stat(path: Path) -> list[str]:
+    return path.read_text().rpartition(")")[2].split()
+
+
+def _processor(pods: Iterable[Pod]) -> float:
+    """Seconds of processor time that pods took, their ended children's included."""
+    fields = [_stat(Path(f"/proc/{pod.process.pid}/stat")) for pod in pods if pod.process]
+    return sum(int(value) for each in fields for value in each[11:15]) / _TICKS
+
+
+def _children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _machine() -> float:
+    """Seconds of processor time that were used since the machine's start, by whomever."""
+    user, nice, system, _, _, irq, soft = (int(each) for each in Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + soft) / _TICKS
+
+
+def _memory(pod: Pod, field: str = "VmRSS") -> float:
+    assert pod.process
+    lines = Path(f"/proc/{pod.process.pid}/status").read_text().splitlines()
+    (found,) = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return int(found) / 1024
+
+
+def _cas(farm: Farm) -> None:
+    """What a client gets of the public listener of one pod, which asks the shards, and of a slice, which is one."""
+    ways: dict[str, Callable[[], str]] = {
+        "through the shards": lambda: f"--cas-endpoint=grpc://{farm.cas[0].address}:50051",
+        "a slice": lambda: f"--cas-endpoint=grpc://{farm.cas[0].address}:50052",
+    }
+    print(f"\n{'CAS, 32 at a time':34} {'':20} {'a second':>9} {'p50 ms':>8} {'p95 ms':>8} {'CAS CPU':>9}")
+    for way, endpoint in ways.items():
+        instance = "main" if way == "through the shards" else "slice"
+        before, began = _processor(farm.cas), time.monotonic()
+        command = [farm.tools.reapi_load, "cas", endpoint(), f"--instance={instance}", "--seconds=8"]
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        cpus = (_processor(farm.cas) - before) / (time.monotonic() - began)
+        for kind, rate in found.items():
+            times = f"{rate['per_second']:9.0f} {rate['p50_ms']:8.1f} {rate['p95_ms']:8.1f}"
+            print(f"{kind:34} {way:20} {times}", flush=True)
+        print(f"{'all of it':34} {way:20} {'':9} {'':8} {'':8} {cpus:9.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(inside(Plan.read(Path(sys.argv[2]))))
