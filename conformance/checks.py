@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nativelink_gitops.versions import redis_backend
+
 from conformance import table
 from conformance.farm import CPUS, Drained, Farm, await_running, cas_stores, pool, running
 from conformance.plan import Plan
@@ -298,7 +300,10 @@ def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
         for kind in (each.only(plan.only) for each in KINDS):
             if not (kind.by_bazel or kind.by_client):
                 continue
-            if kind.on_redis and not tools.redis:
+            if kind.on_redis and not redis_backend(subject.version):
+                reason = f"the validation refuses the Redis backend for {subject.version}"
+                yield Row(subject.title, kind.where, "all checks", table.NOT_RUN, reason)
+            elif kind.on_redis and not tools.redis:
                 reason = f"no Redis: {tools.missing['redis']}"
                 yield Row(subject.title, kind.where, "all checks", table.NOT_RUN, reason)
             else:
@@ -310,7 +315,8 @@ def _checked(subject: Subject, kind: Kind, farm: Farm, bazel: Bazel | None) -> I
     starts = (subject.title, kind.where, "the farm starts, and its scheduler gives actions to workers")
     try:
         with farm:
-            yield Row(*starts, table.OK, f"start {farm.scheduler_starts} of the scheduler")
+            guarded = f"guard.sh started it anew {farm.dead_starts} times" if kind.on_redis else ""
+            yield Row(*starts, table.OK, guarded)
             if bazel:
                 addresses = farm.endpoints
                 bazel.endpoints = [

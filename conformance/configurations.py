@@ -16,7 +16,7 @@ from conformance.pods import Network, Pod, PodEnded
 from conformance.redis import Redis
 from conformance.subject import Subject
 from conformance.table import Row
-from conformance.tools import Tools
+from conformance.tools import LIBRARIES, Tools
 from conformance.trees import INVENTORIES, trees
 from conformance.workloads import SECRET, Workload, workloads_of
 from testbed.waiting import ClusterError
@@ -45,7 +45,7 @@ def _row(subject: Subject, tools: Tools, network: Network, tree: str, workload: 
     redis = [url for url in _urls(workload.settings) if url.scheme.startswith("redis")]
     if redis and not tools.redis:
         return Row(*told, table.NOT_RUN, f"no Redis: {tools.missing['redis']}")
-    pod = Pod(network, f"{workload.name}-0", workload, pods.binaries(subject))
+    pod = Pod(network, f"{workload.name}-0", workload, pods.programs(subject, tools), LIBRARIES)
     try:
         with _surroundings(pod, tools):
             pod.start()
@@ -70,7 +70,7 @@ def _surroundings(pod: Pod, tools: Tools) -> Iterator[None]:
     hosts = {url.hostname for url in urls if url.hostname}
     literal = {host for host in hosts if _is_address(host)}
     pod.hosts(f"127.0.0.1 {host}" for host in sorted(hosts - literal))
-    pod.claim(f"{host}/128 nodad" if ":" in host else f"{host}/32" for host in sorted(literal))
+    pod.claim(sorted(literal))
     redis = next((url for url in urls if url.scheme.startswith("redis")), None)
     if redis is None:
         yield

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.subject import SCHEMA, Subject
+from conformance.tools import STACK, Tools
 from conformance.workloads import NATIVELINK, Service, Workload
 from testbed.waiting import ClusterError, until
 
@@ -97,6 +98,7 @@ class Pod:
         (self.folder / "etc").mkdir(parents=True)
         (self.folder / "root").mkdir()
         self.log = self.folder / "log"
+        self._claimed: list[str] = []
         for volume, files in self.workload.configuration.items():
             for name, text in files.items():
                 path = self.folder / "volumes" / volume / name
@@ -116,7 +118,18 @@ class Pod:
 
     def claim(self, addresses: Iterable[str]) -> None:
         """Give it more addresses, which are its own only."""
-        _inside(self.namespace, *(f"address add {each} dev lo" for each in addresses))
+        self._claimed = list(addresses)
+        lengths = {address: "128 nodad" if ":" in address else "32" for address in self._claimed}
+        _inside(self.namespace, *(f"address add {address}/{length} dev lo" for address, length in lengths.items()))
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        """The environment of what runs in it."""
+        addresses = ",".join([self.address, "127.0.0.1", *self._claimed])
+        stated = {"PATH": _PATH, "HOSTNAME": self.name, **self.workload.environment, **self.environment}
+        return {
+            name: value.replace("$POD_NAME", self.name).replace("$POD_IPS", addresses) for name, value in stated.items()
+        }
 
     def start(self, command: tuple[str, ...] = ()) -> None:
         """Start its command, or another one."""
@@ -127,14 +140,12 @@ class Pod:
             mounts += [str(volume), mount.path]
         for path, source in self.extra.items():
             mounts += [str(source), path]
-        stated = {**self.workload.environment, **self.environment}
-        environment = {name: value.replace("$POD_NAME", self.name) for name, value in stated.items()}
         enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "sh", str(_SCRIPT)]
         folders = [str(self.folder / "root"), str(self.folder / "etc")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*enter, *folders, *mounts, "--", *(command or self.workload.command)],
-                env={"PATH": _PATH, "HOSTNAME": self.name, **environment},
+                env=self._variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -142,11 +153,18 @@ class Pod:
             )
 
     def await_ready(self, seconds: float = 60) -> None:
-        """Wait until all its ports are open, and its health listener answers well. ClusterError if that is in vain."""
+        """Wait until it has started, its ports are open, and its health listener answers well. ClusterError if not."""
+        if self.workload.started:
+            until(f"{self.name} to have started", self._started, seconds, self.said)
         for port in self.workload.ports:
             until(f"{self.name} to listen on {port}", lambda port=port: self._open(port), seconds, self.said)  # type: ignore[misc]
         if _HEALTH in self.workload.ports:
             until(f"{self.name} to be healthy", self.healthy, seconds, self.said)
+
+    def _started(self) -> bool:
+        self._check_alive()
+        self.run(*self.workload.started)
+        return True
 
     def _open(self, port: int) -> bool:
         self._check_alive()
@@ -181,7 +199,7 @@ class Pod:
         """What a command in it prints; ClusterError if it fails or takes longer."""
         try:
             done = subprocess.run(
-                self.command(*words), capture_output=True, text=True, timeout=seconds, env={"PATH": _PATH}, check=False
+                self.command(*words), capture_output=True, text=True, timeout=seconds, env=self._variables, check=False
             )
         except subprocess.TimeoutExpired:
             raise ClusterError(f"{' '.join(words)} in {self.name} takes longer than {seconds:.0f} s") from None
@@ -242,8 +260,9 @@ def hosts(services: Iterable[Service], pods: Iterable[Pod], client: Pod, turn: i
     return lines
 
 
-def binaries(subject: Subject) -> dict[str, Path]:
-    """Where pods have NativeLink: as the entrypoint of its image, and where a worker's init container copies it to."""
+def programs(subject: Subject, tools: Tools) -> dict[str, Path]:
+    """Where pods have NativeLink (as the entrypoint of its image, and where init containers copy it to) and Redis."""
     files = {suffix: Path(subject.binary + suffix) for suffix in ("", SCHEMA)}
     places = (NATIVELINK, "/shared/nativelink")
-    return {place + suffix: file for place in places for suffix, file in files.items() if file.exists()}
+    found = {place + suffix: file for place in places for suffix, file in files.items() if file.exists()}
+    return found | ({STACK: Path(tools.redis)} if tools.redis else {})

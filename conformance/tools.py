@@ -10,7 +10,8 @@ from typing import Self
 
 from testbed import bazel, build, cache, components
 
-_STACK = "/opt/redis-stack/"
+STACK = "/opt/redis-stack"
+LIBRARIES = {"LD_LIBRARY_PATH": f"{STACK}/libraries"}  # of pods that have it
 
 
 @dataclass
@@ -47,7 +48,8 @@ def _redis(folder: Path) -> Path:
     """Redis with its search module, laid out for any machine."""
     (image,) = components.images_of("redis")
     for target, source in image.files.items():
-        name = target.removeprefix(_STACK) if target.startswith(_STACK) else f"libraries/{Path(target).name}"
+        inside = Path(target).is_relative_to(STACK)
+        name = str(Path(target).relative_to(STACK)) if inside else f"libraries/{Path(target).name}"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, folder / name)
     for target, points_to in image.links.items():

@@ -18,8 +18,10 @@ from tests.render.conftest import ROOT, values_of
 from tests.render.inventories import inventories
 
 INVENTORIES = ("inventories/local", "inventories/reference")
-# Whatever else an inventory says: below v1.6.5 several schedulers lose actions, and the validation refuses them.
-_OLDER: dict[str, dict[str, Any]] = {"v1.3.2": {"nativelink_scheduler_replicas": 1}}
+# Whatever else an inventory says: the validation refuses the Redis backend there.
+_OLDER: dict[str, dict[str, Any]] = {
+    "v1.3.2": {"nativelink_scheduler_backend": "memory", "nativelink_scheduler_replicas": 1}
+}
 
 
 class TreeError(Exception):

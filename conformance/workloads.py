@@ -31,8 +31,9 @@ class Mount:
 class Workload:
     """A StatefulSet or Deployment: what one of its pods runs.
 
-    ``environment`` may say ``$POD_NAME`` for the pod's name. ``configuration`` has, by volume, the files of its
-    ConfigMap; ``drain`` is the command of its preStop hook, if it has one.
+    ``environment`` may say ``$POD_NAME`` and ``$POD_IPS`` for the pod's name and addresses. ``configuration`` has, by
+    volume, the files of its ConfigMap; ``drain`` is the command of its preStop hook, and ``started`` that of its
+    startup probe, if it has them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Workload:
     configuration: Mapping[str, Mapping[str, str]]
     ports: tuple[int, ...]
     drain: tuple[str, ...]
+    started: tuple[str, ...]
 
     @property
     def component(self) -> str:
@@ -126,6 +128,7 @@ def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str]]) -> Wo
         configuration=configured,
         ports=tuple(port["containerPort"] for port in container.get("ports", ())),
         drain=tuple(hook.get("command", ())),
+        started=tuple(container.get("startupProbe", {}).get("exec", {}).get("command", ())),
     )
 
 
@@ -134,7 +137,7 @@ def _value(variable: Mapping[str, Any]) -> str:
     if "secretKeyRef" in source:
         return SECRET
     if "fieldRef" in source:
-        return "$POD_NAME"
+        return {"metadata.name": "$POD_NAME", "status.podIPs": "$POD_IPS"}[source["fieldRef"]["fieldPath"]]
     return str(variable.get("value", ""))
 
 
