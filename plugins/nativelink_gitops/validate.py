@@ -680,12 +680,21 @@ def shared_demand(values: Values) -> Said:
 
 SLOT_LEAST = 1024**3
 """Memory that an action should have at least: what a compiler takes for a large C++ source."""
+SLOTS_MOST = 64
+"""NativeLink looks at every process of the pod for each running action, again and again: with 280 it did nothing else
+and missed its probes (seen on v1.6.6)."""
 
 
 def crowded_slots(values: Values) -> Said:
-    """With cgroup v2 the kernel ends a worker as a whole when its actions need more memory than it has."""
+    """A worker ends as a whole when its actions need more memory than it has (cgroup v2). Many of them slow it down."""
     for path, pool in _pools(values):
         slots, memory = pool["slots"] or cpus_of(pool), memory_of(pool)
+        if slots > SLOTS_MOST:
+            yield (
+                f"{path}.slots",
+                f"{slots} actions at once keep NativeLink itself busy, so that it may miss its probes and be restarted",
+                f"write {SLOTS_MOST} or less, and more workers",
+            )
         if memory and slots > 1 and memory // slots < SLOT_LEAST:
             yield (
                 f"{path}.slots",

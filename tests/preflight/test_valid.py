@@ -170,6 +170,15 @@ def test_slots_that_share_little_memory_are_noticed() -> None:
     assert notices(nativelink_worker_pools=[{**pool, "slots": 2}]) == []
 
 
+def test_slots_that_are_too_many_for_one_process_are_noticed() -> None:
+    pool = {"name": "linux", "resources": {"limits": {"memory": "512Gi"}}}
+    assert notices(nativelink_worker_pools=[{**pool, "slots": 65}]) == [
+        "nativelink_worker_pools[linux].slots: 65 actions at once keep NativeLink itself busy, so that it may miss its "
+        "probes and be restarted; write 64 or less, and more workers"
+    ]
+    assert notices(nativelink_worker_pools=[{**pool, "slots": 64}]) == []
+
+
 def test_an_edge_that_asks_nobody_who_he_is_is_noticed() -> None:
     nobody = {"nativelink_edge_client_ca_secret": ""}
     assert notices(**nobody) == [
