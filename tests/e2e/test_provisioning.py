@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from testbed import cluster, components, manifests
 from testbed.cluster import Cluster, ClusterError
@@ -24,6 +25,7 @@ from testbed.waiting import patient, until
 from tests.bootstrap.conftest import Run
 from tests.e2e.git_server import address_for
 from tests.e2e.site import SMALL, Site, pool
+from tests.render.conftest import ROOT
 
 PREVIOUS, CURRENT = "2.20.2", "2.21.0"
 METRICS = "v1beta1.external.metrics.k8s.io"
@@ -248,6 +250,23 @@ def test_the_right_version_ends_the_upgrade(stage: Stage, running: dict[str, tup
     assert (again.status, again.changed) == (0, 0)
     assert f"keda {CURRENT}: unchanged" in again.summary["site"]
     assert stage.fingerprint() == running
+
+
+def test_its_webhook_warns_of_no_committed_pool(stage: Stage) -> None:
+    """With the counter-run: a cooldown where a pool never goes to zero, which KEDA calls not relevant."""
+
+    def warnings(scaled: Object) -> str:
+        command = stage.where.command("apply", "--server-side", "--dry-run=server", "-f", "-")
+        done = subprocess.run(command, input=yaml.safe_dump(scaled), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    paths = sorted((ROOT / "clusters").glob("*/rendered/worker/*/scaledobject.yaml"))
+    assert len(paths) == 5  # staging has two pools
+    pools = [yaml.safe_load(path.read_text()) for path in paths]
+    assert [warnings(each) for each in pools] == [""] * 5
+    pools[0]["spec"]["cooldownPeriod"] = 300
+    assert "cooldownPeriod" in warnings(pools[0])
 
 
 # Volumes
