@@ -161,5 +161,5 @@ def test_make_lists_the_images_to_mirror(tmp_path: Path) -> None:
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert "example.com/engine:v1" in listed
     assert "ghcr.io/tracemachina/nativelink:v1.6.6" in listed
-    assert "docker.io/library/buildpack-deps:bookworm-scm" in listed
+    assert "docker.io/library/buildpack-deps:bookworm" in listed
     assert listed == sorted(set(listed))
