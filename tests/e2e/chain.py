@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import random
 import re
-import signal
 import subprocess
+import tempfile
 import threading
 import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from nativelink_gitops import render
 from testbed import build, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient
+from tests.e2e import nativelink
 from tests.e2e.site import SMALL
 from tests.render.conftest import values_of
 
@@ -102,8 +103,9 @@ class Entry:
         return self.where.run("-n", self.name, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 
     def load(self, chunk: int = 40, pool: str = "") -> Load:
-        """A load on its scheduler."""
-        return Load(self.address("nativelink-scheduler"), self.address("nativelink-cas"), chunk, pool)
+        """A load on its scheduler; ``pool`` is one whose workers are fake."""
+        addresses = {name: self.address(f"nativelink-{name}") for name in ("scheduler", "cas", "scheduler-workers")}
+        return Load(addresses["scheduler"], addresses["cas"], chunk, addresses["scheduler-workers"], pool)
 
     def gauge(self) -> Gauge:
         """A look at its collector."""
@@ -240,19 +242,18 @@ def _get(address: str) -> str:
 
 
 class Load:
-    """Actions that count in a scheduler: ``hold(400)`` makes them 400, by starting and ending clients.
+    """Actions that wait in a scheduler: ``hold(400)`` makes them 400, by starting and ending clients.
 
-    They ask for a property that no worker offers, so that none begins. With a ``pool`` that has room for all they begin
-    and go on until they are to end, so that the demand falls at once: for NativeLink a queued action counts until its
-    client has been gone for a minute. A client holds ``chunk`` of them at most: while the demand falls, up to that many
-    count twice for a moment.
+    They ask for pools that have no workers, so that none begins. NativeLink counts a queued action until its client has
+    been gone for a minute. So those that are to end are run, by workers that are processes of this machine, which takes
+    the address of the API for workers. Without it, or with a ``pool`` that the actions are to ask for, the clients go.
+    A client holds ``chunk`` actions at most: while the demand falls, up to that many count twice for a moment.
     """
 
-    def __init__(self, scheduler: str, cas: str, chunk: int = 40, pool: str = "") -> None:
-        self.command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "--hold=7200"]
-        self.command += [f"--platform=pool={pool or 'nobody'}"]
+    def __init__(self, scheduler: str, cas: str, chunk: int = 40, workers: str = "", pool: str = "") -> None:
+        self.command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "--hold=7200", "--seconds=0-0"]
         self.command += [f"--execute-endpoint=grpc://{scheduler}:50052", f"--cas-endpoint=grpc://{cas}:50051"]
-        self.chunk, self.pool = chunk, pool
+        self.chunk, self.cas, self.workers, self.pool = chunk, cas, workers if not pool else "", pool
         self._clients: list[_Client] = []
 
     def __enter__(self) -> Load:
@@ -263,7 +264,7 @@ class Load:
 
     @property
     def held(self) -> int:
-        """How many there are now."""
+        """How many wait now."""
         return sum(client.actions for client in self._clients)
 
     def hold(self, actions: int) -> float:
@@ -274,14 +275,14 @@ class Load:
         started = []
         for first in range(self.held, actions, self.chunk):
             size = min(self.chunk, actions - first)
-            seconds = f"{random.uniform(7200, 9000):.2f}"  # which tells its actions from all others
-            command = [*self.command, f"--actions={size}", f"--seconds={seconds}-{seconds}"]
+            pool = self.pool or f"held-{uuid.uuid4()}"
+            command = [*self.command, f"--platform=pool={pool}", f"--actions={size}"]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            started.append(_Client(size, seconds, process))
+            started.append(_Client(size, pool, process))
         self._clients += started
         at = 0.0
-        limit = patient(60)  # for them to queue what they are to hold
-        deadline = threading.Timer(limit, lambda: [client.process.kill() for client in started])
+        seconds = patient(60)  # for them to queue what they are to hold
+        deadline = threading.Timer(seconds, lambda: [client.process.kill() for client in started])
         deadline.start()
         try:
             for word in ("uploaded", "queued"):
@@ -289,7 +290,7 @@ class Load:
                     assert client.process.stdout
                     told = client.process.stdout.readline()
                     wanted = f'{{"{word}": {client.actions}}}\n'
-                    assert told == wanted, f"a client was to say {wanted!r} within {limit:.0f} s, and said {told!r}"
+                    assert told == wanted, f"a client was to say {wanted!r} within {seconds:.0f} s, and said {told!r}"
                     at = at if word == "queued" else time.monotonic()
         finally:
             deadline.cancel()
@@ -297,32 +298,54 @@ class Load:
         return at or time.monotonic()
 
     def _end(self, clients: list[_Client]) -> None:
-        deadline = time.monotonic() + patient(60)  # for what is still to begin, and for the results
-        while self.pool and time.monotonic() < deadline:
-            waiting = {client.seconds for client in clients if client.process.poll() is None}
-            if not waiting:
-                break
-            _end_sleeps(waiting)
-            time.sleep(0.2)
+        with contextlib.ExitStack() as stack:
+            waiting = [client for client in clients if self.workers and client.process.poll() is None]
+            for client in waiting:
+                stack.enter_context(self._worker(client.pool))
+            for client in waiting:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    client.process.wait(patient(30))
         for client in clients:
             client.process.terminate()
         for client in clients:
             client.process.communicate()
 
+    @contextlib.contextmanager
+    def _worker(self, pool: str) -> Iterator[None]:
+        """A worker of a pool on this machine."""
+        with tempfile.TemporaryDirectory() as folder:
+
+            def remote(kind: str) -> Object:
+                endpoints = [{"address": f"grpc://{self.cas}:50051"}]
+                return {"grpc": {"instance_name": "main", "endpoints": endpoints, "store_type": kind}}
+
+            files = {"content_path": f"{folder}/content", "temp_path": f"{folder}/temp", "eviction_policy": {}}
+            local = {
+                "name": pool,
+                "worker_api_endpoint": {"uri": f"grpc://{self.workers}:50061"},
+                "cas_fast_slow_store": "CAS",
+                "upload_action_result": {"ac_store": "AC"},
+                "work_directory": f"{folder}/work",
+                "max_inflight_tasks": 10,
+                "platform_properties": {"pool": {"values": [pool]}},
+            }
+            config = {
+                "stores": [
+                    {"name": "CAS", "fast_slow": {"fast": {"filesystem": files}, "slow": remote("cas")}},
+                    {"name": "AC", **remote("ac")},
+                ],
+                "workers": [{"local": local}],
+                "servers": [{"listener": {"http": {"socket_address": "127.0.0.1:0"}}, "services": {"health": {}}}],
+            }
+            with nativelink.started(Path(folder) / "worker", config) as process:
+                yield
+                process.kill()
+
 
 @dataclass(frozen=True)
 class _Client:
-    """A client, the number of its actions, and how long they would last, as their command says it."""
+    """A client, the number of its actions, and the pool that they ask for."""
 
     actions: int
-    seconds: str
+    pool: str
     process: subprocess.Popen[str]
-
-
-def _end_sleeps(seconds: set[str]) -> None:
-    """End the commands ``sleep`` of so many seconds on all nodes of this machine: what waits for them ends well."""
-    commands = {f"sleep\0{each}\0".encode() for each in seconds}
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (process / "cmdline").read_bytes() in commands:
-                os.kill(int(process.name), signal.SIGTERM)

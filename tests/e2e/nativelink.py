@@ -8,9 +8,11 @@ pods on a real node are folders of this machine.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tarfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -34,6 +36,15 @@ def program() -> Path:
     folder = cache.root() / "saved" / f"nativelink-{cache.digest(image.read_bytes())}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     return cache.made(folder, lambda draft: _extract(image, draft / "nativelink")) / "nativelink"
+
+
+def started(name: Path, config: dict[str, Any], **environment: str) -> subprocess.Popen[bytes]:
+    """NativeLink as a process of this machine, whose configuration and log are ``NAME.json5`` and ``NAME.log``."""
+    file, schema = name.with_suffix(".json5"), images.nativelink_schema(images.NATIVELINK_VERSIONS[-1])
+    file.write_text(json.dumps(config))
+    variables = {**os.environ, "NATIVELINK_SCHEMA": str(schema), **environment}
+    with name.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen([program(), file], env=variables, stdout=log, stderr=log)
 
 
 def _extract(image: Path, target: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import os
 import socket
 import ssl
 import subprocess
@@ -26,7 +25,7 @@ import pytest
 import yaml
 from nativelink_gitops import render
 
-from testbed import build, cluster, components, images, node
+from testbed import build, cluster, components, node
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e import chain, nativelink
@@ -65,7 +64,9 @@ class Source:
 
     def start(self) -> None:
         program = build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
-        self._start("collector", str(program), f"--config={self.folder}/collector.yaml")
+        with (self.folder / "collector.log").open("wb") as log:
+            command = [program, f"--config={self.folder}/collector.yaml"]
+            self.running.append(subprocess.Popen(command, stdout=log, stderr=log))
         until("the collector to listen", lambda: self.listens(self.metrics), 30, self.log)
         self._nativelink("cas", self.cas, {"cas": [{"instance_name": "main", "cas_store": "A"}]})
         self.scheduler = self.start_scheduler()
@@ -101,22 +102,14 @@ class Source:
                 "bytestream": [{"instance_name": "main", "cas_store": "A"}],
                 "capabilities": [{"instance_name": "main"}],
             }
-        (self.folder / f"{name}.json5").write_text(json.dumps(config))
         telemetry = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         }
-        program = str(nativelink.program())
-        started = self._start(name, program, f"{self.folder}/{name}.json5", **(telemetry if name != "cas" else {}))
+        started = nativelink.started(self.folder / name, config, **(telemetry if name != "cas" else {}))
+        self.running.append(started)
         until(f"{name} to listen", lambda: self.listens(port), 30, self.log)
         return started
-
-    def _start(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            schema = {"NATIVELINK_SCHEMA": str(images.nativelink_schema("v1.6.6"))}
-            process = subprocess.Popen(command, env={**os.environ, **schema, **environment}, stdout=log, stderr=log)
-        self.running.append(process)
-        return process
 
     def log(self) -> str:
         logs = sorted(self.folder.glob("*.log"))
@@ -413,9 +406,7 @@ def test_each_pool_follows_its_own_demand_on_redis(both: tuple[Watched, Watched]
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         for name, actions in (("small", 8), ("careless", 12)):
-            load = shared.entry.load()
-            load.command = [*(part for part in load.command if "--platform" not in part), f"--platform=pool={name}"]
-            stack.enter_context(load)
+            load = stack.enter_context(shared.entry.load(pool=name))
             load.hold(actions)
         shared.become(small=4, careless=6)
         assert shared.moved("large", began) == [1]

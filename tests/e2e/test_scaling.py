@@ -54,19 +54,6 @@ POOLS = [
     pool("nervous", slots=10, min_replicas=1, max_replicas=40, scale_down=NERVOUS, **FAKE),
     pool("stock", slots=10, min_replicas=1, max_replicas=40, scale_down=STEADY, scale_up=KUBERNETES_UP, **FAKE),
 ]
-# What the actions run on that are the demand: one worker with room for all.
-ROOM = pool(
-    "room",
-    slots=600,
-    min_replicas=1,
-    max_replicas=1,
-    scaling="none",
-    longest_action="3h",
-    resources={
-        "requests": {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "0"},
-        "limits": {"memory": "2Gi"},
-    },
-)
 PAUSED = "autoscaling.keda.sh/paused"
 Steps = list[tuple[float, int]]
 
@@ -111,7 +98,7 @@ def follow(entry: Entry, during: Mapping[int, Callable[[], None]] | None = None,
     moments = [(turn * LENGTH + second, demand) for turn in range(rounds) for second, demand in LOAD]
     due: dict[int, Callable[[], None]] = dict(during or {})
     asked: list[tuple[float, float, int]] = []
-    with entry.deployments() as deployments, entry.pods() as pods, entry.load(pool=ROOM["name"]) as load:
+    with entry.deployments() as deployments, entry.pods() as pods, entry.load() as load:
         began = time.monotonic()
         for second, demand in moments:
             for passed in [moment for moment in due if moment <= second]:
@@ -148,10 +135,9 @@ def entry(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Entry:
     made = Entry(where, "scaling", tmp_path_factory.mktemp("scaling"))
     where.load(*components.images_of("keda"), *components.images_of("collector"))
     chain.install_keda(where)
-    made.apply([*POOLS, ROOM])
+    made.apply(POOLS)
     chain.await_keda(where)
     made.await_ready()
-    where.rolled_out(made.workers, f"deployment/nativelink-worker-{ROOM['name']}")
     for each in POOLS:
         name, least = f"nativelink-worker-{each['name']}", str(each["min_replicas"])
 
@@ -168,7 +154,7 @@ def playing(entry: Entry) -> Iterator[Future[Played]]:
     """The run of the load file, begun. In the middle the tree is rendered anew with another pool, and applied."""
     another = pool("another", min_replicas=1, max_replicas=1, **FAKE)
     with ThreadPoolExecutor(1) as background:
-        yield background.submit(follow, entry, {90: lambda: entry.apply([*POOLS, ROOM, another])})
+        yield background.submit(follow, entry, {90: lambda: entry.apply([*POOLS, another])})
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +244,7 @@ def test_from_zero_and_back_to_zero(played: Played) -> None:
     ran = {
         change.object["metadata"]["name"]
         for change in played.pods.changes
-        if change.object["metadata"]["labels"]["nativelink-gitops/pool"] == "real"
-        and change.object["spec"].get("nodeName") == "real-1"
+        if change.object["spec"].get("nodeName") == "real-1"
         and "deletionTimestamp" not in change.object["metadata"]  # as one is that was there before the first demand
         and any(
             condition["type"] == "Ready" and condition["status"] == "True"
