@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         namespaces.check()
         subjects = [_subject(file, folder / f"subject-{number}") for number, file in enumerate(given.files)]
         for each in subjects:
-            note = ", the stand-in: what it shows is no word on NativeLink" if each.stand_in else ""
+            note = ", a stand-in, which shows nothing about NativeLink itself" if each.stand_in else ""
             print(f"NativeLink {each.title}{note}: {each.binary}", flush=True)
         parts = tuple(given.part or PARTS)
         tools = Tools.made(folder, clients="farm" in parts)

@@ -7,7 +7,6 @@ import posixpath
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +15,7 @@ from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 
 _SAYS = re.compile(r"^nativelink (\d+\.\d+\.\d+)\s*$", re.MULTILINE)
 SCHEMA = ".schema.json"  # what our stand-in has beside it, after its own name
+_LINKS = 10  # on the way to a file: more are a loop
 _STAND_IN = "stand-in for NativeLink"  # the first words of its log
 
 
@@ -40,7 +40,7 @@ class Subject:
 def subject(file: Path, folder: Path) -> Subject:
     """The NativeLink in a file; an image's binary is extracted into ``folder``. SubjectError if there is none."""
     if not file.is_file():
-        raise SubjectError(f"{file} is no file: name a binary of NativeLink, or a tarball of docker save")
+        raise SubjectError(f"{file} does not exist: name a binary of NativeLink, or a tarball of docker save")
     if tarfile.is_tarfile(file):
         binary, tags = _extract(file, folder)
     else:
@@ -93,7 +93,7 @@ def _extract(file: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
             binary.chmod(0o755)
             return binary, tuple(image.get("RepoTags") or ())
     except (tarfile.TarError, KeyError, ValueError) as error:
-        raise SubjectError(f"{file} is no tarball of docker save: {error}") from None
+        raise SubjectError(f"{file} is not a tarball of docker save: {error}") from None
 
 
 def _json(archive: tarfile.TarFile, name: str) -> Any:
@@ -108,20 +108,23 @@ def _file_in(archive: tarfile.TarFile, layer: str, path: str) -> bytes | None:
         return None
     with tarfile.open(fileobj=packed) as inside:
         members = {posixpath.normpath(f"/{member.name}"): member for member in inside}
-        for step in _links(members, path):
-            if (member := members.get(step)) and member.isfile():
-                return _content(inside.extractfile(member))
-    return None
+        member = members.get(_resolved(members, path))
+        return _content(inside.extractfile(member)) if member and member.isfile() else None
 
 
-def _links(members: dict[str, tarfile.TarInfo], path: str) -> Iterator[str]:
-    """A path, and what it leads to: as far as symbolic links of a layer go."""
-    for _ in range(10):
-        yield path
-        member = members.get(path)
-        if member is None or not member.issym():
-            return
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
+def _resolved(members: dict[str, tarfile.TarInfo], path: str) -> str:
+    """An absolute path without the symbolic links that a layer has on its way, of folders too."""
+    found, rest, links = "/", path.strip("/").split("/"), 0
+    while rest:
+        step = posixpath.join(found, rest.pop(0))
+        member = members.get(step)
+        if member and member.issym() and links < _LINKS:
+            links += 1
+            target = posixpath.normpath(posixpath.join(found, member.linkname))
+            found, rest = "/", [*target.strip("/").split("/"), *rest]
+        else:
+            found = step
+    return found
 
 
 def _content(file: IO[bytes] | None) -> bytes | None:

@@ -28,7 +28,7 @@ class Tools:
 
     @classmethod
     def made(cls, folder: Path, *, clients: bool) -> Self:
-        """Fetch and build them, Bazel and reapi-load if ``clients``; ``build.BuildError`` if there is no reapi-load."""
+        """Fetch and build them, Bazel and reapi-load if ``clients``; ``build.BuildError`` without reapi-load."""
         wanted: dict[str, Callable[[], Path]] = {"redis": lambda: _redis(folder / "redis")}
         found = cls()
         if clients:

@@ -110,7 +110,7 @@ def test_without_a_file_it_says_what_is_missing_and_how_to_get_it() -> None:
 def test_a_file_that_is_not_there_is_named() -> None:
     done = run("/nowhere/nativelink")
     assert done.returncode == 2
-    assert "/nowhere/nativelink is no file" in done.stderr
+    assert "/nowhere/nativelink does not exist" in done.stderr
 
 
 def test_the_entrypoint_of_an_image_is_extracted_out_of_its_last_layer(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_other_images_are_refused(
 def test_a_tarball_of_something_else_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "other.tar", "w") as archive:
         archive.add(__file__, "file")
-    with pytest.raises(SubjectError, match=r"other\.tar is no tarball of docker save"):
+    with pytest.raises(SubjectError, match=r"other\.tar is not a tarball of docker save"):
         subject(tmp_path / "other.tar", tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_generated_inventories_are_the_same_each_time_and_say_all_that_pools_may
 def test_the_stand_in_takes_the_configurations(tmp_path: Path) -> None:
     done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("NativeLink v1.6.6*, the stand-in: what it shows is no word on NativeLink")
+    assert done.stdout.startswith("NativeLink v1.6.6*, a stand-in, which shows nothing about NativeLink itself")
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("v1.6.6* ")]
     assert ["v1.6.6*", "prod", "cas", "starts", "ok"] in rows
     assert ["v1.6.6*", "staging", "worker", "large", "starts", "ok"] in rows

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tarfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
+from conformance.subject import subject
 from testbed import build, cache, images
 from testbed.cluster import Cluster
 
@@ -35,7 +35,7 @@ def program() -> Path:
     image = SAVED[max(SAVED)]
     folder = cache.root() / "saved" / f"nativelink-{cache.digest(image.read_bytes())}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return cache.made(folder, lambda draft: _extract(image, draft / "nativelink")) / "nativelink"
+    return cache.made(folder, lambda draft: Path(subject(image, draft).binary)) / "nativelink"
 
 
 def started(name: Path, config: dict[str, Any], **environment: str) -> subprocess.Popen[bytes]:
@@ -45,24 +45,6 @@ def started(name: Path, config: dict[str, Any], **environment: str) -> subproces
     variables = {**os.environ, "NATIVELINK_SCHEMA": str(schema), **environment}
     with name.with_suffix(".log").open("ab") as log:
         return subprocess.Popen([program(), file], env=variables, stdout=log, stderr=log)
-
-
-def _extract(image: Path, target: Path) -> None:
-    """Write the file ``nativelink`` of an image, wherever it is there."""
-
-    def content(archive: tarfile.TarFile, name: str | tarfile.TarInfo) -> IO[bytes]:
-        found = archive.extractfile(name)
-        assert found, f"{image}: {name} is no file"
-        return found
-
-    with tarfile.open(image) as archive:
-        (described,) = json.load(content(archive, "manifest.json"))
-        for name in described["Layers"]:
-            with tarfile.open(fileobj=content(archive, name)) as layer:
-                for entry in layer:
-                    if entry.isfile() and Path(entry.name).name == target.name:
-                        target.write_bytes(content(layer, entry).read())
-    target.chmod(0o755)
 
 
 def scratch(where: Cluster, uid: str) -> Path:

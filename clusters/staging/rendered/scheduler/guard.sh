@@ -42,7 +42,7 @@ start() {
     while [ "$idle" -lt 8 ] && [ "$unseen" -lt 60 ]; do
       sleep 0.5
       kill -0 "$nativelink" 2>/dev/null || return
-      # No answer is no reason to end a scheduler: the next look counts.
+      # A Redis that does not answer says nothing of the scheduler: the next look counts.
       found=$(connections) || continue
       case $found in
         *" cmd=FT."* | *" cmd=hmget "* | *" cmd=hget "*)
