@@ -405,12 +405,12 @@ def test_each_pool_follows_its_own_demand_on_redis(both: tuple[Watched, Watched]
     shared.patch("careless", STATIC)
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        for name, actions in (("small", 8), ("careless", 12)):
+        for name, actions in (("small", 8), ("careless", 12), ("no-pool-has-it", 3)):
             load = stack.enter_context(shared.entry.load(pool=name))
             load.hold(actions)
         shared.become(small=4, careless=6)
         assert shared.moved("large", began) == [1]
-        recorded = {"small": 8.0, "large": 0.0, "careless": 12.0}
+        recorded = {"small": 8.0, "large": 0.0, "careless": 12.0, "(unmatched)": 3.0}
         until(f"Prometheus to have {recorded}", lambda: shared.recorded() == recorded, 30)
         for lost in ("deployment/nativelink-demand", "statefulset/nativelink-redis"):
             with shared.without(lost) as gone:
