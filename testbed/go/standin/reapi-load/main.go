@@ -56,6 +56,9 @@ type outcome struct {
 // uploads is how many actions are uploaded at a time: a CAS that is asked for more answers late.
 const uploads = 100
 
+// streams is how many actions share a connection, as with Bazel: NativeLink takes 200 at a time of each.
+const streams = 100
+
 // retried are the errors after which Bazel asks again.
 var retried = []codes.Code{
 	codes.Unavailable, codes.NotFound, codes.Internal, codes.Aborted, codes.Unknown, codes.ResourceExhausted,
@@ -67,7 +70,7 @@ type load struct {
 	command   []string // of each action, in the place of the one that sleeps
 	retries   int
 	begun     string
-	execution repb.ExecutionClient
+	execution []repb.ExecutionClient
 	cache     reapi.Cache
 	queued    atomic.Int64
 }
@@ -149,6 +152,7 @@ func (l *load) listen(
 // run executes one action, as stubbornly as Bazel does.
 func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome {
 	told := outcome{Index: index}
+	execution := l.execution[index%len(l.execution)]
 	began := time.Now()
 	var name string
 	var stage repb.ExecutionStage_Value
@@ -157,9 +161,9 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	for {
 		var stream grpc.ServerStreamingClient[longrunningpb.Operation]
 		if name == "" || status.Code(err) != codes.Unavailable { // the operation is lost, or ended
-			stream, err = l.execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.instance, ActionDigest: action})
+			stream, err = execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.instance, ActionDigest: action})
 		} else {
-			stream, err = l.execution.WaitExecution(ctx, &repb.WaitExecutionRequest{Name: name})
+			stream, err = execution.WaitExecution(ctx, &repb.WaitExecutionRequest{Name: name})
 		}
 		if err == nil {
 			response, err = l.listen(stream, &name, &stage, &told)
@@ -280,15 +284,19 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	scheduler, err := reapi.DialVia(*executor, *via, settings)
-	if err != nil {
-		return err
+	var execution []repb.ExecutionClient
+	for range (min(*concurrency, *actions) + streams - 1) / streams {
+		scheduler, err := reapi.DialVia(*executor, *via, settings)
+		if err != nil {
+			return err
+		}
+		execution = append(execution, repb.NewExecutionClient(scheduler))
 	}
 	// The digest of an action has its properties in their order.
 	slices.SortFunc(platform, func(a, b *repb.Platform_Property) int { return strings.Compare(a.Name, b.Name) })
 	l := &load{
 		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun, command: arguments,
-		execution: repb.NewExecutionClient(scheduler), cache: reapi.NewCache(storage, *instance),
+		execution: execution, cache: reapi.NewCache(storage, *instance),
 	}
 	outcomes := make([]outcome, *actions)
 	digests := make([]*repb.Digest, *actions)
