@@ -49,12 +49,18 @@ func cas(arguments []string) error {
 			return err
 		}
 		clients[index] = &client{reapi.NewCache(connection, *instance), connection, *instance, nil, nil}
-		if clients[index].small, err = clients[index].stored(ctx, 20, *size); err != nil {
-			return err
-		}
-		if clients[index].large, err = clients[index].stored(ctx, 1, *large); err != nil {
-			return err
-		}
+	}
+	// All read the same blobs: what is measured is how fast they are answered.
+	small, err := clients[0].stored(ctx, 20, *size)
+	if err != nil {
+		return err
+	}
+	big, err := clients[0].stored(ctx, 1, *large)
+	if err != nil {
+		return err
+	}
+	for _, each := range clients {
+		each.small, each.large = small, big
 	}
 	kinds := []struct {
 		name string
