@@ -44,7 +44,7 @@ def pool(name: str, **more: Any) -> dict[str, Any]:
     requests = {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "0"}
     resources = {"requests": requests, "limits": {"memory": "256Mi"}}
     properties = {"OSFamily": "Linux", "pool": name}
-    sizes = {"scratch_size": "3Gi", "slots": 1, "longest_action": "1m", "min_replicas": 1, "max_replicas": 2}
+    sizes = {"scratch_size": "5Gi", "slots": 1, "longest_action": "1m", "min_replicas": 1, "max_replicas": 2}
     return {"name": name, "platform_properties": properties, "resources": resources, **sizes, **more}
 
 
