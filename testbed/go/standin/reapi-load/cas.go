@@ -21,14 +21,15 @@ import (
 
 // rate is what is told of a kind of requests.
 type rate struct {
+	Kind      string  `json:"kind"`
 	Requests  int     `json:"requests"`
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_ms"`
 	P95       float64 `json:"p95_ms"`
 }
 
-// cas asks a CAS as often as it answers, one kind of requests after another, and tells how many it answered and how
-// fast: {"FindMissingBlobs": {"requests": 1000, "per_second": 500, "p50_ms": 3.1, "p95_ms": 4.4}, …}.
+// cas asks a CAS as often as it answers, one kind of requests after another, and tells of each, when it is done, how
+// many it answered and how fast: {"kind": "FindMissingBlobs of 20", "requests": 1000, "per_second": 500, …}.
 func cas(arguments []string) error {
 	flags := flag.NewFlagSet("cas", flag.ExitOnError)
 	endpoint := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
@@ -73,15 +74,17 @@ func cas(arguments []string) error {
 		{"ByteStream.Read, large", func(c *client) error { return c.read(ctx, c.large[0]) }},
 		{"ByteStream.Write, large", func(c *client) error { return c.stream(ctx, *large) }},
 	}
-	told := map[string]rate{}
 	for _, kind := range kinds {
 		found, err := measured(clients, *seconds, kind.ask)
 		if err != nil {
 			return fmt.Errorf("%s: %w", kind.name, err)
 		}
-		told[kind.name] = found
+		found.Kind = kind.name
+		if err := json.NewEncoder(os.Stdout).Encode(found); err != nil {
+			return err
+		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(told)
+	return nil
 }
 
 // client is one of those that ask.
@@ -166,5 +169,5 @@ func measured(clients []*client, seconds float64, ask func(*client) error) (rate
 		return rate{}, first
 	}
 	slices.Sort(took)
-	return rate{len(took), float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*95/100]}, nil
+	return rate{"", len(took), float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*95/100]}, nil
 }
