@@ -56,7 +56,7 @@ type outcome struct {
 // uploads is how many actions are uploaded at a time: a CAS that is asked for more answers late.
 const uploads = 100
 
-// streams is how many actions share a connection, as with Bazel: NativeLink takes 200 at a time of each.
+// streams is how many actions share a connection, as with Bazel: NativeLink takes no more than 200 at a time of each.
 const streams = 100
 
 // retried are the errors after which Bazel asks again.
