@@ -28,6 +28,12 @@ exit 1
 """
 
 
+@pytest.fixture(autouse=True)
+def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a failed run leaves for its user goes with the test."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 def namespaces() -> bool:
     """Whether this machine lets us have pods of our own."""
     command = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true"]
