@@ -160,7 +160,7 @@ def test_what_the_matching_loop_does_by_itself(version: str, backend: str, expec
     values = values_of(nativelink_version=version, nativelink_scheduler_backend=backend)
     found = simple(render.tree(values))
     assert {name: value for name, value in found.items() if "_interval_s" in name} == expected
-    assert (found["max_job_retries"], found["retain_completed_for_s"]) == (3, 300)
+    assert (found["max_job_retries"], found["retain_completed_for_s"]) == (8, 300)
 
 
 def test_an_action_may_be_an_eternal_test_of_bazel() -> None:
