@@ -266,7 +266,7 @@ def test_its_webhook_warns_of_no_committed_pool(stage: Stage) -> None:
     pools = [yaml.safe_load(path.read_text()) for path in paths]
     assert [warnings(each) for each in pools] == [""] * 5
     pools[0]["spec"]["cooldownPeriod"] = 300
-    assert "cooldownPeriod" in warnings(pools[0])
+    assert "CooldownPeriod is configured but is not relevant" in warnings(pools[0])
 
 
 # Volumes
