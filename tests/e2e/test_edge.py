@@ -387,7 +387,9 @@ def test_counter_run_without_our_policy_for_it_the_call_fails(edge: Edge) -> Non
 
 def test_a_connection_carries_more_than_a_hundred_calls(edge: Edge) -> None:
     assert edge.streams() == 1024
-    client = edge.load("--platform=pool=nobody", "--actions=150", "--hold=1", f"--timeout={patient(60)}")
+    client = edge.load(
+        "--platform=pool=nobody", "--actions=150", "--streams=150", "--hold=1", f"--timeout={patient(60)}"
+    )
     assert [json.loads(line) for line in client.communicate()[0].splitlines()] == [{"uploaded": 150}, {"queued": 150}]
 
 
@@ -396,7 +398,7 @@ def test_counter_run_without_our_limit_the_next_call_waits(edge: Edge) -> None:
     edge.where.run("-n", CAS, "patch", "clienttrafficpolicy", "nativelink", "--type=json", "-p", json.dumps(change))
     try:
         until("the edge to go back to Envoy Gateway's limit", lambda: edge.streams() == 100, 30)
-        client = edge.load("--platform=pool=nobody", "--actions=150", "--hold=1", "--timeout=20")
+        client = edge.load("--platform=pool=nobody", "--actions=150", "--streams=150", "--hold=1", "--timeout=20")
         assert "only 100 of 150 actions were queued" in client.communicate()[1]
     finally:
         edge.apply()

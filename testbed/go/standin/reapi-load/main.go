@@ -56,9 +56,6 @@ type outcome struct {
 // uploads is how many actions are uploaded at a time: a CAS that is asked for more answers late.
 const uploads = 100
 
-// streams is how many actions share a connection, as with Bazel: NativeLink takes no more than 200 at a time of each.
-const streams = 100
-
 // retried are the errors after which Bazel asks again.
 var retried = []codes.Code{
 	codes.Unavailable, codes.NotFound, codes.Internal, codes.Aborted, codes.Unknown, codes.ResourceExhausted,
@@ -257,6 +254,7 @@ func run() error {
 	certificate := flag.String("tls-client-certificate", "", "`FILE` with the client's certificate")
 	key := flag.String("tls-client-key", "", "`FILE` with its key")
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
+	streams := flag.Int("streams", 100, "how many share a connection, as with Bazel; NativeLink takes 200 of each at a time")
 	retries := flag.Int("retries", 5, "of an action whose connection broke")
 	begun := flag.String("begun", "", "`FOLDER` of the workers in which each action leaves a line in the file of its index when it begins")
 	hold := flag.Float64("hold", 0, "only queue, and cancel after so many `SECONDS`")
@@ -285,7 +283,7 @@ func run() error {
 		return err
 	}
 	var execution []repb.ExecutionClient
-	for range (min(*concurrency, *actions) + streams - 1) / streams {
+	for range (min(*concurrency, *actions) + *streams - 1) / *streams {
 		scheduler, err := reapi.DialVia(*executor, *via, settings)
 		if err != nil {
 			return err
