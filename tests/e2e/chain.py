@@ -326,7 +326,7 @@ class Load:
                 "cas_fast_slow_store": "CAS",
                 "upload_action_result": {"ac_store": "AC"},
                 "work_directory": f"{folder}/work",
-                "max_inflight_tasks": 10,
+                "max_inflight_tasks": self.chunk,
                 "platform_properties": {"pool": {"values": [pool]}},
             }
             config = {
@@ -337,7 +337,9 @@ class Load:
                 "workers": [{"local": local}],
                 "servers": [{"listener": {"http": {"socket_address": "127.0.0.1:0"}}, "services": {"health": {}}}],
             }
-            with nativelink.started(Path(folder) / "worker", config) as process:
+            # At each action's end NativeLink reads all of /proc: here that is the worker's own processes.
+            apart = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+            with nativelink.started(Path(folder) / "worker", config, *apart) as process:
                 yield
                 process.kill()
 

@@ -38,13 +38,16 @@ def program() -> Path:
     return cache.made(folder, lambda draft: Path(subject(image, draft).binary)) / "nativelink"
 
 
-def started(name: Path, config: dict[str, Any], **environment: str) -> subprocess.Popen[bytes]:
-    """NativeLink as a process of this machine, whose configuration and log are ``NAME.json5`` and ``NAME.log``."""
+def started(name: Path, config: dict[str, Any], *before: str, **environment: str) -> subprocess.Popen[bytes]:
+    """NativeLink as a process of this machine, whose configuration and log are ``NAME.json5`` and ``NAME.log``.
+
+    ``before`` is a command that runs it, such as ``unshare`` with its options.
+    """
     file, schema = name.with_suffix(".json5"), images.nativelink_schema(images.NATIVELINK_VERSIONS[-1])
     file.write_text(json.dumps(config))
     variables = {**os.environ, "NATIVELINK_SCHEMA": str(schema), **environment}
     with name.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen([program(), file], env=variables, stdout=log, stderr=log)
+        return subprocess.Popen([*before, program(), file], env=variables, stdout=log, stderr=log)
 
 
 def scratch(where: Cluster, uid: str) -> Path:
