@@ -11,8 +11,8 @@ from nativelink_gitops.specs import with_defaults
 from nativelink_gitops.versions import VERSIONS
 
 PORTS = {
-    "cas": 50051,  # cas, ac, bytestream and capabilities for everybody
-    "slice": 50052,  # a CAS pod's own part, for the other CAS pods
+    "cas": 50051,  # cas, ac, bytestream and capabilities for clients
+    "slice": 50052,  # a CAS pod's own part, for the other CAS pods, the scheduler and the workers
     "scheduler": 50052,  # execution and capabilities for clients
     "worker_api": 50061,  # no authentication: workers only
     "health": 50080,  # /status of each NativeLink process: plain, whatever the other listeners become
@@ -176,7 +176,11 @@ def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
         "max_open_files": own("max_open_files"),
         "priority_class": PRIORITY_CLASS if own("priority_classes") else "",
         "cas": {
-            "pods": [f"nativelink-cas-{index}" for index in range(own("cas_replicas"))],
+            "replicas": own("cas_replicas"),
+            "shards": {
+                kind: _shards(kind, own("cas_replicas"), own("namespace"), VERSIONS[own("version")].read_batching)
+                for kind in ("cas", "ac")
+            },
             "volume_size": own("cas_volume_size"),
             "storage_class": storage_class,
             **_cas_stores(known),
@@ -388,6 +392,34 @@ def _cas_stores(known: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
     results = min(ac // BYTES_A_BLOCK, files // 4)
     return {"store": _eviction(cas, files - results), "ac_store": _eviction(ac, results)}
+
+
+def _shards(kind: str, pods: int, namespace: str, read_batching: bool) -> list[dict[str, Any]]:
+    """The stores of NativeLink's `shard` store over the slices of all CAS pods, of kind `cas` or `ac`.
+
+    Their order and weights decide where a key lives, so whoever shards has this list: CAS, scheduler and workers.
+    """
+    batching: dict[str, Any] = {"experimental_read_batching": {}} if read_batching and kind == "cas" else {}
+    return [
+        {
+            "weight": 1,  # NativeLink refuses to start without it
+            "store": {
+                "grpc": {
+                    "instance_name": "slice",
+                    "endpoints": [
+                        {
+                            "address": f"grpc://nativelink-cas-{index}.nativelink-cas-headless.{namespace}.svc:"
+                            f"{PORTS['slice']}"
+                        }
+                    ],
+                    "store_type": kind,
+                    "retry": {"max_retries": 5, "delay": 0.3, "jitter": 0.5},
+                    **batching,
+                }
+            },
+        }
+        for index in range(pods)
+    ]
 
 
 def _back_soon(tolerations: list[Any]) -> list[Any]:

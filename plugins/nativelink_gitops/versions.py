@@ -20,11 +20,25 @@ class Version:
     redis_backend: bool
     # A matching pass now and then, for wake-ups that got lost.
     fallback_match_interval: bool
+    # Small blobs that are wanted at the same time are read by one call.
+    read_batching: bool
 
 
 VERSIONS = {
-    "v1.6.6": Version("max_action_timeout_s", "max_upload_timeout_s", redis_backend=True, fallback_match_interval=True),
-    "v1.3.2": Version("max_action_timeout", "max_upload_timeout", redis_backend=False, fallback_match_interval=False),
+    "v1.6.6": Version(
+        "max_action_timeout_s",
+        "max_upload_timeout_s",
+        redis_backend=True,
+        fallback_match_interval=True,
+        read_batching=True,
+    ),
+    "v1.3.2": Version(
+        "max_action_timeout",
+        "max_upload_timeout",
+        redis_backend=False,
+        fallback_match_interval=False,
+        read_batching=False,
+    ),
 }
 
 

@@ -22,6 +22,7 @@ from tests.render.redis import Redis, free_port
 SHELLS = ("dash", "bash")
 SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / "schemas/nativelink-v1.6.6.schema.json")}
 LINE = "id=7 addr={address}:41000 laddr=10.9.9.9:6379 name= psub={psub} cmd={command} lib-name={library} lib-ver=1.0.0"
+SLICES = ("nativelink-cas-0", "nativelink-cas-1", "nativelink-cas-2")  # here one process is all of them
 OURS, OTHER = "10.0.0.1", "10.0.0.11"  # one begins as the other does
 MATCHES = LINE.format(address=OURS, psub=1, command="FT.AGGREGATE", library="redis-rs")
 DEAD = LINE.format(address=OURS, psub=1, command="psubscribe", library="redis-rs")
@@ -225,7 +226,8 @@ class Farm(Pod):
         self.binary.symlink_to(self.programs["nativelink"])
         text = self.files["scheduler/scheduler.json5"]
         for old, new in {
-            "nativelink-cas:50051": f"127.0.0.1:{self.cas}",
+            **{f"{slice}.nativelink-cas-headless.nativelink.svc:50052": f"127.0.0.1:{self.cas}" for slice in SLICES},
+            '"instance_name": "slice"': '"instance_name": "main"',
             ":${REDIS_PASSWORD}@nativelink-redis:6379": f"127.0.0.1:{self.redis.port}",
             "0.0.0.0:50052": f"127.0.0.1:{self.client}",
             "0.0.0.0:50061": f"127.0.0.1:{self.workers}",

@@ -45,10 +45,11 @@ INTERNET, METADATA = Pod(address="203.0.113.7"), Pod(address="169.254.169.254")
 Flow = tuple[Pod, Pod, int]
 ALWAYS_ALLOWED: dict[str, Flow] = {
     "worker to scheduler": (WORKER, SCHEDULER, 50061),
-    "worker to CAS": (WORKER, CAS, 50051),
+    "worker to a slice": (WORKER, CAS, 50052),
+    "draining worker to CAS": (WORKER, CAS, 50051),
     "worker of a pruned pool to scheduler": (PRUNED, SCHEDULER, 50061),
-    "worker of a pruned pool to CAS": (PRUNED, CAS, 50051),
-    "scheduler to CAS": (SCHEDULER, CAS, 50051),
+    "worker of a pruned pool to a slice": (PRUNED, CAS, 50052),
+    "scheduler to a slice": (SCHEDULER, CAS, 50052),
     "CAS to CAS": (CAS, CAS, 50052),
     "edge to CAS": (EDGE, CAS, 50051),
     "edge to scheduler": (EDGE, SCHEDULER, 50052),
@@ -73,7 +74,10 @@ FORBIDDEN: dict[str, Flow] = {
     "CAS to worker API": (CAS, SCHEDULER, 50061),
     "another namespace to client port": (OTHER, SCHEDULER, 50052),
     "worker to client port": (WORKER, SCHEDULER, 50052),
-    "worker to slice port": (WORKER, CAS, 50052),
+    "scheduler to CAS": (SCHEDULER, CAS, 50051),
+    "a stray pod beside the workers to slice port": (STRAY, CAS, 50052),
+    "an impostor to slice port": (IMPOSTOR, CAS, 50052),
+    "another namespace to slice port": (OTHER, CAS, 50052),
     "edge to slice port": (EDGE, CAS, 50052),
     "another namespace to CAS": (OTHER, CAS, 50051),
     "worker to Redis": (WORKER, REDIS, 6379),
@@ -181,9 +185,10 @@ def test_nothing_else_does(policies: list[Object], flow: Flow) -> None:
 MEMORY_BREAKS = {
     ("nativelink", "dns"): {"scheduler to DNS"},
     ("nativelink", "nativelink-cas"): {
-        "worker to CAS",
-        "worker of a pruned pool to CAS",
-        "scheduler to CAS",
+        "worker to a slice",
+        "draining worker to CAS",
+        "worker of a pruned pool to a slice",
+        "scheduler to a slice",
         "CAS to CAS",
         "edge to CAS",
     },
@@ -191,16 +196,17 @@ MEMORY_BREAKS = {
     ("nativelink", "nativelink-scheduler"): {
         "worker to scheduler",
         "worker of a pruned pool to scheduler",
-        "scheduler to CAS",
+        "scheduler to a slice",
         "scheduler to collector",
         "edge to scheduler",
     },
     ("nativelink-workers", "dns"): {"worker to DNS"},
     ("nativelink-workers", "nativelink-worker"): {
         "worker to scheduler",
-        "worker to CAS",
+        "worker to a slice",
+        "draining worker to CAS",
         "worker of a pruned pool to scheduler",
-        "worker of a pruned pool to CAS",
+        "worker of a pruned pool to a slice",
     },
 }
 REDIS_BREAKS = {
@@ -235,8 +241,9 @@ def test_without_a_policy_its_flows_end(
     [
         (MEMORY, "nativelink-scheduler", 0, "another namespace to worker API"),
         (MEMORY, "nativelink-scheduler", 1, "another namespace to client port"),
-        (MEMORY, "nativelink-cas", 0, "another namespace to CAS"),
+        (MEMORY, "nativelink-cas", 0, "another namespace to slice port"),
         (MEMORY, "nativelink-cas", 1, "edge to slice port"),
+        (MEMORY, "nativelink-cas", 2, "another namespace to CAS"),
         (MEMORY, "nativelink-collector", 0, "another namespace to the collector"),
         (MEMORY, "nativelink-collector", 1, "a metrics adapter to the collector"),
         (SHARED, "nativelink-demand", 0, "a metrics adapter to demand"),

@@ -20,6 +20,13 @@ def stores(files: dict[str, str], path: str) -> dict[str, Object]:
     return {store["name"]: store for store in configuration(files, path)["stores"]}
 
 
+def evictions(files: dict[str, str]) -> dict[str, Object]:
+    """The eviction policies of a CAS pod's own stores."""
+    found = stores(files, "cas/cas.json5")
+    kept = {"CAS_SLICE": found["CAS_SLICE"]["verify"]["backend"], "AC_SLICE": found["AC_SLICE"]}
+    return {name: store["filesystem"]["eviction_policy"] for name, store in kept.items()}
+
+
 def pool(**more: Any) -> dict[str, str]:
     return render.tree(values_of(nativelink_worker_pools=[{"name": "a", **more}]))
 
@@ -33,25 +40,62 @@ def slots(files: dict[str, str]) -> int:
     return int(configuration(files, "worker/a/worker.json5")["workers"][0]["local"]["max_inflight_tasks"])
 
 
+def shards(files: dict[str, str]) -> dict[str, dict[str, list[Object]]]:
+    """Who shards, by file, and the list of each of its two kinds."""
+    cas, scheduler = stores(files, "cas/cas.json5"), stores(files, "scheduler/scheduler.json5")
+    found = {"cas": (cas["CAS_SHARD"], cas["AC_SHARD"]), "scheduler": (scheduler["CAS"], scheduler["AC_SHARD"])}
+    for path in files:
+        if path.endswith("/worker.json5"):
+            worker = stores(files, path)
+            found[path] = (worker["CAS"]["fast_slow"]["slow"], worker["AC"])
+    return {name: {"cas": pair[0]["shard"]["stores"], "ac": pair[1]["shard"]["stores"]} for name, pair in found.items()}
+
+
 @pytest.mark.parametrize("cluster", ALL)
 def test_every_shard_has_its_weight(cluster: str) -> None:
     """Without it the binaries of both versions refuse to start: missing field `weight`."""
-    found = stores(committed(cluster), "cas/cas.json5")
-    for name in ("CAS_SHARD", "AC_SHARD"):
-        assert {shard["weight"] for shard in found[name]["shard"]["stores"]} == {1}
+    for found in shards(committed(cluster)).values():
+        assert {shard["weight"] for kind in found.values() for shard in kind} == {1}
 
 
 @pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
-def test_clients_reach_the_cas_through_the_verification_only(version: str) -> None:
+def test_who_shards_finds_a_key_where_the_others_put_it(version: str) -> None:
+    pools = [{"name": "one"}, {"name": "two"}]
+    files = render.tree(values_of(nativelink_version=version, nativelink_cas_replicas=4, nativelink_worker_pools=pools))
+    cas, *others = shards(files).values()
+    assert len(others) == 3, "the scheduler and both pools"
+    assert others == [cas] * 3
+    for kind, found in cas.items():
+        reached = [shard["store"]["grpc"] for shard in found]
+        assert [store["endpoints"] for store in reached] == [
+            [{"address": f"grpc://nativelink-cas-{number}.nativelink-cas-headless.nativelink.svc:50052"}]
+            for number in range(4)
+        ]
+        assert {(store["instance_name"], store["store_type"]) for store in reached} == {("slice", kind)}
+        # v1.3.2 does not know it, and would not start.
+        batched = version == "v1.6.6" and kind == "cas"
+        assert {store.get("experimental_read_batching") == {} for store in reached} == {batched}
+
+
+@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+def test_a_slice_takes_only_what_its_digest_says(version: str) -> None:
+    """Whoever sends to it: the public listeners, the scheduler, and workers, whose actions reach it too."""
     files = render.tree(values_of(nativelink_version=version))
-    assert stores(files, "cas/cas.json5")["CAS_VERIFIED"]["verify"] == {
-        "verify_size": True,
-        "verify_hash": True,
-        "backend": {"ref_store": {"name": "CAS_SHARD"}},
-    }
+    verified = stores(files, "cas/cas.json5")["CAS_SLICE"]["verify"]
+    assert (verified["verify_size"], verified["verify_hash"]) == (True, True)
+    assert list(verified["backend"]) == ["filesystem"]
     listeners = {server["name"]: server["services"] for server in configuration(files, "cas/cas.json5")["servers"]}
     for service in ("cas", "bytestream"):
-        assert listeners["public"][service] == [{"instance_name": "main", "cas_store": "CAS_VERIFIED"}]
+        assert listeners["slice"][service] == [{"instance_name": "slice", "cas_store": "CAS_SLICE"}]
+        assert listeners["public"][service] == [{"instance_name": "main", "cas_store": "CAS_SHARD"}]
+    assert set(listeners["slice"]) == {"cas", "ac", "bytestream", "capabilities"}
+
+
+def test_the_scheduler_answers_only_from_complete_results() -> None:
+    assert stores(committed("prod"), "scheduler/scheduler.json5")["AC"]["completeness_checking"] == {
+        "backend": {"ref_store": {"name": "AC_SHARD"}},
+        "cas_store": {"ref_store": {"name": "CAS"}},
+    }
 
 
 def test_the_scheduler_looks_into_the_action_cache_first() -> None:
@@ -121,7 +165,7 @@ def test_a_full_store_makes_little_room_at_once() -> None:
     """The write that finds it full waits until all of that is deleted."""
     files = render.tree(values_of(nativelink_cas_volume_size="1Gi", nativelink_cas_store_size="400Mi"))
     # A hundredth of 400 MiB; the 8 MiB of larger stores stand in the committed trees.
-    assert stores(files, "cas/cas.json5")["CAS_SLICE"]["filesystem"]["eviction_policy"]["evict_bytes"] == 4 * 1024**2
+    assert evictions(files)["CAS_SLICE"]["evict_bytes"] == 4 * 1024**2
 
 
 def test_a_cas_pod_has_memory_for_the_files_that_it_may_hold() -> None:
@@ -129,9 +173,7 @@ def test_a_cas_pod_has_memory_for_the_files_that_it_may_hold() -> None:
 
     def counts(**variables: Any) -> list[int]:
         files = render.tree(values_of(nativelink_cas_volume_size="2Ti", **variables))
-        found = stores(files, "cas/cas.json5")
-        policies = [found[name]["filesystem"]["eviction_policy"] for name in ("CAS_SLICE", "AC_SLICE")]
-        return [policy["max_count"] for policy in policies]
+        return [policy["max_count"] for policy in evictions(files).values()]
 
     # Three quarters of 8 GiB at 512 bytes a file.
     assert sum(counts()) == 8 * 1024**3 * 3 // 4 // 512 == 12_582_912

@@ -120,12 +120,14 @@ def test_prod_configurations() -> None:
     files = committed("prod")
     cas = json5.loads(files["cas/cas.json5"])
     stores = {store["name"]: store for store in cas["stores"]}
-    assert stores["CAS_SLICE"]["filesystem"]["eviction_policy"]["max_bytes"] == 160 * GIB  # 80 % of 200Gi
+    kept = stores["CAS_SLICE"]["verify"]["backend"]["filesystem"]
+    assert kept["eviction_policy"]["max_bytes"] == 160 * GIB  # 80 % of 200Gi
     assert stores["AC_SLICE"]["filesystem"]["eviction_policy"]["max_bytes"] == 10 * GIB  # 5 %
     for shard, kind in (("CAS_SHARD", "cas"), ("AC_SHARD", "ac")):
         grpc = [part["store"]["grpc"] for part in stores[shard]["shard"]["stores"]]
         assert [store["endpoints"] for store in grpc] == [
-            [{"address": f"grpc://nativelink-cas-{index}.nativelink-cas-headless:50052"}] for index in range(3)
+            [{"address": f"grpc://nativelink-cas-{index}.nativelink-cas-headless.nativelink.svc:50052"}]
+            for index in range(3)
         ]
         assert {(store["instance_name"], store["store_type"]) for store in grpc} == {("slice", kind)}
     assert stores["AC_COMPLETE"]["completeness_checking"] == {
@@ -703,9 +705,9 @@ def test_nothing_grows_without_an_end() -> None:
     assert redis["args"][redis["args"].index("--maxmemory") + 1] == str(4 * GIB * 70 // 100)
     assert redis["resources"]["requests"]["memory"] == "3Gi"
     # The volume's 200 GiB have 13,107,200 inodes (16 KiB each), of which 95 % are given away.
-    cas, results = (
-        store["filesystem"]["eviction_policy"] for store in json5.loads(tree["cas/cas.json5"])["stores"][:2]
-    )
+    verified, results = json5.loads(tree["cas/cas.json5"])["stores"][:2]
+    cas = verified["verify"]["backend"]["filesystem"]["eviction_policy"]
+    results = results["filesystem"]["eviction_policy"]
     assert cas == {"max_bytes": 160 * GIB, "evict_bytes": 8 * 1024**2, "max_count": 9_830_400}
     # A result takes a block of 4 KiB at least: 10 GiB are 2,621,440 of them.
     assert results == {"max_bytes": 10 * GIB, "evict_bytes": 8 * 1024**2, "max_count": 2_621_440}
