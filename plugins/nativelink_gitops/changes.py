@@ -129,7 +129,7 @@ def _changes(workload: _Workload, before: Object, after: Object) -> Iterator[tup
             "cas_replicas",
             "nativelink_cas_replicas",
             f"{old['replicas']} shards in the committed tree would become {new['replicas']}, which moves the keys: "
-            "cached results are lost",
+            "cached results are lost, and the scheduler and all workers, which address the shards, are replaced",
             f"{workload.loss}: {_allow('cas_replicas')}, render and push",
         )
     if old_namespace != new_namespace:

@@ -102,7 +102,7 @@ CASES = {
     "cas_replicas": (
         changed("spec.replicas", 5),
         "prod: nativelink_cas_replicas: 3 shards in the committed tree would become 5, which moves the keys: "
-        "cached results are lost; "
+        "cached results are lost, and the scheduler and all workers, which address the shards, are replaced; "
         "accept a cache flush: add cas_replicas to nativelink_allow_changes for that time, render and push",
     ),
     "cas_volume_size": (

@@ -178,6 +178,11 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 	if err != nil {
 		return err
 	}
+	if os.Getenv("NATIVELINK_STANDIN_NAGLE") != "" {
+		if listener, err = leaveNagle(listener.(*net.TCPListener)); err != nil {
+			return err
+		}
+	}
 	slog.Info("Ready, listening on " + address.String())
 	go func() {
 		if settings.TLS != nil {

@@ -25,7 +25,7 @@ type rate struct {
 	Requests  int     `json:"requests"`
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_ms"`
-	P95       float64 `json:"p95_ms"`
+	P99       float64 `json:"p99_ms"`
 }
 
 // cas asks a CAS as often as it answers, one kind of requests after another, and tells of each, when it is done, how
@@ -38,14 +38,20 @@ func cas(arguments []string) error {
 	seconds := flags.Float64("seconds", 10, "for each kind")
 	size := flags.Int("size", 900, "bytes of a small blob")
 	large := flags.Int("large", 1<<20, "bytes of a large one")
+	via := flags.String("connect-to", "", "`HOST:PORT` that stands in front of the endpoint")
+	authority := flags.String("tls-certificate", "", "`FILE` with the CA of an endpoint with grpcs://")
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
+	settings, err := trust(*authority, "", "")
+	if err != nil {
+		return err
+	}
 	clients := make([]*client, *concurrency)
 	for index := range clients {
-		connection, err := reapi.Dial(*endpoint)
+		connection, err := reapi.DialVia(*endpoint, *via, settings)
 		if err != nil {
 			return err
 		}
@@ -169,5 +175,5 @@ func measured(clients []*client, seconds float64, ask func(*client) error) (rate
 		return rate{}, first
 	}
 	slices.Sort(took)
-	return rate{"", len(took), float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*95/100]}, nil
+	return rate{"", len(took), float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*99/100]}, nil
 }
