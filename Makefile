@@ -104,7 +104,7 @@ soak: venv ## the long ones: the bootstrap interrupted at 20 random points; with
 	pytest tests/bootstrap tests/e2e -m soak -s
 
 .PHONY: bench
-bench: venv ## rendering, the bootstrap; with root syncing and the reaction to demand; with NATIVELINK=FILE load
+bench: venv ## rendering, the bootstrap; with root syncing, the reaction to demand and latency; with NATIVELINK=FILE load
 	python -m bench
 
 .PHONY: conformance

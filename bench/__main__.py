@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "plugins"))  # which is no installed package
 
 from testbed.waiting import ClusterError  # noqa: E402 (the parts import from plugins)
 
-PARTS = ("rendering", "demand", "bootstrap", "sync", "reaction", "load")
+PARTS = ("rendering", "demand", "bootstrap", "sync", "reaction", "latency", "load")
 
 
 def main(arguments: list[str]) -> int:

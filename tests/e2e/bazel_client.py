@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import bazel
 
 JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a short life on few cores
+ACTION = "action"  # the span of all that is done for one
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A build: its seconds, and the milliseconds of the spans in Bazel's profile, by name."""
+
+    seconds: float
+    spans: Mapping[str, list[float]]
 
 
 class Bazel:
@@ -58,14 +69,32 @@ class Bazel:
         """
         command = "mktemp /tmp/begun-{2}-XXXXXX > /dev/null; sleep {1}; echo {2} {0} > $@"
         rule = f'genrule(name = "rule{{0}}", outs = ["{{0}}.txt"], cmd = "{command}")\n'
-        (self.workspace / "BUILD").write_text("".join(rule.format(each, seconds, word) for each in range(rules)))
-        self.run("clean")
-        asked = {"pool": "default", "OSFamily": "Linux", **(properties or {})}
-        platform = " ".join(f'properties: {{name: "{name}" value: "{value}"}}' for name, value in asked.items())
-        options = [f"--jobs={rules}", "--color=no", "--noshow_progress", "--spawn_strategy=remote"]
-        options += [f"--remote_default_platform_properties={platform}", "--remote_instance_name=main"]
-        said = self.run("build", *self.endpoints, *options, "//...", timeout=timeout)
+        text = "".join(rule.format(each, seconds, word) for each in range(rules))
+        said = self._built(text, f"--jobs={rules}", properties=properties or {}, timeout=timeout)
         for each in range(rules):
             assert (self.workspace / "bazel-bin" / f"{each}.txt").read_text() == f"{word} {each}\n"
         (kinds,) = re.findall(r"^INFO: \d+ process(?:es)?: (.+)\.$", said, re.MULTILINE)
         return {kind: int(number) for number, kind in re.findall(r"(\d+) ([a-z -]+)", kinds)}
+
+    def timed(self, text: str, jobs: int) -> Timed:
+        """How long a build of a BUILD file's text takes from nothing, with so many actions at a time."""
+        profile = self.workspace.parent / "profile.json"
+        options = ("--experimental_generate_json_trace_profile", f"--profile={profile}", f"--jobs={jobs}")
+        said = self._built(text, *options, properties={}, timeout=None)
+        (seconds,) = re.findall(r"^INFO: Elapsed time: ([\d.]+)s", said, re.MULTILINE)
+        spans: dict[str, list[float]] = {}
+        for event in json.loads(profile.read_text()):
+            if "dur" in event:
+                name = ACTION if event["cat"] == "action processing" else event["name"]
+                spans.setdefault(name, []).append(event["dur"] / 1000)
+        return Timed(float(seconds), spans)
+
+    def _built(self, text: str, *options: str, properties: Mapping[str, str], timeout: float | None) -> str:
+        """What Bazel says of a remote build of a BUILD file's text from nothing."""
+        (self.workspace / "BUILD").write_text(text)
+        self.run("clean")
+        asked = {"pool": "default", "OSFamily": "Linux", **properties}
+        platform = " ".join(f'properties: {{name: "{name}" value: "{value}"}}' for name, value in asked.items())
+        remote = ["--color=no", "--noshow_progress", "--spawn_strategy=remote", "--remote_instance_name=main"]
+        remote += [f"--remote_default_platform_properties={platform}", *options]
+        return self.run("build", *self.endpoints, *remote, "//...", timeout=timeout)

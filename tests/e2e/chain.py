@@ -73,19 +73,10 @@ class Entry:
         for path, text in render.tree(values_of(self.name, **stated)).items():
             (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / path).write_text(text)
-        network = node.network(self.where.home)
-        assert network, f"cluster {self.where.name} has no real node"
-        # This machine looks into it, which no policy of the tree allows.
-        rule = {"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}
         self.where.apply(
             _namespace(self.name, "restricted"),
             _namespace(self.workers, "baseline"),
-            {
-                "apiVersion": "networking.k8s.io/v1",
-                "kind": "NetworkPolicy",
-                "metadata": {"name": "this-machine", "namespace": self.name},
-                "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
-            },
+            this_machine(self.where, self.name),
         )
         self.apply_folder()
 
@@ -118,6 +109,19 @@ class Entry:
     def pods(self) -> Record:
         """What becomes of its workers' pods."""
         return Record(self.where, f"/api/v1/namespaces/{self.workers}/pods")
+
+
+def this_machine(where: Cluster, namespace: str) -> Object:
+    """The policy that lets this machine look into a namespace, which no policy of a tree does."""
+    network = node.network(where.home)
+    assert network, f"cluster {where.name} has no real node"
+    rule = {"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "this-machine", "namespace": namespace},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
+    }
 
 
 def _namespace(name: str, security: str) -> Object:

@@ -51,6 +51,33 @@ type outcome struct {
 	Errors     string  `json:"errors"` // what it wrote to stderr
 	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if it does not say
 	Ended      float64 `json:"ended"`
+	// Milliseconds, by the clocks of scheduler and worker, of what they name; missing where they do not say.
+	Stages map[string]float64 `json:"stages,omitempty"`
+}
+
+// stages are the parts of an execution, each from one moment to the next.
+func stages(of *repb.ExecutedActionMetadata) map[string]float64 {
+	moments := []struct {
+		name string // of what ends then
+		at   *timestamppb.Timestamp
+	}{
+		{"", of.GetQueuedTimestamp()},
+		{"queue", of.GetWorkerStartTimestamp()},
+		{"prepare", of.GetInputFetchStartTimestamp()},
+		{"fetch", of.GetInputFetchCompletedTimestamp()},
+		{"start", of.GetExecutionStartTimestamp()},
+		{"run", of.GetExecutionCompletedTimestamp()},
+		{"collect", of.GetOutputUploadStartTimestamp()},
+		{"upload", of.GetOutputUploadCompletedTimestamp()},
+		{"finish", of.GetWorkerCompletedTimestamp()},
+	}
+	found := map[string]float64{}
+	for index, each := range moments[1:] {
+		if from := moments[index].at; from != nil && each.at != nil {
+			found[each.name] = float64(each.at.AsTime().Sub(from.AsTime()).Microseconds()) / 1000
+		}
+	}
+	return found
 }
 
 // uploads is how many actions are uploaded at a time: a CAS that is asked for more answers late.
@@ -183,6 +210,7 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	told.Worker = result.GetExecutionMetadata().GetWorker()
 	told.Began = seconds(result.GetExecutionMetadata().GetExecutionStartTimestamp())
 	told.Ended = seconds(result.GetExecutionMetadata().GetExecutionCompletedTimestamp())
+	told.Stages = stages(result.GetExecutionMetadata())
 	told.Line, err = l.text(ctx, result.StdoutRaw, result.StdoutDigest)
 	if err == nil {
 		told.Errors, err = l.text(ctx, result.StderrRaw, result.StderrDigest)

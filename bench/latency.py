@@ -1,0 +1,258 @@
+"""Latency, measured: what small reads and writes take, and builds of small actions, by the way that they go.
+
+On an embedded cluster with a real node and its edge: two CAS pods, a scheduler and two workers of 8 slots. Three ways in
+one run: scheduler and workers through the public listener of the CAS, as trees had it before; straight to the slices, as
+it is rendered; and that with the role low_latency. NativeLink is the original where TESTBED_IMAGES has it
+(testbed/README.md), else the stand-in, which then leaves Nagle's algorithm on as the original does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import json5
+
+from bench import numbers
+from testbed import build, components
+from tests.e2e import chain, edge, nativelink
+from tests.e2e.bazel_client import ACTION, Bazel
+from tests.e2e.edge import CAS, Edge
+from tests.e2e.site import pool
+
+PLAIN, DIRECT, LOW = "public listener", "slices", "slices, low latency"
+WORKERS = "nativelink-workers"
+WORKLOADS = (
+    (CAS, "statefulset/nativelink-cas"),
+    (CAS, "deployment/nativelink-scheduler"),
+    (WORKERS, "deployment/nativelink-worker-default"),
+)
+# To reach, of what the first way takes: the dependent actions.
+TO_REACH = {DIRECT: 0.6, LOW: 0.2}
+OVERHEAD = 60.0  # ms to reach for a trivial action, at the median, the last way
+INPUTS, WIDE = 50, 200
+_RULE = 'genrule(name = "{0}", outs = ["{0}.txt"], srcs = [{1}], cmd = "echo {2} > $@")\n'
+_TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
+
+
+@dataclass
+class Found:
+    """What one way showed: milliseconds and MiB/s by endpoint and request, seconds of builds, stages of an action."""
+
+    requests: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    builds: dict[str, float] = field(default_factory=dict)
+    action: float = 0.0  # ms, the median of the dependent ones
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench latency", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of each build (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2, metavar="N", help="of each request (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    which = f"the original, {max(nativelink.SAVED)}" if nativelink.SAVED else "the stand-in"
+    print(f"{numbers.machine()}; NativeLink is {which}\n", flush=True)
+    pools = [pool("default", slots=8, min_replicas=2, longest_action="4m")]
+    ways: dict[str, Callable[[Edge], None]] = {PLAIN: _plain, DIRECT: _direct, LOW: _low_latency}
+    found = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with _quiet():
+            made = stack.enter_context(edge.opened("latency", folder, nativelink_worker_pools=pools))
+        made.where.apply(chain.this_machine(made.where, CAS))
+        for way, prepare in ways.items():
+            with _quiet():
+                prepare(made)
+                _restart(made)
+            found[way] = _measured(made, given.rounds, given.seconds, folder / way.replace(" ", "-"))
+            print(f"measured: {way}", flush=True)
+    _show(found)
+    return 0
+
+
+def _quiet() -> contextlib.AbstractContextManager[Any]:
+    """For playbooks, whose logs are for tests."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _plain(made: Edge) -> None:
+    """Have scheduler and workers reach the CAS through its Service."""
+    tree = made.site.tree_of(edge.NAME) / "rendered"
+    for path in [tree / "scheduler/scheduler.json5", *tree.glob("worker/*/worker.json5")]:
+        settings = json5.loads(path.read_text())
+        settings["stores"] = [_public(store) for store in settings["stores"]]
+        path.write_text(json.dumps(settings))
+    policy = tree / "policy/scheduler.yaml"
+    policy.write_text(policy.read_text().replace("port: 50052", "port: 50051", 2))
+    made.apply()
+
+
+def _public(value: Any) -> Any:
+    """A store's configuration with the public listener in the place of the shards."""
+    if isinstance(value, list):
+        return [_public(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "shard" not in value:
+        return {name: _public(each) for name, each in value.items()}
+    first = value["shard"]["stores"][0]["store"]["grpc"]
+    listener = {
+        "instance_name": "main",
+        "endpoints": [{"address": f"grpc://nativelink-cas.{CAS}.svc:50051"}],
+        "store_type": first["store_type"],
+        "retry": first["retry"],
+    }
+    return {**{name: each for name, each in value.items() if name != "shard"}, "grpc": listener}
+
+
+def _direct(made: Edge) -> None:
+    made.site.playbook("render")
+    made.apply()
+
+
+def _low_latency(made: Edge) -> None:
+    made.where.load(*components.images_of("low-latency"))
+    made.site.set(edge.NAME, low_latency_enabled=True)
+    made.site.playbook("provision")
+
+
+def _restart(made: Edge) -> None:
+    """Have all of NativeLink anew: what it accepted before stays as it was."""
+    for namespace, workload in WORKLOADS:
+        if not nativelink.SAVED:
+            made.where.run("-n", namespace, "set", "env", workload, "NATIVELINK_STANDIN_NAGLE=1")
+        made.where.run("-n", namespace, "rollout", "restart", workload)
+    made.ready()
+
+
+def _measured(made: Edge, rounds: int, seconds: float, folder: Path) -> Found:
+    found = Found()
+    for name, arguments in _endpoints(made).items():
+        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "cas", "--concurrency=1", *arguments]
+        told = subprocess.run([*command, f"--seconds={seconds}"], capture_output=True, text=True, check=True)
+        for each in map(json.loads, told.stdout.splitlines()):
+            found.requests[name, each["kind"]] = each
+    folder.mkdir()
+    client = Bazel(folder)
+    client.endpoints = [
+        f"--remote_executor=grpc://{_address(made, 'nativelink-scheduler')}:50052",
+        f"--remote_cache=grpc://{_address(made, 'nativelink-cas')}:50051",
+    ]
+    inputs = 2 * WIDE
+    for number in range(inputs):
+        (client.workspace / f"in{number}").write_text(f"{folder.name} {number}\n" * 20)
+    try:
+        client.timed(_independent("warm"), 8)
+        for kind, (text, jobs) in _builds(inputs).items():
+            timed = [client.timed(text(f"{time.time_ns()}"), jobs) for _ in range(rounds)]
+            found.builds[kind] = statistics.median(each.seconds for each in timed)
+            if kind.startswith("40 dependent"):
+                found.action = statistics.median(span for each in timed for span in each.spans[ACTION])
+    finally:
+        client.run("shutdown")
+    found.stages = _stages(made)
+    return found
+
+
+def _address(made: Edge, service: str) -> str:
+    return made.where.run("-n", CAS, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+
+
+def _endpoints(made: Edge) -> dict[str, list[str]]:
+    """Arguments of a client of the CAS, by what it reaches."""
+    pod = made.where.run("-n", CAS, "get", "pod", "nativelink-cas-0", "-o", "jsonpath={.status.podIP}")
+    return {
+        "slice": [f"--cas-endpoint=grpc://{pod}:50052", "--instance=slice"],
+        "Service": [f"--cas-endpoint=grpc://{_address(made, 'nativelink-cas')}:50051"],
+        "edge": [
+            f"--cas-endpoint=grpcs://{edge.HOST}:443",
+            f"--connect-to={made.address}:443",
+            f"--tls-certificate={made.folder / 'servers.crt'}",
+        ],
+    }
+
+
+def _builds(inputs: int) -> dict[str, tuple[Callable[[str], str], int]]:
+    """BUILD files by what they are, each of a word that makes its actions new, and how many actions run at a time."""
+
+    def dependent(word: str) -> str:
+        sources = ["", *(f'"{number}.txt"' for number in range(39))]
+        return "".join(_RULE.format(number, source, word) for number, source in enumerate(sources))
+
+    def wide(word: str) -> str:
+        def sources(number: int) -> str:
+            return ", ".join(f'"in{(7 * number + each) % inputs}"' for each in range(INPUTS))
+
+        return "".join(_RULE.format(number, sources(number), f"{word} {number}") for number in range(WIDE))
+
+    return {
+        "40 dependent actions": (dependent, 8),
+        "40 actions, 8 at a time": (_independent, 8),
+        f"{WIDE} actions of {INPUTS} inputs, 8 at a time": (wide, 8),
+    }
+
+
+def _independent(word: str) -> str:
+    return "".join(_RULE.format(number, "", f"{word} {number}") for number in range(40))
+
+
+def _stages(made: Edge) -> dict[str, float]:
+    """The median of what each part of a trivial action takes, in milliseconds, one action after another."""
+    command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "--actions=40", "--concurrency=1"]
+    command += [f"--command={_TRIVIAL}", "--platform=pool=default", "--platform=OSFamily=Linux"]
+    command += [f"--execute-endpoint=grpc://{_address(made, 'nativelink-scheduler')}:50052"]
+    command += [f"--cas-endpoint=grpc://{_address(made, 'nativelink-cas')}:50051"]
+    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    parts: dict[str, list[float]] = {}
+    for each in report["actions"]:
+        told = each.get("stages", {})
+        for name, value in {**told, "all": 1000 * each["seconds"]}.items():
+            parts.setdefault(name, []).append(value)
+    return {name: statistics.median(values) for name, values in parts.items()}
+
+
+def _show(found: dict[str, Found]) -> None:
+    def table(title: str, rows: Iterator[tuple[str, list[str]]]) -> None:
+        print(f"\n{title:48} " + " ".join(f"{way:>20}" for way in found))
+        for name, row in rows:
+            print(f"{name:48} " + " ".join(f"{each:>20}" for each in row), flush=True)
+
+    def requests(large: bool) -> Iterator[tuple[str, list[str]]]:
+        for name, kind in next(iter(found.values())).requests:
+            if ("large" in kind) == large:
+                each = [way.requests[name, kind] for way in found.values()]
+                small = [f"{one['p50_ms']:.1f} ({one['p99_ms']:.1f})" for one in each]
+                yield f"{name}: {kind}", [f"{one['per_second']:.0f}" for one in each] if large else small
+
+    def builds() -> Iterator[tuple[str, list[str]]]:
+        for kind in next(iter(found.values())).builds:
+            first = found[PLAIN].builds[kind]
+            yield kind, [f"{way.builds[kind]:.1f} ({way.builds[kind] / first:.2f})" for way in found.values()]
+        yield "a dependent action, ms at the median", [f"{way.action:.0f}" for way in found.values()]
+
+    def stages() -> Iterator[tuple[str, list[str]]]:
+        for name in next(iter(found.values())).stages:
+            yield name, [f"{way.stages.get(name, 0):.1f}" for way in found.values()]
+
+    table("milliseconds, p50 (p99)", requests(large=False))
+    table("MiB a second", requests(large=True))
+    table("Bazel, seconds (of the first way)", builds())
+    table("a trivial action's parts, ms at the median", stages())
+    print()
+    for way, wanted in TO_REACH.items():
+        kind = "40 dependent actions"
+        ratio = found[way].builds[kind] / found[PLAIN].builds[kind]
+        print(f"{kind}, {way} / {PLAIN}: {ratio:.2f} (to reach: {wanted}{', missed' if ratio > wanted else ''})")
+    missed = ", missed" if found[LOW].action > OVERHEAD else ""
+    print(f"a dependent action with its command, {LOW}: {found[LOW].action:.0f} ms (to reach: {OVERHEAD:.0f}{missed})")

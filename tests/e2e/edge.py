@@ -1,0 +1,235 @@
+"""A cluster on a real node whose clients come through the edge: Envoy Gateway and a real Envoy, one host name, TLS.
+
+For the tests beside it and for ``python -m bench latency``. A load balancer is played by the node, whose address is
+written where a cloud's controller would write it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import re
+import socket
+import ssl
+import struct
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed import build, cluster, components, node
+from testbed.cluster import Cluster
+from testbed.waiting import patient, until
+from tests.e2e.authority import Authority
+from tests.e2e.site import SMALL, Site, pool
+
+Object = dict[str, Any]
+
+NAME = "site"
+HOST = "nativelink.example.com"
+CAS, PROXIES = "nativelink", "envoy-gateway-system"
+GATEWAY = "gateway.envoyproxy.io/owning-gateway-name=nativelink"
+MAX_CONCURRENT_STREAMS = 3  # of HTTP/2's settings (RFC 9113, section 6.5.2)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A cluster with an edge, at an address, and the certificates of the test, which are files."""
+
+    where: Cluster
+    site: Site
+    address: str
+    folder: Path
+
+    def apply(self) -> None:
+        """Apply the tree as an engine does."""
+        tree = str(self.site.tree_of(NAME))
+        self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", tree)
+
+    def ready(self) -> None:
+        """Wait for all of NativeLink."""
+        self.where.rolled_out(CAS, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
+        self.where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
+
+    def trust(self, *protocols: str) -> ssl.SSLContext:
+        """A client without a certificate."""
+        context = ssl.create_default_context(cafile=str(self.folder / "servers.crt"))
+        context.set_alpn_protocols(protocols)
+        return context
+
+    def connect(self, context: ssl.SSLContext, host: str = HOST) -> ssl.SSLSocket:
+        """A connection by TLS to the edge, or to another host of its address."""
+        return context.wrap_socket(socket.create_connection((self.address, 443), timeout=20), server_hostname=host)
+
+    def ask(self, path: str) -> http.client.HTTPResponse:
+        """The answer to a gRPC call without a message."""
+        connection = http.client.HTTPConnection(HOST)
+        connection.sock = self.connect(self.trust("http/1.1"))
+        connection.request("POST", path, headers={"Content-Type": "application/grpc", "TE": "trailers"})
+        return connection.getresponse()
+
+    def refusal(self, context: ssl.SSLContext) -> str:
+        """How TLS refuses a client, or "" if the edge waits for what it has to say."""
+        with self.connect(context) as connection:
+            connection.settimeout(5)
+            try:
+                connection.recv(1)
+            except ssl.SSLError as error:
+                return str(error.reason)
+            except TimeoutError:
+                return ""
+        raise AssertionError("the edge hung up without a word")
+
+    def streams(self) -> int:
+        """How many calls at a time the edge says that a connection may have."""
+        with self.connect(self.trust("h2")) as connection, connection.makefile("rb") as answer:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))  # no settings of ours
+            length = int.from_bytes(answer.read(9)[:3])
+            return int(dict(struct.iter_unpack(">HI", answer.read(length)))[MAX_CONCURRENT_STREAMS])
+
+    def load(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a client with a certificate, which wants actions: see ``reported``."""
+        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--connect-to={self.address}:443"]
+        command += [f"--{of}-endpoint=grpcs://{HOST}:443" for of in ("execute", "cas")]
+        command += [f"--tls-certificate={self.folder / 'servers.crt'}"]
+        command += [f"--tls-client-{what}={self.folder / 'client.pem'}" for what in ("certificate", "key")]
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
+
+    @contextlib.contextmanager
+    def without(self, component: str) -> Iterator[None]:
+        """A component's only pod is away meanwhile, and on its way back afterwards."""
+        scale = ("scale", {"cas": "statefulset", "scheduler": "deployment"}[component], f"nativelink-{component}")
+        self.where.run("-n", CAS, *scale, "--replicas=0")
+        pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
+        self.where.run("-n", CAS, "wait", "--for=delete", *pods, f"--timeout={patient(120)}s")
+        try:
+            yield
+        finally:
+            self.where.run("-n", CAS, *scale, "--replicas=1")
+
+    @contextlib.contextmanager
+    def carried(self, seconds: int) -> Iterator[subprocess.Popen[str]]:
+        """The client of an action of so many seconds, whose proxy is told to go when it carries the call."""
+        active = "envoy_cluster_upstream_rq_active{.*nativelink-execution.*}"
+        with self.load("--platform=pool=default", f"--seconds={seconds}-{seconds}", "--retries=0") as client:
+            until("Envoy to carry the call", lambda: self.metric(active) > 0, 30)
+            self.where.run("-n", PROXIES, "delete", "pod", *self.proxies(), "--wait=false")
+            yield client
+
+    def proxies_renewed(self, drain_timeout: str) -> None:
+        """Wait for proxies with a limit of their drain ("" for none), to which all that is new goes."""
+
+        def has_it() -> bool:
+            limits = re.findall(r"--drain-timeout=(\w+)", self.where.run(*deployment, "-o", "json"))
+            return limits == ([drain_timeout] if drain_timeout else [])
+
+        def reached() -> bool:
+            connections = "envoy_listener_downstream_cx_total{.*_10443.*}"
+            before = self.metric(connections)
+            for _ in range(5):
+                self.connect(self.trust("h2")).close()
+            return self.metric(connections) >= before + 5
+
+        deployment = ("-n", PROXIES, "get", "deployment", "-l", GATEWAY)
+        until("Envoy Gateway to change its Deployment", has_it, 30)
+        self.where.rolled_out(PROXIES, self.where.run(*deployment, "-o", "name").strip())
+        # A node's rules follow later, and a proxy on its way out takes what still comes.
+        until("the Service to lead to the new proxies", reached, 30)
+
+    def log(self) -> list[Object]:
+        """What Envoy says of each call that has ended, some ten seconds after that."""
+        text = self.where.run("-n", PROXIES, "logs", "-l", GATEWAY, "-c", "envoy", "--tail=-1")
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    def backends(self) -> dict[str, set[str]]:
+        """By service, the pods and ports that took its calls."""
+        found: dict[str, set[str]] = {}
+        for each in self.log():
+            if each["upstream_host"]:
+                service = each["x-envoy-origin-path"].split("/")[1]
+                found.setdefault(service, set()).add(each["upstream_host"])
+        return found
+
+    def proxies(self) -> dict[str, str]:
+        """The addresses of Envoy's pods, by name, without those that are told to go."""
+        pods = json.loads(self.where.run("-n", PROXIES, "get", "pods", "-l", GATEWAY, "-o", "json"))["items"]
+        return {
+            each["metadata"]["name"]: each["status"].get("podIP", "")
+            for each in pods
+            if "deletionTimestamp" not in each["metadata"]
+        }
+
+    def metric(self, pattern: str) -> float:
+        """The sum of some of the series that Envoy has of itself."""
+        text = ""
+        for address in self.proxies().values():
+            with urllib.request.urlopen(f"http://{address}:19001/stats/prometheus", timeout=20) as answer:
+                text += answer.read().decode()
+        return sum(map(float, re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE)))
+
+    def routes_read(self) -> float:
+        """How often Envoy was told other routes."""
+        return self.metric("envoy_http_rds_config_reload{.*}")
+
+    def read(self, *what: str) -> list[str]:
+        """Words that kubectl finds in the namespace of the CAS."""
+        return self.where.run("-n", CAS, "get", *what).split()
+
+
+def secret(name: str, kind: str, data: dict[str, bytes]) -> Object:
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    metadata = {"name": name, "namespace": CAS}
+    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": encoded}
+
+
+def made_known(where: Cluster) -> str:
+    """The Gateway's address, after a load balancer got one."""
+    network = node.network(where.home)
+    assert network
+    services = ("-n", PROXIES, "get", "service", "-l", GATEWAY, "-o", "name")
+    until("Envoy Gateway to make Envoy's Service", lambda: bool(where.run(*services)), 60)
+    status = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": network.node}]}}})
+    service = where.run(*services).strip()
+    where.run("-n", PROXIES, "patch", service, "--subresource=status", "--type=merge", "-p", status)
+    where.run("-n", CAS, "wait", "--for=condition=Programmed", "gateway/nativelink", f"--timeout={patient(120)}s")
+    return where.run("-n", CAS, "get", "gateway", "nativelink", "-o", "jsonpath={.status.addresses[0].value}")
+
+
+@contextlib.contextmanager
+def opened(cluster_name: str, folder: Path, **variables: Any) -> Iterator[Edge]:
+    """The main job, the Secrets that it leaves to its user, the tree, and all of it ready; its cluster ends with it."""
+    with cluster.fresh(cluster_name, nodes=0, real=True) as where:
+        where.load(*components.images_of("envoy-gateway"))
+        site = Site.make(folder / "checkout")
+        stated = {
+            **SMALL,
+            "nativelink_cas_replicas": 2,
+            "nativelink_worker_pools": [pool("default", slots=4, longest_action="4m")],
+            "nativelink_edge": "gateway",
+            "nativelink_hostname": HOST,
+            "nativelink_edge_tls_secret": "edge-tls",
+            "ingress_provider": "envoy-gateway",
+            "ingress_envoy_image": "docker.io/envoyproxy/envoy",
+            "ingress_envoy_replicas": 1,
+            **variables,
+        }
+        site.add(NAME, where, **stated)
+        site.bootstrap()
+        servers, clients = Authority("Servers of the tests"), Authority("Clients of the tests")
+        certificate, key = servers.issue(HOST)
+        where.apply(
+            secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}),
+            secret("clients-ca", "Opaque", {"ca.crt": clients.pem}),
+        )
+        (folder / "servers.crt").write_bytes(servers.pem)
+        for name, by in (("client.pem", clients), ("stranger.pem", Authority("Strangers"))):
+            (folder / name).write_bytes(b"".join(by.issue("client")))
+        Edge(where, site, "", folder).apply()
+        edge = Edge(where, site, made_known(where), folder)
+        edge.ready()
+        yield edge
