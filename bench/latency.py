@@ -1,8 +1,8 @@
 """Latency, measured: what small reads and writes take, and builds of small actions, by the way that they go.
 
-On an embedded cluster with a real node and its edge: two CAS pods, a scheduler and two workers of 8 slots. Three ways in
-one run: scheduler and workers through the public listener of the CAS, as trees had it before; straight to the slices, as
-it is rendered; and that with the role low_latency. NativeLink is the original where TESTBED_IMAGES has it
+On an embedded cluster with a real node and its edge: two CAS pods, a scheduler and two workers of 8 slots. Three ways
+in one run: scheduler and workers through the public listener of the CAS, as trees had it before; straight to the
+slices, as it is rendered; and that with the role low_latency. NativeLink is the original where TESTBED_IMAGES has it
 (testbed/README.md), else the stand-in, which then leaves Nagle's algorithm on as the original does.
 """
 
