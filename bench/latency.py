@@ -25,6 +25,7 @@ import json5
 
 from bench import numbers
 from testbed import build, components
+from testbed.waiting import until
 from tests.e2e import chain, edge, nativelink
 from tests.e2e.bazel_client import ACTION, Bazel
 from tests.e2e.edge import CAS, Edge
@@ -41,6 +42,8 @@ WORKLOADS = (
 TO_REACH = {DIRECT: 0.6, LOW: 0.2}
 OVERHEAD = 60.0  # ms to reach for a trivial action, at the median, the last way
 INPUTS, WIDE = 50, 200
+LARGE = 16  # MiB of a large blob
+WINDOWS = "edge, Envoy Gateway's own windows"
 _RULE = 'genrule(name = "{0}", outs = ["{0}.txt"], srcs = [{1}], cmd = "echo {2} > $@")\n'
 _TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
 
@@ -139,10 +142,13 @@ def _restart(made: Edge) -> None:
 def _measured(made: Edge, rounds: int, seconds: float, folder: Path) -> Found:
     found = Found()
     for name, arguments in _endpoints(made).items():
-        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "cas", "--concurrency=1", *arguments]
-        told = subprocess.run([*command, f"--seconds={seconds}"], capture_output=True, text=True, check=True)
-        for each in map(json.loads, told.stdout.splitlines()):
-            found.requests[name, each["kind"]] = each
+        found.requests |= {(name, kind): told for kind, told in _requests(arguments, seconds).items()}
+    with _own_windows(made):
+        found.requests |= {
+            (WINDOWS, kind): told
+            for kind, told in _requests(_endpoints(made)["edge"], seconds).items()
+            if "large" in kind
+        }
     folder.mkdir()
     client = Bazel(folder)
     client.endpoints = [
@@ -163,6 +169,31 @@ def _measured(made: Edge, rounds: int, seconds: float, folder: Path) -> Found:
         client.run("shutdown")
     found.stages = _stages(made)
     return found
+
+
+def _requests(arguments: list[str], seconds: float) -> dict[str, dict[str, float]]:
+    """What is told of each kind of requests, one after another."""
+    command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "cas", "--concurrency=1", *arguments]
+    command += [f"--seconds={seconds}", f"--large={LARGE * 1024**2}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {each["kind"]: each for each in map(json.loads, told.splitlines())}
+
+
+@contextlib.contextmanager
+def _own_windows(made: Edge) -> Iterator[None]:
+    """The edge without our windows and buffers towards the CAS."""
+    change = [{"op": "remove", "path": f"/spec/{field}"} for field in ("http2", "connection")]
+    patch = ("-n", CAS, "patch", "backendtrafficpolicy", "nativelink", "--type=json", "-p", json.dumps(change))
+    clusters = "envoy_cluster_manager_cluster_modified{.*}"
+    before = made.metric(clusters)
+    made.where.run(*patch)
+    try:
+        until("Envoy to have other clusters", lambda: made.metric(clusters) > before, 30)
+        yield
+    finally:
+        before = made.metric(clusters)
+        made.apply()
+        until("Envoy to have its clusters again", lambda: made.metric(clusters) > before, 30)
 
 
 def _address(made: Edge, service: str) -> str:
@@ -233,7 +264,7 @@ def _show(found: dict[str, Found]) -> None:
             if ("large" in kind) == large:
                 each = [way.requests[name, kind] for way in found.values()]
                 small = [f"{one['p50_ms']:.1f} ({one['p99_ms']:.1f})" for one in each]
-                yield f"{name}: {kind}", [f"{one['per_second']:.0f}" for one in each] if large else small
+                yield f"{name}: {kind}", [f"{LARGE * one['per_second']:.0f}" for one in each] if large else small
 
     def builds() -> Iterator[tuple[str, list[str]]]:
         for kind in next(iter(found.values())).builds:

@@ -549,6 +549,9 @@ def test_a_silent_execution_is_cut_by_nobody() -> None:
     assert clients["http2"]["connectionKeepalive"] == {"interval": "30s", "timeout": "20s"}
     # 20 ms there and back: 1 MiB a round trip are 50 MB/s an upload.
     assert clients["http2"]["initialStreamWindowSize"] == "1Mi"
+    # The same towards the CAS, for reads: Envoy Gateway's own are 64 KiB, and a buffer of 32 KiB.
+    assert backends["http2"] == {"initialStreamWindowSize": "1Mi", "initialConnectionWindowSize": "16Mi"}
+    assert backends["connection"] == {"bufferLimit": "1Mi"}
     # Whoever brings another controller brings its policies.
     others = objects_of(render.tree(values_of(ingress_provider="existing")))
     assert not [item for item in others if item["apiVersion"].startswith("gateway.envoyproxy.io")]
