@@ -97,7 +97,8 @@ def _plain(made: Edge) -> None:
         settings["stores"] = [_public(store) for store in settings["stores"]]
         path.write_text(json.dumps(settings))
     policy = tree / "policy/scheduler.yaml"
-    policy.write_text(policy.read_text().replace("port: 50052", "port: 50051", 2))
+    before, _, after = policy.read_text().rpartition("port: 50052")  # the first one is where clients reach it
+    policy.write_text(f"{before}port: 50051{after}")
     made.apply()
 
 
@@ -125,7 +126,7 @@ def _direct(made: Edge) -> None:
 
 
 def _low_latency(made: Edge) -> None:
-    made.where.load(*components.images_of("low-latency"))
+    made.where.load(*components.images_of("bpftool"))
     made.site.set(edge.NAME, low_latency_enabled=True)
     made.site.playbook("provision")
 
