@@ -2,7 +2,8 @@
 
 It lives in namespaces of its own, as a container would: its mounts, interfaces, routes and nftables rules are never the
 machine's, and they vanish when its first process is killed. Outside of them it has one network interface, by which
-the machine reaches the node, its pods and its Services, and one cgroup. It has no way to any other network.
+the machine reaches the node, its pods and its Services, and one cgroup in each hierarchy. It has no way to any other
+network.
 """
 
 from __future__ import annotations
@@ -172,11 +173,12 @@ def _cgroup(cluster_home: Path) -> str:
 
 
 def _cgroups(cluster_home: Path) -> list[Path]:
-    """The node's cgroup in each hierarchy: one with cgroup v2, one a controller with v1."""
+    """The node's cgroup in each hierarchy that kubelet uses: one with cgroup v2, one a controller with v1."""
     name = _cgroup(cluster_home)
     if _CONTROLLERS.exists():
         return [_CGROUPS / name]
-    return [path / name for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
+    folders = [path for path in sorted(_CGROUPS.iterdir()) if path.is_dir() and not path.is_symlink()]
+    return [path / name for path in folders if not (path / _CONTROLLERS.name).exists()]
 
 
 def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
@@ -296,7 +298,8 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
         cgroup.mkdir(exist_ok=True)
     tools = build.binaries(build.NODE_SETS)
     command: list[str | Path] = ["unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
-    command += ["bash", _SCRIPT, home, debian.root(*_PACKAGES), *(tools[name] for name in _BINARIES)]
+    command += ["bash", _SCRIPT, home, debian.root(*_PACKAGES), _cgroup(cluster_home)]
+    command += [tools[name] for name in _BINARIES]
     with (home / "node.log").open("w") as log:
         holder = subprocess.Popen(
             command,
@@ -382,6 +385,18 @@ def stop(cluster_home: Path) -> None:
     for cgroup in _cgroups(cluster_home):
         if cgroup.exists():
             until(f"the processes in {cgroup} to end", lambda cgroup=cgroup: _removed(cgroup), 15)  # type: ignore[misc]
+    if not _CONTROLLERS.exists():
+        until("the node's cgroup of version 2 to be empty", lambda: _removed_version_2(cluster_home), 15)
+
+
+def _removed_version_2(cluster_home: Path) -> bool:
+    """Remove the cgroup that the node made beside cgroup v1, in a mount of our own: the machine may have none.
+
+    ClusterError while the kernel still has a process in it.
+    """
+    script = 'mount -t cgroup2 cgroup2 "$0" && { [ ! -d "$0/$1" ] || find "$0/$1" -depth -type d -delete; }'
+    _run("unshare", "--mount", "sh", "-c", script, _home(cluster_home), _cgroup(cluster_home))
+    return True
 
 
 def _unlinked(cluster_home: Path) -> bool:

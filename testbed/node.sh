@@ -1,9 +1,9 @@
 #!/bin/bash
 # Process 1 of a real node, in namespaces of its own (processes, mounts, network, host name): whatever is mounted, linked
-# or started from here on is gone with it. Arguments: the node's folder, its root file system, the folders of its binaries.
+# or started from here on is gone with it. Arguments: the node's folder, its root file system, the name of its cgroup, its binaries.
 set -euo pipefail
-home=$1 rootfs=$2
-shift 2
+home=$1 rootfs=$2 cgroup=$3
+shift 3
 
 # mount(8) would note each in the machine's /run, which is still ours.
 mount() { command mount --no-mtab "$@"; }
@@ -13,10 +13,31 @@ root=$home/root
 mount -t overlay node -o "lowerdir=$rootfs,upperdir=$home/changes,workdir=$home/work" "$root"
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
-mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
+[ ! -d "$root/sys/fs/bpf" ] || mount -t bpf bpf "$root/sys/fs/bpf"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
+# With cgroup v1 the node has the hybrid layout of systemd: v2 without controllers beside it. Its root there is a cgroup of the node's own,
+# in which all its processes are from here on. With cgroup v2 it sees the machine's.
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
+else
+  mount -t tmpfs cgroup "$root/sys/fs/cgroup"
+  for hierarchy in /sys/fs/cgroup/*; do
+    if [ -L "$hierarchy" ]; then # cpu, which is cpu,cpuacct
+      cp --no-dereference "$hierarchy" "$root$hierarchy"
+    elif [ -d "$hierarchy" ] && [ ! -e "$hierarchy/cgroup.controllers" ]; then
+      mkdir "$root$hierarchy"
+      mount --bind "$hierarchy" "$root$hierarchy"
+    fi
+  done
+  mkdir -p "$root/run/cgroup2" "$root/sys/fs/cgroup/unified"
+  mount -t cgroup2 cgroup2 "$root/run/cgroup2"
+  mkdir -p "$root/run/cgroup2/$cgroup"
+  echo 0 > "$root/run/cgroup2/$cgroup/cgroup.procs"
+  mount --bind "$root/run/cgroup2/$cgroup" "$root/sys/fs/cgroup/unified"
+  umount "$root/run/cgroup2"
+fi
 # What must not be on an overlay: layers of images, and volumes.
 for data in var/lib/containerd var/lib/kubelet opt/local-path-provisioner var/log; do
   mkdir -p "$home/data/$data" "$root/$data"
