@@ -117,6 +117,10 @@ conformance: venv ## the rendered configurations on a real NativeLink: NATIVELIN
 generate: venv ## write what is made of the roles' variables: docs/variables.md, the schema, the READMEs' tables
 	PYTHONPATH=plugins python -m nativelink_gitops.specs --write
 
+.PHONY: bpf
+bpf: venv ## compile the eBPF program of role low_latency, whose object file is committed
+	python -m testbed bpf
+
 .PHONY: lock
 lock: ## bring requirements.txt up to date with pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \

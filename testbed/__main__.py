@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from testbed import build, cluster, components, images
+from testbed import bpf, build, cluster, components, images
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     built = command("build", "build the binaries only", named=False)
     built.add_argument("--images", action="store_true", help="and all images that a real node can be given")
     command("manifests", "make the release manifests only, and print their paths", named=False)
+    command("bpf", "compile the program of role low_latency into the role's object file", named=False)
     added = command("load", "give a cluster with a real node the images of components")
     added.add_argument("component", nargs="+", choices=components.COMPONENTS)
     added = command("never-ready", "keep new pods of a namespace from getting ready")
@@ -93,6 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
 
                 for label, path in manifests.build_all().items():
                     print(f"{label:<24} {path}")
+            case "bpf":
+                bpf.OBJECT.write_bytes(bpf.compiled())
             case "load":
                 for component in given.component:
                     wanted = components.images_of(component)

@@ -11,7 +11,7 @@ import yaml
 from testbed import build, cache, debian, manifests, pins
 from testbed.images import Image
 
-_DEFAULTS = Path(__file__).parents[1] / "roles" / "nativelink" / "defaults" / "main.yml"
+_ROLES = Path(__file__).parents[1] / "roles"
 _REDIS = Path(__file__).parent / "redis-requirements.txt"
 _ENVOY = Path(__file__).parent / "envoy-requirements.txt"
 
@@ -72,10 +72,10 @@ def _named_in(component: str, part: str) -> str:
     return found
 
 
-def _of_role(name: str) -> str:
-    """The image that role nativelink names for one of its parts."""
-    defaults = yaml.safe_load(_DEFAULTS.read_text())
-    return f"{defaults[f'nativelink_{name}_image']}:{defaults[f'nativelink_{name}_version']}"
+def _of_role(role: str, image: str, version: str) -> str:
+    """The image that a role names by two of its variables, which are given without the role's prefix."""
+    defaults = yaml.safe_load((_ROLES / role / "defaults" / "main.yml").read_text())
+    return f"{defaults[f'{role}_{image}']}:{defaults[f'{role}_{version}']}"
 
 
 def _only(name: str) -> dict[str, Path]:
@@ -132,7 +132,7 @@ def _flux() -> list[Image]:
 
 def _collector() -> list[Image]:
     built = pins.module_set("collector").requires["go.opentelemetry.io/collector/otelcol"].removeprefix("v")
-    reference = _of_role("collector")
+    reference = _of_role("nativelink", "collector_image", "collector_version")
     return [
         Image(
             reference,
@@ -176,7 +176,7 @@ def _redis() -> list[Image]:
     }
     return [
         Image(
-            _of_role("redis"),
+            _of_role("nativelink", "redis_image", "redis_version"),
             ("/opt/redis-stack/bin/redis-server",),
             files | {f"/usr/lib/{name}": path for name, path in libraries.items()},
             {f"/usr/lib/{name.partition('-')[0]}.so.1.1": name for name in libraries},
@@ -190,11 +190,22 @@ def _redis() -> list[Image]:
 def _redis_exporter() -> list[Image]:
     return [
         Image(
-            _of_role("redis_exporter"),
+            _of_role("nativelink", "redis_exporter_image", "redis_exporter_version"),
             ("/usr/bin/prometheus-redis-exporter",),
             root=debian.root("prometheus-redis-exporter"),
             user="59000:59000",
             stands_in="Debian's redis_exporter",
+        )
+    ]
+
+
+def _bpftool() -> list[Image]:
+    return [
+        Image(
+            _of_role("low_latency", "image", "image_version"),
+            ("/usr/sbin/bpftool",),
+            root=debian.root("bpftool", "coreutils", "dash"),
+            stands_in="Debian's bpftool",
         )
     ]
 
@@ -222,6 +233,7 @@ def _envoy_gateway() -> list[Image]:
 
 _IMAGES: dict[str, Callable[[], list[Image]]] = {
     "argocd": _argocd,
+    "bpftool": _bpftool,
     "collector": _collector,
     "envoy-gateway": _envoy_gateway,
     "flux": _flux,

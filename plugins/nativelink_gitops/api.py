@@ -72,9 +72,9 @@ class Api:
         self._timeout = timeout
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
 
-    def _call(
+    def _send(
         self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
-    ) -> tuple[int, Object]:
+    ) -> tuple[int, str]:
         credentials = self._configuration.auth_settings().values()
         headers = {auth["key"]: auth["value"] for auth in credentials if auth["in"] == "header" and auth["value"]}
         try:
@@ -88,11 +88,17 @@ class Api:
             )
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"{self._host} does not answer: {error}") from error
+        return answer.status, answer.data.decode(errors="replace")
+
+    def _call(
+        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
+    ) -> tuple[int, Object]:
+        status, text = self._send(method, path, body, content_type)
         try:
-            content = json.loads(answer.data)
+            content = json.loads(text)
         except ValueError:
-            content = {"message": answer.data.decode(errors="replace")[:200]}
-        return answer.status, content
+            content = {"message": text[:200]}
+        return status, content
 
     def get(self, path: str, **query: str) -> Object | None:
         """What the API server answers to GET `path`; None if it has no such thing."""
@@ -102,6 +108,12 @@ class Api:
         if status >= 300:
             raise ApiError(f"GET {path}: {status} {content.get('message', '')}")
         return content
+
+    def last_line(self, pod: Object) -> str:
+        """The last line of a pod's log; empty if there is none, or its node cannot be asked."""
+        path = self.path("v1", "Pod", pod["metadata"]["name"], pod["metadata"]["namespace"])
+        status, text = self._send("GET", f"{path}/log?tailLines=1")
+        return text.strip() if status == 200 else ""
 
     def post(self, path: str, body: Object) -> Object:
         """What the API server answers to POST `path`."""

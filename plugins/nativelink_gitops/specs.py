@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ("preflight", "storage_classes", "keda", "ingress", "nativelink", "gitops")
+ROLES = ("preflight", "storage_classes", "keda", "ingress", "low_latency", "nativelink", "gitops")
 # The connection variables belong to no role, so preflight lists them; they are required.
 PREFIXES = ("cluster_", *(f"{role}_" for role in ROLES))
 # What YAML can hold: None, bool, int, float, str, and lists and dicts of them.

@@ -14,7 +14,7 @@ import yaml
 from testbed import pins
 
 ROOT = Path(__file__).parents[2]
-ROLES = ("gitops", "ingress", "keda", "nativelink", "preflight", "storage_classes")
+ROLES = ("gitops", "ingress", "keda", "low_latency", "nativelink", "preflight", "storage_classes")
 # In pieces, so that this file does not name them either.
 REGISTRIES = (
     ("pypi", "org"),

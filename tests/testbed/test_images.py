@@ -115,8 +115,12 @@ def test_prometheus_has_the_name_of_its_release(unbuilt: None) -> None:
     assert references("prometheus") == {"quay.io/prometheus/prometheus:v3.16.0"}
 
 
+def test_bpftool_has_the_name_that_the_role_gives_it() -> None:
+    assert references("bpftool") == {"ghcr.io/libbpf/bpftool:7.7.0"}
+
+
 def test_what_stands_in_for_something_else_says_so(unbuilt: None) -> None:
-    for component in ("collector", "keda-previous", "prometheus", "redis-exporter"):
+    for component in ("bpftool", "collector", "keda-previous", "prometheus", "redis-exporter"):
         assert all(image.stands_in for image in components.images_of(component)), component
     assert not any(image.stands_in for image in components.images_of("keda"))
 

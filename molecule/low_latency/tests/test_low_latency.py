@@ -1,0 +1,63 @@
+"""What the role low_latency leaves in the cluster."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Kubectl = Callable[..., Any]
+
+SPACE = "--namespace=nativelink-low-latency"
+FILES = Path(__file__).parents[3] / "roles/low_latency/files"
+
+
+@pytest.fixture(scope="module")
+def pod(kubectl: Kubectl) -> dict[str, Any]:
+    """The specification of the DaemonSet's pods."""
+    return dict(kubectl("get", "daemonset", "low-latency", SPACE)["spec"]["template"]["spec"])
+
+
+def test_the_nodes_that_are_selected_have_a_pod(kubectl: Kubectl) -> None:
+    status = kubectl("get", "daemonset", "low-latency", SPACE)["status"]
+    assert (status["desiredNumberScheduled"], status["numberReady"]) == (2, 2)  # of six nodes in three zones
+    assert {each["spec"]["nodeName"] for each in kubectl("get", "pods", SPACE)["items"]} == {"node-1", "node-4"}
+
+
+def test_the_namespace_is_of_its_own(kubectl: Kubectl) -> None:
+    labels = kubectl("get", "namespace", "nativelink-low-latency")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert labels["app.kubernetes.io/instance"] == "molecule"
+    (policy,) = kubectl("get", "networkpolicies", SPACE)["items"]
+    assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_the_pods_have_two_capabilities_and_no_token(pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    context = container["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN"]}
+    assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+    assert "privileged" not in context
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    assert (pod["serviceAccountName"], pod["automountServiceAccountToken"]) == ("low-latency", False)
+
+
+def test_one_folder_of_the_node_can_be_written(pod: dict[str, Any]) -> None:
+    folders = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each}
+    assert folders == {"cgroup": "/sys/fs/cgroup", "bpf": "/sys/fs/bpf"}
+    writable = [each["name"] for each in pod["containers"][0]["volumeMounts"] if not each.get("readOnly")]
+    assert writable == ["bpf"]
+
+
+def test_the_pods_tolerate_every_taint(pod: dict[str, Any]) -> None:
+    assert {"operator": "Exists"} in pod["tolerations"]
+
+
+def test_the_configuration_is_what_is_committed(kubectl: Kubectl) -> None:
+    found = kubectl("get", "configmap", "low-latency", SPACE)
+    assert found["data"] == {"attach.sh": (FILES / "attach.sh").read_text()}
+    assert base64.b64decode(found["binaryData"]["tcp_nodelay.o"]) == (FILES / "tcp_nodelay.o").read_bytes()

@@ -1,0 +1,90 @@
+"""Action `await_nodes`: waits for a DaemonSet, some of whose nodes may lack what its pods need."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
+
+from nativelink_gitops import release
+from nativelink_gitops.api import ApiError, Object
+from nativelink_gitops.apply import ApplyAction
+
+_POLL_SECONDS = 1
+
+
+class ActionModule(ApplyAction):
+    """Waits until each pod of the DaemonSet `namespace`/`name` is ready or has said why not, at most `timeout` seconds.
+
+    A pod says so in the last line of its log, which begins with `<node>: not `. Nodes whose pods are not ready are
+    notices, and no failure. `what` begins each line of the summary. In check mode there is nothing to wait for.
+    """
+
+    ARGUMENTS: ClassVar[dict[str, Any]] = {
+        "namespace": {"type": "str", "required": True},
+        "name": {"type": "str", "required": True},
+        "timeout": {"type": "int", "required": True},
+        "what": {"type": "str", "required": True},
+    }
+
+    def act(self) -> dict[str, Any]:
+        """Wait, and say what came of it."""
+        if self._task.check_mode:
+            return {"changed": False}
+        self._said: dict[str, str] = {}  # why a pod is not ready, by its UID
+        deadline = time.monotonic() + self._args["timeout"]
+        while True:
+            pods, why = [], None
+            try:
+                pods, done = self._look()
+            except ApiError as error:  # an API server that is restarted meanwhile is waited for, too
+                done, why = False, error
+            late = time.monotonic() > deadline
+            if late and why:
+                raise why
+            if done or late:
+                return self._summary(pods)
+            time.sleep(_POLL_SECONDS)
+
+    def _look(self) -> tuple[list[Object], bool]:
+        """The pods that there are now, and whether they are all that there will be and have nothing more to say."""
+        live = self._api.read("apps/v1", "DaemonSet", self._args["name"], self._args["namespace"])
+        if live is None:
+            return [], False
+        labels = ",".join(f"{key}={value}" for key, value in live["spec"]["selector"]["matchLabels"].items())
+        path = self._api.path("v1", "Pod", namespace=self._args["namespace"])
+        pods = (self._api.get(str(path), labelSelector=labels) or {}).get("items", [])
+        status, wanted = live["status"], live["status"].get("desiredNumberScheduled", 0)
+        complete = (
+            status.get("observedGeneration", 0) >= live["metadata"]["generation"]
+            and status.get("updatedNumberScheduled", 0) == wanted == len(pods)
+            and not any("deletionTimestamp" in pod["metadata"] for pod in pods)
+        )
+        return pods, complete and all(_is_ready(pod) or self._reason(pod) for pod in pods)
+
+    def _reason(self, pod: Object) -> str:
+        """Why a pod is not ready, if it has said so."""
+        uid = pod["metadata"]["uid"]
+        if not self._said.get(uid) and pod["status"].get("phase") == "Running":
+            line = self._api.last_line(pod)
+            self._said[uid] = line if line.startswith(f"{pod['spec']['nodeName']}: not ") else ""
+        return self._said.get(uid, "")
+
+    def _summary(self, pods: list[Object]) -> dict[str, Any]:
+        what, ready = self._args["what"], [pod for pod in pods if _is_ready(pod)]
+        lines = sorted(f"{what}: {self._reason(pod) or _trouble(pod)}" for pod in pods if not _is_ready(pod))
+        summary = {"provisioned": [f"{what}: {len(ready)} of {len(pods)} nodes"]}
+        return {"changed": False, "cluster_summary": summary, "notices": {self._cluster: lines}}
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _trouble(pod: Object) -> str:
+    node = pod["spec"].get("nodeName", "a node")
+    return f"{node}: {release.pod_trouble([pod]) or 'pod ' + pod['metadata']['name'] + ' is not ready'}"
