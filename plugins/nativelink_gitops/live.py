@@ -79,7 +79,8 @@ def _questions(values: Values, timeout: float) -> Said:
         return
     yield from _storage_classes(api, values)
     if not _may_create_namespaces(api):
-        for name in ("nativelink_namespace", "nativelink_workers_namespace"):
+        low_latency = ("low_latency_namespace",) if values["low_latency_enabled"] else ()
+        for name in ("nativelink_namespace", "nativelink_workers_namespace", *low_latency):
             yield from _namespace(api, name, values[name])
 
 

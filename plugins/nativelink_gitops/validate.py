@@ -542,17 +542,24 @@ def existing_argocd(values: Values) -> Said:
 
 
 def namespaces(values: Values) -> Said:
-    """Our namespaces deny all other traffic and have Pod Security labels: nothing else can live in them."""
+    """Our namespaces deny all other traffic and have Pod Security labels: nothing else can live in them.
+
+    That of low_latency is removed when it is switched off.
+    """
     taken = {"default": "Kubernetes", "kube-system": "Kubernetes", "kube-public": "Kubernetes"}
     taken |= {values["keda_namespace"]: "keda_namespace", values["ingress_namespace"]: "ingress_namespace"}
     taken |= {values["gitops_namespace"]: "gitops_namespace"}
     ours = ("nativelink_namespace", "nativelink_workers_namespace")
+    choose = "choose a namespace that is used for nothing else"
     for name in ours:
         if owner := taken.get(values[name]):
-            yield name, f"{values[name]} belongs to {owner}", "choose a namespace that is used for nothing else"
+            yield name, f"{values[name]} belongs to {owner}", choose
     if values[ours[0]] == values[ours[1]]:
         fix = "choose two: workers run other people's commands"
         yield ours[1], f"is {values[ours[1]]}, the same as nativelink_namespace", fix
+    taken |= {values[name]: name for name in ours}
+    if owner := taken.get(values["low_latency_namespace"]):
+        yield "low_latency_namespace", f"{values['low_latency_namespace']} belongs to {owner}", choose
 
 
 def cas_storage_class(values: Values) -> Said:
@@ -584,6 +591,7 @@ def images_without_tag(values: Values) -> Said:
         "nativelink_collector_image": "nativelink_collector_version",
         "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
         "nativelink_prometheus_image": "nativelink_prometheus_version",
+        "low_latency_image": "low_latency_image_version",
         "ingress_envoy_image": "ingress_envoy_gateway_version",
     }
     for name, version in sources.items():
@@ -632,7 +640,8 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Fault]:
             except kubeconfig.KubeconfigError:
                 read[path] = {}  # the live checks say so
         server = read[path].get(context) or f"context {context} of {path}"
-        for name in ("nativelink_namespace", "nativelink_workers_namespace"):
+        low_latency = ("low_latency_namespace",) if values.get("low_latency_enabled") else ()
+        for name in ("nativelink_namespace", "nativelink_workers_namespace", *low_latency):
             if name in values:
                 owners.setdefault((server, values[name]), []).append((cluster, name))
     faults = {}
@@ -754,4 +763,22 @@ def hasty_zero(values: Values) -> Said:
             )
 
 
-NOTICES: tuple[Callable[[Values], Said], ...] = (shared_demand, crowded_slots, open_edge, last_value_wins, hasty_zero)
+def needless_low_latency(values: Values) -> Said:
+    """A version that sets TCP_NODELAY itself needs no help of the nodes."""
+    version = values["nativelink_version"]
+    if values["low_latency_enabled"] and versions.tcp_nodelay(version):
+        yield (
+            "low_latency_enabled",
+            f"is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself",
+            "take it out: the next run removes what it made",
+        )
+
+
+NOTICES: tuple[Callable[[Values], Said], ...] = (
+    shared_demand,
+    crowded_slots,
+    open_edge,
+    last_value_wins,
+    hasty_zero,
+    needless_low_latency,
+)

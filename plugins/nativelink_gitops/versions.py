@@ -22,6 +22,8 @@ class Version:
     fallback_match_interval: bool
     # Small blobs that are wanted at the same time are read by one call.
     read_batching: bool
+    # Whether it sets TCP_NODELAY on the connections that it accepts. If not, small answers wait 40 ms (seen on both).
+    tcp_nodelay: bool
 
 
 VERSIONS = {
@@ -31,6 +33,7 @@ VERSIONS = {
         redis_backend=True,
         fallback_match_interval=True,
         read_batching=True,
+        tcp_nodelay=False,
     ),
     "v1.3.2": Version(
         "max_action_timeout",
@@ -38,6 +41,7 @@ VERSIONS = {
         redis_backend=False,
         fallback_match_interval=False,
         read_batching=False,
+        tcp_nodelay=False,
     ),
 }
 
@@ -45,3 +49,8 @@ VERSIONS = {
 def redis_backend(version: str) -> bool:
     """Whether schedulers of this supported version can have their queue in Redis."""
     return VERSIONS[version].redis_backend
+
+
+def tcp_nodelay(version: str) -> bool:
+    """Whether this supported version sets TCP_NODELAY on the connections that it accepts."""
+    return VERSIONS[version].tcp_nodelay

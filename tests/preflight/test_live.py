@@ -30,6 +30,8 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
         "preflight_minimum_kubernetes": "1.31",
         "nativelink_namespace": "nativelink",
         "nativelink_workers_namespace": "nativelink-workers",
+        "low_latency_enabled": False,
+        "low_latency_namespace": "nativelink-low-latency",
         "nativelink_cas_storage_class": "",
         "nativelink_redis_storage_class": "",
         "nativelink_redis_provider": "bundled",
@@ -223,14 +225,17 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
         'in API group "storage.k8s.io" at the cluster scope; '
         "correct the credentials of this context, or let its user do that"
     ]
-    assert lines(file, real.context) == [
+    low_latency, *others = [
         f"prod: {variable}: there is no namespace {name} for this user, who may not create it either; "
         "create it, or let the user of cluster_context do so"
         for variable, name in (
+            ("low_latency_namespace", "nativelink-low-latency"),
             ("nativelink_namespace", "nativelink"),
             ("nativelink_workers_namespace", "nativelink-workers"),
         )
     ]
+    assert lines(file, real.context) == others
+    assert lines(file, real.context, low_latency_enabled=True) == [low_latency, *others]
 
 
 def test_a_stranger(real: Cluster, tmp_path: Path) -> None:

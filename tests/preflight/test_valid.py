@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nativelink_gitops import specs, validate
+from nativelink_gitops import specs, validate, versions
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 PROPERTIES = {"cpu_count": "minimum", "OSFamily": "priority", "container-image": "ignore", "pool": "exact"}
@@ -214,3 +216,14 @@ def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
     assert notices(nativelink_worker_pools=[{**pool, "polling_interval": 60}]) == []
     assert notices(nativelink_worker_pools=[{"name": "linux", "cooldown_period": 60}]) == []
     assert notices(nativelink_worker_pools=[{**pool, "cooldown_period": 60}], nativelink_scaling="none") == []
+
+
+def test_low_latency_that_nativelink_has_by_itself_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notices(low_latency_enabled=True) == []
+    newer = replace(versions.VERSIONS["v1.6.6"], tcp_nodelay=True)
+    monkeypatch.setitem(versions.VERSIONS, "v1.6.6", newer)
+    assert notices(low_latency_enabled=True) == [
+        "low_latency_enabled: is no longer needed with NativeLink v1.6.6, which sets TCP_NODELAY itself; "
+        "take it out: the next run removes what it made"
+    ]
+    assert notices() == []
