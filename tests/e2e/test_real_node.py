@@ -299,7 +299,7 @@ def test_nativelink_serves_and_refuses(space: Space, tmp_path: Path) -> None:
     assert "stroes" in space.run("logs", "bad")
     started = time.monotonic()
     space.run("delete", "pod", "good")
-    assert 1 <= time.monotonic() - started < 10, "it ends one second after SIGTERM, whatever the grace period is"
+    assert time.monotonic() - started < 10, "it ends soon after SIGTERM, whatever the grace period is"
 
 
 def says(what: str) -> Image:
