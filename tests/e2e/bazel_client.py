@@ -83,7 +83,7 @@ class Bazel:
         said = self._built(text, *options, properties={}, timeout=None)
         (seconds,) = re.findall(r"^INFO: Elapsed time: ([\d.]+)s", said, re.MULTILINE)
         spans: dict[str, list[float]] = {}
-        for event in json.loads(profile.read_text()):
+        for event in json.loads(profile.read_text())["traceEvents"]:
             if "dur" in event:
                 name = ACTION if event["cat"] == "action processing" else event["name"]
                 spans.setdefault(name, []).append(event["dur"] / 1000)

@@ -62,6 +62,9 @@ func put(arguments []string) error {
 	return json.NewEncoder(os.Stdout).Encode(told)
 }
 
+// chunk is how many bytes a message of an upload has: NativeLink takes 4 MiB at most.
+const chunk = 1 << 20
+
 // write sends a blob by ByteStream. A server may refuse it before its end.
 func write(ctx context.Context, connection *grpc.ClientConn, instance string, digest *repb.Digest, content []byte) error {
 	stream, err := bspb.NewByteStreamClient(connection).Write(ctx)
@@ -69,9 +72,18 @@ func write(ctx context.Context, connection *grpc.ClientConn, instance string, di
 		return err
 	}
 	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", instance, uuid(), digest.Hash, digest.SizeBytes)
-	err = stream.Send(&bspb.WriteRequest{ResourceName: name, FinishWrite: true, Data: content})
-	if err != nil && err != io.EOF {
-		return err
+	for offset := 0; ; {
+		next := min(offset+chunk, len(content))
+		err := stream.Send(&bspb.WriteRequest{
+			ResourceName: name, WriteOffset: int64(offset), FinishWrite: next == len(content), Data: content[offset:next],
+		})
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if err == io.EOF || next == len(content) { // which CloseAndRecv tells more of
+			break
+		}
+		offset = next
 	}
 	_, err = stream.CloseAndRecv()
 	return err
