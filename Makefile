@@ -6,6 +6,8 @@ INVENTORY ?= inventories/local
 ARGS ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Where `ansible_collections.nativelink.gitops` is: this repository, by a link.
+export PYTHONPATH := $(CURDIR)/playbooks/collections
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -115,7 +117,7 @@ conformance: venv ## the rendered configurations on a real NativeLink: NATIVELIN
 
 .PHONY: generate
 generate: venv ## write what is made of the roles' variables: docs/variables.md, the schema, the READMEs' tables
-	PYTHONPATH=plugins python -m nativelink_gitops.specs --write
+	python docs/generate.py --write
 
 .PHONY: bpf
 bpf: venv ## compile the eBPF program of role low_latency, whose object file is committed

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "plugins"))  # which is no installed package
-
-from testbed.waiting import ClusterError  # noqa: E402 (the parts import from plugins)
+from testbed.waiting import ClusterError
 
 PARTS = ("rendering", "demand", "bootstrap", "sync", "reaction", "latency", "load")
 

@@ -12,7 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from bench import numbers
 from tests.render.conftest import values_of

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from nativelink_gitops import cluster, render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 
 from bench import numbers
 from testbed import build
@@ -32,12 +33,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS_A_CLUSTER, TIMES_FASTER, MEMORY_MIB = 0.15, 50, 600
 ANSIBLE = Path(sys.executable).parent / "ansible-playbook"
 FILTERS = """\
-import sys
-sys.path.insert(0, {plugins!r})
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import filters
 class FilterModule:
     def filters(self):
-        return {{name: getattr(render, name) for name in ("quoted", "to_nice_yaml", "to_nice_json", "to_json")}}
+        return {name: getattr(filters, name) for name in ("quoted", "to_nice_yaml", "to_nice_json", "to_json")}
 """
 
 
@@ -116,11 +115,11 @@ def _inventory(folder: Path, size: int) -> Path:
 def _loop(folder: Path) -> Path:
     """A playbook that renders the same files by the template module, with everything computed beforehand."""
     (folder / "filter_plugins").mkdir()
-    (folder / "filter_plugins/nativelink.py").write_text(FILTERS.format(plugins=str(ROOT / "plugins")))
+    (folder / "filter_plugins/nativelink.py").write_text(FILTERS)
     hosts = yaml.load((folder / "inventory/hosts.yml").read_text(), yaml.CSafeLoader)["all"]
     for name, variables in hosts["hosts"].items():
         values = values_of(name, **hosts["vars"], **variables)
-        context = cluster.resolved(values)
+        context = template_context(values)
         files = [(path, f"{template}.j2", scope.get("pool")) for path, template, scope in render._wanted(context)]
         resources = [path for path in render.tree(values) if path.endswith(".yaml")]
         jobs = [

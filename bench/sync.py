@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nativelink_gitops.api import Api
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api
 
 from bench import numbers
 from testbed import cluster, components

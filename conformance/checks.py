@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nativelink_gitops.versions import redis_backend
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
 
 from conformance import table
 from conformance.farm import CPUS, Drained, Farm, await_running, cas_stores, pool, running

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import json5
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from conformance import pods
 from conformance.pods import Network, Pod

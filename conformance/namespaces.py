@@ -35,7 +35,7 @@ def _enter() -> list[str]:
 
 def run(*arguments: str) -> int:
     """The status of Python with these arguments, in namespaces that end with it."""
-    paths = [str(ROOT), str(ROOT / "plugins")]  # the checkout is not installed as a package
+    paths = [str(ROOT), str(ROOT / "playbooks/collections")]  # neither is installed as a package
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     # The shell is their first process, and collects what others leave behind: Bazel waits for its server to be gone.
     command = [*_enter(), "sh", "-c", '"$@"; exit $?', "sh", sys.executable, *arguments]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from hypothesis import HealthCheck, Phase, given, settings
-from nativelink_gitops import render
 
 from conformance.workloads import Tree
 from testbed.images import NATIVELINK

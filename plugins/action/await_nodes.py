@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-
-from nativelink_gitops import release
-from nativelink_gitops.api import ApiError, Object
-from nativelink_gitops.apply import ApplyAction
+from ..plugin_utils import release
+from ..plugin_utils.api import ApiError, Object
+from ..plugin_utils.apply import ApplyAction
 
 _POLL_SECONDS = 1
 

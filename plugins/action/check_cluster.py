@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-from nativelink_gitops.templating import host_values
+from ..plugin_utils.templating import host_values
 
 try:
-    from nativelink_gitops import live  # here, not in run(): loaded once for all clusters, before Ansible forks
+    from ..plugin_utils import live  # here, not in run(): loaded once for all clusters, before Ansible forks
 except ImportError as error:
     live, missing = None, error.name
 
@@ -33,6 +31,6 @@ class ActionModule(ActionBase):
             cluster = task_vars["inventory_hostname"]
             fix = f"install it for {sys.executable}, or run Ansible from the project's environment"
             result.update(failed=True, msg=f"{cluster}: Python: the package {missing} is missing; {fix}")
-        elif faults := live.live_faults(host_values(task_vars, self._loader)):
+        elif faults := live.live_findings(host_values(task_vars, self._loader)):
             result.update(failed=True, msg="\n".join(map(str, faults)))
         return result

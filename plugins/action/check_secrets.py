@@ -5,15 +5,11 @@ Said before anything waits for them. The value of a Secret goes no further than 
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-
-from nativelink_gitops import cluster
-from nativelink_gitops.apply import ApplyAction
-from nativelink_gitops.templating import host_values
+from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.context import template_context
+from ..plugin_utils.templating import host_values
 
 
 class ActionModule(ApplyAction):
@@ -28,7 +24,7 @@ class ActionModule(ApplyAction):
         """Ask for each, and say which are missing."""
         wanted = self._args["secrets"]
         if wanted is None:
-            wanted = cluster.resolved(host_values(self._task_vars, self._loader))["secrets"]
+            wanted = template_context(host_values(self._task_vars, self._loader))["secrets"]
         missing = [
             f"make the Secret {each['namespace']}/{each['name']}: {each['what']}"
             for each in wanted

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import base64
 import secrets
-import sys
-from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-
-from nativelink_gitops.apply import ApplyAction
-from nativelink_gitops.release import FIELD_MANAGER
+from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.release import FIELD_MANAGER
 
 
 class ActionModule(ApplyAction):

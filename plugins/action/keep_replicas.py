@@ -7,17 +7,13 @@ autoscaler takes over.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-
-from nativelink_gitops import cluster
-from nativelink_gitops.api import Object
-from nativelink_gitops.apply import ApplyAction
-from nativelink_gitops.release import FIELD_MANAGER
-from nativelink_gitops.templating import host_values
+from ..plugin_utils.api import Object
+from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.context import template_context
+from ..plugin_utils.release import FIELD_MANAGER
+from ..plugin_utils.templating import host_values
 
 _MANAGER = f"{FIELD_MANAGER}-replicas"
 _POOL = "nativelink-gitops/pool"
@@ -28,7 +24,7 @@ class ActionModule(ApplyAction):
 
     def act(self) -> dict[str, Any]:
         """Own the replicas of each autoscaled pool that only engines own so far."""
-        wanted = cluster.resolved(host_values(self._task_vars, self._loader))
+        wanted = template_context(host_values(self._task_vars, self._loader))
         autoscaled = [pool["name"] for pool in wanted["pools"] if pool["scaling"] != "none"]
         path = f"/apis/apps/v1/namespaces/{wanted['workers_namespace']}/deployments"
         workers = (self._api.get(path, labelSelector=_POOL) or {})["items"]

@@ -6,19 +6,17 @@ import contextlib
 import copy
 import http.client
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-
 from ansible.errors import AnsibleError
 from ansible.module_utils.urls import open_url
-from nativelink_gitops import release
-from nativelink_gitops.api import ApiError, Object
-from nativelink_gitops.apply import Applied, ApplyAction
+
+from ..plugin_utils import release
+from ..plugin_utils.api import ApiError, Object
+from ..plugin_utils.apply import Applied, ApplyAction
 
 _DOWNLOAD_SECONDS = 60
 _POLL_SECONDS = 1

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import gc
-import sys
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-from nativelink_gitops import patches, render
-from nativelink_gitops.templating import host_values
+from ..plugin_utils import patches, render, tree
+from ..plugin_utils.templating import host_values
 
 # Ansible imports this file before it forks a process for each host: they all inherit the compiled templates, and, with
 # what is there now left out of garbage collection, go on sharing its memory.
@@ -40,7 +38,7 @@ class ActionModule(ActionBase):
         check = self._task.check_mode
         try:
             files = render.tree(values)
-            done = render.write(directory, files, check=check, diff=self._task.diff)
+            done = tree.write(directory, files, check=check, diff=self._task.diff)
         except render.RenderError as error:
             raise AnsibleActionFail(str(error)) from error
         except OSError as error:
@@ -62,7 +60,7 @@ class ActionModule(ActionBase):
         }
 
 
-def _counted(total: int, done: render.Result, check: bool) -> str:
+def _counted(total: int, done: tree.Result, check: bool) -> str:
     ours = {
         verb: sum(path.startswith("rendered/") for path in paths)
         for verb, paths in (("created", done.created), ("changed", done.changed), ("removed", done.removed))

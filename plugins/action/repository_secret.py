@@ -6,16 +6,13 @@ It is told the names of the variables, not their values: no argument, log or tem
 from __future__ import annotations
 
 import base64
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-
-from nativelink_gitops.api import Object
-from nativelink_gitops.apply import ApplyAction
-from nativelink_gitops.release import FIELD_MANAGER
-from nativelink_gitops.templating import host_values
+from ..plugin_utils.api import Object
+from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.release import FIELD_MANAGER
+from ..plugin_utils.templating import host_values
 
 
 class ActionModule(ApplyAction):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-
-from nativelink_gitops.api import Object
-from nativelink_gitops.apply import ApplyAction
-from nativelink_gitops.release import identity
+from ..plugin_utils.api import Object
+from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.release import identity
 
 _OURS = "app.kubernetes.io/managed-by=nativelink-gitops"
 _SECONDS = 60

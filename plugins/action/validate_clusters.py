@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a plugin adjacent to playbooks has no package of its own
-from nativelink_gitops import changes, validate
-from nativelink_gitops.templating import host_values
+from ..plugin_utils import change_guard, validation
+from ..plugin_utils.templating import host_values
 
 # What Ansible itself puts among a host's variables.
 _MAGIC = {"environment", "group_names", "groups", "inventory_dir", "inventory_file", "inventory_hostname"}
@@ -36,11 +33,11 @@ class ActionModule(ActionBase):
             clusters[str(host)] = {**others, **host_values(variables, self._loader, strict=False)}
 
         within = {str(host) for host in task_vars["ansible_play_hosts_all"]}
-        faults = [fault for fault in validate.static_faults(clusters) if fault.cluster in within]
+        faults = [fault for fault in validation.static_findings(clusters) if fault.cluster in within]
         faulty = {fault.cluster for fault in faults}
         sound = {name: values for name, values in clusters.items() if name in within - faulty}
-        breaking = changes.breaking_changes(sound)
-        faults = sorted([*faults, *changes.refused(sound, breaking)])
+        breaking = change_guard.breaking_changes(sound)
+        faults = sorted([*faults, *change_guard.refused(sound, breaking)])
 
         result["changed"] = False
         if faults:
@@ -49,7 +46,7 @@ class ActionModule(ActionBase):
             result["msg"] = "\n".join(["The inventory has faults:", *result["faults"]])
         else:
             said = {
-                name: [*validate.notices(values), *changes.notices(values, breaking[name])]
+                name: [*validation.notices(values), *change_guard.notices(values, breaking[name])]
                 for name, values in sound.items()
             }
             result["notices"] = {name: lines for name, lines in said.items() if lines}

@@ -28,7 +28,7 @@ class CallbackModule(CallbackBase):
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
-    CALLBACK_NAME = "cluster_summary"
+    CALLBACK_NAME = "nativelink.gitops.cluster_summary"
 
     def __init__(self) -> None:
         """Start with nothing to say."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from testbed import build, cluster, components, node
 from testbed.cluster import Cluster

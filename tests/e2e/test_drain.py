@@ -25,7 +25,8 @@ from typing import Any
 
 import pytest
 import yaml
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.tree import write
 
 from testbed import build, cluster, node
 from testbed.cluster import Cluster
@@ -292,7 +293,7 @@ def tree(folder: Path, machine: str) -> None:
     """The folder of a cluster as a user has it: rendered, and with patches."""
     peers = [{"ipBlock": {"cidr": f"{machine}/32"}}]
     values = values_of("drain", **SMALL, nativelink_worker_pools=POOLS, nativelink_client_peers=peers)
-    render.write(folder, render.tree(values))
+    write(folder, render.tree(values))
     (folder / "begun.yaml").write_text(yaml.safe_dump(CLAIM))
     patches = [*(patch(each["name"], PATCHES.get(each["name"], {})) for each in POOLS), NO_BUDGET]
     (folder / "kustomization.yaml").write_text(

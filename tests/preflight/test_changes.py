@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from nativelink_gitops.changes import breaking_changes, notices, refused
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.change_guard import breaking_changes, notices, refused
 
 from tests.preflight.runs import faults, inventory, playbook, sound
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from nativelink_gitops.live import live_faults
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.live import live_findings
 
 from testbed import cluster
 from testbed.cluster import Cluster
@@ -46,7 +46,7 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
 def lines(*arguments: Any, **more: Any) -> list[str]:
     """The faults, and a check that they came in time: a second is for the machine."""
     start = time.monotonic()
-    found = [str(fault) for fault in live_faults(values(*arguments, **more))]
+    found = [str(fault) for fault in live_findings(values(*arguments, **more))]
     assert time.monotonic() - start < TIMEOUT + 1
     return found
 
@@ -291,7 +291,7 @@ def test_credentials_of_the_repository_are_at_hand(tmp_path: Path) -> None:
     }
 
     def said(provider: str) -> list[str]:
-        faults = live_faults(values("/nowhere/kubeconfig", **{**credentials, "gitops_provider": provider}))
+        faults = live_findings(values("/nowhere/kubeconfig", **{**credentials, "gitops_provider": provider}))
         return [str(fault) for fault in faults if fault.variable.startswith("gitops_")]
 
     assert said("flux") == [

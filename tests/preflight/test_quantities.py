@@ -1,9 +1,16 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.quantities import (
+    QuantityError,
+    bytes_of,
+    cpu_of,
+    part_of,
+    seconds_of,
+    size_text,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, seconds_of, size_text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from nativelink_gitops import formats, specs, validate
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, rules
 
 from tests.preflight.runs import Run, faults, inventory, kubeconfig, playbook, sound
 
@@ -33,7 +34,7 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def validation(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def reject_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("reject")
     run = playbook("validate", inventory(folder, cases(folder)))
     assert not (folder / "clusters").exists()
@@ -41,8 +42,8 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_each_fault_has_its_line_and_no_other(case: dict[str, Any], validation: Run) -> None:
-    assert [line for line in faults(validation) if line.startswith(f"{case['name']}: ")] == [case["line"]]
+def test_each_fault_has_its_line_and_no_other(case: dict[str, Any], reject_run: Run) -> None:
+    assert [line for line in faults(reject_run) if line.startswith(f"{case['name']}: ")] == [case["line"]]
 
 
 @cache
@@ -59,7 +60,7 @@ def values_without_ansible() -> dict[str, dict[str, Any]]:
 
 def lines_without_ansible() -> set[str]:
     formats.checks.cache_clear()
-    return {str(fault) for fault in validate.static_faults(values_without_ansible())}
+    return {str(fault) for fault in validation.static_findings(values_without_ansible())}
 
 
 def test_the_cases_say_the_same_without_ansible() -> None:
@@ -69,9 +70,9 @@ def test_the_cases_say_the_same_without_ansible() -> None:
 # The counter-runs: without a rule, or a format, at least one case has no line.
 
 
-@pytest.mark.parametrize("index", range(len(validate.RULES)), ids=[rule.__name__ for rule in validate.RULES])
+@pytest.mark.parametrize("index", range(len(rules.RULES)), ids=[rule.__name__ for rule in rules.RULES])
 def test_no_rule_is_without_a_case(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validate, "RULES", validate.RULES[:index] + validate.RULES[index + 1 :])
+    monkeypatch.setattr(validation, "RULES", rules.RULES[:index] + rules.RULES[index + 1 :])
     assert {case["line"] for case in CASES} - lines_without_ansible() != set()
 
 
@@ -99,22 +100,22 @@ def test_two_hosts_on_one_api_server_are_found_by_its_address(tmp_path: Path) ->
         }
         for name, address in addresses.items()
     }
-    assert [str(fault) for fault in validate.shared_clusters(clusters)] == [
+    assert [str(fault) for fault in validation.shared_clusters(clusters)] == [
         f"{name}: nativelink_namespace: nativelink on https://api.example.com:443 is also that of {other}; "
         "give one of them other namespaces or another cluster"
         for name, other in (("one", "two"), ("two", "one"))
     ]
 
     clusters["one"]["nativelink_namespace"] = "another"
-    assert validate.shared_clusters(clusters) == []
+    assert validation.shared_clusters(clusters) == []
 
 
-def test_all_faults_come_at_once_and_sorted(validation: Run) -> None:
-    assert validation.returncode == 2
-    lines = faults(validation)
+def test_all_faults_come_at_once_and_sorted(reject_run: Run) -> None:
+    assert reject_run.returncode == 2
+    lines = faults(reject_run)
     assert len(lines) == len(CASES) >= 30
     assert lines == sorted(lines, key=lambda line: line.split(": ")[:2])
-    assert "PLAY [Check that the clusters answer]" not in validation.stdout
+    assert "PLAY [Check that the clusters answer]" not in reject_run.stdout
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from nativelink_gitops import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+
+from docs import generate
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ("preflight", "storage_classes", "keda", "ingress", "nativelink", "gitops")
+ROLES = ("preflight", "storage_classes", "keda", "ingress", "low_latency", "nativelink", "gitops")
 
 
 def documents(role: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -49,13 +51,13 @@ def test_variables_carry_their_roles_prefix(role: str) -> None:
 
 
 def test_the_versions_to_choose_from_are_those_of_the_table() -> None:
-    from nativelink_gitops.versions import VERSIONS
+    from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
     assert documents("nativelink")[0]["nativelink_version"]["choices"] == list(VERSIONS)
 
 
 def test_defaults_have_no_fault() -> None:
-    from nativelink_gitops import validate
+    from ansible_collections.nativelink.gitops.plugins.plugin_utils import validation
 
     values = specs.effective(
         {
@@ -66,7 +68,7 @@ def test_defaults_have_no_fault() -> None:
         },
         template=lambda value: "envoy-gateway-system",
     )
-    assert [str(fault) for fault in validate.static_faults({"prod": values})] == []
+    assert [str(fault) for fault in validation.static_findings({"prod": values})] == []
 
 
 def effective(template: Any = None, **variables: Any) -> dict[str, Any]:
@@ -149,18 +151,18 @@ def test_an_item_of_a_list_is_as_secret_as_the_list() -> None:
 
 def test_markup_may_hold_brackets() -> None:
     said = "Write C(lookup('env', 'A')) (or V(a)), as in O(b)."
-    assert specs._MARKUP.sub(r"`\1`", said) == "Write `lookup('env', 'A')` (or `a`), as in `b`."
+    assert generate._MARKUP.sub(r"`\1`", said) == "Write `lookup('env', 'A')` (or `a`), as in `b`."
 
 
 def test_generated_files_are_current() -> None:
-    stale = [str(path.relative_to(ROOT)) for path, text in specs.generated().items() if path.read_text() != text]
-    assert stale == [], "run: PYTHONPATH=plugins python -m nativelink_gitops.specs --write"
+    stale = [str(path.relative_to(ROOT)) for path, text in generate.generated().items() if path.read_text() != text]
+    assert stale == [], "run: make generate"
 
 
 def test_a_stale_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(specs, "generated", lambda: {ROOT / "docs/variables.md": "something else"})
-    monkeypatch.setattr("sys.argv", ["specs", "--check"])
-    assert specs.main() == 1
+    monkeypatch.setattr(generate, "generated", lambda: {ROOT / "docs/variables.md": "something else"})
+    monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
+    assert generate.main() == 1
 
 
 @pytest.mark.parametrize("role", ROLES)

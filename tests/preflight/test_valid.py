@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation, versions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nativelink_gitops import specs, validate, versions
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
 PROPERTIES = {"cpu_count": "minimum", "OSFamily": "priority", "container-image": "ignore", "pool": "exact"}
@@ -123,13 +123,13 @@ def valued(inventory: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(labels, clusters(), min_size=1, max_size=4))
 def test_a_sound_inventory_has_no_fault(inventory: dict[str, dict[str, Any]]) -> None:
-    assert [str(fault) for fault in validate.static_faults(valued(inventory))] == []
+    assert [str(fault) for fault in validation.static_findings(valued(inventory))] == []
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(labels, clusters(), min_size=2, max_size=3),
-    st.sampled_from(sorted(specs.specs())),
+    st.sampled_from(sorted(specs.options())),
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8), st.lists(st.integers(), max_size=2)),
 )
 def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
@@ -137,10 +137,10 @@ def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
 ) -> None:
     first = min(inventory)
     inventory[first][name] = value
-    for fault in validate.static_faults(valued(inventory)):
+    for fault in validation.static_findings(valued(inventory)):
         assert fault.cluster == first
         assert fault.problem
-        assert fault.fix
+        assert fault.remedy
         assert "\n" not in str(fault)
 
 
@@ -148,7 +148,7 @@ def notices(**variables: object) -> list[str]:
     """What is said of a cluster that is sound, asks its clients for certificates, and these variables."""
     edge = {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge_client_ca_secret": "clients-ca"}
     sound = {"nativelink_cas_storage_class": "gp3", **edge}
-    return validate.notices(valued({"prod": {**sound, **variables}})["prod"])
+    return validation.notices(valued({"prod": {**sound, **variables}})["prod"])
 
 
 def test_a_shared_demand_is_noticed() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nativelink_gitops.api import Api, ApiError
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api, ApiError
 
 from testbed import manifests
 from testbed.cluster import Cluster

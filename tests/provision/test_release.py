@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from nativelink_gitops import release
-from nativelink_gitops.api import server_message
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import release
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import server_message
 
 NAMES = b"""
 apiVersion: v1

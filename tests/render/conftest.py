@@ -11,7 +11,7 @@ import json5
 import jsonschema
 import pytest
 import yaml
-from nativelink_gitops import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 
 from testbed import build
 

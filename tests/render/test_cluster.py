@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from hypothesis import Phase, given, settings
-from nativelink_gitops import render
 
 from testbed import cluster, manifests
 from testbed.cluster import Cluster

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import filters, render
 from hypothesis import given
 from hypothesis import strategies as st
-from nativelink_gitops import render
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 DATA = st.recursive(
@@ -18,7 +18,7 @@ DATA = st.recursive(
 
 @given(DATA)
 def test_to_nice_yaml_reads_back(data: Any) -> None:
-    assert yaml.load(render.to_nice_yaml(data), yaml.CSafeLoader) == data
+    assert yaml.load(filters.to_nice_yaml(data), yaml.CSafeLoader) == data
 
 
 @given(DATA)
@@ -29,7 +29,7 @@ def test_to_nice_yaml_reads_back_where_it_is_indented(data: Any) -> None:
 
 @given(st.text())
 def test_quoted_reads_back(text: str) -> None:
-    assert yaml.load(f"key: {render.quoted(text)}", yaml.CSafeLoader) == {"key": text}
+    assert yaml.load(f"key: {filters.quoted(text)}", yaml.CSafeLoader) == {"key": text}
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_quoted_reads_back(text: str) -> None:
     ],
 )
 def test_quotes_only_where_they_are_needed(text: str, printed: str) -> None:
-    assert render.quoted(text) == printed
+    assert filters.quoted(text) == printed

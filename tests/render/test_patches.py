@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from nativelink_gitops import patches, render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import patches, render, tree
 
 from tests.render.conftest import Object, values_of
 
@@ -22,13 +22,13 @@ SMP = {
 
 
 def reported(folder: Path, **kustomization: Any) -> list[str]:
-    render.write(folder, FILES)
+    tree.write(folder, FILES)
     (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": ["rendered"], **kustomization}))
     return [line.removeprefix(f"{folder}/kustomization.yaml: ") for line in patches.warnings(folder, FILES)]
 
 
 def test_as_written_for_the_user_there_is_nothing_to_report(folder: Path) -> None:
-    render.write(folder, FILES)
+    tree.write(folder, FILES)
     assert patches.warnings(folder, FILES) == []
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, validation
 from hypothesis import HealthCheck, given, settings
-from nativelink_gitops import render, validate
 
 from tests.render.conftest import ROOT, objects_of, values_of
 from tests.render.inventories import LABELS, inventories
@@ -24,7 +24,7 @@ RELAXED = settings(max_examples=30, derandomize=True, deadline=None, suppress_he
 def test_preflight_has_nothing_against_it(cluster: str, variables: dict[str, Any]) -> None:
     """Otherwise the tests below would show nothing about what users can have."""
     values = values_of(cluster, cluster_kubeconfig="/k", cluster_context="c", **variables)
-    assert validate.static_faults({cluster: values}) == []
+    assert validation.static_findings({cluster: values}) == []
 
 
 @RELAXED
@@ -56,7 +56,7 @@ def test_every_configuration_passes_the_schema(
 
 RENDERING = """
 import json
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from tests.render.conftest import values_of
 
 names = list("abcdefgh")
@@ -79,7 +79,7 @@ def test_the_same_inventory_is_the_same_tree() -> None:
         subprocess.run(
             [sys.executable, "-c", RENDERING],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}", "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'playbooks/collections'}", "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,

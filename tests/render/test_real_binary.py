@@ -6,7 +6,7 @@ from typing import Any
 
 import json5
 import pytest
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from tests.render.conftest import Object, committed, find, objects_of, values_of
 from tests.render.test_tree import ALL, container, simple

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from testbed import debian
 from testbed.waiting import until

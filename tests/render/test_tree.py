@@ -13,7 +13,7 @@ from typing import Any
 import json5
 import pytest
 import yaml
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from tests.render.conftest import CLUSTERS, ROOT, Object, committed, find, objects_of, values_of
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from nativelink_gitops import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 
 from tests.render.conftest import values_of
 
@@ -28,31 +28,31 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def test_the_second_time_nothing_is_written(folder: Path) -> None:
-    first = render.write(folder, FILES)
+    first = tree.write(folder, FILES)
     assert len(first.created) == len(FILES) + 2  # and the user's kustomization.yaml and patches/README.md
     assert not first.changed
     assert not first.removed
     before = snapshot(folder)
-    assert not render.write(folder, render.tree(values_of()))
+    assert not tree.write(folder, render.tree(values_of()))
     assert snapshot(folder) == before
 
 
 def test_only_the_file_that_differs_is_written(folder: Path) -> None:
-    render.write(folder, FILES)
+    tree.write(folder, FILES)
     before = snapshot(folder)
-    result = render.write(folder, render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}})))
+    result = tree.write(folder, render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}})))
     assert (result.created, result.changed, result.removed) == ([], ["rendered/cas/statefulset.yaml"], [])
     after = snapshot(folder)
     assert [path for path in after if after[path] != before[path]] == ["rendered/cas/statefulset.yaml"]
 
 
 def test_a_hand_edit_and_a_deleted_file_are_put_right(folder: Path) -> None:
-    render.write(folder, FILES)
+    tree.write(folder, FILES)
     wanted = texts(folder)
     (folder / "rendered/cas/service.yaml").write_text("kind: Nonsense\n")
     (folder / "rendered/policy/dns.yaml").write_bytes(b"\xff\xfe")
     (folder / "rendered/scheduler/deployment.yaml").unlink()
-    result = render.write(folder, FILES)
+    result = tree.write(folder, FILES)
     assert result.created == ["rendered/scheduler/deployment.yaml"]
     assert result.changed == ["rendered/cas/service.yaml", "rendered/policy/dns.yaml"]
     assert texts(folder) == wanted
@@ -60,9 +60,9 @@ def test_a_hand_edit_and_a_deleted_file_are_put_right(folder: Path) -> None:
 
 def test_what_nobody_renders_any_more_goes_with_its_folder(folder: Path) -> None:
     pools = [{"name": "default"}, {"name": "gpu"}]
-    render.write(folder, render.tree(values_of(nativelink_worker_pools=pools)))
+    tree.write(folder, render.tree(values_of(nativelink_worker_pools=pools)))
     (folder / "rendered/notes.txt").write_text("by hand")
-    result = render.write(folder, FILES)
+    result = tree.write(folder, FILES)
     gone = ["deployment.yaml", "poddisruptionbudget.yaml", "scaledobject.yaml", "service.yaml", "worker.json5"]
     assert result.removed == ["rendered/notes.txt", *(f"rendered/worker/gpu/{name}" for name in gone)]
     assert not (folder / "rendered/worker/gpu").exists()
@@ -70,27 +70,27 @@ def test_what_nobody_renders_any_more_goes_with_its_folder(folder: Path) -> None
 
 
 def test_the_users_files_are_written_once(folder: Path) -> None:
-    render.write(folder, FILES)
+    tree.write(folder, FILES)
     (folder / "kustomization.yaml").write_text("resources: [rendered, mine.yaml]\n")
     (folder / "mine.yaml").write_text("kind: Mine\n")
     (folder / "patches/cas.yaml").write_text("kind: StatefulSet\n")
     (folder / "patches/README.md").unlink()
     mine = {path: text for path, text in texts(folder).items() if not path.startswith("rendered/")}
-    render.write(folder, render.tree(values_of(nativelink_worker_pools=[{"name": "other"}])))
+    tree.write(folder, render.tree(values_of(nativelink_worker_pools=[{"name": "other"}])))
     assert {path: text for path, text in texts(folder).items() if not path.startswith("rendered/")} == mine
 
 
 def test_check_writes_nothing_and_says_everything(folder: Path) -> None:
-    result = render.write(folder, FILES, check=True, diff=True)
+    result = tree.write(folder, FILES, check=True, diff=True)
     assert len(result.created) == len(FILES) + 2
     assert len(result.diff) == len(FILES) + 2
     assert not folder.exists()
 
-    render.write(folder, FILES)
+    tree.write(folder, FILES)
     (folder / "rendered/extra.yaml").write_text("extra: 1\n")
     before = snapshot(folder)
     new = render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}}))
-    result = render.write(folder, new, check=True, diff=True)
+    result = tree.write(folder, new, check=True, diff=True)
     assert (result.changed, result.removed) == (["rendered/cas/statefulset.yaml"], ["rendered/extra.yaml"])
     changed, removed = result.diff
     assert 'cpu: "1"' in changed["before"]
@@ -119,7 +119,7 @@ def test_interrupted_between_two_files_it_converges(
 
     monkeypatch.setattr(os, "replace", dying)
     with pytest.raises(Killed):
-        render.write(folder, FILES)
+        tree.write(folder, FILES)
     monkeypatch.undo()
     left = [path for path in texts(folder) if path.endswith(".tmp")]
     assert len(left) == 1, "the interrupted file leaves its temporary one"
@@ -127,15 +127,15 @@ def test_interrupted_between_two_files_it_converges(
     assert len(whole) == survived
     assert "rendered/kustomization.yaml" not in whole, "the kustomization comes last"
 
-    result = render.write(folder, FILES)
+    result = tree.write(folder, FILES)
     assert not result.removed, "a temporary file is no news"
     clean = folder.parent / "clean"
-    render.write(clean, FILES)
+    tree.write(clean, FILES)
     assert texts(folder) == texts(clean)
 
 
 def test_interrupted_before_its_orphans_are_removed_it_converges(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    render.write(folder, render.tree(values_of(nativelink_worker_pools=[{"name": "old"}])))
+    tree.write(folder, render.tree(values_of(nativelink_worker_pools=[{"name": "old"}])))
     unlink = Path.unlink
 
     def dying(path: Path, missing_ok: bool = False) -> None:
@@ -145,17 +145,17 @@ def test_interrupted_before_its_orphans_are_removed_it_converges(folder: Path, m
 
     monkeypatch.setattr(Path, "unlink", dying)
     with pytest.raises(Killed):
-        render.write(folder, FILES)
+        tree.write(folder, FILES)
     monkeypatch.undo()
     assert "worker/old" not in (folder / "rendered/kustomization.yaml").read_text(), "what is left is listed nowhere"
-    assert render.write(folder, FILES).removed == [
+    assert tree.write(folder, FILES).removed == [
         "rendered/worker/old/service.yaml",
         "rendered/worker/old/worker.json5",
     ]
 
 
 def test_a_full_disk_leaves_the_old_file_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    render.write(folder, FILES)
+    tree.write(folder, FILES)
     before = texts(folder)
 
     def full(*_: object) -> None:
@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_old_file_whole(folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        render.write(folder, render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}})))
+        tree.write(folder, render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}})))
     assert {path: text for path, text in texts(folder).items() if not path.endswith(".tmp")} == before
 
 

@@ -1,232 +1,36 @@
-"""Finds every fault that the inventory itself shows, in all clusters at once. Knows nothing of Ansible.
-
-A rule is a function that yields (variable, problem, fix). It reads the values of one cluster after the types, the
-formats and the ranges were found right: reading a faulty one ends the rule, whose turn comes when that is mended.
-"""
+"""Rules between the variables of one cluster: a function each, that yields (variable, problem, remedy)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from nativelink_gitops import kubeconfig, specs, versions
-from nativelink_gitops.cluster import (
-    COPIES,
-    cpus_of,
-    derived_properties,
-    failing_polls,
-    memory_of,
-    redis_may_fill,
-    scaling_of,
-)
-from nativelink_gitops.formats import IMAGE, SCP, checks, nearest, one_of, shown
-from nativelink_gitops.quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
-from nativelink_gitops.specs import MISSING, Option, Yaml
-
-Said = Iterator[tuple[str, str, str]]
-Values = Mapping[str, Any]
+from .. import specs, versions
+from ..context import COPIES, derived_properties, redis_may_fill, scaling_of
+from ..findings import Findings
+from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
+from ..specs import Values
+from .formats import IMAGE, SCP, nearest, one_of, shown
+from .types import CheckedValues, item_path
 
 
-@dataclass(frozen=True, order=True)
-class Fault:
-    """What is wrong with one variable of one cluster, and what mends it."""
-
-    cluster: str
-    variable: str
-    problem: str
-    fix: str
-
-    def __str__(self) -> str:
-        """The line that people read."""
-        return f"{self.cluster}: {self.variable}: {self.problem}; {self.fix}"
-
-
-def static_faults(clusters: Mapping[str, Values]) -> list[Fault]:
-    """All faults of all clusters, sorted by cluster and variable.
-
-    `clusters` maps a cluster's name to its effective values (specs.effective) and whatever other variables its
-    inventory sets: a name that no role knows is looked at for a misspelling.
-    """
-    faults: list[Fault] = []
-    sound: dict[str, Values] = {}
-    for cluster, variables in clusters.items():
-        values, said = _sound({**variables, "cluster": cluster})
-        sound[cluster] = values
-        faults += [Fault(cluster, *words) for words in said]
-        for rule in RULES:
-            faults += [Fault(cluster, *words) for words in _obeyed(rule, values)]
-    faults += shared_clusters(sound)
-    faults += shared_queues(sound)
-    return sorted(faults)
-
-
-def notices(values: Values) -> list[str]:
-    """What is legal in a cluster without faults, and will still surprise: short lines for the summary."""
-    return [f"{variable}: {problem}; {fix}" for rule in NOTICES for variable, problem, fix in _obeyed(rule, values)]
-
-
-# Types, formats and ranges ---------------------------------------------------------------------------------------
-
-
-class _Unsound(KeyError):
-    """A rule read a variable that has a fault of its own, or that no role has."""
-
-
-class _Sound(dict[str, Any]):
-    def __init__(self) -> None:
-        super().__init__()
-        self.shortened: set[str] = set()  # lists that have lost their faulty items
-
-    def whole(self, name: str) -> Yaml:
-        """A variable of which nothing was left out."""
-        if name in self.shortened:
-            raise _Unsound(name)
-        return self[name]
-
-    def __missing__(self, name: str) -> Yaml:
-        raise _Unsound(name)
-
-
-def _obeyed(rule: Callable[[Any], Said], values: Values) -> list[tuple[str, str, str]]:
-    said = []
-    try:
-        for words in rule(values):
-            said.append(words)
-    except (_Unsound, QuantityError):
-        pass  # reported where the variable itself is checked
-    return said
-
-
-def _sound(variables: Values) -> tuple[_Sound, list[tuple[str, str, str]]]:
-    """The variables without a fault of type, format or range, and what is to be said of the others."""
-    sound = _Sound()
-    said: list[tuple[str, str, str]] = []
-    for name, value in variables.items():
-        option = specs.specs().get(name)
-        if name == "cluster":
-            found = list(_formatted(name, name, value, MISSING))
-        elif option is None:
-            found = list(_unknown(name))
-        else:
-            found = list(_typed(name, name, option, value))
-        said += found
-        if not found:
-            sound[name] = value
-        elif option is not None and option.type == "list" and isinstance(value, list):
-            # One bad pool hides no fault of the others.
-            sound[name] = [
-                item
-                for index, item in enumerate(value)
-                if not any(_typed(_item(name, index, item), f"{name}[]", option.element, item))
-            ]
-            sound.shortened.add(name)
-    for name, option in specs.specs().items():
-        if option.required and name not in variables:
-            said.append((name, "is not set", "set it in the inventory"))
-    return sound, said
-
-
-def _unknown(name: str) -> Said:
-    if name.startswith("__"):
-        return
-    ours = name.startswith(specs.PREFIXES)
-    near = nearest(name, tuple(specs.specs()), 0.7 if ours else 0.88)
-    if ours and near:
-        yield name, "is a variable that no role knows", f"write {near}, or give a variable of your own another prefix"
-    elif ours:
-        yield name, "is a variable that no role knows", "take it out, or give a variable of your own another prefix"
-    elif near:
-        yield name, "is a variable that no role knows", f"write {near}, or give it a name that is less like it"
-
-
-_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    "str": (str, "text"),
-    "path": (str, "a path"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": (bool, "true or false"),
-    "list": (list, "a list"),
-    "dict": (dict, "a mapping"),
-}
-
-
-def _typed(path: str, pattern: str, option: Option, value: Yaml) -> Said:
-    """Faults of `value` at `path`; `pattern` is the path without the names and numbers of list items."""
-    if isinstance(value, specs.Unresolved):
-        yield path, f"its template fails ({value.problem})", "define what it refers to, or write the value itself"
-        return
-    if value is None:
-        yield path, "has no value", "give it one, or take the line out"
-        return
-    kind, noun = _KINDS.get(option.type, (object, ""))
-    if not isinstance(value, kind) or (isinstance(value, bool) and option.type in ("int", "float")):
-        fix = "put it in quotes" if option.type in ("str", "path") and not isinstance(value, list | dict) else None
-        yield path, f"is {'something' if option.no_log else shown(value)}, not {noun}", fix or f"write {noun}"
-    elif option.type == "list":
-        said = [
-            words
-            for index, item in enumerate(value)
-            for words in _typed(_item(path, index, item), f"{pattern}[]", option.element, item)
-        ]
-        yield from said or _formatted(path, pattern, value, option.default)
-    elif option.choices and value not in option.choices:
-        choices = [str(choice) if choice != "" else '""' for choice in option.choices]
-        near = nearest(str(value), tuple(choices), 0.6)
-        yield path, f"is {shown(value)}, which is no choice", one_of(near, choices)
-    elif option.type == "dict" and option.options:
-        yield from _keyed(path, pattern, option, value)
-    elif option.required and value == "":
-        yield path, "is empty", "give it a value"
-    else:
-        yield from _formatted(path, pattern, value, option.default)
-
-
-def _keyed(path: str, pattern: str, option: Option, value: Values) -> Said:
-    for key, item in value.items():
-        if key in option.options:
-            yield from _typed(f"{path}.{key}", f"{pattern}.{key}", option.options[key], item)
-        else:
-            near = nearest(str(key), tuple(option.options), 0.6)
-            yield f"{path}.{key}", "is a key that nobody knows", one_of(near, tuple(option.options))
-    for key in option.options.values():
-        if key.required and key.name not in value:
-            yield f"{path}.{key.name}", "is not set", "set it"
-
-
-def _item(path: str, index: int, item: Yaml) -> str:
-    """`path` of a list's item: its own name says more than its number."""
-    name = item.get("name") if isinstance(item, dict) else None
-    return f"{path}[{name if isinstance(name, str) and name else index}]"
-
-
-def _formatted(path: str, pattern: str, value: Yaml, default: Yaml) -> Said:
-    if value == "" and (default == "" or specs.holds_template(default)):
-        return  # empty says: not set
-    for check in checks(pattern):
-        yield from ((path, problem, fix) for problem, fix in check(value))
-
-
-# Rules -----------------------------------------------------------------------------------------------------------
-
-
-def _pools(values: Values) -> Iterator[tuple[str, Values]]:
+def pools_of(values: Values) -> Iterator[tuple[str, Values]]:
     """Each pool's path and the pool, its defaults filled in."""
     filled = specs.with_defaults({"nativelink_worker_pools": values["nativelink_worker_pools"]})
     for index, pool in enumerate(filled["nativelink_worker_pools"]):
-        yield _item("nativelink_worker_pools", index, pool), pool
+        yield item_path("nativelink_worker_pools", index, pool), pool
 
 
-def duplicate_pools(values: Values) -> Said:
+def duplicate_pools(values: Values) -> Findings:
     """Two pools of one name would be one Deployment."""
-    names = [pool["name"] for _, pool in _pools(values)]
+    names = [pool["name"] for _, pool in pools_of(values)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"nativelink_worker_pools[{name}].name", f"{names.count(name)} pools have this name", "rename the others"
 
 
-def min_over_max(values: Values) -> Said:
+def min_over_max(values: Values) -> Findings:
     """The least may not be more than the most."""
-    for path, pool in _pools(values):
+    for path, pool in pools_of(values):
         if pool["min_replicas"] > pool["max_replicas"]:
             yield (
                 f"{path}.min_replicas",
@@ -235,10 +39,10 @@ def min_over_max(values: Values) -> Said:
             )
 
 
-def resources(values: Values) -> Said:
+def resources(values: Values) -> Findings:
     """Quantities that parse, of resources that exist, requests within limits."""
     everything = [(name, value) for name, value in values.items() if name.endswith("_resources")]
-    everything += [(f"{path}.resources", pool["resources"]) for path, pool in _pools(values)]
+    everything += [(f"{path}.resources", pool["resources"]) for path, pool in pools_of(values)]
     for path, value in everything:
         amounts = {kind: dict(_amounts(value.get(kind) or {})) for kind in ("requests", "limits")}
         for kind, found in amounts.items():
@@ -264,7 +68,7 @@ def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
             yield name, (str(error), "write 4 or 500m" if name == "cpu" else "write a size such as 8Gi")
 
 
-def scheduler_backend(values: Values) -> Said:
+def scheduler_backend(values: Values) -> Findings:
     """Schedulers in memory are separate queues; on Redis older ones lose actions and cannot be guarded."""
     count = values["nativelink_scheduler_replicas"]
     if values["nativelink_scheduler_backend"] != "redis":
@@ -282,7 +86,7 @@ def scheduler_backend(values: Values) -> Said:
         )
 
 
-def redis(values: Values) -> Said:
+def redis(values: Values) -> Findings:
     """An existing Redis has an address, and the bundled one needs none."""
     if values["nativelink_scheduler_backend"] != "redis":
         return
@@ -303,7 +107,7 @@ def redis(values: Values) -> Said:
         yield "nativelink_redis_secret_name", "is empty, and the bundled Redis has a password", "name a Secret for it"
 
 
-def redis_memory(values: Values) -> Said:
+def redis_memory(values: Values) -> Findings:
     """What the bundled Redis may fill is reserved for it: beyond its request it is among the first to be evicted."""
     if values["nativelink_scheduler_backend"] != "redis" or values["nativelink_redis_provider"] != "bundled":
         return
@@ -322,7 +126,7 @@ STORE_PERCENT = 90
 """What both stores may take of a CAS volume. The rest: the file system's own, and what comes in before evictions."""
 
 
-def stores_fit_volume(values: Values) -> Said:
+def stores_fit_volume(values: Values) -> Findings:
     """CAS and AC share each CAS pod's volume."""
     volume = bytes_of(values["nativelink_cas_volume_size"])
     cas = part_of(values["nativelink_cas_store_size"], volume)
@@ -342,9 +146,9 @@ SCRATCH_LEAST = 1024**3
 """What a worker's running actions have at least beside the fast store: so much of the scratch, and never below 1Gi."""
 
 
-def scratch_fits_store(values: Values) -> Said:
+def scratch_fits_store(values: Values) -> Findings:
     """Fast store and the actions' directories share one scratch volume."""
-    for path, pool in _pools(values):
+    for path, pool in pools_of(values):
         scratch = bytes_of(pool["scratch_size"])
         store = part_of(pool["fast_store_size"], scratch)
         room = max(scratch * SCRATCH_PERCENT // 100, SCRATCH_LEAST)
@@ -358,7 +162,7 @@ def scratch_fits_store(values: Values) -> Said:
             )
 
 
-def declared_properties(values: Values) -> Said:
+def declared_properties(values: Values) -> Findings:
     """The scheduler refuses properties that it doesn't declare, and compares `minimum` ones as numbers."""
     declared = values["nativelink_scheduler_platform_properties"]
     kinds = ("exact", "minimum", "priority", "ignore")
@@ -366,7 +170,7 @@ def declared_properties(values: Values) -> Said:
         if kind not in kinds:
             path = f"nativelink_scheduler_platform_properties.{name}"
             yield path, f"is {shown(kind)}, which is no choice", one_of(nearest(str(kind), kinds, 0.6), kinds)
-    for path, pool in _pools(values):
+    for path, pool in pools_of(values):
         for name, value in pool["platform_properties"].items():
             items = value if isinstance(value, list) else [value]
             where = f"{path}.platform_properties.{name}"
@@ -381,12 +185,12 @@ def declared_properties(values: Values) -> Said:
                 yield where, f"is {shown(value)}", "write a text, a number or a list of them"
 
 
-def offered_properties(values: _Sound) -> Said:
+def offered_properties(values: CheckedValues) -> Findings:
     """An action that asks for a `minimum` or `priority` property that no worker offers waits (seen on v1.6.6)."""
     declared = values["nativelink_scheduler_platform_properties"]
     values.whole("nativelink_worker_pools")  # a pool with another fault may be the one that offers it
     offered: set[str] = set()
-    for _, pool in _pools(values):
+    for _, pool in pools_of(values):
         offered |= {*pool["platform_properties"], *derived_properties(pool, declared)}
     for name, kind in declared.items():
         if kind in ("minimum", "priority") and name not in offered:
@@ -397,7 +201,7 @@ def offered_properties(values: _Sound) -> Said:
             )
 
 
-def edge(values: Values) -> Said:
+def edge(values: Values) -> Findings:
     """The routes need a controller that serves them, and NetworkPolicies that let it in."""
     wanted, provider = values["nativelink_edge"], values["ingress_provider"]
     serves = {"gateway": ("envoy-gateway", "existing"), "ingress": ("nginx", "existing"), "none": (provider,)}
@@ -429,7 +233,7 @@ def edge(values: Values) -> Said:
             yield "nativelink_edge_client_ca_secret", problem, "name a TLS Secret in nativelink_edge_tls_secret"
 
 
-def scaling(values: Values) -> Said:
+def scaling(values: Values) -> Findings:
     """Each way to scale has its needs."""
     keda = values["keda_install"] == "none"
     if keda and values["nativelink_scaling"] == "keda":
@@ -438,13 +242,13 @@ def scaling(values: Values) -> Said:
             "is keda, and keda_install is none",
             "set keda_install to release or existing, or nativelink_scaling to hpa or none",
         )
-    for path, pool in _pools(values):
+    for path, pool in pools_of(values):
         if keda and pool["scaling"] == "keda":
             fix = "set keda_install to release or existing, or scaling to hpa or none"
             yield f"{path}.scaling", "is keda, and keda_install is none", fix
         if scaling_of(pool, values) == "hpa" and pool["min_replicas"] == 0:
             yield f"{path}.min_replicas", "is 0, and an HPA cannot scale to zero", "write 1 or more, or scale with keda"
-    hpa = [pool["name"] for _, pool in _pools(values) if scaling_of(pool, values) == "hpa"]
+    hpa = [pool["name"] for _, pool in pools_of(values) if scaling_of(pool, values) == "hpa"]
     if hpa and not values["nativelink_metrics_namespaces"]:
         yield (
             "nativelink_metrics_namespaces",
@@ -453,10 +257,10 @@ def scaling(values: Values) -> Said:
         )
 
 
-def prometheus(values: Values) -> Said:
+def prometheus(values: Values) -> Findings:
     """Queries need a Prometheus, and a Prometheus of somebody else must get in."""
     provider, address = values["nativelink_prometheus"], values["nativelink_prometheus_address"]
-    for path, pool in _pools(values):
+    for path, pool in pools_of(values):
         if not pool["query"]:
             continue
         if scaling_of(pool, values) != "keda":
@@ -475,7 +279,7 @@ def prometheus(values: Values) -> Said:
         )
 
 
-def gitops(values: Values) -> Said:
+def gitops(values: Values) -> Findings:
     """An engine without a repository has nothing to sync, and its manifest says where it lives."""
     provider = values["gitops_provider"]
     if provider == "none":
@@ -501,7 +305,7 @@ def gitops(values: Values) -> Said:
         )
 
 
-def gitops_credentials(values: Values) -> Said:
+def gitops_credentials(values: Values) -> Findings:
     """Credentials fit the repository's URL and the engine, and are given once."""
     provider, url = values["gitops_provider"], values["gitops_repository"]
     if provider == "none" or not url:
@@ -530,7 +334,7 @@ def gitops_credentials(values: Values) -> Said:
         yield trust[1], "is empty, and nothing says which SSH keys the Git host has", fix
 
 
-def existing_argocd(values: Values) -> Said:
+def existing_argocd(values: Values) -> Findings:
     """An Argo CD of somebody else trusts whom they trust."""
     if values["gitops_provider"] != "argocd" or values["gitops_install"] != "existing":
         return
@@ -541,7 +345,7 @@ def existing_argocd(values: Values) -> Said:
             yield name, problem, f"take it out, and see to it in the ConfigMap {place} of that installation"
 
 
-def namespaces(values: Values) -> Said:
+def namespaces(values: Values) -> Findings:
     """Our namespaces deny all other traffic and have Pod Security labels: nothing else can live in them.
 
     That of low_latency is removed when it is switched off.
@@ -562,7 +366,7 @@ def namespaces(values: Values) -> Said:
         yield "low_latency_namespace", f"{values['low_latency_namespace']} belongs to {owner}", choose
 
 
-def cas_storage_class(values: Values) -> Said:
+def cas_storage_class(values: Values) -> Findings:
     """The class of the CAS volumes is named, never a cluster's default."""
     if not values["nativelink_cas_storage_class"] and not values["storage_classes_list"]:
         yield (
@@ -572,7 +376,7 @@ def cas_storage_class(values: Values) -> Said:
         )
 
 
-def storage_classes(values: Values) -> Said:
+def storage_classes(values: Values) -> Findings:
     """A class is listed once, and one of them may be the default."""
     names = [item["name"] for item in values["storage_classes_list"]]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -582,7 +386,7 @@ def storage_classes(values: Values) -> Said:
         yield "storage_classes_list", f"{' and '.join(default)} are both the default class", "choose one"
 
 
-def images_without_tag(values: Values) -> Said:
+def images_without_tag(values: Values) -> Findings:
     """The tag of these comes from a variable of its own."""
     sources = {
         "nativelink_image": "nativelink_version",
@@ -602,7 +406,7 @@ def images_without_tag(values: Values) -> Said:
             yield name, f"ends in {extra}", f"take that out, and set {other}"
 
 
-RULES: tuple[Callable[[Any], Said], ...] = (
+RULES: tuple[Callable[[Any], Findings], ...] = (
     duplicate_pools,
     min_over_max,
     resources,
@@ -623,162 +427,4 @@ RULES: tuple[Callable[[Any], Said], ...] = (
     cas_storage_class,
     storage_classes,
     images_without_tag,
-)
-
-
-def shared_clusters(clusters: Mapping[str, Values]) -> list[Fault]:
-    """Two hosts that would write into the same namespace of the same API server, said of both."""
-    owners: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    read: dict[str, Mapping[str, str]] = {}
-    for cluster, values in clusters.items():
-        path, context = values.get("cluster_kubeconfig"), values.get("cluster_context")
-        if not path or not context:
-            continue
-        if path not in read:
-            try:
-                read[path] = kubeconfig.servers(path)
-            except kubeconfig.KubeconfigError:
-                read[path] = {}  # the live checks say so
-        server = read[path].get(context) or f"context {context} of {path}"
-        low_latency = ("low_latency_namespace",) if values.get("low_latency_enabled") else ()
-        for name in ("nativelink_namespace", "nativelink_workers_namespace", *low_latency):
-            if name in values:
-                owners.setdefault((server, values[name]), []).append((cluster, name))
-    faults = {}
-    for (server, namespace), users in owners.items():
-        for cluster, name in users:
-            if other := next((other for other, _ in users if other != cluster), None):
-                problem = f"{namespace} on {server} is also that of {other}"
-                fix = "give one of them other namespaces or another cluster"
-                # One line is enough: whoever shares one namespace shares both.
-                faults.setdefault(cluster, Fault(cluster, name, problem, fix))
-    return list(faults.values())
-
-
-def shared_queues(clusters: Mapping[str, Values]) -> list[Fault]:
-    """Two hosts that would have one queue: the workers of each would run actions whose inputs the other's CAS has."""
-    owners: dict[str, list[str]] = {}
-    for cluster, values in clusters.items():
-        used = values.get("nativelink_scheduler_backend") == "redis"
-        if used and values.get("nativelink_redis_provider") == "existing" and values.get("nativelink_redis_address"):
-            owners.setdefault(values["nativelink_redis_address"], []).append(cluster)
-    faults = []
-    for address, users in owners.items():
-        for cluster in users:
-            if other := next((other for other in users if other != cluster), None):
-                problem = f"{address} is also that of {other}, and would be one queue for both"
-                faults.append(
-                    Fault(cluster, "nativelink_redis_address", problem, "give each cluster a Redis of its own")
-                )
-    return faults
-
-
-# Notices ---------------------------------------------------------------------------------------------------------
-
-
-def shared_demand(values: Values) -> Said:
-    """The scheduler in memory counts one queue for all pools."""
-    pools = [pool["name"] for _, pool in _pools(values) if scaling_of(pool, values) != "none"]
-    if values["nativelink_scheduler_backend"] == "memory" and len(pools) > 1:
-        yield (
-            "nativelink_worker_pools",
-            f"{', '.join(pools)} follow one shared demand, because a scheduler in memory counts only one queue",
-            "set nativelink_scheduler_backend to redis, or make a cluster entry for each pool",
-        )
-
-
-SLOT_LEAST = 1024**3
-"""Memory that an action should have at least: what a compiler takes for a large C++ source."""
-SLOTS_MOST = 64
-"""NativeLink looks at every process of the pod for each running action, again and again: with 280 it did nothing else
-and missed its probes (seen on v1.6.6)."""
-
-
-def crowded_slots(values: Values) -> Said:
-    """A worker ends as a whole when its actions need more memory than it has (cgroup v2). Many of them slow it down."""
-    for path, pool in _pools(values):
-        slots, memory = pool["slots"] or cpus_of(pool), memory_of(pool)
-        if slots > SLOTS_MOST:
-            yield (
-                f"{path}.slots",
-                f"{slots} actions at once keep NativeLink itself busy, so that it may miss its probes and be restarted",
-                f"write {SLOTS_MOST} or less, and more workers",
-            )
-        if memory and slots > 1 and memory // slots < SLOT_LEAST:
-            yield (
-                f"{path}.slots",
-                f"{slots} actions at once share {size_text(memory)} of memory, {size_text(memory // slots)} each, "
-                "and one that needs more may end all of them",
-                "lower slots, or raise the memory of resources",
-            )
-
-
-def open_edge(values: Values) -> Said:
-    """NativeLink asks nobody who he is."""
-    if values["nativelink_edge"] == "none" or values["nativelink_edge_client_ca_secret"]:
-        return
-    if values["nativelink_edge_tls_secret"]:
-        yield (
-            "nativelink_edge_client_ca_secret",
-            "is empty: whoever reaches the address can use the cache and run commands",
-            "keep the load balancer internal, or let the edge ask for certificates",
-        )
-    else:
-        yield (
-            "nativelink_edge_tls_secret",
-            "is empty: clients speak plain text, and whoever reaches the address can use the cache and run commands",
-            "name a TLS Secret, and keep the load balancer internal",
-        )
-
-
-def last_value_wins(values: Values) -> Said:
-    """Of several values of a property NativeLink's scheduler keeps the last (v1.6.6: source)."""
-    for path, pool in _pools(values):
-        for name, value in pool["platform_properties"].items():
-            if isinstance(value, list) and len(value) > 1:
-                yield (
-                    f"{path}.platform_properties.{name}",
-                    f"has {len(value)} values, of which NativeLink's scheduler keeps the last, {value[-1]}",
-                    "write one, or make a pool for each",
-                )
-
-
-# Seconds that a poll may take besides the interval when nothing even refuses: two timeouts of 3 s, and as much again.
-FAILING_POLL = 11
-
-
-def hasty_zero(values: Values) -> Said:
-    """KEDA 2.21.0 takes a poll that fails for no demand when another one fails at the same time (seen; ErrCacheClosed).
-
-    That counts towards the cooldown until KEDA gives the source up: 10 failing polls by default, a minute or two.
-    """
-    for path, pool in _pools(values):
-        sure = failing_polls(pool) * (pool["polling_interval"] + FAILING_POLL)
-        if scaling_of(pool, values) == "keda" and pool["min_replicas"] == 0 and pool["cooldown_period"] < sure:
-            yield (
-                f"{path}.cooldown_period",
-                f"is {pool['cooldown_period']} s: a pool at work may go to zero while its source of demand is lost, "
-                "before KEDA is sure of that",
-                f"write {sure} or more",
-            )
-
-
-def needless_low_latency(values: Values) -> Said:
-    """A version that sets TCP_NODELAY itself needs no help of the nodes."""
-    version = values["nativelink_version"]
-    if values["low_latency_enabled"] and versions.tcp_nodelay(version):
-        yield (
-            "low_latency_enabled",
-            f"is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself",
-            "take it out: the next run removes what it made",
-        )
-
-
-NOTICES: tuple[Callable[[Values], Said], ...] = (
-    shared_demand,
-    crowded_slots,
-    open_edge,
-    last_value_wins,
-    hasty_zero,
-    needless_low_latency,
 )

@@ -11,7 +11,7 @@ from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, is_trusted_as_template, trust_as_template
 
-from nativelink_gitops import specs
+from . import specs
 
 
 def host_values(variables: Mapping[str, Any], loader: DataLoader, *, strict: bool = True) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cache
@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nativelink_gitops.quantities import QuantityError, bytes_of, part_of, seconds_of
-from nativelink_gitops.specs import Yaml
+from ..quantities import QuantityError, bytes_of, part_of, seconds_of
+from ..specs import Values, Yaml
 
-Values = Mapping[str, Any]
 Format = Iterator[tuple[str, str]]
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # Docker's grammar of names, without the registry's finer points; tag and digest are optional.

@@ -6,9 +6,9 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from nativelink_gitops.quantities import bytes_of, cpu_of, part_of, seconds_of
-from nativelink_gitops.specs import with_defaults
-from nativelink_gitops.versions import VERSIONS
+from .quantities import bytes_of, cpu_of, part_of, seconds_of
+from .specs import with_defaults
+from .versions import VERSIONS
 
 PORTS = {
     "cas": 50051,  # cas, ac, bytestream and capabilities for clients
@@ -109,7 +109,7 @@ INGRESS_ANNOTATIONS = {
 }
 
 
-def resolved(values: Mapping[str, Any]) -> dict[str, Any]:
+def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     """The context of the templates, from one cluster's effective variables (`specs.effective`), which are valid.
 
     Sizes ending in `_bytes` are bytes, timeouts and graces are seconds. `when` holds the conditions that

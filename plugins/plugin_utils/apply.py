@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NoReturn
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from nativelink_gitops.api import Api, ApiError, Object, server_message
-from nativelink_gitops.release import FIELD_MANAGER, identity
+from .api import Api, ApiError, Object, server_message
+from .release import FIELD_MANAGER, identity
 
 CONNECTION = {"kubeconfig": {"type": "path", "required": True}, "context": {"type": "str", "required": True}}
 

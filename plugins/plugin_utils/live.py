@@ -9,16 +9,16 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from nativelink_gitops import kubeconfig
-from nativelink_gitops.api import Api, ApiError
-from nativelink_gitops.quantities import seconds_of
-from nativelink_gitops.validate import Fault
+from . import kubeconfig
+from .api import Api, ApiError
+from .findings import Finding
+from .quantities import seconds_of
 
 Values = Mapping[str, Any]
 Said = Iterator[tuple[str, str, str]]
 
 
-def live_faults(values: Values) -> list[Fault]:
+def live_findings(values: Values) -> list[Finding]:
     """Faults of one cluster, from its effective values; ends within preflight_api_timeout, whatever the server does."""
     path, context = values["cluster_kubeconfig"], values["cluster_context"]
     try:
@@ -31,7 +31,7 @@ def live_faults(values: Values) -> list[Fault]:
         else:
             there = ", ".join(sorted(servers)) or "none"
             said = [("cluster_context", f"{path} has no context {context}", f"write one that it has: {there}")]
-    return sorted(Fault(values["cluster"], *words) for words in [*said, *_credentials(values)])
+    return sorted(Finding(values["cluster"], *words) for words in [*said, *_credentials(values)])
 
 
 def _credentials(values: Values) -> Said:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from nativelink_gitops.render import CONFIGURATIONS, KUSTOMIZATION
+from .render import CONFIGURATIONS, KUSTOMIZATION
 
 Object = Mapping[str, Any]
 

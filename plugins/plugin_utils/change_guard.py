@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from nativelink_gitops.quantities import bytes_of
-from nativelink_gitops.validate import Fault
+from .findings import Finding
+from .quantities import bytes_of
 
 # All that the API server lets an update of a StatefulSet change.
 _MUTABLE = {
@@ -26,7 +26,7 @@ _MUTABLE = {
 }
 
 Object = Mapping[str, Any]
-Changes = Mapping[str, list[Fault]]
+Changes = Mapping[str, list[Finding]]
 """One cluster's breaking changes, by the name that allows them."""
 
 
@@ -64,7 +64,7 @@ REDIS = _Workload(
 )
 
 
-def refused(clusters: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Changes]) -> list[Fault]:
+def refused(clusters: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Changes]) -> list[Finding]:
     """The faults of the changes that nobody has allowed by name."""
     return sorted(
         fault
@@ -85,7 +85,7 @@ def notices(values: Mapping[str, Any], changes: Changes) -> list[str]:
 
 
 def _rendered(values: Mapping[str, Any], template: str) -> Object | None:
-    from nativelink_gitops import render  # not loaded where nothing is committed yet
+    from . import render  # not loaded where nothing is committed yet
 
     return render.parsed(values, template)
 
@@ -102,14 +102,14 @@ def breaking_changes(
     folders = defaultdict(list)
     for cluster, values in clusters.items():
         folders[Path(values["nativelink_clusters_dir"])].append(cluster)
-    found: dict[str, dict[str, list[Fault]]] = {cluster: defaultdict(list) for cluster in clusters}
+    found: dict[str, dict[str, list[Finding]]] = {cluster: defaultdict(list) for cluster in clusters}
     for folder, names in folders.items():
         paths = {f"{cluster}/{workload.file}": (cluster, workload) for cluster in names for workload in (CAS, REDIS)}
         for path, text in _committed(folder, paths).items():
             cluster, workload = paths[path]
             before, after = yaml.load(text, yaml.CSafeLoader), statefulset(clusters[cluster], workload.template)
             for name, *words in _changes(workload, before, after) if after else ():
-                found[cluster][name].append(Fault(cluster, *words))
+                found[cluster][name].append(Finding(cluster, *words))
     return {cluster: dict(changes) for cluster, changes in found.items()}
 
 

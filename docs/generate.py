@@ -1,0 +1,165 @@
+"""Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, README tables.
+
+`make generate` writes them; `python docs/generate.py --check` fails where a file is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option, Yaml
+
+_JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
+# Of Ansible's documentation: code, a value, an option. What is in the brackets may have a pair of its own.
+_MARKUP = re.compile(r"\b[CVO]\(((?:[^()]|\([^()]*\))*)\)")
+_TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of an inventory file; `#/$defs/variables` is that of a group_vars or host_vars file."""
+    variables = {
+        "type": "object",
+        "properties": {name: _schema(option) for name, option in sorted(specs.options().items())},
+        "propertyNames": {
+            "anyOf": [{"enum": sorted(specs.options())}, {"not": {"pattern": f"^({'|'.join(specs.PREFIXES)})"}}]
+        },
+    }
+    named = {"type": ["object", "null"]}
+    group = {
+        "type": ["object", "null"],
+        "properties": {
+            "hosts": {**named, "additionalProperties": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/variables"}]}},
+            "vars": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/variables"}]},
+            "children": {**named, "additionalProperties": {"$ref": "#/$defs/group"}},
+        },
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Inventory of NativeLink clusters: a host is a cluster",
+        "description": "Generated from roles/*/meta/argument_specs.yml.",
+        "type": "object",
+        "additionalProperties": {"$ref": "#/$defs/group"},
+        "$defs": {"group": group, "variables": variables},
+    }
+
+
+def _schema(option: Option) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    if option.description:
+        schema["description"] = _MARKUP.sub(r"\1", " ".join(option.description))
+    if option.default is not specs.MISSING:
+        schema["default"] = option.default
+    if option.type == "list":
+        schema["anyOf"] = [{"type": "array", "items": _schema(option.element)}, _TEMPLATE]
+    elif option.type == "dict":
+        keys: dict[str, Any] = {"type": "object"}
+        if option.options:
+            keys["properties"] = {name: _schema(key) for name, key in option.options.items()}
+            keys["additionalProperties"] = False
+            if required := [name for name, key in option.options.items() if key.required]:
+                keys["required"] = required
+        schema["anyOf"] = [keys, _TEMPLATE]
+    elif option.choices:
+        schema["anyOf"] = [{"enum": list(option.choices)}, _TEMPLATE]
+    elif option.type in ("str", "path"):
+        schema["type"] = ["string", "integer"]
+    elif option.type in _JSON_TYPES:
+        schema["anyOf"] = [{"type": _JSON_TYPES[option.type]}, _TEMPLATE]
+    return schema
+
+
+def variables_markdown() -> str:
+    """docs/variables.md: every variable of every role."""
+    parts = [
+        "<!-- Generated from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml: change those. -->",
+        "# Variables",
+        "Set in the inventory, for a cluster (host), for a group or for all. "
+        "Editors check them with `schemas/cluster.schema.json`.",
+    ]
+    for role in specs.ROLES:
+        parts += [f"## {role}", _tables(role)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tables(role: str) -> str:
+    """The table of a role's variables, and one more for each variable that has keys of its own."""
+    options = [option for option in specs.options().values() if option.role == role]
+    tables = [_table(options)]
+    for path, option in (pair for top in options for pair in _structured(top.name, top)):
+        of = "each item of " if option.type == "list" else ""
+        tables += [f"Keys of {of}`{path}`:", _table(option.options.values())]
+    return "\n\n".join(tables)
+
+
+def _structured(path: str, option: Option) -> Iterator[tuple[str, Option]]:
+    if option.options:
+        yield path, option
+        for key in option.options.values():
+            yield from _structured(f"{path}[].{key.name}" if option.type == "list" else f"{path}.{key.name}", key)
+
+
+def _table(options: Iterable[Option]) -> str:
+    rows = ["| Name | Type | Default | Description |", "|---|---|---|---|"]
+    for option in options:
+        kind = f"list of {option.elements}" if option.type == "list" and option.elements != "raw" else option.type
+        default = (
+            "**required**" if option.required else "" if option.default is specs.MISSING else _code(option.default)
+        )
+        text = _MARKUP.sub(r"`\1`", " ".join(option.description))
+        if option.choices:
+            text = f"{text} One of {', '.join(_code(choice) for choice in option.choices)}.".strip()
+        rows.append(f"| `{option.name}` | {kind} | {default} | {_cell(text)} |")
+    return "\n".join(rows)
+
+
+def _code(value: Yaml) -> str:
+    return _cell(f"`{value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}`")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+_MARKERS = re.compile(r"(<!-- variables -->\n).*?(<!-- /variables -->)", re.DOTALL)
+
+
+def generated() -> dict[Path, str]:
+    """What each generated file should hold, by absolute path; of a README only the part between the markers changes."""
+    files = {
+        specs.ROOT / "schemas/cluster.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+        specs.ROOT / "docs/variables.md": variables_markdown(),
+    }
+    for role in specs.ROLES:
+        readme = specs.ROOT / "roles" / role / "README.md"
+        if readme.is_file():
+            table = _tables(role)
+            files[readme] = _MARKERS.sub(lambda found, t=table: f"{found[1]}\n{t}\n\n{found[2]}", readme.read_text())
+    return files
+
+
+def main() -> int:
+    """Command line: `--write` or `--check` the generated files; the status of `--check` is 1 when one is stale."""
+    parser = argparse.ArgumentParser(description="Keep what is generated from the roles' variables current.")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--check", action="store_true")
+    mode.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    stale = {path: text for path, text in generated().items() if not path.is_file() or path.read_text() != text}
+    for path, text in stale.items():
+        print(f"{path.relative_to(specs.ROOT)}: {'written' if arguments.write else 'is not what the roles say'}")
+        if arguments.write:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    return int(arguments.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""From a cluster's variables to the files of `clusters/<name>`: pure, and touches no file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from . import filters
+from .context import template_context
+from .specs import ROOT
+
+TEMPLATES = ROOT / "roles/nativelink/templates"
+
+# What is rendered when: the template without .j2, which is also the file below rendered/, and its condition in
+# `template_context()["when"]`.
+FILES = {
+    "cas/cas.json5": "always",
+    "cas/poddisruptionbudget.yaml": "always",
+    "cas/service-headless.yaml": "always",
+    "cas/service.yaml": "always",
+    "cas/serviceaccount.yaml": "always",
+    "cas/statefulset.yaml": "always",
+    "edge/backendtrafficpolicy-single-pod.yaml": "envoy gateway with a single pod",
+    "edge/backendtrafficpolicy.yaml": "envoy gateway",
+    "edge/clienttrafficpolicy.yaml": "envoy gateway",
+    "edge/gateway.yaml": "gateway",
+    "edge/grpcroute-cache.yaml": "gateway",
+    "edge/grpcroute-execution.yaml": "gateway",
+    "edge/ingress.yaml": "ingress",
+    "monitoring/collector-deployment.yaml": "collector",
+    "monitoring/collector-poddisruptionbudget.yaml": "collector",
+    "monitoring/collector-service.yaml": "collector",
+    "monitoring/collector-serviceaccount.yaml": "collector",
+    "monitoring/collector.yaml": "collector",
+    "monitoring/demand-deployment.yaml": "demand",
+    "monitoring/demand-poddisruptionbudget.yaml": "demand",
+    "monitoring/demand-service.yaml": "demand",
+    "monitoring/demand-serviceaccount.yaml": "demand",
+    "monitoring/demand.lua": "demand",
+    "monitoring/prometheus-deployment.yaml": "bundled prometheus",
+    "monitoring/prometheus-poddisruptionbudget.yaml": "bundled prometheus",
+    "monitoring/prometheus-service.yaml": "bundled prometheus",
+    "monitoring/prometheus-serviceaccount.yaml": "bundled prometheus",
+    "monitoring/prometheus.yaml": "bundled prometheus",
+    "monitoring/prometheusrule.yaml": "prometheus operator with rules",
+    "monitoring/rules.yaml": "bundled prometheus with rules",
+    "monitoring/servicemonitor.yaml": "prometheus operator",
+    "policy/cas.yaml": "always",
+    "policy/collector.yaml": "collector",
+    "policy/default-deny.yaml": "always",
+    "policy/demand.yaml": "demand",
+    "policy/dns.yaml": "always",
+    "policy/prometheus.yaml": "bundled prometheus",
+    "policy/redis.yaml": "bundled redis",
+    "policy/scheduler.yaml": "always",
+    "policy/workers-default-deny.yaml": "always",
+    "policy/workers-dns.yaml": "always",
+    "policy/workers.yaml": "always",
+    "scheduler/deployment.yaml": "always",
+    "scheduler/guard.sh": "redis",
+    "scheduler/housekeeping.lua": "redis",
+    "scheduler/poddisruptionbudget.yaml": "always",
+    "scheduler/redis-poddisruptionbudget.yaml": "bundled redis",
+    "scheduler/redis-service.yaml": "bundled redis",
+    "scheduler/redis-serviceaccount.yaml": "bundled redis",
+    "scheduler/redis-statefulset.yaml": "bundled redis",
+    "scheduler/scheduler.json5": "always",
+    "scheduler/service-workers.yaml": "always",
+    "scheduler/service.yaml": "always",
+    "scheduler/serviceaccount.yaml": "always",
+    "worker/drain.sh": "always",
+    "worker/precondition.sh": "always",
+    "worker/serviceaccount.yaml": "always",
+    "worker/start.sh": "always",
+}
+# Once a pool, in worker/<pool>/; the condition is in the pool's own `when`.
+POOL_FILES = {
+    "worker/pool/deployment.yaml": "always",
+    "worker/pool/horizontalpodautoscaler.yaml": "hpa",
+    "worker/pool/poddisruptionbudget.yaml": "always",
+    "worker/pool/scaledobject.yaml": "keda",
+    "worker/pool/service.yaml": "always",
+    "worker/pool/worker.json5": "always",
+}
+KUSTOMIZATION = "kustomization.yaml"
+# YAML, but no object for the API server.
+CONFIGURATIONS = frozenset({"monitoring/collector.yaml", "monitoring/prometheus.yaml", "monitoring/rules.yaml"})
+
+FILTERS = ("quoted", "to_nice_yaml", "to_nice_json", "to_json")
+_SHEBANG = {".sh": "#!/bin/sh\n"}
+_COMMENT = {".yaml": "#", ".sh": "#", ".json5": "//", ".lua": "--"}
+_DOCUMENT = {".yaml": "---\n"}
+
+
+class RenderError(Exception):
+    """A template that cannot be rendered, or whose output does not parse; the message names cluster and template."""
+
+
+def tree(values: Mapping[str, Any]) -> dict[str, str]:
+    """The files of a cluster by their path below `rendered/`, kustomization.yaml last; pure, touches no file.
+
+    `values` are the cluster's effective variables (`specs.effective`), which are valid. Raises RenderError.
+    """
+    context = template_context(values)
+    files = {path: _render(template, scope) for path, template, scope in _wanted(context)}
+    resources = [path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS]
+    files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, "resources": resources})
+    return files
+
+
+def parsed(values: Mapping[str, Any], template: str) -> dict[str, Any] | None:
+    """The object of one of FILES as the tree would hold it, parsed; None where the cluster has none."""
+    context = template_context(values)
+    return _parse(_render(template, context)) if context["when"][FILES[template]] else None
+
+
+def warm() -> None:
+    """Compile all templates now, so that processes forked from this one need not."""
+    for name in _environment().list_templates():
+        _environment().get_template(name)
+
+
+def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Path, template and context of each file."""
+    for template, condition in FILES.items():
+        if context["when"][condition]:
+            yield template, template, context
+    for pool in context["pools"]:
+        for template, condition in POOL_FILES.items():
+            if pool["when"][condition]:
+                yield template.replace("/pool/", f"/{pool['name']}/"), template, {**context, "pool": pool}
+
+
+def _render(template: str, context: Mapping[str, Any]) -> str:
+    suffix = Path(template).suffix
+    origin = f"roles/nativelink/templates/{template}.j2"
+    header = f"{_COMMENT[suffix]} Generated by nativelink-gitops from {origin}: do not edit.\n"
+    try:
+        body = _environment().get_template(f"{template}.j2").render(context)
+        if suffix == ".yaml":
+            _parse(body)
+    except (jinja2.TemplateError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise RenderError(f"{context['cluster']}: {origin}: {' '.join(str(error).split())}") from error
+    return _SHEBANG.get(suffix, "") + header + _DOCUMENT.get(suffix, "") + body
+
+
+def _parse(text: str) -> dict[str, Any]:
+    return yaml.load(text, yaml.CSafeLoader)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+        cache_size=-1,
+    )
+    environment.filters |= {name: getattr(filters, name) for name in FILTERS}
+    return environment
