@@ -120,6 +120,11 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     def own(name: str) -> Any:
         return known[f"nativelink_{name}"]
 
+    def stated(component: str) -> dict[str, Any]:
+        """All variables of a component, without the prefix: a template may use each as it stands."""
+        prefix = f"nativelink_{component}_"
+        return {name.removeprefix(prefix): value for name, value in known.items() if name.startswith(prefix)}
+
     cluster, backend = known["cluster"], own("scheduler_backend")
     upload = seconds_of(own("worker_upload_timeout"))
     pools = [_pool(pool, cluster, upload, known) for pool in own("worker_pools")]
@@ -157,12 +162,10 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "images": {
             "nativelink": _image(own("image"), own("version"), own("image_digest")),
             "worker_init": _image(own("worker_init_image"), own("version"), own("worker_init_image_digest")),
-            "redis": _image(own("redis_image"), own("redis_version"), own("redis_image_digest")),
-            "collector": _image(own("collector_image"), own("collector_version"), own("collector_image_digest")),
-            "redis_exporter": _image(
-                own("redis_exporter_image"), own("redis_exporter_version"), own("redis_exporter_image_digest")
-            ),
-            "prometheus": _image(own("prometheus_image"), own("prometheus_version"), own("prometheus_image_digest")),
+            **{
+                name: _image(own(f"{name}_image"), own(f"{name}_version"), own(f"{name}_image_digest"))
+                for name in ("redis", "collector", "redis_exporter", "prometheus")
+            },
         },
         "pull_secrets": own("image_pull_secrets"),
         "secrets": _secrets(known),
@@ -176,47 +179,31 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "max_open_files": own("max_open_files"),
         "priority_class": PRIORITY_CLASS if own("priority_classes") else "",
         "cas": {
-            "replicas": own("cas_replicas"),
+            **stated("cas"),
             "shards": {
                 kind: _shards(kind, own("cas_replicas"), own("namespace"), VERSIONS[own("version")].read_batching)
                 for kind in ("cas", "ac")
             },
-            "volume_size": own("cas_volume_size"),
             "storage_class": storage_class,
             **_cas_stores(known),
             "spread": {"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[own("cas_node_spread")],
             "startup_period": STARTUP_PERIOD,
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
-            **{
-                name: own(f"cas_{name}")
-                for name in (
-                    "resources",
-                    "retention_when_deleted",
-                    "retention_when_scaled",
-                    "node_selector",
-                    "tolerations",
-                )
-            },
         },
         "scheduler": {
-            "backend": backend,
+            **stated("scheduler"),
             "properties": properties,
             # Frees what a crashed scheduler stranded in Redis. Shorter than an action it would fail healthy builds.
             "executing_timeout": max(pool["grace"] for pool in pools),
             "tolerations": _back_soon(own("scheduler_tolerations")),
-            **{
-                name: own(f"scheduler_{name}")
-                for name in ("replicas", "resources", "worker_timeout", "max_job_retries", "node_selector")
-            },
         },
         "redis": {
+            **stated("redis"),
             "bundled": bundled,
             "address": f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"),
             **_redis_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address")),
             "secret": own("redis_secret_name"),
             "storage_class": own("redis_storage_class") or storage_class,
-            "volume_size": own("redis_volume_size"),
-            "resources": own("redis_resources"),
             # The rest is for connections, and for what changes while the file is written anew.
             "max_memory": redis_may_fill(memory) if memory else 0,
         },

@@ -20,10 +20,8 @@ TEMPLATES = ROOT / "roles/nativelink/templates"
 # `template_context()["when"]`.
 FILES = {
     "cas/cas.json5": "always",
-    "cas/poddisruptionbudget.yaml": "always",
     "cas/service-headless.yaml": "always",
     "cas/service.yaml": "always",
-    "cas/serviceaccount.yaml": "always",
     "cas/statefulset.yaml": "always",
     "edge/backendtrafficpolicy-single-pod.yaml": "envoy gateway with a single pod",
     "edge/backendtrafficpolicy.yaml": "envoy gateway",
@@ -33,19 +31,13 @@ FILES = {
     "edge/grpcroute-execution.yaml": "gateway",
     "edge/ingress.yaml": "ingress",
     "monitoring/collector-deployment.yaml": "collector",
-    "monitoring/collector-poddisruptionbudget.yaml": "collector",
     "monitoring/collector-service.yaml": "collector",
-    "monitoring/collector-serviceaccount.yaml": "collector",
     "monitoring/collector.yaml": "collector",
     "monitoring/demand-deployment.yaml": "demand",
-    "monitoring/demand-poddisruptionbudget.yaml": "demand",
     "monitoring/demand-service.yaml": "demand",
-    "monitoring/demand-serviceaccount.yaml": "demand",
     "monitoring/demand.lua": "demand",
     "monitoring/prometheus-deployment.yaml": "bundled prometheus",
-    "monitoring/prometheus-poddisruptionbudget.yaml": "bundled prometheus",
     "monitoring/prometheus-service.yaml": "bundled prometheus",
-    "monitoring/prometheus-serviceaccount.yaml": "bundled prometheus",
     "monitoring/prometheus.yaml": "bundled prometheus",
     "monitoring/prometheusrule.yaml": "prometheus operator with rules",
     "monitoring/rules.yaml": "bundled prometheus with rules",
@@ -64,19 +56,25 @@ FILES = {
     "scheduler/deployment.yaml": "always",
     "scheduler/guard.sh": "redis",
     "scheduler/housekeeping.lua": "redis",
-    "scheduler/poddisruptionbudget.yaml": "always",
-    "scheduler/redis-poddisruptionbudget.yaml": "bundled redis",
     "scheduler/redis-service.yaml": "bundled redis",
-    "scheduler/redis-serviceaccount.yaml": "bundled redis",
     "scheduler/redis-statefulset.yaml": "bundled redis",
     "scheduler/scheduler.json5": "always",
     "scheduler/service-workers.yaml": "always",
     "scheduler/service.yaml": "always",
-    "scheduler/serviceaccount.yaml": "always",
     "worker/drain.sh": "always",
     "worker/precondition.sh": "always",
     "worker/serviceaccount.yaml": "always",
     "worker/start.sh": "always",
+}
+# Once a component: a prefix of these files' names, the component and the condition.
+COMPONENT_FILES = ("poddisruptionbudget.yaml", "serviceaccount.yaml")
+COMPONENTS = {
+    "cas/": ("cas", "always"),
+    "monitoring/collector-": ("collector", "collector"),
+    "monitoring/demand-": ("demand", "demand"),
+    "monitoring/prometheus-": ("prometheus", "bundled prometheus"),
+    "scheduler/": ("scheduler", "always"),
+    "scheduler/redis-": ("redis", "bundled redis"),
 }
 # Once a pool, in worker/<pool>/; the condition is in the pool's own `when`.
 POOL_FILES = {
@@ -108,7 +106,7 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     """
     context = template_context(values)
     files = {path: _render(template, scope) for path, template, scope in _wanted(context)}
-    resources = [path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS]
+    resources = sorted(path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS)
     files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, "resources": resources})
     return files
 
@@ -130,6 +128,10 @@ def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
     for template, condition in FILES.items():
         if context["when"][condition]:
             yield template, template, context
+    for prefix, (component, condition) in COMPONENTS.items():
+        if context["when"][condition]:
+            for name in COMPONENT_FILES:
+                yield f"{prefix}{name}", f"component/{name}", {**context, "component": component}
     for pool in context["pools"]:
         for template, condition in POOL_FILES.items():
             if pool["when"][condition]:

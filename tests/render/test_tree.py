@@ -779,7 +779,8 @@ def test_one_object_a_file_with_a_header_that_names_its_template(cluster: str) -
 def test_every_template_is_rendered_under_a_condition_that_exists() -> None:
     folder = ROOT / "roles/nativelink/templates"
     templates = {str(path.relative_to(folder)).removesuffix(".j2") for path in folder.rglob("*.j2")}
-    assert templates == {*render.FILES, *render.POOL_FILES, "kustomization.yaml"}
+    of_components = {f"component/{name}" for name in render.COMPONENT_FILES}
+    assert templates == {*render.FILES, *render.POOL_FILES, *of_components, "kustomization.yaml"}
 
 
 @pytest.mark.parametrize("cluster", ALL)
