@@ -12,7 +12,7 @@ wait_for_signal() {
   wait
 }
 
-# The pod stays, so that its log can be read, but does not become ready.
+# The pod stays, so that its log can be read, but it does not become ready.
 refuse() {
   say "not attached: $*"
   wait_for_signal
@@ -20,14 +20,14 @@ refuse() {
 
 type_of() { stat -f -c %T "$1" 2> /dev/null || echo none; }
 
-# The program that a file in the BPF file system pins; one that is pinned, but not attached, is no error.
+# Prints the program that a file in the BPF file system pins. A program that is pinned but not attached is not an error.
 detach() {
   [ -e "$1" ] || return 0
   bpftool cgroup detach "$root" sock_ops pinned "$1" > /dev/null 2>&1 || true
   rm -f "$1"
 }
 
-# By now another pod may have taken over: its program has another name.
+# Another pod may have taken over by now. Its program has another name.
 finish() {
   detach "$pin"
   rmdir "$pins" 2> /dev/null || true # which fails if that is so
