@@ -1,4 +1,4 @@
-"""Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, README tables.
+"""Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, lists in READMEs.
 
 `make generate` writes them; `python docs/generate.py --check` fails where a file is out of date.
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,22 +82,22 @@ def variables_markdown() -> str:
     parts = [
         "<!-- Generated from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml: change those. -->",
         "# Variables",
-        "Set in the inventory, for a cluster (host), for a group or for all. "
-        "Editors check them with `schemas/cluster.schema.json`.",
+        "Set them in the inventory for a cluster (a host), for a group or for all clusters.\n"
+        "Editors check them against `schemas/cluster.schema.json`.",
     ]
     for role in specs.ROLES:
-        parts += [f"## {role}", _tables(role)]
+        parts += [f"## {role}", _lists(role)]
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(role: str) -> str:
-    """The table of a role's variables, and one more for each variable that has keys of its own."""
+def _lists(role: str) -> str:
+    """The list of a role's variables, and one more for each variable that has keys of its own."""
     options = [option for option in specs.options().values() if option.role == role]
-    tables = [_table(options)]
+    lists = [_list(options)]
     for path, option in (pair for top in options for pair in _structured(top.name, top)):
         of = "each item of " if option.type == "list" else ""
-        tables += [f"Keys of {of}`{path}`:", _table(option.options.values())]
-    return "\n\n".join(tables)
+        lists += [f"Keys of {of}`{path}`:", _list(option.options.values())]
+    return "\n\n".join(lists)
 
 
 def _structured(path: str, option: Option) -> Iterator[tuple[str, Option]]:
@@ -106,26 +107,24 @@ def _structured(path: str, option: Option) -> Iterator[tuple[str, Option]]:
             yield from _structured(f"{path}[].{key.name}" if option.type == "list" else f"{path}.{key.name}", key)
 
 
-def _table(options: Iterable[Option]) -> str:
-    rows = ["| Name | Type | Default | Description |", "|---|---|---|---|"]
+def _list(options: Iterable[Option]) -> str:
+    items = []
     for option in options:
         kind = f"list of {option.elements}" if option.type == "list" and option.elements != "raw" else option.type
-        default = (
-            "**required**" if option.required else "" if option.default is specs.MISSING else _code(option.default)
-        )
+        if option.required:
+            kind += ", **required**"
+        elif option.default is not specs.MISSING:
+            kind += f", default {_code(option.default)}"
         text = _MARKUP.sub(r"`\1`", " ".join(option.description))
         if option.choices:
-            text = f"{text} One of {', '.join(_code(choice) for choice in option.choices)}.".strip()
-        rows.append(f"| `{option.name}` | {kind} | {default} | {_cell(text)} |")
-    return "\n".join(rows)
+            text += f" One of {', '.join(_code(choice) for choice in option.choices)}."
+        items.append(f"- `{option.name}` ({kind}): {text.strip()}")
+    wrapped = textwrap.TextWrapper(120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line for item in items for line in wrapped.wrap(item))
 
 
 def _code(value: Yaml) -> str:
-    return _cell(f"`{value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}`")
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return f"`{value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}`"
 
 
 _MARKERS = re.compile(r"(<!-- variables -->\n).*?(<!-- /variables -->)", re.DOTALL)
@@ -140,8 +139,8 @@ def generated() -> dict[Path, str]:
     for role in specs.ROLES:
         readme = specs.ROOT / "roles" / role / "README.md"
         if readme.is_file():
-            table = _tables(role)
-            files[readme] = _MARKERS.sub(lambda found, t=table: f"{found[1]}\n{t}\n\n{found[2]}", readme.read_text())
+            listed = _lists(role)
+            files[readme] = _MARKERS.sub(lambda found, t=listed: f"{found[1]}\n{t}\n\n{found[2]}", readme.read_text())
     return files
 
 
