@@ -65,7 +65,7 @@ cluster-status: venv ## list the embedded clusters that run
 
 .PHONY: manifests
 manifests: venv
-	python .ci/offline.py $(MANIFESTS)
+	python .ci/offline.py $(MANIFESTS) -i $(INVENTORY) $(ARGS)
 
 ##@ Tests
 

@@ -216,10 +216,12 @@ def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
     names = ", ".join(_RENAMED.get(tool, tool) for tool in packages)
     first_time = _FIRST_TIME[modules.name]
     cache.say(f"{label} building {modules.name} {modules.version}: {names} ({first_time} the first time)")
+    cache.say(f"{label} {modules.name}: fetching its modules")
     run("go", "mod", "download", env=environment, cwd=modules.folder)
     options = ["-mod=readonly", f"-tags={','.join(_TAGS.get(modules.name, ()))}"]
     listed = run("go", "list", *options, "-deps", "tool", env=environment, cwd=modules.folder)
     total = len(listed.splitlines())
+    cache.say(f"{label} {modules.name}: compiling {total} packages")
     command = ["go", "build", "-v", *options, "-trimpath", "-buildvcs=false", _gcflags(modules.name)]
     command += ["-ldflags", _ldflags(modules), "-o", f"{draft}{os.sep}", "tool"]
     tail: deque[str] = deque(maxlen=30)

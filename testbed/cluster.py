@@ -327,6 +327,8 @@ class Cluster:
         pki = self._workdir / "pki"
         (self.home / "kwok").mkdir(parents=True)
         network = node.claim(self.home) if real else None
+        steps = 3 if real else 2
+        cache.say(f"[1/{steps}] starting {', '.join(COMPONENTS)} (about 10 s)")
         # Until its components listen: a port that is free may be picked by two clusters that start at the same time.
         with cache.locked(cache.root() / ".ports"):
             (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(self._configuration(network)))
@@ -342,10 +344,12 @@ class Cluster:
             return True
 
         self._await("all components to run", lambda: self._all_run() and self._get("/readyz") == "ok")
+        cache.say(f"[2/{steps}] adding fake nodes: {nodes} (some seconds)")
         self._await("its nodes to be accepted", furnished)
         self._await(f"{nodes} nodes to be ready", lambda: self._nodes().count("True") >= nodes)
         self._await("the ServiceAccount default in namespace default", self._has_service_account)
         if network:
+            cache.say("[3/3] adding a real node (about half a minute)")
             self._add_node(network, (pki / "ca.crt").read_bytes())
 
     def _all_run(self) -> bool:

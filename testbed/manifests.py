@@ -20,6 +20,8 @@ from testbed import build, cache, pins
 _KUBERNETES = {"kubernetes": build.CLUSTER_SETS["kubernetes"]}
 # What makes the manifests, besides this file: other versions may make others.
 _MAKERS = ("kubernetes", "helm")
+# The others take some seconds.
+_FIRST_TIME = {"envoy-gateway": "about a minute, most of it for Helm", "argocd": "about half a minute"}
 
 
 def source(modules: pins.ModuleSet, module: str) -> Path:
@@ -159,10 +161,11 @@ _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]
 }
 
 
-def path(component: str, version: str | None = None) -> Path:
+def path(component: str, version: str | None = None, label: str = "") -> Path:
     """The manifest of a component: a key of ``_RECIPES``, such as ``keda``; it is made if need be.
 
     ``version`` is one that is pinned, as ``pins.versions()`` writes it; by default the one that the project installs.
+    ``label`` (``[2/3]``) opens the line that announces the making.
     KeyError for a component or version that isn't pinned, ``build.BuildError`` if the manifest can't be made.
     """
     recipe, sets = _RECIPES[component]
@@ -173,7 +176,8 @@ def path(component: str, version: str | None = None) -> Path:
     file = f"{component}-{pins.release(modules)}.yaml"
 
     def make(draft: Path) -> None:
-        cache.say(f"making the manifest of {component} {pins.release(modules)}")
+        what = f"making the manifest of {component} {pins.release(modules)}"
+        cache.say(f"{label} {what} ({_FIRST_TIME.get(component, 'some seconds')})".lstrip())
         with tempfile.TemporaryDirectory() as work:
             made_from = f"# Made from the Go module {modules.main} {modules.version}.\n"
             (draft / file).write_text(made_from + recipe(modules, Path(work)))
@@ -184,8 +188,8 @@ def path(component: str, version: str | None = None) -> Path:
 def build_all() -> dict[str, Path]:
     """Every pinned manifest by component and version: ``{"keda 2.21.0": path, ...}``."""
     releases = pins.versions()
+    wanted = [(component, releases[name]) for component, (_, sets) in _RECIPES.items() for name in sets]
     return {
-        f"{component} {releases[name]}": path(component, releases[name])
-        for component, (_, sets) in _RECIPES.items()
-        for name in sets
+        f"{component} {version}": path(component, version, f"[{number}/{len(wanted)}]")
+        for number, (component, version) in enumerate(wanted, 1)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -177,6 +178,13 @@ def test_each_version_stands_once() -> None:
 @pytest.mark.parametrize(("variable", "module_set"), PINS.items())
 def test_what_tests_install_is_what_users_install(variable: str, module_set: str) -> None:
     assert versions()[variable][0].removeprefix("v") == pins.versions()[module_set].removeprefix("v")
+
+
+def test_every_pinned_release_has_an_offline_manifest() -> None:
+    listed = runpy.run_path(str(ROOT / ".ci" / "offline.py"))["MANIFESTS"]
+    assert {variable: component for variable, (component, _) in listed.items()} == {
+        variable.replace("_version", "_manifest"): component for variable, component in PINS.items()
+    }
 
 
 def kinds() -> set[tuple[str, str]]:

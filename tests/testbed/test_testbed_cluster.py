@@ -83,8 +83,13 @@ def test_up_again_reuses(one: Cluster) -> None:
     assert one.processes() == before
 
 
-def test_two_side_by_side_and_down_leaves_nothing(one: Cluster) -> None:
+def test_two_side_by_side_and_down_leaves_nothing(one: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     two = cluster.up("two", nodes=1)
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]  # and it may wait for locks
+    assert steps == [
+        "[1/2] starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok (about 10 s)",
+        "[2/2] adding fake nodes: 1 (some seconds)",
+    ]
     assert two.endpoint != one.endpoint
     assert two.run("get", "nodes", "-o", "name") == "node/node-1\n"
     two.run("create", "namespace", "only-in-two")
