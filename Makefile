@@ -76,11 +76,12 @@ test molecule pytest e2e bench: export GOGC := 400
 test: lint molecule pytest ## everything that must pass: lint, molecule, pytest (10 minutes; 17 the first time)
 
 .PHONY: lint
-lint: venv ## yamllint, ansible-lint (production profile, offline), ruff
+lint: venv docs ## yamllint, ansible-lint (production profile, offline), ruff, the documentation's links
 	yamllint --strict .
 	ansible-lint --offline
 	ruff check
 	ruff format --check
+	pytest -q tests/lint/test_documents.py
 
 .PHONY: molecule
 molecule: venv ## every role on one embedded cluster
@@ -119,6 +120,10 @@ conformance: venv ## the rendered configurations on a real NativeLink: NATIVELIN
 generate: venv ## write what is made of the roles' variables: docs/variables.md, the schema, the READMEs' tables
 	python docs/generate.py --write
 
+.PHONY: docs
+docs: venv ## build the documentation site: .site/index.html. A dead link is an error
+	NO_MKDOCS_2_WARNING=1 mkdocs build
+
 .PHONY: bpf
 bpf: venv ## compile the eBPF program of role low_latency, whose object file is committed
 	python -m testbed bpf
@@ -130,4 +135,4 @@ lock: ## bring requirements.txt up to date with pyproject.toml (needs uv)
 
 .PHONY: clean
 clean: ## remove the Python environments and what tools cached in the checkout
-	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache
+	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache .site

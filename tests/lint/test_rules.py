@@ -210,33 +210,3 @@ def test_scripts_are_valid_and_may_be_run(script: str) -> None:
     path = ROOT / ".ci" / script
     assert path.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", str(path)], check=True)
-
-
-# --- documents
-
-
-def dead_links(files: dict[str, str]) -> list[str]:
-    """``file: target`` of each relative link of a Markdown text that leads to no file, or to no heading of one."""
-
-    def anchors(path: Path) -> set[str]:
-        headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
-        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-    dead = []
-    for name, text in files.items():
-        for target in re.findall(r"\]\(([^)\s]+)\)", text):
-            if "://" in target:
-                continue
-            path, _, anchor = target.partition("#")
-            file = (ROOT / name).parent / path if path else ROOT / name
-            if not file.exists() or (anchor and anchor not in anchors(file)):
-                dead.append(f"{name}: {target}")
-    return dead
-
-
-def test_links_lead_somewhere() -> None:
-    found = dead_links(
-        {"README.md": "[a](nowhere.md) [b](README.md#no-heading) [c](LICENSE) [d](docs/how-to.md#add-a-pool)"}
-    )
-    assert found == ["README.md: nowhere.md", "README.md: README.md#no-heading"]
-    assert dead_links(texts(".md")) == []

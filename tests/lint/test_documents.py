@@ -1,0 +1,186 @@
+"""The rules for Markdown, and for the documentation site. Each check first shows that it finds what it looks for."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.lint.test_rules import ROOT, texts
+
+LONGEST = 120
+# Markdown that is generated from the roles' argument specs, whose tables hold one variable a line.
+GENERATED = "docs/variables.md"
+TABLES = re.compile(r"<!-- variables -->.*<!-- /variables -->", re.DOTALL)
+FENCES = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+
+
+def blank(found: re.Match[str]) -> str:
+    """As many empty lines as the match has."""
+    return "\n" * found[0].count("\n")
+
+
+# --- Markdown
+
+
+def long_lines(files: dict[str, str]) -> list[str]:
+    """``file:line: length`` of each line that is too long, generated tables excepted."""
+    return [
+        f"{name}:{number}: {len(line)}"
+        for name, text in files.items()
+        if name != GENERATED
+        for number, line in enumerate(TABLES.sub(blank, text).splitlines(), 1)
+        if len(line) > LONGEST
+    ]
+
+
+def test_lines_have_at_most_120_characters() -> None:
+    table = f"<!-- variables -->\n{'t' * 121}\n<!-- /variables -->\n"
+    assert long_lines({"a.md": f"{'ä' * 120}\n{table}{'x' * 121}\n", GENERATED: "y" * 121}) == ["a.md:5: 121"]
+    assert long_lines(texts(".md")) == []
+
+
+def dead_links(files: dict[str, str]) -> list[str]:
+    """``file: target`` of each relative link of a Markdown text that leads to no file, or to no heading of one."""
+
+    def anchors(path: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.+)$", FENCES.sub(blank, path.read_text()), re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    dead = []
+    for name, text in files.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", FENCES.sub(blank, text)):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            file = (ROOT / name).parent / path if path else ROOT / name
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                dead.append(f"{name}: {target}")
+    return dead
+
+
+def test_links_lead_somewhere() -> None:
+    found = dead_links(
+        {"README.md": "[a](nowhere.md) [b](README.md#no-heading) [c](LICENSE) [d](docs/how-to.md#add-a-pool)"}
+    )
+    assert found == ["README.md: nowhere.md", "README.md: README.md#no-heading"]
+    assert dead_links(texts(".md")) == []
+
+
+def missing_pages(files: dict[str, str]) -> list[str]:
+    """``file: page`` of each page or heading that a text which is not Markdown names, and that does not exist."""
+    found = {
+        name: "\n".join(f"[]({page})" for page in re.findall(r"\bdocs/[\w/-]+\.md(?:#[\w-]+)?", text))
+        for name, text in files.items()
+        if not name.endswith(".md")
+    }
+    # As links of a file at the top, because messages and comments name pages from there.
+    return [f"{name}: {link.partition(': ')[2]}" for name, text in found.items() for link in dead_links({"text": text})]
+
+
+def test_messages_and_comments_name_pages_that_exist() -> None:
+    # In pieces, so that this file does not name it either.
+    nowhere = "docs/" + "nowhere.md"
+    assert missing_pages({"a.py": f'"see {nowhere}", "see docs/changes.md"'}) == [f"a.py: {nowhere}"]
+    assert missing_pages(texts()) == []
+
+
+# --- the site
+
+
+def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """What ``mkdocs build`` did."""
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(config), "-d", str(site)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT / "mkdocs.yml", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("link", ["nowhere.md", "index.md#no-heading", "/index.md"])
+def test_a_dead_link_fails_the_build(link: str, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    for name in ("nav", "hooks"):
+        del config[name]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config))
+    (tmp_path / "docs/index.md").write_text("# Good\n\n[a](index.md#good)\n")
+    assert build(tmp_path / "mkdocs.yml", tmp_path / "site").returncode == 0
+    (tmp_path / "docs/index.md").write_text(f"# Bad\n\n[a]({link})\n")
+    assert build(tmp_path / "mkdocs.yml", tmp_path / "site").returncode == 1
+
+
+class Loads(HTMLParser):
+    """The addresses from which a browser loads something to show a page."""
+
+    def __init__(self, page: str) -> None:
+        """Read the page."""
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep what is loaded; a link that a reader may follow is not."""
+        if tag != "a":
+            found = [value for name, value in attrs if name in ("src", "href") and value]
+            self.found += [value for value in found if value.startswith(("http:", "https:", "//"))]
+
+
+def test_a_browser_loads_nothing_from_the_network(site: Path) -> None:
+    assert Loads('<script src="//a/b.js"></script><a href="https://c">d</a>').found == ["//a/b.js"]
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 20
+    assert {str(page.relative_to(site)): found for page in pages if (found := Loads(page.read_text()).found)} == {}
+    # The theme fetches a program for diagrams in the text from a CDN, so that diagrams are pictures.
+    assert [page.name for page in pages if 'class="mermaid"' in page.read_text()] == []
+
+
+def test_a_link_out_of_the_folder_becomes_a_path(site: Path) -> None:
+    assert "<code>testbed/README.md</code>" in (site / "flux.html").read_text()
+
+
+# --- the page of messages
+
+
+def said() -> str:
+    """All that the code can say: the strings of the plugins with ``…`` for expressions, and the roles' tasks."""
+    found = []
+    for name, text in texts(".py", ".yml", ".sh").items():
+        if not name.startswith(("plugins/", "roles/", "playbooks/")):
+            continue
+        if not name.endswith(".py"):
+            found.append(re.sub(r"\{\{.*?\}\}", "…", text, flags=re.DOTALL))
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant):
+                found.append(str(node.value))
+    return "\n".join(" ".join(text.split()) for text in found)
+
+
+def unsaid(page: str, code: str) -> list[str]:
+    """The messages of a page of which the code cannot say a part; those of Kubernetes are marked."""
+    heads = re.findall(r"^- `([^`]+)`(.*)$", page, re.MULTILINE)
+    ours = [head for head, rest in heads if "Kubernetes' own words" not in rest]
+    return [head for head in ours if not all(part.strip(" ;") in code for part in head.split("…"))]
+
+
+def test_the_documented_messages_are_those_of_the_code() -> None:
+    code = said()
+    assert unsaid("- `the cluster has no StorageClass`\n- `it … drizzles`\n", code) == ["it … drizzles"]
+    page = (ROOT / "docs/messages.md").read_text()
+    assert page.count("\n- `") > 20
+    assert unsaid(page, code) == []
