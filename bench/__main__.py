@@ -1,6 +1,7 @@
-"""What is fast and what is not: ``python -m bench [PART [ARGUMENTS]]``, where ``PART --help`` says what it measures.
+"""Run the measurements: ``python -m bench [PART [ARGUMENTS]]``, where ``PART --help`` says what a part measures.
 
-All parts in their order, without a PART. Each prints tables, on clusters and in folders that it makes and removes.
+Without a PART all parts run, in their order. Each part prints tables. It creates the clusters and folders that it
+needs, and removes them afterwards.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ PARTS = ("rendering", "demand", "bootstrap", "sync", "reaction", "latency", "loa
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print; the status is 1 when a run failed, and 2 for a part that is none."""
+    """Measure and print. Return 0, 1 if a run failed, or 2 for an unknown part."""
     if arguments and arguments[0] not in PARTS:
-        print(f"python -m bench [{'|'.join(PARTS)} [ARGUMENTS]]: not {arguments[0]}", file=sys.stderr)
+        print(f"python -m bench: unknown part {arguments[0]!r}; the parts are {', '.join(PARTS)}", file=sys.stderr)
         return 2
     status = 0
     for part in arguments[:1] or PARTS:
         print(f"== {part}", flush=True)
         try:
             status |= importlib.import_module(f"bench.{part}").main(arguments[1:])
-        except ClusterError as error:  # without root there is no real node
+        except ClusterError as error:  # a real node needs root
             print(f"{part} was not measured: {error}", flush=True)
             status = 1
         print(flush=True)

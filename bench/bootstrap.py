@@ -1,7 +1,8 @@
-"""The main job, measured: the first run on a fresh cluster, and the next ones, which change nothing.
+"""Measure the bootstrap: the first run on a fresh cluster, and the runs after it, which change nothing.
 
-On embedded clusters with fake nodes, with KEDA, Gateway API, Envoy Gateway and an engine. Seconds include Ansible's
-start, and not the cluster's. No pod really starts: on a real cluster the first run waits for pulling images, too.
+The clusters are embedded ones with fake nodes. A run installs KEDA, Gateway API, Envoy Gateway and an engine. The
+seconds include the start of Ansible but not that of the cluster. Pods do not really start. On a real cluster the first
+run also waits until images are pulled.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bench import numbers
 from testbed import cluster
 from tests.bootstrap.conftest import Project
 
-SECOND_RUN = 20.0  # seconds to reach
+SECOND_RUN = 20.0  # seconds, the target of the p95
 NAME = "bench-bootstrap"
 VARIABLES = {
     "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
@@ -27,10 +28,10 @@ VARIABLES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; the status is 1 when a run failed or a next run changed something, not for a high number."""
+    """Measure and print. Return 1 if a run failed or a later run changed something; a high number is not an error."""
     parser = argparse.ArgumentParser(prog="python -m bench bootstrap", description=__doc__)
     parser.add_argument("--first", type=int, default=3, metavar="RUNS")
-    parser.add_argument("--next", type=int, default=5, metavar="RUNS", help="after each first one")
+    parser.add_argument("--next", type=int, default=5, metavar="RUNS", help="runs after each first run")
     parser.add_argument("--engine", choices=["argocd", "flux"], default="argocd")
     given = parser.parse_args(arguments)
     print(f"{numbers.machine()}; engine {given.engine}", flush=True)
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _timed(project: Project, *, changes: bool) -> float:
     began = time.monotonic()
-    with contextlib.redirect_stdout(io.StringIO()):  # it shows the run's log, which is for tests
+    with contextlib.redirect_stdout(io.StringIO()):  # the test helpers print the log of the run
         run = project.run()
     took = time.monotonic() - began
     if run.status or bool(run.changed) != changes:

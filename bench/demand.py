@@ -1,6 +1,7 @@
-"""What counting the demand costs Redis, beside the same script without a remembered count.
+"""Measure what counting the demand costs Redis, compared with the same script without its cached count.
 
-``--actions N…`` live ones, ``--pools N…`` that ask twice a second each, as KEDA does, for ``--seconds``.
+``--actions`` is the number of live actions. ``--pools`` is the number of pools, each of which asks twice a second, as
+KEDA does, for ``--seconds``.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from tests.render.conftest import values_of
 from tests.render.redis import Redis
 
 INDEX = "aa__state_sort_key_3e762c15"
-# About what v1.6.6 writes of an action.
+# About as much as v1.6.6 writes for an action.
 REST = "x" * 1200
 
 
 def main(arguments: list[str]) -> int:
-    """Print Redis' own time for the script, in percent of the time that passed."""
+    """Print the time that Redis spends on the script, as a percentage of the time that passed."""
     parser = argparse.ArgumentParser(prog="python -m bench demand", description=__doc__)
     parser.add_argument("--actions", type=int, nargs="+", default=[100, 10_000])
     parser.add_argument("--pools", type=int, nargs="+", default=[1, 5])
@@ -59,7 +60,7 @@ def _action() -> tuple[str, ...]:
 
 
 def _busy(redis: Redis, script: str, asked: int, seconds: float) -> float:
-    """Percent of the time that Redis spends on a script that is run so often a second."""
+    """Return the percentage of its time that Redis spends on a script that runs this often a second."""
     redis.run("CONFIG", "RESETSTAT")
     began = time.monotonic()
     turn = 0

@@ -1,8 +1,8 @@
-"""Load, measured: how many actions a second one scheduler starts, and what a CAS of three pods answers.
+"""Measure load: how many actions a second one scheduler starts, and how many requests a CAS of three pods answers.
 
-On a real NativeLink, as processes of the rendered configurations (docs/conformance.md): NATIVELINK=FILE or a FILE names
-it. Each run has a farm of its own; client, scheduler, CAS and workers share this machine. What does not depend on that
-is the processor time that each of them takes for an action.
+A real NativeLink runs the rendered configurations as processes (docs/conformance.md). NATIVELINK=FILE or a FILE names
+it. Each run has its own farm. Client, scheduler, CAS and workers share this machine, so the rates depend on it. The
+processor time that each of them uses for an action does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from conformance.subject import Subject, SubjectError, subject
 from conformance.tools import Tools
 
 WORKERS, FEW, ACTIONS = 200, 20, 5000
-ON_REDIS = 500  # actions: more would take too long
+ON_REDIS = 500  # actions; more would take too long
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ANY = {"pool": "default"}
 _NONE = {"pool": "nobody"}
@@ -42,12 +42,12 @@ _TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
 
 @dataclass(frozen=True)
 class Run:
-    """A farm, and what is asked of it."""
+    """A farm, and the load on it."""
 
     title: str
     workers: int = WORKERS
     actions: int = ACTIONS
-    waiting: int = 0  # actions beside them that no worker can run
+    waiting: int = 0  # additional actions that no worker can run
     redis: bool = False
     lookup: bool = True  # the scheduler looks into the action cache first
 
@@ -56,12 +56,12 @@ RUNS = (
     Run(f"{WORKERS} workers"),
     Run(f"{FEW} workers", workers=FEW),
     Run("without cache_lookup", lookup=False),
-    Run("beside as many that wait in vain", waiting=ACTIONS),
+    Run("as many more that no worker can run", waiting=ACTIONS),
     Run("500 actions", actions=ON_REDIS),
     Run("500 actions, Redis", actions=ON_REDIS, redis=True),
 )
 
-# By what a CAS is asked: instance, port, clients with a request each, and whether kernels acknowledge at once.
+# By way: instance, port, number of clients with one request each, and whether kernels acknowledge at once.
 WAYS = {
     "the shards, 32 clients": ("main", 50051, 32, False),
     "a slice, 32": ("slice", 50052, 32, False),
@@ -72,7 +72,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Load:
-    """What a run showed. Times in seconds, processor times for a thousand actions, memory in MiB."""
+    """The result of a run: times in seconds, processor times in seconds per 1,000 actions, memory in MiB."""
 
     seconds: float  # until the last action was reported, without uploading them
     rate: float  # actions begun a second, from the tenth percent to the ninetieth
@@ -80,19 +80,19 @@ class Load:
     cas: float
     workers: float
     client: float
-    busy: float  # of the machine's processors
-    idle_memory: float  # of the scheduler before
-    memory: float  # its highest
+    busy: float  # share of the machine's processors
+    idle_memory: float  # of the scheduler before the load
+    memory: float  # of the scheduler at most
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; the status is 1 when a run failed, and 2 without a NativeLink or namespaces."""
+    """Measure and print. Return 1 if a run failed, and 2 without a NativeLink or namespaces."""
     parser = argparse.ArgumentParser(prog="python -m bench load", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=os.environ.get("NATIVELINK"), metavar="FILE")
-    parser.add_argument("--only", default="", metavar="TEXT", help="the runs whose names have it")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run only those whose names contain TEXT")
     given = parser.parse_args(arguments)
     if not given.file:
-        print("not measured: it takes a real NativeLink: make bench NATIVELINK=FILE (docs/conformance.md)")
+        print("not measured: the load needs a real NativeLink. Run make bench NATIVELINK=FILE (docs/conformance.md)")
         return 0
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def inside(plan: Plan) -> int:
-    """The part of it that is in namespaces."""
+    """Measure and print, inside of the namespaces. Return 1 if a run failed."""
     (under_test,) = plan.subjects
     network = Network(plan.folder)
     print(
@@ -163,7 +163,7 @@ def _farm(run: Run, under_test: Subject, plan: Plan, network: Network, folder: P
 
 
 def _without_lookup(settings: str) -> str:
-    """The scheduler's configuration with what is inside of its cache_lookup in its place."""
+    """Return the scheduler's configuration with its cache_lookup replaced by the scheduler that it wraps."""
     parsed = json5.loads(settings)
     parsed["schedulers"] = [
         {"name": each["name"], **each["cache_lookup"]["scheduler"]} if "cache_lookup" in each else each
@@ -204,7 +204,7 @@ def _load(run: Run, farm: Farm) -> Load:
 
 @contextlib.contextmanager
 def _waiting(actions: int, farm: Farm) -> Iterator[None]:
-    """So many actions wait in the scheduler meanwhile, which no worker can run."""
+    """Keep this many actions, which no worker can run, waiting in the scheduler meanwhile."""
     if not actions:
         yield
         return
@@ -214,12 +214,12 @@ def _waiting(actions: int, farm: Farm) -> Iterator[None]:
         for word in ("uploaded", "queued"):
             told = client.stdout.readline()
             if word not in told:
-                raise SystemExit(f"the client was to have {actions} {word}, and said {told!r}")
+                raise SystemExit(f"the client should have {actions} {word}, but printed {told!r}")
         yield
 
 
 def _processes(pods: Iterable[Pod]) -> dict[int, list[str]]:
-    """The processes of pods, each of which is a session, with their fields of /proc/PID/stat from the third on."""
+    """Return the fields of /proc/PID/stat, from the third on, of all processes of pods. Each pod is a session."""
     sessions = {str(pod.process.pid) for pod in pods if pod.process}
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -231,7 +231,7 @@ def _processes(pods: Iterable[Pod]) -> dict[int, list[str]]:
 
 
 def _processor(pods: Iterable[Pod]) -> float:
-    """Seconds of processor time that pods took, their ended children's included."""
+    """Return the seconds of processor time that pods used, including their children that have ended."""
     return sum(int(value) for fields in _processes(pods).values() for value in fields[11:15]) / _TICKS
 
 
@@ -241,13 +241,13 @@ def _children() -> float:
 
 
 def _machine() -> float:
-    """Seconds of processor time that were used since the machine's start, by whomever."""
+    """Return the seconds of processor time that all processes used since the machine started."""
     user, nice, system, _, _, irq, soft = (int(each) for each in Path("/proc/stat").read_text().split()[1:8])
     return (user + nice + system + irq + soft) / _TICKS
 
 
 def _memory(pod: Pod, field: str = "VmRSS") -> float:
-    """MiB of the largest process of a pod, which is NativeLink."""
+    """Return the MiB of the largest process of a pod, which is NativeLink."""
     sizes = []
     for process in _processes([pod]):
         with contextlib.suppress(OSError):
@@ -257,7 +257,7 @@ def _memory(pod: Pod, field: str = "VmRSS") -> float:
 
 
 def _cas(farm: Farm) -> None:
-    """What clients get of one CAS pod: of its slice alone, and of its public listener, which asks the slices of all."""
+    """Print the rates of one CAS pod: of its slice alone, and of its public listener, which asks all slices."""
     print("\nCAS: requests a second (p50 in ms; milliseconds of the CAS' processors for each)")
     print(f"{'':30} {' '.join(f'{each:>24}' for each in WAYS)}")
     rows: dict[str, list[str]] = {}
@@ -285,7 +285,7 @@ def _cas(farm: Farm) -> None:
 
 
 def _acknowledge_at_once(farm: Farm) -> None:
-    """Have the kernel of clients and pods acknowledge what they receive at once (docs/benchmarks.md)."""
+    """Make the kernels of clients and pods acknowledge at once what they receive (docs/benchmarks.md)."""
     route = ["ip", "route", "replace", "10.77.0.0/16", "quickack", "1", "dev"]
     subprocess.run([*route, "pods"], check=True)
     for pod in farm.cas:

@@ -1,4 +1,4 @@
-"""Distributions, and what else was going on while they were measured."""
+"""Distributions of measured values, and the load of the machine while they were measured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 
 def distribution(values: Iterable[float]) -> tuple[float, float, float, float]:
-    """Minimum, median, 95th percentile (the smallest value that 95 % do not exceed) and maximum."""
+    """Return minimum, median, 95th percentile (the smallest value that 95 % do not exceed) and maximum."""
     ordered = sorted(values)
     return ordered[0], statistics.median(ordered), ordered[-(-95 * len(ordered) // 100) - 1], ordered[-1]
 
 
 def machine() -> str:
-    """The machine's cores and load; numbers from one that is not idle are too high."""
+    """Describe the machine's cores and load. The numbers of a machine that is not idle are too high."""
     load = os.getloadavg()[0]
     return f"{os.cpu_count()} cores, load {load:.1f}" + (" (not idle: the numbers are too high)" if load > 0.5 else "")
 
@@ -25,7 +25,7 @@ def head(what: str) -> None:
 
 
 def row(what: str, values: list[float], wanted: float | None = None) -> None:
-    """Print a row of such a table; ``wanted`` is what the p95 is to reach."""
+    """Print a row of such a table; ``wanted`` is the target of the p95."""
     numbers = distribution(values)
-    verdict = "" if wanted is None else f"  (to reach: {wanted:g}{', missed' if numbers[2] > wanted else ''})"
+    verdict = "" if wanted is None else f"  (target: {wanted:g}{', missed' if numbers[2] > wanted else ''})"
     print(f"{what:48} {len(values):5} {' '.join(f'{number:7.2f}' for number in numbers)}{verdict}", flush=True)

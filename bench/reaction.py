@@ -1,8 +1,8 @@
-"""Reaction, measured: how long a jump in demand takes to become workers, and which link of the chain takes how much.
+"""Measure the reaction: how long a jump in demand takes to become workers, and how much each link of the chain takes.
 
-On an embedded cluster with a real node: scheduler, collector and KEDA run, and the HPA syncs every 15 s by default.
-Each jump queues 400 actions at once, at a random moment. Two pools follow: one from 4 workers to 200 fake ones, in
-one step of its HPA, and one from none to its first, which is real.
+The cluster is an embedded one with a real node. Scheduler, collector and KEDA run, and the HPA syncs every 15 s by
+default. Each jump queues 400 actions at once, at a random moment. Two pools follow it: one goes from 4 workers to 200
+fake ones in one step of its HPA, and one goes from no worker to its first, which is real.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.e2e.site import pool
 
 SLOTS, LEAST, MOST = 2, 4, 200
 JUMP = SLOTS * MOST
-FIRST_PODS, ONE_STEP = 3.0, 17.0  # seconds to reach, p95
-# Upstream's documented chain by its defaults, in seconds at most.
+FIRST_PODS, ONE_STEP = 3.0, 17.0  # seconds, the targets of the p95
+# The chain that upstream documents, with its defaults: each link's longest time in seconds.
 UPSTREAM = {
     "the scheduler exports its metrics (OTLP)": 60,
     "the HPA syncs": 15,
-    "and 5 times more, as it doubles: 4, 8, 16, 32, 64, 128, 200": 75,
+    "and 5 times more, because it doubles: 4, 8, 16, 32, 64, 128, 200": 75,
 }
 POOLS = [
     pool(
@@ -38,7 +38,7 @@ POOLS = [
         slots=SLOTS,
         min_replicas=LEAST,
         max_replicas=MOST,
-        # Back to 4 at once, for the next jump.
+        # The pool goes back to 4 at once, for the next jump.
         scale_down={
             "stabilizationWindowSeconds": 0,
             "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
@@ -52,7 +52,7 @@ RESTS = {"steady": LEAST, "idle": 0}
 
 @dataclass(frozen=True)
 class Reaction:
-    """When a pool was where after a jump, in seconds since its first action was about to be queued."""
+    """The times at which a pool reached each state after a jump, in seconds since its first action was queued."""
 
     seen: float  # the collector showed all actions
     scaled: float  # the Deployment's replicas rose
@@ -61,10 +61,10 @@ class Reaction:
     ready: float  # it was ready
     all_created: float  # as many pods as the Deployment wanted first
     all_ready: float
-    replicas: int  # that is so many
+    replicas: int  # how many pods that is
 
     def links(self) -> dict[str, float]:
-        """What each link took until the first new pod was ready."""
+        """Return the seconds of each link until the first new pod was ready, by link."""
         return {
             "scheduler's export, to the collector's answer": self.seen,
             "KEDA's poll (from zero) or the HPA's sync": self.scaled - self.seen,
@@ -76,7 +76,7 @@ class Reaction:
 
 @contextmanager
 def _entry(interval: int, polling: int) -> Iterator[chain.Entry]:
-    """The cluster entry, at rest; its cluster is gone afterwards."""
+    """Yield the cluster entry at rest, and remove its cluster afterwards."""
     fresh = cluster.fresh("reaction", nodes=3, real=True)
     with fresh as where, tempfile.TemporaryDirectory(prefix="bench-") as folder:
         entry = chain.Entry(where, "reaction", Path(folder))
@@ -95,7 +95,7 @@ def _condition(pod: dict[str, Any], name: str) -> bool:
 
 
 def _reaction(name: str, jumped: float, seen: float, deployments: chain.Record, pods: chain.Record) -> Reaction | None:
-    """How a pool reacted to a jump at a time, or None as long as it has not done so."""
+    """Return how a pool reacted to a jump at a time, or None if it has not reacted yet."""
     steps = [step for step in deployments.steps(f"nativelink-worker-{name}", jumped) if step[0] >= jumped]
     if not steps:
         return None
@@ -122,7 +122,7 @@ def _reaction(name: str, jumped: float, seen: float, deployments: chain.Record, 
 
 
 def _jumps(entry: chain.Entry, count: int) -> Iterator[dict[str, Reaction]]:
-    """Jump as often, each time from rest at a random moment; the reactions by the pools' names."""
+    """Make this many jumps, each from rest and at a random moment. Return the reactions by the names of the pools."""
     with entry.deployments() as deployments, entry.pods() as pods, entry.gauge() as gauge, entry.load(JUMP) as load:
 
         def resting() -> bool:
@@ -145,7 +145,7 @@ def _jumps(entry: chain.Entry, count: int) -> Iterator[dict[str, Reaction]]:
 
             def details(jumped: float = jumped, found: dict[str, Reaction] = found) -> str:
                 steps = {name: deployments.steps(f"nativelink-worker-{name}", jumped) for name in RESTS}
-                return f": {[*found]} did; demand {gauge.now}, {len(pods.changes)} changes of pods, {steps}"
+                return f": {[*found]} followed; demand {gauge.now}, {len(pods.changes)} changes of pods, {steps}"
 
             until("the pools to follow a jump", reacted, 300, details)
             load.hold(0)
@@ -153,7 +153,7 @@ def _jumps(entry: chain.Entry, count: int) -> Iterator[dict[str, Reaction]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print; the status is 1 when a run failed, not when a number is high."""
+    """Measure and print. Return 1 if a run failed; a high number is not an error."""
     parser = argparse.ArgumentParser(prog="python -m bench reaction", description=__doc__)
     parser.add_argument("--jumps", type=int, default=20)
     parser.add_argument("--export", type=int, default=1, metavar="SECONDS", help="nativelink_metrics_interval")
@@ -176,10 +176,10 @@ def _print(idle: list[Reaction], steady: list[Reaction]) -> None:
     print()
     numbers.head("seconds from the jump")
     numbers.row("idle pool: its first pod", [each.created for each in idle], FIRST_PODS)
-    numbers.row("idle pool: its first pod is ready, for real", [each.ready for each in idle])
+    numbers.row("idle pool: its first pod, a real one, is ready", [each.ready for each in idle])
     numbers.row(f"from {LEAST}: the Deployment wants more", [each.scaled for each in steady])
     numbers.row(f"from {LEAST}: {MOST} pods", [each.all_created for each in steady], ONE_STEP)
-    numbers.row(f"from {LEAST}: {MOST} pods are ready, faked", [each.all_ready for each in steady])
+    numbers.row(f"from {LEAST}: {MOST} pods, fake ones, are ready", [each.all_ready for each in steady])
     steps = sum(each.replicas == MOST for each in steady)
     print(f"from {LEAST} to {MOST} in one step: {steps} of {len(steady)}")
     for title, reactions in (("idle pool, first pod", idle), (f"from {LEAST}, first pod", steady)):
@@ -187,6 +187,6 @@ def _print(idle: list[Reaction], steady: list[Reaction]) -> None:
         numbers.head(f"{title}: each link")
         for link in reactions[0].links():
             numbers.row(f"  {link}", [each.links()[link] for each in reactions])
-    print(f"\nupstream's documented chain, from {LEAST} to {MOST}: seconds at most")
+    print(f"\nthe chain that upstream documents, from {LEAST} to {MOST}: seconds at most")
     for link, seconds in {**UPSTREAM, "together": sum(UPSTREAM.values())}.items():
         print(f"  {link:64} {seconds:4}")

@@ -1,8 +1,8 @@
-"""Rendering, measured: 1, 10, 100 and 1,000 clusters, and others' ways beside it.
+"""Measure rendering: 1, 10, 100 and 1,000 clusters, compared with other ways to render.
 
-Each size is a fresh inventory of clusters like those of inventories/reference, in a temporary folder, rendered by
-`ansible-playbook playbooks/render.yml`: once from nothing, once again. Beside it: the same templates in a loop of
-`ansible.builtin.template`, and `kubectl kustomize` of the same trees.
+Each size is a fresh inventory in a temporary folder, with clusters like those of inventories/reference.
+`ansible-playbook playbooks/render.yml` renders it twice, first into an empty folder. For comparison, a loop of
+`ansible.builtin.template` renders the same templates, and `kubectl kustomize` builds the same trees.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class FilterModule:
 
 @dataclass(frozen=True)
 class Run:
-    """Wall time, and the most memory that all processes of the run had at once, shared pages counted once."""
+    """The wall time of a run, and the most memory that all its processes had at once. Shared pages count once."""
 
     seconds: float
     mib: float
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; the status is 1 when a run failed, not when a number is high."""
+    """Measure and print. Return 1 if a run failed; a high number is not an error."""
     parser = argparse.ArgumentParser(prog="python -m bench rendering", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 100, 1000], metavar="CLUSTERS")
     parser.add_argument("--loop-sizes", type=int, nargs="*", default=[1, 10], metavar="CLUSTERS")
     given = parser.parse_args(arguments)
     print(numbers.machine(), flush=True)
-    print(f"{'clusters':>8}  {'what':32} {'s':>8} {'s/cluster':>10} {'MiB':>6}  beside it", flush=True)
+    print(f"{'clusters':>8}  {'what':32} {'s':>8} {'s/cluster':>10} {'MiB':>6}  compared", flush=True)
     ours: dict[int, float] = {}
     loops: dict[int, float] = {}
     most = 0.0
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             before = _written(folder / "clusters")
             _row(size, "render again (nothing to write)", _playbook(ROOT / "playbooks/render.yml", inventory))
             if _written(folder / "clusters") != before:
-                raise SystemExit(f"the second run wrote files of {size} clusters")
+                raise SystemExit(f"the second run wrote files again (with {size} clusters)")
             _row(size, "kubectl kustomize", _kustomize(folder / "clusters"), ours[size])
             if size in given.loop_sizes:
                 loop = _playbook(_loop(folder), inventory)
@@ -81,12 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
     _target("MiB at most, all processes", most, MEMORY_MIB)
     for size, seconds in loops.items():
         times = seconds / ours[largest]
-        print(f"a cluster in the template loop at {size} takes {times:.0f} times as long (to reach: {TIMES_FASTER})")
+        print(f"a cluster in the template loop at {size} takes {times:.0f} times as long (target: {TIMES_FASTER})")
     return 0
 
 
 def _variables(index: int) -> dict[str, Any]:
-    """A cluster like prod and one like dev by turns, with two pools."""
+    """Return the variables of a cluster with two pools. Clusters are like prod and like dev by turns."""
     pools = [{"name": "default", "platform_properties": {"pool": "default"}}, {"name": "large", "longest_action": "1h"}]
     shared = {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": 2} if index % 2 else {}
     return {
@@ -99,7 +99,7 @@ def _variables(index: int) -> dict[str, Any]:
 
 
 def _inventory(folder: Path, size: int) -> Path:
-    """A folder with the hosts and, for the loop, what the templates need as host variables."""
+    """Write an inventory with this many hosts into a folder, and return its path."""
     inventory = folder / "inventory"
     inventory.mkdir()
     common = {
@@ -113,7 +113,10 @@ def _inventory(folder: Path, size: int) -> Path:
 
 
 def _loop(folder: Path) -> Path:
-    """A playbook that renders the same files by the template module, with everything computed beforehand."""
+    """Write a playbook that renders the same files with the template module, and return its path.
+
+    The host variables have everything that the templates need, computed beforehand.
+    """
     (folder / "filter_plugins").mkdir()
     (folder / "filter_plugins/nativelink.py").write_text(FILTERS)
     hosts = yaml.load((folder / "inventory/hosts.yml").read_text(), yaml.CSafeLoader)["all"]
@@ -193,7 +196,7 @@ def _measured(command: list[str]) -> Run:
 
 
 def _memory(root: int) -> float:
-    """MiB of a process and all below it, each shared page divided among those who share it (PSS)."""
+    """Return the MiB of a process and its descendants. Each shared page is divided among its users (PSS)."""
     parents: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -240,4 +243,4 @@ def _row(size: int, what: str, run: Run, ours: float = 0) -> None:
 
 
 def _target(what: str, found: float, wanted: float) -> None:
-    print(f"{what}: {found:.3g} (to reach: {wanted:g}{', missed' if found > wanted else ''})")
+    print(f"{what}: {found:.3g} (target: {wanted:g}{', missed' if found > wanted else ''})")

@@ -1,8 +1,8 @@
-"""Syncing, measured: from a pushed commit to the cluster, with Flux and with Argo CD, for a changed limit of the CAS.
+"""Measure syncing: from a pushed commit to the cluster, with Flux and with Argo CD, for a changed limit of the CAS.
 
-On embedded clusters with a real node, one CAS pod and a Git server beside it. Each run pushes another memory limit. The
-engine is asked to look at once, as a webhook does: what its own poll would add is shown apart. With --polled it is not
-asked, and the numbers hold the wait for its poll.
+The clusters are embedded ones with a real node, one CAS pod, and a Git server on this machine. Each run pushes another
+memory limit, and asks the engine to look at once, as a webhook does. The output shows separately what the engine's own
+poll would add. With --polled the run does not ask the engine, and the numbers include the wait for its poll.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.e2e.site import SMALL, Site, pool
 
 NAME = "bench"
 OBJECT = f"nativelink-{NAME}"
-# What each engine's own poll adds at most, by its defaults.
+# What each engine's own poll adds, with its defaults.
 POLLS = {
     "flux": "every gitops_interval, by default 60 s: 0 to 60 s more",
     "argocd": "every timeout.reconciliation, by default 120 s and up to 60 s of jitter: 0 to 180 s more",
@@ -40,7 +40,7 @@ _ENOUGH = 300.0
 
 @dataclass(frozen=True)
 class Synced:
-    """A cluster that an engine keeps as a checkout says."""
+    """A cluster whose engine applies what a checkout pushes."""
 
     engine: str
     where: Cluster
@@ -51,7 +51,7 @@ class Synced:
         """Render another memory limit of the CAS."""
         resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": f"{mebibytes}Mi"}}
         self.site.set(NAME, nativelink_cas_resources=resources)
-        with contextlib.redirect_stdout(io.StringIO()):  # it shows the run's log, which is for tests
+        with contextlib.redirect_stdout(io.StringIO()):  # the test helpers print the log of the run
             self.site.playbook("render")
 
     def ask(self) -> None:
@@ -63,12 +63,12 @@ class Synced:
         self.where.run("-n", space, "annotate", "--overwrite", kind, OBJECT, note)
 
     def applied(self, mebibytes: int) -> bool:
-        """Whether the StatefulSet has the limit."""
+        """Return True if the StatefulSet has the limit."""
         found = self.api.read("apps/v1", "StatefulSet", "nativelink-cas", "nativelink")
         return found is not None and _limit(found["spec"]["template"]["spec"]) == f"{mebibytes}Mi"
 
     def ready(self, mebibytes: int) -> bool:
-        """Whether the pod has the limit, and is ready."""
+        """Return True if the pod has the limit and is ready."""
         found = self.api.read("v1", "Pod", "nativelink-cas-0", "nativelink")
         if found is None or _limit(found["spec"]) != f"{mebibytes}Mi":
             return False
@@ -76,7 +76,7 @@ class Synced:
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
     def done(self, commit: str) -> bool:
-        """Whether the engine says that all of a commit is applied and ready: the next run begins at rest."""
+        """Return True if the engine says that all of a commit is applied and ready. Then the next run can begin."""
         if self.engine == "flux":
             found = self._status("kustomization.kustomize.toolkit.fluxcd.io", "flux-system")
             ready = [each["status"] for each in found.get("conditions", ()) if each["type"] == "Ready"]
@@ -90,12 +90,12 @@ class Synced:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; the status is 1 when a run failed, not when a number is high."""
+    """Measure and print. Return 1 if a run failed; a high number is not an error."""
     parser = argparse.ArgumentParser(prog="python -m bench sync", description=__doc__)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--engines", nargs="+", choices=[*POLLS], default=[*POLLS])
     parser.add_argument("--polled", action="store_true", help="wait for the engine's own poll")
-    parser.add_argument("--interval", default="1m", help="gitops_interval: Flux' poll")
+    parser.add_argument("--interval", default="1m", help="gitops_interval, which Flux polls with")
     given = parser.parse_args(arguments)
     print(numbers.machine(), flush=True)
     for engine in given.engines:
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         numbers.head(f"{engine}: seconds from the push")
         numbers.row("  applied", applied)
         numbers.row("  the new pod is ready", ready)
-        how = "in the numbers above" if given.polled else "comes on top without a webhook"
+        how = "in the numbers above" if given.polled else "added without a webhook"
         print(f"  its own poll, {how}: {POLLS[engine]}", flush=True)
     return 0
 
@@ -128,7 +128,7 @@ def _limit(pod: dict[str, Any]) -> str:
 
 @contextmanager
 def _synced(engine: str, interval: str) -> Iterator[Synced]:
-    """A cluster after its first sync; it is gone afterwards."""
+    """Yield a cluster after its first sync, and remove it afterwards."""
     with cluster.fresh(f"bench-{engine}", nodes=0, real=True) as where:
         where.load(*components.images_of(engine))
         with tempfile.TemporaryDirectory(prefix="bench-") as name_of_folder:

@@ -1,1 +1,1 @@
-"""What `make conformance` runs: the rendered configurations on a real NativeLink."""
+"""The conformance run of `make conformance`: the rendered configurations on a real NativeLink."""

@@ -1,4 +1,4 @@
-"""The rendered configurations on a real NativeLink: ``python -m conformance FILE…``.
+"""Run the rendered configurations on a real NativeLink: ``python -m conformance FILE…``.
 
 A FILE is a binary of NativeLink, or a tarball that `docker save` wrote. See docs/conformance.md.
 """
@@ -22,8 +22,8 @@ from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 
 INVENTORIES = 60
 _WITHOUT = """\
-conformance: which NativeLink? Name a file: make conformance NATIVELINK=FILE, or python -m conformance FILE…
-A FILE is an executable of NativeLink, or its image as docker save writes it. The official image, where Docker is:
+conformance: no NativeLink to test. Run make conformance NATIVELINK=FILE, or python -m conformance FILE…
+A FILE is an executable of NativeLink, or its image as docker save writes it. To get the official image with Docker:
 
     docker pull {image}:{version}
     docker save {image}:{version} -o nativelink-{version}.tar
@@ -33,13 +33,23 @@ Several files, separated by spaces, are tested one after another. Versions: {ver
 
 
 def main(arguments: list[str]) -> int:
-    """The status is 1 if a check failed, and 2 without a NativeLink to test, or without the rights that it takes."""
+    """Return 1 if a check failed, and 2 without a NativeLink to test or without the privileges that the run needs."""
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a binary, or a tarball of docker save")
-    parser.add_argument("--part", choices=PARTS, action="append", help="that part only (by default all)")
-    parser.add_argument("--inventories", type=int, default=INVENTORIES, metavar="N", help="how many are generated")
-    parser.add_argument("--clusters", type=Path, default=ROOT / "clusters", metavar="FOLDER", help="committed trees")
-    parser.add_argument("--only", default="", metavar="TEXT", help="those checks of a farm whose names have it")
+    parser.add_argument("--part", choices=PARTS, action="append", help="run only that part (default: all)")
+    parser.add_argument(
+        "--inventories",
+        type=int,
+        default=INVENTORIES,
+        metavar="N",
+        help="number of generated inventories (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clusters", type=Path, default=ROOT / "clusters", metavar="FOLDER", help="folder of the committed trees"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="run only the checks of a farm whose names contain TEXT"
+    )
     given = parser.parse_args(arguments)
     if not given.files:
         versions = " and ".join(NATIVELINK_VERSIONS)

@@ -1,4 +1,4 @@
-"""What a farm has to do: each check returns what was seen, and raises ClusterError or AssertionError if it is wrong."""
+"""The checks of a farm. Each check returns what it saw, and raises ClusterError or AssertionError if that is wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from testbed.waiting import ClusterError, until
 from tests.e2e.bazel_client import Bazel
 
 DRAINS = 10
-_PATIENCE = 60.0  # seconds for a build of some seconds
+_PATIENCE = 60.0  # seconds, for a build that takes a few
 _POOL = {"pool": "default"}
 _TOOL = re.compile(r"served by process (\d+), request (\d+), environment (\S*), arguments")
 _LEFT = "left-by-the-tool"
@@ -35,17 +35,20 @@ _LEFT = "left-by-the-tool"
 
 
 def builds(farm: Farm, bazel: Bazel) -> str:
-    """From nothing."""
+    """Build with an empty cache."""
     return _counted(bazel.build("plain", timeout=2 * _PATIENCE), "remote", 20)
 
 
 def hits(farm: Farm, bazel: Bazel) -> str:
-    """The same once more, from nothing."""
+    """Build the same once more, in an empty output folder."""
     return _counted(bazel.build("plain", timeout=_PATIENCE), "remote cache hit", 20)
 
 
 def takes_unknown_properties(farm: Farm, bazel: Bazel) -> str:
-    """Properties that the scheduler's configuration does not name: v1.6.6 looks for workers that offer them or not."""
+    """Ask for a property that the scheduler's configuration does not name.
+
+    v1.6.6 then considers all workers, whether they offer the property or not. v1.3.2 lets the action wait.
+    """
     if farm.version != "v1.3.2":
         return _asking("color", "blue")(farm, bazel)
     platform = {**_POOL, "color": "blue"}
@@ -55,8 +58,8 @@ def takes_unknown_properties(farm: Farm, bazel: Bazel) -> str:
         said, _ = client.communicate(timeout=_PATIENCE)
     (outcome,) = json.loads(said)["actions"]
     if "DeadlineExceeded" not in outcome["outcome"]:
-        raise ClusterError(f"v1.3.2 was to have it wait: {outcome['outcome']}")
-    return "as v1.3.2 does: it waits in vain, and others run meanwhile"
+        raise ClusterError(f"v1.3.2 should let the action wait, but it ended: {outcome['outcome']}")
+    return "the action waits, as with v1.3.2, and others run meanwhile"
 
 
 def _asking(name: str, value: str) -> Callable[[Farm, Bazel], str]:
@@ -69,7 +72,7 @@ def _asking(name: str, value: str) -> Callable[[Farm, Bazel], str]:
 
 def _counted(found: dict[str, int], kind: str, number: int) -> str:
     if found != {kind: number}:
-        raise ClusterError(f"it was to be {number} {kind}, and was {found}")
+        raise ClusterError(f"expected {number} {kind}, but found {found}")
     return f"{number} {kind}"
 
 
@@ -77,18 +80,18 @@ def _counted(found: dict[str, int], kind: str, number: int) -> str:
 
 
 def shares_cpus(farm: Farm) -> str:
-    """Actions that ask for half of a worker's CPUs, on two workers."""
+    """Run actions that ask for half of a worker's CPUs, on two workers."""
     most = _at_once(farm, {**_POOL, "cpu_count": str(CPUS // 2)})
     if most > 4:
-        raise ClusterError(f"{most} ran at once")
+        raise ClusterError(f"{most} actions ran at once, but at most 4 fit")
     return f"{most} of 6 at once"
 
 
 def shares_slots(farm: Farm) -> str:
-    """The counter-run: the same actions, which ask for nothing."""
+    """Run the same actions without a request for CPUs, as the counter-run."""
     most = _at_once(farm, _POOL)
     if most != 6:
-        raise ClusterError(f"{most} of 6 ran at once, and all were to: the check above shows nothing")
+        raise ClusterError(f"only {most} of 6 actions ran at once, so the check of cpu_count shows nothing")
     return "6 of 6 at once"
 
 
@@ -96,7 +99,7 @@ def _at_once(farm: Farm, platform: dict[str, str]) -> int:
     report = _ok(farm.load("--actions=6", "--seconds=3-3", f"--timeout={_PATIENCE}", platform=platform))
     moments = [(each["began"], 1) for each in report] + [(each["ended"], -1) for each in report]
     if not all(at for at, _ in moments):
-        raise ClusterError("the results do not say when their actions ran")
+        raise ClusterError("the results do not say when the actions ran")
     now = most = 0
     for _, change in sorted(moments):
         now += change
@@ -105,30 +108,32 @@ def _at_once(farm: Farm, platform: dict[str, str]) -> int:
 
 
 def _ok(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The outcomes of a report; ClusterError if any is bad."""
+    """Return the actions of a report. ClusterError if one failed."""
     if report["failed"]:
         worst = next(each for each in report["actions"] if each["outcome"] != "ok")
-        raise ClusterError(f"{report['failed']} of {len(report['actions'])} failed, one with: {worst['outcome']}")
+        raise ClusterError(
+            f"{report['failed']} of {len(report['actions'])} actions failed, one of them with: {worst['outcome']}"
+        )
     return list(report["actions"])
 
 
 def answers_again(farm: Farm) -> str:
-    """An action that was done is asked for once more by a client that does not look into the cache."""
+    """Ask for an action twice, with a client that does not look into the cache."""
     command = farm.recorded("0", salt="again")
     for _ in range(2):
         _ok(farm.load(*command, f"--timeout={_PATIENCE}", platform=_POOL))
     if (begun := farm.begun("again")) != {"0": 1}:
-        raise ClusterError(f"it ran {begun['0']} times")
+        raise ClusterError(f"the action ran {begun['0']} times")
     return "the second Execute was answered from the action cache"
 
 
 def refuses_wrong_bytes(farm: Farm) -> str:
-    """Through the public listener, as clients send them."""
+    """Send wrong bytes to the public listener, as clients do."""
     return _refused(farm.cas[0], f"grpc://{farm.cas[0].address}:50051", "main")
 
 
 def refuses_wrong_bytes_of_workers(farm: Farm) -> str:
-    """Through whatever a worker's own configuration writes to."""
+    """Send wrong bytes to every CAS that a worker's configuration writes to."""
     worker = farm.workers["default"][0]
     stores = sorted(cas_stores(worker.workload))
     (told,) = {_refused(worker, address, instance) for address, instance in stores}
@@ -139,14 +144,14 @@ def _refused(pod: Pod, cas: str, instance: str) -> str:
     put = ("/reapi-load", "put", f"--cas-endpoint={cas}", f"--instance={instance}")
     right, wrong = (json.loads(pod.run(*put, *more)) for more in (("--right",), ()))
     if set(right.values()) != {"taken, and read back"}:
-        raise ClusterError(f"right bytes: {right}")
+        raise ClusterError(f"right bytes were not taken: {right}")
     if taken := {way: told for way, told in wrong.items() if not told.startswith("refused")}:
-        raise ClusterError(f"wrong bytes: {taken}")
+        raise ClusterError(f"wrong bytes were not refused: {taken}")
     return "refused by BatchUpdateBlobs and ByteStream"
 
 
 def drains(farm: Farm) -> str:
-    """Ten workers go under load, each after its replacement has come."""
+    """Drain ten workers under load, each after its replacement has started."""
     salt, actions = "drain", 40 * DRAINS
     command = farm.client(
         *farm.recorded("$(({index} % 6 + 1))", salt),
@@ -160,7 +165,7 @@ def drains(farm: Farm) -> str:
             await_running(farm, farm.workers["default"][0], 1)
             gone.append(background.submit(farm.drain, farm.replace("default")))
         if client.poll() is not None:
-            raise ClusterError("the load ended before the last drain began: it shows nothing")
+            raise ClusterError("the load ended before the last drain began, so the check shows nothing")
         done = [each.result() for each in gone]
         said, _ = client.communicate(timeout=10 * _PATIENCE)
     again = sum(each["retries"] for each in _ok(json.loads(said)))
@@ -168,15 +173,15 @@ def drains(farm: Farm) -> str:
         raise ClusterError(f"{lost} of {actions} actions were begun more than once")
     took = [each.seconds for each in done]
     seen = [
-        f"{actions} actions, {sum(each.running for each in done)} of them on workers that went: 0 lost",
-        f"{again} asked again by the client",  # offered to workers that went, more often than max_job_retries
+        f"{actions} actions, {sum(each.running for each in done)} of them on drained workers: 0 lost",
+        f"{again} retried by the client",  # offered to drained workers more often than max_job_retries
         f"{min(took):.0f} to {max(took):.0f} s a drain",
     ]
     return ", ".join(seen)
 
 
 def loses_without_drain(farm: Farm) -> str:
-    """The counter-run: a worker goes without its hook."""
+    """Terminate a worker without its hook, as the counter-run."""
     salt, actions = "killed", 2 * CPUS
     arguments = [*farm.recorded("6", salt), f"--actions={actions}", f"--timeout={2 * _PATIENCE}"]
     with running(farm.client(*arguments, platform=_POOL)) as client:
@@ -186,7 +191,7 @@ def loses_without_drain(farm: Farm) -> str:
         said, _ = client.communicate(timeout=2 * _PATIENCE)
     _ok(json.loads(said))
     if not (lost := _twice(farm, salt)):
-        raise ClusterError("nothing was lost: the check above shows nothing")
+        raise ClusterError("no action was lost, so the check of the drains shows nothing")
     return f"{lost} of {actions} actions lost, and begun again"
 
 
@@ -195,16 +200,16 @@ def _twice(farm: Farm, salt: str) -> int:
 
 
 def keeps_tools_out(farm: Farm) -> str:
-    """A pool without persistent workers, and an action that asks for one."""
+    """Ask a pool without persistent workers for one."""
     report = _tools(farm, "default", "--actions=1", "--timeout=10")
     if left := [worker.name for worker in farm.workers["default"] if (farm.work_folder(worker) / _LEFT).exists()]:
-        raise ClusterError(f"{', '.join(left)} started one: {report['actions'][0]['errors']}")
+        raise ClusterError(f"{', '.join(left)} started a persistent worker: {report['actions'][0]['errors']}")
     outcome = report["actions"][0]["outcome"]
-    return "it ran alone" if outcome == "ok" else f"it did not run: {outcome}"
+    return "the action ran alone" if outcome == "ok" else f"the action did not run: {outcome}"
 
 
 def keeps_tools(farm: Farm) -> str:
-    """A pool with persistent workers."""
+    """Ask a pool with persistent workers for one three times."""
     served = _served(farm)
     if len({process for process, _, _ in served}) != 1 or [number for _, number, _ in served] != ["1", "2", "3"]:
         raise ClusterError(f"three actions were served by (process, request): {[each[:2] for each in served]}")
@@ -212,15 +217,15 @@ def keeps_tools(farm: Farm) -> str:
 
 
 def gives_tools_the_environment(farm: Farm) -> str:
-    """What the pool's env says."""
+    """Compare the environment of a persistent worker with the pool's env."""
     ((_, _, found),) = {(0, 0, environment) for _, _, environment in _served(farm)}
     if found != "of-the-pool":
-        raise ClusterError(f"CONFORMANCE_ENV is {found!r} in the process, and of-the-pool in the pool's env")
+        raise ClusterError(f"CONFORMANCE_ENV is {found!r} in the process, but 'of-the-pool' in the pool's env")
     return "CONFORMANCE_ENV as in the pool's env"
 
 
 def _served(farm: Farm) -> list[tuple[str, str, str]]:
-    """Process, number of the request and environment of three actions, one after another."""
+    """Run three actions one after another. Return the process, the request's number and the environment of each."""
     report = _ok(_tools(farm, "persistent", "--actions=3", "--concurrency=1", f"--timeout={_PATIENCE}"))
     found = [_TOOL.search(each["errors"]) for each in report]
     return [match.groups() if match else ("", "", "") for match in found]  # type: ignore[misc]
@@ -233,17 +238,17 @@ def _tools(farm: Farm, pool: str, *arguments: str) -> dict[str, Any]:
 
 
 def drains_beside_tools(farm: Farm) -> str:
-    """The worker whose tool left a file where it was started."""
+    """Drain the worker whose persistent worker left a file in its work directory."""
     worker = farm.workers["persistent"][0]
     if not (farm.work_folder(worker) / _LEFT).exists():
-        raise ClusterError("the tool left no file: the check shows nothing")
+        raise ClusterError("the tool left no file, so the check shows nothing")
     drained = farm.drain(farm.replace("persistent"))
     return f"{drained.seconds:.0f} s"
 
 
 BY_BAZEL: dict[str, Callable[[Farm, Bazel], str]] = {
     "Bazel builds": builds,
-    "another build from nothing is all cache hits": hits,
+    "another build with an empty output folder is all cache hits": hits,
     "Bazel asks for cpu_count": _asking("cpu_count", "1"),
     "Bazel asks for memory_kb": _asking("memory_kb", "1048576"),
     "Bazel asks for container-image": _asking("container-image", "docker://docker.io/library/debian:13"),
@@ -268,7 +273,7 @@ BY_TOOLS: dict[str, Callable[[Farm], str]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A farm that is checked: its variables, and the checks by their names."""
+    """A kind of farm: its variables, and its checks by their names."""
 
     where: str
     variables: dict[str, Any]
@@ -277,11 +282,11 @@ class Kind:
 
     @property
     def on_redis(self) -> bool:
-        """Whether it has a Redis."""
+        """True if the farm has a Redis."""
         return self.variables.get("nativelink_scheduler_backend") == "redis"
 
     def only(self, text: str) -> Kind:
-        """The same farm with those checks whose names have a text."""
+        """Return the same kind of farm, with only the checks whose names contain a text."""
         by_bazel = {title: do for title, do in self.by_bazel.items() if text in title}
         return replace(self, by_bazel=by_bazel, by_client={t: do for t, do in self.by_client.items() if text in t})
 
@@ -295,7 +300,7 @@ KINDS = (
 
 
 def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
-    """A row for each check of each kind of farm whose name has what the plan says."""
+    """Yield a row for each check of each kind of farm, if the plan selects its name."""
     folder, tools = network.folder / f"farm-{subject.version}", plan.tools
     with _client(tools, folder) as bazel:
         for kind in (each.only(plan.only) for each in KINDS):
@@ -316,7 +321,7 @@ def _checked(subject: Subject, kind: Kind, farm: Farm, bazel: Bazel | None) -> I
     starts = (subject.title, kind.where, "the farm starts, and its scheduler gives actions to workers")
     try:
         with farm:
-            guarded = f"guard.sh started it anew {farm.dead_starts} times" if kind.on_redis else ""
+            guarded = f"guard.sh restarted it {farm.dead_starts} times" if kind.on_redis else ""
             yield Row(*starts, table.OK, guarded)
             if bazel:
                 addresses = farm.endpoints
@@ -345,7 +350,7 @@ def _row(version: str, where: str, title: str, do: Callable[[], str]) -> Row:
 
 @contextmanager
 def _client(tools: Tools, folder: Path) -> Iterator[Bazel | None]:
-    """Bazel, where it is to be had."""
+    """Yield Bazel if it is available, and None otherwise."""
     if not tools.bazel:
         yield None
         return

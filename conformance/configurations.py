@@ -1,4 +1,4 @@
-"""Every configuration of every tree, started alone: does NativeLink take it, open its ports and call itself healthy?"""
+"""The configurations of the trees, each started alone: NativeLink has to take it, open its ports and be healthy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AT_A_TIME = 4
 
 
 def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
-    """A row for each configuration."""
+    """Yield a row for each configuration."""
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         rows: list[Row | Future[Row]] = []
         for name, tree in trees(plan.clusters, subject.version, plan.inventories):
@@ -34,7 +34,7 @@ def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
                 workloads = [each for each in workloads_of(tree).values() if each.settings]
                 rows += [pool.submit(_row, subject, plan.tools, network, name, workload) for workload in workloads]
             else:
-                reason = f"its tree is for another version, and its inventory is none of {', '.join(INVENTORIES)}"
+                reason = f"its tree is for another version, and its inventory is not one of {', '.join(INVENTORIES)}"
                 rows.append(Row(subject.title, name, "all", table.NOT_RUN, reason))
         for row in rows:
             yield row if isinstance(row, Row) else row.result()
@@ -59,13 +59,13 @@ def _row(subject: Subject, tools: Tools, network: Network, tree: str, workload: 
 
 
 def _urls(settings: str) -> list[urllib.parse.SplitResult]:
-    """The addresses that a configuration names."""
+    """Return the addresses that a configuration names."""
     return [urllib.parse.urlsplit(found) for found in _ADDRESS.findall(settings)]
 
 
 @contextmanager
 def _surroundings(pod: Pod, tools: Tools) -> Iterator[None]:
-    """All that a configuration names is the pod itself; a Redis runs where it is to be."""
+    """Point every name of a configuration to the pod itself, and run a Redis if the configuration has one."""
     urls = _urls(pod.workload.settings)
     hosts = {url.hostname for url in urls if url.hostname}
     literal = {host for host in hosts if _is_address(host)}

@@ -1,4 +1,4 @@
-"""A farm of processes from the configurations of one rendered tree: CAS, scheduler and workers, each as a pod."""
+"""A farm of processes that run the configurations of one rendered tree: CAS, scheduler and workers, each as a pod."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from testbed.waiting import ClusterError, until
 from tests.render.conftest import values_of
 
 CPUS = 8  # of a worker
-DRAIN = 240  # seconds that a drain may take, with actions of 6 s
+DRAIN = 240  # seconds that a drain may take with actions of 6 s
 _RESOURCES = {"requests": {"cpu": CPUS, "memory": "16Gi"}, "limits": {"cpu": CPUS, "memory": "16Gi"}}
 
 
 def pool(name: str, replicas: int, **more: Any) -> dict[str, Any]:
-    """A worker pool of so many workers."""
+    """Return the variables of a worker pool with this many workers."""
     return {
         "name": name,
         "platform_properties": {"OSFamily": "Linux", "pool": name},
@@ -52,24 +52,24 @@ VARIABLES: dict[str, Any] = {
     "nativelink_edge": "none",
     "nativelink_worker_pools": [pool("default", 2)],
 }
-"""The variables of its cluster, unless a farm says otherwise."""
+"""Return the default variables of a farm's cluster."""
 
 
 @dataclass(frozen=True)
 class Drained:
-    """A worker that went as Kubernetes has it: its preStop hook, then SIGTERM."""
+    """The drain of a worker as Kubernetes does it: the preStop hook, then SIGTERM."""
 
-    running: int  # actions, when the hook began
-    seconds: float  # that the hook took
+    running: int  # actions when the hook began
+    seconds: float  # of the hook
 
 
 class Farm:
-    """The pods of a tree. ``ledger`` is a folder that actions have as ``/ledger``."""
+    """The pods of a tree. Actions see the folder ``ledger`` as ``/ledger``."""
 
     def __init__(
         self, subject: Subject, tools: Tools, network: Network, folder: Path, variables: Mapping[str, Any]
     ) -> None:
-        """Render its tree, with more variables, and prepare its pods; they start when it is entered."""
+        """Render the tree with more variables, and prepare the pods. They start when the farm is entered."""
         stated = {**VARIABLES, "nativelink_version": subject.version, **variables}
         tree = render.tree(values_of("conformance", **stated))
         self.version = subject.version
@@ -96,7 +96,7 @@ class Farm:
         pod.start()
 
     def __enter__(self) -> Self:
-        """Start everything; ClusterError or PodEnded if anything does not serve."""
+        """Start everything. ClusterError or PodEnded if something does not serve."""
         try:
             for pod in reversed(self._serving):  # Redis first
                 self._start(pod)
@@ -116,7 +116,7 @@ class Farm:
             pod.remove()
 
     def add_workers(self, pool: str, number: int = 1) -> None:
-        """So many more workers of a pool, which are ready."""
+        """Start this many more workers of a pool, and return them when they are ready."""
         component = f"worker {pool}"
         added = []
         for _ in range(number):
@@ -128,29 +128,29 @@ class Farm:
             pod.await_ready(120)
 
     def await_matching(self) -> None:
-        """Have one action run; ClusterError if the scheduler gives it to no worker."""
+        """Run one action. ClusterError if the scheduler does not give it to a worker."""
         first = {"pool": self._pools[0]["name"]}
         if self.load("--seconds=0-0", "--timeout=30", platform=first)["ok"] != 1:
-            raise ClusterError("the scheduler gives actions to none of its workers")
+            raise ClusterError("the scheduler does not give actions to its workers")
 
     @property
     def dead_starts(self) -> int:
-        """How often guard.sh has started NativeLink anew, because its matching loop was dead."""
+        """The number of times that guard.sh has restarted NativeLink because its matching loop was dead."""
         return self.scheduler.log.read_text(errors="replace").count("starting it anew")
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """Where clients reach it: ``execute`` and ``cas``."""
+        """Return the addresses for clients, by ``execute`` and ``cas``."""
         return {"execute": f"grpc://{self.scheduler.address}:50052", "cas": f"grpc://{self.cas[0].address}:50051"}
 
     def client(self, *arguments: str, platform: Mapping[str, str]) -> list[str]:
-        """The command of a client that makes load."""
+        """Return the command of a client that makes load."""
         endpoints = [f"--{name}-endpoint={address}" for name, address in self.endpoints.items()]
         properties = [f"--platform={name}={value}" for name, value in platform.items()]
         return [self.tools.reapi_load, *endpoints, *properties, *arguments]
 
     def load(self, *arguments: str, platform: Mapping[str, str]) -> dict[str, Any]:
-        """The report of such a client."""
+        """Run such a client, and return its report."""
         command = self.client(*arguments, platform=platform)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not done.stdout:
@@ -158,26 +158,26 @@ class Farm:
         return dict(json.loads(done.stdout))
 
     def recorded(self, seconds: str, salt: str) -> list[str]:
-        """Arguments of a client whose actions note in the ledger that they begin, and sleep: see ``begun``."""
+        """Return the arguments of a client whose actions note their start in the ledger, and sleep: see ``begun``."""
         script = f"echo begun >> /ledger/{{salt}}-{{index}}; sleep {seconds}"
         return [f"--command={json.dumps(['/bin/sh', '-c', script])}", f"--salt={salt}"]
 
     def begun(self, salt: str) -> dict[str, int]:
-        """How often each action with a salt has begun, by its number."""
+        """Return how often each action with a salt has begun, by the action's number."""
         return {
             path.name.rpartition("-")[2]: len(path.read_text().splitlines()) for path in self.ledger.glob(f"{salt}-*")
         }
 
     def running(self, worker: Pod) -> int:
-        """How many actions a worker runs: each has a folder."""
+        """Return the number of actions that a worker runs. Each has a folder."""
         return sum(path.is_dir() for path in self.work_folder(worker).glob("*"))
 
     def work_folder(self, worker: Pod) -> Path:
-        """Where a worker's actions have their folders, on this machine."""
+        """Return the folder of this machine that has the folders of a worker's actions."""
         return worker.folder / "volumes" / "scratch" / "actions"
 
     def drain(self, worker: Pod) -> Drained:
-        """Have a worker go as Kubernetes does. ClusterError if its hook takes longer than ``DRAIN``."""
+        """Terminate a worker as Kubernetes does. ClusterError if its hook takes longer than ``DRAIN``."""
         running, began = self.running(worker), time.monotonic()
         worker.run(*worker.workload.drain, seconds=DRAIN)
         took = time.monotonic() - began
@@ -185,14 +185,14 @@ class Farm:
         return Drained(running, took)
 
     def replace(self, pool: str) -> Pod:
-        """Have one more worker of a pool, and take the first one out, which goes on until it is drained or ended."""
+        """Start one more worker of a pool, and return the first one, which runs until it is drained or ended."""
         self.add_workers(pool)
         return self.workers[pool].pop(0)
 
 
 @contextmanager
 def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A client in the background, which is gone afterwards."""
+    """Yield a client that runs in the background, and end it afterwards."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
         try:
             yield client
@@ -201,12 +201,12 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def await_running(farm: Farm, worker: Pod, actions: int) -> None:
-    """Wait until a worker runs so many actions."""
+    """Wait until a worker runs this many actions."""
     until(f"{worker.name} to run {actions} actions", lambda: farm.running(worker) >= actions, 60)
 
 
 def cas_stores(worker: Workload) -> set[tuple[str, str]]:
-    """Address and instance name of each CAS that a workload's configuration reaches by gRPC."""
+    """Return the address and the instance name of each CAS that a workload's configuration reaches by gRPC."""
     found: set[tuple[str, str]] = set()
 
     def look(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The part of a run that is in namespaces of its own: ``python -m conformance.inside PLAN``, started by ``__main__``.
+"""The part of a run that has its own namespaces: ``python -m conformance.inside PLAN``, which ``__main__`` starts.
 
 The status is 1 if anything failed.
 """
@@ -22,7 +22,7 @@ _PARTS: dict[str, Callable[[Plan, Subject, Network], Iterator[Row]]] = {
 
 
 def main(plan: Plan) -> int:
-    """Print the table."""
+    """Run the plan and print the table. Return 1 if anything failed."""
     network = Network(plan.folder)
     found: list[Row] = []
     print(table.head(), flush=True)

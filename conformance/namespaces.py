@@ -1,4 +1,4 @@
-"""Namespaces of its own for a Python process: network, mounts and processes."""
+"""Separate namespaces for a Python process: network, mounts and processes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# However this process ends, all that it started ends with it.
+# Everything that this process started ends with it, even if it is killed.
 _ENTER = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
 _ENTER += ["--mount-proc"]
 _AS_USER = ["--user", "--map-root-user"]
 
 
 class NamespaceError(Exception):
-    """This machine does not allow them; the message says what it takes."""
+    """This machine does not allow namespaces. The message says what they need."""
 
 
 def check() -> None:
-    """NamespaceError where there can be none."""
+    """Raise NamespaceError if this machine does not allow namespaces."""
     _enter()
 
 
@@ -30,13 +30,13 @@ def _enter() -> list[str]:
                 return command
         except FileNotFoundError:
             break
-    raise NamespaceError("it takes Linux with util-linux, and root or a kernel that allows user namespaces")
+    raise NamespaceError("the run needs Linux with util-linux, and either root or a kernel that allows user namespaces")
 
 
 def run(*arguments: str) -> int:
-    """The status of Python with these arguments, in namespaces that end with it."""
-    paths = [str(ROOT), str(ROOT / "playbooks/collections")]  # neither is installed as a package
+    """Run Python with these arguments in namespaces that end with it, and return its status."""
+    paths = [str(ROOT), str(ROOT / "playbooks/collections")]  # the collection and this package are not installed
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    # The shell is their first process, and collects what others leave behind: Bazel waits for its server to be gone.
+    # The first process is a shell, which collects orphans. Bazel waits until its server is gone.
     command = [*_enter(), "sh", "-c", '"$@"; exit $?', "sh", sys.executable, *arguments]
     return subprocess.run(command, env=environment, check=False).returncode

@@ -1,4 +1,4 @@
-"""What one run does: made by ``__main__``, and done in namespaces of its own by ``inside``."""
+"""The plan of one run. ``__main__`` makes it, and ``inside`` carries it out in separate namespaces."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PARTS = ("configurations", "farm")
 class Plan:
     """A run.
 
-    ``folder`` is where its files go, ``clusters`` has the committed trees, ``inventories`` is how many are generated,
-    and of a farm's checks those run whose names have ``only``.
+    ``folder`` is for its files. ``clusters`` is the folder of the committed trees, and ``inventories`` the number of
+    generated inventories. Only the checks of a farm whose names contain ``only`` run.
     """
 
     folder: Path
@@ -30,14 +30,14 @@ class Plan:
     only: str
 
     def write(self) -> Path:
-        """Write it into a file for the process that does it."""
+        """Write the plan into a file for the process that carries it out, and return the file."""
         path = self.folder / "plan.json"
         path.write_text(json.dumps(asdict(self), default=str))
         return path
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """A plan that ``write`` wrote."""
+        """Return a plan that ``write`` wrote."""
         given = json.loads(path.read_text())
         return cls(
             folder=Path(given["folder"]),

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A pod's file system, in a mount namespace of its own: pod.sh ROOT ETC [SOURCE TARGET]… -- COMMAND…
-# ROOT is an empty folder, ETC has the files that stand in the place of the machine's. Programs are the machine's.
+# Makes a pod's file system in its own mount namespace, and runs a command: pod.sh ROOT ETC [SOURCE TARGET]… -- COMMAND…
+# ROOT is an empty folder. The files in ETC replace those of the machine's /etc. Programs are the machine's.
 set -eu
 root=$1 etc=$2
 shift 2

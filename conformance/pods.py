@@ -1,7 +1,7 @@
-"""Pods without a cluster: each is a process with a network and a file system of its own, where all paths and ports are
-as the manifests say, and names lead to other pods.
+"""Pods without a cluster.
 
-It takes a network and a mount namespace, which ``__main__`` makes before: what is made here is gone with them.
+Each pod is a process with its own network and file system. All paths and ports are as in the manifests, and names lead
+to other pods. The pods need a network and a mount namespace, which ``__main__`` makes before. They end with those.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def _ip(*lines: str) -> None:
 
 
 class Network:
-    """A bridge, which this process and all pods are on."""
+    """A bridge that connects this process and all pods."""
 
     def __init__(self, folder: Path) -> None:
-        """Make it in this process' namespace, which has to be one of its own; pods have their folders in ``folder``."""
+        """Make the bridge in this process' own namespace. ``folder`` gets the folders of the pods."""
         self.folder = folder
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)  # where `ip netns` keeps its names
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)  # `ip netns` keeps its names there
         _ip("link set dev lo up", "link add name pods type bridge", f"address add {_FIRST}/16 dev pods")
         _ip("link set dev pods up")
 
     def attach(self) -> tuple[str, str]:
-        """A new network namespace on the bridge: its name and its address."""
+        """Make a network namespace on the bridge. Return its name and its address."""
         with self._lock:
             number = next(self._numbers)
             name, address = f"pod{number}", str(_FIRST + number)
@@ -79,9 +79,9 @@ def _inside(namespace: str, *lines: str) -> None:
 
 @dataclass
 class Pod:
-    """A pod, which may be started, ended, and started again with the same address and volumes.
+    """A pod, which can be started, ended, and started again with the same address and volumes.
 
-    ``extra`` maps paths in it to files or folders of this machine, beside its volumes.
+    ``extra`` maps more paths in the pod to files or folders of this machine.
     """
 
     network: Network
@@ -92,7 +92,7 @@ class Pod:
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
-        """Make its network and its configuration."""
+        """Make the pod's network and its configuration."""
         self.namespace, self.address = self.network.attach()
         self.folder = self.network.folder / f"{self.namespace}-{self.name}"
         (self.folder / "etc").mkdir(parents=True)
@@ -107,24 +107,24 @@ class Pod:
                 path.chmod(0o555)
 
     def configure(self, change: Callable[[str], str]) -> None:
-        """Change its NativeLink configuration, for the next start."""
+        """Change the NativeLink configuration for the next start."""
         for path in (self.folder / "volumes").glob("*/*.json5"):
             path.write_text(change(path.read_text()))
 
     def hosts(self, lines: Iterable[str]) -> None:
-        """Say which names it knows, as lines of /etc/hosts."""
+        """Set the names that the pod resolves, as lines of /etc/hosts."""
         (self.folder / "etc" / "hosts").write_text("".join(f"{each}\n" for each in ("127.0.0.1 localhost", *lines)))
         (self.folder / "etc" / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
 
     def claim(self, addresses: Iterable[str]) -> None:
-        """Give it more addresses, which are its own only."""
+        """Give the pod more addresses, which other pods do not reach."""
         self._claimed = list(addresses)
         lengths = {address: "128 nodad" if ":" in address else "32" for address in self._claimed}
         _inside(self.namespace, *(f"address add {address}/{length} dev lo" for address, length in lengths.items()))
 
     @property
     def _variables(self) -> dict[str, str]:
-        """The environment of what runs in it."""
+        """The environment of the pod's processes."""
         addresses = ",".join([self.address, "127.0.0.1", *self._claimed])
         stated = {"PATH": _PATH, "HOSTNAME": self.name, **self.workload.environment, **self.environment}
         return {
@@ -132,7 +132,7 @@ class Pod:
         }
 
     def start(self, command: tuple[str, ...] = ()) -> None:
-        """Start its command, or another one."""
+        """Start the pod's command, or another one."""
         mounts: list[str] = []
         for mount in self.workload.mounts:
             volume = self.folder / "volumes" / mount.volume / mount.sub_path
@@ -153,7 +153,7 @@ class Pod:
             )
 
     def await_ready(self, seconds: float = 60) -> None:
-        """Wait until it has started, its ports are open, and its health listener answers well. ClusterError if not."""
+        """Wait until the pod has started, listens and is healthy. ClusterError if that takes too long."""
         if self.workload.started:
             until(f"{self.name} to have started", self._started, seconds, self.said)
         for port in self.workload.ports:
@@ -172,7 +172,7 @@ class Pod:
             return True
 
     def healthy(self) -> bool:
-        """Whether ``/status`` answers with 200."""
+        """Return True if ``/status`` answers with 200."""
         self._check_alive()
         try:
             with urllib.request.urlopen(f"http://{self.address}:{_HEALTH}/status", timeout=10) as answer:
@@ -186,59 +186,59 @@ class Pod:
             raise PodEnded(f"{self.name} ended with {status}:{self.said()}")
 
     def said(self, lines: int = 4) -> str:
-        """The end of its log."""
+        """Return the end of the pod's log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n" + "\n".join(text.splitlines()[-lines:])
 
     def command(self, *words: str) -> list[str]:
-        """What runs a command in it."""
+        """Return the prefix that runs a command in the pod."""
         assert self.process
         return ["nsenter", f"--target={self.process.pid}", "--mount", "--net", "--root", "--wd=/", *words]
 
     def run(self, *words: str, seconds: float = 60) -> str:
-        """What a command in it prints; ClusterError if it fails or takes longer."""
+        """Run a command in the pod, and return its output. ClusterError if it fails or takes too long."""
         try:
             done = subprocess.run(
                 self.command(*words), capture_output=True, text=True, timeout=seconds, env=self._variables, check=False
             )
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"{' '.join(words)} in {self.name} takes longer than {seconds:.0f} s") from None
+            raise ClusterError(f"{' '.join(words)} in {self.name} took longer than {seconds:.0f} s") from None
         if done.returncode:
             raise ClusterError(f"{' '.join(words)} in {self.name} failed: {done.stderr[-500:]}{done.stdout[-500:]}")
         return done.stdout
 
     def terminate(self, seconds: float = 20) -> None:
-        """Send it SIGTERM, and wait for its end; ClusterError if it goes on."""
+        """Send SIGTERM, and wait until the pod ends. ClusterError if it does not."""
         assert self.process
         self.process.terminate()
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"{self.name} went on for {seconds:.0f} s after SIGTERM") from None
+            raise ClusterError(f"{self.name} still ran {seconds:.0f} s after SIGTERM") from None
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """End it and what it started at once."""
+        """Kill the pod and everything that it started."""
         if self.process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
     def remove(self) -> None:
-        """Be gone for good, but for its folder."""
+        """Kill the pod and remove its network. Its folder stays."""
         self.kill()
         self.network.detach(self.namespace)
 
 
 class PodEnded(Exception):
-    """A pod's process ended by itself, which no wait would mend."""
+    """A pod's process ended by itself. Waiting longer does not help."""
 
 
 def hosts(services: Iterable[Service], pods: Iterable[Pod], client: Pod, turn: int) -> list[str]:
-    """The names that the tree's Services have for a pod, as lines of /etc/hosts.
+    """Return the names of the tree's Services for one pod, as lines of /etc/hosts.
 
-    A Service leads a client to one of its pods, by its ``turn``, as kube-proxy does for each connection.
+    Each Service name leads to one of the Service's pods, chosen by ``turn``. kube-proxy chooses one per connection.
     """
     lines = []
     for service in services:
@@ -261,7 +261,10 @@ def hosts(services: Iterable[Service], pods: Iterable[Pod], client: Pod, turn: i
 
 
 def programs(subject: Subject, tools: Tools) -> dict[str, Path]:
-    """Where pods have NativeLink (as the entrypoint of its image, and where init containers copy it to) and Redis."""
+    """Return the mounts of NativeLink and Redis in a pod.
+
+    NativeLink is the entrypoint of its image, and is also at the path that init containers copy it to.
+    """
     files = {suffix: Path(subject.binary + suffix) for suffix in ("", SCHEMA)}
     places = (NATIVELINK, "/shared/nativelink")
     found = {place + suffix: file for place in places for suffix, file in files.items() if file.exists()}

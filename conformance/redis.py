@@ -9,17 +9,17 @@ from testbed.waiting import until
 
 
 class Redis:
-    """A Redis that listens on a port of a network namespace, while this is entered."""
+    """A Redis that listens on a port of a network namespace, as a context manager."""
 
     def __init__(self, namespace: str, programs: Path, port: int, password: str, folder: Path) -> None:
-        """Programs are laid out as ``Tools.redis`` is; its log goes into ``folder``."""
+        """Prepare a Redis. The programs are laid out as in ``Tools.redis``. The log goes into ``folder``."""
         self._enter = ["nsenter", f"--net=/run/netns/{namespace}"]
         self._environment = {"LD_LIBRARY_PATH": str(programs / "libraries"), "REDISCLI_AUTH": password}
         self._programs, self._port, self._password = programs, port, password
         self._log = folder / "redis.log"
 
     def __enter__(self) -> Redis:
-        """Start it; ClusterError if it does not answer."""
+        """Start Redis. ClusterError if it does not answer."""
         options = ["--port", str(self._port), "--bind", "*", "-::*", "--save", "", "--protected-mode", "no"]
         options += ["--requirepass", self._password] if self._password else []
         options += ["--loadmodule", str(self._programs / "lib/redisearch.so")]
@@ -30,12 +30,12 @@ class Redis:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it at once."""
+        """Kill Redis."""
         self._server.kill()
         self._server.wait()
 
     def says(self, *words: str) -> str:
-        """What redis-cli prints for a command."""
+        """Run a command with redis-cli, and return its output."""
         command = [*self._enter, str(self._programs / "bin/redis-cli"), "-p", str(self._port), *words]
         return subprocess.run(
             command, env=self._environment, capture_output=True, text=True, check=False

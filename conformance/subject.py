@@ -1,4 +1,4 @@
-"""The NativeLink under test: a binary, or the one in an image that `docker save` wrote."""
+"""The NativeLink under test: a binary, or the binary in an image that `docker save` wrote."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import IO, Any
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 
 _SAYS = re.compile(r"^nativelink (\d+\.\d+\.\d+)\s*$", re.MULTILINE)
-SCHEMA = ".schema.json"  # what our stand-in has beside it, after its own name
-_LINKS = 10  # on the way to a file: more are a loop
+SCHEMA = ".schema.json"  # the file beside our stand-in has the stand-in's name and this suffix
+_LINKS = 10  # symbolic links on the way to a file; more are a loop
 _STAND_IN = "stand-in for NativeLink"  # the first words of its log
 
 
 class SubjectError(Exception):
-    """A file that can't be tested; the message says why, and what would do."""
+    """A file that cannot be tested. The message says why, and what to use instead."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A NativeLink: its executable, its version (``v1.6.6``), and whether it is our stand-in."""
+    """A NativeLink: its executable, its version (``v1.6.6``), and True if it is our stand-in."""
 
     binary: str
     version: str
@@ -33,14 +33,17 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """The name that a row of the table has."""
+        """The version as a row of the table shows it; a stand-in has an asterisk."""
         return f"{self.version}*" if self.stand_in else self.version
 
 
 def subject(file: Path, folder: Path) -> Subject:
-    """The NativeLink in a file; an image's binary is extracted into ``folder``. SubjectError if there is none."""
+    """Return the NativeLink in a file. SubjectError if there is none.
+
+    The binary of an image is extracted into ``folder``.
+    """
     if not file.is_file():
-        raise SubjectError(f"{file} does not exist: name a binary of NativeLink, or a tarball of docker save")
+        raise SubjectError(f"{file} does not exist. Name a binary of NativeLink, or a tarball of docker save")
     if tarfile.is_tarfile(file):
         binary, tags = _extract(file, folder)
     else:
@@ -66,23 +69,23 @@ def _said(binary: Path, file: Path) -> str:
 
 
 def _tagged(tags: tuple[str, ...]) -> str:
-    """The version that the tags of an image name; "" if there is not one."""
+    """Return the version that the tags of an image name, or "" unless they name exactly one."""
     versions = {found[1] for tag in tags if (found := re.search(r":(v\d+\.\d+\.\d+)$", tag))}
     return versions.pop() if len(versions) == 1 else ""
 
 
 def _extract(file: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """The entrypoint of an image, extracted out of the last layer that has it, and the image's tags."""
+    """Extract the entrypoint of an image from the last layer that has it. Return its path and the image's tags."""
     try:
         with tarfile.open(file) as archive:
             listing = _json(archive, "manifest.json")
             if len(listing) != 1:
-                raise SubjectError(f"{file} has {len(listing)} images: save each into a file of its own")
+                raise SubjectError(f"{file} has {len(listing)} images. Save each image into its own file")
             (image,) = listing
             settings = _json(archive, image["Config"]).get("config") or {}
             entrypoint = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
             if not entrypoint:
-                raise SubjectError(f"{file}: the image has no entrypoint: it is to be {NATIVELINK}")
+                raise SubjectError(f"{file}: the image has no entrypoint. Use an image of {NATIVELINK}")
             binary = folder / "nativelink"
             for suffix in ("", SCHEMA):
                 found = (_file_in(archive, layer, entrypoint[0] + suffix) for layer in reversed(image["Layers"]))
@@ -102,7 +105,7 @@ def _json(archive: tarfile.TarFile, name: str) -> Any:
 
 
 def _file_in(archive: tarfile.TarFile, layer: str, path: str) -> bytes | None:
-    """What a layer has at an absolute path, which may be reached by symbolic links of that layer."""
+    """Return the member of a layer at an absolute path, which may go through symbolic links of that layer."""
     packed = archive.extractfile(layer)
     if packed is None:
         return None
@@ -113,7 +116,7 @@ def _file_in(archive: tarfile.TarFile, layer: str, path: str) -> bytes | None:
 
 
 def _resolved(members: dict[str, tarfile.TarInfo], path: str) -> str:
-    """An absolute path without the symbolic links that a layer has on its way, of folders too."""
+    """Resolve the symbolic links of a layer in an absolute path, those of folders too."""
     found, rest, links = "/", path.strip("/").split("/"), 0
     while rest:
         step = posixpath.join(found, rest.pop(0))

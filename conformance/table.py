@@ -1,4 +1,4 @@
-"""What was found, as rows of one table."""
+"""The results of a run, as rows of one table."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OK, FAILED, NOT_RUN = "ok", "FAILED", "not run"
-_WIDEST = 400  # characters of what a process said
+_WIDEST = 400  # characters of a process' output
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration or check of one version.
+    """The result of one configuration or check for one version.
 
-    ``where`` is the tree, ``what`` the configuration in it or the check, ``outcome`` one of the three above, and
-    ``detail`` what was seen, what it said when it failed, or why it was not run.
+    ``where`` is the tree, ``what`` the configuration in it or the check, and ``outcome`` one of the three above.
+    ``detail`` says what was seen, how it failed, or why it was not run.
     """
 
     version: str
@@ -26,7 +26,7 @@ class Row:
 
 
 def line(row: Row) -> str:
-    """The row as it is printed."""
+    """Return the printed form of the row."""
     detail = " ".join(row.detail.split())
     if len(detail) > _WIDEST:
         detail = f"{detail[:_WIDEST]} …"
@@ -34,12 +34,12 @@ def line(row: Row) -> str:
 
 
 def head() -> str:
-    """The head of the table."""
+    """Return the head of the table."""
     return f"{'version':9} {'tree':16} {'configuration or check':58} {'outcome':8} detail"
 
 
 def summary(rows: Iterable[Row]) -> list[str]:
-    """A line for each version: how many of each outcome."""
+    """Return a line for each version, with the number of rows of each outcome."""
     counted: dict[str, Counter[str]] = {}
     for row in rows:
         counted.setdefault(row.version, Counter())[row.outcome] += 1

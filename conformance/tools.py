@@ -1,4 +1,4 @@
-"""What the conformance run takes besides NativeLink: made before the run enters its namespaces, where no network is."""
+"""The programs that a run needs besides NativeLink. They are made before it enters its namespaces without a network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Self
 from testbed import bazel, build, cache, components
 
 STACK = "/opt/redis-stack"
-LIBRARIES = {"LD_LIBRARY_PATH": f"{STACK}/libraries"}  # of pods that have it
+LIBRARIES = {"LD_LIBRARY_PATH": f"{STACK}/libraries"}  # the path of Redis in pods
 
 
 @dataclass
 class Tools:
-    """Paths of programs; of one that can't be had "", and why in ``missing``, by its name.
+    """The paths of programs. If one is not available, its path is "", and ``missing`` says why, by its name.
 
-    ``redis`` is a folder: ``bin``, ``lib`` and, for LD_LIBRARY_PATH, ``libraries``.
+    ``redis`` is a folder with ``bin``, ``lib`` and, for LD_LIBRARY_PATH, ``libraries``.
     """
 
     reapi_load: str = ""
@@ -28,7 +28,10 @@ class Tools:
 
     @classmethod
     def made(cls, folder: Path, *, clients: bool) -> Self:
-        """Fetch and build them, Bazel and reapi-load if ``clients``; ``build.BuildError`` without reapi-load."""
+        """Fetch and build the programs; Bazel and reapi-load only if ``clients``.
+
+        ``build.BuildError`` if reapi-load cannot be built.
+        """
         wanted: dict[str, Callable[[], Path]] = {"redis": lambda: _redis(folder / "redis")}
         found = cls()
         if clients:
@@ -45,7 +48,7 @@ class Tools:
 
 
 def _redis(folder: Path) -> Path:
-    """Redis with its search module, laid out for any machine."""
+    """Make a folder with Redis and its search module, which works on any machine."""
     (image,) = components.images_of("redis")
     for target, source in image.files.items():
         inside = Path(target).is_relative_to(STACK)

@@ -1,4 +1,4 @@
-"""The trees whose configurations NativeLink has to take: the committed ones, and those of generated inventories."""
+"""The trees of a run: the committed ones, and those of generated inventories."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.render.conftest import ROOT, values_of
 from tests.render.inventories import inventories
 
 INVENTORIES = ("inventories/local", "inventories/reference")
-# Whatever else an inventory says: the validation refuses the Redis backend there.
+# For v1.3.2 these override the inventory, because the validation refuses the Redis backend there.
 _OLDER: dict[str, dict[str, Any]] = {
     "v1.3.2": {"nativelink_scheduler_backend": "memory", "nativelink_scheduler_replicas": 1}
 }
 
 
 class TreeError(Exception):
-    """A tree could not be rendered; the message is what the playbook said."""
+    """A tree could not be rendered. The message is the playbook's output."""
 
 
 def trees(clusters: Path, version: str, generated: int) -> Iterator[tuple[str, Tree]]:
-    """Every tree of a version by its name: those of a folder of clusters, and of so many generated inventories.
+    """Return every tree of a version by its name: those of a folder of clusters, and those of generated inventories.
 
-    Of the clusters, those of another version are rendered again for this one, as far as their inventory is known; the
-    tree of others is empty. TreeError if rendering fails.
+    Clusters of another version are rendered again for this one if their inventory is known; otherwise their tree is
+    empty. TreeError if rendering fails.
     """
     others = []
     for rendered in sorted(clusters.glob("*/rendered")):
@@ -53,7 +53,7 @@ def _read(rendered: Path) -> Tree:
 
 
 def _rendered(version: str, clusters: list[str]) -> Iterator[tuple[str, Tree]]:
-    """Committed clusters as the playbook renders them for a version."""
+    """Render committed clusters for a version with the playbook, and return their trees."""
     stated = {"nativelink_version": version, **_OLDER.get(version, {})}
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         options = [f"-e{name}={value}" for name, value in {**stated, "nativelink_clusters_dir": folder}.items()]
@@ -67,7 +67,7 @@ def _rendered(version: str, clusters: list[str]) -> Iterator[tuple[str, Tree]]:
 
 
 def variables_of(version: str, number: int) -> list[dict[str, Any]]:
-    """Variables of so many clusters, the same ones each time, which say anything that the validation lets pass."""
+    """Generate the variables of this many clusters, the same ones each time. The validation accepts all of them."""
     found: list[dict[str, Any]] = []
     if number == 0:
         return found

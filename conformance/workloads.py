@@ -1,4 +1,4 @@
-"""What the manifests of a tree run: each workload's command, environment and volumes, as a kubelet reads them."""
+"""The workloads of a tree: the command, environment and volumes of each, as a kubelet reads them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import yaml
 
 Tree = Mapping[str, str]
-"""A rendered tree: its files' texts by their paths."""
+"""A rendered tree: the texts of its files by their paths."""
 
-NATIVELINK = "/nativelink"  # where a pod has the binary that in the image is the entrypoint
-SECRET = "conformance"  # what every key of every Secret holds
+NATIVELINK = "/nativelink"  # the binary's path in a pod; in the image it is the entrypoint
+SECRET = "conformance"  # the value of every key of every Secret
 _CONTAINERS = ("nativelink", "worker", "redis")
 _REFERENCE = re.compile(r"\$\((\w+)\)")
 
 
 @dataclass(frozen=True)
 class Mount:
-    """Where a pod has a volume, or the part of it that ``sub_path`` names."""
+    """A mount of a volume in a pod, or of the part of it that ``sub_path`` names."""
 
     volume: str
     path: str
@@ -29,11 +29,11 @@ class Mount:
 
 @dataclass(frozen=True)
 class Workload:
-    """A StatefulSet or Deployment: what one of its pods runs.
+    """One of the pods of a StatefulSet or Deployment.
 
-    ``environment`` may say ``$POD_NAME`` and ``$POD_IPS`` for the pod's name and addresses. ``configuration`` has, by
-    volume, the files of its ConfigMap; ``drain`` is the command of its preStop hook, and ``started`` that of its
-    startup probe, if it has them.
+    ``environment`` may contain ``$POD_NAME`` and ``$POD_IPS`` for the pod's name and addresses. ``configuration`` has
+    the files of a ConfigMap by volume. ``drain`` is the command of the preStop hook, and ``started`` that of the
+    startup probe, if there are any.
     """
 
     name: str
@@ -49,20 +49,20 @@ class Workload:
 
     @property
     def component(self) -> str:
-        """What it is to NativeLink: ``cas``, ``scheduler``, ``redis``, or ``worker NAME OF THE POOL``."""
+        """The role of the workload: ``cas``, ``scheduler``, ``redis``, or ``worker NAME OF THE POOL``."""
         pool = self.labels.get("nativelink-gitops/pool")
         return self.labels["app.kubernetes.io/component"] + (f" {pool}" if pool else "")
 
     @property
     def settings(self) -> str:
-        """The text of its NativeLink configuration; "" if it has none."""
+        """The text of the NativeLink configuration, or "" if there is none."""
         files = [text for volume in self.configuration.values() for name, text in volume.items() if ".json5" in name]
         return files[0] if files else ""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A Service: which pods its name leads to."""
+    """A Service: its name, and the pods that the name leads to."""
 
     name: str
     namespace: str
@@ -71,13 +71,13 @@ class Service:
 
 
 def objects_of(tree: Tree) -> list[dict[str, Any]]:
-    """The tree's objects."""
+    """Return the tree's objects."""
     resources = yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader)["resources"]
     return [yaml.load(tree[path], yaml.CSafeLoader) for path in resources]
 
 
 def services_of(tree: Tree) -> list[Service]:
-    """The tree's Services."""
+    """Return the tree's Services."""
     return [
         Service(
             item["metadata"]["name"],
@@ -91,7 +91,7 @@ def services_of(tree: Tree) -> list[Service]:
 
 
 def workloads_of(tree: Tree) -> dict[str, Workload]:
-    """What runs NativeLink, or the Redis beside it, by the names of ``Workload.component``."""
+    """Return the workloads that run NativeLink, or its Redis, by ``Workload.component``."""
     maps = {
         each["name"]: {path.rpartition("/")[2]: tree[path] for path in each["files"]}
         for each in yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader).get("configMapGenerator", ())

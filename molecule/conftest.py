@@ -1,4 +1,4 @@
-"""What the scenarios' tests share: the cluster that `default` made, seen through kubectl by testinfra's local backend.
+"""Fixtures of the scenarios' tests: the cluster that `default` made, read with kubectl on testinfra's local backend.
 
 Run by `molecule verify`, or directly after `molecule converge`: ``pytest molecule/<scenario>/tests``.
 """
@@ -21,13 +21,13 @@ Kubectl = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def host() -> Host:
-    """The machine itself: a cluster is reached through its API, not through a connection."""
+    """Return this machine, because a cluster is reached through its API and not through a connection."""
     return testinfra.get_host("local://")
 
 
 @pytest.fixture(scope="session")
 def kubectl(host: Host) -> Kubectl:
-    """``kubectl("get", "storageclass", "fast")`` returns the parsed JSON; anything but `get` returns the text."""
+    """Return a function that runs kubectl. It returns parsed JSON for `get`, and the text for other commands."""
     running = cluster.cluster("molecule")
 
     def run(*arguments: str) -> Any:

@@ -150,6 +150,10 @@ class Cluster:
         for workload in workloads:
             self.run("-n", namespace, "rollout", "status", workload, f"--timeout={patient(120)}s")
 
+    def service_address(self, namespace: str, name: str) -> str:
+        """Return the cluster IP of a Service. This machine reaches it if the cluster has a real node."""
+        return self.run("-n", namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+
     def kubeconfig_of(self, token: str, file: Path) -> Path:
         """Write a kubeconfig with this cluster's context for whoever has a bearer token, to a file; the file."""
         config = yaml.safe_load(self.kubeconfig.read_text())

@@ -91,7 +91,7 @@ class Entry:
 
     def address(self, name: str) -> str:
         """The address of one of its Services, which this machine reaches."""
-        return self.where.run("-n", self.name, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
+        return self.where.service_address(self.name, name)
 
     def load(self, chunk: int = 40, pool: str = "") -> Load:
         """A load on its scheduler; ``pool`` is one whose workers are fake."""

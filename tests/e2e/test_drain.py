@@ -161,7 +161,7 @@ class Farm:
         self.scheduler, self.cas = (self.address(f"nativelink-{name}") for name in ("scheduler", "cas"))
 
     def address(self, service: str) -> str:
-        return self.where.run("-n", SPACE, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+        return self.where.service_address(SPACE, service)
 
     def run(self, *arguments: str) -> str:
         return self.where.run("-n", WORKERS, *arguments)

@@ -85,7 +85,7 @@ def test_each_service_is_served_by_its_own_backend(edge: Edge) -> None:
     found = edge.backends()
     selector = "app.kubernetes.io/component=cas"
     pods = edge.read("pods", "-l", selector, "-o", "jsonpath={.items[*].status.podIP}")
-    (scheduler,) = edge.read("service", "nativelink-scheduler", "-o", "jsonpath={.spec.clusterIP}")
+    scheduler = edge.where.service_address(CAS, "nativelink-scheduler")
     backends = {"cas": {f"{pod}:50051" for pod in pods}, "scheduler": {f"{scheduler}:50052"}}
     for service, component in SERVICES.items():
         assert found[service] <= backends[component], service

@@ -321,10 +321,7 @@ def cas(stage: Stage, running: dict[str, tuple[str, int]], tmp_path_factory: pyt
             "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
         }
     )
-    address = stage.where.run(
-        "-n", "nativelink", "get", "service", "nativelink-cas", "-o", "jsonpath={.spec.clusterIP}"
-    )
-    found = Cache(address, tmp_path_factory.mktemp("cas"))
+    found = Cache(stage.where.service_address("nativelink", "nativelink-cas"), tmp_path_factory.mktemp("cas"))
     until("the CAS to answer", answers(found), 20)
     return found
 

@@ -1,4 +1,4 @@
-"""What `bootstrap` left in the cluster and in the tree."""
+"""The cluster and the tree after `bootstrap`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_password_of_redis_is_in_the_cluster_only(host: Host, kubectl: Kubec
     encoded = secret["data"]["password"]
     assert host.file(str(TREE / "rendered" / "kustomization.yaml")).is_file
     for password in (base64.b64decode(encoded).decode(), encoded):
-        # 1: looked through everything, and found nothing.
+        # 1: grep searched everything and found nothing.
         assert host.run("grep -rF -e %s %s", password, str(TREE)).rc == 1
 
 

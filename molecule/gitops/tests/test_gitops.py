@@ -1,4 +1,4 @@
-"""What the role gitops leaves in the cluster."""
+"""The objects of the role gitops in the cluster."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_kustomization(kubectl: Kubectl) -> None:
 
 
 def allowed(kubectl: Kubectl, namespace: str) -> dict[str, str]:
-    """What Flux may do in a namespace: verbs by resource."""
+    """Return the permissions of Flux in a namespace: verbs by resource."""
     account = "system:serviceaccount:flux-system:nativelink-flux"
     table = kubectl("auth", "can-i", "--list", f"--namespace={namespace}", f"--as={account}")
     return {line.split()[0]: line.rpartition("[")[2].rstrip("]") for line in table.splitlines()[1:]}
@@ -81,9 +81,9 @@ def test_flux_may_change_what_the_tree_holds(kubectl: Kubectl, namespace: str) -
 
 
 @pytest.mark.parametrize("kind", ["secrets", "namespaces", "roles.rbac.authorization.k8s.io", "*.*"])
-def test_flux_may_do_nothing_else(kubectl: Kubectl, kind: str) -> None:
+def test_flux_has_no_other_permissions(kubectl: Kubectl, kind: str) -> None:
     assert kind not in allowed(kubectl, "nativelink")
 
 
-def test_flux_may_do_nothing_elsewhere(kubectl: Kubectl) -> None:
+def test_flux_has_no_permissions_in_other_namespaces(kubectl: Kubectl) -> None:
     assert "configmaps" not in allowed(kubectl, "default")

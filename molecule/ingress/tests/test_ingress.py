@@ -1,4 +1,4 @@
-"""What the role ingress leaves in the cluster."""
+"""The objects of the role ingress in the cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Kubectl = Callable[..., Any]
 
 
 @pytest.mark.parametrize("name", ["gatewayclasses", "gateways", "grpcroutes", "httproutes"])
-def test_gateway_api_is_of_the_version_asked_for(kubectl: Kubectl, name: str) -> None:
+def test_gateway_api_has_the_configured_version(kubectl: Kubectl, name: str) -> None:
     found = kubectl("get", "crd", f"{name}.gateway.networking.k8s.io")["metadata"]["annotations"]
     assert found["gateway.networking.k8s.io/bundle-version"] == "v1.6.3"
 
@@ -38,7 +38,7 @@ def test_the_class_belongs_to_the_controller(kubectl: Kubectl) -> None:
     assert found["spec"]["controllerName"] == "gateway.envoyproxy.io/gatewayclass-controller"
 
 
-def test_two_proxies_serve_the_class_and_one_at_most_goes_at_a_time(kubectl: Kubectl) -> None:
+def test_two_proxies_serve_the_class_and_at_most_one_is_disrupted_at_a_time(kubectl: Kubectl) -> None:
     named = kubectl("get", "gatewayclass", "nativelink")["spec"]["parametersRef"]
     assert (named["kind"], named["namespace"], named["name"]) == ("EnvoyProxy", "envoy-gateway-system", "nativelink")
     found = kubectl("get", "envoyproxy", "nativelink", "--namespace=envoy-gateway-system")

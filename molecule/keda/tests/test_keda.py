@@ -1,4 +1,4 @@
-"""What the role keda leaves in the cluster."""
+"""The objects of the role keda in the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the role low_latency leaves in the cluster."""
+"""The objects of the role low_latency in the cluster."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FILES = Path(__file__).parents[3] / "roles/low_latency/files"
 
 @pytest.fixture(scope="module")
 def pod(kubectl: Kubectl) -> dict[str, Any]:
-    """The specification of the DaemonSet's pods."""
+    """Return the specification of the DaemonSet's pods."""
     return dict(kubectl("get", "daemonset", "low-latency", SPACE)["spec"]["template"]["spec"])
 
 
-def test_the_nodes_that_are_selected_have_a_pod(kubectl: Kubectl) -> None:
+def test_the_selected_nodes_have_a_pod(kubectl: Kubectl) -> None:
     status = kubectl("get", "daemonset", "low-latency", SPACE)["status"]
     assert (status["desiredNumberScheduled"], status["numberReady"]) == (2, 2)  # of six nodes in three zones
     assert {each["spec"]["nodeName"] for each in kubectl("get", "pods", SPACE)["items"]} == {"node-1", "node-4"}
 
 
-def test_the_namespace_is_of_its_own(kubectl: Kubectl) -> None:
+def test_the_namespace_is_privileged_and_isolated(kubectl: Kubectl) -> None:
     labels = kubectl("get", "namespace", "nativelink-low-latency")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
     assert labels["app.kubernetes.io/instance"] == "molecule"
@@ -57,7 +57,7 @@ def test_the_pods_tolerate_every_taint(pod: dict[str, Any]) -> None:
     assert {"operator": "Exists"} in pod["tolerations"]
 
 
-def test_the_configuration_is_what_is_committed(kubectl: Kubectl) -> None:
+def test_the_configuration_contains_the_committed_files(kubectl: Kubectl) -> None:
     found = kubectl("get", "configmap", "low-latency", SPACE)
     assert found["data"] == {"attach.sh": (FILES / "attach.sh").read_text()}
     assert base64.b64decode(found["binaryData"]["tcp_nodelay.o"]) == (FILES / "tcp_nodelay.o").read_bytes()

@@ -1,4 +1,4 @@
-"""What the role storage_classes leaves in the cluster."""
+"""The StorageClasses of the role storage_classes in the cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kubectl = Callable[..., Any]
         ("azure", "disk.csi.azure.com", {"skuName": "Premium_LRS"}, True, "Delete"),
     ],
 )
-def test_class(
+def test_a_class_has_the_fields_of_its_preset(
     kubectl: Kubectl, name: str, provisioner: str, parameters: dict[str, str], grows: bool, reclaim: str
 ) -> None:
     found = kubectl("get", "storageclass", name)
@@ -30,7 +30,7 @@ def test_class(
     assert found["reclaimPolicy"] == reclaim
 
 
-def test_only_the_one_asked_for_is_the_default(kubectl: Kubectl) -> None:
+def test_only_the_configured_class_is_the_default(kubectl: Kubectl) -> None:
     key = "storageclass.kubernetes.io/is-default-class"
     ours = [each["metadata"] for each in kubectl("get", "storageclass")["items"]]
     assert [each["name"] for each in ours if each.get("annotations", {}).get(key) == "true"] == ["gp3"]
