@@ -1,12 +1,12 @@
-# `make` says what there is. Every target but clean and images makes the Python environment first, or reuses it.
+# `make` lists the targets. All except help, images, lock and clean first make the Python environment, or reuse it.
 PYTHON ?= python3
-# The default inventory is one cluster on an embedded Kubernetes: only this file knows that it is embedded.
+# The default inventory is one cluster on an embedded Kubernetes. Only this file knows that the cluster is embedded.
 INVENTORY ?= inventories/local
 # More arguments for ansible-playbook: make bootstrap INVENTORY=inventories/reference ARGS="--limit prod --check"
 ARGS ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Where `ansible_collections.nativelink.gitops` is: this repository, by a link.
+# Python finds `ansible_collections.nativelink.gitops` there. It is a link to this repository.
 export PYTHONPATH := $(CURDIR)/playbooks/collections
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -19,7 +19,7 @@ OFFLINE := -e @$(MANIFESTS)
 endif
 
 .PHONY: help
-help: ## say what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
@@ -29,11 +29,11 @@ venv:
 ##@ The main job
 
 .PHONY: bootstrap
-bootstrap: venv $(EMBEDDED) ## validate, provision, render, connect every cluster of INVENTORY (default: inventories/local, embedded)
+bootstrap: venv $(EMBEDDED) ## validate, provision, render and connect every cluster of INVENTORY (default: inventories/local, embedded)
 	ansible-playbook -i $(INVENTORY) $(OFFLINE) playbooks/bootstrap.yml $(ARGS)
 
 .PHONY: validate
-validate: venv ## find every fault of INVENTORY
+validate: venv ## report every input error of INVENTORY
 	ansible-playbook -i $(INVENTORY) playbooks/validate.yml $(ARGS)
 
 .PHONY: render
@@ -42,17 +42,17 @@ render: venv ## render the committed trees (or those of INVENTORY=…), without 
 	  ansible-playbook -i $$inventory playbooks/render.yml $(ARGS); done
 
 .PHONY: images
-images: ## list the images to mirror: those of the committed trees, and of the release manifests RELEASES="FILE…"
+images: ## list the images to mirror: those of the committed trees and of the release manifests RELEASES="FILE…"
 	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u
 
 ##@ The embedded Kubernetes
 
 .PHONY: cluster-up
-cluster-up: venv ## start it, or reuse the one that runs (NODE=real: with a node that runs pods, which takes root)
+cluster-up: venv ## start it, or reuse it if it runs (NODE=real adds a node that runs pods, and needs root)
 	python -m testbed up --name local $(if $(NODE),--node $(NODE))
 
 .PHONY: cluster-load
-cluster-load: venv ## give its real node the images of COMPONENTS (such as "flux keda")
+cluster-load: venv ## give its real node the images of COMPONENTS, such as "flux keda"
 	python -m testbed load --name local $(COMPONENTS)
 
 .PHONY: cluster-down
@@ -60,7 +60,7 @@ cluster-down: venv ## stop it and remove its state
 	python -m testbed down --name local
 
 .PHONY: cluster-status
-cluster-status: venv ## list the embedded clusters that run
+cluster-status: venv ## list the embedded clusters
 	python -m testbed status
 
 .PHONY: manifests
@@ -69,14 +69,14 @@ manifests: venv
 
 ##@ Tests
 
-# For Go programs: with it an API server takes twice the memory, and three quarters of the time of the processors.
+# Go collects garbage less often: an API server then needs twice the memory, but three quarters of the processor time.
 test molecule pytest e2e bench: export GOGC := 400
 
 .PHONY: test
-test: lint molecule pytest ## everything that must pass: lint, molecule, pytest (10 minutes; 17 the first time)
+test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (10 minutes; 17 the first time)
 
 .PHONY: lint
-lint: venv docs ## yamllint, ansible-lint (production profile, offline), ruff, the documentation's links
+lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ruff, and check the documentation's links
 	yamllint --strict .
 	ansible-lint --offline
 	ruff check
@@ -84,40 +84,40 @@ lint: venv docs ## yamllint, ansible-lint (production profile, offline), ruff, t
 	pytest -q tests/lint/test_documents.py
 
 .PHONY: molecule
-molecule: venv ## every role on one embedded cluster
+molecule: venv ## test every role on one embedded cluster
 	molecule test --all --exclude bootstrap
-	molecule test --scenario-name bootstrap # on a fresh cluster of its own
+	molecule test --scenario-name bootstrap # on its own fresh cluster
 
 .PHONY: pytest
-pytest: venv newest ## the tests of tests/
+pytest: venv newest ## run the tests in tests/ that need no real node
 	pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/e2e
 
 .PHONY: e2e
-e2e: venv ## what only a real node can show: both engines, KEDA, the scaling, the drain, the edge; takes root (16 minutes; 33 the first time)
-	[ "$$(id -u)" != 0 ] || python -m testbed build --images # all at once and first, or each test would build beside others
+e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (16 minutes; 33 the first time)
+	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
 	TESTBED_PATIENCE=4 pytest -n 4 --dist loadfile --no-loadscope-reorder -rs --durations=25 -m 'not soak and not alone' tests/e2e
 
 .PHONY: newest
-newest: # a second environment for the tests on the newest ansible-core; they say that they are skipped where there is none
+newest: # an environment with a newer Python for the tests on the newest ansible-core, which are skipped without one
 	@if python=$$(.ci/newest-python); then .ci/venv .venv-newest "$$python"; fi
 
 .PHONY: soak
-soak: venv ## the long ones: the bootstrap interrupted at 20 random points; with root the drain's and the scaling's
+soak: venv ## run the long tests: the bootstrap interrupted at 20 random points; with root also those of draining and scaling
 	pytest tests/bootstrap tests/e2e -m soak -s
 
 .PHONY: bench
-bench: venv ## rendering, the bootstrap; with root syncing, the reaction to demand and latency; with NATIVELINK=FILE load
+bench: venv ## measure rendering and the bootstrap; with root also syncing, the reaction to demand, latency; with NATIVELINK=FILE load
 	python -m bench
 
 .PHONY: conformance
-conformance: venv ## the rendered configurations on a real NativeLink: NATIVELINK="FILE…", binaries or tarballs of docker save
+conformance: venv ## run the rendered configurations on a real NativeLink: NATIVELINK="FILE…", binaries or tarballs of docker save
 	python -m conformance $(NATIVELINK)
 
 ##@ Housekeeping
 
 .PHONY: generate
-generate: venv ## write what is made of the roles' variables: docs/variables.md, the schema, the READMEs' tables
+generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables
 	python docs/generate.py --write
 
 .PHONY: docs
@@ -129,10 +129,10 @@ bpf: venv ## compile the eBPF program of role low_latency, whose object file is 
 	python -m testbed bpf
 
 .PHONY: lock
-lock: ## bring requirements.txt up to date with pyproject.toml (needs uv)
+lock: ## update requirements.txt from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	  --upgrade --group dev pyproject.toml -o requirements.txt
 
 .PHONY: clean
-clean: ## remove the Python environments and what tools cached in the checkout
+clean: ## remove the Python environments, the site, and the caches of tools in the checkout
 	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache .site

@@ -1,9 +1,9 @@
-"""What the roles have to be told on the embedded Kubernetes: where its release manifests are.
+"""Variables of the roles for the embedded Kubernetes: the paths of its release manifests.
 
 ``python .ci/offline.py FILE`` makes all manifests and writes a file of Ansible variables that name them.
 ``python .ci/offline.py FILE -i INVENTORY …`` makes only those that ``ansible-playbook -i INVENTORY …`` would install.
 
-The only place that knows both sides: where the embedded Kubernetes keeps release manifests, and the roles' variables.
+Only this file knows both where the embedded Kubernetes keeps release manifests and the names of the roles' variables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from testbed import build, manifests
 
 ROOT = Path(__file__).resolve().parents[1]
-# By variable: the component whose manifest it names, and the condition under which the role installs it.
+# By variable: the component of the manifest, and the condition under which the role installs it.
 MANIFESTS = {
     "keda_manifest": ("keda", "keda_install == 'release'"),
     "ingress_gateway_api_manifest": (
@@ -37,10 +37,10 @@ ROLES = ("keda", "ingress", "gitops")
 
 
 def wanted(arguments: list[str]) -> list[str]:
-    """The variables whose manifests the clusters of ``ansible-playbook ARGUMENTS`` install; all without arguments.
+    """Return the variables whose manifests the clusters of ``ansible-playbook ARGUMENTS`` install.
 
-    A cluster counts with its variables as that command reads them, and the roles' defaults beneath. One whose variables
-    cannot be read asks for nothing: the playbook says what is wrong with them.
+    Without arguments it returns all of them. The variables of a cluster are those that the command reads, over the roles'
+    defaults. A cluster whose variables cannot be read needs no manifest here, because the playbook then reports the error.
     """
     if not arguments:
         return list(MANIFESTS)
@@ -64,14 +64,14 @@ def wanted(arguments: list[str]) -> list[str]:
 
 
 def main(target: Path, arguments: list[str]) -> None:
-    """Make what is not made yet, and write the file (and its folder)."""
+    """Make the manifests that do not exist yet, and write the file and its folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     chosen = wanted(arguments)
     variables: dict[str, str | bool] = {
         variable: str(manifests.path(MANIFESTS[variable][0], label=f"[{number}/{len(chosen)}]"))
         for number, variable in enumerate(chosen, 1)
     }
-    # Its pods are fake: KEDA's metrics API never answers.
+    # The pods are fake, so KEDA's metrics API never answers.
     variables["keda_wait_for_metrics_api"] = False
     target.write_text(yaml.safe_dump(variables, explicit_start=True))
 

@@ -1,4 +1,4 @@
-"""``python -m testbed``: see ``--help``."""
+"""The command line of the testbed: ``python -m testbed --help`` describes it."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--name", default=cluster.DEFAULT_NAME, help="cluster (default: %(default)s)")
         return added
 
-    added = command("up", "start a cluster, or reuse the one that runs")
-    added.add_argument("--nodes", type=int, default=cluster.NODES, help="fake nodes (default: %(default)s)")
+    added = command("up", "start a cluster, or reuse it if it runs")
+    added.add_argument("--nodes", type=int, default=cluster.NODES, help="number of fake nodes (default: %(default)s)")
     added.add_argument(
-        "--node", choices=("fake", "real"), default="fake", help="real: one that runs pods besides; takes root"
+        "--node", choices=("fake", "real"), default="fake", help="real: add a node that runs pods; needs root"
     )
     command("down", "stop a cluster and remove its state")
     command("status", "list the clusters", named=False)
     command("kubeconfig", "print the path of a cluster's kubeconfig")
-    built = command("build", "build the binaries only", named=False)
-    built.add_argument("--images", action="store_true", help="and all images that a real node can be given")
-    command("manifests", "make the release manifests only, and print their paths", named=False)
-    command("bpf", "compile the program of role low_latency into the role's object file", named=False)
+    built = command("build", "only build the binaries", named=False)
+    built.add_argument("--images", action="store_true", help="also make all images for a real node")
+    command("manifests", "only make the release manifests, and print their paths", named=False)
+    command("bpf", "compile the eBPF program of role low_latency into the role's object file", named=False)
     added = command("load", "give a cluster with a real node the images of components")
     added.add_argument("component", nargs="+", choices=components.COMPONENTS)
-    added = command("never-ready", "keep new pods of a namespace from getting ready")
+    added = command("never-ready", "keep new pods of a namespace Pending")
     added.add_argument("--namespace", required=True)
-    added.add_argument("--off", action="store_true", help="let them get ready again")
+    added.add_argument("--off", action="store_true", help="let the pods get ready again")
     added = command("offer-volumes", "offer PersistentVolumes for claims to bind")
     added.add_argument("--storage-class", default="local-path", help="(default: %(default)s)")
-    added.add_argument("--size", default="200Gi", help="of each (default: %(default)s)")
-    added.add_argument("--count", type=int, default=cluster.NODES, help="(default: %(default)s)")
+    added.add_argument("--size", default="200Gi", help="size of each volume (default: %(default)s)")
+    added.add_argument("--count", type=int, default=cluster.NODES, help="number of volumes (default: %(default)s)")
     return parser
 
 
@@ -72,7 +72,7 @@ def _images() -> Iterator[images.Image]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit status is 0, or 1 with the reason on stderr."""
+    """Run one command. Return 0, or 1 with the reason on stderr."""
     given = _parser().parse_args(arguments)
     try:
         match given.command:

@@ -1,4 +1,4 @@
-"""A real Bazel, from its npm package: the client that the build farm is for."""
+"""A real Bazel from its npm package, as the client of the build farm."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from testbed import build, cache
 
 _PACKAGE = "@bazel/bazel-linux_x64@2.1.0"
 _BINARY = "package/bazel-2.1.0-linux-x86_64"
-# What `npm view PACKAGE dist.integrity` says.
+# The output of `npm view PACKAGE dist.integrity`.
 _INTEGRITY = "sha512-ag6ZwYMJblf1YuPhNRAMyCYf164mY8jhdIwPSVFI1CMiBRnSDJBkSg7rVIczPh+8Gp7TDqAno9MMTnfUXzxogA=="
 
 
 def _install(draft: Path) -> None:
-    cache.say(f"fetching {_PACKAGE}")
+    cache.say(f"downloading {_PACKAGE}")
     with tempfile.TemporaryDirectory() as folder:
         build.run("npm", "pack", "--silent", _PACKAGE, cwd=Path(folder))
         (package,) = Path(folder).glob("*.tgz")
@@ -32,5 +32,8 @@ def _install(draft: Path) -> None:
 
 
 def program() -> Path:
-    """Bazel 2.1.0 for Linux on x86-64, fetched if the cache hasn't it; ``build.BuildError`` if it can't be had."""
+    """Return the path of Bazel 2.1.0 for Linux on x86-64, downloaded if the cache lacks it.
+
+    ``build.BuildError`` if that fails.
+    """
     return cache.made(cache.root() / "bin" / f"bazel-{cache.digest(_PACKAGE, _INTEGRITY)}", _install) / "bazel"

@@ -1,6 +1,6 @@
-"""The eBPF program of role low_latency, compiled by Debian's clang to the same bytes each time.
+"""The eBPF program of role low_latency, which Debian's clang compiles to the same bytes each time.
 
-The compiler has its version in the name of its package, so that another release of Debian compiles the same.
+The name of the compiler's package contains its version, so that another release of Debian compiles the same.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _CLANG = "clang-19"
 
 
 def compiled(source: Path = SOURCE) -> bytes:
-    """The object file of a program. ``build.BuildError`` if it can't be had."""
+    """Compile a program, and return its object file. ``build.BuildError`` if that fails."""
     root = debian.root(_CLANG)
     libraries = root / "usr/lib/x86_64-linux-gnu"
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "object"
-        # Version 2 of the instructions is older than what the program needs of the kernel.
+        # Every kernel that has what the program needs also has version 2 of the instructions.
         command = [root / "usr/bin" / _CLANG, "-target", "bpfel", "-mcpu=v2", "-O2", "-Wall", "-Wextra", "-Werror"]
         command += ["-nostdinc", "-isystem", root / "usr/include", "-isystem", root / "usr/include/x86_64-linux-gnu"]
-        # Neither the compiler's version nor a folder's name gets into the object.
+        # The object then contains neither the compiler's version nor the name of a folder.
         command += ["-Qn", "-c", source.name, "-o", target]
         environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries)}
         done = subprocess.run(command, cwd=source.parent, env=environment, capture_output=True, text=True, check=False)

