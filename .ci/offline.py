@@ -39,8 +39,9 @@ ROLES = ("keda", "ingress", "gitops")
 def wanted(arguments: list[str]) -> list[str]:
     """Return the variables whose manifests the clusters of ``ansible-playbook ARGUMENTS`` install.
 
-    Without arguments it returns all of them. The variables of a cluster are those that the command reads, over the roles'
-    defaults. A cluster whose variables cannot be read needs no manifest here, because the playbook then reports the error.
+    Without arguments it returns all of them. The variables of a cluster are those that the command reads, over the
+    roles' defaults. A cluster whose variables cannot be read needs no manifest here, because the playbook then reports
+    the error.
     """
     if not arguments:
         return list(MANIFESTS)

@@ -198,7 +198,7 @@ def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | 
 
 
 def _check_room(name: str, environment: dict[str, str]) -> None:
-    """Raise BuildError if a folder that a build writes to is too full. Go itself would fail late, with a long output."""
+    """Raise BuildError if a folder that a build writes to is too full. Go itself would fail late."""
     go = run("go", "env", "GOCACHE", "GOMODCACHE", env=environment).splitlines()
     for folder in (cache.root(), *map(Path, go), Path(tempfile.gettempdir())):
         there = next(path for path in (folder, *folder.parents) if path.exists())

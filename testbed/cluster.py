@@ -36,8 +36,8 @@ NODES = 6
 ZONES = ("zone-a", "zone-b", "zone-c")
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
-# Each cluster gets random ports. kwokctl would take the first free ports below 32768. Two clusters that start at the same
-# time would then take the same ones, and another cluster could take the port of an API server that is stopped.
+# Each cluster gets random ports. kwokctl would take the first free ports below 32768. Two clusters that start at once
+# would then take the same ones, and another cluster could take the port of an API server that is stopped.
 _PORTS = (
     "etcdPort",
     "etcdPeerPort",
@@ -118,7 +118,7 @@ class Cluster:
 
     @property
     def _workdir(self) -> Path:
-        """The folder in which kwokctl keeps the cluster, and the working directory of each of the cluster's processes."""
+        """The folder in which kwokctl keeps the cluster, and the working directory of the cluster's processes."""
         return self.home / "kwok" / "clusters" / self.name
 
     def _settings(self) -> dict[str, Any]:

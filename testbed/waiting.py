@@ -18,7 +18,7 @@ def patient(seconds: float) -> float:
 
 
 def until(what: str, check: Callable[[], bool], seconds: float, details: Callable[[], str] = str) -> None:
-    """Poll until ``check`` returns True. ClusterError after ``patient(seconds)``, with its last error and ``details()``.
+    """Poll until ``check`` returns True. ClusterError after ``patient(seconds)``, with the last error and details.
 
     ``what`` names the condition in the message: "the API server to answer". A check that raises ClusterError or
     OSError, for example because a connection is refused, counts as False.

@@ -137,9 +137,7 @@ class Project:
         with self.started() as run:
             while not reached() and run.poll() is None:
                 if time.monotonic() > deadline:
-                    pytest.fail(
-                        f"timed out after {within:.0f} s waiting to kill the run:\n{self.log.read_text()}"
-                    )
+                    pytest.fail(f"timed out after {within:.0f} s waiting to kill the run:\n{self.log.read_text()}")
                 time.sleep(0.005)
             return run.poll() is None
 
