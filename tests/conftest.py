@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-# The files of minutes, by name without "test_"; where several run at a time, the last one would else run alone.
+# The files that take minutes, without "test_". They start first, so that none runs alone at the end of a parallel run.
 LONGEST = (
     *("provision", "bootstrap", "scripts", "release_manifest", "interrupted", "cluster", "testbed_cluster", "standin"),
-    # On a real node, from ten minutes down to two. Demand, scaling and drain wait more than they compute.
+    # These run on a real node, and take from ten minutes down to two. Demand, scaling and drain mostly wait.
     *("argocd", "demand", "edge", "drain", "scaling", "flux", "switching", "provisioning", "real_node", "build"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first."""
+    """Sort the tests so that the longest files run first."""
 
     def rank(item: pytest.Item) -> int:
         name = item.path.stem.removeprefix("test_")

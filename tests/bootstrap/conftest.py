@@ -1,4 +1,4 @@
-"""Runs the playbooks as a user does: on embedded clusters, with the inventory and the trees in a temporary folder."""
+"""Fixtures that run the playbooks as a user does, on embedded clusters, with their files in a temporary folder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from testbed.waiting import patient
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 RECAP = re.compile(r"^(\S+) +: (ok=.*)$", re.MULTILINE)
-# What the API server or a controller chooses for itself, so that two runs may differ in it.
+# Fields that the API server or a controller sets, so that they may differ between two runs.
 VOLATILE = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences")
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a run ended: exit status, output, and each cluster's statistics (``{"prod": {"ok": 3, "changed": 0}}``)."""
+    """A run's exit status, output, and each cluster's statistics (``{"prod": {"ok": 3, "changed": 0}}``)."""
 
     status: int
     output: str
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, str]:
-        """The closing summary, by cluster: its line and the indented ones below."""
+        """Return the closing summary by cluster: the cluster's line and the indented lines below it."""
         _, _, text = self.output.partition("\nCLUSTERS ")
         blocks = re.findall(r"^(\S[^\n]*: [^\n]*\n(?: +[^\n]*\n)*)", text.partition("\n")[2], re.MULTILINE)
         return {block.partition(":")[0]: block for block in blocks}
@@ -57,7 +57,7 @@ class Run:
 
 @dataclass
 class Project:
-    """A user's checkout: an inventory, the trees of its clusters, and the Ansible that is to be used."""
+    """A user's checkout: an inventory, the trees of its clusters, and the Ansible to run."""
 
     folder: Path
     bin: Path
@@ -65,7 +65,7 @@ class Project:
 
     @classmethod
     def make(cls, folder: Path, bin_folder: Path = BIN) -> Self:
-        """A project whose inventory has the offline release manifests, and no cluster yet."""
+        """Make a project whose inventory has the offline release manifests, and no cluster yet."""
         manifests = folder / "inventory" / "group_vars" / "all.yml"
         manifests.parent.mkdir(parents=True)
         subprocess.run([sys.executable, ".ci/offline.py", str(manifests)], cwd=ROOT, check=True)
@@ -80,7 +80,7 @@ class Project:
         return self.folder / "clusters"
 
     def add(self, name: str, where: Cluster | None = None, **variables: Any) -> None:
-        """Put a cluster into the inventory; without `where` it is one whose kubeconfig names a port that is closed."""
+        """Add a cluster to the inventory. Without `where` its kubeconfig names a closed port."""
         kubeconfig, context = (where.kubeconfig, where.context) if where else (self._closed(name), "closed")
         connection = {"cluster_kubeconfig": str(kubeconfig), "cluster_context": context}
         self.hosts[name] = connection | {"nativelink_clusters_dir": str(self.trees)}
@@ -102,35 +102,35 @@ class Project:
 
     @contextlib.contextmanager
     def started(self, *arguments: str, playbook: str = "bootstrap") -> Iterator[subprocess.Popen[bytes]]:
-        """ansible-playbook in a process group of its own, as a terminal starts it; what is left of it is killed."""
+        """Start ansible-playbook in its own process group, as a terminal does, and kill the rest of it afterwards."""
         command = [str(self.bin / "ansible-playbook"), "-i", str(self.folder / "inventory")]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "K8S_AUTH"))
         }
         environment |= {"PATH": f"{self.folder / 'bin'}:{self.bin}:{os.environ['PATH']}", "KUBECONFIG": "/dev/null"}
         command += [f"playbooks/{playbook}.yml", *arguments]
-        with self.log.open("w") as log:  # a file never fills up, as a pipe that nobody reads does
+        with self.log.open("w") as log:  # unlike a pipe that is not read, a file does not fill up
             run = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             yield run
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.pid, signal.SIGKILL)  # all at once, as a power cut does
+                os.killpg(run.pid, signal.SIGKILL)  # all at once, as in a power cut
             run.wait()
 
     def run(self, *arguments: str, playbook: str = "bootstrap") -> Run:
-        """Run a playbook to its end, which has to come within 10 minutes times TESTBED_PATIENCE."""
+        """Run a playbook to its end, for at most 10 minutes times TESTBED_PATIENCE."""
         try:
             with self.started(*arguments, playbook=playbook) as run:
                 status = run.wait(timeout=patient(600))
         finally:
-            print(self.log.read_text())  # shown by pytest when the test fails
+            print(self.log.read_text())  # pytest shows this if the test fails
         return Run(status, self.log.read_text())
 
     def interrupt(self, reached: Callable[[], bool], within: float = 120) -> bool:
-        """Start the bootstrap and kill it (SIGKILL, with all its workers) as soon as `reached` says so.
+        """Start the bootstrap, and kill it (SIGKILL, with all its workers) as soon as `reached` returns True.
 
-        Whether it was killed on its way: False if it ended before.
+        Return True if it was killed, and False if it ended before.
         """
         within = patient(within)
         deadline = time.monotonic() + within
@@ -142,17 +142,17 @@ class Project:
             return run.poll() is None
 
     def files(self) -> dict[str, tuple[int, bytes]]:
-        """Each file of the trees: when it was written, and what is in it."""
+        """Return the modification time and the content of each file of the trees."""
         found = (path for path in self.trees.rglob("*") if path.is_file())
         return {str(path.relative_to(self.trees)): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
     def tree(self) -> dict[str, bytes]:
-        """What is in each file of the trees."""
+        """Return the content of each file of the trees."""
         return {path: content for path, (_, content) in self.files().items()}
 
 
 def objects(where: Cluster, manager: str = "nativelink-gitops") -> dict[str, Any]:
-    """Every object our field manager has applied, by kind, namespace and name, without what differs from run to run."""
+    """Return the objects of our field manager, by kind, namespace and name, without fields that differ between runs."""
     kinds = where.run("api-resources", "--verbs=list", "-o", "name").split()
     kinds = sorted({kind for kind in kinds if not kind.startswith("events")})
     text = where.run("get", ",".join(kinds), "-A", "-o", "json", "--show-managed-fields", "--ignore-not-found")
@@ -160,7 +160,7 @@ def objects(where: Cluster, manager: str = "nativelink-gitops") -> dict[str, Any
     for item in json.loads(text or '{"items": []}')["items"]:
         metadata = item["metadata"]
         fields = [entry["fieldsV1"] for entry in metadata.get("managedFields", ()) if entry["manager"] == manager]
-        if not fields or "ttlSecondsAfterFinished" in item.get("spec", {}):  # a Job that goes when it has done its work
+        if not fields or "ttlSecondsAfterFinished" in item.get("spec", {}):  # this Job is removed when it has completed
             continue
         item.pop("status", None)
         if item["kind"] == "Secret":
@@ -178,12 +178,12 @@ def objects(where: Cluster, manager: str = "nativelink-gitops") -> dict[str, Any
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """An empty project on the Ansible that runs the tests, in a Git repository without a commit to lose."""
+    """Return an empty project on the Ansible that runs the tests, in an empty Git repository."""
     return Project.make(tmp_path)
 
 
 @pytest.fixture
 def embedded() -> Iterator[Callable[[str], Cluster]]:
-    """``embedded("name")`` starts a fresh cluster of that name, which is stopped after the test."""
+    """Return a function: ``embedded("name")`` starts a fresh cluster of that name, which is stopped after the test."""
     with contextlib.ExitStack() as started:
         yield lambda name: started.enter_context(cluster.fresh(name))

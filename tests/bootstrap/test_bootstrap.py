@@ -1,4 +1,4 @@
-"""The main job from its first run to the one that changes nothing, on the Ansible of the lock and on the newest one."""
+"""The bootstrap from its first run to a run that changes nothing, on the locked Ansible and on the newest one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NEWEST = ROOT / ".venv-newest" / "bin"
 
 @dataclass
 class Story:
-    """A fresh cluster `alpha`, and what was seen after each of three runs: --check, the first one, a second one."""
+    """A fresh cluster `alpha`, and its state after each of three runs: with --check, the first, and a second one."""
 
     project: Project
     where: Cluster
@@ -38,7 +38,7 @@ class Story:
 @pytest.fixture(scope="module", params=["locked", "newest"])
 def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     if request.param == "newest" and not (NEWEST / ".." / ".ready").exists():
-        pytest.skip("no Python >= 3.12 here, which the newest ansible-core needs (make newest)")
+        pytest.skip("the newest ansible-core needs Python 3.12 or newer (make newest)")
     folder = tmp_path_factory.mktemp(request.param)
     project = Project.make(folder, BIN if request.param == "locked" else NEWEST)
     with cluster.fresh(f"bootstrap-{request.param}") as where:
@@ -51,7 +51,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield Story(project, where, check, checked, checked_files, first, made, files, project.run())
 
 
-# What a user would write for a cluster of their own.
+# The variables that a user would write for a cluster.
 VARIABLES = {
     "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
     "gitops_provider": "argocd",
@@ -63,7 +63,7 @@ VARIABLES = {
 
 
 def _git(project: Project) -> None:
-    """Make the project a Git repository with one commit, and put a git that notes its calls before the real one."""
+    """Make the project a Git repository with one commit, and put a git that records its calls before the real one."""
 
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.com"]
@@ -84,7 +84,7 @@ def _which(program: str) -> str:
     )
 
 
-def test_check_mode_on_a_fresh_cluster_says_what_would_change_and_changes_nothing(story: Story) -> None:
+def test_check_mode_reports_changes_without_making_them(story: Story) -> None:
     assert story.check.status == 0
     assert story.check.recap["alpha"]["changed"] >= 5
     assert "alpha: would change (" in story.check.summary["alpha"]
@@ -109,7 +109,7 @@ def test_bootstrap_provisions_the_cluster(story: Story) -> None:
         assert name in story.made
 
 
-def test_bootstrap_renders_a_tree_that_the_api_server_takes(story: Story) -> None:
+def test_bootstrap_renders_a_tree_that_the_api_server_accepts(story: Story) -> None:
     tree = story.project.trees / "alpha"
     assert (tree / "kustomization.yaml").is_file()
     assert (tree / "rendered" / "kustomization.yaml").is_file()
@@ -119,7 +119,7 @@ def test_bootstrap_renders_a_tree_that_the_api_server_takes(story: Story) -> Non
     assert "statefulset.apps/nativelink-cas serverside-applied (server dry run)" in done.stdout
 
 
-def test_the_summary_says_what_was_done_and_what_to_do_next(story: Story) -> None:
+def test_the_summary_lists_changes_and_next_steps(story: Story) -> None:
     said = story.first.summary["alpha"]
     assert said.startswith("alpha: changed (")
     for section in ("provisioned", "rendered", "connected", "next"):
@@ -129,11 +129,11 @@ def test_the_summary_says_what_was_done_and_what_to_do_next(story: Story) -> Non
     assert "make the Secret nativelink/edge-tls: the certificate of the edge" in said
     for namespace in ("nativelink", "nativelink-workers"):
         assert f"make the Secret {namespace}/mirror: the credentials for pulling images" in said
-    # Provisioning makes this one.
+    # Provisioning creates this one.
     assert "nativelink-redis" not in said
 
 
-def test_a_second_run_changes_nothing_and_says_so(story: Story) -> None:
+def test_a_second_run_changes_nothing_and_reports_that(story: Story) -> None:
     assert story.second.status == 0
     assert story.second.changed == 0
     assert story.second.summary["alpha"].startswith("alpha: nothing changed\n")
@@ -141,7 +141,7 @@ def test_a_second_run_changes_nothing_and_says_so(story: Story) -> None:
     assert objects(story.where) == story.made
 
 
-def test_rendering_alone_needs_no_cluster(story: Story, project: Project) -> None:
+def test_rendering_does_not_need_a_cluster(story: Story, project: Project) -> None:
     project.bin = story.project.bin
     project.add("beta", **VARIABLES)
     project.add("gamma", **VARIABLES)
@@ -161,7 +161,7 @@ def test_rendering_alone_needs_no_cluster(story: Story, project: Project) -> Non
     assert both.summary["gamma"].startswith("gamma: changed (1 task)\n")
 
 
-def test_a_fault_of_one_cluster_stops_the_run_before_anything_is_done(story: Story, project: Project) -> None:
+def test_an_input_error_of_one_cluster_stops_the_run_before_it_changes_anything(story: Story, project: Project) -> None:
     project.bin = story.project.bin
     project.add("alpha", story.where, **VARIABLES, nativelink_cas_replicas=5, nativelink_namespace="elsewhere")
     project.add("delta", **VARIABLES, nativelink_scheduler_replicas=2, keda_versoin="2.21.0")
@@ -173,7 +173,7 @@ def test_a_fault_of_one_cluster_stops_the_run_before_anything_is_done(story: Sto
     assert "The inventory has faults; nothing was written or applied:" in run.output.partition("\nCLUSTERS ")[2]
     assert not project.trees.exists()
     assert objects(story.where) == before
-    # The counter-run: without its fault, the same inventory goes on to write.
+    # The counter-run: without the error, the run of the same inventory writes files.
     project.add("delta", **VARIABLES)
     assert project.run("--tags", "render").status == 0
     assert sorted(path.name for path in project.trees.iterdir()) == ["alpha", "delta"]
@@ -181,7 +181,7 @@ def test_a_fault_of_one_cluster_stops_the_run_before_anything_is_done(story: Sto
 
 def test_ansible_never_commits_or_pushes(story: Story) -> None:
     called = (story.project.folder / "git-was-called").read_text()
-    # It reads the committed tree, to tell a change that would break a running cluster and what is still to be pushed.
+    # It reads the committed tree to find changes that would break a running cluster, and commits that are not pushed.
     assert set(re.findall(r"^(?:-C \S+ |-\S+ )*(\S+)", called, re.MULTILINE)) == {"cat-file", "rev-list", "status"}
     log = subprocess.run(
         ["git", "log", "--format=%s"], cwd=story.project.folder, capture_output=True, text=True, check=True

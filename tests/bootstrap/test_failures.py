@@ -1,4 +1,4 @@
-"""A cluster that is gone or hangs: the others are finished, the run ends in failure, and the summary names both."""
+"""Runs with clusters that are down or hang. The other clusters are completed, and the summary names all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VARIABLES = {
 }
 
 
-def test_dead_and_hanging_clusters_hold_nobody_up(project: Project, embedded: Callable[[str], Cluster]) -> None:
+def test_dead_and_hanging_clusters_do_not_delay_others(project: Project, embedded: Callable[[str], Cluster]) -> None:
     alive, hanging = embedded("failures-alive"), embedded("failures-hanging")
     project.add("alive", alive, **VARIABLES)
     project.add("dead", **VARIABLES)
@@ -45,12 +45,12 @@ def test_dead_and_hanging_clusters_hold_nobody_up(project: Project, embedded: Ca
         assert run.summary[name].startswith(f"{name}: failed\n")
         assert "  failed       cluster_context: the API server https://127.0.0.1:" in run.summary[name]
 
-    # Every cluster fails: the summary is there all the same.
+    # If every cluster fails, there is still a summary.
     run = project.run("--limit", "dead,hanging")
     assert run.status == 2
     assert sorted(run.summary) == ["dead", "hanging"]
 
-    # The counter-run: once it answers, it is finished like the other.
+    # The counter-run: when the cluster answers again, it is completed like the other.
     hanging.resume()
     run = project.run("--limit", "alive,hanging")
     assert run.status == 0

@@ -1,4 +1,4 @@
-"""A run that is killed, at any point, and started again ends where an uninterrupted one does."""
+"""A run that is killed at any point and started again ends in the same state as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from testbed.cluster import Cluster
 
 from .conftest import Project, objects
 
-# The edge's controller is left out for the time it takes: it is installed in the same way as KEDA and Argo CD.
+# The edge's controller is left out to save time. It is installed in the same way as KEDA and Argo CD.
 VARIABLES = {
     "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
     "ingress_provider": "none",
@@ -24,7 +24,7 @@ VARIABLES = {
 
 
 def exists(where: Cluster, path: str) -> Callable[[], bool]:
-    """Whether the API server has the object at a path."""
+    """Return True if the API server has the object at a path."""
     command = where.command("get", "--raw", path)
     return lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0
 
@@ -46,7 +46,7 @@ def test_killed_at_five_points_it_converges(
         rendered.exists,
         exists(bumpy, "/api/v1/namespaces/argocd"),
     ):
-        assert not reached()  # each run gets further than the one before
+        assert not reached()  # each run gets further than the run before
         assert project.interrupt(reached), project.log.read_text()
 
     assert project.run().status == 0
@@ -81,7 +81,7 @@ def test_killed_at_random_points_it_converges(
         moment = chance.uniform(0, took)
         started = time.monotonic()
         if not project.interrupt(lambda end=started + moment: time.monotonic() > end):
-            took = time.monotonic() - started  # less than the first run, which found nothing in memory
+            took = time.monotonic() - started  # less than the first run took, because files are now in memory
             continue
         killed += 1
         print(f"{killed}: killed after {moment:.1f} s of {took:.1f} s")

@@ -1,6 +1,6 @@
-"""The conformance run without a NativeLink: what it takes for one, and what it says of those that are none.
+"""Tests of the conformance run without a NativeLink: which files it accepts, and what it reports.
 
-Where one has to run it is the stand-in, as an image that docker saved, or a script.
+Tests that run a NativeLink use the stand-in, in an image as docker saves it, or a script.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ exit 1
 
 @pytest.fixture(autouse=True)
 def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a failed run leaves for its user goes with the test."""
+    """Remove the files that a failed run leaves for its user."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 def namespaces() -> bool:
-    """Whether this machine lets us have pods of our own."""
+    """Return True if this machine allows the namespaces of pods."""
     command = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 needs_namespaces = pytest.mark.skipif(
-    not namespaces(), reason="it takes root, or a kernel that allows user namespaces: pods are made of namespaces"
+    not namespaces(), reason="pods need namespaces, and so root or a kernel that allows user namespaces"
 )
 
 
@@ -51,7 +51,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def layer(files: Mapping[str, bytes | str]) -> bytes:
-    """A layer with files, and symbolic links where the content is a text."""
+    """Return a layer with files. An entry whose content is a text is a symbolic link."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as packed:
         for name, found in files.items():
@@ -66,7 +66,7 @@ def layer(files: Mapping[str, bytes | str]) -> bytes:
 
 
 def saved(path: Path, *layers: bytes, tags: tuple[str, ...], images: int = 1) -> Path:
-    """A tarball as `docker save` writes it, of an image whose entrypoint is /bin/nativelink."""
+    """Write a tarball as `docker save` does, of an image whose entrypoint is /bin/nativelink."""
     files = {f"{number}/layer.tar": content for number, content in enumerate(layers)}
     image = {"Config": "config.json", "RepoTags": list(tags), "Layers": list(files)}
     files["config.json"] = json.dumps({"config": {"Entrypoint": ["/bin/nativelink"]}}).encode()
@@ -80,7 +80,7 @@ def saved(path: Path, *layers: bytes, tags: tuple[str, ...], images: int = 1) ->
 
 
 def stand_in(path: Path) -> Path:
-    """The stand-in's image, in which it has the schema of its version beside it."""
+    """Write the stand-in's image, which also contains the schema of its version."""
     program = build.binaries({"standin": build.NODE_SETS["standin"]})["nativelink"]
     schema = ROOT / "schemas" / "nativelink-v1.6.6.schema.json"
     files = {"bin/nativelink": program.read_bytes(), "bin/nativelink.schema.json": schema.read_bytes()}
@@ -88,7 +88,7 @@ def stand_in(path: Path) -> Path:
 
 
 def clusters(folder: Path, name: str, old: str, new: str) -> Path:
-    """A folder of clusters with one of the committed ones, in whose files one text stands for another."""
+    """Make a folder of clusters with a committed one, in whose files one text is replaced with another."""
     rendered, files = folder / name / "rendered", committed("dev")
     assert any(old in text for text in files.values()), old
     for path, text in files.items():
@@ -106,7 +106,7 @@ def script(path: Path, text: str) -> Path:
 # Which NativeLink
 
 
-def test_without_a_file_it_says_what_is_missing_and_how_to_get_it() -> None:
+def test_without_a_file_it_explains_how_to_get_one() -> None:
     done = run()
     assert done.returncode == 2
     assert "make conformance NATIVELINK=FILE" in done.stderr
@@ -114,13 +114,13 @@ def test_without_a_file_it_says_what_is_missing_and_how_to_get_it() -> None:
     assert "docker save ghcr.io/tracemachina/nativelink:v1.6.6 -o nativelink-v1.6.6.tar\n" in done.stderr
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
+def test_a_missing_file_is_named() -> None:
     done = run("/nowhere/nativelink")
     assert done.returncode == 2
     assert "/nowhere/nativelink does not exist" in done.stderr
 
 
-def test_the_entrypoint_of_an_image_is_extracted_out_of_its_last_layer(tmp_path: Path) -> None:
+def test_the_entrypoint_of_an_image_is_extracted_from_its_last_layer(tmp_path: Path) -> None:
     real = b'#!/bin/sh\necho "nativelink 1.3.2"\n'
     layers = layer({"bin/nativelink": b"an older one"}), layer({"bin/nativelink": "../opt/it", "opt/it": real})
     found = subject(saved(tmp_path / "image.tar", *layers, tags=("example.com/mirror/nativelink:latest",)), tmp_path)
@@ -158,7 +158,7 @@ def test_a_tarball_of_something_else_is_refused(tmp_path: Path) -> None:
         subject(tmp_path / "other.tar", tmp_path)
 
 
-def test_a_program_of_another_name_is_no_nativelink(tmp_path: Path) -> None:
+def test_a_program_of_another_name_is_refused(tmp_path: Path) -> None:
     program = script(tmp_path / "other", '#!/bin/sh\necho "native 1.6.6"\n')
     with pytest.raises(SubjectError, match="its version is unknown"):
         subject(program, tmp_path)
@@ -167,7 +167,7 @@ def test_a_program_of_another_name_is_no_nativelink(tmp_path: Path) -> None:
 # What is run
 
 
-def test_a_workload_is_what_its_manifest_says() -> None:
+def test_a_workload_matches_its_manifest() -> None:
     found = workloads_of(committed("prod"))
     assert {*found} - {"redis"} == {"cas", "scheduler", "worker default"}
     cas, worker = found["cas"], found["worker default"]
@@ -184,7 +184,7 @@ def test_a_workload_is_what_its_manifest_says() -> None:
     }
 
 
-def test_variables_of_the_environment_are_put_into_a_command() -> None:
+def test_environment_variables_are_expanded_in_a_command() -> None:
     redis = workloads_of(dict(trees.trees(Path("/nowhere"), "v1.6.6", 60))[first_on_redis()])["redis"]
     assert redis.command[redis.command.index("--requirepass") + 1] == SECRET
 
@@ -201,7 +201,7 @@ def first_on_redis() -> str:
 
 
 @pytest.mark.parametrize("version", ["v1.3.2", "v1.6.6"])
-def test_generated_inventories_are_the_same_each_time_and_say_all_that_pools_may(version: str) -> None:
+def test_generated_inventories_are_deterministic_and_use_every_field_of_pools(version: str) -> None:
     found = trees.variables_of(version, 60)
     assert len(found) == 60
     assert found == trees.variables_of(version, 60)
@@ -217,7 +217,7 @@ def test_generated_inventories_are_the_same_each_time_and_say_all_that_pools_may
 
 
 @needs_namespaces
-def test_the_stand_in_takes_the_configurations(tmp_path: Path) -> None:
+def test_the_stand_in_accepts_the_configurations(tmp_path: Path) -> None:
     done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("NativeLink v1.6.6*, a stand-in, which shows nothing about NativeLink itself")
@@ -229,7 +229,7 @@ def test_the_stand_in_takes_the_configurations(tmp_path: Path) -> None:
 
 
 @needs_namespaces
-def test_a_refused_configuration_is_a_row_with_what_it_said(tmp_path: Path) -> None:
+def test_the_row_of_a_refused_configuration_has_its_output(tmp_path: Path) -> None:
     done = run(script(tmp_path / "nativelink", REFUSES), "--part=configurations", "--inventories=0")
     assert done.returncode == 1, done.stdout + done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("v1.6.6    dev              cas starts")]
@@ -247,11 +247,11 @@ def test_the_stand_in_refuses_what_nativelink_refuses(tmp_path: Path) -> None:
     assert sorted(rows) == ["cas", "scheduler", "worker"], "whoever shards"
     for row in rows.values():
         assert "FAILED" in row.split()
-        assert "at '/stores/" in row  # by the schema, which wants a weight there
+        assert "at '/stores/" in row  # the schema requires a weight there
 
 
 @needs_namespaces
-def test_a_tree_of_a_cluster_that_is_not_known_here_is_not_run(tmp_path: Path) -> None:
+def test_the_tree_of_an_unknown_cluster_is_not_run(tmp_path: Path) -> None:
     other = clusters(tmp_path / "clusters", "mine", "nativelink:v1.6.6", "nativelink:v1.3.2")
     command = (script(tmp_path / "nativelink", REFUSES), "--part=configurations", "--inventories=0")
     done = run(*command, f"--clusters={other}")

@@ -1,4 +1,4 @@
-"""Certificates for tests, made anew each time: none is ever in Git."""
+"""Certificates for tests. They are made for each run, so that Git contains none."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PEM = serialization.Encoding.PEM
 
 
 class Authority:
-    """A CA, whose certificate is ``pem``."""
+    """A CA. ``pem`` is its certificate."""
 
     def __init__(self, name: str) -> None:
         self._name, self._key = name, ec.generate_private_key(ec.SECP256R1())
         self.pem = self._signed(name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=0))
 
     def issue(self, name: str, *hosts: x509.GeneralName) -> tuple[bytes, bytes]:
-        """A certificate for these hosts, or for a client, and its key."""
+        """Return a certificate for these hosts, or for a client, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         hosts = hosts or (x509.DNSName(name),)

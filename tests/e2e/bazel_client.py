@@ -12,20 +12,20 @@ from pathlib import Path
 
 from testbed import bazel
 
-JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a short life on few cores
-ACTION = "action"  # the span of all that is done for one
+JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a server that ends soon and uses few cores
+ACTION = "action"  # the span of everything that is done for one action
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A build: its seconds, and the milliseconds of the spans in Bazel's profile, by name."""
+    """The seconds of a build, and the milliseconds of the spans in Bazel's profile, by name."""
 
     seconds: float
     spans: Mapping[str, list[float]]
 
 
 class Bazel:
-    """A client of its own, whose workspace has rules that take a given time."""
+    """A Bazel with its own workspace, whose rules take a given time."""
 
     def __init__(self, folder: Path) -> None:
         self.workspace, self.home = folder / "workspace", folder / "home"
@@ -39,14 +39,14 @@ class Bazel:
         return [str(bazel.program()), *startup, name, *arguments]
 
     def run(self, name: str, *arguments: str, timeout: float | None = None) -> str:
-        """What Bazel says; AssertionError with it if it fails, or is not done in so many seconds."""
+        """Run Bazel, and return its output. AssertionError with the output if it fails or takes too long."""
         command = self.command(name, *arguments)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, cwd=self.workspace, text=True, **pipes) as client:  # type: ignore[call-overload]
             try:
                 said, _ = client.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
-                client.send_signal(signal.SIGINT)  # it has the server end the build, then
+                client.send_signal(signal.SIGINT)  # the client then makes the server end the build
                 said, _ = client.communicate()
                 raise AssertionError(f"not done in {timeout:.0f} s: {said}") from None
         assert client.returncode == 0, said
@@ -61,11 +61,11 @@ class Bazel:
         properties: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> dict[str, int]:
-        """Build rules that sleep and write a word, and count the processes by kind: ``{"remote": 20}``.
+        """Build rules that sleep and write a word, and return the number of processes by kind: ``{"remote": 20}``.
 
-        Each leaves a file ``/tmp/begun-WORD-…`` of its own when it begins. Nothing is left of the builds before;
-        another word, number or time makes other actions. ``properties`` are asked of the workers besides;
-        AssertionError if it is not done in so many seconds.
+        Each rule leaves its own file ``/tmp/begun-WORD-…`` when it begins. The outputs of earlier builds are removed.
+        Another word, number or time makes other actions. ``properties`` are additional properties of the actions.
+        AssertionError if the build takes longer than ``timeout`` seconds.
         """
         command = "mktemp /tmp/begun-{2}-XXXXXX > /dev/null; sleep {1}; echo {2} {0} > $@"
         rule = f'genrule(name = "rule{{0}}", outs = ["{{0}}.txt"], cmd = "{command}")\n'
@@ -77,7 +77,7 @@ class Bazel:
         return {kind: int(number) for number, kind in re.findall(r"(\d+) ([a-z -]+)", kinds)}
 
     def timed(self, text: str, jobs: int) -> Timed:
-        """How long a build of a BUILD file's text takes from nothing, with so many actions at a time."""
+        """Time a build of a BUILD file's text with an empty output folder and this many actions at a time."""
         profile = self.workspace.parent / "profile.json"
         options = ("--experimental_generate_json_trace_profile", f"--profile={profile}", f"--jobs={jobs}")
         said = self._built(text, *options, properties={}, timeout=None)
@@ -90,7 +90,7 @@ class Bazel:
         return Timed(float(seconds), spans)
 
     def _built(self, text: str, *options: str, properties: Mapping[str, str], timeout: float | None) -> str:
-        """What Bazel says of a remote build of a BUILD file's text from nothing."""
+        """Build the text of a BUILD file remotely with an empty output folder, and return Bazel's output."""
         (self.workspace / "BUILD").write_text(text)
         self.run("clean")
         asked = {"pool": "default", "OSFamily": "Linux", **properties}

@@ -1,7 +1,7 @@
 """The chain from demand to workers on a real node: KEDA, a rendered tree, and a record of what moved when.
 
-For the tests beside it and for ``python -m bench reaction``. Times are this machine's ``time.monotonic()``: the stamps
-in objects have whole seconds only.
+The tests in this folder and ``python -m bench reaction`` use it. Times are this machine's ``time.monotonic()``, because
+the timestamps in objects only have whole seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.render.conftest import values_of
 
 Object = dict[str, Any]
 
-# Where fake pods go: a pool with these has workers that are objects only, as many as one likes.
+# Fields of a pool whose workers are fake pods. There can be any number of them.
 FAKE: Object = {
     "node_selector": {node.LABEL: "fake"},
     "tolerations": [{"key": node.LABEL, "operator": "Exists", "effect": "NoSchedule"}],
@@ -44,18 +44,18 @@ _DEMAND = re.compile(
 
 
 def install_keda(where: Cluster) -> None:
-    """Apply KEDA's release manifest; it is not ready yet: see ``await_keda``."""
+    """Apply KEDA's release manifest. ``await_keda`` waits until KEDA is ready."""
     where.run("apply", "--server-side", "-f", str(manifests.path("keda")))
 
 
 def await_keda(where: Cluster) -> None:
-    """Wait until KEDA answers for the HPAs."""
+    """Wait until KEDA serves metrics to the HPAs."""
     where.run("wait", "--for=condition=Available", _METRICS_API, f"--timeout={patient(120)}s")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cluster entry on a cluster: its name, which its namespaces begin with, and the folder of its rendered tree."""
+    """An inventory entry on a cluster: its name, with which its namespaces begin, and the folder of its tree."""
 
     where: Cluster
     name: str
@@ -63,7 +63,7 @@ class Entry:
 
     @property
     def workers(self) -> str:
-        """The namespace of its workers; the other one has its name."""
+        """The namespace of the workers. The other namespace has the name of the entry."""
         return f"{self.name}-workers"
 
     def apply(self, pools: list[Object], **variables: Any) -> None:
@@ -81,7 +81,7 @@ class Entry:
         self.apply_folder()
 
     def apply_folder(self) -> None:
-        """Apply what is in the folder."""
+        """Apply the tree in the folder."""
         self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", str(self.folder))
 
     def await_ready(self) -> None:
@@ -90,29 +90,29 @@ class Entry:
         self.where.rolled_out(self.name, *parts)
 
     def address(self, name: str) -> str:
-        """The address of one of its Services, which this machine reaches."""
+        """Return the address of one of the entry's Services, which this machine reaches."""
         return self.where.service_address(self.name, name)
 
     def load(self, chunk: int = 40, pool: str = "") -> Load:
-        """A load on its scheduler; ``pool`` is one whose workers are fake."""
+        """Return a load on the scheduler. ``pool`` is a pool with fake workers."""
         addresses = {name: self.address(f"nativelink-{name}") for name in ("scheduler", "cas", "scheduler-workers")}
         return Load(addresses["scheduler"], addresses["cas"], chunk, addresses["scheduler-workers"], pool)
 
     def gauge(self) -> Gauge:
-        """A look at its collector."""
+        """Return a gauge of the demand at the collector."""
         return Gauge(f"{self.address('nativelink-collector')}:{METRICS_PORT}")
 
     def deployments(self) -> Record:
-        """What becomes of its workers' Deployments."""
+        """Return a record of the Deployments of the workers."""
         return Record(self.where, f"/apis/apps/v1/namespaces/{self.workers}/deployments")
 
     def pods(self) -> Record:
-        """What becomes of its workers' pods."""
+        """Return a record of the pods of the workers."""
         return Record(self.where, f"/api/v1/namespaces/{self.workers}/pods")
 
 
 def this_machine(where: Cluster, namespace: str) -> Object:
-    """The policy that lets this machine look into a namespace, which no policy of a tree does."""
+    """Return a policy that lets this machine reach the pods of a namespace. The policies of trees do not."""
     network = node.network(where.home)
     assert network, f"cluster {where.name} has no real node"
     rule = {"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}
@@ -131,7 +131,7 @@ def _namespace(name: str, security: str) -> Object:
 
 @dataclass(frozen=True)
 class Change:
-    """A change of an object, as a watch told it: when it arrived here, ADDED, MODIFIED or DELETED, and the object."""
+    """A change of an object from a watch: the time of its arrival, ADDED, MODIFIED or DELETED, and the object."""
 
     at: float
     kind: str
@@ -140,7 +140,7 @@ class Change:
 
 @dataclass
 class Record:
-    """All changes of a resource from its start on, kept by a thread: ``Record(where, "/api/v1/namespaces/a/pods")``."""
+    """All changes of a resource since the start of the record: ``Record(where, "/api/v1/namespaces/a/pods")``."""
 
     where: Cluster
     path: str
@@ -173,14 +173,14 @@ class Record:
                     assert told["type"] != "ERROR", told
                     self.changes.append(Change(at, told["type"], told["object"]))
                     after = told["object"]["metadata"]["resourceVersion"]
-            # The API server hangs up on those who read more slowly than things happen: 200 pods at a time are enough.
+            # The API server closes a watch that reads too slowly. Bursts of 200 pods are enough for that.
             with self._lock:
                 if self._ended:
                     return
                 self._watch = self._begin(after)
 
     def steps(self, name: str, since: float = 0) -> list[tuple[float, int]]:
-        """When a Deployment's ``replicas`` got which value: the first one it had, then each other one."""
+        """Return the times and values of a Deployment's ``replicas``: the first value, then each change."""
         found: list[tuple[float, int]] = []
         for change in list(self.changes):
             if change.object["metadata"]["name"] == name and change.kind != "DELETED":
@@ -191,15 +191,15 @@ class Record:
         return before + [step for step in found if step[0] >= since]
 
     def replicas(self, name: str) -> int:
-        """The last ``replicas`` of a Deployment that was told; -1 before the first."""
+        """Return the last known ``replicas`` of a Deployment, or -1 before the first."""
         steps = self.steps(name)
         return steps[-1][1] if steps else -1
 
 
 class Gauge:
-    """The demand at the collector, read as KEDA does (the first line of each stage) 20 times a second by a thread.
+    """The demand at the collector, which a thread reads 20 times a second as KEDA does (the first line of each stage).
 
-    ``values`` has the time of each look that found another sum of both stages; None while there was no answer, or not
+    ``values`` has the time and the sum of both stages for each change. The sum is None without an answer or without
     both stages.
     """
 
@@ -219,13 +219,13 @@ class Gauge:
 
     def _look(self) -> None:
         while not self._end.wait(0.05):
-            stages = dict(reversed(self.lines()))  # of several values of a key a dict keeps the last
+            stages = dict(reversed(self.lines()))  # a dict keeps the last of several values of a key
             value = sum(stages.values()) if len(stages) == 2 else None
             if not self.values or self.values[-1][1] != value:
                 self.values.append((time.monotonic(), value))
 
     def lines(self) -> list[tuple[str, float]]:
-        """The stage and value of each line there is now; none without an answer."""
+        """Return the stage and value of each line that the collector serves now, or nothing without an answer."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             return [(stage, float(number)) for stage, number in _DEMAND.findall(_get(self.address))]
         return []
@@ -246,12 +246,12 @@ def _get(address: str) -> str:
 
 
 class Load:
-    """Actions that wait in a scheduler: ``hold(400)`` makes them 400, by starting and ending clients.
+    """Actions that wait in a scheduler: ``hold(400)`` starts or ends clients until there are 400.
 
-    They ask for pools that have no workers, so that none begins. NativeLink counts a queued action until its client has
-    been gone for a minute. So those that are to end are run, by workers that are processes of this machine, which takes
-    the address of the API for workers. Without it, or with a ``pool`` that the actions are to ask for, the clients go.
-    A client holds ``chunk`` actions at most: while the demand falls, up to that many count twice for a moment.
+    The actions ask for pools without workers, so that none begins. NativeLink counts a queued action until a minute
+    after its client has disconnected. To end actions sooner, workers on this machine run them, which needs the address
+    of the worker API. Without that address, or with a ``pool`` that the actions ask for, the clients just end. A client
+    holds at most ``chunk`` actions. While the demand falls, up to that many actions count twice for a moment.
     """
 
     def __init__(self, scheduler: str, cas: str, chunk: int = 40, workers: str = "", pool: str = "") -> None:
@@ -268,11 +268,11 @@ class Load:
 
     @property
     def held(self) -> int:
-        """How many wait now."""
+        """The number of actions that wait now."""
         return sum(client.actions for client in self._clients)
 
     def hold(self, actions: int) -> float:
-        """Make it so, and return when it was begun: all were prepared, and the first was about to be queued."""
+        """Let this many actions wait. Return the time just before the first was queued, when all were prepared."""
         ended: list[_Client] = []
         while self.held > actions:
             ended.append(self._clients.pop())
@@ -285,7 +285,7 @@ class Load:
             started.append(_Client(size, pool, process))
         self._clients += started
         at = 0.0
-        seconds = patient(60)  # for them to queue what they are to hold
+        seconds = patient(60)  # until they have queued their actions
         deadline = threading.Timer(seconds, lambda: [client.process.kill() for client in started])
         deadline.start()
         try:
@@ -294,7 +294,9 @@ class Load:
                     assert client.process.stdout
                     told = client.process.stdout.readline()
                     wanted = f'{{"{word}": {client.actions}}}\n'
-                    assert told == wanted, f"a client was to say {wanted!r} within {seconds:.0f} s, and said {told!r}"
+                    assert told == wanted, (
+                        f"a client should print {wanted!r} within {seconds:.0f} s, but printed {told!r}"
+                    )
                     at = at if word == "queued" else time.monotonic()
         finally:
             deadline.cancel()
@@ -316,7 +318,7 @@ class Load:
 
     @contextlib.contextmanager
     def _worker(self, pool: str) -> Iterator[None]:
-        """A worker of a pool on this machine."""
+        """Start a worker of a pool on this machine."""
         with tempfile.TemporaryDirectory() as folder:
 
             def remote(kind: str) -> Object:
@@ -341,7 +343,7 @@ class Load:
                 "workers": [{"local": local}],
                 "servers": [{"listener": {"http": {"socket_address": "127.0.0.1:0"}}, "services": {"health": {}}}],
             }
-            # At each action's end NativeLink reads all of /proc: here that is the worker's own processes.
+            # At the end of each action NativeLink reads all of /proc, which here has only the worker's own processes.
             apart = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
             with nativelink.started(Path(folder) / "worker", config, *apart) as process:
                 yield

@@ -10,7 +10,7 @@ from testbed import cluster, node
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state folder of these tests' own; whatever is left in it is taken down."""
+    """Give these tests their own state folder, and remove the clusters that are left in it."""
     if missing := node.missing():
         pytest.skip(f"a real node needs {', '.join(missing)}")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,7 @@
 """A cluster on a real node whose clients come through the edge: Envoy Gateway and a real Envoy, one host name, TLS.
 
-For the tests beside it and for ``python -m bench latency``. A load balancer is played by the node, whose address is
-written where a cloud's controller would write it.
+The tests in this folder and ``python -m bench latency`` use it. The node replaces a load balancer: its address is
+written where the controller of a cloud would write it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ NAME = "site"
 HOST = "nativelink.example.com"
 CAS, PROXIES = "nativelink", "envoy-gateway-system"
 GATEWAY = "gateway.envoyproxy.io/owning-gateway-name=nativelink"
-MAX_CONCURRENT_STREAMS = 3  # of HTTP/2's settings (RFC 9113, section 6.5.2)
+MAX_CONCURRENT_STREAMS = 3  # one of HTTP/2's settings (RFC 9113, section 6.5.2)
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A cluster with an edge, at an address, and the certificates of the test, which are files."""
+    """A cluster with an edge, the address of the edge, and the folder of the test's certificates."""
 
     where: Cluster
     site: Site
@@ -51,29 +51,29 @@ class Edge:
         self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", tree)
 
     def ready(self) -> None:
-        """Wait for all of NativeLink."""
+        """Wait until all of NativeLink is ready."""
         self.where.rolled_out(CAS, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
         self.where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
 
     def trust(self, *protocols: str) -> ssl.SSLContext:
-        """A client without a certificate."""
+        """Return the TLS settings of a client without a certificate."""
         context = ssl.create_default_context(cafile=str(self.folder / "servers.crt"))
         context.set_alpn_protocols(protocols)
         return context
 
     def connect(self, context: ssl.SSLContext, host: str = HOST) -> ssl.SSLSocket:
-        """A connection by TLS to the edge, or to another host of its address."""
+        """Open a TLS connection to the edge, or to another host name at its address."""
         return context.wrap_socket(socket.create_connection((self.address, 443), timeout=20), server_hostname=host)
 
     def ask(self, path: str) -> http.client.HTTPResponse:
-        """The answer to a gRPC call without a message."""
+        """Return the answer to a gRPC call without a message."""
         connection = http.client.HTTPConnection(HOST)
         connection.sock = self.connect(self.trust("http/1.1"))
         connection.request("POST", path, headers={"Content-Type": "application/grpc", "TE": "trailers"})
         return connection.getresponse()
 
     def refusal(self, context: ssl.SSLContext) -> str:
-        """How TLS refuses a client, or "" if the edge waits for what it has to say."""
+        """Return how TLS refuses a client, or "" if the edge waits for the client's request."""
         with self.connect(context) as connection:
             connection.settimeout(5)
             try:
@@ -82,17 +82,19 @@ class Edge:
                 return str(error.reason)
             except TimeoutError:
                 return ""
-        raise AssertionError("the edge hung up without a word")
+        raise AssertionError("the edge closed the connection without an error")
 
     def streams(self) -> int:
-        """How many calls at a time the edge says that a connection may have."""
+        """Return the number of concurrent calls that the edge allows on a connection."""
         with self.connect(self.trust("h2")) as connection, connection.makefile("rb") as answer:
-            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5))  # no settings of ours
+            connection.sendall(
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5)
+            )  # empty settings of ours
             length = int.from_bytes(answer.read(9)[:3])
             return int(dict(struct.iter_unpack(">HI", answer.read(length)))[MAX_CONCURRENT_STREAMS])
 
     def load(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a client with a certificate, which wants actions: see ``reported``."""
+        """Start a client with a certificate, which asks for actions: see ``reported``."""
         command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--connect-to={self.address}:443"]
         command += [f"--{of}-endpoint=grpcs://{HOST}:443" for of in ("execute", "cas")]
         command += [f"--tls-certificate={self.folder / 'servers.crt'}"]
@@ -102,7 +104,7 @@ class Edge:
 
     @contextlib.contextmanager
     def without(self, component: str) -> Iterator[None]:
-        """A component's only pod is away meanwhile, and on its way back afterwards."""
+        """Remove a component's only pod meanwhile, and let it return afterwards."""
         scale = ("scale", {"cas": "statefulset", "scheduler": "deployment"}[component], f"nativelink-{component}")
         self.where.run("-n", CAS, *scale, "--replicas=0")
         pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
@@ -114,7 +116,7 @@ class Edge:
 
     @contextlib.contextmanager
     def carried(self, seconds: int) -> Iterator[subprocess.Popen[str]]:
-        """The client of an action of so many seconds, whose proxy is told to go when it carries the call."""
+        """Yield the client of an action of this many seconds. Its proxy is deleted when it carries the call."""
         active = "envoy_cluster_upstream_rq_active{.*nativelink-execution.*}"
         with self.load("--platform=pool=default", f"--seconds={seconds}-{seconds}", "--retries=0") as client:
             until("Envoy to carry the call", lambda: self.metric(active) > 0, 30)
@@ -122,7 +124,7 @@ class Edge:
             yield client
 
     def proxies_renewed(self, drain_timeout: str) -> None:
-        """Wait for proxies with a limit of their drain ("" for none), to which all that is new goes."""
+        """Wait until new connections go to proxies with this limit of their drain ("" for none)."""
 
         def has_it() -> bool:
             limits = re.findall(r"--drain-timeout=(\w+)", self.where.run(*deployment, "-o", "json"))
@@ -138,16 +140,16 @@ class Edge:
         deployment = ("-n", PROXIES, "get", "deployment", "-l", GATEWAY)
         until("Envoy Gateway to change its Deployment", has_it, 30)
         self.where.rolled_out(PROXIES, self.where.run(*deployment, "-o", "name").strip())
-        # A node's rules follow later, and a proxy on its way out takes what still comes.
+        # The node's rules follow later, and a terminating proxy still accepts connections.
         until("the Service to lead to the new proxies", reached, 30)
 
     def log(self) -> list[Object]:
-        """What Envoy says of each call that has ended, some ten seconds after that."""
+        """Return Envoy's log of each call that has ended. It appears about ten seconds after the call."""
         text = self.where.run("-n", PROXIES, "logs", "-l", GATEWAY, "-c", "envoy", "--tail=-1")
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
     def backends(self) -> dict[str, set[str]]:
-        """By service, the pods and ports that took its calls."""
+        """Return the pods and ports that took the calls of each service."""
         found: dict[str, set[str]] = {}
         for each in self.log():
             if each["upstream_host"]:
@@ -156,7 +158,7 @@ class Edge:
         return found
 
     def proxies(self) -> dict[str, str]:
-        """The addresses of Envoy's pods, by name, without those that are told to go."""
+        """Return the addresses of Envoy's pods by name, without terminating pods."""
         pods = json.loads(self.where.run("-n", PROXIES, "get", "pods", "-l", GATEWAY, "-o", "json"))["items"]
         return {
             each["metadata"]["name"]: each["status"].get("podIP", "")
@@ -165,7 +167,7 @@ class Edge:
         }
 
     def metric(self, pattern: str) -> float:
-        """The sum of some of the series that Envoy has of itself."""
+        """Return the sum of the series of Envoy's own metrics that match a pattern."""
         text = ""
         for address in self.proxies().values():
             with urllib.request.urlopen(f"http://{address}:19001/stats/prometheus", timeout=20) as answer:
@@ -173,11 +175,11 @@ class Edge:
         return sum(map(float, re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE)))
 
     def routes_read(self) -> float:
-        """How often Envoy was told other routes."""
+        """Return the number of updates of Envoy's routes."""
         return self.metric("envoy_http_rds_config_reload{.*}")
 
     def read(self, *what: str) -> list[str]:
-        """Words that kubectl finds in the namespace of the CAS."""
+        """Run ``kubectl get`` in the namespace of the CAS, and return the words of its output."""
         return self.where.run("-n", CAS, "get", *what).split()
 
 
@@ -188,11 +190,11 @@ def secret(name: str, kind: str, data: dict[str, bytes]) -> Object:
 
 
 def made_known(where: Cluster) -> str:
-    """The Gateway's address, after a load balancer got one."""
+    """Give the Gateway an address, as a load balancer does, and return it."""
     network = node.network(where.home)
     assert network
     services = ("-n", PROXIES, "get", "service", "-l", GATEWAY, "-o", "name")
-    until("Envoy Gateway to make Envoy's Service", lambda: bool(where.run(*services)), 60)
+    until("Envoy Gateway to create Envoy's Service", lambda: bool(where.run(*services)), 60)
     status = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": network.node}]}}})
     service = where.run(*services).strip()
     where.run("-n", PROXIES, "patch", service, "--subresource=status", "--type=merge", "-p", status)
@@ -202,7 +204,7 @@ def made_known(where: Cluster) -> str:
 
 @contextlib.contextmanager
 def opened(cluster_name: str, folder: Path, **variables: Any) -> Iterator[Edge]:
-    """The main job, the Secrets that it leaves to its user, the tree, and all of it ready; its cluster ends with it."""
+    """Bootstrap a cluster, create the user's Secrets, apply the tree, and wait. Remove the cluster afterwards."""
     with cluster.fresh(cluster_name, nodes=0, real=True) as where:
         where.load(*components.images_of("envoy-gateway"))
         site = Site.make(folder / "checkout")

@@ -41,14 +41,14 @@ _CHUNK = 65536
 
 
 def address_for(where: Cluster) -> str:
-    """The machine's address that the pods of a cluster with a real node reach."""
+    """Return the address at which the pods of a cluster with a real node reach this machine."""
     network = node.network(where.home)
     assert network, f"cluster {where.name} has no real node"
     return network.machine
 
 
 def certificate(folder: Path, address: str) -> tuple[Path, Path]:
-    """A new CA and a server certificate for an IP address, signed by it: the files of the CA, and of chain and key."""
+    """Make a CA and a server certificate for an IP address. Return the files of the CA, and of chain and key."""
     authority = Authority("Git of the tests")
     (folder / "ca.crt").write_bytes(authority.pem)
     (folder / "server.pem").write_bytes(b"".join(authority.issue("git", x509.IPAddress(ipaddress.ip_address(address)))))
@@ -56,7 +56,7 @@ def certificate(folder: Path, address: str) -> tuple[Path, Path]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Hands each request to ``git http-backend``, as CGI does (RFC 3875)."""
+    """A handler that passes each request to ``git http-backend``, as CGI does (RFC 3875)."""
 
     protocol_version = "HTTP/1.1"
     server: _Server
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "PATH": os.environ["PATH"],
                 "GIT_PROJECT_ROOT": str(self.server.root),
                 "GIT_HTTP_EXPORT_ALL": "1",
-                # The repository belongs to whoever runs the tests, which Git would want to be told.
+                # Without this Git could refuse a repository that belongs to another user.
                 "GIT_CONFIG_COUNT": "1",
                 "GIT_CONFIG_KEY_0": "safe.directory",
                 "GIT_CONFIG_VALUE_0": "*",
@@ -123,18 +123,18 @@ class _Server(ThreadingHTTPServer):
         if chain:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(chain)
-            # The handshake in the connection's own thread: a client that hangs up holds nobody else up.
+            # The handshake runs in the connection's thread, so that a client that disconnects does not delay others.
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that refuses our certificate hangs up: the test reads why in the client's status
+        pass  # a client that refuses our certificate disconnects; the test reads the reason in the client's status
 
 
 class GitServer:
-    """One bare repository, served while the context is open. See the module's docstring for what it offers."""
+    """A bare repository, served while the context is open. The module's docstring lists its attributes."""
 
     def __init__(self, folder: Path, address: str, username: str = "", password: str = "") -> None:
-        """Everything is kept in `folder`, which is made. Without `password` HTTPS and HTTP are open to all."""
+        """Create `folder` for all files. Without `password` HTTPS and HTTP need no authentication."""
         self.address, self.username, self.password = address, username, password
         folder.mkdir(parents=True)
         root = folder / "served"
@@ -157,7 +157,7 @@ class GitServer:
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> GitServer:
-        """Listen, in threads."""
+        """Start the servers in threads."""
         for server in self._http:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -170,7 +170,7 @@ class GitServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close everything."""
+        """Stop the servers."""
         for server in self._http:
             server.shutdown()
             server.server_close()
@@ -178,11 +178,11 @@ class GitServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def known_hosts_line(self, key: asyncssh.SSHKey, port: int) -> str:
-        """A line of known_hosts that says that this server has `key`."""
+        """Return a line of known_hosts that gives this server the key `key`."""
         return f"[{self.address}]:{port} {key.export_public_key().decode()}"
 
     def wrong_known_hosts(self) -> str:
-        """A known_hosts in which this server has another key: what somebody in between looks like."""
+        """Return a known_hosts in which this server has another key, as in a man-in-the-middle attack."""
         return self.known_hosts_line(asyncssh.generate_private_key("ecdsa-sha2-nistp256"), self._ssh.get_port())
 
     async def _listen(self) -> asyncssh.SSHAcceptor:
@@ -200,7 +200,7 @@ class GitServer:
         await self._ssh.wait_closed()
 
     async def _upload(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        """Run git-upload-pack for this repository, whatever path was asked for; nothing else."""
+        """Run git-upload-pack on this repository for any path, and refuse other commands."""
         words = shlex.split(process.command or "")
         if len(words) != 2 or words[0] != "git-upload-pack" or words[1].strip("/") != NAME:
             process.stderr.write(b"only git-upload-pack of this repository\n")
@@ -219,7 +219,7 @@ class GitServer:
             git.stdin.close()
 
         listening = asyncio.create_task(pass_on())
-        with contextlib.suppress(asyncssh.Error, OSError):  # a client may hang up when it knows enough
+        with contextlib.suppress(asyncssh.Error, OSError):  # a client may disconnect early
             while answer := await git.stdout.read(_CHUNK):
                 process.stdout.write(answer)
                 await process.stdout.drain()

@@ -1,8 +1,8 @@
-"""What the tests ask NativeLink: only what the original and its stand-in both have.
+"""Access of the tests to NativeLink, in ways that work with the original and with its stand-in.
 
-The images are the stand-in's, or the original's where ``TESTBED_IMAGES`` has them (testbed/README.md). What a worker
-runs is read from its volume: NativeLink makes a folder for each action, and removes it at the action's end. Volumes of
-pods on a real node are folders of this machine.
+The images are the stand-in's, or the original's if ``TESTBED_IMAGES`` has them (testbed/README.md). The actions of a
+worker are read from its volume: NativeLink makes a folder for each action, and removes it when the action ends. Volumes
+of pods on a real node are folders of this machine.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from testbed import build, cache, images
 from testbed.cluster import Cluster
 
 SAVED = {name: path for name, path in images.saved().items() if name.startswith(f"{images.NATIVELINK}:")}
-"""The saved images of the original by name; none where NativeLink is the stand-in."""
+"""Return the saved images of the original by name. There are none if NativeLink is the stand-in."""
 
 
 def only_stand_in(can: str) -> pytest.MarkDecorator:
-    """Skip a test where NativeLink is the original, as only the stand-in can do what it asks for."""
-    return pytest.mark.skipif(bool(SAVED), reason=f"NativeLink is the original here, and only its stand-in can {can}")
+    """Skip a test that needs the stand-in if NativeLink is the original."""
+    return pytest.mark.skipif(bool(SAVED), reason=f"NativeLink is the original here, but only its stand-in can {can}")
 
 
 def program() -> Path:
-    """NativeLink as a program of this machine: out of the newest saved image, or the stand-in."""
+    """Return NativeLink as a program of this machine: from the newest saved image, or the stand-in."""
     if not SAVED:
         return build.binaries(build.NODE_SETS)["nativelink"]
     image = SAVED[max(SAVED)]
@@ -39,7 +39,7 @@ def program() -> Path:
 
 
 def started(name: Path, config: dict[str, Any], *before: str, **environment: str) -> subprocess.Popen[bytes]:
-    """NativeLink as a process of this machine, whose configuration and log are ``NAME.json5`` and ``NAME.log``.
+    """Start NativeLink on this machine, with the configuration ``NAME.json5`` and the log ``NAME.log``.
 
     ``before`` is a command that runs it, such as ``unshare`` with its options.
     """
@@ -51,12 +51,12 @@ def started(name: Path, config: dict[str, Any], *before: str, **environment: str
 
 
 def scratch(where: Cluster, uid: str) -> Path:
-    """The folder that a worker's pod of this UID has as ``/scratch``; its ``/tmp`` is ``tmp`` in it."""
+    """Return the folder that the worker's pod with this UID has as ``/scratch``. Its ``/tmp`` is ``tmp`` in it."""
     return where.home / "node/data/var/lib/kubelet/pods" / uid / "volumes/kubernetes.io~empty-dir/scratch"
 
 
 def actions(where: Cluster, uid: str) -> set[str]:
-    """The actions that a worker's pod of this UID runs; none if the pod is gone."""
+    """Return the actions that the worker's pod with this UID runs, or none if the pod is gone."""
     try:
         return {path.name for path in (scratch(where, uid) / "actions").iterdir()}
     except FileNotFoundError:
@@ -64,6 +64,6 @@ def actions(where: Cluster, uid: str) -> set[str]:
 
 
 def claimed(where: Cluster, namespace: str, claim: str) -> Path:
-    """The folder of a claim's volume of class local-path."""
+    """Return the folder of a claim's volume of class local-path."""
     (folder,) = (where.home / "node/data/opt/local-path-provisioner").glob(f"pvc-*_{namespace}_{claim}")
     return folder

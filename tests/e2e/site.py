@@ -29,18 +29,18 @@ SMALL: dict[str, Any] = {
     "nativelink_cas_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_worker_image": images.DEBIAN,
-    # Without KEDA and the edge: their tests switch them on.
+    # KEDA and the edge are off. Their tests switch them on.
     "keda_install": "none",
     "nativelink_scaling": "none",
     "ingress_provider": "none",
     "nativelink_edge": "none",
 }
-"""Variables of a cluster that fits a test machine: CAS, scheduler and pools, on the images that a real node has."""
+"""Return variables of a cluster that fits a test machine, with the images of a real node."""
 
 
 def pool(name: str, **more: Any) -> dict[str, Any]:
-    """One worker pool of one small pod."""
-    # The real node counts no disk.
+    """Return a worker pool of one small pod."""
+    # The real node does not account for disk space.
     requests = {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "0"}
     resources = {"requests": requests, "limits": {"memory": "256Mi"}}
     properties = {"OSFamily": "Linux", "pool": name}
@@ -49,7 +49,7 @@ def pool(name: str, **more: Any) -> dict[str, Any]:
 
 
 def by_ssh(server: GitServer) -> dict[str, Any]:
-    """Variables of a cluster that follows a server by SSH; they take the place of those for HTTPS."""
+    """Return variables of a cluster that follows a server with SSH, in place of those for HTTPS."""
     return {
         "gitops_repository": server.ssh_url,
         "gitops_ssh_private_key_file": str(server.identity),
@@ -63,14 +63,14 @@ class Site(Project):
 
     @classmethod
     def make(cls, folder: Path, bin_folder: Path = BIN) -> Self:
-        """An empty checkout with the offline release manifests."""
+        """Make an empty checkout with the offline release manifests."""
         site = super().make(folder, bin_folder)
         subprocess.run(["git", "init", "--quiet", f"--initial-branch={BRANCH}", folder], check=True)
         (folder / ".git" / "info" / "exclude").write_text("run.log\n")
         return site
 
     def git(self, *arguments: str) -> str:
-        """What Git says, stripped; CalledProcessError if it fails."""
+        """Run Git, and return its stripped output. CalledProcessError if it fails."""
         who = ("-c", "user.name=tests", "-c", "user.email=tests@example.com")
         command = ["git", "-C", str(self.folder), *who, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -86,28 +86,28 @@ class Site(Project):
         return done
 
     def tree_of(self, name: str) -> Path:
-        """The folder of a cluster's tree."""
+        """Return the folder of a cluster's tree."""
         return self.trees / name
 
     def publish(self, server: GitServer) -> str:
-        """Commit and push everything to a server for the first time; the commit."""
+        """Commit and push everything to a server for the first time, and return the commit's ID."""
         self.git("remote", "add", "origin", str(server.bare))
         commit = self.commit("The first tree")
         self.git("branch", "--set-upstream-to", f"origin/{BRANCH}")
         return commit
 
     def commit(self, message: str) -> str:
-        """Commit all that changed in the work tree, push it, and return the commit's ID."""
+        """Commit and push all changes in the work tree, and return the commit's ID."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "-m", message)
         return self.push()
 
     def revert(self, *commits: str) -> str:
-        """`git revert` of commits, by default the last one, pushed; the new commit's ID."""
+        """Revert commits, by default the last one, push, and return the new commit's ID."""
         self.git("revert", "--no-edit", *(commits or ("HEAD",)))
         return self.push()
 
     def push(self) -> str:
-        """Push the branch; the ID of its last commit."""
+        """Push the branch, and return the ID of its last commit."""
         self.git("push", "--quiet", "origin", BRANCH)
         return self.git("rev-parse", "HEAD")

@@ -34,7 +34,7 @@ NAME = "prod"
 APP = f"nativelink-{NAME}"
 CAS, WORKERS = "nativelink", "nativelink-workers"
 USER, PASSWORD = "deployer", "n0t-in-Git-4b7d"
-SYNC_TIMEOUT = 90  # seconds; less than anybody would want, and enough for a good sync on a slow machine
+SYNC_TIMEOUT = 90  # seconds; short, but enough for a good sync on a slow machine
 FIXED = pool("fixed", scaling="none")
 AUTO = pool("auto", scaling="keda")
 EXTRA = pool("extra", scaling="none")
@@ -42,14 +42,14 @@ EXTRA = pool("extra", scaling="none")
 
 @dataclass(frozen=True)
 class Argo:
-    """A cluster that Argo CD keeps as a site's repository says."""
+    """A cluster whose tree Argo CD syncs from a site's repository."""
 
     where: Cluster
     site: Site
     server: GitServer
 
     def get(self, kind: str, name: str, namespace: str = CAS) -> Object:
-        """An object, or {} if it is not there."""
+        """Return an object, or {} if it does not exist."""
         found = self.where.run("-n", namespace, "get", kind, name, "--ignore-not-found", "-o", "json")
         return dict(json.loads(found or "{}"))
 
@@ -62,7 +62,7 @@ class Argo:
         return self.get("application.argoproj.io", APP, "argocd")
 
     def status(self) -> tuple[str, str, str]:
-        """Synced or not, revision, and health."""
+        """Return the sync status, the revision and the health."""
         found = self.application()["status"]
         return found["sync"]["status"], found["sync"].get("revision", ""), found["health"].get("status", "")
 
@@ -76,7 +76,7 @@ class Argo:
         return " ".join(each["message"] for each in self.application()["status"].get("conditions", ()))
 
     def out_of_sync(self) -> list[str]:
-        """The objects that are not as in Git."""
+        """Return the objects that differ from Git."""
         resources = self.application()["status"]["resources"]
         return [f"{each['kind']}/{each['name']}" for each in resources if each["status"] != "Synced"]
 
@@ -130,7 +130,7 @@ class Argo:
         return str(container["resources"]["limits"]["memory"])
 
     def paused(self, name: str) -> bool:
-        """Whether KEDA has paused a ScaledObject."""
+        """Return True if KEDA has paused a ScaledObject."""
         conditions = self.get("scaledobject", name, WORKERS)["status"]["conditions"]
         return any(each["type"] == "Paused" and each["status"] == "True" for each in conditions)
 
@@ -139,7 +139,7 @@ class Argo:
         return {each.partition("/")[2] for each in self.where.run("-n", namespace, "get", kind, "-o", "name").split()}
 
     def running(self) -> dict[str, str]:
-        """What a bad commit must not move: workloads by UID and generation, pods and volumes by UID."""
+        """Return what a bad commit must not change: workloads by UID and generation, pods and volumes by UID."""
         found: dict[str, str] = {}
         for namespace in (CAS, WORKERS):
             kinds = "statefulsets,deployments,pods,persistentvolumeclaims"
@@ -280,7 +280,7 @@ def test_autoscaled_replicas_are_left_alone(argo: Argo) -> None:
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["as it is", "with Argo CD's own script"])
-def test_a_paused_pool_holds_no_sync_up(argo: Argo, ours: bool) -> None:
+def test_a_paused_pool_does_not_delay_a_sync(argo: Argo, ours: bool) -> None:
     """A sync that prunes waits until all is healthy."""
     name, paused = "nativelink-worker-auto", "autoscaling.keda.sh/paused"
     script = "resource.customizations.health.keda.sh_ScaledObject"
@@ -485,7 +485,7 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
     argo.patch("application.argoproj.io", APP, {"spec": {"syncPolicy": {"syncOptions": options}}}, "argocd")
 
 
-def test_who_is_not_trusted_is_refused(argo: Argo, tmp_path: Path) -> None:
+def test_untrusted_servers_and_credentials_are_refused(argo: Argo, tmp_path: Path) -> None:
     """What the repo-server trusts is in files that kubelet renews every ten seconds here, every minute by default."""
     ssh = by_ssh(argo.server)
     https = {name: argo.site.hosts[NAME].get(name, "") for name in ssh}

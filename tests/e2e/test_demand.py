@@ -342,8 +342,8 @@ def memory(both: tuple[Watched, Watched]) -> Watched:
     return watched
 
 
-def test_a_pool_at_zero_gets_a_worker_when_nobody_answers(memory: Watched) -> None:
-    """So that no build waits for a broken monitor."""
+def test_a_pool_at_zero_gets_a_worker_when_its_source_does_not_answer(memory: Watched) -> None:
+    """Builds then do not wait for broken monitoring."""
     memory.become(zero=0, held=1)
     with memory.without("deployment/nativelink-collector") as began:
         memory.become(zero=1, seconds=90)

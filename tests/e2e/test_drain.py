@@ -193,7 +193,7 @@ class Farm:
         return [pod for pod, number in found.items() if number]
 
     def changes(self, of: str) -> list[Change]:
-        """What happened to a pod, or to the pods of a pool."""
+        """Return the changes of a pod, or of the pods of a pool."""
 
         def named(metadata: dict[str, Any]) -> bool:
             return of in (metadata["name"], metadata["labels"]["nativelink-gitops/pool"])
@@ -367,7 +367,7 @@ def test_a_slow_cas_costs_no_action(farm: Farm, loads: object) -> None:
         return said(pod, "ls /drain") == "begun\n"
 
     def is_over(pod: str) -> bool:
-        """Whether there was a folder, and is none."""
+        """Return True if the folder existed and is now removed."""
         return said(pod, "ls /scratch/actions; [ /scratch/actions -ot /drain/begun ] || echo over") == "over\n"
 
     loaded = {}

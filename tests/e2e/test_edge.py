@@ -36,11 +36,11 @@ HIDDEN = {
 }
 RETRIES = "--retries=5"  # as Bazel; here a second apart
 SINGLE_POD = "nativelink-single-pod"
-UNIMPLEMENTED = "12"  # of gRPC's codes: nobody has this method
+UNIMPLEMENTED = "12"  # gRPC's code for a method that is not implemented
 
 
 def reported(client: subprocess.Popen[str]) -> list[tuple[str, int, int]]:
-    """Of each action of a load: its outcome, how often it began, and how often its client asked again."""
+    """Return each action's outcome, how often it began, and how often its client retried."""
     said, errors = client.communicate()
     assert said, errors
     return [(each["outcome"], each["executions"], each["retries"]) for each in json.loads(said)["actions"]]
@@ -94,7 +94,7 @@ def test_each_service_is_served_by_its_own_backend(edge: Edge) -> None:
 
 
 def test_what_clients_need_not_is_not_there(edge: Edge) -> None:
-    """It is Envoy that says so, and asks nobody; the counter-run is all that it passed on above."""
+    """Envoy answers without calling a backend. The counter-run is all that it passed on above."""
     for path in HIDDEN:
         answer = edge.ask(path)
         assert (answer.status, answer.headers["grpc-status"]) == (200, UNIMPLEMENTED), path

@@ -36,7 +36,7 @@ class Flux:
         self.rendered = self.tree / "rendered"
 
     def get(self, thing: str, namespace: str = "nativelink") -> dict[str, Any]:
-        """An object, or {} if it is not there."""
+        """Return an object, or {} if it does not exist."""
         text = self.where.run("-n", namespace, "get", *thing.split("/"), "--ignore-not-found", "-o", "json")
         return json.loads(text or "{}")
 
@@ -196,7 +196,7 @@ def test_hand_edits_are_healed(flux: Flux) -> None:
 
 
 def test_what_kubectl_adds_goes_unless_under_another_name(flux: Flux) -> None:
-    """Such as the annotations of `rollout restart`, and of a pause; docs/scaling.md says how to keep them."""
+    """Flux removes annotations of `rollout restart` or of a pause. docs/scaling.md says how to keep them."""
     flux.where.run("-n", "nativelink", "annotate", "service/nativelink-cas", "example.com/goes=1")
     kept = ("example.com/stays=1", "--field-manager=flux-client-side-apply")
     flux.where.run("-n", "nativelink", "annotate", "service/nativelink-cas", *kept)
@@ -254,7 +254,7 @@ def test_the_cas_outlives_the_loss_of_its_file(flux: Flux) -> None:
     ],
     ids=["build", "schema"],
 )  # fmt: skip
-def test_a_broken_commit_is_told_and_touches_nothing(
+def test_a_broken_commit_is_reported_and_changes_nothing(
     flux: Flux, file: str, old: str, new: str, reason: str, words: str
 ) -> None:
     before = {each: flux.get(each)["spec"] for each in ("service/nativelink-cas", CAS, SCHEDULER)}
@@ -357,7 +357,7 @@ def test_suspended_stays_suspended(flux: Flux) -> None:
     assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 2
 
 
-def test_who_is_not_trusted_is_refused(flux: Flux, tmp_path: Path) -> None:
+def test_untrusted_servers_and_credentials_are_refused(flux: Flux, tmp_path: Path) -> None:
     ssh = by_ssh(flux.server)
     https = {name: flux.site.hosts[NAME].get(name, "") for name in ssh}
 

@@ -68,7 +68,7 @@ class Stage:
         return list(json.loads(self.where.run("-n", SPACE, "get", "pods", "-o", "json"))["items"])
 
     def ready(self, restarts: int = 0) -> bool:
-        """Whether there is one pod of it, which is ready after so many restarts."""
+        """Return True if there is one pod, which is ready after this many restarts."""
         states = [each["status"].get("containerStatuses", ({},))[0] for each in self.pods()]
         return [(each.get("ready"), each.get("restartCount")) for each in states] == [(True, restarts)]
 
@@ -84,7 +84,7 @@ class Stage:
         self.where.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={patient(60)}s")
 
     def accepted(self, name: str) -> dict[str, str]:
-        """Whether a server's sockets have TCP_NODELAY, by port."""
+        """Return by port whether a server's sockets have TCP_NODELAY."""
         address = self.where.run("get", "pod", name, "-o", "jsonpath={.status.podIP}")
         found = {}
         for port in PORTS:

@@ -52,7 +52,7 @@ class Stage:
         return self.site.started("-e", json.dumps(found | variables))
 
     def has(self, *what: str) -> bool:
-        """Whether an object is there, as arguments of ``kubectl get``; False while nobody can be asked."""
+        """Return True if an object (arguments of ``kubectl get``) exists, and False while the API server is away."""
         try:
             return bool(self.where.run("get", *what, "--ignore-not-found", "-o", "name"))
         except ClusterError:
@@ -82,7 +82,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with cluster.fresh("provisioning", nodes=1, real=True) as where:
-        # Like local-path, but it says that it can grow volumes. Nobody does: a test says how it plays that part.
+        # Like local-path, but it claims that volumes can grow. The test grows them itself, and says how.
         where.apply(
             {
                 "apiVersion": "storage.k8s.io/v1",

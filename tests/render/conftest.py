@@ -22,7 +22,7 @@ Object = dict[str, Any]
 
 
 def values_of(cluster: str = "test", **variables: Any) -> Values:
-    """What the action hands to the renderer for a cluster with these variables. Templates are plain texts here."""
+    """Return the renderer's input for a cluster with these variables. Templates are plain texts here."""
     # The last three have a default that is a template.
     stated = {
         "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
@@ -73,7 +73,7 @@ def kustomize() -> Callable[[Path], list[Object]]:
 
 @pytest.fixture(scope="session")
 def accepts() -> Callable[[str, str], list[str]]:
-    """What NativeLink of a version would say against a configuration, by the schemas of schemas/README.md."""
+    """Return the errors of a configuration by the schema of a NativeLink version (schemas/README.md)."""
     files = {version: ROOT / f"schemas/nativelink-{version}.schema.json" for version in ("v1.6.6", "v1.3.2")}
     validators = {
         version: jsonschema.Draft202012Validator(yaml.load(file.read_text(), yaml.CSafeLoader))

@@ -46,7 +46,7 @@ class Redis:
         self.process.wait()
 
     def run(self, *command: str, stdin: bytes | None = None, check: bool = True) -> str:
-        """What redis-cli prints, errors too. A command that fails is an AssertionError unless `check` is false."""
+        """Return the output of redis-cli, errors too. AssertionError if the command fails, unless `check` is false."""
         called = [self.cli, "-e", "-p", str(self.port), *command]
         done = subprocess.run(called, env=self.environment, input=stdin, capture_output=True, check=False)
         assert done.returncode == 0 or not check, (command, done.stdout, done.stderr)

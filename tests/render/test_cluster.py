@@ -68,13 +68,13 @@ def get(api: Cluster, *arguments: str) -> list[Object]:
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_a_tree_is_taken_without_a_warning(api: Cluster, name: str) -> None:
+def test_a_tree_is_accepted_without_a_warning(api: Cluster, name: str) -> None:
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == {"local": 37, "dev": 37, "staging": 46, "prod": 37}[name]
 
 
-def test_a_field_that_no_one_knows_is_refused(api: Cluster) -> None:
+def test_an_unknown_field_is_refused(api: Cluster) -> None:
     """The counter-run of the test above: it is strict."""
     service = find(objects_of(render.tree(values_of())), "Service", "nativelink-cas")
     service["spec"]["prots"] = service["spec"].pop("ports")

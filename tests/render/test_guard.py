@@ -124,7 +124,7 @@ def test_one_that_ends_by_itself_ends_the_container(pod: Pod) -> None:
     assert not pod.matching.exists()
 
 
-def test_one_that_never_matches_is_started_anew(pod: Pod) -> None:
+def test_a_scheduler_that_never_matches_is_restarted(pod: Pod) -> None:
     pod.matching.touch()
     answer(pod, DEAD)
     pod.start()
@@ -157,7 +157,7 @@ def test_one_that_reads_the_queue_matches(pod: Pod, command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["psubscribe", "ping", "client|setinfo", "script|load"])
-def test_one_that_only_listens_does_not(pod: Pod, command: str) -> None:
+def test_a_scheduler_that_only_listens_does_not_match(pod: Pod, command: str) -> None:
     answer(pod, LINE.format(address=OURS, psub=1, command=command, library="redis-rs"))
     pod.start()
     until("a second start", lambda: starts(pod) == 2, 10)

@@ -1,4 +1,4 @@
-"""What the NetworkPolicies let through, by their semantics: the API's rules, over a table of flows made by hand."""
+"""The traffic that the NetworkPolicies allow by the API's rules, for a table of flows written by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CAS, SCHEDULER, REDIS, COLLECTOR, DEMAND, PROMETHEUS = (
 )
 WORKER = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "default"})
 PRUNED = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "a-pool-that-is-gone"})
-# A stranger who wears our labels in a namespace of his own.
+# A pod with our labels in another namespace.
 IMPOSTOR = ours("worker", "elsewhere")
 EDGE, KEDA, OTHER = Pod("edge", {"app": "envoy"}), Pod("keda", {"app": "keda-operator"}), Pod("elsewhere", {"app": "x"})
 STRAY = Pod("nativelink-workers", {"app": "debug"})
@@ -107,7 +107,7 @@ FORBIDDEN: dict[str, Flow] = {
 
 
 def allowed(policies: list[Object], flow: Flow) -> bool:
-    """Whether TCP gets from one pod to another's port: both the sender's and the receiver's policies must let it."""
+    """Return True if the policies of both the sender and the receiver allow TCP to a port."""
     source, target, port = flow
     return _side(policies, source, target, port, "Egress") and _side(policies, target, source, port, "Ingress")
 
@@ -251,7 +251,7 @@ def test_without_a_policy_its_flows_end(
     ],
 )
 def test_a_wider_rule_opens_a_forbidden_flow(policies: list[Object], name: str, rule: int, opened: str) -> None:
-    """The counter-run of what does not get through: each rule's peers are what stops somebody."""
+    """The counter-run of the forbidden flows: the peers of each rule stop them."""
     wider = deepcopy(policies)
     (policy,) = [item for item in wider if item["metadata"]["name"] == name]
     del policy["spec"]["ingress"][rule]["from"]

@@ -40,7 +40,7 @@ def test_every_object_is_one_and_says_where_it_lives(cluster: str, variables: di
     assert len(names) == len(set(names))
     listed = yaml.safe_load(files["kustomization.yaml"])
     generated = {file for generator in listed["configMapGenerator"] for file in generator["files"]}
-    assert {*listed["resources"], *generated, "kustomization.yaml"} == files.keys(), "a file that nobody uses"
+    assert {*listed["resources"], *generated, "kustomization.yaml"} == files.keys(), "an unused file"
 
 
 @RELAXED

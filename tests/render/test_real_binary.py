@@ -41,7 +41,7 @@ def slots(files: dict[str, str]) -> int:
 
 
 def shards(files: dict[str, str]) -> dict[str, dict[str, list[Object]]]:
-    """Who shards, by file, and the list of each of its two kinds."""
+    """Return by file the shards of each of the two kinds."""
     cas, scheduler = stores(files, "cas/cas.json5"), stores(files, "scheduler/scheduler.json5")
     found = {"cas": (cas["CAS_SHARD"], cas["AC_SHARD"]), "scheduler": (scheduler["CAS"], scheduler["AC_SHARD"])}
     for path in files:

@@ -54,7 +54,7 @@ class Worker:
         return self.running[-1]
 
     def accepts(self) -> bool:
-        """Whether an action would be taken: NativeLink runs the script with an empty environment."""
+        """Return True if an action would be accepted. NativeLink runs the script with an empty environment."""
         return subprocess.run(self.command("precondition"), env={}, check=False).returncode == 0
 
 

@@ -530,7 +530,7 @@ def test_the_ingress_reaches_the_same_services() -> None:
     assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/backend-protocol"] == "GRPC"
 
 
-def test_a_silent_execution_is_cut_by_nobody() -> None:
+def test_a_silent_execution_is_not_cut_off() -> None:
     """Envoy's own timeouts are off on both sides, and a load balancer's are met by probes."""
     objects = objects_of(committed("prod"))
     clients = find(objects, "ClientTrafficPolicy", "nativelink")["spec"]
@@ -746,7 +746,7 @@ def test_the_edge_asks_for_certificates_where_a_ca_is_named() -> None:
     assert "tls" not in policy()
 
 
-def test_nobody_asks_the_admin_service() -> None:
+def test_the_admin_service_is_not_used() -> None:
     servers = json5.loads(committed("prod")["scheduler/scheduler.json5"])["servers"]
     assert {name for server in servers for name in server["services"]} == {
         "ac", "execution", "capabilities", "worker_api", "health",
@@ -803,7 +803,7 @@ def test_references_resolve_in_what_kustomize_builds(cluster: str, kustomize: Ca
             used.add(("Service", namespace, item["spec"]["serviceName"]))
     assert used <= names
     generated = {name for name in names if name[0] == "ConfigMap"}
-    assert generated == {name for name in used if name[0] == "ConfigMap"}, "a ConfigMap that nobody mounts"
+    assert generated == {name for name in used if name[0] == "ConfigMap"}, "a ConfigMap that is not mounted"
     pods = [item for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
     for service in (item for item in objects if item["kind"] == "Service"):
         behind = [

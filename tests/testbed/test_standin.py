@@ -312,7 +312,7 @@ class Farm:
         return json.loads(output.splitlines()[0])["actions"][0]
 
     def waits(self, *arguments: str) -> bool:
-        """Whether an action stays queued, by two seconds of looking."""
+        """Return True if an action stays queued for two seconds."""
         holding = self.load("--actions", "1", "--seconds", "0-0", "--hold", "2", *arguments)
         before = self.state()["completed"]
         holding.wait(patient(40))
@@ -536,7 +536,7 @@ def test_two_schedulers_share_what_is_in_redis(tmp_path: Path, redis: Redis) -> 
         assert kinds == {"aa", "cid"}
 
 
-def test_a_client_that_waits_for_long_leaves_a_key_for_ever(tmp_path: Path, redis: Redis) -> None:
+def test_a_client_that_waits_for_long_leaves_a_key_that_never_expires(tmp_path: Path, redis: Redis) -> None:
     with Farm(tmp_path, redis.backend(retain_completed_for_s=60)) as farm:
         assert farm.runs("--seconds", "11-11")["outcome"] == "ok"
         (left,) = redis.says("KEYS", "ck_*")
