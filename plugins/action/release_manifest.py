@@ -57,7 +57,7 @@ class ActionModule(ApplyAction):
         wanted = self._objects(content)
         found = self._api.read("v1", "ConfigMap", f"{name}-release", args["namespace"])
         installed = (found or {}).get("data", {})
-        self._check_version(installed.get("version"))
+        self._check_version(installed.get("version"), release.stated_versions(wanted, name))
         if not installed:
             self._check_foreign(wanted)
 
@@ -130,18 +130,31 @@ class ActionModule(ApplyAction):
         wanted = [ours.get((each["kind"], each["metadata"]["name"]), each) for each in wanted]
         coming = release.defined_kinds(wanted)
         for each in wanted:
-            if "namespace" not in each["metadata"] and self._namespaced(each, coming):
-                each["metadata"]["namespace"] = namespace
+            key = (each["apiVersion"], each["kind"])
+            namespaced = coming[key] if key in coming else (self._api.kind(*key) or ("", False))[1]
+            if namespaced:
+                each["metadata"].setdefault("namespace", namespace)
         if not any(each["kind"] == "Namespace" and each["metadata"]["name"] == namespace for each in wanted):
             wanted.insert(0, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         return wanted
 
-    def _check_version(self, installed: str | None) -> None:
-        variable, version = f"{self._args['prefix']}_version", self._args["version"]
+    def _check_version(self, installed: str | None, stated: set[str]) -> None:
+        """Refuse a manifest that states only other versions, and an older version than the installed one."""
+        prefix, version = self._args["prefix"], self._args["version"]
+        variable = f"{prefix}_version"
         try:
-            downgrade = installed is not None and release.version_key(installed) > release.version_key(version)
+            wanted = release.version_key(version)
+            downgrade = installed is not None and release.version_key(installed) > wanted
         except ValueError as error:
             self.refuse(variable, str(error), "give the release's version")
+        # Numbers only: whoever builds images anew may give them tags such as 1.2.3-hardened.
+        if stated and wanted[0] not in {release.version_key(each)[0] for each in stated}:
+            found = ", ".join(sorted(stated))
+            self.refuse(
+                f"{prefix}_manifest",
+                f"{', '.join(self._args['source'])} is the manifest of version {found}, but {variable} is {version}",
+                f"set {variable} to {found}, or name the manifest of version {version} in {prefix}_manifest",
+            )
         if downgrade and not self._args["allow_downgrade"]:
             allow = self._variable("allow_downgrade")
             self.refuse(
@@ -185,7 +198,10 @@ class ActionModule(ApplyAction):
         live = self._api.live(wanted)
         if live and wanted["kind"] == "APIService" and self._args["wait_apiservices"] == "registered":
             return None
-        return release.not_ready(live)
+        if (why := release.not_ready(live)) or wanted["kind"] != "CustomResourceDefinition":
+            return why
+        unserved = [" ".join(key) for key in release.defined_kinds([wanted]) if self._api.kind(*key) is None]
+        return f"the API server does not serve {unserved[0]} yet" if unserved else None
 
     def _wait(self, wanted: Sequence[Object]) -> None:
         if not self._task.check_mode:
@@ -213,7 +229,7 @@ class ActionModule(ApplyAction):
         also = f" (also: {', '.join(others)})" if others else ""
         waited = f"waited {timeout} s for {release.identity(each)} to {what or release.awaited(each['kind'])}{also}"
         if away:
-            raise ApiError(f"{waited}: {away}")
+            raise ApiError(f"{waited}: {away}", away.remedy)
         prefix = self._args["prefix"]
         self.refuse(
             f"{prefix}_version",

@@ -9,7 +9,6 @@ import base64
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
 from ..plugin_utils.release import FIELD_MANAGER
 from ..plugin_utils.templating import host_values
@@ -46,11 +45,8 @@ class ActionModule(ApplyAction):
             "type": "Opaque",
             "data": {key: base64.b64encode(content).decode() for key, content in data.items() if content},
         }
-        if self._task.check_mode and self._to_come(secret):
-            return {"changed": True}
-        before = self._api.live(secret)
-        after = self._api.apply(secret, FIELD_MANAGER, dry_run=self._task.check_mode)
-        return {"changed": before is None or _content(before) != _content(after)}
+        remedy = f"delete the Secret, or set gitops_secret_name to {self._args['name']} to keep it"
+        return self.result(self.apply([secret], "gitops_secret_name", remedy))
 
     def _remove(self) -> dict[str, Any]:
         name, namespace = self._args["name"], self._args["namespace"]
@@ -67,7 +63,3 @@ class ActionModule(ApplyAction):
             return Path(path).expanduser().read_bytes()
         except OSError as error:
             self.refuse(variable, f"{path} cannot be read: {error.strerror}", "write the path of a file that can")
-
-
-def _content(secret: Object) -> tuple[Any, ...]:
-    return secret.get("data"), secret.get("type"), secret["metadata"].get("labels")

@@ -1,15 +1,17 @@
-"""Reading a cluster's API in process, plus the few writes that Ansible's Kubernetes modules cannot do.
+"""Talks to a cluster's API server in process: the only way in which this project's plugins read and write objects.
 
-A module is a process of a second or so; a wait that polls ten objects cannot afford one a look.
+A module of Ansible is a process that takes a second to start, which is too slow for polling and for many objects.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
+import html
 import json
+import logging
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -18,27 +20,68 @@ import urllib3
 from kubernetes.config import ConfigException, kube_config, new_client_from_config
 from urllib3.util.ssl_ import create_urllib3_context
 
+from .kubeconfig import KubeconfigError, servers
+
 Object = dict[str, Any]
+
+_CREDENTIALS = "correct the credentials of this context"
+_NOT_KUBERNETES = (
+    "correct the server of this context in its kubeconfig, or sign in to the network or proxy that answers in its place"
+)
+_UNHEALTHY = "see that the API server and what is in front of it work, then run again"
 
 
 class ApiError(Exception):
-    """The API server could not be asked, or said no; the message is one line."""
+    """The cluster could not be asked. `str` gives the problem in one line, `remedy` and `variable` what to change."""
+
+    def __init__(self, problem: str, remedy: str, variable: str = "cluster_context") -> None:
+        """Take the parts of a message."""
+        super().__init__(" ".join(problem.split()))
+        self.remedy, self.variable = remedy, variable
 
 
-def server_message(text: str) -> str:
-    """The API server's own message out of a module's error, which quotes all of its answer; else the text."""
-    quoted = re.search(r"""b(['"]).*\1|\{.*\}""", text, re.DOTALL)  # kubernetes below 37 gives bytes
-    with contextlib.suppress(ValueError, SyntaxError, KeyError, TypeError):
-        answer = quoted[0] if quoted else ""
-        text = json.loads(ast.literal_eval(answer) if answer.startswith("b") else answer)["message"]
-    return " ".join(text.split())
+class RefusedError(ApiError):
+    """The API server answered with an error, whose own words are `message`."""
+
+    def __init__(self, request: str, status: int, answer: Object) -> None:
+        """Take what was asked for and what came back."""
+        self.message = " ".join(str(answer.get("message", "")).split())
+        remedy = f"{_CREDENTIALS}, or let its user do that" if status in (401, 403) else _UNHEALTHY
+        super().__init__(f"{request}: {status} {self.message}", remedy)
+
+
+def server_of(path: str, context: str) -> str:
+    """The address of the API server of a kubeconfig's context. Raises ApiError if there is no such file or context."""
+    try:
+        found = servers(path)
+    except KubeconfigError as error:
+        remedy = "write the path of the cluster's kubeconfig"
+        raise ApiError(f"{path} {error}", remedy, "cluster_kubeconfig") from None
+    if context not in found:
+        there = ", ".join(sorted(found)) or "none"
+        raise ApiError(f"{path} has no context {context}", f"write one that it has: {there}")
+    return found[context]
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """Collect the errors that this thread logs: the client only logs why a credential plugin failed, and goes on."""
+    found: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.addFilter(lambda record: record.thread == threading.get_ident())
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        yield found
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _hold_certificates(pool: urllib3.PoolManager) -> None:
     """Have a pool hold its certificates and its key in memory.
 
-    The client has written those that stand in a kubeconfig into files, and removes them when Python ends; a worker of
-    Ansible, which is a fork, ends without that. Its exec plugins' are such files too.
+    The client writes those of a kubeconfig and of credential plugins into files and removes them when Python ends. A
+    worker of Ansible, which is a fork, ends without that.
     """
     settings = pool.connection_pool_kw
     trust = create_urllib3_context(cert_reqs=settings["cert_reqs"])
@@ -53,28 +96,55 @@ def _hold_certificates(pool: urllib3.PoolManager) -> None:
     kube_config._cleanup_temp_files()  # what it does at Python's end: there is no public way
 
 
+def _cause(error: BaseException) -> str:
+    """The innermost of urllib3's nested errors, which the operating system or OpenSSL worded."""
+    while inner := error.__cause__ or next((each for each in error.args if isinstance(each, Exception)), None):
+        error = inner
+    return re.sub(r" \(_ssl\.c:\d+\)", "", str(error))
+
+
+def _described(text: str, location: str | None) -> str:
+    """What an answer holds that is not Kubernetes' JSON."""
+    if location:
+        return f"a redirect to {location.partition('?')[0]}"
+    if "<html" in text[:1000].lower():
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.DOTALL | re.IGNORECASE)
+        return f'the HTML page "{html.unescape(title[1]).strip()[:80]}"' if title else "an HTML page"
+    return f"the text {json.dumps(text.strip()[:80])}" if text.strip() else "an empty body"
+
+
 class Api:
-    """One cluster, by kubeconfig and context; objects are plain dictionaries as the API server sends them."""
+    """One cluster, by kubeconfig and context; objects are plain dictionaries as the API server sends them.
+
+    `warnings` holds what the API server has warned of so far, once each.
+    """
 
     def __init__(self, kubeconfig: str, context: str, timeout: float = 30) -> None:
         """`timeout` is in seconds, for each call. Raises ApiError if the context cannot be used."""
+        server_of(kubeconfig, context)
         try:
-            client = new_client_from_config(config_file=str(Path(kubeconfig).expanduser()), context=context)
+            with _logged_errors() as logged:
+                client = new_client_from_config(config_file=str(Path(kubeconfig).expanduser()), context=context)
+            if logged:
+                problem = f"the credential plugin of context {context} in {kubeconfig} failed: {' '.join(logged)}"
+                raise ApiError(problem, "run its command by hand, correct it or sign in, then run again")
             _hold_certificates(client.rest_client.pool_manager)
         except (ConfigException, OSError) as error:
-            raise ApiError(f"{kubeconfig}: {error}") from error
+            raise ApiError(f"{kubeconfig}: {error}", "correct this context in that file") from error
         except ValueError as error:  # of base64, which does not say what it reads
-            raise ApiError(f"{kubeconfig}: context {context} has damaged certificates or keys: {error}") from error
+            problem = f"{kubeconfig}: context {context} has damaged certificates or keys: {error}"
+            raise ApiError(problem, "correct this context in that file") from error
         # Not client.call_api, whose signature changed with kubernetes 37: these two are the same in all versions.
         self._host = client.configuration.host.rstrip("/")
         self._pool = client.rest_client.pool_manager
         self._configuration = client.configuration
         self._timeout = timeout
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
+        self.warnings: list[str] = []
 
     def _send(
         self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
-    ) -> tuple[int, str]:
+    ) -> urllib3.BaseHTTPResponse:
         credentials = self._configuration.auth_settings().values()
         headers = {auth["key"]: auth["value"] for auth in credentials if auth["in"] == "header" and auth["value"]}
         try:
@@ -84,57 +154,82 @@ class Api:
                 body=None if body is None else json.dumps(body),
                 headers={"Accept": "application/json", "Content-Type": content_type, **headers},
                 timeout=self._timeout,
+                redirect=False,  # an API server sends none, and another server must not get the credentials
                 retries=urllib3.Retry(2, backoff_factor=0.5) if method == "GET" else False,
             )
         except urllib3.exceptions.HTTPError as error:
-            raise ApiError(f"{self._host} does not answer: {error}") from error
-        return answer.status, answer.data.decode(errors="replace")
+            problem = f"the API server {self._host} does not answer ({_cause(error)})"
+            raise ApiError(problem, "start the cluster, or correct its kubeconfig") from error
+        for warning in answer.headers.getlist("Warning"):  # 299 - "text"
+            text = re.sub(r"\\(.)", r"\1", warning.partition('"')[2].rpartition('"')[0])
+            if text and text not in self.warnings:
+                self.warnings.append(text)
+        return answer
 
     def _call(
         self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
     ) -> tuple[int, Object]:
-        status, text = self._send(method, path, body, content_type)
+        """Status and content of an answer. Raises ApiError for one that does not come from a Kubernetes API server."""
+        answer = self._send(method, path, body, content_type)
+        text = answer.data.decode(errors="replace")
+        if answer.status == 404 and text.strip() == "404 page not found":  # an API group that is not there
+            return 404, {}
         try:
             content = json.loads(text)
         except ValueError:
-            content = {"message": text[:200]}
-        return status, content
+            content = None
+        if not isinstance(content, dict) or not {"kind", "gitVersion"} & content.keys():
+            what = _described(text, answer.headers.get("Location"))
+            problem = f"{self._host} answers {method} {path.partition('?')[0]} with {answer.status} and {what}"
+            if answer.status >= 500:
+                raise ApiError(problem, _UNHEALTHY)
+            raise ApiError(f"{problem}, which is not a Kubernetes API server's answer", _NOT_KUBERNETES)
+        return answer.status, content
 
     def get(self, path: str, **query: str) -> Object | None:
-        """What the API server answers to GET `path`; None if it has no such thing."""
+        """What the API server answers to GET `path`; None if there is no such object, collection or API group."""
         status, content = self._call("GET", f"{path}?{urlencode(query)}" if query else path)
         if status == 404:
             return None
         if status >= 300:
-            raise ApiError(f"GET {path}: {status} {content.get('message', '')}")
+            raise RefusedError(f"GET {path}", status, content)
         return content
 
+    def version(self) -> str:
+        """The API server's version, such as `v1.36.4`."""
+        found = (self.get("/version") or {}).get("gitVersion")
+        if not found:
+            raise ApiError(f"{self._host} does not tell a Kubernetes version at /version", _NOT_KUBERNETES)
+        return str(found)
+
     def last_line(self, pod: Object) -> str:
-        """The last line of a pod's log; empty if there is none, or its node cannot be asked."""
-        path = self.path("v1", "Pod", pod["metadata"]["name"], pod["metadata"]["namespace"])
-        status, text = self._send("GET", f"{path}/log?tailLines=1")
-        return text.strip() if status == 200 else ""
+        """The last line of a pod's log; empty if there is none or its node cannot be asked."""
+        answer = self._send("GET", f"{self._path_of(pod)}/log?tailLines=1")
+        return answer.data.decode(errors="replace").strip() if answer.status == 200 else ""
 
     def post(self, path: str, body: Object) -> Object:
         """What the API server answers to POST `path`."""
         status, content = self._call("POST", path, body)
         if status >= 300:
-            raise ApiError(f"POST {path}: {status} {content.get('message', '')}")
+            raise RefusedError(f"POST {path}", status, content)
         return content
 
-    def kinds(self, api_version: str) -> Mapping[str, tuple[str, bool]]:
-        """Kind to (plural, whether namespaced) of all that `api_version` has; empty if the cluster does not know it."""
-        if not self._kinds.get(api_version):  # one that is still to come is asked for again
+    def kind(self, api_version: str, kind: str) -> tuple[str, bool] | None:
+        """The plural of a kind and whether it is namespaced; None if the cluster does not have it.
+
+        What the cluster has is asked once, what it does not have each time: it may come with the next object.
+        """
+        if kind not in self._kinds.get(api_version, {}):
             path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
             resources = (self.get(path) or {}).get("resources", [])
             self._kinds[api_version] = {
                 each["kind"]: (each["name"], each["namespaced"]) for each in resources if "/" not in each["name"]
             }
-        return self._kinds[api_version]
+        return self._kinds[api_version].get(kind)
 
     def path(self, api_version: str, kind: str, name: str = "", namespace: str = "") -> str | None:
-        """Where an object (without `name`: its collection) is; None if the cluster does not know its kind."""
-        found = self.kinds(api_version).get(kind)
+        """The path of an object (without `name`: of its collection); None if the cluster does not have its kind."""
+        found = self.kind(api_version, kind)
         if found is None:
             return None
         plural, namespaced = found
@@ -142,58 +237,64 @@ class Api:
         parts += ["namespaces", namespace] if namespaced and namespace else []
         return "/".join([*parts, plural, *([name] if name else [])])
 
+    def _path_of(self, each: Object, *, collection: bool = False) -> str:
+        metadata = each["metadata"]
+        name, namespace = "" if collection else metadata["name"], metadata.get("namespace", "")
+        path = self.path(each["apiVersion"], each["kind"], name, namespace)
+        if path is None:
+            answer = {"message": f"the cluster does not have the kind {each['apiVersion']} {each['kind']}"}
+            raise RefusedError(f"{each['kind']} {metadata['name']}", 404, answer)
+        return path
+
     def read(self, api_version: str, kind: str, name: str, namespace: str = "") -> Object | None:
-        """One object; None if it, its namespace or its kind is not there."""
+        """One object; None if it, its namespace or its kind does not exist."""
         path = self.path(api_version, kind, name, namespace)
         return None if path is None else self.get(path)
 
     def live(self, wanted: Object) -> Object | None:
-        """The live state of an object given by its manifest; None if it is not there."""
+        """The live state of an object given by its manifest; None if it does not exist."""
         metadata = wanted["metadata"]
         return self.read(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
 
-    def create(self, wanted: Object, field_manager: str) -> bool:
-        """Create an object; False, and nothing is changed, if one of its name is there already."""
-        metadata = wanted["metadata"]
-        path = self.path(wanted["apiVersion"], wanted["kind"], namespace=metadata.get("namespace", ""))
-        if path is None:
-            raise ApiError(f"the cluster does not know {wanted['apiVersion']} {wanted['kind']}")
-        status, content = self._call("POST", f"{path}?{urlencode({'fieldManager': field_manager})}", wanted)
-        if status == 409 and content.get("reason") == "AlreadyExists":
-            return False
+    def _write(
+        self,
+        method: str,
+        wanted: Object,
+        path: str,
+        body: Object | None,
+        content_type: str = "application/json",
+        accepted: str = "",
+    ) -> Object | None:
+        """What the API server answers to a write; None if it refuses that for the reason `accepted`."""
+        status, content = self._call(method, path, body, content_type)
+        if accepted and content.get("reason") == accepted:
+            return None
         if status >= 300:
-            raise ApiError(f"{wanted['kind']} {metadata['name']}: {status} {content.get('message', '')}")
-        return True
+            raise RefusedError(f"{wanted['kind']} {wanted['metadata']['name']}", status, content)
+        return content
+
+    def create(self, wanted: Object, field_manager: str) -> bool:
+        """Create an object; False, and nothing is changed, if one of its name exists already."""
+        path = f"{self._path_of(wanted, collection=True)}?{urlencode({'fieldManager': field_manager})}"
+        return self._write("POST", wanted, path, wanted, accepted="AlreadyExists") is not None
 
     def apply(self, wanted: Object, field_manager: str, *, dry_run: bool = False) -> Object:
-        """Apply an object server-side, never taking another manager's field; its state then, or as it would be."""
-        metadata = wanted["metadata"]
-        path = self.path(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
-        if path is None:
-            raise ApiError(f"the cluster does not know {wanted['apiVersion']} {wanted['kind']}")
+        """Apply an object server-side and return its state after that, or as it would be.
+
+        The API server refuses to change a field that another manager owns.
+        """
         query = {"fieldManager": field_manager} | ({"dryRun": "All"} if dry_run else {})
-        status, content = self._call("PATCH", f"{path}?{urlencode(query)}", wanted, "application/apply-patch+yaml")
-        if status >= 300:
-            raise ApiError(f"{wanted['kind']} {metadata['name']}: {status} {content.get('message', '')}")
-        return content
+        path = f"{self._path_of(wanted)}?{urlencode(query)}"
+        return self._write("PATCH", wanted, path, wanted, "application/apply-patch+yaml") or {}
 
     def merge(self, live: Object, change: Object) -> bool:
         """Change an object by a JSON merge patch; False, and nothing is changed, if `change` is of an older version."""
-        metadata = live["metadata"]
-        path = self.path(live["apiVersion"], live["kind"], metadata["name"], metadata.get("namespace", ""))
-        status, content = self._call("PATCH", str(path), change, "application/merge-patch+json")
-        if status == 409 and content.get("reason") == "Conflict":
-            return False
-        if status >= 300:
-            raise ApiError(f"{live['kind']} {metadata['name']}: {status} {content.get('message', '')}")
-        return True
+        path = self._path_of(live)
+        return self._write("PATCH", live, path, change, "application/merge-patch+json", "Conflict") is not None
 
     def delete(self, wanted: Object) -> None:
-        """Delete an object and, by the garbage collector, what depends on it; it is fine if it is not there."""
+        """Delete an object and, by the garbage collector, what depends on it. An object that is gone is no error."""
         metadata = wanted["metadata"]
         path = self.path(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
-        if path is None:
-            return
-        status, content = self._call("DELETE", f"{path}?propagationPolicy=Background")
-        if status >= 300 and status != 404:
-            raise ApiError(f"{wanted['kind']} {metadata['name']}: {status} {content.get('message', '')}")
+        if path is not None:
+            self._write("DELETE", wanted, f"{path}?propagationPolicy=Background", None, accepted="NotFound")

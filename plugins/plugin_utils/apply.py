@@ -1,4 +1,4 @@
-"""What the actions that write to a cluster have in common: server-side apply in one module call, and its errors."""
+"""What the actions have in common that work on a cluster: its connection, server-side apply, errors and results."""
 
 from __future__ import annotations
 
@@ -9,125 +9,112 @@ from typing import Any, ClassVar, NoReturn
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from .api import Api, ApiError, Object, server_message
+from .api import Api, ApiError, Object, RefusedError
 from .release import FIELD_MANAGER, identity
 
-CONNECTION = {"kubeconfig": {"type": "path", "required": True}, "context": {"type": "str", "required": True}}
-
-
-# What the module says of objects that the API server stores anew without a difference; some large kinds are such.
-_NO_WARNING = "No meaningful diff"
+# Each argument and the variable that gives it where the task does not.
+CONNECTION = {"kubeconfig": "cluster_kubeconfig", "context": "cluster_context"}
 
 
 @dataclass
 class Applied:
-    """What came of applying objects: how many changed, how they differ, what the API server warned of."""
+    """The outcome of applying objects: how many changed, and how they differ."""
 
     changed: int = 0
     diff: list[dict[str, Any]] = field(default_factory=list)
-    warnings: list[Any] = field(default_factory=list)
 
     def add(self, other: Applied) -> None:
         """Count `other` in."""
         self.changed += other.changed
         self.diff += other.diff
-        self.warnings += other.warnings
 
 
 class ApplyAction(ActionBase):
-    """An action on one cluster, given by the arguments `kubeconfig` and `context`."""
+    """An action on one cluster: that of the task's host, unless the arguments `kubeconfig` and `context` name another.
+
+    A subclass lists its own arguments in `ARGUMENTS` and does its work in `act`.
+    """
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
     ARGUMENTS: ClassVar[dict[str, Any]] = {}
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Do what the action does; a cluster that cannot be asked becomes a message."""
+        """Do what the action does. A cluster that cannot be asked fails the task with a message."""
         super().run(tmp, task_vars)
         self._task_vars = task_vars or {}
         self._cluster = self._task_vars.get("inventory_hostname", "localhost")
-        _, self._args = self.validate_argument_spec(argument_spec={**CONNECTION, **self.ARGUMENTS})
+        connection = {name: {"type": "str"} for name in CONNECTION}
+        _, self._args = self.validate_argument_spec(argument_spec={**connection, **self.ARGUMENTS})
+        kubeconfig, context = (self._args[name] or self._variable_of(CONNECTION[name]) for name in CONNECTION)
         try:
-            self._api = Api(self._args["kubeconfig"], self._args["context"])
-            return self.act()
+            self._api = Api(kubeconfig, context)
+            result = self.act()
         except ApiError as error:
-            fix = "see that the API server answers and lets its user do that, then run again"
-            self.refuse("cluster_context", f"{self._task.name}: {error}", fix)
+            self.refuse(error.variable, f"{self._task.name}: {error}", error.remedy)
+        return result | ({"warnings": self._api.warnings} if self._api.warnings else {})
+
+    def _variable_of(self, name: str) -> str:
+        if name not in self._task_vars:
+            self.refuse(name, "is not set", "set it for this host in the inventory")
+        return str(self._templar.template(self._task_vars[name]))
 
     def act(self) -> dict[str, Any]:
         """The action itself: its result."""
         raise NotImplementedError
 
-    def refuse(self, variable: str, problem: str, fix: str) -> NoReturn:
-        """End the task with the message that all of the project's faults have."""
-        raise AnsibleActionFail(f"{self._cluster}: {variable}: {problem}; {fix}")
+    def refuse(self, variable: str, problem: str, remedy: str) -> NoReturn:
+        """Fail the task with a message of the form that all messages of this project have."""
+        raise AnsibleActionFail(f"{self._cluster}: {variable}: {problem}; {remedy}")
 
-    def _namespaced(self, wanted: Object, coming: dict[tuple[str, str], bool]) -> bool:
-        key = (wanted["apiVersion"], wanted["kind"])
-        return coming[key] if key in coming else self._api.kinds(key[0]).get(key[1], ("", False))[1]
-
-    def _to_come(self, wanted: Object) -> bool:
-        """Whether the API server cannot even be asked about an object: its kind or its namespace is not there."""
+    def _is_possible(self, wanted: Object) -> bool:
+        """Whether the API server can be asked about an object: its kind and its namespace exist."""
         namespace = wanted["metadata"].get("namespace")
-        if wanted["kind"] not in self._api.kinds(wanted["apiVersion"]):
-            return True
-        return bool(namespace) and self._api.read("v1", "Namespace", namespace) is None
+        if self._api.kind(wanted["apiVersion"], wanted["kind"]) is None:
+            return False
+        return not namespace or self._api.read("v1", "Namespace", namespace) is not None
 
     def apply(self, wanted: Sequence[Object], variable: str, way_out: str) -> Applied:
-        """Apply objects server-side as our field manager, in one module call.
+        """Apply objects server-side as our field manager, one after another, also after one that was refused.
 
-        In check mode the API server is asked what it would do; what it cannot be asked about counts as a change.
-        Another manager's field is never taken: the task fails, and the message names `way_out`.
+        In check mode the API server says what it would do. An object that it cannot be asked about, because the
+        object's kind or namespace does not exist yet, counts as a change. The API server refuses to change a field
+        that another manager owns; the message of the failed task then names that manager and `way_out`.
         """
-        applied = Applied()
-        if self._task.check_mode:
-            to_come = [each for each in wanted if self._to_come(each)]
-            applied.changed = len(to_come)
-            applied.diff = [
-                {"before_header": identity(each), "after_header": identity(each), "before": {}, "after": each}
-                for each in to_come
-                if each["kind"] != "Secret"
-            ]
-            wanted = [each for each in wanted if each not in to_come]
-        if not wanted:
-            return applied
-        answer = self._execute_module(
-            module_name="kubernetes.core.k8s",
-            module_args={
-                "kubeconfig": self._args["kubeconfig"],
-                "context": self._args["context"],
-                "apply": True,
-                "server_side_apply": {"field_manager": FIELD_MANAGER},
-                "continue_on_error": True,
-                "hidden_fields": ["metadata.managedFields"],
-                "resource_definition": list(wanted),
-            },
-            task_vars=self._task_vars,
-        )
-        results = answer["result"]["results"] if "results" in (answer.get("result") or {}) else [answer]
-        if answer.get("failed") or len(results) != len(wanted):
-            self._api.get("/version")  # the module cannot say that the API server is away, and this does
-            raise ApiError(
-                server_message(answer.get("msg") or answer.get("module_stderr") or "the module gave no result")
-            )
-        errors = []
-        for each, result in zip(wanted, results, strict=True):
-            if result.get("error"):
-                errors.append(f"{identity(each)}: {server_message(result['error'].get('msg', ''))}")
-                continue
-            applied.changed += bool(result.get("changed"))
-            applied.warnings += [each for each in result.get("warnings") or [] if _NO_WARNING not in str(each)]
-            if result.get("changed") and result.get("diff") and each["kind"] != "Secret":
-                applied.diff.append({"before_header": identity(each), "after_header": identity(each), **result["diff"]})
+        applied, errors = Applied(), []
+        for each in wanted:
+            try:
+                applied.add(self._apply_one(each))
+            except RefusedError as error:
+                errors.append(f"{identity(each)}: {error.message}")
         if errors:
             self.refuse(variable, " | ".join(errors), way_out)
         return applied
 
+    def _apply_one(self, wanted: Object) -> Applied:
+        check = self._task.check_mode
+        if check and not self._is_possible(wanted):
+            before, after = {}, wanted
+        else:
+            before = _lasting(self._api.live(wanted) or {})
+            after = _lasting(self._api.apply(wanted, FIELD_MANAGER, dry_run=check))
+        if before == after:
+            return Applied()
+        if not self._task.diff or wanted["kind"] == "Secret":
+            return Applied(1)
+        header = identity(wanted)
+        return Applied(1, [{"before_header": header, "after_header": header, "before": before, "after": after}])
+
     def result(self, applied: Applied, **more: object) -> dict[str, Any]:
         """The task's result."""
-        found: dict[str, Any] = {"changed": bool(applied.changed), **more}
-        if applied.warnings:
-            found["warnings"] = list({str(each): each for each in applied.warnings}.values())
-        if self._task.diff and applied.diff:
-            found["diff"] = applied.diff
-        return found
+        return {"changed": bool(applied.changed), **more, **({"diff": applied.diff} if applied.diff else {})}
+
+
+# The API server stores some objects anew without a difference, and controllers write a status at any time.
+_FLEETING = ("managedFields", "generation", "resourceVersion")
+
+
+def _lasting(live: Object) -> Object:
+    """An object without its status and what the API server notes on each write."""
+    metadata = {key: value for key, value in live.get("metadata", {}).items() if key not in _FLEETING}
+    return {key: value for key, value in live.items() if key != "status"} | ({"metadata": metadata} if live else {})

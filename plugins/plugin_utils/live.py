@@ -9,8 +9,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from . import kubeconfig
-from .api import Api, ApiError
+from .api import Api, ApiError, server_of
 from .findings import Finding
 from .quantities import seconds_of
 
@@ -20,17 +19,10 @@ Said = Iterator[tuple[str, str, str]]
 
 def live_findings(values: Values) -> list[Finding]:
     """Faults of one cluster, from its effective values; ends within preflight_api_timeout, whatever the server does."""
-    path, context = values["cluster_kubeconfig"], values["cluster_context"]
     try:
-        servers = kubeconfig.servers(path)
-    except kubeconfig.KubeconfigError as error:
-        said = [("cluster_kubeconfig", f"{path} {error}", "write the path of the cluster's kubeconfig")]
-    else:
-        if context in servers:
-            said = _asked(values, servers[context])
-        else:
-            there = ", ".join(sorted(servers)) or "none"
-            said = [("cluster_context", f"{path} has no context {context}", f"write one that it has: {there}")]
+        said = _asked(values, server_of(values["cluster_kubeconfig"], values["cluster_context"]))
+    except ApiError as error:
+        said = [(error.variable, str(error), error.remedy)]
     return sorted(Finding(values["cluster"], *words) for words in [*said, *_credentials(values)])
 
 
@@ -63,8 +55,6 @@ def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
     except Empty:
         problem = f"the API server {server} did not answer within {timeout} s"
         return [("cluster_context", problem, "start it, check the way to it, or raise preflight_api_timeout")]
-    if isinstance(answer, ApiError):
-        return [("cluster_context", *_unusable(str(answer), server))]
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -72,7 +62,7 @@ def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
 
 def _questions(values: Values, timeout: float) -> Said:
     api = Api(values["cluster_kubeconfig"], values["cluster_context"], timeout)
-    version = (api.get("/version") or {}).get("gitVersion", "")
+    version = api.version()
     if _minor(version) < _minor(values["preflight_minimum_kubernetes"]):
         least = values["preflight_minimum_kubernetes"]
         yield "cluster_context", f"the cluster runs Kubernetes {version}, older than {least}", "upgrade it"
@@ -132,12 +122,3 @@ def _may_create_namespaces(api: Api) -> bool:
 def _minor(version: str) -> tuple[int, int]:
     found = re.match(r"v?(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def _unusable(message: str, server: str) -> tuple[str, str]:
-    """Problem and fix of an ApiError; of urllib3's nested ones only the last words, which are the cause."""
-    text = " ".join(message.split())
-    if "Caused by" in text:
-        cause = text.rpartition(": ")[2].rstrip("\"')")
-        return f"the API server {server} does not answer ({cause})", "start the cluster, or correct its kubeconfig"
-    return text, "correct the credentials of this context, or let its user do that"

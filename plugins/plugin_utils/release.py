@@ -1,4 +1,4 @@
-"""What a release manifest holds, in which order it is applied, and when it works. Needs no cluster and no Ansible."""
+"""Reads release manifests, orders their objects and tells when they work. It needs neither a cluster nor Ansible."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Object = dict[str, Any]
 
 FIELD_MANAGER = "nativelink-gitops"
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
+_VERSION = re.compile(r"v?(\d+(?:\.\d+)*)(?:-([0-9A-Za-z.-]+))?(?:\+.*)?\Z")
 _FIRST = ("Namespace", "CustomResourceDefinition")
 
 
@@ -31,15 +32,15 @@ def digest(content: bytes) -> str:
 
 
 def objects(content: bytes) -> list[Object]:
-    """All objects of a manifest, lists unfolded, in the file's order; ValueError says what is no object."""
+    """All objects of a manifest, lists unfolded, in the file's order. Raises ValueError for what is not an object."""
     try:
         documents = [each for each in yaml.load_all(content, Loader=_Loader) if each is not None]
     except yaml.YAMLError as error:
-        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
     found: list[Object] = []
     for document in documents:
         if not isinstance(document, dict):
-            raise ValueError(f"it holds no Kubernetes objects, but {str(document)[:60]!r}")
+            raise ValueError(f"it does not hold Kubernetes objects but {str(document)[:60]!r}")
         found += document["items"] if str(document.get("kind")).endswith("List") and "items" in document else [document]
     for each in found:
         if not all((each.get("apiVersion"), each.get("kind"), (each.get("metadata") or {}).get("name"))):
@@ -71,6 +72,7 @@ def defined_kinds(found: Iterable[Object]) -> dict[tuple[str, str], bool]:
         (f"{spec['group']}/{version['name']}", spec["names"]["kind"]): spec["scope"] == "Namespaced"
         for spec in specs
         for version in spec["versions"]
+        if version.get("served", True)
     }
 
 
@@ -83,9 +85,9 @@ def identity(each: Object) -> str:
 
 def version_key(version: str) -> tuple[tuple[int, ...], tuple[Any, ...]]:
     """A key that orders versions as semantic versioning does: 1.9 < 1.10-rc.2 < 1.10-rc.10 < 1.10 = v1.10.0+build."""
-    found = re.fullmatch(r"v?(\d+(?:\.\d+)*)(?:-([0-9A-Za-z.-]+))?(?:\+.*)?", version)
+    found = re.match(_VERSION, version)
     if found is None:
-        raise ValueError(f"{version!r} is no version like 1.2.3 or 1.2.3-rc.1")
+        raise ValueError(f"{version!r} is not a version like 1.2.3 or 1.2.3-rc.1")
     numbers = [int(each) for each in found[1].split(".")]
     while numbers and not numbers[-1]:
         numbers.pop()
@@ -94,8 +96,28 @@ def version_key(version: str) -> tuple[tuple[int, ...], tuple[Any, ...]]:
     return tuple(numbers), tuple((0, int(each)) if each.isdecimal() else (1, each) for each in found[2].split("."))
 
 
+def stated_versions(found: Iterable[Object], name: str) -> set[str]:
+    """The versions that the objects of release `name` state, without those that are no numbers, such as `latest`.
+
+    They are in labels, in the annotations that bundles of definitions have, and in the tags of images that are named
+    like the release or like the end of its name: `envoyproxy/gateway:v1.9.1` of `envoy-gateway`.
+    """
+    stated = set()
+    for each in found:
+        metadata = each["metadata"]
+        stated.add((metadata.get("labels") or {}).get("app.kubernetes.io/version"))
+        notes = metadata.get("annotations") or {}
+        stated |= {value for key, value in notes.items() if key.endswith("/bundle-version")}
+        pod = each.get("spec", {}).get("template", {}).get("spec", {}) if each["kind"] in WORKLOADS else {}
+        for container in pod.get("containers", ()):
+            image, _, tag = container.get("image", "").partition("@")[0].rpartition("/")[2].partition(":")
+            if image and f"-{name}".endswith(f"-{image}"):
+                stated.add(tag)
+    return {version for version in stated if version and re.match(_VERSION, version)}
+
+
 def record(name: str, namespace: str, version: str, content: str, complete: bool, found: Iterable[Object]) -> Object:
-    """The ConfigMap that says which release is installed; `content` is the SHA-256 of what it is made from."""
+    """The ConfigMap that records which release is installed; `content` is the SHA-256 of what it is made from."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -116,8 +138,8 @@ def record(name: str, namespace: str, version: str, content: str, complete: bool
 def holds(live: Any, wanted: Any) -> bool:
     """Whether a live object has all that its manifest says, so that applying that once more would change nothing.
 
-    It may have more. False is no proof of a difference: the API server writes some values in another way than they
-    were given (`1000m` as `1`), and a list that somebody added to is not looked through.
+    It may have more. False does not prove a difference: the API server writes some values in another way than they
+    were given (`1000m` as `1`), and a list that another manager added to is not looked through.
     """
     if isinstance(wanted, dict):
         return isinstance(live, dict) and all(holds(live.get(key), value) for key, value in wanted.items())
@@ -128,13 +150,13 @@ def holds(live: Any, wanted: Any) -> bool:
 
 
 def managers(live: Object) -> list[str]:
-    """Who wrote an object's fields, other than its status."""
+    """The managers that wrote an object's fields, other than its status."""
     entries = live["metadata"].get("managedFields", [])
     return sorted({each["manager"] for each in entries if "manager" in each and not each.get("subresource")})
 
 
 def awaited(kind: str) -> str:
-    """What is waited for, by kind."""
+    """The end of the sentence "waited for it to …", by kind."""
     if kind == "CustomResourceDefinition":
         return "be established"
     return "be rolled out" if kind in ("StatefulSet", "DaemonSet") else "be available"
@@ -146,7 +168,7 @@ def _condition(live: Object, kind: str) -> Object:
 
 
 def not_ready(live: Object | None) -> str | None:
-    """Why a live object does not do its work yet; None if it does."""
+    """The reason why a live object does not work yet; None if it does."""
     if live is None:
         return "it does not exist"
     kind, status, spec = live["kind"], live.get("status") or {}, live.get("spec") or {}
@@ -170,7 +192,7 @@ def not_ready(live: Object | None) -> str | None:
 
 
 def pod_trouble(pods: Iterable[Object]) -> str | None:
-    """What the first pod in trouble says of itself, with its name; None if none says anything."""
+    """The name of the first pod that is in trouble and the reason it gives; None if no pod gives one."""
     for pod in pods:
         status, name = pod.get("status") or {}, pod["metadata"]["name"]
         containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]

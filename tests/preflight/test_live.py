@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -90,8 +91,7 @@ def test_a_kubeconfig_with_damaged_certificates(tmp_path: Path, part: str, key: 
 
     assert lines(file) == [
         f"prod: cluster_context: {file}: context good has damaged certificates or keys: Invalid base64-encoded "
-        "string: number of data characters (5) cannot be 1 more than a multiple of 4; "
-        "correct the credentials of this context, or let its user do that"
+        "string: number of data characters (5) cannot be 1 more than a multiple of 4; correct this context in that file"
     ]
 
 
@@ -148,19 +148,113 @@ def test_a_server_that_dribbles(tmp_path: Path) -> None:
         assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == silent(address)
 
 
-def test_a_credential_plugin_that_hangs(tmp_path: Path) -> None:
-    file = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
+def with_plugin(file: Path, *command: str) -> Path:
+    """A kubeconfig whose user logs in with what a command prints."""
+    kubeconfig(file, "https://127.0.0.1:1")
     config = yaml.safe_load(file.read_text())
     plugin = {
         "apiVersion": "client.authentication.k8s.io/v1",
-        "command": "sleep",
-        "args": ["5"],
+        "command": command[0],
+        "args": list(command[1:]),
         "interactiveMode": "Never",
     }
     config["users"] = [{"name": "good", "user": {"exec": plugin}}]
     file.write_text(yaml.safe_dump(config))
+    return file
 
-    assert lines(file) == silent("https://127.0.0.1:1")
+
+def test_a_credential_plugin_that_hangs(tmp_path: Path) -> None:
+    assert lines(with_plugin(tmp_path / "kubeconfig", "sleep", "5")) == silent("https://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["sh", "-c", "echo 'the session expired' >&2; exit 7"], "exec: process returned 7. the session expired"),
+        (["sh", "-c", "echo Signed in."], "exec: failed to decode process output: Expecting value: line 1 column 1"),
+        (["echo", "[]"], "exec: malformed response. missing key 'apiVersion'"),
+        (["/nowhere/plugin"], "[Errno 2] No such file or directory: '/nowhere/plugin'"),
+    ],
+)
+def test_a_credential_plugin_that_fails(tmp_path: Path, command: list[str], said: str) -> None:
+    file = with_plugin(tmp_path / "kubeconfig", *command)
+    (line,) = lines(file)
+    assert line.startswith(f"prod: cluster_context: the credential plugin of context good in {file} failed: {said}")
+    assert line.endswith("; run its command by hand, correct it or sign in, then run again")
+
+
+def test_a_credential_plugin_that_works(tmp_path: Path) -> None:
+    """The counter-run: it gets as far as the API server, which is not there."""
+    credential = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "t"},
+    }
+    (line,) = lines(with_plugin(tmp_path / "kubeconfig", "echo", json.dumps(credential)))
+    assert line.startswith("prod: cluster_context: the API server https://127.0.0.1:1 does not answer (")
+
+
+def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket], None]:
+    """Each request gets this answer."""
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", body]
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(10_000)
+        connection.sendall("\r\n".join(head).encode())
+        connection.close()
+
+    return answer
+
+
+NOT_KUBERNETES = (
+    "which is not a Kubernetes API server's answer; correct the server of this context in its kubeconfig, "
+    "or sign in to the network or proxy that answers in its place"
+)
+UNHEALTHY = "see that the API server and what is in front of it work, then run again"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            answering("200 OK", "<!DOCTYPE html><html><head><title>\nSign in &amp; surf</title></head></html>"),
+            f'200 and the HTML page "Sign in & surf", {NOT_KUBERNETES}',
+        ),
+        (answering("200 OK", "<html></html>"), f"200 and an HTML page, {NOT_KUBERNETES}"),
+        (answering("200 OK", '"v1.36"'), f'200 and the text "\\"v1.36\\"", {NOT_KUBERNETES}'),
+        (answering("200 OK", "[]"), f'200 and the text "[]", {NOT_KUBERNETES}'),
+        (answering("200 OK", '{"status": "ok"}'), f'200 and the text "{{\\"status\\": \\"ok\\"}}", {NOT_KUBERNETES}'),
+        (answering("200 OK", ""), f"200 and an empty body, {NOT_KUBERNETES}"),
+        (answering("404 Not Found", "<html></html>"), f"404 and an HTML page, {NOT_KUBERNETES}"),
+        (
+            answering("302 Found", "", "Location: https://login.example.com/?next=secret"),
+            f"302 and a redirect to https://login.example.com/, {NOT_KUBERNETES}",
+        ),
+        (answering("500 Oops", "Out of order"), f'500 and the text "Out of order"; {UNHEALTHY}'),
+        (answering("503 Service Unavailable", "<html></html>"), f"503 and an HTML page; {UNHEALTHY}"),
+    ],
+)
+def test_a_server_that_is_not_kubernetes(tmp_path: Path, answer: Callable[[socket.socket], None], said: str) -> None:
+    with server(answer) as port:
+        address = f"http://127.0.0.1:{port}"
+        assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == [
+            f"prod: cluster_context: {address} answers GET /version with {said}"
+        ]
+
+
+def test_a_server_that_speaks_no_tls(tmp_path: Path) -> None:
+    with server(answering("200 OK", "{}")) as port:
+        address = f"https://127.0.0.1:{port}"
+        (line,) = lines(kubeconfig(tmp_path / "kubeconfig", address))
+        assert line.startswith(f"prod: cluster_context: the API server {address} does not answer ([SSL")
+
+
+def test_a_server_that_hangs_up(tmp_path: Path) -> None:
+    with server(lambda connection: connection.close()) as port:
+        address = f"http://127.0.0.1:{port}"
+        (line,) = lines(kubeconfig(tmp_path / "kubeconfig", address), preflight_api_timeout="10")
+        assert line.startswith(f"prod: cluster_context: the API server {address} does not answer (")
+        assert line.endswith("; start the cluster, or correct its kubeconfig")
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:

@@ -90,17 +90,13 @@ def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
                 "ansible.builtin.import_role": {"name": role, "tasks_from": part or "main", **checked},
             }
 
-        connection = {"kubeconfig": "{{ cluster_kubeconfig }}", "context": "{{ cluster_context }}"}
         book = {
             "name": "Test",
             "hosts": CLUSTER,
             "connection": "local",
             "gather_facts": False,
+            "collections": ["nativelink.gitops"],
             "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-            "module_defaults": {
-                "group/kubernetes.core.k8s": connection,
-                "release_manifest": connection,
-            },
             "tasks": [task(each) for each in tasks],
         }
         (folder / "play.yml").write_text(yaml.safe_dump([book], sort_keys=False))
@@ -112,21 +108,18 @@ def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
             ],
             cwd=ROOT,
             env=os.environ
-            | {
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-                "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-                "ANSIBLE_CALLBACK_PLUGINS": str(folder),  # only JSON is to be printed
-            },
+            | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
             capture_output=True,
             text=True,
             check=False,
         )
         try:
-            answer = json.loads(done.stdout[done.stdout.index("{") :])
+            # The closing summary comes after the JSON.
+            answer, _ = json.JSONDecoder().raw_decode(done.stdout, done.stdout.index("{"))
         except ValueError:
             raise AssertionError(done.stdout + done.stderr) from None
         results = [
-            (each["task"]["name"], each["hosts"][CLUSTER])
+            (each["task"]["name"].removeprefix("nativelink.gitops."), each["hosts"][CLUSTER])
             for each in answer["plays"][0]["tasks"]
             if CLUSTER in each["hosts"]
         ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.server
 import json
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -348,7 +350,7 @@ def test_a_user_who_may_not_read_secrets_is_told(play: Play, dev: Cluster, tmp_p
         "dev: cluster_context: Look for the Secrets that the tree names: "
         'GET /api/v1/namespaces/nativelink/secrets/edge-tls: 403 secrets "edge-tls" is forbidden: '
         'User "system:serviceaccount:default:default" cannot get resource "secrets" in API group "" '
-        'in the namespace "nativelink"; see that the API server answers and lets its user do that, then run again'
+        'in the namespace "nativelink"; correct the credentials of this context, or let its user do that'
     )
 
 
@@ -638,7 +640,119 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(
     dev.run("delete", "deployment", "nativelink-worker-big", "-n", "nativelink-workers")
 
 
-def test_a_context_that_is_none_is_named(play: Play) -> None:
-    run = play(["keda"], cluster_context="other")
-    assert run.message.startswith("dev: cluster_context: ")
-    assert "other" in run.message
+def test_an_unknown_context_is_named(play: Play, dev: Cluster) -> None:
+    assert play(["keda"], cluster_context="other").message == (
+        f"dev: cluster_context: Install KEDA: {dev.kubeconfig} has no context other; "
+        f"write one that it has: {dev.context}"
+    )
+
+
+# What is not a Kubernetes API server
+
+ACTIONS: Object = {
+    "apply_objects": {
+        "objects": [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "app"}}],
+        "variable": "nativelink_namespace",
+        "way_out": "give it another name",
+    },
+    "await_nodes": {"namespace": "app", "name": "app", "timeout": 1, "what": "app"},
+    "check_secrets": {"secrets": [{"namespace": "app", "name": "app", "what": "the password"}]},
+    "generated_secret": {"namespace": "app", "name": "app", "key": "password"},
+    "keep_replicas": {},
+    "release_manifest": {
+        "name": "keda",
+        "version": "2.21.0",
+        "namespace": "keda",
+        "source": ["{{ keda_manifest }}"],
+        "prefix": "keda",
+        "existing": "keda_install: existing",
+    },
+    "repository_secret": {"namespace": "app", "name": "app"},
+    "take_over": {
+        "engine": "none",
+        "name": "app",
+        "namespaces": ["app"],
+        "kinds": [],
+        "engines": {"flux": {"manager": "flux", "pointers": [{"api_version": "v1", "kind": "Pod"}], "rest": []}},
+    },
+}
+
+
+class Portal(http.server.BaseHTTPRequestHandler):
+    """What a network answers to whoever has not signed in yet."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html><title>Sign in</title></html>")
+
+    do_PATCH = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_every_action_says_that_a_login_page_is_not_kubernetes(play: Play, tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
+        threading.Thread(target=portal.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{portal.server_address[1]}"
+        context = {"name": "portal", "context": {"cluster": "portal", "user": "portal"}}
+        file = tmp_path / "kubeconfig"
+        file.write_text(
+            yaml.safe_dump(
+                {
+                    "clusters": [{"name": "portal", "cluster": {"server": address}}],
+                    "contexts": [context],
+                    "users": [{"name": "portal", "user": {"token": "t"}}],
+                }
+            )
+        )
+        tasks = [
+            {"name": name, f"nativelink.gitops.{name}": arguments, "ignore_errors": True}
+            for name, arguments in ACTIONS.items()
+        ]
+        run = play(tasks, cluster_kubeconfig=str(file), cluster_context="portal")
+        portal.shutdown()
+    assert [name for name, _ in run.tasks] == list(ACTIONS)
+    for name, result in run.tasks:
+        problem, _, remedy = result["msg"].removeprefix("Task failed: ").partition("; ")
+        assert problem.startswith(f"dev: cluster_context: {name}: {address} answers GET /api")
+        assert problem.endswith(' with 200 and the HTML page "Sign in", which is not a Kubernetes API server\'s answer')
+        assert remedy == (
+            "correct the server of this context in its kubeconfig, "
+            "or sign in to the network or proxy that answers in its place"
+        )
+
+
+# What applying says
+
+
+def test_warnings_of_the_api_server_are_said_once_and_errors_for_each_object(play: Play, dev: Cluster) -> None:
+    dev.run("create", "namespace", "warned")
+    dev.run("label", "namespace", "warned", "pod-security.kubernetes.io/warn=restricted")
+
+    def pod(name: str, command: str = "true") -> Object:
+        spec = {"containers": [{"name": "app", "image": "app", "command": [command]}]}
+        metadata = {"name": name, "namespace": "warned"}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+    def apply(*objects: Object) -> Run:
+        given = {"objects": list(objects), "variable": "nativelink_namespace", "way_out": "do not do that"}
+        return play([{"nativelink.gitops.apply_objects": given}], "--diff")
+
+    run = apply(pod("one"), pod("two"))
+    assert run.status == 0, run.message
+    (result,) = (result for _, result in run.tasks)
+    (warning,) = result["warnings"]
+    assert warning.startswith('would violate PodSecurity "restricted:latest": allowPrivilegeEscalation != false')
+    assert [each["after_header"] for each in result["diff"]] == ["Pod warned/one", "Pod warned/two"]
+    assert (result["diff"][0]["before"], result["diff"][0]["after"]["spec"]["containers"][0]["image"]) == ({}, "app")
+    assert apply(pod("one"), pod("two")).changed == []
+
+    refused = apply(pod("one", "false"), pod("three"), pod("Four"))
+    one, four = (
+        refused.message.removeprefix("dev: nativelink_namespace: ").removesuffix("; do not do that").split(" | ")
+    )
+    assert one.startswith('Pod warned/one: Pod "one" is invalid: spec: Forbidden: pod updates may not change fields')
+    assert four.startswith('Pod warned/Four: Pod "Four" is invalid: metadata.name: Invalid value: "Four"')
+    assert dev.run("-n", "warned", "get", "pod", "three", "-o", "name") == "pod/three\n"

@@ -6,7 +6,6 @@ import json
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import release
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import server_message
 
 NAMES = b"""
 apiVersion: v1
@@ -44,10 +43,10 @@ def test_objects_are_read_as_kubernetes_reads_them() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"<html>404</html>", "it holds no Kubernetes objects"),
+        (b"<html>404</html>", "it does not hold Kubernetes objects but '<html>404</html>'"),
         (b"", "it is empty"),
         (b"kind: Job", "an object has no apiVersion, kind or name"),
-        (b"a: b: c", "it is no YAML"),
+        (b"a: b: c", "it is not valid YAML"),
     ],
 )
 def test_what_is_no_manifest_is_refused(content: bytes, problem: str) -> None:
@@ -90,8 +89,42 @@ def test_versions_that_say_the_same_are_equal() -> None:
 
 
 def test_a_version_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="'latest' is no version"):
+    with pytest.raises(ValueError, match="'latest' is not a version"):
         release.version_key("latest")
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "stated"),
+    [
+        ({}, "keda", set()),
+        ({"labels": {"app.kubernetes.io/version": "2.19.0"}}, "keda", {"2.19.0"}),
+        ({"labels": {"app.kubernetes.io/version": "latest"}}, "keda", set()),
+        ({"annotations": {"gateway.networking.k8s.io/bundle-version": "v1.6.3"}}, "gateway-api", {"v1.6.3"}),
+        ({"labels": None, "annotations": None}, "keda", set()),
+    ],
+)
+def test_a_manifest_states_its_version_in_labels_and_annotations(
+    more: release.Object, name: str, stated: set[str]
+) -> None:
+    assert release.stated_versions([{"kind": "ConfigMap", "metadata": {"name": "settings", **more}}], name) == stated
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "stated"),
+    [
+        ("ghcr.io/kedacore/keda:2.21.0", "keda", {"2.21.0"}),
+        ("mirror.example.com:5000/gateway:v1.9.1@sha256:abc", "envoy-gateway", {"v1.9.1"}),
+        ("envoyproxy/ratelimit:8.0.0", "envoy-gateway", set()),
+        ("ghcr.io/fluxcd/source-controller:v1.9.5", "flux", set()),
+        ("ghcr.io/kedacore/keda@sha256:abc", "keda", set()),
+        ("mirror.example.com:5000/keda", "keda", set()),
+        ("keda:main", "keda", set()),
+    ],
+)
+def test_a_manifest_states_its_version_in_the_tags_of_its_own_images(image: str, name: str, stated: set[str]) -> None:
+    pod = {"containers": [{"name": "app", "image": image}]}
+    workload = {"kind": "Deployment", "metadata": {"name": "app"}, "spec": {"template": {"spec": pod}}}
+    assert release.stated_versions([workload], name) == stated
 
 
 def deployment(
@@ -180,19 +213,3 @@ def test_a_list_has_to_be_the_same(live: list[release.Object], held: bool) -> No
 )
 def test_a_pod_says_what_is_wrong(status: release.Object, trouble: str | None) -> None:
     assert release.pod_trouble([{"metadata": {"name": "app-1"}, "status": status}]) == trouble
-
-
-ANSWER = (
-    '{"kind":"Status","message":"Apply failed with 1 conflict: conflict with \\"helm\\": .spec.replicas","code":409}'
-)
-
-
-@pytest.mark.parametrize("quoted", [ANSWER, repr((ANSWER + "\n").encode())])
-def test_the_api_servers_own_message_is_found(quoted: str) -> None:
-    assert server_message(f"Failed to apply object: {quoted}") == (
-        'Apply failed with 1 conflict: conflict with "helm": .spec.replicas'
-    )
-
-
-def test_another_message_stays() -> None:
-    assert server_message("Failed to find exact match for\n x.Y") == "Failed to find exact match for x.Y"

@@ -70,6 +70,21 @@ def test_another_checksum_is_refused(play: Play, release: Release, live: Live, t
     assert play([release("1.0.0", sha256=found.upper())]).status == 0
 
 
+def test_a_manifest_of_another_version_is_refused(play: Play, release: Release, live: Live, tmp_path: Path) -> None:
+    release("2.19.0")
+    other, silent = tmp_path / "app-2.19.0.yaml", tmp_path / "silent.yaml"
+    silent.write_text(other.read_text().replace("app:2.19.0", "app@sha256:0"))
+    run = play([release("2.21.0", source=[str(other)])])
+    assert run.message == (
+        f"dev: keda_manifest: {other} is the manifest of version 2.19.0, but keda_version is 2.21.0; "
+        "set keda_version to 2.19.0, or name the manifest of version 2.21.0 in keda_manifest"
+    )
+    assert live("namespace", release.namespace) == {}
+    # The counter-runs: the version that it states, and a manifest that states none.
+    assert play([release("v2.19.0", source=[str(other)])]).status == 0
+    assert play([release("2.21.0", source=[str(silent)])]).status == 0
+
+
 def test_jobs_of_an_unchanged_version_rest(play: Play, release: Release, live: Live, dev: Cluster) -> None:
     assert play([release("1.0.0", JOB)]).status == 0
     assert live("job", "setup", release.namespace)
@@ -249,5 +264,7 @@ def test_a_wait_without_an_api_server_ends_and_says_for_what(waiting: Waiting) -
     finally:
         waiting.dev.start_api()
     what = f"Task: waited 20 s for Deployment {waiting.namespace}/app to be available"
-    assert message.startswith(f"dev: cluster_context: {what}: {waiting.dev.endpoint} does not answer: ")
-    assert message.endswith("; see that the API server answers and lets its user do that, then run again")
+    assert message == (
+        f"dev: cluster_context: {what}: the API server {waiting.dev.endpoint} does not answer "
+        "([Errno 111] Connection refused); start the cluster, or correct its kubeconfig"
+    )
