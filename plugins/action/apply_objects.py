@@ -1,4 +1,4 @@
-"""Action `apply_objects`: objects of our own, applied server-side, in check mode even before their kind exists."""
+"""Action `apply_objects`: applies objects server-side; in check mode also objects whose kind does not exist yet."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..plugin_utils.release import identity
 
 class ActionModule(ApplyAction):
     """Arguments: `kubeconfig`, `context`; `objects`: complete manifests; `variable` and `way_out`: for the message if
-    the API server refuses one; `provisioned`, `connected`, `next`: lines for the closing summary.
+    the API server refuses an object; `provisioned`, `connected`, `next`: lines for the closing summary.
 
-    `immutable`: top-level fields that Kubernetes cannot change. An object that differs in one is refused, unless its
-    name is in `allow_recreate` (`allow_recreate_variable` names that list in the message): then it is deleted and made
-    again.
+    `immutable`: top-level fields that Kubernetes cannot change. An object that differs in one is deleted and made again
+    if its name is in `allow_recreate`, and refused otherwise; `allow_recreate_variable` is the variable behind
+    `allow_recreate`, for the message.
     """
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
@@ -36,11 +36,12 @@ class ActionModule(ApplyAction):
         if refused:
             self.refuse(
                 self._args["variable"],
-                " | ".join(f"{identity(each)} has other {', '.join(self._differences(each))}" for each in refused),
-                "Kubernetes cannot change that: give it a new name, or allow that it is deleted and made again "
-                f"by naming it in {self._args['allow_recreate_variable']}",
+                " | ".join(f"{identity(each)} differs in {', '.join(self._differences(each))}" for each in refused)
+                + ", which Kubernetes cannot change",
+                f"give it a new name, or name it in {self._args['allow_recreate_variable']} to have it deleted and "
+                "made again",
             )
-        if self._task.check_mode:  # the API server would refuse to even try
+        if self._task.check_mode:  # the API server would refuse the dry run
             wanted = [each for each in wanted if each not in outdated]
         else:
             for each in outdated:
@@ -51,7 +52,7 @@ class ActionModule(ApplyAction):
         return self.result(applied, cluster_summary=summary)
 
     def _differences(self, wanted: Object) -> list[str]:
-        """The immutable fields in which the live object differs."""
+        """The immutable fields in which the live object differs from `wanted`."""
         live = self._api.live(wanted)
         if live is None:
             return []

@@ -1,4 +1,4 @@
-"""Action `await_nodes`: waits for a DaemonSet, some of whose nodes may lack what its pods need."""
+"""Action `await_nodes`: waits for a DaemonSet, on whose nodes pods may fail for a reason that they log."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _POLL_SECONDS = 1
 
 
 class ActionModule(ApplyAction):
-    """Waits until each pod of the DaemonSet `namespace`/`name` is ready or has said why not, at most `timeout` seconds.
+    """Waits at most `timeout` seconds until each pod of DaemonSet `namespace`/`name` is ready or has logged why not.
 
-    A pod says so in the last line of its log, which begins with `<node>: not `. Nodes whose pods are not ready are
-    notices, and no failure. `what` begins each line of the summary. In check mode there is nothing to wait for.
+    A pod logs the reason as its last line, which begins with `<node>: not `. A pod that is not ready gives a notice and
+    does not fail the task. `what` begins each line of the summary. Check mode does not wait.
     """
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
@@ -27,7 +27,7 @@ class ActionModule(ApplyAction):
     }
 
     def act(self) -> dict[str, Any]:
-        """Wait, and say what came of it."""
+        """Wait and report the nodes."""
         if self._task.check_mode:
             return {"changed": False}
         self._said: dict[str, str] = {}  # why a pod is not ready, by its UID
@@ -36,7 +36,7 @@ class ActionModule(ApplyAction):
             pods, why = [], None
             try:
                 pods, done = self._look()
-            except ApiError as error:  # an API server that is restarted meanwhile is waited for, too
+            except ApiError as error:  # the API server may restart meanwhile
                 done, why = False, error
             late = time.monotonic() > deadline
             if late and why:
@@ -46,7 +46,7 @@ class ActionModule(ApplyAction):
             time.sleep(_POLL_SECONDS)
 
     def _look(self) -> tuple[list[Object], bool]:
-        """The pods that there are now, and whether they are all that there will be and have nothing more to say."""
+        """The pods, and whether they are complete and each is ready or has given its reason."""
         live = self._api.read("apps/v1", "DaemonSet", self._args["name"], self._args["namespace"])
         if live is None:
             return [], False
@@ -62,7 +62,7 @@ class ActionModule(ApplyAction):
         return pods, complete and all(_is_ready(pod) or self._reason(pod) for pod in pods)
 
     def _reason(self, pod: Object) -> str:
-        """Why a pod is not ready, if it has said so."""
+        """The reason that a pod has logged for not being ready; empty if it has not."""
         uid = pod["metadata"]["uid"]
         if not self._said.get(uid) and pod["status"].get("phase") == "Running":
             line = self._api.last_line(pod)

@@ -1,4 +1,4 @@
-"""Action `check_cluster`: whether one cluster can be worked with. A fault stops its own cluster only."""
+"""Action `check_cluster`: checks that a cluster can be worked with. A fault stops only its own cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ except ImportError as error:
 
 
 class ActionModule(ActionBase):
-    """Asks the API server; fails with one line a fault in `msg`."""
+    """Asks the API server; the `msg` of a failure has one line for each fault."""
 
     TRANSFERS_FILES = False
     _requires_connection = False

@@ -1,6 +1,6 @@
-"""Action `check_secrets`: Git holds no Secret, so those that are only named are the user's to make.
+"""Action `check_secrets`: lists the Secrets that the user still has to make, because Git holds no Secrets.
 
-Said before anything waits for them. The value of a Secret goes no further than this process: no result holds one.
+The value of a Secret stays in this process: no result holds one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ..plugin_utils.templating import host_values
 class ActionModule(ApplyAction):
     """Arguments: `kubeconfig`, `context`; `secrets`: each with `namespace`, `name` and `what` it is.
 
-    Without `secrets` they are those that the cluster's tree names, as its variables say.
+    The default of `secrets` are those that the cluster's tree refers to.
     """
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {"secrets": {"type": "list", "elements": "dict"}}
 
     def act(self) -> dict[str, Any]:
-        """Ask for each, and say which are missing."""
+        """Report those that do not exist."""
         wanted = self._args["secrets"]
         if wanted is None:
             wanted = template_context(host_values(self._task_vars, self._loader))["secrets"]

@@ -1,7 +1,7 @@
-"""Action `generated_secret`: a Secret with a random value, made once.
+"""Action `generated_secret`: makes a Secret with a random value once.
 
-Why not a lookup and kubernetes.core.k8s: that module patches what it finds, so that two runs at once would rotate the
-value, and its arguments pass through a file. Here the value is never seen by Ansible, and only ever created.
+It replaces a lookup and kubernetes.core.k8s: that module patches an object that exists, so that two runs at once would
+change the value, and its arguments pass through a file. Ansible never sees the value that this action creates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ActionModule(ApplyAction):
     }
 
     def act(self) -> dict[str, Any]:
-        """Create the Secret unless it is there; one that somebody else creates at the same time is left as it is."""
+        """Create the Secret unless it exists, also if another run creates it at the same time."""
         namespace, name, key = (self._args[each] for each in ("namespace", "name", "key"))
         if self._api.read("v1", "Secret", name, namespace) is not None:
             return {"changed": False}

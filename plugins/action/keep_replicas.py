@@ -1,8 +1,7 @@
-"""Action `keep_replicas`: a pool that changes from fixed to autoscaled keeps the workers that it has.
+"""Action `keep_replicas`: keeps the workers of a pool that changes from fixed to autoscaled.
 
-Such a pool loses `replicas` in the tree. The engine that applied the number was its only owner; when its next apply
-leaves the field out, the API server would put the default there: 1. A second owner keeps the number until the
-autoscaler takes over.
+The tree of such a pool no longer has `replicas`. The engine was the only owner of that field, so that its next apply
+without the field would reset it to the default of 1. A second owner keeps the number until the autoscaler takes over.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ _POOL = "nativelink-gitops/pool"
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`. Which pools are autoscaled, the cluster's variables say."""
+    """Arguments: `kubeconfig`, `context`. The cluster's variables say which pools are autoscaled."""
 
     def act(self) -> dict[str, Any]:
-        """Own the replicas of each autoscaled pool that only engines own so far."""
+        """Own the replicas of each autoscaled pool that only engines own."""
         wanted = template_context(host_values(self._task_vars, self._loader))
         autoscaled = [pool["name"] for pool in wanted["pools"] if pool["scaling"] != "none"]
         path = f"/apis/apps/v1/namespaces/{wanted['workers_namespace']}/deployments"
@@ -41,14 +40,14 @@ class ActionModule(ApplyAction):
         for each in kept:
             self._api.apply(each, _MANAGER, dry_run=self._task.check_mode)
         said = [
-            f"{each['metadata']['name']} keeps its replicas, {each['spec']['replicas']}, until its autoscaler has them"
+            f"{each['metadata']['name']} keeps its {each['spec']['replicas']} replicas until its autoscaler takes over"
             for each in kept
         ]
         return {"changed": bool(kept), "cluster_summary": {"connected": said}}
 
 
 def _is_to_lose_them(live: Object) -> bool:
-    """Whether `replicas` has owners by apply only: an autoscaler, or whoever scaled by hand, owns it by an update."""
+    """Whether `replicas` was only ever applied: an autoscaler, or a person who scales by hand, owns it by an update."""
     owners = [
         (entry["operation"], entry["manager"])
         for entry in live["metadata"]["managedFields"]

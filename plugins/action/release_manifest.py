@@ -1,4 +1,4 @@
-"""Action `release_manifest`: the one way in which this project installs an upstream release."""
+"""Action `release_manifest`: installs an upstream release from its manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _POLL_SECONDS = 1
 
 
 class ActionModule(ApplyAction):
-    """Installs or upgrades one release and waits until it works; again with nothing changed, it only looks.
+    """Installs or upgrades one release and waits until it works. A second run only checks it.
 
     Arguments besides `kubeconfig` and `context`:
     `name`, `version`: what is installed; `namespace`: of its record, and of objects that name none;
@@ -65,14 +65,14 @@ class ActionModule(ApplyAction):
         sha256 = release.digest(content + ours)
         record = release.record(name, args["namespace"], version, sha256, True, wanted)
         unchanged = installed == record["data"]
-        if unchanged:  # install Jobs have done their work, and may have expired since
+        if unchanged:  # install Jobs have done their work and may have expired since
             wanted = [each for each in wanted if each["kind"] != "Job"]
-        # Most of what is unchanged is as it was left: a look takes a tenth of the time that applying it once more does.
+        # Reading an object takes a tenth of the time that applying it again does, and most objects are unchanged.
         todo = [each for each in wanted if not unchanged or not release.holds(self._api.live(each), each)]
         first, rest = release.stages(todo)
         before, now = (set(each.get("objects", "").splitlines()) for each in (installed, record["data"]))
         begun = copy.deepcopy(record)
-        # Until it is complete the older objects stay on record: another run still has to name those that are left.
+        # Until the release is complete the record also has the older objects, so that the next run can name them.
         begun["data"] |= {"complete": "false", "objects": "\n".join(sorted(before | now))}
         applied = Applied()
         applied.add(self._apply(first if unchanged else [*first, begun]))
@@ -92,11 +92,11 @@ class ActionModule(ApplyAction):
             what = f"would be {what}"
         summary = {"provisioned": [f"{name} {version}: {what}"]}
         if gone:
-            summary["next"] = [f"{name} {version} no longer has, and leaves in place: {', '.join(gone)}"]
+            summary["next"] = [f"{name} {version}: removed upstream, left in the cluster: {', '.join(gone)}"]
         return self.result(applied, msg=summary["provisioned"][0], cluster_summary=summary)
 
     def _variable(self, name: str) -> str:
-        """A variable of the whole role, which the parts of a role share."""
+        """A variable that all parts of a role share."""
         return f"{self._args['prefix'].partition('_')[0]}_{name}"
 
     def _read(self, source: str) -> bytes:
@@ -107,7 +107,7 @@ class ActionModule(ApplyAction):
                 with open_url(source, timeout=_DOWNLOAD_SECONDS, http_agent="nativelink-gitops") as answer:
                     return answer.read()
             return Path(self._find_needle("files", str(Path(source).expanduser()))).read_bytes()
-        # What open_url raises are OSErrors and ValueErrors; what is read after that may end too early.
+        # open_url raises OSError and ValueError; an answer that ends too early raises HTTPException.
         except (AnsibleError, OSError, ValueError, http.client.HTTPException) as error:
             self.refuse(variable, f"{source} cannot be read: {' '.join(str(error).split())}", fix)
 
@@ -117,7 +117,7 @@ class ActionModule(ApplyAction):
             self.refuse(
                 f"{prefix}_manifest_sha256",
                 f"the manifest of version {self._args['version']} has {found}, not {wanted}",
-                "nothing was applied: find out why it differs, and only then correct the checksum",
+                "nothing was applied: find out why the checksum differs before you correct it",
             )
 
     def _objects(self, content: bytes) -> list[Object]:
@@ -164,7 +164,7 @@ class ActionModule(ApplyAction):
             )
 
     def _check_foreign(self, wanted: Sequence[Object]) -> None:
-        """Refuse to take over what somebody else installed: both would go on to change it."""
+        """Refuse to take over what another manager installed: both would go on to change it."""
         foreign = []
         for each in wanted:
             if each["kind"] in (*release.WORKLOADS, "CustomResourceDefinition"):
@@ -176,7 +176,7 @@ class ActionModule(ApplyAction):
             more = f" (and {len(foreign) - 1} more objects)" if len(foreign) > 1 else ""
             self.refuse(
                 self._args["existing"].partition(":")[0],
-                f"{release.identity(each)}{more} was installed by somebody else: {', '.join(others) or 'unknown'}",
+                f"{release.identity(each)}{more} was installed by another manager: {', '.join(others) or 'unknown'}",
                 f"nothing was applied: set {self._args['existing']} to use that installation, or remove it first",
             )
 
@@ -185,14 +185,14 @@ class ActionModule(ApplyAction):
         return self.apply(wanted, self._args["existing"].partition(":")[0], way_out)
 
     def _remove_jobs(self, rest: list[Object]) -> None:
-        """Remove an older run of each install Job, whose template cannot be changed; in check mode leave it out."""
+        """Delete the Job of an earlier run, whose template cannot be changed; in check mode leave such Jobs out."""
         jobs = [each for each in rest if each["kind"] == "Job"]
         if self._task.check_mode:
             rest[:] = [each for each in rest if each["kind"] != "Job" or not self._api.live(each)]
             return
         for each in jobs:
             self._api.delete(each)
-        self._until(jobs, lambda each: None if self._api.live(each) is None else "it is still there", "be removed")
+        self._until(jobs, lambda each: None if self._api.live(each) is None else "it still exists", "be removed")
 
     def _state(self, wanted: Object) -> str | None:
         live = self._api.live(wanted)
@@ -208,9 +208,9 @@ class ActionModule(ApplyAction):
             self._until(wanted, self._state)
 
     def _until(self, wanted: Sequence[Object], state: Callable[[Object], str | None], what: str = "") -> None:
-        """Poll until `state` says None of each object; at the deadline fail with what it says of one that is left.
+        """Poll until `state` gives None for each object; at the deadline fail with what it gives for one that is left.
 
-        An API server that is away for a while, because it is restarted, is waited for like everything else.
+        An API server that is away for a while, because it restarts, is waited for as well.
         """
         begin, timeout, left = time.monotonic(), self._args["timeout"], [(each, "") for each in wanted]
         while True:
@@ -234,12 +234,12 @@ class ActionModule(ApplyAction):
         self.refuse(
             f"{prefix}_version",
             f"{waited}: {' '.join(why.split()).rstrip('.')}",
-            f"mend that, or correct {prefix}_version or {prefix}_manifest, and run again; "
+            f"fix that, or correct {prefix}_version or {prefix}_manifest, and run again; "
             f"raise {self._variable('wait_timeout')} if it only needs more time",
         )
 
     def _trouble(self, wanted: Object) -> tuple[Object, str] | None:
-        """A workload with what a pod of it says of its trouble; None if none says anything, or cannot be asked."""
+        """A workload and the reason that one of its pods gives; None if no pod gives one or they cannot be read."""
         with contextlib.suppress(ApiError):
             if wanted["kind"] in release.WORKLOADS and (why := release.pod_trouble(self._pods(wanted))):
                 return wanted, why

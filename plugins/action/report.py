@@ -10,7 +10,7 @@ SECTIONS = ("provisioned", "rendered", "connected", "next")
 
 
 class ActionModule(ActionBase):
-    """Returns its arguments as `cluster_summary`, which the callback cluster_summary collects. Never a change.
+    """Returns its arguments as `cluster_summary`, which the callback cluster_summary collects. It changes nothing.
 
     Arguments: `provisioned`, `rendered`, `connected`, `next`: each a list of short lines; empty lines are left out.
     """

@@ -1,6 +1,6 @@
-"""Action `repository_secret`: a Secret whose values come from files and variables of this run.
+"""Action `repository_secret`: applies a Secret whose values come from files and variables.
 
-It is told the names of the variables, not their values: no argument, log or temporary file of a task holds one.
+Its arguments are the names of the variables, so that no argument, log or temporary file holds a value.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from ..plugin_utils.templating import host_values
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`, `namespace`, `name`, `labels`; `plain`: key to text, for what is no secret;
+    """Arguments: `kubeconfig`, `context`, `namespace`, `name`, `labels`; `plain`: key to text that is not secret;
     `values`: key to the variable that has the text; `files`: key to the variable that has the path of a file.
 
-    What is empty is left out. The Secret is applied server-side: keys that are given no longer are removed.
-    With `state: absent` it is deleted, unless it is somebody else's.
+    Empty values are left out. The Secret is applied server-side, which removes the keys that are no longer given.
+    `state: absent` deletes the Secret if this project made it.
     """
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
@@ -62,4 +62,4 @@ class ActionModule(ApplyAction):
         try:
             return Path(path).expanduser().read_bytes()
         except OSError as error:
-            self.refuse(variable, f"{path} cannot be read: {error.strerror}", "write the path of a file that can")
+            self.refuse(variable, f"{path} cannot be read: {error.strerror}", "write the path of a readable file")

@@ -1,4 +1,4 @@
-"""Action `take_over`: the tree of a cluster changes its GitOps engine, and what runs of it stays as it is."""
+"""Action `take_over`: hands the tree of a cluster to another GitOps engine without touching what runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _POLL_SECONDS = 0.2
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`; `engine`: the one that is to have the tree; `name`: of all engines' pointers;
+    """Arguments: `kubeconfig`, `context`; `engine`: the one that gets the tree; `name`: of all engines' pointers;
     `namespaces` and `kinds` (`group`, `resource`) of the tree; `engines`: by engine its field manager (`manager`), what
     points it at the tree (`pointers`: `api_version` and `kind`; the last one does nothing alone) and what else was made
     for it (`rest`: `api_version`, `kind`, `name`, and `namespace` where that is not the pointers').
 
-    What is ours of the other engines is deleted, and the fields that those applied become the new engine's: a field
-    that later goes from Git would else stay in the cluster, as its old owner's.
+    The action deletes what this project made for the other engines and gives the fields that they applied to the new
+    engine. Otherwise a field that is later removed from Git would stay in the cluster, owned by the old engine.
     """
 
     ARGUMENTS: ClassVar[dict[str, Any]] = {
@@ -45,7 +45,7 @@ class ActionModule(ApplyAction):
             for name in former:
                 self._remove(left[name], others[name])
         manager, managers = engines[self._args["engine"]]["manager"], {each["manager"] for each in others.values()}
-        # Not before: a removal may take long, and all that KEDA, say, writes meanwhile has another version then.
+        # Read only now: a removal may take long, and other controllers such as KEDA change objects meanwhile.
         owned = [each for each in self._tree() if managers & {entry["manager"] for entry in _applied(each)}]
         if not self._task.check_mode:
             for each in owned:
@@ -54,7 +54,7 @@ class ActionModule(ApplyAction):
         return {"changed": bool(former or owned), **({"cluster_summary": {"connected": said}} if said else {})}
 
     def _pointers(self, kinds: list[Object]) -> Iterator[Object]:
-        """What points an engine at the tree, in whatever namespace the engine is."""
+        """The objects that point an engine at the tree, in any namespace."""
         for each in kinds:
             path = self._api.path(each["api_version"], each["kind"])
             yield from self._ours(
@@ -62,24 +62,25 @@ class ActionModule(ApplyAction):
             )
 
     def _ours(self, path: str | None, api_version: str, kind: str, **query: str) -> Iterator[Object]:
-        """All that is at a path and ours; the API server leaves out of lists what each of their objects is."""
+        """Our objects at a path, with the apiVersion and kind that the API server leaves out of lists."""
         for each in ((self._api.get(path, labelSelector=_OURS, **query) if path else None) or {}).get("items", ()):
             yield {"apiVersion": api_version, "kind": kind, **each}
 
     def _check(self, pointer: Object) -> None:
-        """Refuse to delete what would take the tree's objects with it."""
+        """Refuse to delete a pointer whose deletion would delete the tree's objects."""
         orphaning = pointer["spec"].get("deletionPolicy") == "Orphan"
         if pointer["kind"] == "Kustomization" and not orphaning:
             problem = f"{identity(pointer)} would delete NativeLink with itself: its deletionPolicy is not Orphan"
-            self.refuse("gitops_provider", problem, "set that, then run again")
+            self.refuse("gitops_provider", problem, "set it to Orphan, then run again")
         if pointer["kind"] == "Application" and pointer["metadata"].get("finalizers"):
             problem = f"{identity(pointer)} would delete NativeLink with itself: it has a finalizer"
-            self.refuse("gitops_provider", problem, "remove that, then run again")
+            self.refuse("gitops_provider", problem, "remove the finalizer, then run again")
 
     def _remove(self, pointers: list[Object], engine: Object) -> None:
-        """Delete what makes an engine act on the tree, then what served only that, and last what does nothing alone.
+        """Delete what makes an engine act on the tree, then what was made for that, and last what does nothing alone.
 
-        So the engine never acts without its rights, and a run that is interrupted leaves a pointer for the next one.
+        In this order the engine never acts without its permissions, and an interrupted run leaves a pointer for the
+        next run to find.
         """
         last = engine["pointers"][-1]["kind"]
         namespaces = {each["metadata"]["namespace"] for each in pointers}
@@ -101,12 +102,12 @@ class ActionModule(ApplyAction):
         deadline = time.monotonic() + _SECONDS
         while self._api.live(pointer):  # Flux's have a finalizer: their controller forgets them first
             if time.monotonic() > deadline:
-                problem = f"{identity(pointer)} is not gone {_SECONDS} s after its deletion"
+                problem = f"{identity(pointer)} still exists {_SECONDS} s after its deletion"
                 self.refuse("gitops_provider", problem, "see that its controller runs, then run again")
             time.sleep(_POLL_SECONDS)
 
     def _tree(self) -> Iterator[Object]:
-        """All that is ours in the tree's namespaces."""
+        """Our objects in the tree's namespaces."""
         for kind in self._args["kinds"]:
             group = (
                 self._api.get(f"/apis/{kind['group']}")
@@ -121,13 +122,13 @@ class ActionModule(ApplyAction):
                 yield from self._ours(path, version, kind["kind"])
 
     def _hand_over(self, live: Object | None, managers: set[str], manager: str) -> None:
-        """Give the fields that other managers applied to one, once more when somebody else was quicker to write."""
+        """Give the fields that other managers applied to `manager`; try again if another client changes the object."""
         deadline = time.monotonic() + _SECONDS
         while live and not self._api.merge(live, _renamed(live, managers, manager)):
             if time.monotonic() > deadline:
-                engine = self._args["engine"]
-                problem = f"waited {_SECONDS} s to hand {identity(live)} over to {engine}: it was changed each time"
-                self.refuse("gitops_provider", problem, "see who writes it so often, then run again")
+                waited = f"waited {_SECONDS} s to hand {identity(live)} over to {self._args['engine']}"
+                problem = f"{waited}: another client changed it each time"
+                self.refuse("gitops_provider", problem, "find out which client writes it so often, then run again")
             live = self._api.live(live)
 
 
@@ -136,9 +137,9 @@ def _applied(live: Object) -> list[Object]:
 
 
 def _renamed(live: Object, managers: set[str], manager: str) -> Object:
-    """The change that gives the fields of other managers to one that has none yet; one that has some keeps just those.
+    """The change that gives the fields of other managers to `manager`, which keeps its own fields if it has some.
 
-    It is for this version of the object only.
+    It applies to this version of the object only.
     """
     entries, taken = [], any(entry["manager"] == manager for entry in _applied(live))
     for entry in live["metadata"]["managedFields"]:

@@ -1,4 +1,4 @@
-"""Callback `cluster_summary`: the closing summary, cluster by cluster."""
+"""Callback `cluster_summary`: prints the closing summary, cluster by cluster."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from ansible.plugins.callback import CallbackBase
 DOCUMENTATION = """
 name: cluster_summary
 type: aggregate
-short_description: What was done to each cluster, what failed, and what to do next
+short_description: Print what was done to each cluster, what failed and what to do next
 description:
-  - Collects C(cluster_summary), C(faults) and C(notices) out of task results and prints them at the end of the run,
-    also when every cluster failed. A run in which no task returns one of them prints nothing.
+  - Collects C(cluster_summary), C(faults) and C(notices) from task results and prints them at the end of the run,
+    also when every cluster failed.
+  - It prints nothing if no task returns one of them.
 """
 
 SECTIONS = ("provisioned", "rendered", "connected", "failed", "notice", "next")
 
 
 class CallbackModule(CallbackBase):
-    """Printed after the recap, because it has to be the last thing on the screen: it says what to do next."""
+    """Prints after the recap, so that what to do next is the last thing on the screen."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "nativelink.gitops.cluster_summary"
 
     def __init__(self) -> None:
-        """Start with nothing to say."""
+        """Start with an empty summary."""
         super().__init__()
         self._ours = False
         self._lines: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -63,7 +64,7 @@ class CallbackModule(CallbackBase):
                 self._display.display(f"  {fault}", color=C.COLOR_ERROR)
             return
         for host in sorted(stats.processed):
-            # A failure that was rescued is none: the statistics know.
+            # Only the statistics know which failures were rescued.
             failed = bool(stats.failures.get(host) or stats.dark.get(host))
             self._cluster(host, failed, stats.changed.get(host, 0))
 
@@ -98,7 +99,7 @@ class CallbackModule(CallbackBase):
 
 
 def _failure(result: CallbackTaskResult) -> str:
-    """Why a task failed; of a loop, why each of its items did. Our own messages begin with the cluster's name."""
+    """The reason why a task failed, or the reasons of a loop's items. Our messages begin with the cluster's name."""
     items = [item for item in result.result.get("results", ()) if isinstance(item, Mapping) and item.get("failed")]
     reasons = (str(part.get("msg", "no message")) for part in (items or [result.result]))
     message = "\n".join(reason.removeprefix("Task failed: ").removeprefix("Action failed: ") for reason in reasons)

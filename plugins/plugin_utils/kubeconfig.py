@@ -1,4 +1,4 @@
-"""Reads from a kubeconfig what can be known without asking the cluster."""
+"""Reads the contexts and servers of a kubeconfig."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 
 class KubeconfigError(ValueError):
-    """A kubeconfig that cannot be read; the message says why."""
+    """A kubeconfig cannot be read; the message gives the reason."""
 
 
 def servers(path: str) -> Mapping[str, str]:
@@ -28,11 +28,11 @@ def servers(path: str) -> Mapping[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise KubeconfigError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
-        raise KubeconfigError("is no kubeconfig") from None
+        raise KubeconfigError("is not a valid kubeconfig") from None
 
 
 def _normal(server: str) -> str:
-    """The same text for the same server: scheme and host in lower case, the port written out, no closing slash."""
+    """A server's address in one form: scheme and host in lower case, with its port and without a slash at the end."""
     try:
         url = urlsplit(server)
         port = url.port or {"http": 80, "https": 443}.get(url.scheme)

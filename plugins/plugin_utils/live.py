@@ -1,4 +1,4 @@
-"""What only the cluster itself can say: whether it answers, its version, its StorageClasses, our permissions."""
+"""Checks that need the cluster: it answers, its version, its StorageClasses and our permissions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Said = Iterator[tuple[str, str, str]]
 
 
 def live_findings(values: Values) -> list[Finding]:
-    """Faults of one cluster, from its effective values; ends within preflight_api_timeout, whatever the server does."""
+    """Faults of one cluster, from its effective values. Ends within preflight_api_timeout whatever the server does."""
     try:
         said = _asked(values, server_of(values["cluster_kubeconfig"], values["cluster_context"]))
     except ApiError as error:
@@ -27,12 +27,12 @@ def live_findings(values: Values) -> list[Finding]:
 
 
 def _credentials(values: Values) -> Said:
-    """Who connects an engine has the repository's credentials at hand; rendering needs none, so it is asked here."""
+    """An engine needs the repository's credentials. Rendering does not, so they are checked here."""
     if values["gitops_provider"] == "none":
         return
     for name in ("gitops_ssh_private_key_file", "gitops_known_hosts_file", "gitops_ca_file"):
         if values[name] and not Path(values[name]).expanduser().is_file():
-            yield name, f"there is no file {values[name]}", "write the path of a file of this machine"
+            yield name, f"the file {values[name]} does not exist", "write the path of a file on this machine"
     for name, other in (("gitops_username", "gitops_password"), ("gitops_password", "gitops_username")):
         if values[name] and not values[other]:
             yield other, f"is empty, and {name} is set", "set it, or the environment variable that it reads"
@@ -45,16 +45,16 @@ def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
     def ask() -> None:
         try:
             answers.put(list(_questions(values, timeout)))
-        except Exception as error:  # the thread that waits tells it
+        except Exception as error:  # the waiting thread raises it
             answers.put(error)
 
-    # A thread, because a timeout of the client ends neither a server that dribbles nor a credential plugin that hangs.
+    # A thread, because the client's timeout ends neither a server that answers byte by byte nor a plugin that hangs.
     threading.Thread(target=ask, daemon=True).start()
     try:
         answer = answers.get(timeout=timeout)
     except Empty:
         problem = f"the API server {server} did not answer within {timeout} s"
-        return [("cluster_context", problem, "start it, check the way to it, or raise preflight_api_timeout")]
+        return [("cluster_context", problem, "start it, check the network to it, or raise preflight_api_timeout")]
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -75,7 +75,7 @@ def _questions(values: Values, timeout: float) -> Said:
 
 
 def _storage_classes(api: Api, values: Values) -> Said:
-    """Classes that are listed as existing, or used and not listed, exist."""
+    """Check that classes exist that are listed as existing, or used and not listed."""
     listed = {item["name"]: item.get("preset") for item in values["storage_classes_list"]}
     used = {"nativelink_cas_storage_class": values["nativelink_cas_storage_class"]}
     if values["nativelink_scheduler_backend"] == "redis" and values["nativelink_redis_provider"] == "bundled":
@@ -90,7 +90,7 @@ def _storage_classes(api: Api, values: Values) -> Said:
     ]
     wanted += [(variable, name, used_fix) for variable, name in used.items() if name and name not in listed]
     if not wanted:
-        return  # not everybody may read classes
+        return  # some users may not read classes
     answer = api.get("/apis/storage.k8s.io/v1/storageclasses") or {}
     there = sorted(item["metadata"]["name"] for item in answer.get("items", ()))
     for variable, name, fix in wanted:
@@ -100,14 +100,14 @@ def _storage_classes(api: Api, values: Values) -> Said:
 
 
 def _namespace(api: Api, variable: str, namespace: str) -> Said:
-    """Who may not create namespaces needs those that somebody else has created."""
+    """Check that a namespace exists, for a user who may not create it."""
     try:
         found = api.get(f"/api/v1/namespaces/{namespace}")
     except ApiError:
-        found = None  # one that we may not even look at is of no use
+        found = None  # a namespace that this user may not read does not help
     if not found:
-        problem = f"there is no namespace {namespace} for this user, who may not create it either"
-        yield variable, problem, "create it, or let the user of cluster_context do so"
+        problem = f"this user can neither find nor create the namespace {namespace}"
+        yield variable, problem, "create it, or let the user of cluster_context create namespaces"
 
 
 def _may_create_namespaces(api: Api) -> bool:

@@ -176,9 +176,9 @@ def not_ready(live: Object | None) -> str | None:
         condition = _condition(live, "Established" if kind == "CustomResourceDefinition" else "Available")
         if condition.get("status") == "True":
             return None
-        return condition.get("message") or "the API server has not looked at it yet"
+        return condition.get("message") or "the API server has not processed it yet"
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
-        return "its controller has not looked at it yet"
+        return "its controller has not processed it yet"
     wanted = status.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
     updated = status.get("updatedNumberScheduled" if kind == "DaemonSet" else "updatedReplicas", 0)
     ready = status.get("numberAvailable" if kind == "DaemonSet" else "availableReplicas", 0)

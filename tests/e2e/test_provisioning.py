@@ -231,7 +231,7 @@ def test_a_failed_upgrade_tells_the_pods_reason_and_leaves_nativelink_alone(
     assert ": pod keda-operator-" in said
     assert "keda-operator: ImagePullBackOff " in said or "keda-operator: ErrImagePull " in said
     assert "ghcr.io/kedacore/keda:9.9.9" in said
-    assert "; mend that, or correct keda_version or keda_manifest, and run again" in said
+    assert "; fix that, or correct keda_version or keda_manifest, and run again" in said
 
     assert stage.fingerprint() == running
     assert stage.site.files() == tree

@@ -63,7 +63,7 @@ def test_something_else_than_a_kubeconfig(tmp_path: Path) -> None:
     for text in ("contexts: [a]", "- a", "text", "a: [", "\x00"):
         file.write_text(text)
         assert lines(file) in (
-            [f"prod: cluster_kubeconfig: {file} is no kubeconfig; write the path of the cluster's kubeconfig"],
+            [f"prod: cluster_kubeconfig: {file} is not a valid kubeconfig; write the path of the cluster's kubeconfig"],
             [f"prod: cluster_context: {file} has no context good; write one that it has: none"],
         )
     assert lines(tmp_path) == [
@@ -98,7 +98,7 @@ def test_a_kubeconfig_with_damaged_certificates(tmp_path: Path, part: str, key: 
 def silent(address: str) -> list[str]:
     return [
         f"prod: cluster_context: the API server {address} did not answer within 2 s; "
-        "start it, check the way to it, or raise preflight_api_timeout"
+        "start it, check the network to it, or raise preflight_api_timeout"
     ]
 
 
@@ -320,8 +320,8 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
         "correct the credentials of this context, or let its user do that"
     ]
     low_latency, *others = [
-        f"prod: {variable}: there is no namespace {name} for this user, who may not create it either; "
-        "create it, or let the user of cluster_context do so"
+        f"prod: {variable}: this user can neither find nor create the namespace {name}; "
+        "create it, or let the user of cluster_context create namespaces"
         for variable, name in (
             ("low_latency_namespace", "nativelink-low-latency"),
             ("nativelink_namespace", "nativelink"),
@@ -389,8 +389,8 @@ def test_credentials_of_the_repository_are_at_hand(tmp_path: Path) -> None:
         return [str(fault) for fault in faults if fault.variable.startswith("gitops_")]
 
     assert said("flux") == [
-        "prod: gitops_known_hosts_file: there is no file /nowhere/known_hosts; "
-        "write the path of a file of this machine",
+        "prod: gitops_known_hosts_file: the file /nowhere/known_hosts does not exist; "
+        "write the path of a file on this machine",
         "prod: gitops_password: is empty, and gitops_username is set; "
         "set it, or the environment variable that it reads",
     ]

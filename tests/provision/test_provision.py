@@ -207,9 +207,9 @@ def test_another_default_class_is_reported_and_not_changed(play: Play, live: Liv
     run = play(["storage_classes"], **REFERENCE)
     assert run.status == 0, run.message
     assert run.changed == []
-    left = "StorageClass theirs is the default and not in storage_classes_list: left as it is"
+    left = "StorageClass theirs is a default class that storage_classes_list does not have; it was not changed"
     assert run.summary["next"] == [
-        f"{left}; with two defaults Kubernetes takes the newer one: "
+        f"{left}. Kubernetes uses the newer of two default classes; to unset this one: "
         f"kubectl annotate storageclass theirs {key}=false --overwrite"
     ]
     listed = [{"name": "fast", "preset": "existing"}]
@@ -223,8 +223,8 @@ def test_parameters_of_a_class_change_only_when_allowed(play: Play, live: Live) 
     for arguments in ([], ["--check"]):
         refused = play(["storage_classes"], *arguments, storage_classes_list=wanted)
         assert refused.message == (
-            "dev: storage_classes_list: StorageClass fast has other parameters; Kubernetes cannot change that: give it "
-            "a new name, or allow that it is deleted and made again by naming it in storage_classes_allow_recreate"
+            "dev: storage_classes_list: StorageClass fast differs in parameters, which Kubernetes cannot change; "
+            "give it a new name, or name it in storage_classes_allow_recreate to have it deleted and made again"
         )
     assert storage_class(live, "fast") == {
         "provisioner": "ebs.csi.aws.com",
@@ -265,7 +265,7 @@ def test_credentials_that_move_leave_no_secret_behind(play: Play, live: Live, de
     given = REFERENCE | SPACES | {"gitops_install": "existing"}
     password = {"gitops_username": "deployer", "gitops_password": "hunter2"}
     name, namespace = "nativelink-dev-repository", "argocd"
-    gone = "gitops : Take away the credentials that it has no more use for"
+    gone = "gitops : Remove the credentials that the engine no longer uses"
     assert play(["gitops"], **given, **password).status == 0
     assert live("secret", name, namespace)["data"]["password"] == "aHVudGVyMg=="
     assert gone not in play(["gitops"], **given, gitops_secret_name=name).changed  # it is in use, under that name
@@ -582,7 +582,7 @@ def test_what_is_written_at_that_moment_is_read_again(
             action._hand_over(*handed)
     assert refused.value.message == (
         "dev: gitops_provider: waited 0 s to hand ScaledObject nativelink-workers/nativelink-worker-big over "
-        "to argocd: it was changed each time; see who writes it so often, then run again"
+        "to argocd: another client changed it each time; find out which client writes it so often, then run again"
     )
     assert owner(scaled(3)) == ["kustomize-controller"]
     action._hand_over(*handed)
@@ -629,7 +629,7 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(
 ) -> None:
     pools = {"nativelink_worker_pools": [{"name": "big", "scaling": own}], "nativelink_scaling": scaling}
     dev.run("apply", *how, "-f", "-", stdin=pool(7))
-    said = ["nativelink-worker-big keeps its replicas, 7, until its autoscaler has them"] if left == 7 else []
+    said = ["nativelink-worker-big keeps its 7 replicas until its autoscaler takes over"] if left == 7 else []
     for arguments in (["--check"], []):
         run = play(["nativelink/handover"], *arguments, **pools)
         assert run.status == 0, run.message

@@ -147,7 +147,7 @@ def deployment(
 
 def test_a_deployment_is_ready_when_its_new_pods_are() -> None:
     assert release.not_ready(deployment()) is None
-    assert release.not_ready(deployment(observed=1)) == "its controller has not looked at it yet"
+    assert release.not_ready(deployment(observed=1)) == "its controller has not processed it yet"
     assert (
         release.not_ready(deployment(updated=0)) == "0 of 1 pods are up to date and ready"
     )  # the old ones still serve

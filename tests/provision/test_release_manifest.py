@@ -64,7 +64,7 @@ def test_another_checksum_is_refused(play: Play, release: Release, live: Live, t
     run = play([task])
     assert run.message == (
         f"dev: keda_manifest_sha256: the manifest of version 1.0.0 has {found}, not {'0' * 64}; "
-        "nothing was applied: find out why it differs, and only then correct the checksum"
+        "nothing was applied: find out why the checksum differs before you correct it"
     )
     assert live("namespace", release.namespace) == {}
     assert play([release("1.0.0", sha256=found.upper())]).status == 0
@@ -105,7 +105,7 @@ def test_a_wait_says_for_what(play: Play, release: Release, live: Live, dev: Clu
     run = play([release("1.0.0", timeout=3)])
     assert run.message.startswith(f"dev: keda_version: waited 3 s for Deployment {namespace}/app to be available: ")
     assert run.message.endswith(
-        "; mend that, or correct keda_version or keda_manifest, and run again; "
+        "; fix that, or correct keda_version or keda_manifest, and run again; "
         "raise keda_wait_timeout if it only needs more time"
     )
     reason = run.message.partition("to be available: ")[2].partition(";")[0]
@@ -156,7 +156,7 @@ def test_what_somebody_else_installed_is_left_alone(play: Play, release: Release
     dev.run("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=foreign)
     run = play([release("1.0.0")])
     assert run.message == (
-        f"dev: keda_install: Deployment {namespace}/app was installed by somebody else: helm; "
+        f"dev: keda_install: Deployment {namespace}/app was installed by another manager: helm; "
         "nothing was applied: set keda_install: existing to use that installation, or remove it first"
     )
     container = live("deployment", "app", namespace)["spec"]["template"]["spec"]["containers"][0]
@@ -207,7 +207,7 @@ def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release
     dev.never_ready(release.namespace, on=False)
     run = play([release("1.2.0")])
     named = ", ".join(f"ServiceAccount {release.namespace}/{name}" for name in ("between", "old"))
-    assert run.summary["next"] == [f"app 1.2.0 no longer has, and leaves in place: {named}"]
+    assert run.summary["next"] == [f"app 1.2.0: removed upstream, left in the cluster: {named}"]
     assert live("serviceaccount", "old", release.namespace)
     assert "next" not in play([release("1.2.0")]).summary
 
