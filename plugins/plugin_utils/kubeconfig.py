@@ -1,4 +1,4 @@
-"""Reads the contexts and servers of a kubeconfig."""
+"""Reads a kubeconfig without connecting to the cluster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import yaml
 
 
 class KubeconfigError(ValueError):
-    """A kubeconfig cannot be read; the message gives the reason."""
+    """A kubeconfig that cannot be read. The message gives the reason."""
 
 
 def servers(path: str) -> Mapping[str, str]:
-    """The address of the API server behind each context of the kubeconfig at `path` ("" where a context has none)."""
+    """The address of each context's API server in the kubeconfig at `path`, or "" if the context has none."""
     file = Path(path).expanduser()
     try:
         config = yaml.load(file.read_text(), yaml.CSafeLoader) or {}
@@ -28,11 +28,11 @@ def servers(path: str) -> Mapping[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise KubeconfigError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
-        raise KubeconfigError("is not a valid kubeconfig") from None
+        raise KubeconfigError("is not a kubeconfig") from None
 
 
 def _normal(server: str) -> str:
-    """A server's address in one form: scheme and host in lower case, with its port and without a slash at the end."""
+    """A normal form, so that equal servers compare equal: lower case, an explicit port, no slash at the end."""
     try:
         url = urlsplit(server)
         port = url.port or {"http": 80, "https": 443}.get(url.scheme)

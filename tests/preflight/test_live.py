@@ -63,7 +63,7 @@ def test_something_else_than_a_kubeconfig(tmp_path: Path) -> None:
     for text in ("contexts: [a]", "- a", "text", "a: [", "\x00"):
         file.write_text(text)
         assert lines(file) in (
-            [f"prod: cluster_kubeconfig: {file} is not a valid kubeconfig; write the path of the cluster's kubeconfig"],
+            [f"prod: cluster_kubeconfig: {file} is not a kubeconfig; write the path of the cluster's kubeconfig"],
             [f"prod: cluster_context: {file} has no context good; write one that it has: none"],
         )
     assert lines(tmp_path) == [
