@@ -183,6 +183,20 @@ def test_an_upgrade_works_and_a_downgrade_only_when_asked_for(play: Play, live: 
     assert live("configmap", "keda-release", "keda")["data"]["version"] == "2.20.2"
 
 
+# What is to exist already
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_a_class_that_does_not_exist_is_named(play: Play) -> None:
+    existing = {"ingress_provider": "existing", "nativelink_edge": "gateway"}
+    assert play(["ingress"], **existing, ingress_class_name="theirs").message == (
+        "dev: ingress_class_name: the cluster has no GatewayClass theirs (it has: nativelink); "
+        "correct the name, or install its controller first"
+    )
+    found = play(["ingress"], **existing, ingress_class_name="nativelink")
+    assert found.summary["provisioned"] == ["GatewayClass nativelink: exists already"]
+
+
 # StorageClasses
 
 
