@@ -1,4 +1,4 @@
-"""Action `render_tree`: writes a cluster's manifests, all in one task and in this process."""
+"""Action `render_tree`: writes all manifests of a cluster in one task, in the process of the task."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ansible.plugins.action import ActionBase
 from ..plugin_utils import patches, render, tree
 from ..plugin_utils.templating import host_values
 
-# Ansible imports this file before it forks a process for each host: they all inherit the compiled templates, and, with
-# what is there now left out of garbage collection, go on sharing its memory.
+# Ansible imports this file before it forks a process for each host, and so all of them inherit the compiled templates.
+# Objects that exist now are left out of garbage collection, which would copy the memory that the processes share.
 render.warm()
 gc.freeze()
 
 
 class ActionModule(ActionBase):
-    """No arguments: everything comes from the cluster's variables. Honours check mode and --diff.
+    """Takes no arguments, but reads the cluster's variables. Supports check mode and --diff.
 
     Returns `created`, `changed_files` and `removed`, paths relative to the cluster's folder.
     """
@@ -30,22 +30,17 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Render, compare, write what differs."""
+        """Render the files, compare them with the tree and replace a tree that differs."""
         super().run(tmp, task_vars)
         self.validate_argument_spec(argument_spec={})
         values = host_values(task_vars or {}, self._loader)
         directory = Path(values["nativelink_clusters_dir"]).resolve() / values["cluster"]
-        check = self._task.check_mode
+        shown, check = _shown(directory), self._task.check_mode
         try:
             files = render.tree(values)
             done = tree.write(directory, files, check=check, diff=self._task.diff)
-        except render.RenderError as error:
-            raise AnsibleActionFail(str(error)) from error
-        except OSError as error:
-            raise AnsibleActionFail(
-                f"{values['cluster']}: nativelink_clusters_dir: {error}; make the folder writable"
-            ) from error
-        shown = _shown(directory)
+        except (render.RenderError, tree.WriteError) as error:
+            raise AnsibleActionFail(str(error)) from None  # Ansible would print the causes as well
         following = [f"review and commit {shown}"] if done and not check else []
         return {
             "changed": bool(done),
@@ -71,5 +66,5 @@ def _counted(total: int, done: tree.Result, check: bool) -> str:
 
 
 def _shown(directory: Path) -> str:
-    """The folder as the user would type it."""
+    """The folder as the user would type it, relative to the working directory where it lies inside of that."""
     return str(directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory)

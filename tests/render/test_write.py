@@ -1,9 +1,14 @@
-"""Writing a tree: nothing that is not needed, whole files only, and the user's files never."""
+"""Writing a tree: only what differs, the old tree or the new one, and nothing outside of the cluster's folder."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, t
 from tests.render.conftest import values_of
 
 FILES = render.tree(values_of())
+CHANGED = render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}}))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
@@ -40,7 +46,7 @@ def test_the_second_time_nothing_is_written(folder: Path) -> None:
 def test_only_the_file_that_differs_is_written(folder: Path) -> None:
     tree.write(folder, FILES)
     before = snapshot(folder)
-    result = tree.write(folder, render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}})))
+    result = tree.write(folder, CHANGED)
     assert (result.created, result.changed, result.removed) == ([], ["rendered/cas/statefulset.yaml"], [])
     after = snapshot(folder)
     assert [path for path in after if after[path] != before[path]] == ["rendered/cas/statefulset.yaml"]
@@ -58,7 +64,7 @@ def test_a_hand_edit_and_a_deleted_file_are_put_right(folder: Path) -> None:
     assert texts(folder) == wanted
 
 
-def test_what_nobody_renders_any_more_goes_with_its_folder(folder: Path) -> None:
+def test_files_that_are_no_longer_rendered_go_with_their_folder(folder: Path) -> None:
     pools = [{"name": "default"}, {"name": "gpu"}]
     tree.write(folder, render.tree(values_of(nativelink_worker_pools=pools)))
     (folder / "rendered/notes.txt").write_text("by hand")
@@ -89,8 +95,7 @@ def test_check_writes_nothing_and_says_everything(folder: Path) -> None:
     tree.write(folder, FILES)
     (folder / "rendered/extra.yaml").write_text("extra: 1\n")
     before = snapshot(folder)
-    new = render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}}))
-    result = tree.write(folder, new, check=True, diff=True)
+    result = tree.write(folder, CHANGED, check=True, diff=True)
     assert (result.changed, result.removed) == (["rendered/cas/statefulset.yaml"], ["rendered/extra.yaml"])
     changed, removed = result.diff
     assert 'cpu: "1"' in changed["before"]
@@ -99,72 +104,304 @@ def test_check_writes_nothing_and_says_everything(folder: Path) -> None:
     assert snapshot(folder) == before
 
 
-class Killed(BaseException):
-    """Nothing catches it, like a kill."""
+def test_unchanged_files_of_a_changed_tree_are_the_same_files(folder: Path) -> None:
+    tree.write(folder, FILES)
+    inodes = {path: (folder / path).stat().st_ino for path in texts(folder)}
+    tree.write(folder, CHANGED)
+    moved = [path for path, inode in inodes.items() if (folder / path).stat().st_ino != inode]
+    assert moved == ["rendered/cas/statefulset.yaml"]
+    assert {(folder / path).stat().st_nlink for path in inodes} == {1}
 
 
-@pytest.mark.parametrize("survived", [0, 1, 5, len(FILES), len(FILES) + 1])
-def test_interrupted_between_two_files_it_converges(
-    folder: Path, survived: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replaced = 0
-    replace = os.replace
+def test_a_file_system_without_hard_links(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.write(folder, FILES)
+    before = snapshot(folder)
 
-    def dying(source: Path, target: Path) -> None:
-        nonlocal replaced
-        if replaced == survived:
-            raise Killed
-        replaced += 1
-        replace(source, target)
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(os, "replace", dying)
-    with pytest.raises(Killed):
-        tree.write(folder, FILES)
-    monkeypatch.undo()
-    left = [path for path in texts(folder) if path.endswith(".tmp")]
-    assert len(left) == 1, "the interrupted file leaves its temporary one"
-    whole = [path for path in texts(folder) if not path.endswith(".tmp")]
-    assert len(whole) == survived
-    assert "rendered/kustomization.yaml" not in whole, "the kustomization comes last"
+    monkeypatch.setattr(os, "link", refused)
+    tree.write(folder, CHANGED)
+    after = snapshot(folder)
+    assert [path for path in after if after[path] != before[path]] == ["rendered/cas/statefulset.yaml"]
 
+
+def test_a_file_and_a_folder_in_each_others_place_below_rendered(folder: Path) -> None:
+    tree.write(folder, FILES)
+    wanted = texts(folder)
+    shutil.rmtree(folder / "rendered/cas")
+    (folder / "rendered/cas").write_text("a file\n")
+    (folder / "rendered/policy/dns.yaml").unlink()
+    (folder / "rendered/policy/dns.yaml").mkdir()
+    (folder / "rendered/policy/dns.yaml/mine.yaml").write_text("a file\n")
     result = tree.write(folder, FILES)
-    assert not result.removed, "a temporary file is no news"
-    clean = folder.parent / "clean"
-    tree.write(clean, FILES)
-    assert texts(folder) == texts(clean)
+    assert result.removed == ["rendered/cas", "rendered/policy/dns.yaml/mine.yaml"]
+    assert texts(folder) == wanted
 
 
-def test_interrupted_before_its_orphans_are_removed_it_converges(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree.write(folder, render.tree(values_of(nativelink_worker_pools=[{"name": "old"}])))
-    unlink = Path.unlink
+def everything(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Kind, time of change and content of all that a folder holds, without following a link."""
+    found = {}
+    for path in folder.rglob("*"):
+        stat = path.lstat()
+        content = str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else ""
+        found[str(path.relative_to(folder))] = (stat.st_mode, 0 if path.is_dir() else stat.st_mtime_ns, content)
+    return found
 
-    def dying(path: Path, missing_ok: bool = False) -> None:
-        if path.name == "service.yaml":
-            raise Killed
-        unlink(path, missing_ok)
 
-    monkeypatch.setattr(Path, "unlink", dying)
-    with pytest.raises(Killed):
-        tree.write(folder, FILES)
-    monkeypatch.undo()
-    assert "worker/old" not in (folder / "rendered/kustomization.yaml").read_text(), "what is left is listed nowhere"
-    assert tree.write(folder, FILES).removed == [
-        "rendered/worker/old/service.yaml",
-        "rendered/worker/old/worker.json5",
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("dangling", [False, True], ids=["", "dangling"])
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("", "put a folder in its place"),
+        ("rendered", "remove the link"),
+        ("rendered/cas", "remove the link"),
+        ("rendered/cas/service.yaml", "remove the link"),
+        ("rendered/worker/default/notes.txt", "remove the link"),
+        (tree.TEMPORARY, "remove the link"),
+    ],
+)
+def test_a_symbolic_link_is_refused_and_nothing_changes(
+    folder: Path, tmp_path: Path, place: str, remedy: str, dangling: bool, check: bool
+) -> None:
+    tree.write(folder, FILES)
+    outside, link = tmp_path / "outside", folder / place
+    if link.exists():
+        link.rename(outside)
+    else:
+        outside.mkdir()
+    if dangling:
+        outside.rename(tmp_path / "elsewhere")
+    link.symlink_to(outside)
+    before = everything(tmp_path)
+
+    with pytest.raises(tree.WriteError) as refused:
+        tree.write(folder, CHANGED, check=check)
+
+    assert str(refused.value) == (
+        f"test: nativelink_clusters_dir: {link} is a symbolic link, and rendering writes only inside of the "
+        f"cluster's folder; {remedy}, and render again"
+    )
+    assert everything(tmp_path) == before
+    link.unlink()
+    tree.write(folder, CHANGED)
+    assert {path: texts(folder)[f"rendered/{path}"] for path in CHANGED} == CHANGED
+
+
+def test_all_links_of_a_tree_are_named_at_once(folder: Path, tmp_path: Path) -> None:
+    tree.write(folder, FILES)
+    names = ["rendered/cas/mine.yaml", "rendered/policy/mine.yaml"]
+    for name in names:
+        (folder / name).symlink_to(tmp_path)
+    with pytest.raises(tree.WriteError) as refused:
+        tree.write(folder, CHANGED)
+    assert [line.split(": ")[2].split()[0] for line in str(refused.value).splitlines()] == [
+        str(folder / name) for name in names
     ]
 
 
-def test_a_full_disk_leaves_the_old_file_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nativelink_clusters_dir_may_be_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    folder.parent.symlink_to(tmp_path / "elsewhere")
     tree.write(folder, FILES)
-    before = texts(folder)
+    assert (tmp_path / "elsewhere/test/rendered/kustomization.yaml").read_text() == FILES["kustomization.yaml"]
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        tree.write(folder, render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}})))
-    assert {path: text for path, text in texts(folder).items() if not path.endswith(".tmp")} == before
+@pytest.mark.parametrize("dangling", [False, True])
+def test_links_among_the_users_files_are_the_users(folder: Path, tmp_path: Path, dangling: bool) -> None:
+    theirs, shared = tmp_path / "kustomization.yaml", tmp_path / "shared"
+    if not dangling:
+        theirs.write_text("resources: [rendered]\n")
+        shared.mkdir()
+    folder.mkdir(parents=True)
+    (folder / "patches").symlink_to(shared)
+    result = tree.write(folder, FILES)
+    assert result.created[0] == "kustomization.yaml", "patches/README.md is not made behind the link"
+
+    (folder / "kustomization.yaml").unlink()
+    (folder / "kustomization.yaml").symlink_to(theirs)
+    before = {path: found for path, found in everything(tmp_path).items() if "/rendered" not in path}
+    tree.write(folder, CHANGED)
+    assert {path: found for path, found in everything(tmp_path).items() if "/rendered" not in path} == before
+
+
+@pytest.mark.parametrize("place", [".", "..", "rendered", tree.TEMPORARY])
+def test_a_file_where_a_folder_belongs_is_named(folder: Path, place: str) -> None:
+    file = (folder / place).resolve()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("in the way\n")
+    with pytest.raises(tree.WriteError) as refused:
+        tree.write(folder, FILES)
+    assert str(refused.value) == (
+        f"test: nativelink_clusters_dir: {file} is a file where a folder belongs; move the file away, and render again"
+    )
+    assert file.read_text() == "in the way\n"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_pipe_below_rendered_is_named_and_not_read(folder: Path) -> None:
+    tree.write(folder, FILES)
+    pipe = folder / "rendered/cas/service.yaml"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    with pytest.raises(tree.WriteError) as refused:
+        tree.write(folder, FILES)
+    assert str(refused.value) == (
+        f"test: nativelink_clusters_dir: {pipe} is neither a regular file nor a folder; remove it, and render again"
+    )
+
+
+def test_a_second_run_at_the_same_time_is_refused(folder: Path) -> None:
+    tree.write(folder, FILES)
+    before = everything(folder)
+    with tree._locked(folder), pytest.raises(tree.WriteError) as refused:
+        tree.write(folder, CHANGED)
+    assert str(refused.value) == (
+        f"test: nativelink_clusters_dir: another run is writing {folder}; wait until it has ended, and render again"
+    )
+    assert everything(folder) == before
+    assert tree.write(folder, CHANGED).changed == ["rendered/cas/statefulset.yaml"]
+
+
+KILLED = 9
+OLD = {"cas/a.yaml": "old", "cas/b.yaml": "same", "worker/old/c.yaml": "gone", "kustomization.yaml": "old"}
+NEW = {"cas/a.yaml": "new", "cas/b.yaml": "same", "worker/new/d.yaml": "new", "kustomization.yaml": "new"}
+
+
+def killed_at(step: int, folder: Path) -> bool:
+    """Write NEW in a process that dies at its nth step in the file system; False where it has fewer steps."""
+    child = os.fork()
+    if not child:
+        left = step
+
+        def die(event: str, _: object) -> None:
+            nonlocal left
+            if event in ("open", "os.mkdir", "os.link", "os.rename", "os.remove", "os.rmdir", "os.scandir"):
+                left -= 1
+                if left < 0:
+                    os._exit(KILLED)
+
+        sys.addaudithook(die)
+        try:
+            tree.write(folder, NEW)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
+
+
+@pytest.mark.parametrize("before", [{}, OLD], ids=["new", "changed"])
+def test_killed_at_any_step_it_leaves_the_old_or_the_new_tree(tmp_path: Path, before: dict[str, str]) -> None:
+    tree.write(tmp_path / "clean/test", NEW)
+    found = []
+    for step in range(1000):
+        folder = tmp_path / f"{step}/test"
+        if before:
+            tree.write(folder, before)
+        if not killed_at(step, folder):
+            break
+        found.append(texts(folder / "rendered"))
+        if not found[-1] and before:  # between the two renames
+            assert texts(folder / tree.TEMPORARY / "replaced") == OLD
+            assert texts(folder / tree.TEMPORARY / "rendered") == NEW
+        tree.write(folder, NEW)
+        assert texts(folder) == texts(tmp_path / "clean/test")
+    kinds = [name for each in found for name, files in (("old", OLD), ("new", NEW), ("none", {})) if each == files]
+    assert len(kinds) == len(found) > len(NEW), "a mixture"
+    assert list(dict.fromkeys(kinds)) == (["old", "none", "new"] if before else ["none", "new"])
+    assert not before or kinds.count("none") == 1
+
+
+# Run on a file system that a shell mounts in a namespace of its own: what writing says, and what it leaves.
+WRITE = """\
+import sys
+from pathlib import Path
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import tree
+folder = Path(sys.argv[1])
+try:
+    tree.write(folder, {"a.yaml": "new", "b.yaml": "x" * int(sys.argv[2])})
+    print("written")
+except tree.WriteError as error:
+    print(error)
+print(sorted(str(path.relative_to(folder.parent)) for path in folder.parent.rglob("*")))
+"""
+
+
+def on_a_small_disk(disk: Path, script: str) -> list[str]:
+    """The lines that a shell script prints, where `write BYTES` writes a tree of that size on a disk of 256 KiB."""
+    disk.mkdir()
+    setup = 'set -eu; mount -t tmpfs -o size=256k none "$DISK"; write() { "$PYTHON" -c "$WRITE" "$DISK/test" "$1"; }'
+    user = ["--map-root-user"] if os.geteuid() else []
+    done = subprocess.run(
+        ["unshare", "--mount", *user, "sh", "-c", f"{setup}\n{script}"],
+        env={**os.environ, "WRITE": WRITE, "DISK": str(disk), "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+TREE = ["test", "test/kustomization.yaml", "test/patches", "test/patches/README.md", "test/rendered"]
+TREE += ["test/rendered/a.yaml", "test/rendered/b.yaml"]
+
+
+def test_a_full_disk_keeps_the_old_tree_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    message = (
+        f"test: nativelink_clusters_dir: {disk}/test cannot be read or written: No space left on device; "
+        "free space on its file system, and render again"
+    )
+    lines = on_a_small_disk(disk, 'write 900000; write 9; write 900000; cat "$DISK/test/rendered/b.yaml"')
+    assert lines == [message, "[]", "written", str(TREE), message, str(TREE), "x" * 9]
+
+
+def test_a_read_only_disk_is_named_and_an_unchanged_tree_does_not_mind_it(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    lines = on_a_small_disk(disk, 'write 9; mount -o remount,ro "$DISK"; write 9; write 10')
+    assert lines[2:4] == ["written", str(TREE)]
+    assert lines[4:] == [
+        f"test: nativelink_clusters_dir: {disk}/test cannot be read or written: Read-only file system; mount its file "
+        "system writable, or set nativelink_clusters_dir to a writable folder, and render again",
+        str(TREE),
+    ]
+
+
+def test_a_mount_below_the_folder_of_the_cluster_is_named(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    lines = on_a_small_disk(disk, 'write 9; mount --bind "$DISK/test/rendered" "$DISK/test/rendered"; write 10')
+    assert lines[2:] == [
+        f"test: nativelink_clusters_dir: {disk}/test/rendered cannot be read or written: Device or resource busy; "
+        "do not mount a folder inside of the cluster's folder; mount the cluster's folder as a whole, and render again",
+        str(TREE),
+    ]
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder that everyone may enter; root gives its rights up for the test."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
+def test_a_folder_of_another_user_is_named(unprivileged: Path) -> None:
+    folder = unprivileged / "test"
+    tree.write(folder, OLD)
+    before = everything(folder)
+    folder.chmod(0o555)
+    if os.getuid() == 0:
+        os.seteuid(65534)
+    with pytest.raises(tree.WriteError) as refused:
+        tree.write(folder, NEW)
+    assert str(refused.value) == (
+        f"test: nativelink_clusters_dir: {folder} cannot be read or written: Permission denied; give the user that "
+        "runs Ansible read and write access to it and to all that it contains, and render again"
+    )
+    assert everything(folder) == before
 
 
 def test_an_output_that_does_not_parse_names_cluster_and_template(monkeypatch: pytest.MonkeyPatch) -> None:
