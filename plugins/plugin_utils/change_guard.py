@@ -1,11 +1,12 @@
-"""Refuses changes that would break a running cluster: what the inventory would render, against the committed tree."""
+"""Refuses changes that would break a running cluster: compares what would be rendered with the committed tree."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ _MUTABLE = {
 }
 
 Object = Mapping[str, Any]
-Changes = Mapping[str, list[Finding]]
-"""One cluster's breaking changes, by the name that allows them."""
+
+
+@dataclass
+class Changes:
+    """One cluster's breaking changes by the name that allows them, and notices of what could not be compared."""
+
+    breaking: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
+    unknown: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class _Workload:
     volume_size: str
     storage_class: str
     immutable: str
-    loss: str  # of its volumes
+    loss: str  # what the user accepts who loses its volumes
 
     @property
     def file(self) -> str:
@@ -65,27 +72,31 @@ REDIS = _Workload(
 
 
 def refused(clusters: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Changes]) -> list[Finding]:
-    """The faults of the changes that nobody has allowed by name."""
+    """The faults of the changes that `nativelink_allow_changes` does not name."""
     return sorted(
         fault
         for cluster, found in changes.items()
-        for name, faults in found.items()
+        for name, faults in found.breaking.items()
         if name not in clusters[cluster]["nativelink_allow_changes"]
         for fault in faults
     )
 
 
 def notices(values: Mapping[str, Any], changes: Changes) -> list[str]:
-    """Permissions of one cluster that outlived their change: the next one of that name would be let through."""
-    return [
+    """What could not be compared, and permissions of one cluster that no change needs any longer.
+
+    Such a permission would let the next change of its name through. With a broken file, no permission is known to be
+    without use.
+    """
+    return changes.unknown or [
         f"nativelink_allow_changes: {name} is allowed, and nothing changes it; take it out"
         for name in values["nativelink_allow_changes"]
-        if name not in changes
+        if name not in changes.breaking
     ]
 
 
 def _rendered(values: Mapping[str, Any], template: str) -> Object | None:
-    from . import render  # not loaded where nothing is committed yet
+    from . import render  # not needed before a tree is committed
 
     return render.parsed(values, template)
 
@@ -94,69 +105,123 @@ def breaking_changes(
     clusters: Mapping[str, Mapping[str, Any]],
     statefulset: Callable[[Mapping[str, Any], str], Object | None] = _rendered,
 ) -> dict[str, Changes]:
-    """What would break each of `clusters` (effective values, without static faults), by the name that allows it.
+    """What would break each of `clusters`, which maps names to effective values without static faults.
 
-    `statefulset` renders the StatefulSet of a template, or None where the cluster has none; it is called for those
-    that the committed tree has.
+    `statefulset` renders the StatefulSet of a template, or returns None where the cluster has none; it is called for
+    the templates whose file is committed.
     """
     folders = defaultdict(list)
     for cluster, values in clusters.items():
         folders[Path(values["nativelink_clusters_dir"])].append(cluster)
-    found: dict[str, dict[str, list[Finding]]] = {cluster: defaultdict(list) for cluster in clusters}
+    found = {cluster: Changes() for cluster in clusters}
     for folder, names in folders.items():
         paths = {f"{cluster}/{workload.file}": (cluster, workload) for cluster in names for workload in (CAS, REDIS)}
         for path, text in _committed(folder, paths).items():
             cluster, workload = paths[path]
-            before, after = yaml.load(text, yaml.CSafeLoader), statefulset(clusters[cluster], workload.template)
-            for name, *words in _changes(workload, before, after) if after else ():
-                found[cluster][name].append(Finding(cluster, *words))
-    return {cluster: dict(changes) for cluster, changes in found.items()}
+            if not (rendered := statefulset(clusters[cluster], workload.template)):
+                continue
+            try:
+                before = _StatefulSet.parsed(text)
+            except _Broken as broken:
+                found[cluster].unknown.append(
+                    f"{workload.file}: the committed file {broken}, so that breaking changes cannot be found; "
+                    "rendering repairs it: compare the new file with the running StatefulSet before you push"
+                )
+                continue
+            for name, *words in _changes(workload, before, _StatefulSet.of(rendered)):
+                found[cluster].breaking[name].append(Finding(cluster, *words))
+    return found
 
 
-def _changes(workload: _Workload, before: Object, after: Object) -> Iterator[tuple[str, str, str, str]]:
+class _Broken(Exception):
+    """A text that is not a StatefulSet; the message says what it is instead."""
+
+
+@dataclass(frozen=True)
+class _StatefulSet:
+    """What is compared of a StatefulSet."""
+
+    namespace: str
+    replicas: int
+    size: str
+    storage_class: str | None
+    immutable: Object  # all fields that cannot change and have no name of their own among the changes
+
+    @classmethod
+    def parsed(cls, text: bytes) -> _StatefulSet:
+        """Raises _Broken."""
+        if re.search(rb"^(<{7}|>{7})( |$)", text, re.MULTILINE):
+            raise _Broken("has conflict markers of a merge")
+        try:
+            item = yaml.load(text, yaml.CSafeLoader)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, for example
+            raise _Broken("is not valid YAML") from error
+        if item is None:
+            raise _Broken("is empty")
+        if not isinstance(item, dict):
+            raise _Broken(f"holds a {'list' if isinstance(item, list) else 'plain value'} instead of an object")
+        if item.get("kind") != "StatefulSet":
+            raise _Broken(f"is of the kind {item.get('kind')} instead of StatefulSet")
+        try:
+            return cls.of(item)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise _Broken("is not a complete StatefulSet") from error
+
+    @classmethod
+    def of(cls, item: Object) -> _StatefulSet:
+        """From an object that has all that is compared."""
+        spec = item["spec"]
+        claim = spec["volumeClaimTemplates"][0]["spec"]
+        size = claim["resources"]["requests"]["storage"]
+        bytes_of(size)  # raises for what is not a size
+        immutable = {key: value for key, value in spec.items() if key not in _MUTABLE}
+        immutable["volumeClaimTemplates"] = [_claim(template) for template in spec["volumeClaimTemplates"]]
+        return cls(
+            item["metadata"].get("namespace", ""), spec["replicas"], size, claim.get("storageClassName"), immutable
+        )
+
+
+def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Iterator[tuple[str, str, str, str]]:
     """The breaking changes between two StatefulSets: the name that allows each, variable, problem and fix."""
-    old_namespace, new_namespace = (each["metadata"].get("namespace", "") for each in (before, after))
-    if old_namespace != new_namespace and workload is CAS:
+    if old.namespace != new.namespace and workload is CAS:
         yield (
             workload.immutable,
             "nativelink_namespace",
-            f"the CAS would move from {old_namespace} to {new_namespace}, where its volumes are new: the cache is lost",
+            f"the CAS would move from {old.namespace} to {new.namespace}, where its volumes are new: the cache is lost",
             f"{workload.loss}: {_allow(workload.immutable)}, run bootstrap and push",
         )
-    old, new = before["spec"], after["spec"]
-    if old["replicas"] != new["replicas"] and workload is CAS:
+    if old.replicas != new.replicas and workload is CAS:
         yield (
             "cas_replicas",
             "nativelink_cas_replicas",
-            f"{old['replicas']} shards in the committed tree would become {new['replicas']}, which moves the keys: "
+            f"{old.replicas} shards in the committed tree would become {new.replicas}, which moves the keys: "
             "cached results are lost, and the scheduler and all workers, which address the shards, are replaced",
             f"{workload.loss}: {_allow('cas_replicas')}, render and push",
         )
-    if old_namespace != new_namespace:
-        return  # everything is made anew there
-    old_claim, new_claim = (spec["volumeClaimTemplates"][0]["spec"] for spec in (old, new))
-    old_size, new_size = (claim["resources"]["requests"]["storage"] for claim in (old_claim, new_claim))
+    if old.namespace != new.namespace:
+        return  # all objects are new in the other namespace
     anew = "delete the StatefulSet and its PersistentVolumeClaims"
     orphan = "delete the StatefulSet with --cascade=orphan"
-    if bytes_of(old_size) != bytes_of(new_size):
-        grows = bytes_of(old_size) < bytes_of(new_size)
+    if bytes_of(old.size) != bytes_of(new.size):
+        grows = bytes_of(old.size) < bytes_of(new.size)
         why = "a StatefulSet cannot change it" if grows else "a volume cannot shrink"
-        step = f"grow each PersistentVolumeClaim to {new_size}, {orphan}" if grows else anew
+        step = f"grow each PersistentVolumeClaim to {new.size}, {orphan}" if grows else anew
         yield (
             workload.volume_size,
             f"{workload.prefix}_volume_size",
-            f"{old_size} in the committed tree would become {new_size}, and {why}",
+            f"{old.size} in the committed tree would become {new.size}, and {why}",
             _procedure(workload.volume_size, step, "" if grows else workload.loss),
         )
-    old_class, new_class = (claim.get("storageClassName") for claim in (old_claim, new_claim))
-    if old_class != new_class:
+    if old.storage_class != new.storage_class:
         yield (
             workload.storage_class,
             f"{workload.prefix}_storage_class",
-            f"{old_class} in the committed tree would become {new_class}, and a volume cannot change its class",
+            f"{old.storage_class} in the committed tree would become {new.storage_class}, "
+            "and a volume cannot change its class",
             _procedure(workload.storage_class, anew, workload.loss),
         )
-    if changed := _immutable(old, new):
+    keys = sorted({*old.immutable, *new.immutable})
+    if changed := [key for key in keys if old.immutable.get(key) != new.immutable.get(key)]:
         yield (
             workload.immutable,
             workload.file,
@@ -172,45 +237,33 @@ def _allow(name: str) -> str:
 def _procedure(name: str, step: str, loss: str = "") -> str:
     """How to make a change that the API server refuses.
 
-    A GitOps engine makes a StatefulSet that is deleted again from what it has last seen, so it may not run meanwhile.
+    The GitOps engine must not run meanwhile: it would make the deleted StatefulSet again, as it was.
     """
     start = f"{loss}: {_allow(name)}" if loss else _allow(name)
     return f"{start}, render, suspend the GitOps engine, {step}, push, resume the engine (commands: docs/changes.md)"
 
 
-def _immutable(old: Object, new: Object) -> list[str]:
-    """The fields of two specs that cannot change and have."""
-    changed = []
-    for key in sorted({*old, *new} - _MUTABLE):
-        pair = [old.get(key), new.get(key)]
-        if key == "volumeClaimTemplates":
-            pair = [[_claim(template) for template in templates or ()] for templates in pair]
-        if pair[0] != pair[1]:
-            changed.append(key)
-    return changed
-
-
 def _claim(template: Object) -> Object:
-    """A claim without what has a name of its own among the changes."""
+    """A claim without its size and class, which have names of their own among the changes."""
     spec = {key: value for key, value in template["spec"].items() if key not in ("storageClassName", "resources")}
     return {**template, "spec": spec}
 
 
-def _committed(folder: Path, paths: Iterable[str]) -> dict[str, str]:
-    """Those of `paths` below `folder` that are in HEAD; outside of Git, those on disk.
+def _committed(folder: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    """The files at `paths` below `folder` that are in HEAD; outside of a Git repository, those on disk.
 
-    In a repository nothing else counts: no cluster has what was rendered and never committed.
+    In a repository only HEAD counts, because a cluster cannot run what was never committed.
     """
     if not folder.is_dir():
         return {}
     blobs = _git_blobs(folder, paths)
     if blobs is None:
-        return {path: (folder / path).read_text() for path in paths if (folder / path).is_file()}
+        return {path: (folder / path).read_bytes() for path in paths if (folder / path).is_file()}
     return blobs
 
 
-def _git_blobs(folder: Path, paths: Iterable[str]) -> dict[str, str] | None:
-    """The files at `paths` below `folder` in HEAD, by one process for all of them; None outside of a repository."""
+def _git_blobs(folder: Path, paths: Iterable[str]) -> dict[str, bytes] | None:
+    """The files at `paths` below `folder` in HEAD, read by one process; None outside of a repository."""
     names = list(paths)
     try:
         answer = subprocess.run(
@@ -221,13 +274,13 @@ def _git_blobs(folder: Path, paths: Iterable[str]) -> dict[str, str] | None:
             check=True,
         ).stdout
     except (OSError, subprocess.CalledProcessError):
-        return None  # or no Git at all
+        return None  # also where Git is not installed
     blobs = {}
     for name in names:
         header, _, answer = answer.partition(b"\n")
         if header.endswith(b" missing"):
             continue
         size = int(header.split()[-1])
-        blobs[name] = answer[:size].decode()
+        blobs[name] = answer[:size]
         answer = answer[size + 1 :]
     return blobs

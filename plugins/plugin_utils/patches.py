@@ -1,7 +1,8 @@
-"""Does each patch of the user's kustomization.yaml still match something? kustomize itself is silent."""
+"""Finds patches in the user's kustomization.yaml that match no object; kustomize itself does not report them."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,11 +18,11 @@ Object = Mapping[str, Any]
 def warnings(directory: Path, files: Mapping[str, str]) -> list[str]:
     """What is wrong with the patches in a cluster's folder, a line each; `files` is the rendered tree.
 
-    Where the user's kustomization takes objects from elsewhere (a folder, a URL, a component), a patch may be meant
-    for those, and nothing is said about patches that match none of the known objects.
+    Where the user's kustomization takes objects from a folder, a URL or a component, a patch may be meant for those
+    unknown objects, and no patch is reported.
     """
     path = directory / KUSTOMIZATION
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
     try:
         user = _documents(path.read_text())[0]
@@ -34,7 +35,7 @@ def warnings(directory: Path, files: Mapping[str, str]) -> list[str]:
             return []
         objects = [*_rendered(files), *(part for name in own for part in _documents((directory / name).read_text()))]
         return [f"{path}: {label} {problem}" for label, patch in patches for problem in _problems(patch, objects)]
-    except (yaml.YAMLError, OSError, AttributeError, IndexError, TypeError, re.error) as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, AttributeError, IndexError, TypeError, re.error) as error:
         return [f"{path} cannot be checked: {' '.join(str(error).split())}"]
 
 
@@ -67,7 +68,7 @@ def _problems(patch: Object, objects: list[Object]) -> Iterator[str]:
 
 
 def _targeted(target: Object, item: Object) -> bool:
-    """kustomize's rule: whole names as regular expressions, and selectors; what is left out matches everything."""
+    """As kustomize matches: regular expressions for whole names, and selectors; a missing key matches every object."""
     group, _, version = str(item.get("apiVersion", "")).rpartition("/")
     facts = {"group": group, "version": version, "kind": item.get("kind", ""), **_metadata(item)}
     return all(
@@ -82,7 +83,7 @@ def _targeted(target: Object, item: Object) -> bool:
 
 def _selected(selector: str, found: Mapping[str, str]) -> bool:
     if "(" in selector:
-        return True  # a set: not worth a parser, and never reported by mistake
+        return True  # set-based selectors are not parsed; a match is assumed, so that none is reported by mistake
     for part in filter(None, (part.strip() for part in selector.split(","))):
         key, operator, value = (
             text.strip() for text in re.fullmatch(r"([^!=]*)(!=|==?|)(.*)", part.lstrip("!")).groups()

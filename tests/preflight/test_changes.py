@@ -226,7 +226,7 @@ def test_redis_may_go_or_move(clusters: Path) -> None:
         ("spec.volumeClaimTemplates.0.metadata", {"name": "cache"}),
     ],
 )
-def test_whatever_else_is_immutable_is_refused(clusters: Path, path: str, value: object) -> None:
+def test_other_immutable_fields_are_refused(clusters: Path, path: str, value: object) -> None:
     (line,) = lines(clusters, changed(path, value))
     assert f"{path.split('.')[1]} of the StatefulSet would change" in line
 
@@ -245,7 +245,7 @@ def test_what_can_be_updated_is_no_breaking_change(clusters: Path, path: str, va
     assert lines(clusters, changed(path, value)) == []
 
 
-def test_what_is_committed_counts_and_not_what_lies_on_disk(clusters: Path) -> None:
+def test_the_committed_file_counts_and_not_the_one_on_disk(clusters: Path) -> None:
     write(clusters, "prod", changed("spec.replicas", 5))
     assert lines(clusters, COMMITTED) == []
     assert len(lines(clusters, changed("spec.replicas", 5))) == 1
@@ -272,6 +272,62 @@ def test_the_file_counts_outside_of_git(tmp_path_factory: pytest.TempPathFactory
 def test_a_new_cluster_has_nothing_to_break(clusters: Path) -> None:
     assert lines(clusters, COMMITTED, cluster="new") == []
     assert lines(clusters / "nowhere", COMMITTED, cluster="new") == []
+
+
+BROKEN = {
+    "markers": ("<<<<<<< HEAD\nkind: StatefulSet\n=======\n>>>>>>> other\n", "has conflict markers of a merge"),
+    "syntax": ("kind: [", "is not valid YAML"),
+    "bytes": (b"kind: \xff\xfe\n", "is not valid YAML"),
+    "two documents": ("kind: StatefulSet\n---\nkind: StatefulSet\n", "is not valid YAML"),
+    "empty": ("# nothing\n", "is empty"),
+    "a list": ("- kind: StatefulSet\n", "holds a list instead of an object"),
+    "a text": ("StatefulSet\n", "holds a plain value instead of an object"),
+    "another kind": ("kind: Deployment\n", "is of the kind Deployment instead of StatefulSet"),
+    "no kind": ("spec: {}\n", "is of the kind None instead of StatefulSet"),
+    "no spec": ("kind: StatefulSet\nmetadata: {}\n", "is not a complete StatefulSet"),
+    "no size": (
+        yaml.safe_dump(changed(f"{CLAIM}.resources.requests.storage", "big")),
+        "is not a complete StatefulSet",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("committed", [True, False], ids=["in Git", "on disk"])
+def test_a_broken_statefulset_is_named_and_refuses_nothing(
+    clusters: Path, tmp_path_factory: pytest.TempPathFactory, name: str, committed: bool
+) -> None:
+    text, problem = BROKEN[name]
+    folder = clusters if committed else tmp_path_factory.mktemp("outside")
+    write(folder, "prod", COMMITTED)
+    (folder / "prod/rendered" / CAS_FILE).write_bytes(text if isinstance(text, bytes) else text.encode())
+    if committed:
+        git(clusters, "commit", "--quiet", "--all", "--message", "broken")
+    values = {"nativelink_clusters_dir": str(folder), "nativelink_allow_changes": ["cas_replicas"]}
+    changes = breaking_changes({"prod": values}, lambda _, template: {CAS_FILE: COMMITTED, REDIS_FILE: REDIS}[template])
+
+    assert refused({"prod": values}, changes) == []
+    assert notices(values, changes["prod"]) == [
+        f"rendered/cas/statefulset.yaml: the committed file {problem}, so that breaking changes cannot be found; "
+        "rendering repairs it: compare the new file with the running StatefulSet before you push"
+    ]
+
+
+def test_rendering_repairs_a_broken_statefulset(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    hosts = {"one": sound("one", tmp_path / "clusters")}
+    assert playbook("render", inventory(tmp_path, hosts)).returncode == 0
+    file = tmp_path / "clusters/one/rendered" / CAS_FILE
+    whole = file.read_text()
+    file.write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> other\n")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "--quiet", "--message", "broken")
+
+    run = playbook("render", inventory(tmp_path, hosts))
+
+    assert run.returncode == 0, run.stdout
+    assert "rendered/cas/statefulset.yaml: the committed file has conflict markers of a merge" in run.stdout
+    assert file.read_text() == whole
 
 
 def test_the_playbook_refuses_it_for_all_clusters_at_once(tmp_path: Path) -> None:

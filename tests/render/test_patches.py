@@ -1,4 +1,4 @@
-"""A patch of the user's that matches nothing is reported; kustomize itself is silent about a target that doesn't."""
+"""A user's patch that matches no object is reported; kustomize itself does not report one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def reported(folder: Path, **kustomization: Any) -> list[str]:
     return [line.removeprefix(f"{folder}/kustomization.yaml: ") for line in patches.warnings(folder, FILES)]
 
 
-def test_as_written_for_the_user_there_is_nothing_to_report(folder: Path) -> None:
+def test_the_first_kustomization_has_nothing_to_report(folder: Path) -> None:
     tree.write(folder, FILES)
     assert patches.warnings(folder, FILES) == []
 
@@ -69,7 +69,7 @@ def test_a_target_that_matches_nothing(folder: Path, target: Object, kustomize: 
     (line,) = reported(folder, patches=[{"patch": yaml.safe_dump(SMP), "target": target}])
     wanted = ", ".join(f"{key} {value}" for key, value in target.items())
     assert line == f"an inline patch matches nothing in rendered/ ({wanted}); correct its target or remove it"
-    kustomize(folder)  # which has no objection: hence the report
+    kustomize(folder)  # succeeds, which is why rendering reports it
 
 
 def test_a_file_that_merges_and_files_that_do_not(folder: Path) -> None:
@@ -102,7 +102,7 @@ def test_objects_of_the_users_own_can_be_patched(folder: Path) -> None:
     assert len(reported(folder, patches=patch)) == 1
 
 
-def test_nothing_is_claimed_where_objects_come_from_elsewhere(folder: Path) -> None:
+def test_nothing_is_reported_where_objects_come_from_elsewhere(folder: Path) -> None:
     patch = [{"patch": "[]", "target": {"kind": "Elsewhere"}}]
     assert reported(folder, resources=["rendered", "https://example.com/x"], patches=patch) == []
     assert reported(folder, components=["../component"], patches=patch) == []
@@ -121,3 +121,7 @@ def test_a_kustomization_that_lost_the_tree_or_does_not_parse(folder: Path) -> N
     (folder / "kustomization.yaml").write_text("resources: [")
     (line,) = patches.warnings(folder, FILES)
     assert "cannot be checked" in line
+    (folder / "kustomization.yaml").unlink()
+    (folder / "kustomization.yaml").symlink_to("missing.yaml")
+    (line,) = patches.warnings(folder, FILES)
+    assert line.startswith(f"{folder}/kustomization.yaml cannot be checked: [Errno 2] No such file or directory")
