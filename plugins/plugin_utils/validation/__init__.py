@@ -10,10 +10,13 @@ from collections.abc import Mapping
 
 from ..findings import Finding
 from ..specs import Values
+from . import kubernetes, rules
 from .across import shared_clusters, shared_queues
 from .notices import NOTICES
-from .rules import RULES
+from .schemas import object_findings
 from .types import apply_rule, checked
+
+RULES = (*rules.RULES, *kubernetes.RULES)
 
 
 def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:
@@ -32,6 +35,10 @@ def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:
             faults += [Finding(cluster, *finding) for finding in apply_rule(rule, values)]
     faults += shared_clusters(valid)
     faults += shared_queues(valid)
+    faulty = {fault.cluster for fault in faults}
+    for cluster, values in valid.items():
+        if cluster not in faulty:
+            faults += [Finding(cluster, *finding) for finding in apply_rule(object_findings, values)]
     return sorted(faults)
 
 

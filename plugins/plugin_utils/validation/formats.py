@@ -180,54 +180,6 @@ def _environment(value: Values) -> Format:
             yield f"{name!r} is no name of an environment variable", "use letters, digits and underscores"
 
 
-_TOLERATION = {
-    "key": None,
-    "operator": ("Exists", "Equal"),
-    "value": None,
-    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
-    "tolerationSeconds": None,
-}
-
-
-def _tolerations(value: list[Values]) -> Format:
-    for toleration in value:
-        for key, item in toleration.items():
-            if key not in _TOLERATION:
-                yield f"a toleration has no key {key}", one_of(nearest(key, tuple(_TOLERATION), 0.6), _TOLERATION)
-            elif _TOLERATION[key] and item not in _TOLERATION[key]:
-                yield f"{key} of a toleration is {shown(item)}", one_of(None, _TOLERATION[key])
-
-
-def _egress(value: list[Values]) -> Format:
-    for rule in value:
-        for key in rule:
-            if key not in ("to", "ports"):
-                yield f"an egress rule has no key {key}", "write to or ports"
-
-
-_PEER = ("namespaceSelector", "podSelector", "ipBlock")
-
-
-def _peers(value: list[Values]) -> Format:
-    for peer in value:
-        for key in peer:
-            if key not in _PEER:
-                yield f"a peer has no key {key}", one_of(nearest(key, _PEER, 0.6), _PEER)
-        if not peer:
-            yield "a peer is empty", one_of(None, _PEER)
-        elif "ipBlock" in peer and len(peer) > 1:
-            yield "a peer has ipBlock and something else", "make two peers of it"
-
-
-_BEHAVIOR = ("stabilizationWindowSeconds", "selectPolicy", "policies", "tolerance")
-
-
-def _behavior(value: Values) -> Format:
-    for key in value:
-        if key not in _BEHAVIOR:
-            yield f"an HPA's behavior has no key {key}", one_of(nearest(key, _BEHAVIOR, 0.6), _BEHAVIOR)
-
-
 # Globs over paths in which `[]` is written as a dot: nativelink_worker_pools..scratch_size.
 FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("cluster", _dns_label),
@@ -273,15 +225,11 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*.max_replicas", _at_least(1)),
     ("*.slots", _at_least(0)),
     ("*.target", _at_least(0)),
-    ("*tolerations", _tolerations),
-    ("nativelink_worker_egress", _egress),
-    ("*_peers", _peers),
     ("nativelink_dns_peers", _some),
     ("*node_selector", _text_values),
     ("*annotations", _text_values),
+    ("*_labels", _text_values),
     ("*.env", _environment),
-    ("*.scale_up", _behavior),
-    ("*.scale_down", _behavior),
     ("preflight_minimum_kubernetes", _kubernetes_version),
     ("gitops_repository", _repository),
     ("gitops_path", _inside_repository),

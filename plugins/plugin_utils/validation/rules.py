@@ -56,9 +56,16 @@ def resources(values: Values) -> Findings:
                 yield f"{path}.requests.{name}", problem, "lower it, or raise the limit"
 
 
+def overcommitted(name: str) -> bool:
+    """Whether the limit of a resource may be more than its request, unlike that of a device or of huge pages."""
+    return "/" not in name and not name.startswith("hugepages-")
+
+
 def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
     for name, amount in amounts.items():
-        if name not in ("cpu", "memory", "ephemeral-storage") and "/" not in name and not name.startswith("hugepages-"):
+        if not overcommitted(name):
+            continue  # kubernetes.extended_resources
+        if name not in ("cpu", "memory", "ephemeral-storage"):
             near = nearest(name, ("cpu", "memory", "ephemeral-storage"), 0.5)
             yield name, ("is no resource of a container", one_of(near, ("cpu", "memory", "ephemeral-storage")))
             continue

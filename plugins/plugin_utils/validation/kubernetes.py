@@ -1,0 +1,371 @@
+"""Rules for what users write in Kubernetes' own terms: tolerations, labels, peers, ports, resources, HPA behavior.
+
+The OpenAPI schemas (schemas.py) say which keys there are and of which type. These rules add what the API server checks
+beyond that. tests/render/test_kubernetes.py shows for each that a real API server refuses the same.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+from .. import specs
+from ..findings import Findings
+from ..specs import Values, Yaml
+from .formats import nearest, one_of, shown
+from .rules import overcommitted, pools_of
+from .schemas import definition_findings
+
+_NAME = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)")
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_QUANTITY = re.compile(
+    r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:(?P<unit>[numkMGTPE]|[KMGTPE]i)|[eE](?P<power>[+-]?[0-9]{1,2}))?"
+)
+_UNITS = {unit: Fraction(1000) ** power for power, unit in enumerate("num", start=-3)}
+_UNITS |= {unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)}
+_UNITS |= {f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)}
+_PORT = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_TAGS = (
+    "nativelink_redis_version",
+    "nativelink_collector_version",
+    "nativelink_redis_exporter_version",
+    "nativelink_prometheus_version",
+    "low_latency_image_version",
+    "ingress_envoy_gateway_version",
+)
+
+
+def tolerations(values: Values) -> Findings:
+    """The tolerations of pods."""
+    for path, items in _stated(values, "tolerations"):
+        yield from _each(values, "io.k8s.api.core.v1.Toleration", path, items, _toleration)
+
+
+def node_selectors(values: Values) -> Findings:
+    """The labels of nodes, and those by which a Prometheus Operator chooses."""
+    for name in ("node_selector", "prometheus_labels"):
+        for path, labels in _stated(values, name):
+            yield from _labels(path, labels)
+
+
+def annotations(values: Values) -> Findings:
+    """The keys of annotations. Their prefix may have upper-case letters, unlike that of labels."""
+    for path, stated in _stated(values, "annotations"):
+        for key in stated:
+            yield from _label_key(path, key, str(key).lower())
+
+
+def extended_resources(values: Values) -> Findings:
+    """Resources that are not overcommitted: those of device plugins, and huge pages."""
+    for path, stated in _stated(values, "resources"):
+        yield from _resources(path, stated)
+
+
+def peers(values: Values) -> Findings:
+    """The peers of NetworkPolicies."""
+    for path, items in _stated(values, "peers"):
+        yield from _each(values, "io.k8s.api.networking.v1.NetworkPolicyPeer", path, items, _peer)
+
+
+def egress(values: Values) -> Findings:
+    """The rules of the workers' NetworkPolicy."""
+    items = values["nativelink_worker_egress"]
+    path = "nativelink_worker_egress"
+    yield from _each(values, "io.k8s.api.networking.v1.NetworkPolicyEgressRule", path, items, _egress)
+
+
+def behavior(values: Values) -> Findings:
+    """How an HPA scales up and down."""
+    for name in ("scale_up", "scale_down"):
+        for path, stated in _stated(values, name):
+            yield from _checked(values, "io.k8s.api.autoscaling.v2.HPAScalingRules", path, stated, _scaling_rules)
+
+
+def image_tags(values: Values) -> Findings:
+    """Versions that become the tags of images. The API server takes any, but no node can pull a malformed one."""
+    for name in _TAGS:
+        if name in values and not _TAG.fullmatch(values[name]):
+            problem = f"{shown(values[name])} is not a valid image tag"
+            yield (
+                name,
+                problem,
+                "use at most 128 letters, digits, dots, hyphens and underscores, the first no dot or hyphen",
+            )
+
+
+RULES: tuple[Callable[[Any], Findings], ...] = (
+    tolerations,
+    node_selectors,
+    annotations,
+    extended_resources,
+    peers,
+    egress,
+    behavior,
+    image_tags,
+)
+
+
+def _stated(values: Values, name: str) -> Iterator[tuple[str, Yaml]]:
+    """The variables of this name with a prefix, and the pools' keys."""
+    for variable, value in values.items():
+        if variable in specs.options() and variable.endswith(f"_{name}"):
+            yield variable, value
+    for path, pool in pools_of(values):
+        if name in pool:
+            yield f"{path}.{name}", pool[name]
+
+
+def _each(
+    values: Values, definition: str, path: str, items: list[Yaml], check: Callable[[str, Values], Findings]
+) -> Findings:
+    for index, item in enumerate(items):
+        yield from _checked(values, definition, f"{path}[{index}]", item, check)
+
+
+def _checked(
+    values: Values, definition: str, path: str, value: Yaml, check: Callable[[str, Values], Findings]
+) -> Findings:
+    """Findings of the schema or, where it has none, those of `check`, which can rely on keys and types."""
+    findings = list(definition_findings(definition, path, value, values.get("preflight_minimum_kubernetes")))
+    yield from findings or check(path, value)
+
+
+# Labels ---------------------------------------------------------------------------------------------------------
+
+
+def _label_key(path: str, key: str, checked: str | None = None) -> Findings:
+    """A qualified name: an optional DNS prefix and a slash, then up to 63 characters. `checked` stands for `key`."""
+    prefix, slash, name = str(key if checked is None else checked).rpartition("/")
+    if not _NAME.fullmatch(name) or (slash and not (_PREFIX.fullmatch(prefix) and len(prefix) <= 253)):
+        remedy = (
+            "write a name such as disk or example.com/disk: at most 63 letters, digits, hyphens, dots and underscores"
+        )
+        yield path, f"{shown(key)} is not a valid key", remedy
+
+
+def _label_value(path: str, value: str) -> Findings:
+    if value and not _NAME.fullmatch(value):
+        remedy = "use at most 63 letters, digits, hyphens, dots and underscores, the first and last a letter or digit"
+        yield path, f"{shown(value)} is not a valid label value", remedy
+
+
+def _labels(path: str, labels: Values) -> Findings:
+    for key, value in labels.items():
+        yield from _label_key(path, key)
+        if value is not None:
+            yield from _label_value(f"{path}.{key}", value)
+
+
+def _selector(path: str, selector: Values) -> Findings:
+    """A label selector."""
+    yield from _labels(f"{path}.matchLabels", selector.get("matchLabels") or {})
+    for index, expression in enumerate(selector.get("matchExpressions") or ()):
+        where = f"{path}.matchExpressions[{index}]"
+        operator, texts = expression["operator"], expression.get("values") or []
+        yield from _label_key(f"{where}.key", expression["key"])
+        yield from _choice(f"{where}.operator", operator, ("In", "NotIn", "Exists", "DoesNotExist"))
+        if operator in ("In", "NotIn") and not texts:
+            yield f"{where}.values", f"is empty, and the operator {operator} needs values", "list one or more values"
+        if operator in ("Exists", "DoesNotExist") and texts:
+            yield f"{where}.values", f"is set, and the operator {operator} takes no values", "take it out, or write In"
+        for number, text in enumerate(texts):
+            yield from _label_value(f"{where}.values[{number}]", text or "")
+
+
+# Tolerations ----------------------------------------------------------------------------------------------------
+
+
+def _toleration(path: str, toleration: Values) -> Findings:
+    key, operator = toleration.get("key"), toleration.get("operator") or "Equal"
+    value, effect = toleration.get("value") or "", toleration.get("effect")
+    yield from _choice(f"{path}.operator", operator, ("Exists", "Equal"))
+    if key:
+        yield from _label_key(f"{path}.key", key)
+    elif operator == "Equal":
+        yield (
+            f"{path}.key",
+            "is not set, and the operator Equal needs one",
+            "set it, or write operator: Exists for all taints",
+        )
+    if operator == "Exists" and value:
+        yield (
+            f"{path}.value",
+            f"is {shown(value)}, and the operator Exists takes no value",
+            "take it out, or write operator: Equal",
+        )
+    if operator == "Equal":
+        yield from _label_value(f"{path}.value", value)
+    if effect:
+        yield from _choice(f"{path}.effect", effect, ("NoSchedule", "PreferNoSchedule", "NoExecute"))
+    if toleration.get("tolerationSeconds") is not None and effect != "NoExecute":
+        problem = f"is set, and the effect is {effect or 'not set'}: only pods on a NoExecute taint are evicted"
+        yield f"{path}.tolerationSeconds", problem, "take it out, or write effect: NoExecute"
+
+
+# NetworkPolicies ------------------------------------------------------------------------------------------------
+
+
+def _egress(path: str, rule: Values) -> Findings:
+    for index, peer in enumerate(rule.get("to") or ()):
+        yield from _peer(f"{path}.to[{index}]", peer)
+    for index, port in enumerate(rule.get("ports") or ()):
+        yield from _policy_port(f"{path}.ports[{index}]", port)
+
+
+def _peer(path: str, peer: Values) -> Findings:
+    stated = [key for key, value in peer.items() if value is not None]
+    if not stated:
+        yield path, "is empty", one_of(None, ("namespaceSelector", "podSelector", "ipBlock"))
+    elif "ipBlock" in stated and len(stated) > 1:
+        yield path, "has ipBlock and a selector, which Kubernetes does not combine", "write two peers"
+    for key in stated:
+        yield from (_ip_block if key == "ipBlock" else _selector)(f"{path}.{key}", peer[key])
+
+
+def _ip_block(path: str, block: Values) -> Findings:
+    faults, network = _network(f"{path}.cidr", block["cidr"])
+    yield from faults
+    for index, text in enumerate(block.get("except") or ()):
+        where = f"{path}.except[{index}]"
+        faults, part = _network(where, text)
+        yield from faults
+        inside = network and part and part.version == network.version and part != network
+        if network and part and not (inside and part.subnet_of(network)):  # type: ignore[arg-type]
+            yield where, f"is {text}, which is not a part of {network}", "write a smaller range inside of cidr"
+
+
+def _network(
+    path: str, text: str
+) -> tuple[list[tuple[str, str, str]], ipaddress.IPv4Network | ipaddress.IPv6Network | None]:
+    """Findings, and the network where it can be told."""
+    remedy = "write an address and a prefix length, such as 10.0.0.0/8 or 2001:db8::/64"
+    problem = f"{shown(text)} is not a valid CIDR range"
+    address, slash, length = str(text).partition("/")
+    if not slash or "%" in address or not re.fullmatch(r"0|[1-9][0-9]{0,2}", length):
+        return [(path, problem, remedy)], None
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return [(path, problem, remedy)], None
+    if isinstance(network, ipaddress.IPv6Network) and ipaddress.IPv6Address(address).ipv4_mapped:
+        return [(path, f"{shown(text)} is an IPv4 range written as IPv6", "write the IPv4 range")], None
+    if network.network_address != ipaddress.ip_address(address):
+        return [(path, f"{shown(text)} is an address inside of a range", f"write {network}")], network
+    return [], network
+
+
+def _policy_port(path: str, item: Values) -> Findings:
+    port, end, protocol = item.get("port"), item.get("endPort"), item.get("protocol")
+    if isinstance(port, str) and not _PORT.fullmatch(port):
+        remedy = (
+            "write the number without quotes"
+            if port.isdigit()
+            else "use at most 15 lower-case letters, digits and hyphens"
+        )
+        yield f"{path}.port", f"{shown(port)} is not a valid port name", remedy
+    numbers = {"port": None if isinstance(port, str) else port, "endPort": end}
+    for key, number in numbers.items():
+        if number is not None and not 0 < number < 65536:
+            yield f"{path}.{key}", f"is {number}, not a port number", "write a number from 1 to 65535"
+    if end is not None and numbers["port"] is None:
+        yield f"{path}.endPort", "is set, and port is not a number", "write the first port of the range in port"
+    elif end is not None and end < port:
+        yield f"{path}.endPort", f"is {end}, less than port, {port}", "write port or a greater number"
+    if protocol is not None:
+        yield from _choice(f"{path}.protocol", protocol, ("TCP", "UDP", "SCTP"))
+
+
+# HorizontalPodAutoscalers ---------------------------------------------------------------------------------------
+
+
+def _scaling_rules(path: str, stated: Values) -> Findings:
+    if (window := stated.get("stabilizationWindowSeconds")) is not None:
+        yield from _range(f"{path}.stabilizationWindowSeconds", window, 0, 3600)
+    if (choice := stated.get("selectPolicy")) is not None:
+        yield from _choice(f"{path}.selectPolicy", choice, ("Max", "Min", "Disabled"))
+    if stated.get("policies") == []:
+        yield f"{path}.policies", "is an empty list", "list one or more policies, or take the line out for the default"
+    for index, policy in enumerate(stated.get("policies") or ()):
+        where = f"{path}.policies[{index}]"
+        yield from _choice(f"{where}.type", policy["type"], ("Pods", "Percent"))
+        yield from _range(f"{where}.value", policy["value"], 1, None)
+        yield from _range(f"{where}.periodSeconds", policy["periodSeconds"], 1, 1800)
+    if (tolerance := stated.get("tolerance")) is not None:
+        amount = _amount(tolerance)
+        if amount is None or amount < 0:
+            yield f"{path}.tolerance", f"{shown(tolerance)} is not a fraction such as 0.1", "write 0 or more"
+
+
+# Resources ------------------------------------------------------------------------------------------------------
+
+
+def _resources(path: str, stated: Values) -> Findings:
+    requests, limits = ({**(stated.get(kind) or {})} for kind in ("requests", "limits"))
+    for kind, amounts in (("requests", requests), ("limits", limits)):
+        for name, amount in amounts.items():
+            if overcommitted(name):
+                continue
+            yield from _resource(f"{path}.{kind}", name, amount)
+    names = dict.fromkeys(name for name in (*requests, *limits) if not overcommitted(name) and not _native(name))
+    for name in names:
+        request, limit = _amount(requests.get(name)), _amount(limits.get(name))
+        if name not in limits:
+            problem = f"is not set, and a request of {name} needs an equal limit"
+            yield f"{path}.limits.{name}", problem, f"write {requests[name]}"
+        elif request is not None and limit is not None and request != limit:
+            problem = f"is {requests[name]}, and the limit is {limits[name]}: Kubernetes does not overcommit {name}"
+            yield f"{path}.requests.{name}", problem, "write the same amount in both"
+    huge = [name for name in names if name.startswith("hugepages-")]
+    if huge and not {"cpu", "memory"} & {*requests, *limits}:
+        yield path, f"asks for {huge[0]} without cpu and memory", "add a request of cpu or memory"
+
+
+def _native(name: str) -> bool:
+    return "kubernetes.io/" in name
+
+
+def _resource(path: str, name: str, amount: Yaml) -> Findings:
+    where, number = f"{path}.{name}", _amount(amount)
+    if faults := list(_label_key(path, name)):
+        yield from faults
+    elif (
+        "/" in name and not _native(name) and (name.startswith("requests.") or name.index("/") > 253 - len("requests."))
+    ):
+        yield path, f"{name} is not a valid resource", "write the name that the device plugin states"
+    elif number is None or number < 0:
+        yield where, f"{shown(amount)} is not a valid amount", "write a whole number"
+    elif name.startswith("hugepages-"):
+        page = _amount(name.removeprefix("hugepages-"))
+        if not page or number % page:
+            yield where, f"{shown(amount)} is not a multiple of the page size of {name}", "write 0 or a multiple of it"
+    elif not _native(name) and number.denominator != 1:
+        yield where, f"is {amount}, and Kubernetes hands out {name} in whole numbers", "write a whole number"
+
+
+def _amount(value: Yaml) -> Fraction | None:
+    """A Kubernetes quantity as a number; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if not (found := _QUANTITY.fullmatch(str(value))):
+        return None
+    factor = _UNITS[found["unit"]] if found["unit"] else Fraction(10) ** int(found["power"] or 0)
+    return Fraction(found["number"]) * factor
+
+
+# Words of messages ----------------------------------------------------------------------------------------------
+
+
+def _choice(path: str, value: Yaml, choices: tuple[str, ...]) -> Findings:
+    if value not in choices:
+        yield path, f"is {shown(value)}", one_of(nearest(str(value), choices, 0.6), choices)
+
+
+def _range(path: str, value: int, low: int, high: int | None) -> Findings:
+    if value < low:
+        yield path, f"is {value}, less than {low}", f"write {low} or more"
+    elif high is not None and value > high:
+        yield path, f"is {value}, more than {high}", f"write {high} or less"

@@ -1,0 +1,208 @@
+"""Compares values and rendered objects with the Kubernetes API's own OpenAPI schemas, without a cluster.
+
+The package kubernetes-validate ships the schemas of each minor version. They use few keywords, which `shape_findings`
+reads directly: a general validator of JSON Schema takes a hundred times as long for a cluster's objects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from .. import render
+from ..findings import Findings
+from ..specs import Values, Yaml
+from .formats import nearest, one_of, shown
+from .types import item_path
+
+Schema = Mapping[str, Any]
+Found = tuple[str, str, str]
+
+
+class Version(NamedTuple):
+    """A minor version of Kubernetes."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        """As people write it: 1.31."""
+        return f"{self.major}.{self.minor}"
+
+
+_FOLDER = re.compile(r"v(\d+)\.(\d+)\.\d+-local-strict")
+_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "string": (str, "text"),
+    "integer": (int, "a whole number"),
+    "number": ((int, float), "a number"),
+    "boolean": (bool, "true or false"),
+    "array": (list, "a list"),
+    "object": (dict, "a mapping"),
+}
+_UNKNOWN = "unknown key"
+# The variables of the numbers in rendered objects, by file and field. `*` stands for a pool's name. The maps that users
+# write have rules of their own (kubernetes.py), which name the variable.
+_VARIABLES = (
+    ("cas/statefulset.yaml", "spec.replicas", "nativelink_cas_replicas"),
+    ("cas/statefulset.yaml", "*.startupProbe.failureThreshold", "nativelink_cas_startup_timeout"),
+    ("scheduler/deployment.yaml", "spec.replicas", "nativelink_scheduler_replicas"),
+    ("worker/*/deployment.yaml", "spec.replicas", "nativelink_worker_pools[*].min_replicas"),
+    ("worker/*/horizontalpodautoscaler.yaml", "spec.minReplicas", "nativelink_worker_pools[*].min_replicas"),
+    ("worker/*/horizontalpodautoscaler.yaml", "spec.maxReplicas", "nativelink_worker_pools[*].max_replicas"),
+)
+
+
+def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) -> Findings:
+    """What keeps `value` at `path` from being a `name` of the API, such as io.k8s.api.core.v1.Toleration."""
+
+    def findings_of(version: Version) -> list[Found]:
+        return list(shape_findings(_definitions(version), _definitions(version)[name], path, value))
+
+    for finding in findings_of(shipped_version(minimum)):
+        if since := _known_since(finding, findings_of, minimum):
+            remedy = f'take it out, or write preflight_minimum_kubernetes: "{since}" if the cluster is that new'
+            yield finding[0], f"is unknown in Kubernetes {minimum}", remedy
+        else:
+            yield finding
+
+
+def object_findings(values: Values) -> Findings:
+    """What the API server of the oldest accepted version would refuse in the tree of a cluster without other faults."""
+    minimum = values["preflight_minimum_kubernetes"]
+    too_old: dict[Version, str] = {}
+    for path, text in render.objects(values):
+        for finding in _text_findings(shipped_version(minimum), text):
+            if since := _known_since(finding, lambda version, text=text: _text_findings(version, text), minimum):
+                too_old.setdefault(since, f"{path}: {finding[0]}")
+            else:
+                yield _variable(path, finding[0]), *finding[1:]
+    if too_old:
+        since = max(too_old)
+        problem = f"is {minimum}, which does not know {too_old[since]}"
+        yield "preflight_minimum_kubernetes", problem, f'write "{since}" or newer'
+
+
+def _variable(path: str, where: str) -> str:
+    """The variable behind a field of a rendered object, or else the file and the field."""
+    for file, field, variable in _VARIABLES:
+        if fnmatchcase(path, file) and fnmatchcase(where, field):
+            return variable.replace("*", path.split("/")[1])
+    return f"rendered/{path}: {where}"
+
+
+@lru_cache(maxsize=1024)
+def _text_findings(version: Version, text: str) -> tuple[Found, ...]:
+    item = yaml.load(text, yaml.CSafeLoader)
+    name = _kinds(version).get((item["apiVersion"], item["kind"]))
+    if name is None:
+        return ()  # a custom resource, whose schema is its operator's
+    return tuple(shape_findings(_definitions(version), _definitions(version)[name], "", item))
+
+
+def shape_findings(definitions: Mapping[str, Schema], schema: Schema, path: str, value: Yaml) -> Findings:
+    """Unknown and missing keys, wrong types and numbers out of range; `definitions` are what `schema` refers to."""
+    while "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if value is None:
+        return  # the API server drops it; a required field is looked for in its mapping
+    types = _types(schema)
+    if types and not any(_is(kind, value) for kind in types):
+        nouns = " or ".join(_TYPES[kind][1] for kind in types)
+        quote = "string" in types and not isinstance(value, list | dict)
+        yield path, f"is {shown(value)}, not {nouns}", "put it in quotes" if quote else f"write {nouns}"
+    elif schema.get("format") == "int32" and not -(2**31) <= value < 2**31:
+        yield path, f"is {value}, which does not fit into 32 bits", "write a smaller number"
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            where = item_path(path, index, item)
+            yield from shape_findings(definitions, schema.get("items", {}), where, item)
+            if item is None:
+                yield where, "has no value", "give it one, or take the line out"
+    elif isinstance(value, dict):
+        known = schema.get("properties", {})
+        other = schema.get("additionalProperties", True)
+        for key, item in value.items():
+            where = f"{path}.{key}" if path else str(key)
+            if key in known:
+                yield from shape_findings(definitions, known[key], where, item)
+            elif other is False:
+                yield where, _UNKNOWN, one_of(nearest(str(key), tuple(known), 0.6), known)
+            elif isinstance(other, dict):
+                yield from shape_findings(definitions, other, where, item)
+        for key in schema.get("required", ()):
+            if value.get(key) is None:
+                yield f"{path}.{key}" if path else key, "is not set", "set it"
+
+
+def _types(schema: Schema) -> list[str]:
+    """The types that a schema allows; none for anything."""
+    stated = [choice.get("type", []) for choice in schema.get("oneOf", (schema,))]
+    return [kind for kinds in stated for kind in ([kinds] if isinstance(kinds, str) else kinds) if kind != "null"]
+
+
+def _is(kind: str, value: Yaml) -> bool:
+    if isinstance(value, bool) and kind in ("integer", "number"):
+        return False
+    whole = kind == "integer" and isinstance(value, float) and value.is_integer()
+    return whole or isinstance(value, _TYPES[kind][0])
+
+
+def _known_since(
+    finding: Found, findings_of: Callable[[Version], Iterable[Found]], minimum: str | None
+) -> Version | None:
+    """The first version that knows an unknown key; None if the key is a mistake."""
+    if finding[1] != _UNKNOWN:
+        return None
+    newer = (version for version in _shipped() if version > shipped_version(minimum))
+    return next((version for version in newer if finding[0] not in {each[0] for each in findings_of(version)}), None)
+
+
+def shipped_version(minimum: str | None) -> Version:
+    """The newest version with schemas that is not newer than `minimum`, such as "1.31"; else the oldest one."""
+    if not minimum:
+        return _shipped()[-1]
+    major, minor = minimum.removeprefix("v").split(".")[:2]
+    older = [version for version in _shipped() if version <= Version(int(major), int(minor))]
+    return older[-1] if older else _shipped()[0]
+
+
+@cache
+def _folder() -> Path:
+    # Not imported: that takes as long as checking ten clusters.
+    package = find_spec("kubernetes_validate")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("the Python package kubernetes-validate is not installed: run pip install for it")
+    return Path(package.origin).parent / "kubernetes-json-schema"
+
+
+@cache
+def _shipped() -> tuple[Version, ...]:
+    """The minor versions that have schemas, the oldest first."""
+    names = (_FOLDER.fullmatch(folder.name) for folder in _folder().iterdir())
+    return tuple(sorted(Version(int(name[1]), int(name[2])) for name in names if name))
+
+
+@cache
+def _definitions(version: Version) -> Mapping[str, Schema]:
+    """Every type of the API of a version, by its full name."""
+    (folder,) = _folder().glob(f"v{version}.*-local-strict")
+    return json.loads((folder / "_definitions.json").read_text())["$defs"]
+
+
+@cache
+def _kinds(version: Version) -> Mapping[tuple[str, str], str]:
+    """The full name of each kind's type, by apiVersion and kind."""
+    return {
+        ("/".join(filter(None, (kind["group"], kind["version"]))), kind["kind"]): name
+        for name, schema in _definitions(version).items()
+        for kind in schema.get("x-kubernetes-group-version-kind", ())
+        if name.startswith("io.k8s.")
+    }
