@@ -79,6 +79,7 @@ def test_no_rule_is_without_a_case(rule: object, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("index", range(len(formats.FORMATS)), ids=[glob for glob, _ in formats.FORMATS])
 def test_no_format_is_without_a_case(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "FORMATS", formats.FORMATS[:index] + formats.FORMATS[index + 1 :])
+    monkeypatch.setattr(validation, "object_findings", lambda values: ())  # rendering needs what the formats refuse
     try:
         assert {case["line"] for case in CASES} - lines_without_ansible() != set()
     finally:

@@ -148,7 +148,7 @@ def _label_key(path: str, key: str, checked: str | None = None) -> Findings:
 
 
 def _label_value(path: str, value: str) -> Findings:
-    if value and not _NAME.fullmatch(value):
+    if value and not _NAME.fullmatch(str(value)):
         remedy = "use at most 63 letters, digits, hyphens, dots and underscores, the first and last a letter or digit"
         yield path, f"{shown(value)} is not a valid label value", remedy
 

@@ -166,11 +166,14 @@ def _known_since(
 
 
 def shipped_version(minimum: str | None) -> Version:
-    """The newest version with schemas that is not newer than `minimum`, such as "1.31"; else the oldest one."""
-    if not minimum:
+    """The newest version with schemas that is not newer than `minimum`, such as "1.31"; else the oldest one.
+
+    Without a `minimum` that can be read, which has its own finding, it is the newest.
+    """
+    found = re.match(r"v?(\d+)\.(\d+)", minimum or "")
+    if not found:
         return _shipped()[-1]
-    major, minor = minimum.removeprefix("v").split(".")[:2]
-    older = [version for version in _shipped() if version <= Version(int(major), int(minor))]
+    older = [version for version in _shipped() if version <= Version(int(found[1]), int(found[2]))]
     return older[-1] if older else _shipped()[0]
 
 
