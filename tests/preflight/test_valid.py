@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,14 @@ PROPERTIES = {"cpu_count": "minimum", "OSFamily": "priority", "container-image":
 def plain_template(value: str) -> str:
     """No more of Jinja than the defaults of these tests need: their templates name a namespace or a class."""
     return "from-a-template"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_rendered() -> Iterator[None]:
+    """Rendering takes longer than all else; tests/render/test_properties.py does it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "object_findings", lambda values: ())
+        yield
 
 
 @st.composite
