@@ -1,29 +1,32 @@
-"""Action `validate_clusters`: every fault of every cluster's variables, at once. Runs once for all hosts."""
+"""Action `validate_clusters`: reports all errors in all clusters' variables at once. Runs once for all hosts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from ansible.inventory.manager import split_host_pattern
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils import change_guard, validation
+from ..plugin_utils.findings import Finding
 from ..plugin_utils.templating import host_values
 
-# What Ansible itself puts among a host's variables.
+# Ansible adds these to each host's variables.
 _MAGIC = {"environment", "group_names", "groups", "inventory_dir", "inventory_file", "inventory_hostname"}
 _MAGIC |= {"inventory_hostname_short", "omit", "playbook_dir", "role_names", "play_hosts", "vars", "hostvars"}
 
 
 class ActionModule(ActionBase):
-    """Reads hostvars; fails with one line a fault in `msg` and `faults`, else returns `notices` by cluster."""
+    """Reads hostvars. Fails with a line for each error in `msg` and `faults`, or returns `notices` by cluster."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Check all clusters; those outside of --limit count only where a cluster within it collides with them."""
+        """Check all clusters. The others are only checked for conflicts with the clusters of --limit."""
         result = super().run(tmp, task_vars)
         hostvars = task_vars["hostvars"]
         clusters = {}
@@ -32,12 +35,17 @@ class ActionModule(ActionBase):
             others = {name: None for name in variables if name not in _MAGIC and not name.startswith("ansible_")}
             clusters[str(host)] = {**others, **host_values(variables, self._loader, strict=False)}
 
-        within = {str(host) for host in task_vars["ansible_play_hosts_all"]}
-        faults = [fault for fault in validation.static_findings(clusters) if fault.cluster in within]
+        limited = {str(host) for host in task_vars["ansible_play_hosts_all"]}
+        faults = [fault for fault in validation.static_findings(clusters) if fault.cluster in limited]
         faulty = {fault.cluster for fault in faults}
-        sound = {name: values for name, values in clusters.items() if name in within - faulty}
-        breaking = change_guard.breaking_changes(sound)
-        faults = sorted([*faults, *change_guard.refused(sound, breaking)])
+        valid = {name: values for name, values in clusters.items() if name in limited - faulty}
+        breaking = change_guard.breaking_changes(valid)
+        faults = sorted([*faults, *change_guard.refused(valid, breaking)])
+        faults = [
+            *_unknown_in_limit(task_vars.get("ansible_limit") or "", {*task_vars["groups"], *clusters}),
+            *validation.file_findings(task_vars.get("ansible_inventory_sources") or ()),
+            *faults,
+        ]
 
         result["changed"] = False
         if faults:
@@ -45,9 +53,19 @@ class ActionModule(ActionBase):
             result["faults"] = [str(fault) for fault in faults]
             result["msg"] = "\n".join(["The inventory has faults:", *result["faults"]])
         else:
-            said = {
+            notices = {
                 name: [*validation.notices(values), *change_guard.notices(values, breaking[name])]
-                for name, values in sound.items()
+                for name, values in valid.items()
             }
-            result["notices"] = {name: lines for name, lines in said.items() if lines}
+            result["notices"] = {name: lines for name, lines in notices.items() if lines}
         return result
+
+
+def _unknown_in_limit(limit: str, names: set[str]) -> list[Finding]:
+    """The plain names in --limit that match nothing. Ansible reports them only if no other name matches."""
+    wanted = [pattern.lstrip("!&") for pattern in split_host_pattern(limit)]
+    return [
+        Finding("--limit", name, "unknown cluster or group", "write a name from the inventory")
+        for name in wanted
+        if re.fullmatch(r"[\w.-]+", name) and name not in names and name != "localhost"
+    ]

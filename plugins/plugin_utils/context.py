@@ -343,7 +343,8 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         # An eviction drains too, as long as the evictor has the patience.
         "annotations": {SAFE_TO_EVICT: _text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
         "fast_store": _eviction(store, _inodes(scratch) // COPIES),
-        "env": {key: _text(value) for key, value in pool["env"].items()},
+        # NativeLink expands $NAME in its configuration, and Kubernetes $(NAME) in a container's. Both read $$ as $.
+        "env": {key: _text(value).replace("$", "$$") for key, value in pool["env"].items()},
         # Of a lost metric: never fewer than now, and 0 would mean zero in spite of it.
         "fallback_replicas": max(1, pool["min_replicas"]),
         "failure_threshold": failing_polls(pool),

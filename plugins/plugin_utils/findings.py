@@ -1,17 +1,20 @@
-"""What is wrong with an inventory or a cluster, as people read it."""
+"""Findings: the errors of an inventory or a cluster, in the form that users read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# What a rule yields for each fault: variable, problem, remedy.
+# A rule yields a tuple for each error: variable, problem, remedy.
 Findings = Iterator[tuple[str, str, str]]
 
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """What is wrong with one variable of one cluster, and what mends it."""
+    """An error in one variable of one cluster. `remedy` says how to correct it.
+
+    For an error in an inventory file, `cluster` is the file and line, and `variable` is the key.
+    """
 
     cluster: str
     variable: str
@@ -19,5 +22,5 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        """The line that people read."""
+        """The line that users read."""
         return f"{self.cluster}: {self.variable}: {self.problem}; {self.remedy}"

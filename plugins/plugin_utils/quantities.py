@@ -1,4 +1,4 @@
-"""Sizes, CPU and durations as people write them in an inventory, turned into whole numbers."""
+"""Converts sizes, CPU amounts and durations, as users write them in an inventory, to whole numbers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DECIMAL = {unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", 
 
 
 class QuantityError(ValueError):
-    """A quantity that does not parse; the message says what would."""
+    """A quantity that does not parse. The message states the problem."""
 
 
 def bytes_of(size: Text) -> int:
-    """Bytes of a Kubernetes quantity such as `200Gi`, `1.5T`, `1e9` or a number; a part of a byte counts whole."""
-    number, unit = _match(_SIZE, size, "no size such as 200Gi")
+    """Bytes of a Kubernetes quantity such as `200Gi`, `1.5T`, `1e9` or a number, rounded up to whole bytes."""
+    number, unit = _match(_SIZE, size, "is not a valid size")
     if unit and unit[0] in "eE" and len(unit) > 1 and unit[1:].isdigit():
         factor = 10 ** int(unit[1:])
     else:
@@ -33,10 +33,10 @@ def bytes_of(size: Text) -> int:
 
 def cpu_of(cpu: Text) -> int:
     """Thousandths of a CPU of a Kubernetes quantity such as `500m`, `4` or `0.5`."""
-    number, milli = _match(_CPU, cpu, "no number of CPUs such as 4 or 500m")
+    number, milli = _match(_CPU, cpu, "is not a valid amount of CPU")
     thousandths = Fraction(number) * (1 if milli else 1000)
     if thousandths.denominator != 1:
-        raise QuantityError(f"{cpu!r} is finer than a thousandth of a CPU (1m)")
+        raise QuantityError(f"{cpu!r} is more precise than 1m, a thousandth of a CPU")
     return int(thousandths)
 
 
@@ -47,22 +47,22 @@ def seconds_of(duration: Text) -> int:
         return int(text)
     found = _DURATION.fullmatch(text)
     if not text or not found:
-        raise QuantityError(f"{duration!r} is no duration such as 30m, 1h30m or a whole number of seconds")
+        raise QuantityError(f"{duration!r} is not a valid duration")
     return sum(int(count or 0) * unit for count, unit in zip(found.groups(), _SECONDS, strict=True))
 
 
 def part_of(share: Text, whole: int) -> int:
-    """Bytes of a share of `whole` bytes: a percentage such as `80%` (rounded down), or a size of its own."""
+    """Bytes of a share of `whole` bytes, which is a percentage such as `80%` (rounded down) or a size."""
     if found := _PERCENT.fullmatch(_text(share)):
         return int(Fraction(found[1]) * whole / 100)
     try:
         return bytes_of(share)
     except QuantityError:
-        raise QuantityError(f"{share!r} is no percentage such as 80% and no size such as 200Gi") from None
+        raise QuantityError(f"{share!r} is neither a percentage nor a size") from None
 
 
 def size_text(size: int) -> str:
-    """`size` bytes for a message, in the largest binary unit that leaves at least 1: `160Gi`, `0.5Gi` reads `512Mi`."""
+    """`size` bytes as a message shows them, in the largest binary unit that gives at least 1, such as `512Mi`."""
     for unit, factor in reversed(_BINARY.items()):
         if size >= factor:
             return f"{size / factor:.1f}".removesuffix(".0") + unit
@@ -72,13 +72,13 @@ def size_text(size: int) -> str:
 def _match(pattern: re.Pattern[str], value: Text, problem: str) -> tuple[str, str | None]:
     found = pattern.fullmatch(_text(value))
     if not found:
-        raise QuantityError(f"{value!r} is {problem}")
+        raise QuantityError(f"{value!r} {problem}")
     return found[1], found[2]
 
 
 def _text(value: Text) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise QuantityError(f"{value!r} is no quantity")
+        raise QuantityError(f"{value!r} is not a quantity")
     return str(value)
 
 

@@ -1,8 +1,7 @@
-"""The variables: what roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml say, and what follows from them."""
+"""The variables of all roles, read from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,20 +13,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ("preflight", "storage_classes", "keda", "ingress", "low_latency", "nativelink", "gitops")
-# The connection variables belong to no role, so preflight lists them; they are required.
+# The connection variables (cluster_*) belong to no role. The preflight role lists them, and they are required.
 PREFIXES = ("cluster_", *(f"{role}_" for role in ROLES))
-# What YAML can hold: None, bool, int, float, str, and lists and dicts of them.
+# A value that YAML can hold: None, bool, int, float, str, and lists and dicts of these.
 Yaml = Any
 Values = Mapping[str, Any]
 MISSING: Yaml = type("Missing", (), {"__repr__": lambda self: "MISSING", "__deepcopy__": lambda self, memo: self})()
 
-_TRUE = {"true", "yes", "on", "1", "y", "t"}
-_FALSE = {"false", "no", "off", "0", "n", "f"}
-
 
 @dataclass(frozen=True)
 class Option:
-    """One variable, or one key of a variable's value. `type` and `elements` are those of argument_specs."""
+    """A variable, or a key of a variable's value. `type` and `elements` have the same values as in argument_specs."""
 
     name: str
     role: str
@@ -42,7 +38,7 @@ class Option:
 
     @property
     def element(self) -> Option:
-        """What each item of a list is."""
+        """The option that describes each item of a list."""
         return Option(
             self.name, self.role, self.elements, choices=self.choices, options=self.options, no_log=self.no_log
         )
@@ -50,9 +46,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Unresolved:
-    """Stands for a value whose template failed; `problem` is Ansible's message."""
+    """A value whose template failed, or that cannot be decrypted."""
 
     problem: str
+    remedy: str
+
+
+class DecryptionError(ValueError):
+    """A vaulted value that cannot be decrypted. The message gives its place and the reason."""
 
 
 @cache
@@ -69,7 +70,7 @@ def options() -> Mapping[str, Option]:
 
 @cache
 def defaults() -> Mapping[str, Any]:
-    """The defaults of all roles as they stand in defaults/main.yml: templates are not filled in."""
+    """The defaults of all roles as written in defaults/main.yml, with their templates unresolved."""
     return {
         name: value
         for role in ROLES
@@ -79,11 +80,11 @@ def defaults() -> Mapping[str, Any]:
 
 
 def effective(variables: Mapping[str, Any], template: Callable[[Any], Any]) -> dict[str, Any]:
-    """Plain Python values of the known variables of one cluster, as far as they are set, and its name as `cluster`.
+    """Plain Python values of the known variables of one cluster that are set, and the cluster's name as `cluster`.
 
-    `variables` are the host's own, with the role defaults beneath if templates refer to them. `template` is Ansible's
-    templar over the same variables; only values that hold a template reach it. Where it raises, the value is an
-    `Unresolved`.
+    Values keep the type that they have in the inventory: the roles read the same ones. `variables` are the host's own,
+    with the role defaults beneath if templates refer to them. `template` is Ansible's templar over the same variables;
+    it is called only for values that hold a template. If it raises, the value is an `Unresolved`.
     """
     values: dict[str, Any] = {"cluster": str(variables["inventory_hostname"])}
     for name, option in options().items():
@@ -94,14 +95,18 @@ def effective(variables: Mapping[str, Any], template: Callable[[Any], Any]) -> d
             values[name] = deepcopy(value)
             continue
         try:
-            values[name] = _coerced(option, _plain(value, template))
-        except Exception as error:  # whatever the templar's plugins raise is the user's to read
-            values[name] = Unresolved(" ".join(str(error).split()))
+            values[name] = _plain(value, template)
+        except DecryptionError as error:
+            remedy = "give Ansible the vault password, with --ask-vault-pass or --vault-password-file"
+            values[name] = Unresolved(f"cannot be decrypted ({error})", remedy)
+        except Exception as error:  # a lookup plugin may raise anything, and the user has to see it
+            problem = f"its template fails ({' '.join(str(error).split())})"
+            values[name] = Unresolved(problem, "define what it refers to, or write the value itself")
     return values
 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `values` in which the defaults of structured variables' keys (a pool's, for example) are filled in."""
+    """A copy of `values` that also has the defaults of nested keys, such as those of a worker pool."""
     return {
         name: _filled(options()[name], value) if name in options() else deepcopy(value)
         for name, value in values.items()
@@ -114,31 +119,31 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _options(role: str, spec: Mapping[str, Any], top: bool = True) -> dict[str, Option]:
     found = {}
-    for name, says in (spec.get("options") or {}).items():
-        text = says.get("description") or says.get("short_description") or ()
+    for name, entry in (spec.get("options") or {}).items():
+        text = entry.get("description") or entry.get("short_description") or ()
         found[name] = Option(
             name=name,
             role=role,
-            type=says.get("type", "str"),
-            elements=says.get("elements", "raw"),
-            required=says.get("required", False),
-            choices=tuple(says.get("choices") or ()),
-            default=defaults().get(name, says.get("default", MISSING)) if top else says.get("default", MISSING),
+            type=entry.get("type", "str"),
+            elements=entry.get("elements", "raw"),
+            required=entry.get("required", False),
+            choices=tuple(entry.get("choices") or ()),
+            default=defaults().get(name, entry.get("default", MISSING)) if top else entry.get("default", MISSING),
             description=(text,) if isinstance(text, str) else tuple(text),
-            options=_options(role, says, top=False),
-            no_log=says.get("no_log", False),
+            options=_options(role, entry, top=False),
+            no_log=entry.get("no_log", False),
         )
     return found
 
 
 @cache
 def templated_defaults() -> frozenset[str]:
-    """Names of the variables whose role default holds a template."""
+    """Names of the variables whose role default contains a template."""
     return frozenset(name for name, option in options().items() if holds_template(option.default))
 
 
 def holds_template(value: Yaml) -> bool:
-    """Whether a text in `value` looks like one that Ansible fills in."""
+    """Whether `value` contains a template, in a text at any depth."""
     if isinstance(value, Mapping):
         return any(map(holds_template, value.values()))
     if isinstance(value, list | tuple):
@@ -147,7 +152,7 @@ def holds_template(value: Yaml) -> bool:
 
 
 def _plain(value: Yaml, template: Callable[[Any], Any]) -> Yaml:
-    """`value` without Ansible's tagged types, its templates filled in."""
+    """`value` with its templates resolved and without Ansible's tagged types."""
     kind = type(value)
     if value is None or kind in (bool, int, float):
         return value
@@ -163,7 +168,7 @@ def _plain(value: Yaml, template: Callable[[Any], Any]) -> Yaml:
 
 
 def _untagged(value: Yaml) -> Yaml:
-    """`value` in the types that YAML knows; what Ansible hands out are subclasses of them."""
+    """`value` as built-in types; Ansible's own types are subclasses of them."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -175,29 +180,7 @@ def _untagged(value: Yaml) -> Yaml:
         return {_untagged(key): _untagged(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_untagged(item) for item in value]
-    return str(value)  # dates: YAML's own idea of an unquoted 2026-01-01
-
-
-def _coerced(option: Option, value: Yaml) -> Yaml:
-    """`value` in the option's type where that loses nothing; else as it is, for validation to refuse."""
-    kind = option.type
-    if kind in ("dict", "list") and not isinstance(value, dict | list):
-        return value
-    if kind == "list" and isinstance(value, list):
-        return [_coerced(option.element, item) for item in value]
-    if kind == "dict" and isinstance(value, dict):
-        return {
-            key: _coerced(option.options[key], item) if key in option.options else item for key, item in value.items()
-        }
-    if kind == "int" and isinstance(value, str) and re.fullmatch(r"-?\d+", value):
-        return int(value)
-    if kind == "float" and isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value):
-        return float(value)
-    if kind == "bool" and isinstance(value, str) and value.lower() in _TRUE | _FALSE:
-        return value.lower() in _TRUE
-    if kind in ("str", "path") and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value
+    return str(value)  # a date: YAML reads an unquoted 2026-01-01 as one
 
 
 def _filled(option: Option, value: Yaml) -> Yaml:

@@ -1,4 +1,4 @@
-"""The bridge to Ansible: a host's variables, templated."""
+"""Resolves the templates in a host's variables with Ansible."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import EncryptedString
 from ansible.template import Templar, is_trusted_as_template, trust_as_template
 
 from . import specs
+
+try:
+    from ansible._internal._datatag._tags import Origin  # Ansible has no public name for it
+except ImportError:
+    Origin = None
 
 
 def host_values(variables: Mapping[str, Any], loader: DataLoader, *, strict: bool = True) -> dict[str, Any]:
     """`specs.effective` of a host's raw variables (an action's `task_vars`, or `hostvars.raw_get(name)`).
 
-    A template that fails raises an AnsibleError that names cluster and variable; with `strict` off the value is a
-    `specs.Unresolved`.
+    If a template fails, this raises an AnsibleError that names the cluster and the variable. If `strict` is false, the
+    value is a `specs.Unresolved` instead.
     """
     known = {**_defaults(), **variables}
     templar = Templar(loader=loader, variables=known)
@@ -26,7 +32,7 @@ def host_values(variables: Mapping[str, Any], loader: DataLoader, *, strict: boo
     if strict:
         for name, value in values.items():
             if isinstance(value, specs.Unresolved):
-                raise AnsibleError(f"{values['cluster']}: {name}: {value.problem}")
+                raise AnsibleError(f"{values['cluster']}: {name}: {value.problem}; {value.remedy}")
     return values
 
 
@@ -34,12 +40,23 @@ _REFERENCE = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")
 
 
 def _filled(value: specs.Yaml, known: Mapping[str, Any], templar: Templar) -> specs.Yaml:
-    """`value`, templated. Names of plain texts are filled in right here: Jinja takes 1 ms to compile a template."""
+    """`value`, templated. Names of plain texts are replaced here, because Jinja takes 1 ms to compile a template."""
     if isinstance(value, str) and is_trusted_as_template(value):
         text = _REFERENCE.sub(lambda found: _text(known.get(found[1])) or found[0], value)
         if not specs.holds_template(text):
             return text
+    if isinstance(value, EncryptedString):
+        return _decrypted(value)
     return templar.template(value)
+
+
+def _decrypted(value: EncryptedString) -> str:
+    try:
+        return str(value)
+    except Exception as error:
+        origin = Origin and Origin.get_tag(value)
+        place = f"{origin.path}:{origin.line_num}: " if origin and origin.path else ""
+        raise specs.DecryptionError(f"{place}{' '.join(str(error).split()).rstrip('.')}") from error
 
 
 def _text(value: specs.Yaml) -> str | None:
@@ -48,7 +65,7 @@ def _text(value: specs.Yaml) -> str | None:
 
 @cache
 def _defaults() -> dict[str, Any]:
-    """The roles' defaults, their templates marked as ours: Ansible templates nothing else."""
+    """The roles' defaults. Their templates are marked as trusted, because Ansible resolves no others."""
     return {
         name: _trusted(value) if name in specs.templated_defaults() else value
         for name, value in specs.defaults().items()
@@ -65,5 +82,5 @@ def _trusted(value: specs.Yaml) -> specs.Yaml:
     return value
 
 
-# Ansible imports the actions before it forks a process for each host: the roles are read once.
+# Ansible imports the actions before it forks a process for each host, so the roles are read only once.
 _defaults()

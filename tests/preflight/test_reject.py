@@ -118,8 +118,8 @@ def test_two_hosts_on_one_api_server_are_found_by_its_address(tmp_path: Path) ->
         for name, address in addresses.items()
     }
     assert [str(fault) for fault in validation.shared_clusters(clusters)] == [
-        f"{name}: nativelink_namespace: nativelink on https://api.example.com:443 is also that of {other}; "
-        "give one of them other namespaces or another cluster"
+        f"{name}: nativelink_namespace: the cluster {other} also uses nativelink on https://api.example.com:443; "
+        "give one of them other namespaces or another API server"
         for name, other in (("one", "two"), ("two", "one"))
     ]
 
@@ -165,7 +165,7 @@ def test_one_bad_cluster_stops_all_before_anything_is_written_or_applied(
     run = playbook(name, inventory(tmp_path, {"good": good, "bad": bad}))
 
     assert run.returncode == 2
-    assert faults(run) == ["bad: nativelink_cas_replicas: is 0, less than 1; write 1 or more"]
+    assert faults(run) == ["bad: nativelink_cas_replicas: must be at least 1, not 0; write 1 or more"]
     assert not (tmp_path / "clusters").exists()
     assert callers == []
 

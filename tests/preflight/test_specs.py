@@ -84,20 +84,16 @@ def test_values_lie_over_defaults() -> None:
     assert "cluster_context" not in values
 
 
-def test_values_take_the_type_of_their_variable() -> None:
-    values = effective(
-        nativelink_cas_replicas="5",
-        keda_allow_downgrade="yes",
-        nativelink_collector_version=1,
-        nativelink_worker_pools=[{"name": 7, "slots": "12", "persistent_workers": "no"}],
-        nativelink_scheduler_replicas="many",
-    )
+def test_values_keep_their_type_because_the_roles_read_the_same_ones() -> None:
+    given = {
+        "nativelink_cas_replicas": "5",
+        "keda_allow_downgrade": "yes",
+        "nativelink_collector_version": 1,
+        "nativelink_worker_pools": [{"name": 7, "slots": "12", "persistent_workers": "no"}],
+    }
+    values = effective(**given)
 
-    assert values["nativelink_cas_replicas"] == 5
-    assert values["keda_allow_downgrade"] is True
-    assert values["nativelink_collector_version"] == "1"
-    assert values["nativelink_worker_pools"] == [{"name": "7", "slots": 12, "persistent_workers": False}]
-    assert values["nativelink_scheduler_replicas"] == "many"
+    assert {name: values[name] for name in given} == given
 
 
 def test_values_are_plain() -> None:
@@ -127,7 +123,9 @@ def test_a_template_that_fails_is_named() -> None:
     def broken(value: str) -> str:
         raise ValueError("no\nsuch thing")
 
-    assert effective(broken, nativelink_hostname="{{ a }}")["nativelink_hostname"] == specs.Unresolved("no such thing")
+    assert effective(broken, nativelink_hostname="{{ a }}")["nativelink_hostname"] == specs.Unresolved(
+        "its template fails (no such thing)", "define what it refers to, or write the value itself"
+    )
 
 
 def test_defaults_of_a_pool_are_filled_in() -> None:

@@ -1,4 +1,4 @@
-"""Whatever a sound inventory may hold, nothing is said against it, and no fault is blamed on another cluster."""
+"""Any valid inventory has no findings, and an error in one cluster causes no finding for another cluster."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation, versions
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +85,7 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
     repository = draw(st.sampled_from(["https://git.example.com/a/b.git", "ssh://git@h:22/a", *scp]))
     return {
         "nativelink_cas_replicas": draw(st.integers(1, 9)),
-        "nativelink_cas_volume_size": draw(st.sampled_from(["10Gi", "200Gi", "1.5Ti", 10**12])),
+        "nativelink_cas_volume_size": draw(st.sampled_from(["10Gi", "200Gi", "1.5Ti", str(10**12)])),
         "nativelink_cas_storage_class": draw(labels),
         "nativelink_cas_store_size": f"{draw(st.integers(1, 80))}%",
         "nativelink_cas_ac_store_size": f"{draw(st.integers(1, 10))}%",
@@ -121,6 +122,7 @@ def valued(inventory: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 "inventory_hostname": name,
                 "cluster_kubeconfig": f"/nowhere/{name}",
                 "cluster_context": name,
+                "gitops_path": f"clusters/{name}",
                 **variables,
             },
             plain_template,
@@ -154,7 +156,7 @@ def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
 
 
 def notices(**variables: object) -> list[str]:
-    """What is said of a cluster that is sound, asks its clients for certificates, and these variables."""
+    """The notices of a valid cluster that asks clients for certificates and has these variables."""
     edge = {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge_client_ca_secret": "clients-ca"}
     sound = {"nativelink_cas_storage_class": "gp3", **edge}
     return validation.notices(valued({"prod": {**sound, **variables}})["prod"])
@@ -164,8 +166,8 @@ def test_a_shared_demand_is_noticed() -> None:
     pair = [{"name": "linux"}, {"name": "arm"}]
 
     assert notices(nativelink_worker_pools=pair) == [
-        "nativelink_worker_pools: linux, arm follow one shared demand, because a scheduler in memory counts only "
-        "one queue; set nativelink_scheduler_backend to redis, or make a cluster entry for each pool"
+        "nativelink_worker_pools: linux, arm scale with the same demand, because a scheduler in memory has one queue "
+        "for all; set nativelink_scheduler_backend to redis, or make a cluster for each pool"
     ]
     assert notices(nativelink_worker_pools=pair, nativelink_scheduler_backend="redis") == []
     assert notices(nativelink_worker_pools=pair, nativelink_scaling="none") == []
@@ -175,8 +177,8 @@ def test_a_shared_demand_is_noticed() -> None:
 def test_slots_that_share_little_memory_are_noticed() -> None:
     pool = {"name": "linux", "resources": {"requests": {"cpu": 4}, "limits": {"memory": "2Gi"}}}
     assert notices(nativelink_worker_pools=[pool]) == [
-        "nativelink_worker_pools[linux].slots: 4 actions at once share 2Gi of memory, 512Mi each, and one that needs "
-        "more may end all of them; lower slots, or raise the memory of resources"
+        "nativelink_worker_pools[linux].slots: 4 actions at once share 2Gi of memory, 512Mi each, and an action "
+        "that needs more may end all of them; lower slots, or raise the memory of resources"
     ]
     assert notices(nativelink_worker_pools=[{**pool, "slots": 2}]) == []
 
@@ -184,44 +186,44 @@ def test_slots_that_share_little_memory_are_noticed() -> None:
 def test_slots_that_are_too_many_for_one_process_are_noticed() -> None:
     pool = {"name": "linux", "resources": {"limits": {"memory": "512Gi"}}}
     assert notices(nativelink_worker_pools=[{**pool, "slots": 65}]) == [
-        "nativelink_worker_pools[linux].slots: 65 actions at once keep NativeLink itself busy, so that it may miss its "
-        "probes and be restarted; write 64 or less, and more workers"
+        "nativelink_worker_pools[linux].slots: with 65 actions at once NativeLink may be too busy to answer its "
+        "probes, and restart; write 64 or less, and use more workers"
     ]
     assert notices(nativelink_worker_pools=[{**pool, "slots": 64}]) == []
 
 
-def test_an_edge_that_asks_nobody_who_he_is_is_noticed() -> None:
-    nobody = {"nativelink_edge_client_ca_secret": ""}
-    assert notices(**nobody) == [
-        "nativelink_edge_client_ca_secret: is empty: whoever reaches the address can use the cache and run commands; "
-        "keep the load balancer internal, or let the edge ask for certificates"
+def test_an_edge_that_does_not_authenticate_clients_is_noticed() -> None:
+    anyone = {"nativelink_edge_client_ca_secret": ""}
+    assert notices(**anyone) == [
+        "nativelink_edge_client_ca_secret: is empty, so anyone who can reach the address can use the cache and run "
+        "commands; use an internal load balancer, or set a CA for client certificates"
     ]
-    assert notices(**nobody, nativelink_edge_tls_secret="") == [
-        "nativelink_edge_tls_secret: is empty: clients speak plain text, and whoever reaches the address can use the "
-        "cache and run commands; name a TLS Secret, and keep the load balancer internal"
+    assert notices(**anyone, nativelink_edge_tls_secret="") == [
+        "nativelink_edge_tls_secret: is empty, so traffic is not encrypted, and anyone who can reach the address can "
+        "use the cache and run commands; write the name of a TLS Secret, and use an internal load balancer"
     ]
-    assert notices(**nobody, nativelink_edge_tls_secret="", nativelink_edge="none") == []
+    assert notices(**anyone, nativelink_edge_tls_secret="", nativelink_edge="none") == []
     assert notices() == []
 
 
 def test_values_that_the_scheduler_forgets_are_noticed() -> None:
     pools = [{"name": "linux", "platform_properties": {"cpu_count": [2, 16], "OSFamily": ["linux"], "pool": "a"}}]
     assert notices(nativelink_worker_pools=pools) == [
-        "nativelink_worker_pools[linux].platform_properties.cpu_count: has 2 values, of which NativeLink's scheduler "
-        "keeps the last, 16; write one, or make a pool for each"
+        "nativelink_worker_pools[linux].platform_properties.cpu_count: has 2 values, but NativeLink's scheduler "
+        "keeps only the last one, 16; write one value, or make a pool for each"
     ]
 
 
 def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
     pool = {"name": "linux", "min_replicas": 0}
     assert notices(nativelink_worker_pools=[{**pool, "cooldown_period": 60}]) == [
-        "nativelink_worker_pools[linux].cooldown_period: is 60 s: a pool at work may go to zero while its source of "
-        "demand is lost, before KEDA is sure of that; write 120 or more"
+        "nativelink_worker_pools[linux].cooldown_period: is 60 s, so if the source of demand fails, a pool at work "
+        "may scale to zero before KEDA notices; write 120 or more"
     ]
     assert notices(nativelink_worker_pools=[pool]) == []
     # Three polls a minute apart.
-    (said,) = notices(nativelink_worker_pools=[{**pool, "polling_interval": 60, "cooldown_period": 200}])
-    assert said.endswith("write 213 or more")
+    (notice,) = notices(nativelink_worker_pools=[{**pool, "polling_interval": 60, "cooldown_period": 200}])
+    assert notice.endswith("write 213 or more")
     assert notices(nativelink_worker_pools=[{**pool, "polling_interval": 60}]) == []
     assert notices(nativelink_worker_pools=[{"name": "linux", "cooldown_period": 60}]) == []
     assert notices(nativelink_worker_pools=[{**pool, "cooldown_period": 60}], nativelink_scaling="none") == []
@@ -233,6 +235,50 @@ def test_low_latency_that_nativelink_has_by_itself_is_noticed(monkeypatch: pytes
     monkeypatch.setitem(versions.VERSIONS, "v1.6.6", newer)
     assert notices(low_latency_enabled=True) == [
         "low_latency_enabled: is no longer needed with NativeLink v1.6.6, which sets TCP_NODELAY itself; "
-        "take it out: the next run removes what it made"
+        "remove it; the next run deletes its objects"
     ]
     assert notices() == []
+
+
+def test_a_pool_that_does_not_scale_may_have_any_maximum() -> None:
+    pool = {"name": "linux", "min_replicas": 10, "max_replicas": 5}
+    cluster = {"nativelink_cas_storage_class": "gp3", "nativelink_worker_pools": [pool]}
+
+    assert [fault.variable for fault in validation.static_findings(valued({"prod": cluster}))] == [
+        "nativelink_worker_pools[linux].min_replicas"
+    ]
+    cluster["nativelink_scaling"] = "none"
+    assert validation.static_findings(valued({"prod": cluster})) == []
+
+
+def test_a_variable_without_a_prefix_may_be_the_value_of_the_one_with_it() -> None:
+    cluster = {"nativelink_cas_storage_class": "gp3", "cas_replicas": 5, "region": "eu"}
+
+    assert [fault.variable for fault in validation.static_findings(valued_with_others(cluster))] == ["cas_replicas"]
+    cluster["nativelink_cas_replicas"] = 5
+    assert validation.static_findings(valued_with_others(cluster)) == []
+
+
+def valued_with_others(cluster: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {"prod": {**cluster, **valued({"prod": cluster})["prod"]}}
+
+
+def test_a_cluster_may_share_its_path_with_another_branch() -> None:
+    engine = {"gitops_provider": "argocd", "gitops_namespace": "argocd", "gitops_path": "tree"}
+    repository = {"gitops_repository": "https://git.example.com/a.git"}
+    one = {"nativelink_cas_storage_class": "gp3", **engine, **repository, "gitops_revision": "one"}
+
+    assert len(validation.static_findings(valued({"a": one, "b": one}))) == 2
+    assert validation.static_findings(valued({"a": one, "b": {**one, "gitops_revision": "two"}})) == []
+
+
+@pytest.mark.parametrize("branch", ["main", "HEAD", "feature/x-1", "release-1.2", "ünïcode", "@x"])
+def test_a_branch_may_have_any_name_that_git_accepts(branch: str) -> None:
+    assert list(formats._branch(branch)) == []
+
+
+@pytest.mark.parametrize(
+    "branch", ["", "@", "-x", "/x", "x/", "a//b", ".a", "a/.b", "a.lock", "a.", "a b", "a~1", "a@{1}"]
+)
+def test_a_name_that_git_refuses_is_not_a_branch(branch: str) -> None:
+    assert len(list(formats._branch(branch))) == 1

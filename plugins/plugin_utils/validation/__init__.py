@@ -1,7 +1,7 @@
-"""Finds every fault that the inventory itself shows, in all clusters at once. Knows nothing of Ansible.
+"""Finds all errors in the inventory, in all clusters at once. Does not depend on Ansible.
 
-A rule is a function that yields (variable, problem, fix). It reads the values of one cluster after the types, the
-formats and the ranges were found right: reading a faulty one ends the rule, whose turn comes when that is mended.
+A rule is a function that yields (variable, problem, remedy). It reads the values of one cluster that have a valid
+type, format and range. A rule that reads any other value ends, and takes part when the user has corrected the value.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from collections.abc import Mapping
 from ..findings import Finding
 from ..specs import Values
 from . import kubernetes, rules
-from .across import shared_clusters, shared_queues
+from .across import shared_clusters, shared_paths, shared_queues
+from .files import file_findings
 from .notices import NOTICES
 from .schemas import object_findings
 from .types import apply_rule, checked
 
 RULES = (*rules.RULES, *kubernetes.RULES)
+__all__ = ["file_findings", "notices", "static_findings"]
 
 
 def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:
-    """All faults of all clusters, sorted by cluster and variable.
+    """All errors of all clusters, sorted by cluster and variable.
 
-    `clusters` maps a cluster's name to its effective values (specs.effective) and whatever other variables its
-    inventory sets: a name that no role knows is looked at for a misspelling.
+    `clusters` maps a cluster's name to its effective values (specs.effective) and to all other variables that its
+    inventory sets, whose names are checked for misspellings.
     """
     faults: list[Finding] = []
     valid: dict[str, Values] = {}
@@ -33,8 +35,8 @@ def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:
         faults += [Finding(cluster, *finding) for finding in findings]
         for rule in RULES:
             faults += [Finding(cluster, *finding) for finding in apply_rule(rule, values)]
-    faults += shared_clusters(valid)
-    faults += shared_queues(valid)
+    for rule_across in (shared_clusters, shared_queues, shared_paths):
+        faults += rule_across(valid)
     faulty = {fault.cluster for fault in faults}
     for cluster, values in valid.items():
         if cluster not in faulty:
@@ -43,5 +45,6 @@ def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:
 
 
 def notices(values: Values) -> list[str]:
-    """What is legal in a cluster without faults, and will still surprise: short lines for the summary."""
-    return [f"{variable}: {problem}; {fix}" for rule in NOTICES for variable, problem, fix in apply_rule(rule, values)]
+    """Lines for the summary about settings of a valid cluster that are legal but may surprise."""
+    found = [finding for rule in NOTICES for finding in apply_rule(rule, values)]
+    return [f"{variable}: {problem}; {remedy}" for variable, problem, remedy in found]

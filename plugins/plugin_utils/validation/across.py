@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from .. import kubeconfig
 from ..findings import Finding
@@ -10,7 +11,7 @@ from ..specs import Values
 
 
 def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
-    """Two hosts that would write into the same namespace of the same API server, findings of both."""
+    """Clusters of the inventory that use the same namespace of the same API server: a finding for each."""
     owners: dict[tuple[str, str], list[tuple[str, str]]] = {}
     read: dict[str, Mapping[str, str]] = {}
     for cluster, values in clusters.items():
@@ -21,7 +22,7 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
             try:
                 read[path] = kubeconfig.servers(path)
             except kubeconfig.KubeconfigError:
-                read[path] = {}  # the live checks say so
+                read[path] = {}  # the live checks report it
         server = read[path].get(context) or f"context {context} of {path}"
         low_latency = ("low_latency_namespace",) if values.get("low_latency_enabled") else ()
         for name in ("nativelink_namespace", "nativelink_workers_namespace", *low_latency):
@@ -31,15 +32,15 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
     for (server, namespace), users in owners.items():
         for cluster, name in users:
             if other := next((other for other, _ in users if other != cluster), None):
-                problem = f"{namespace} on {server} is also that of {other}"
-                fix = "give one of them other namespaces or another cluster"
-                # One line is enough: whoever shares one namespace shares both.
-                faults.setdefault(cluster, Finding(cluster, name, problem, fix))
+                problem = f"the cluster {other} also uses {namespace} on {server}"
+                remedy = "give one of them other namespaces or another API server"
+                # One finding for each cluster is enough: clusters that share one namespace usually share all.
+                faults.setdefault(cluster, Finding(cluster, name, problem, remedy))
     return list(faults.values())
 
 
 def shared_queues(clusters: Mapping[str, Values]) -> list[Finding]:
-    """Two hosts that would have one queue: the workers of each would run actions whose inputs the other's CAS has."""
+    """Clusters with the same Redis, and therefore one queue: workers would run actions whose inputs another CAS has."""
     owners: dict[str, list[str]] = {}
     for cluster, values in clusters.items():
         used = values.get("nativelink_scheduler_backend") == "redis"
@@ -49,8 +50,31 @@ def shared_queues(clusters: Mapping[str, Values]) -> list[Finding]:
     for address, users in owners.items():
         for cluster in users:
             if other := next((other for other in users if other != cluster), None):
-                problem = f"{address} is also that of {other}, and would be one queue for both"
+                problem = f"the cluster {other} also uses {address}, so both would have one queue"
                 faults.append(
                     Finding(cluster, "nativelink_redis_address", problem, "give each cluster a Redis of its own")
                 )
     return faults
+
+
+def shared_paths(clusters: Mapping[str, Values]) -> list[Finding]:
+    """Clusters whose engine would apply another cluster's folder, or a folder that two clusters share."""
+    faults = []
+    for cluster, values in clusters.items():
+        path = values.get("gitops_path", "")
+        if not path or values.get("gitops_provider", "none") == "none" or PurePosixPath(path).name == cluster:
+            continue
+        for other, theirs in clusters.items():
+            if other != cluster and theirs.get("gitops_path") and _same_folder(values, theirs):
+                problem = f"is {path}, which is also the folder of the cluster {other}"
+                faults.append(Finding(cluster, "gitops_path", problem, f"write clusters/{cluster}"))
+                break
+    return faults
+
+
+def _same_folder(ours: Values, theirs: Values) -> bool:
+    """Whether both use one folder. A cluster without an engine has no repository, so its path is compared alone."""
+    same_repository = theirs.get("gitops_provider") == "none" or all(
+        ours.get(name) == theirs.get(name) for name in ("gitops_repository", "gitops_revision")
+    )
+    return same_repository and PurePosixPath(ours["gitops_path"]) == PurePosixPath(theirs["gitops_path"])

@@ -1,6 +1,6 @@
-"""The formats of values: names, sizes, durations and the rest that a type alone does not tell.
+"""Checks the formats of values, such as names, sizes and durations.
 
-A format is a function that yields (problem, fix); FORMATS says which paths have which.
+A format is a function that yields (problem, remedy). FORMATS maps variables to their formats.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..specs import Values, Yaml
 
 Format = Iterator[tuple[str, str]]
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-# Docker's grammar of names, without the registry's finer points; tag and digest are optional.
+# Docker's grammar of image names, without the detailed rules for registries; tag and digest are optional.
 IMAGE = re.compile(
     r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
     r"(?P<tag>:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
@@ -33,32 +33,55 @@ SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
 
 def _dns_label(value: str) -> Format:
     if not _LABEL.fullmatch(value):
-        yield f"{value!r} is no DNS label", "use at most 63 lower-case letters, digits and hyphens, no hyphen at an end"
+        yield (
+            f"{value!r} is not a valid DNS label",
+            "use at most 63 lower-case letters, digits and hyphens, with no hyphen at an end",
+        )
 
 
 def _dns_name(value: str) -> Format:
     if len(value) > 253 or not all(_LABEL.fullmatch(label) for label in value.split(".")):
-        yield f"{value!r} is no DNS name", "use lower-case letters, digits and hyphens in parts joined by dots"
+        yield (
+            f"{value!r} is not a valid DNS name",
+            "use lower-case letters, digits and hyphens, in parts separated by dots",
+        )
 
 
 def _secret_name(value: str) -> Format:
-    if value:  # empty: without a Secret, which is for the rules to judge
+    if value:  # empty means no Secret; the rules check where one is required
         yield from _dns_name(value)
 
 
 def _pool_name(value: str) -> Format:
-    # The longest name made of it is that of KEDA's HPA, keda-hpa-nativelink-worker-<pool>, which is a label too.
-    yield from _dns_label(value)
+    # The longest name made from it is that of KEDA's HPA, keda-hpa-nativelink-worker-<pool>, which is also a label.
+    yield from _dns_label(value) if len(value) <= 63 else ()
     if len(value) > 36:
-        yield f"has {len(value)} characters, too many for the names made of it", "use at most 36"
+        yield f"has {len(value)} characters, which is too long for the names made from it", "use at most 36"
+
+
+SMALLEST_SIZE = 1024**2
+"""Bytes below which a size most likely lacks its unit."""
+
+
+def too_small(size: int, value: Yaml) -> str:
+    """The problem of a size that most likely lacks its unit, "" for any other size."""
+    return f"{value!r} is only {size} bytes, less than the minimum of 1Mi" if size < SMALLEST_SIZE else ""
 
 
 def _size(value: Yaml) -> Format:
-    yield from _parsed(bytes_of, value, "write a size such as 200Gi")
+    remedy = "write a size with its unit, such as 200Gi"
+    findings = list(_parsed(bytes_of, value, remedy))
+    yield from findings
+    if not findings and (problem := too_small(bytes_of(value), value)):
+        yield problem, remedy
 
 
 def _share(value: Yaml) -> Format:
-    yield from _parsed(lambda share: part_of(share, 10**15), value, "write 80% or 160Gi, for example")
+    remedy = "write a percentage such as 80%, or a size such as 160Gi"
+    findings = list(_parsed(lambda share: part_of(share, 10**15), value, remedy))
+    yield from findings
+    if not findings and "%" not in str(value) and (problem := too_small(bytes_of(value), value)):
+        yield problem, remedy
 
 
 def _duration(value: Yaml) -> Format:
@@ -66,9 +89,9 @@ def _duration(value: Yaml) -> Format:
 
 
 def _flux_interval(value: str) -> Format:
-    # Flux's own: fractions and milliseconds, but neither days nor a bare number.
+    # Flux accepts fractions and milliseconds, but no days and no number without a unit.
     if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h))+", value, re.ASCII) or not re.search("[1-9]", value):
-        yield f"{value!r} is no interval that Flux takes", "write 30s, 1m or 1h30m, for example"
+        yield f"{value!r} is not a valid duration for Flux", "write a duration such as 30s, 1m or 1h30m"
 
 
 _FLUX_SECONDS = {"ms": Fraction(1, 1000), "s": 1, "m": 60, "h": 3600}
@@ -79,48 +102,48 @@ def _flux_timeout(value: str) -> Format:
     if malformed := list(_flux_interval(value)):
         yield from malformed
     elif sum(Fraction(number) * _FLUX_SECONDS[unit] for number, unit in parts) < 30:
-        # Flux takes less, but as 30s.
-        yield f"is {value}, and Flux waits 30s at least", "write 30s or more"
+        # Flux accepts less, but waits for 30s.
+        yield f"is {value}, but Flux waits for at least 30s", "write 30s or more"
 
 
-def _parsed(parse: Callable[[Yaml], int], value: Yaml, fix: str) -> Format:
+def _parsed(parse: Callable[[Yaml], int], value: Yaml, remedy: str) -> Format:
     try:
         if parse(value) <= 0:
-            yield f"{value!r} is nothing at all", fix
+            yield f"must be greater than 0, not {value!r}", remedy
     except QuantityError as error:
-        yield str(error), fix
+        yield str(error), remedy
 
 
 def _digest(value: str) -> Format:
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
-        yield f"{value!r} is no digest", "write sha256: and 64 hexadecimal digits"
+        yield f"{value!r} is not a valid digest", "write sha256: and 64 hexadecimal digits"
 
 
 def _sha256(value: str) -> Format:
     if not re.fullmatch(r"[0-9a-f]{64}", value):
-        yield f"{value!r} is no SHA-256 sum", "write its 64 hexadecimal digits"
+        yield f"{value!r} is not a valid SHA-256 checksum", "write 64 hexadecimal digits"
 
 
 def _image(value: str) -> Format:
     if not IMAGE.fullmatch(value):
-        yield f"{value!r} is no image name", "write it like ghcr.io/tracemachina/nativelink"
+        yield f"{value!r} is not a valid image name", "write a name such as ghcr.io/tracemachina/nativelink"
 
 
 def _host_and_port(value: str) -> Format:
     host, _, port = value.rpartition(":")
     is_host = not any(_dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
     if not is_host or not port.isdigit() or not 0 < int(port) < 65536:
-        yield f"{value!r} is no address", "write host:port, such as redis.example.com:6379"
+        yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"
 
 
 def _kubernetes_version(value: str) -> Format:
     if not re.fullmatch(r"v?\d+\.\d+(\.\d+)?", value):
-        yield f"{value!r} is no version of Kubernetes", 'write it like "1.31"'
+        yield f"{value!r} is not a version of Kubernetes", 'write a version such as "1.31"'
 
 
 def _instance_name(value: str) -> Format:
     if not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", value):
-        yield f"{value!r} is no instance name", "use letters, digits, dots, hyphens and underscores"
+        yield f"{value!r} is not a valid instance name", "use letters, digits, dots, hyphens and underscores"
 
 
 def _repository(value: str) -> Format:
@@ -128,36 +151,58 @@ def _repository(value: str) -> Format:
         return
     try:
         url = urlsplit(value)
-        known = url.scheme in ("https", "http", "ssh") and url.hostname and url.path.strip("/") and " " not in value
+        valid = url.scheme in ("https", "http", "ssh") and url.hostname and url.path.strip("/") and " " not in value
+        valid = valid and url.port != 0  # reading the port raises ValueError if it is not a number
     except ValueError:
-        known = False
-    if not known:
-        yield f"{value!r} is no Git repository", "write https://host/path.git or ssh://git@host/path.git"
+        valid = False
+    if not valid and (mixed := re.fullmatch(r"ssh://([\w.-]+@[\w.-]+):(?!\d+/)([^/].*)", value)):
+        yield f"{value!r} mixes two forms of an SSH address", f"write ssh://{mixed[1]}/{mixed[2]}"
+    elif not valid:
+        yield f"{value!r} is not the URL of a Git repository", "write https://host/path.git or ssh://git@host/path.git"
     elif url.password or (url.username and url.scheme != "ssh"):
         bare = f"{url.scheme}://{url.hostname}{url.path}"
-        yield "holds credentials", f"write {bare}, and give them in gitops_username and gitops_password"
+        yield "contains credentials", f"write {bare}, and set gitops_username and gitops_password"
 
 
 def _inside_repository(value: str) -> Format:
     if value.startswith("/") or ".." in value.split("/"):
-        yield f"{value!r} leads out of the repository", "write a path from its root, such as clusters/prod"
+        yield f"{value!r} is outside of the repository", "write a path from its root, such as clusters/prod"
+
+
+def _branch(value: str) -> Format:
+    # The rules of git-check-ref-format.
+    parts = value.split("/")
+    if (
+        re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{", value)
+        or value.startswith("-")
+        or value in ("", "@")
+        or any(not part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts)
+    ):
+        yield f"{value!r} is not a valid name of a branch", "write the name of a branch, such as main"
+
+
+def _release_version(value: str) -> Format:
+    if value.startswith("v"):
+        yield f"is {value}, but this variable has no v", f"write {value[1:]}"
+    elif not re.fullmatch(r"\d+\.\d+\.\d+([-+.][0-9A-Za-z.+-]+)?", value):
+        yield f"{value!r} is not a valid version", "write a version such as 1.2.3"
 
 
 def _manifest(value: str | list[str]) -> Format:
     for source in [value] if isinstance(value, str) else value:
         if source.startswith("/") and not Path(source).is_file():
-            yield f"there is no file {source}", "write the path or the URL of a release manifest"
+            yield f"the file {source} does not exist", "write the path or URL of a release manifest"
 
 
 def _some(value: list[Any]) -> Format:
     if not value:
-        yield "is an empty list", "list one at least, or take the line out for the default"
+        yield "is an empty list", "add an item, or remove the line to use the default"
 
 
 def _at_least(low: int) -> Callable[[Yaml], Format]:
     def check(value: int) -> Format:
         if value < low:
-            yield f"is {value}, less than {low}", f"write {low} or more"
+            yield f"must be at least {low}, not {value}", f"write {low} or more"
 
     return check
 
@@ -165,7 +210,7 @@ def _at_least(low: int) -> Callable[[Yaml], Format]:
 def _text_values(value: Values) -> Format:
     for key, item in value.items():
         if not isinstance(item, str):
-            yield f"the value of {key} is {shown(item)}, and Kubernetes takes only text", f"write {_quoted(key, item)}"
+            yield f"the value of {key} is {shown(item)}, but must be text", f"write {_quoted(key, item)}"
 
 
 def _quoted(key: str, item: Yaml) -> str:
@@ -175,12 +220,12 @@ def _quoted(key: str, item: Yaml) -> str:
 def _environment(value: Values) -> Format:
     for name, item in value.items():
         if item is None or isinstance(item, list | dict):
-            yield f"the value of {name} is {shown(item)}", "write a text or a number"
+            yield f"the value of {name} is {shown(item)}, but must be text", "write a text or a number"
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
-            yield f"{name!r} is no name of an environment variable", "use letters, digits and underscores"
+            yield f"{name!r} is not a valid name of an environment variable", "use letters, digits and underscores"
 
 
-# Globs over paths in which `[]` is written as a dot: nativelink_worker_pools..scratch_size.
+# Globs of paths, in which a dot stands for `[]`: nativelink_worker_pools..scratch_size.
 FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("cluster", _dns_label),
     ("*_namespace", _dns_label),
@@ -233,31 +278,35 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("preflight_minimum_kubernetes", _kubernetes_version),
     ("gitops_repository", _repository),
     ("gitops_path", _inside_repository),
+    ("gitops_revision", _branch),
+    ("keda_version", _release_version),
+    ("gitops_*_version", _release_version),
+    ("ingress_*_version", _release_version),
 )
 
 
 @cache
 def checks(pattern: str) -> tuple[Callable[[Yaml], Format], ...]:
-    """The formats of FORMATS that a path must have."""
+    """The formats that apply to a path."""
     return tuple(check for glob, check in FORMATS if fnmatchcase(pattern.replace("[]", "."), glob))
 
 
-# Words of messages ----------------------------------------------------------------------------------------------
+# Parts of messages ----------------------------------------------------------------------------------------------
 
 
 @cache
 def nearest(name: str, names: tuple[str, ...], cutoff: float) -> str | None:
-    """The one of `names` that `name` was probably meant to be; `cutoff` from 0 (anything) to 1 (the same)."""
+    """The one of `names` that is most similar to `name`. `cutoff` is the least similarity, from 0 to 1 (equal)."""
     return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
 
 def shown(value: Yaml) -> str:
-    """`value` as a message quotes it, cut to 60 characters."""
+    """`value` as messages show it, cut to 60 characters."""
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
 
 
 def one_of(near: str | None, choices: Iterable[str]) -> str:
-    """The fix for a wrong word: the near one, else all choices."""
-    return f"write {near}" if near else f"write one of {', '.join(choices)}"
+    """The remedy for a wrong word: the most similar choice, or else all choices."""
+    return f"did you mean {near}?" if near else f"write one of {', '.join(choices)}"

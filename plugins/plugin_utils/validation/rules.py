@@ -1,7 +1,8 @@
-"""Rules between the variables of one cluster: a function each, that yields (variable, problem, remedy)."""
+"""Rules for combinations of variables of one cluster. Each is a function that yields (variable, problem, remedy)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,37 +11,37 @@ from ..context import COPIES, derived_properties, redis_may_fill, scaling_of
 from ..findings import Findings
 from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from ..specs import Values
-from .formats import IMAGE, SCP, nearest, one_of, shown
+from .formats import IMAGE, SCP, nearest, one_of, shown, too_small
 from .types import CheckedValues, item_path
 
 
 def pools_of(values: Values) -> Iterator[tuple[str, Values]]:
-    """Each pool's path and the pool, its defaults filled in."""
+    """The path of each pool, and the pool with its defaults."""
     filled = specs.with_defaults({"nativelink_worker_pools": values["nativelink_worker_pools"]})
     for index, pool in enumerate(filled["nativelink_worker_pools"]):
         yield item_path("nativelink_worker_pools", index, pool), pool
 
 
 def duplicate_pools(values: Values) -> Findings:
-    """Two pools of one name would be one Deployment."""
+    """Pools with the same name would be one Deployment."""
     names = [pool["name"] for _, pool in pools_of(values)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"nativelink_worker_pools[{name}].name", f"{names.count(name)} pools have this name", "rename the others"
 
 
 def min_over_max(values: Values) -> Findings:
-    """The least may not be more than the most."""
+    """The minimum is not more than the maximum, which a pool that does not scale ignores."""
     for path, pool in pools_of(values):
-        if pool["min_replicas"] > pool["max_replicas"]:
+        if scaling_of(pool, values) != "none" and pool["min_replicas"] > pool["max_replicas"]:
             yield (
                 f"{path}.min_replicas",
-                f"is {pool['min_replicas']}, more than max_replicas, {pool['max_replicas']}",
+                f"is {pool['min_replicas']}, which is more than max_replicas ({pool['max_replicas']})",
                 "lower it, or raise max_replicas",
             )
 
 
 def resources(values: Values) -> Findings:
-    """Quantities that parse, of resources that exist, requests within limits."""
+    """Resources exist, their quantities are valid, and requests are not more than limits."""
     everything = [(name, value) for name, value in values.items() if name.endswith("_resources")]
     everything += [(f"{path}.resources", pool["resources"]) for path, pool in pools_of(values)]
     for path, value in everything:
@@ -52,7 +53,7 @@ def resources(values: Values) -> Findings:
         for name, request in amounts["requests"].items():
             limit = amounts["limits"].get(name)
             if isinstance(request, int) and isinstance(limit, int) and request > limit:
-                problem = f"is {value['requests'][name]}, more than the limit, {value['limits'][name]}"
+                problem = f"is {value['requests'][name]}, which is more than the limit ({value['limits'][name]})"
                 yield f"{path}.requests.{name}", problem, "lower it, or raise the limit"
 
 
@@ -67,55 +68,63 @@ def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
             continue  # kubernetes.extended_resources
         if name not in ("cpu", "memory", "ephemeral-storage"):
             near = nearest(name, ("cpu", "memory", "ephemeral-storage"), 0.5)
-            yield name, ("is no resource of a container", one_of(near, ("cpu", "memory", "ephemeral-storage")))
+            yield name, ("is not a resource of a container", one_of(near, ("cpu", "memory", "ephemeral-storage")))
             continue
+        is_size = name in ("memory", "ephemeral-storage") or name.startswith("hugepages-")
         try:
-            yield name, cpu_of(amount) if name == "cpu" else bytes_of(amount)
+            parsed = cpu_of(amount) if name == "cpu" else bytes_of(amount)
+            problem = too_small(parsed, amount) if is_size and parsed else ""
         except QuantityError as error:
-            yield name, (str(error), "write 4 or 500m" if name == "cpu" else "write a size such as 8Gi")
+            parsed, problem = 0, str(error)
+        remedy = "write an amount such as 4 or 500m" if name == "cpu" else "write a size with its unit, such as 8Gi"
+        yield name, (problem, remedy) if problem else parsed
 
 
 def scheduler_backend(values: Values) -> Findings:
-    """Schedulers in memory are separate queues; on Redis older ones lose actions and cannot be guarded."""
+    """Schedulers in memory have separate queues. Older versions lose actions on Redis."""
     count = values["nativelink_scheduler_replicas"]
     if values["nativelink_scheduler_backend"] != "redis":
         if count > 1:
             yield (
                 "nativelink_scheduler_replicas",
-                f"is {count}, and schedulers in memory are as many separate queues",
+                f"is {count}, but each scheduler in memory has its own queue",
                 "write 1, or set nativelink_scheduler_backend to redis",
             )
     elif not versions.redis_backend(values["nativelink_version"]):
         yield (
             "nativelink_scheduler_backend",
-            f"is redis, for which NativeLink {values['nativelink_version']} is too old",
+            f"is redis, which NativeLink {values['nativelink_version']} does not support",
             "write memory, or a newer nativelink_version",
         )
 
 
 def redis(values: Values) -> Findings:
-    """An existing Redis has an address, and the bundled one needs none."""
+    """An existing Redis has an address, and the bundled one has none."""
     if values["nativelink_scheduler_backend"] != "redis":
         return
     address, bundled = values["nativelink_redis_address"], values["nativelink_redis_provider"] == "bundled"
     if bundled and address:
         yield (
             "nativelink_redis_address",
-            "is set, and the bundled Redis is used instead",
-            "take it out, or set nativelink_redis_provider to existing",
+            "is set, but the bundled Redis is used",
+            "remove it, or set nativelink_redis_provider to existing",
         )
     if not bundled and not address:
         yield (
             "nativelink_redis_address",
-            "is empty, and nativelink_redis_provider is existing",
+            "is empty, but nativelink_redis_provider is existing",
             "write its host:port, or set nativelink_redis_provider to bundled",
         )
     if bundled and not values["nativelink_redis_secret_name"]:
-        yield "nativelink_redis_secret_name", "is empty, and the bundled Redis has a password", "name a Secret for it"
+        yield (
+            "nativelink_redis_secret_name",
+            "is empty, but the bundled Redis has a password",
+            "write the name of a Secret",
+        )
 
 
 def redis_memory(values: Values) -> Findings:
-    """What the bundled Redis may fill is reserved for it: beyond its request it is among the first to be evicted."""
+    """The memory that the bundled Redis may fill is requested: a pod that exceeds its request is evicted first."""
     if values["nativelink_scheduler_backend"] != "redis" or values["nativelink_redis_provider"] != "bundled":
         return
     resources = values["nativelink_redis_resources"]
@@ -124,13 +133,13 @@ def redis_memory(values: Values) -> Findings:
         least = -(-redis_may_fill(limit) // 2**20)
         yield (
             "nativelink_redis_resources.requests.memory",
-            f"is {request}, less than the {least}Mi that Redis may fill (70 % of its limit, {limit})",
+            f"is {request}, which is less than the {least}Mi that Redis may fill (70 % of its limit of {limit})",
             f"write {least}Mi or more, or lower the limit",
         )
 
 
 STORE_PERCENT = 90
-"""What both stores may take of a CAS volume. The rest: the file system's own, and what comes in before evictions."""
+"""The share of a CAS volume for both stores. The file system and uploads during evictions need the rest."""
 
 
 def stores_fit_volume(values: Values) -> Findings:
@@ -142,19 +151,19 @@ def stores_fit_volume(values: Values) -> Findings:
     if cas + ac > room:
         yield (
             "nativelink_cas_store_size",
-            f"{size_text(cas)}, and {size_text(ac)} for nativelink_cas_ac_store_size, are more than {size_text(room)} "
-            f"({STORE_PERCENT} % of the volume's {size_text(volume)}; the rest is for the file system and evictions)",
+            f"is {size_text(cas)}, which together with {size_text(ac)} of nativelink_cas_ac_store_size is more than "
+            f"{size_text(room)} ({STORE_PERCENT} % of the volume of {size_text(volume)})",
             "lower one of them, or raise nativelink_cas_volume_size",
         )
 
 
 SCRATCH_PERCENT = 10
 SCRATCH_LEAST = 1024**3
-"""What a worker's running actions have at least beside the fast store: so much of the scratch, and never below 1Gi."""
+"""The least space for running actions: a percentage of the scratch disk, and never below 1Gi."""
 
 
 def scratch_fits_store(values: Values) -> Findings:
-    """Fast store and the actions' directories share one scratch volume."""
+    """The fast store and the directories of actions share the scratch disk."""
     for path, pool in pools_of(values):
         scratch = bytes_of(pool["scratch_size"])
         store = part_of(pool["fast_store_size"], scratch)
@@ -162,40 +171,44 @@ def scratch_fits_store(values: Values) -> Findings:
         if COPIES * store + room > scratch:
             yield (
                 f"{path}.scratch_size",
-                f"is {size_text(scratch)}, less than {size_text(COPIES * store)} for the fast store (its "
-                f"{size_text(store)}, and as much again for copies of executable inputs) "
-                f"and {size_text(room)} for running actions",
+                f"is {size_text(scratch)}, but needs {size_text(COPIES * store)} for the fast store (twice its "
+                f"{size_text(store)}, because executable inputs are stored twice) and {size_text(room)} for running "
+                "actions",
                 "raise it, or lower fast_store_size",
             )
 
 
 def declared_properties(values: Values) -> Findings:
-    """The scheduler refuses properties that it doesn't declare, and compares `minimum` ones as numbers."""
+    """The scheduler refuses undeclared properties, and compares properties of the kind `minimum` as numbers."""
     declared = values["nativelink_scheduler_platform_properties"]
     kinds = ("exact", "minimum", "priority", "ignore")
     for name, kind in declared.items():
         if kind not in kinds:
             path = f"nativelink_scheduler_platform_properties.{name}"
-            yield path, f"is {shown(kind)}, which is no choice", one_of(nearest(str(kind), kinds, 0.6), kinds)
+            yield path, f"is {shown(kind)}, which is not a valid choice", one_of(nearest(str(kind), kinds, 0.6), kinds)
     for path, pool in pools_of(values):
         for name, value in pool["platform_properties"].items():
             items = value if isinstance(value, list) else [value]
             where = f"{path}.platform_properties.{name}"
             if name not in declared:
                 near = nearest(name, tuple(declared), 0.7)
-                fix = "declare it in nativelink_scheduler_platform_properties"
-                fix = f"write {near}, or {fix}" if near else fix
-                yield where, "is a property that the scheduler does not declare", fix
+                remedy = "declare it in nativelink_scheduler_platform_properties"
+                remedy = f"write {near}, or {remedy}" if near else remedy
+                yield where, "the scheduler does not declare this property", remedy
             elif declared[name] == "minimum" and not all(str(item).isdigit() for item in items):
-                yield where, f"is {shown(value)}, and the scheduler compares it as a number", "write a whole number"
+                yield where, f"is {shown(value)}, but the scheduler compares it as a number", "write a whole number"
             elif not items or any(item is None or isinstance(item, dict | list) for item in items):
-                yield where, f"is {shown(value)}", "write a text, a number or a list of them"
+                yield (
+                    where,
+                    f"is {shown(value)}, which is not a valid property",
+                    "write a text, a number or a list of them",
+                )
 
 
 def offered_properties(values: CheckedValues) -> Findings:
-    """An action that asks for a `minimum` or `priority` property that no worker offers waits (seen on v1.6.6)."""
+    """An action waits for ever if no worker offers its `minimum` or `priority` property (seen on v1.6.6)."""
     declared = values["nativelink_scheduler_platform_properties"]
-    values.whole("nativelink_worker_pools")  # a pool with another fault may be the one that offers it
+    values.whole("nativelink_worker_pools")  # an invalid pool may offer the property
     offered: set[str] = set()
     for _, pool in pools_of(values):
         offered |= {*pool["platform_properties"], *derived_properties(pool, declared)}
@@ -203,214 +216,239 @@ def offered_properties(values: CheckedValues) -> Findings:
         if kind in ("minimum", "priority") and name not in offered:
             yield (
                 f"nativelink_scheduler_platform_properties.{name}",
-                f"is {kind}, and no pool offers it: an action that asks for it stays queued for ever, without an error",
-                "offer it in the platform_properties of a pool, or write ignore",
+                f"is {kind}, but no pool offers it: an action that asks for it would wait for ever, without an error",
+                "add it to the platform_properties of a pool, or write ignore",
             )
 
 
 def edge(values: Values) -> Findings:
-    """The routes need a controller that serves them, and NetworkPolicies that let it in."""
+    """The routes need a controller that serves them, and NetworkPolicies that admit it."""
     wanted, provider = values["nativelink_edge"], values["ingress_provider"]
     serves = {"gateway": ("envoy-gateway", "existing"), "ingress": ("nginx", "existing"), "none": (provider,)}
     if provider not in serves[wanted]:
         yield (
             "nativelink_edge",
-            f"is {wanted}, which ingress_provider {provider} does not serve",
+            f"is {wanted}, which the ingress_provider {provider} does not serve",
             f"set ingress_provider to {' or '.join(serves[wanted])}, or nativelink_edge to something else",
         )
     elif wanted != "none" and not values["ingress_namespace"] and not values["nativelink_client_peers"]:
-        fix = "write where the controller's proxies run, or list nativelink_client_peers: clients come in from there"
-        yield "ingress_namespace", "is empty", fix
+        remedy = "write the namespace of the controller's proxies, or set nativelink_client_peers"
+        yield "ingress_namespace", "is empty, so no client could connect", remedy
     if wanted == "ingress" and provider == "nginx":
         needs = {
             "nativelink_hostname": "write the host name that clients use",
-            "nativelink_edge_tls_secret": "name a TLS Secret",
+            "nativelink_edge_tls_secret": "write the name of a TLS Secret",
         }
-        for name, fix in needs.items():
+        for name, remedy in needs.items():
             if not values[name]:
-                yield name, "is empty, and NGINX serves gRPC only with a host and TLS", fix
+                yield name, "is empty, but NGINX serves gRPC only with a host name and TLS", remedy
     if values["nativelink_edge_client_ca_secret"]:
         if wanted != "gateway" or provider != "envoy-gateway":
-            problem = (
-                "is set, and only a Gateway of ingress_provider envoy-gateway gets a policy that asks for certificates"
-            )
-            yield "nativelink_edge_client_ca_secret", problem, "take it out, and let your controller ask for them"
+            problem = "is set, but only a Gateway of the ingress_provider envoy-gateway asks clients for certificates"
+            remedy = "remove it, and configure your controller to ask for certificates"
+            yield "nativelink_edge_client_ca_secret", problem, remedy
         elif not values["nativelink_edge_tls_secret"]:
-            problem = "is set, and clients that speak plain text show no certificate"
-            yield "nativelink_edge_client_ca_secret", problem, "name a TLS Secret in nativelink_edge_tls_secret"
+            problem = "is set, but clients present certificates only over TLS"
+            remedy = "set nativelink_edge_tls_secret to the name of a TLS Secret"
+            yield "nativelink_edge_client_ca_secret", problem, remedy
 
 
 def scaling(values: Values) -> Findings:
-    """Each way to scale has its needs."""
-    keda = values["keda_install"] == "none"
-    if keda and values["nativelink_scaling"] == "keda":
+    """KEDA is installed where a pool uses it, and an HPA has metrics and at least one replica."""
+    without_keda = values["keda_install"] == "none"
+    if without_keda and values["nativelink_scaling"] == "keda":
         yield (
             "nativelink_scaling",
-            "is keda, and keda_install is none",
+            "is keda, but keda_install is none",
             "set keda_install to release or existing, or nativelink_scaling to hpa or none",
         )
     for path, pool in pools_of(values):
-        if keda and pool["scaling"] == "keda":
-            fix = "set keda_install to release or existing, or scaling to hpa or none"
-            yield f"{path}.scaling", "is keda, and keda_install is none", fix
+        if without_keda and pool["scaling"] == "keda":
+            remedy = "set keda_install to release or existing, or scaling to hpa or none"
+            yield f"{path}.scaling", "is keda, but keda_install is none", remedy
         if scaling_of(pool, values) == "hpa" and pool["min_replicas"] == 0:
-            yield f"{path}.min_replicas", "is 0, and an HPA cannot scale to zero", "write 1 or more, or scale with keda"
+            yield f"{path}.min_replicas", "is 0, but an HPA cannot scale to zero", "write 1 or more, or scale with keda"
     hpa = [pool["name"] for _, pool in pools_of(values) if scaling_of(pool, values) == "hpa"]
     if hpa and not values["nativelink_metrics_namespaces"]:
         yield (
             "nativelink_metrics_namespaces",
-            f"is empty, and the HPA of {', '.join(hpa)} follows metrics that nobody may read",
-            "name the namespace of your Prometheus or metrics adapter",
+            f"is empty, so the HPA of {', '.join(hpa)} could not read its metrics",
+            "write the namespace of your Prometheus or metrics adapter",
         )
 
 
 def prometheus(values: Values) -> Findings:
-    """Queries need a Prometheus, and a Prometheus of somebody else must get in."""
+    """Queries need a Prometheus, and NetworkPolicies must admit an existing Prometheus."""
     provider, address = values["nativelink_prometheus"], values["nativelink_prometheus_address"]
     for path, pool in pools_of(values):
         if not pool["query"]:
             continue
         if scaling_of(pool, values) != "keda":
-            yield f"{path}.query", "is set, and the pool does not scale with keda", "take it out, or scale with keda"
+            yield f"{path}.query", "is set, but the pool does not scale with keda", "remove it, or set scaling to keda"
         elif not address and provider != "bundled":
-            fix = "write nativelink_prometheus_address, or set nativelink_prometheus to bundled"
-            yield f"{path}.query", "is set, and there is no Prometheus to ask", fix
+            remedy = "set nativelink_prometheus_address, or set nativelink_prometheus to bundled"
+            yield f"{path}.query", "is set, but no Prometheus is configured", remedy
     if address and provider == "bundled":
-        fix = "take it out, or set nativelink_prometheus to something else"
-        yield "nativelink_prometheus_address", "is set, and the bundled Prometheus is used instead", fix
+        remedy = "remove it, or set nativelink_prometheus to another value"
+        yield "nativelink_prometheus_address", "is set, but the bundled Prometheus is used", remedy
     if provider in ("operator", "annotations") and not values["nativelink_metrics_namespaces"]:
         yield (
             "nativelink_metrics_namespaces",
-            f"is empty, and nativelink_prometheus is {provider}: your Prometheus may read nothing",
-            "name its namespace",
+            f"is empty, but nativelink_prometheus is {provider}: NetworkPolicies would block your Prometheus",
+            "write its namespace",
         )
 
 
+LONGEST_CLUSTER = 63 - len("nativelink-")
+"""Characters of a cluster's name: engines label objects with the name of their own object, nativelink-<cluster>."""
+
+
 def gitops(values: Values) -> Findings:
-    """An engine without a repository has nothing to sync, and its manifest says where it lives."""
+    """An engine has a repository, a path in it, and the namespace of its manifest."""
     provider = values["gitops_provider"]
     if provider == "none":
         return
     if not values["gitops_repository"]:
         yield (
             "gitops_repository",
-            f"is empty, and gitops_provider is {provider}",
+            f"is empty, but gitops_provider is {provider}",
             "write the repository's URL, or set gitops_provider to none",
         )
     if provider == "flux" and (found := SCP.fullmatch(values["gitops_repository"])):
         yield (
             "gitops_repository",
-            f"is {found[0]}, a form that Flux does not take",
+            f"is {found[0]}, a form that Flux does not support",
             f"write ssh://{found['host']}/{found['path']}",
         )
+    if not values["gitops_path"]:
+        yield "gitops_path", "is empty", "write the folder of the tree, or . for the root of the repository"
+    cluster = values["cluster"]
+    if len(cluster) > LONGEST_CLUSTER:
+        problem = f"has {len(cluster)} characters, which is too long for the label nativelink-{cluster}"
+        yield "cluster", problem, f"use at most {LONGEST_CLUSTER}"
     upstream = {"argocd": "argocd", "flux": "flux-system"}[provider]
     if values["gitops_install"] == "release" and values["gitops_namespace"] != upstream:
         yield (
             "gitops_namespace",
-            f"is {values['gitops_namespace']}, and the release of {provider} lives in {upstream}",
-            "take it out, or set gitops_install to existing",
+            f"is {values['gitops_namespace']}, but the release manifest of {provider} uses {upstream}",
+            "remove it, or set gitops_install to existing",
         )
 
 
 def gitops_credentials(values: Values) -> Findings:
-    """Credentials fit the repository's URL and the engine, and are given once."""
+    """Credentials match the repository's URL and the engine, and are set in one place."""
     provider, url = values["gitops_provider"], values["gitops_repository"]
     if provider == "none" or not url:
         return
-    by_ssh = bool(SCP.fullmatch(url)) or url.startswith("ssh://")
-    https, ssh = ("gitops_username", "gitops_password"), ("gitops_ssh_private_key_file",)
-    trust = ("gitops_ca_file", "gitops_known_hosts_file")
-    strangers = (*https, trust[0]) if by_ssh else (*ssh, trust[1])
-    for name in strangers:
+    is_ssh = bool(SCP.fullmatch(url)) or url.startswith("ssh://")
+    https, ssh_key = ("gitops_username", "gitops_password"), "gitops_ssh_private_key_file"
+    ca, known_hosts = "gitops_ca_file", "gitops_known_hosts_file"
+    unusable = (*https, ca) if is_ssh else (ssh_key, known_hosts)
+    for name in unusable:
         if values[name]:
-            address, other = ("an SSH", "HTTPS") if by_ssh else ("no SSH", "SSH")
-            yield name, f"is set, and gitops_repository is {address} address", f"take it out, or write the {other} one"
+            problem = f"is set, but gitops_repository is {'an SSH' if is_ssh else 'not an SSH'} address"
+            yield name, problem, f"remove it, or write the {'HTTPS' if is_ssh else 'SSH'} address"
     if values["gitops_secret_name"]:
-        for name in (*https, *ssh, *(trust if provider == "flux" else ())):
-            if values[name] and name not in strangers:
-                yield name, "is set, and gitops_secret_name names a Secret that is to have it", "take one of them out"
+        for name in (*https, ssh_key, *((ca, known_hosts) if provider == "flux" else ())):
+            if values[name] and name not in unusable:
+                yield name, "is set, but the Secret of gitops_secret_name holds it", "remove one of the two"
         return
     if url.startswith("http://") and values["gitops_password"]:
-        yield "gitops_repository", "is http, which sends the password in plain text", "write https"
-    if by_ssh and provider == "flux" and not values[ssh[0]]:
-        fix = "name the file of a deploy key, or a Secret in gitops_secret_name"
-        yield ssh[0], "is empty, and gitops_repository is an SSH address", fix
-    trusting = provider == "flux" or values["gitops_install"] == "release"
-    if by_ssh and values[ssh[0]] and not values[trust[1]] and trusting:
-        fix = "write what ssh-keyscan says to a file, compare it with what the host publishes, and name the file"
-        yield trust[1], "is empty, and nothing says which SSH keys the Git host has", fix
+        yield "gitops_repository", "uses http, which sends the password in plain text", "use https"
+    if is_ssh and provider == "flux" and not values[ssh_key]:
+        remedy = "write the path of a deploy key, or set gitops_secret_name to the name of a Secret"
+        yield ssh_key, "is empty, but gitops_repository is an SSH address", remedy
+    trusts_hosts = provider == "flux" or values["gitops_install"] == "release"
+    if is_ssh and values[ssh_key] and not values[known_hosts] and trusts_hosts:
+        remedy = "save the output of ssh-keyscan, compare it with what the Git host publishes, and write its path"
+        yield known_hosts, "is empty, so the SSH keys of the Git host are unknown", remedy
 
 
 def existing_argocd(values: Values) -> Findings:
-    """An Argo CD of somebody else trusts whom they trust."""
+    """The settings of an existing Argo CD are not changed."""
     if values["gitops_provider"] != "argocd" or values["gitops_install"] != "existing":
         return
     places = {"gitops_ca_file": "argocd-tls-certs-cm", "gitops_known_hosts_file": "argocd-ssh-known-hosts-cm"}
     for name, place in places.items():
         if values[name]:
-            problem = "is set, and gitops_install existing leaves Argo CD's settings alone"
-            yield name, problem, f"take it out, and see to it in the ConfigMap {place} of that installation"
+            problem = "is set, but with gitops_install existing the settings of Argo CD do not change"
+            yield name, problem, f"remove it, and edit the ConfigMap {place} of that installation"
 
 
 def namespaces(values: Values) -> Findings:
-    """Our namespaces deny all other traffic and have Pod Security labels: nothing else can live in them.
+    """Nothing else uses NativeLink's namespaces, which deny all other traffic and have Pod Security labels.
 
-    That of low_latency is removed when it is switched off.
+    The low_latency role deletes its namespace when it is disabled.
     """
     taken = {"default": "Kubernetes", "kube-system": "Kubernetes", "kube-public": "Kubernetes"}
     taken |= {values["keda_namespace"]: "keda_namespace", values["ingress_namespace"]: "ingress_namespace"}
     taken |= {values["gitops_namespace"]: "gitops_namespace"}
-    ours = ("nativelink_namespace", "nativelink_workers_namespace")
-    choose = "choose a namespace that is used for nothing else"
-    for name in ours:
+    own, workers = "nativelink_namespace", "nativelink_workers_namespace"
+    remedy = "choose a namespace that nothing else uses"
+    for name in (own, workers):
         if owner := taken.get(values[name]):
-            yield name, f"{values[name]} belongs to {owner}", choose
-    if values[ours[0]] == values[ours[1]]:
-        fix = "choose two: workers run other people's commands"
-        yield ours[1], f"is {values[ours[1]]}, the same as nativelink_namespace", fix
-    taken |= {values[name]: name for name in ours}
+            yield name, f"is {values[name]}, which {owner} uses", remedy
+    if values[own] == values[workers]:
+        problem = f"is {values[workers]}, which is also nativelink_namespace"
+        yield workers, problem, "choose another one, because workers run the commands of clients"
+    taken |= {values[name]: name for name in (own, workers)}
     if owner := taken.get(values["low_latency_namespace"]):
-        yield "low_latency_namespace", f"{values['low_latency_namespace']} belongs to {owner}", choose
+        yield "low_latency_namespace", f"is {values['low_latency_namespace']}, which {owner} uses", remedy
 
 
 def cas_storage_class(values: Values) -> Findings:
-    """The class of the CAS volumes is named, never a cluster's default."""
+    """The StorageClass of the CAS volumes is set, and is never a cluster's default."""
     if not values["nativelink_cas_storage_class"] and not values["storage_classes_list"]:
         yield (
             "nativelink_cas_storage_class",
-            "is empty, and storage_classes_list has no class to take instead",
-            "name a StorageClass of the cluster, or list one that shall be made",
+            "is empty, but storage_classes_list has no class to use instead",
+            "write the name of a StorageClass, or add one to storage_classes_list",
         )
 
 
 def storage_classes(values: Values) -> Findings:
-    """A class is listed once, and one of them may be the default."""
+    """A class is listed once, and at most one is the default."""
     names = [item["name"] for item in values["storage_classes_list"]]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"storage_classes_list[{name}].name", f"{names.count(name)} classes have this name", "rename the others"
     default = [item["name"] for item in values["storage_classes_list"] if item.get("default")]
     if len(default) > 1:
-        yield "storage_classes_list", f"{' and '.join(default)} are both the default class", "choose one"
+        yield "storage_classes_list", f"{' and '.join(default)} are default classes", "set default for one class only"
+
+
+IMAGE_VERSIONS = {
+    "nativelink_image": "nativelink_version",
+    "nativelink_worker_init_image": "nativelink_version",
+    "nativelink_redis_image": "nativelink_redis_version",
+    "nativelink_collector_image": "nativelink_collector_version",
+    "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
+    "nativelink_prometheus_image": "nativelink_prometheus_version",
+    "low_latency_image": "low_latency_image_version",
+    "ingress_envoy_image": "ingress_envoy_gateway_version",
+}
+"""The variables of images, and those of their tags."""
 
 
 def images_without_tag(values: Values) -> Findings:
-    """The tag of these comes from a variable of its own."""
-    sources = {
-        "nativelink_image": "nativelink_version",
-        "nativelink_worker_init_image": "nativelink_version",
-        "nativelink_redis_image": "nativelink_redis_version",
-        "nativelink_collector_image": "nativelink_collector_version",
-        "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
-        "nativelink_prometheus_image": "nativelink_prometheus_version",
-        "low_latency_image": "low_latency_image_version",
-        "ingress_envoy_image": "ingress_envoy_gateway_version",
-    }
-    for name, version in sources.items():
+    """The tag and digest of an image are in variables of their own."""
+    for name, version in IMAGE_VERSIONS.items():
         found = IMAGE.fullmatch(values[name]) if name in values else None
         if found and (extra := found["digest"] or found["tag"]):
             digest = f"{name}_digest"
             other = digest if found["digest"] and digest in values else version
-            yield name, f"ends in {extra}", f"take that out, and set {other}"
+            yield name, f"ends with {extra}", f"remove that, and set {other}"
+
+
+def image_versions(values: Values) -> Findings:
+    """The tag of a default image begins with v if the default tag does. The tags of other images are not known."""
+    for name, version in IMAGE_VERSIONS.items():
+        default = specs.options()[version].default
+        if not values.get(name) or version not in values or values[name] != specs.options()[name].default:
+            continue
+        tag, has_v = values[version], default.startswith("v")
+        if re.match(r"v?\d", tag) and tag.startswith("v") != has_v:
+            other = f"v{tag}" if has_v else tag[1:]
+            yield version, f"is {tag}, but the tags of {values[name]} have {'a' if has_v else 'no'} v", f"write {other}"
 
 
 RULES: tuple[Callable[[Any], Findings], ...] = (
@@ -434,4 +472,5 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     cas_storage_class,
     storage_classes,
     images_without_tag,
+    image_versions,
 )

@@ -1,7 +1,9 @@
-"""The types of values: what argument_specs.yml says of each variable, and names that no role has."""
+"""Checks the names of variables, and their values against the types in argument_specs.yml."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,41 +15,41 @@ from .formats import checks, nearest, one_of, shown
 
 
 class FaultyValue(KeyError):
-    """A rule read a variable that has a fault of its own, or that no role has."""
+    """A rule read a variable that is invalid or not set."""
 
 
 class CheckedValues(dict[str, Any]):
-    """The values of one cluster that have no fault of their own. Reading another one ends the rule that reads it."""
+    """The valid values of one cluster. Reading any other value ends the rule that reads it."""
 
     def __init__(self) -> None:
         """Start with no value."""
         super().__init__()
-        self.shortened: set[str] = set()  # lists that have lost their faulty items
+        self.shortened: set[str] = set()  # lists without their invalid items
 
     def whole(self, name: str) -> Yaml:
-        """A variable of which nothing was left out."""
+        """The value of a variable, unless invalid items were removed from it."""
         if name in self.shortened:
             raise FaultyValue(name)
         return self[name]
 
     def __missing__(self, name: str) -> Yaml:
-        """Refuse to hand out a value that is faulty or not set."""
+        """Raise FaultyValue for a value that is invalid or not set."""
         raise FaultyValue(name)
 
 
 def apply_rule(rule: Callable[[Any], Findings], values: Values) -> list[tuple[str, str, str]]:
-    """What a rule finds in the values; a value that it needs and that has a fault of its own ends it."""
+    """The findings of a rule, up to the first invalid value that it reads."""
     findings = []
     try:
         for finding in rule(values):
             findings.append(finding)
     except (FaultyValue, QuantityError):
-        pass  # reported where the variable itself is checked
+        pass  # the check of the variable itself reports it
     return findings
 
 
 def checked(variables: Values) -> tuple[CheckedValues, list[tuple[str, str, str]]]:
-    """The variables without a fault of type, format or range, and what is to be findings of the others."""
+    """The variables that have a valid type, format and range, and the findings for the others."""
     valid = CheckedValues()
     findings: list[tuple[str, str, str]] = []
     for name, value in variables.items():
@@ -55,14 +57,14 @@ def checked(variables: Values) -> tuple[CheckedValues, list[tuple[str, str, str]
         if name == "cluster":
             found = list(format_findings(name, name, value, MISSING))
         elif option is None:
-            found = list(_unknown(name))
+            found = list(_unknown(name, variables))
         else:
             found = list(type_findings(name, name, option, value))
         findings += found
         if not found:
             valid[name] = value
         elif option is not None and option.type == "list" and isinstance(value, list):
-            # One bad pool hides no fault of the others.
+            # An invalid pool must not hide errors in the others.
             valid[name] = [
                 item
                 for index, item in enumerate(value)
@@ -75,17 +77,28 @@ def checked(variables: Values) -> tuple[CheckedValues, list[tuple[str, str, str]
     return valid, findings
 
 
-def _unknown(name: str) -> Findings:
+def _unknown(name: str, variables: Values) -> Findings:
     if name.startswith("__"):
         return
-    ours = name.startswith(specs.PREFIXES)
-    near = nearest(name, tuple(specs.options()), 0.7 if ours else 0.88)
-    if ours and near:
-        yield name, "is a variable that no role knows", f"write {near}, or give a variable of your own another prefix"
-    elif ours:
-        yield name, "is a variable that no role knows", "take it out, or give a variable of your own another prefix"
+    has_prefix = name.startswith(specs.PREFIXES)
+    near = nearest(name, tuple(specs.options()), 0.7 if has_prefix else 0.88)
+    if has_prefix:
+        remedy = f"did you mean {near}? If not, rename it" if near else "remove or rename it"
+        yield name, "unknown variable", f"{remedy}: this prefix is reserved"
+    elif missing := _without_prefix(name, variables):
+        yield name, "unknown variable, because its prefix is missing", f"write {' or '.join(missing)}"
     elif near:
-        yield name, "is a variable that no role knows", f"write {near}, or give it a name that is less like it"
+        yield name, "unknown variable", f"did you mean {near}? If not, choose a name that is less similar"
+
+
+def _without_prefix(name: str, variables: Values) -> list[str]:
+    """The variables that `name` stands for without its prefix, unless the inventory sets them too.
+
+    A single word, such as `version`, is more likely to be a variable of the user's own.
+    """
+    options = specs.options()
+    wanted = [f"{prefix}{name}" for prefix in specs.PREFIXES if "_" in name and f"{prefix}{name}" in options]
+    return wanted if all(variables.get(full) == options[full].default for full in wanted) else []
 
 
 _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
@@ -102,15 +115,16 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
 def type_findings(path: str, pattern: str, option: Option, value: Yaml) -> Findings:
     """Faults of `value` at `path`; `pattern` is the path without the names and numbers of list items."""
     if isinstance(value, specs.Unresolved):
-        yield path, f"its template fails ({value.problem})", "define what it refers to, or write the value itself"
+        yield path, value.problem, value.remedy
         return
     if value is None:
-        yield path, "has no value", "give it one, or take the line out"
+        yield path, "has no value", "write a value, or remove the line"
         return
     kind, noun = _KINDS.get(option.type, (object, ""))
     if not isinstance(value, kind) or (isinstance(value, bool) and option.type in ("int", "float")):
-        fix = "put it in quotes" if option.type in ("str", "path") and not isinstance(value, list | dict) else None
-        yield path, f"is {'something' if option.no_log else shown(value)}, not {noun}", fix or f"write {noun}"
+        text = "the text " if isinstance(value, str) else ""
+        problem = f"is {text}{shown(value)}, not {noun}" if not option.no_log else f"is not {noun}"
+        yield path, problem, _typed(path, option, value) or f"write {noun}"
     elif option.type == "list":
         findings = [
             finding
@@ -121,11 +135,11 @@ def type_findings(path: str, pattern: str, option: Option, value: Yaml) -> Findi
     elif option.choices and value not in option.choices:
         choices = [str(choice) if choice != "" else '""' for choice in option.choices]
         near = nearest(str(value), tuple(choices), 0.6)
-        yield path, f"is {shown(value)}, which is no choice", one_of(near, choices)
+        yield path, f"is {shown(value)}, which is not a valid choice", one_of(near, choices)
     elif option.type == "dict" and option.options:
         yield from _keyed(path, pattern, option, value)
     elif option.required and value == "":
-        yield path, "is empty", "give it a value"
+        yield path, "is empty", "write a value"
     else:
         yield from format_findings(path, pattern, value, option.default)
 
@@ -136,21 +150,42 @@ def _keyed(path: str, pattern: str, option: Option, value: Values) -> Findings:
             yield from type_findings(f"{path}.{key}", f"{pattern}.{key}", option.options[key], item)
         else:
             near = nearest(str(key), tuple(option.options), 0.6)
-            yield f"{path}.{key}", "is a key that nobody knows", one_of(near, tuple(option.options))
+            yield f"{path}.{key}", "unknown key", one_of(near, tuple(option.options))
     for key in option.options.values():
         if key.required and key.name not in value:
             yield f"{path}.{key.name}", "is not set", "set it"
 
 
+_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
+
+
+def _typed(path: str, option: Option, value: Yaml) -> str:
+    """The remedy for a value that only has the wrong type, "" for any other. The roles convert no values."""
+    if option.type in ("str", "path"):
+        return "put it in quotes" if not isinstance(value, list | dict) else ""
+    if not isinstance(value, str):
+        return ""
+    meant: bool | int | None = None
+    if option.type == "bool" and value.lower() in (*_TRUE, *_FALSE):
+        meant = value.lower() in _TRUE
+    elif option.type in ("int", "float") and re.fullmatch(r"-?\d+", value, re.ASCII):
+        meant = int(value)
+    if meant is None:
+        return ""
+    remedy = f"write {shown(meant)} without quotes"
+    # A variable as a whole may come from the command line, where NAME=VALUE is always text.
+    return f"{remedy}; on the command line, write -e '{json.dumps({path: meant})}'" if path == option.name else remedy
+
+
 def item_path(path: str, index: int, item: Yaml) -> str:
-    """`path` of a list's item: its own name says more than its number."""
+    """`path` of an item of a list, which is named by its own name if it has one."""
     name = item.get("name") if isinstance(item, dict) else None
     return f"{path}[{name if isinstance(name, str) and name else index}]"
 
 
 def format_findings(path: str, pattern: str, value: Yaml, default: Yaml) -> Findings:
-    """What the formats of FORMATS find in `value`."""
+    """Findings of the formats that apply to `value`."""
     if value == "" and (default == "" or specs.holds_template(default)):
-        return  # empty says: not set
+        return  # an empty text means: not set
     for check in checks(pattern):
-        yield from ((path, problem, fix) for problem, fix in check(value))
+        yield from ((path, problem, remedy) for problem, remedy in check(value))
