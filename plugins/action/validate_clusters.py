@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.inventory.manager import split_host_pattern
 from ansible.plugins.action import ActionBase
 
 from ..plugin_utils import change_guard, validation
-from ..plugin_utils.findings import Finding
 from ..plugin_utils.templating import host_values
 
 # Ansible adds these to each host's variables.
@@ -41,11 +38,6 @@ class ActionModule(ActionBase):
         valid = {name: values for name, values in clusters.items() if name in limited - faulty}
         breaking = change_guard.breaking_changes(valid)
         faults = sorted([*faults, *change_guard.refused(valid, breaking)])
-        faults = [
-            *_unknown_in_limit(task_vars.get("ansible_limit") or "", {*task_vars["groups"], *clusters}),
-            *validation.file_findings(task_vars.get("ansible_inventory_sources") or ()),
-            *faults,
-        ]
 
         result["changed"] = False
         if faults:
@@ -59,13 +51,3 @@ class ActionModule(ActionBase):
             }
             result["notices"] = {name: lines for name, lines in notices.items() if lines}
         return result
-
-
-def _unknown_in_limit(limit: str, names: set[str]) -> list[Finding]:
-    """The plain names in --limit that match nothing. Ansible reports them only if no other name matches."""
-    wanted = [pattern.lstrip("!&") for pattern in split_host_pattern(limit)]
-    return [
-        Finding("--limit", name, "unknown cluster or group", "write a name from the inventory")
-        for name in wanted
-        if re.fullmatch(r"[\w.-]+", name) and name not in names and name != "localhost"
-    ]

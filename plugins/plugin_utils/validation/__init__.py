@@ -12,13 +12,11 @@ from ..findings import Finding
 from ..specs import Values
 from . import kubernetes, rules
 from .across import shared_clusters, shared_paths, shared_queues
-from .files import file_findings
 from .notices import NOTICES
 from .schemas import object_findings
 from .types import apply_rule, checked
 
 RULES = (*rules.RULES, *kubernetes.RULES)
-__all__ = ["file_findings", "notices", "static_findings"]
 
 
 def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:

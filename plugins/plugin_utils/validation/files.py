@@ -1,9 +1,10 @@
-"""Errors in inventory files that Ansible ignores or only warns about. Depends on no part of Ansible."""
+"""Checks the inventory's YAML files for errors that Ansible ignores, warns about or reports without file and line."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -13,72 +14,106 @@ from ..findings import Finding
 _SUFFIXES = ("", ".yml", ".yaml", ".json")
 _VARIABLES = ("group_vars", "host_vars")
 _GROUP_KEYS = ("hosts", "children", "vars")
+_QUOTES = 'put the template in quotes: "{{ name }}"'
+# What an error yields: line, key, problem, remedy.
+_Errors = Iterator[tuple[int, str, str, str]]
 
 
-def file_findings(sources: Iterable[str]) -> list[Finding]:
-    """Keys that appear twice in an inventory file or a file of variables, and keys of groups that Ansible skips.
+class UnreadableError(Exception):
+    """A file that cannot be read or decrypted. The arguments are the problem and the remedy."""
 
-    `sources` are Ansible's inventory sources, of which only YAML files and folders are checked. A key may override one
-    of a merge (`<<: *name`). In a finding, `cluster` is the file and line.
+
+def file_findings(sources: Iterable[str], read: Callable[[Path], bytes] = Path.read_bytes) -> list[Finding]:
+    """Files that cannot be read or parsed, keys that appear twice, and keys of groups that Ansible skips.
+
+    `sources` are Ansible's inventory sources, of which only YAML files and folders are checked. `read` returns the
+    decrypted content of a file. A key may override one of a merge (`<<: *name`). The `cluster` of a finding is the file
+    and line.
     """
-    findings: list[Finding] = []
-    checked: set[Path] = set()
+    findings: dict[Path, list[Finding]] = {}
     for source in map(Path, sources):
         folder = source if source.is_dir() else source.parent
         inventories = _files(source) if source.is_dir() else [source] if source.is_file() else []
         variables = [file for name in _VARIABLES for file in _files(folder / name)]
-        for file in [*inventories, *variables]:
-            if file in checked or not (root := _root(file)):
-                continue
-            checked.add(file)
-            found = [*_duplicates(root), *(_skipped_keys(root) if file in inventories else ())]
-            findings += [Finding(f"{os.path.relpath(file)}:{line}", *finding) for line, *finding in found]
-    return findings
+        for file in dict.fromkeys([*inventories, *variables]):
+            try:
+                errors = list(_errors(read(file), file in inventories))
+            except UnreadableError as error:
+                errors = [(1, "content", *error.args)]
+            findings[file] = [Finding(f"{_shown(file)}:{line}", *error) for line, *error in errors]
+    return [finding for found in findings.values() for finding in found]
 
 
 def _files(folder: Path) -> list[Path]:
-    """The YAML files in `folder` at any depth, without hidden ones and files of variables."""
-    found = (file for file in folder.rglob("*") if file.is_file() and file.suffix in _SUFFIXES)
-    inside = ((file, file.relative_to(folder).parts) for file in found)
-    return sorted(
-        file for file, parts in inside if not any(part.startswith(".") or part in _VARIABLES for part in parts)
+    """The YAML files in `folder` at any depth, without hidden ones, scripts and files of variables."""
+    files = []
+    for file in sorted(folder.rglob("*")):
+        parts = file.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part in _VARIABLES for part in parts)
+        if not hidden and file.is_file() and file.suffix in _SUFFIXES and not os.access(file, os.X_OK):
+            files.append(file)
+    return files
+
+
+def _shown(file: Path) -> str:
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
+def _errors(content: bytes, is_inventory: bool) -> _Errors:
+    try:
+        root = yaml.compose(content, yaml.CSafeLoader)
+    except yaml.YAMLError as error:
+        # Ansible refuses an inventory that it cannot parse as YAML, INI or anything else.
+        if not is_inventory:
+            yield _syntax_error(content, error)
+        return
+    if isinstance(root, yaml.MappingNode):
+        yield from _wrong_keys(root)
+        if is_inventory:
+            yield from _skipped_keys(root)
+
+
+def _syntax_error(content: bytes, error: yaml.YAMLError) -> tuple[int, str, str, str]:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    lines = content.decode(errors="replace").splitlines()
+    number = min(mark.line, len(lines) - 1) if mark else 0
+    template = re.search(r"[:-] +\{[{%]", lines[number])
+    key = lines[number].partition(":")[0].strip(" -") or "content"
+    return (
+        number + 1,
+        key,
+        f"invalid YAML ({problem})",
+        _QUOTES if template else "correct this line or the one above it",
     )
 
 
-def _root(file: Path) -> yaml.MappingNode | None:
-    """The mapping that `file` holds. None for anything else: Ansible reports files that it cannot parse."""
-    if file.suffix == "" and os.access(file, os.X_OK):
-        return None  # a script
-    try:
-        node = yaml.compose(file.read_text(), yaml.CSafeLoader)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError):
-        return None
-    return node if isinstance(node, yaml.MappingNode) else None
-
-
-def _duplicates(root: yaml.Node) -> Iterator[tuple[int, str, str, str]]:
+def _wrong_keys(root: yaml.Node) -> _Errors:
+    """Keys that appear twice, and templates without quotes, which are mappings with a mapping as their key."""
     seen: set[int] = set()
-    waiting = [root]
+    waiting = [(root, "")]
     while waiting:
-        node = waiting.pop()
+        node, name = waiting.pop()
         if id(node) in seen:
             continue  # an alias
         seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
+            waiting += [(item, name) for item in node.value]
         elif isinstance(node, yaml.MappingNode):
             lines: dict[tuple[str, str], int] = {}
             for key, value in node.value:
-                waiting.append(value)
                 line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                    name = (key.tag, key.value)
-                    if name in lines:
-                        yield line, key.value, f"is already set in line {lines[name]}", "remove one of the two"
-                    lines.setdefault(name, line)
+                if isinstance(key, yaml.MappingNode):
+                    yield line, name, "is a template without quotes", _QUOTES
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                waiting.append((value, key.value))
+                if (key.tag, key.value) in lines and key.value != "<<":
+                    first = lines[key.tag, key.value]
+                    yield line, key.value, f"is already set in line {first}", "remove one of the two"
+                lines.setdefault((key.tag, key.value), line)
 
 
-def _skipped_keys(root: yaml.MappingNode) -> Iterator[tuple[int, str, str, str]]:
+def _skipped_keys(root: yaml.MappingNode) -> _Errors:
     groups = list(root.value)
     if any(name.value in ("plugin", "_meta") for name, _ in groups):
         return  # the configuration of an inventory plugin, or the output of a script

@@ -1,0 +1,169 @@
+"""Errors in the inventory's files, which the lookup `clusters` finds before Ansible reads any variable."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation.files import file_findings
+
+from tests.preflight.runs import faults, inventory, playbook, sound
+
+UNDER = "write clusters under hosts, groups under children and variables under vars"
+QUOTES = 'put the template in quotes: "{{ name }}"'
+
+
+def lines(folder: Path, *sources: str) -> list[str]:
+    """The findings in the form that users read, without the folder."""
+    return [str(found).replace(f"{folder}/", "") for found in file_findings([str(folder / name) for name in sources])]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("all:\n  hosts: {a: {x: 1}}\n", []),
+        ("all:\n  hosts: {a: {x: 1, x: 2}}\n", ["hosts.yml:2: x: is already set in line 2; remove one of the two"]),
+        (
+            "all:\n  vars:\n    x: 1\n  vars:\n    x: 2\n",
+            ["hosts.yml:4: vars: is already set in line 2; remove one of the two"],
+        ),
+        # The same key of two mappings, and a key that overrides one of a merge.
+        ("all:\n  hosts:\n    a: {x: 1}\n    b: {x: 1}\n", []),
+        ("all:\n  vars: {base: &base {x: 1}}\n  hosts:\n    a: {mine: {<<: *base, x: 2}}\n", []),
+        ("all:\n  hosts: {a: {}}\n  prod: {x: 1}\n", [f"hosts.yml:3: prod: unknown key in the group all; {UNDER}"]),
+        ("all:\n  children:\n    eu:\n      a: {}\n", [f"hosts.yml:4: a: unknown key in the group eu; {UNDER}"]),
+        ("all: {hosts: {a: {}}}\nregion: eu\n", [f"hosts.yml:2: region: is not a group of clusters; {UNDER}"]),
+        ("plugin: amazon.aws.aws_ec2\nregions: [eu]\n", []),
+        ("[all]\na x=1\n", []),
+    ],
+)
+def test_an_inventory_file(tmp_path: Path, text: str, expected: list[str]) -> None:
+    (tmp_path / "hosts.yml").write_text(text)
+
+    assert lines(tmp_path, "hosts.yml") == expected
+    # A folder is a source too.
+    assert lines(tmp_path, "") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x: 1\nplugin: 2\n", []),
+        ("x: 1\ny: 2\nx: 3\n", ["group_vars/all.yml:3: x: is already set in line 1; remove one of the two"]),
+        ("x:\n  - {{ name }}\n", [f"group_vars/all.yml:2: x: is a template without quotes; {QUOTES}"]),
+        (
+            "x: 1\ny: {{ name }}/path\n",
+            [f"group_vars/all.yml:2: y: invalid YAML (did not find expected key); {QUOTES}"],
+        ),
+        (
+            "x: [1\ny: 2\n",
+            [
+                "group_vars/all.yml:2: y: invalid YAML (did not find expected ',' or ']'); "
+                "correct this line or the one above it"
+            ],
+        ),
+    ],
+)
+def test_a_file_of_variables(tmp_path: Path, text: str, expected: list[str]) -> None:
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {a: {}}}\n")
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/all.yml").write_text(text)
+
+    assert lines(tmp_path, "hosts.yml") == expected
+
+
+def test_hidden_files_and_scripts_are_not_checked(tmp_path: Path) -> None:
+    for name in (".hosts.yml", "hosts.yml.bak", "script"):
+        (tmp_path / name).write_text("all: {x: 1, x: 2}\n")
+    (tmp_path / "script").chmod(0o755)
+
+    assert lines(tmp_path, "") == []
+    (tmp_path / "script").chmod(0o644)
+    assert len(lines(tmp_path, "")) == 3
+
+
+@pytest.mark.parametrize("name", ["render", "bootstrap"])
+@pytest.mark.parametrize("limit", [(), ("--limit", "prod")], ids=["all", "limit"])
+def test_an_inventory_without_clusters_fails(tmp_path: Path, name: str, limit: tuple[str, ...]) -> None:
+    file = tmp_path / "hosts.yml"
+    file.write_text("all:\n  prod:\n    cluster_context: prod\n")
+
+    run = playbook(name, file, *limit)
+
+    assert run.returncode != 0
+    assert faults(run) == [
+        f"{file}:2: prod: unknown key in the group all; {UNDER}",
+        f"{file}: hosts: no clusters; write each under hosts of a group",
+    ]
+
+
+def test_a_limit_with_an_unknown_name_fails(tmp_path: Path) -> None:
+    file = inventory(tmp_path, {"good": sound("good", tmp_path)})
+
+    run = playbook("check_inventory", file, "--limit", "good,other")
+    assert run.returncode != 0
+    assert faults(run) == ["--limit: other: unknown cluster or group; write a name from the inventory"]
+
+    # Ansible itself refuses a limit without any known name.
+    run = playbook("check_inventory", file, "--limit", "other")
+    assert run.returncode != 0
+    assert "Could not match supplied host pattern, ignoring: other" in run.stderr
+    assert "--limit leaves us with no hosts to target" in run.stderr
+
+    for limit in ("good", "all", "g*,!none*"):
+        assert playbook("check_inventory", file, "--limit", limit).returncode == 0
+
+
+def test_an_inventory_that_is_not_yaml_is_refused_with_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "hosts.yml"
+    for text, problem, position in (
+        ("all:\n  hosts:\n    a: [1\n", "did not find expected ',' or ']'", "4:1"),
+        ("all:\n  hosts:\n    a:\n      x: {{ y }}\n", "missing quotes around a template block", "4:11"),
+    ):
+        file.write_text(text)
+        run = playbook("check_inventory", file)
+        assert run.returncode != 0
+        assert problem in run.stderr
+        assert f"Origin: {file}:{position}" in run.stderr
+
+
+def test_a_vault_without_its_password_is_refused_with_file_and_line(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret")
+    vault = [str(Path(sys.executable).parent / "ansible-vault"), "encrypt_string", "--vault-password-file", password]
+    value = subprocess.run([*vault, "token"], capture_output=True, text=True, check=True).stdout
+    remedy = "give Ansible the vault password, with --ask-vault-pass or --vault-password-file"
+    file = inventory(tmp_path, {"good": sound("good", tmp_path)})
+    variables = tmp_path / "group_vars/all.yml"
+    variables.parent.mkdir()
+    variables.write_text(f"# The password.\ngitops_password: {value}\n")
+
+    run = playbook("check_inventory", file)
+    assert run.returncode != 0
+    assert faults(run) == [
+        f"good: gitops_password: cannot be decrypted ({variables}:2: "
+        f"Attempting to decrypt but no vault secrets found); {remedy}"
+    ]
+    assert playbook("check_inventory", file, "--vault-password-file", str(password)).returncode == 0
+
+    # The same with the file as a whole, in which errors are found once it is decrypted.
+    variables.write_text(yaml.safe_dump({"gitops_password": "token"}) * 2)
+    subprocess.run([vault[0], "encrypt", *vault[2:], variables], capture_output=True, check=True)
+    run = playbook("check_inventory", file)
+    assert faults(run) == [f"{variables}:1: content: cannot be decrypted; {remedy}"]
+    run = playbook("check_inventory", file, "--vault-password-file", str(password))
+    assert faults(run) == [f"{variables}:2: gitops_password: is already set in line 1; remove one of the two"]
+
+
+def test_values_of_the_command_line_are_json(tmp_path: Path) -> None:
+    file = inventory(tmp_path, {"good": sound("good", tmp_path)})
+
+    run = playbook("check_inventory", file, "-e", "ingress_envoy_replicas=3")
+    assert faults(run) == [
+        "good: ingress_envoy_replicas: is the text '3', not a whole number; write 3 without quotes; "
+        """on the command line, write -e '{"ingress_envoy_replicas": 3}'"""
+    ]
+    assert playbook("check_inventory", file, "-e", '{"ingress_envoy_replicas": 3}').returncode == 0
