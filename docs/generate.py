@@ -71,7 +71,7 @@ def _schema(option: Option) -> dict[str, Any]:
     elif option.choices:
         schema["anyOf"] = [{"enum": list(option.choices)}, _TEMPLATE]
     elif option.type in ("str", "path"):
-        schema["type"] = ["string", "integer"]
+        schema["type"] = "string"
     elif option.type in _JSON_TYPES:
         schema["anyOf"] = [{"type": _JSON_TYPES[option.type]}, _TEMPLATE]
     return schema

@@ -121,7 +121,7 @@ def test_an_inventory_that_is_not_yaml_is_refused_with_file_and_line(tmp_path: P
     file = tmp_path / "hosts.yml"
     for text, problem, position in (
         ("all:\n  hosts:\n    a: [1\n", "did not find expected ',' or ']'", "4:1"),
-        ("all:\n  hosts:\n    a:\n      x: {{ y }}\n", "missing quotes around a template block", "4:11"),
+        ("all:\n  hosts:\n    a:\n      x: {{ y }}\n", "missing quotes around a template block", "4:10"),
     ):
         file.write_text(text)
         run = playbook("check_inventory", file)

@@ -249,3 +249,19 @@ def test_cas_pods_prefer_other_nodes_where_they_need_not() -> None:
 def test_the_default_image_has_a_compiler() -> None:
     image = container(find(objects_of(pool()), "Deployment", "nativelink-worker-a"))["image"]
     assert image == "docker.io/library/buildpack-deps:bookworm"
+
+
+@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+def test_a_dollar_in_a_pool_is_a_plain_character(version: str) -> None:
+    """Both versions expand $NAME and ${NAME}, and refuse to start if it is not set. Kubernetes expands $(NAME)."""
+    values = {"name": "a", "env": {"TEXT": "a$b ${HOME} $(POD_NAME) $$"}, "platform_properties": {"pool": "a$b"}}
+    pools = [{**values, "persistent_workers": True}]
+    files = render.tree(values_of(nativelink_version=version, nativelink_worker_pools=pools))
+    escaped = "a$$b $${HOME} $$(POD_NAME) $$$$"
+
+    (worker,) = configuration(files, "worker/a/worker.json5")["workers"]
+    assert worker["local"]["additional_environment"] == {"TEXT": {"value": escaped}}
+    assert offered(files)["pool"] == ["a$$b"]
+    # A persistent worker inherits the environment of the container.
+    workers = find(objects_of(files), "Deployment", "nativelink-worker-a")
+    assert {"name": "TEXT", "value": escaped} in container(workers)["env"]

@@ -104,10 +104,10 @@ type serverConfig struct {
 	}
 }
 
-// expanded is a text in which the environment's variables are put in when it is read: $NAME, ${NAME}, ${NAME:-DEFAULT}.
+// expanded is a text in which $NAME, ${NAME} and ${NAME:-DEFAULT} are replaced from the environment, and $$ by $.
 type expanded string
 
-var variable = regexp.MustCompile(`\$(?:\{([A-Za-z_]\w*)(:-[^}]*)?\}|([A-Za-z_]\w*))`)
+var variable = regexp.MustCompile(`\$\$|\$(?:\{([A-Za-z_]\w*)(:-[^}]*)?\}|([A-Za-z_]\w*))`)
 
 func (e *expanded) UnmarshalJSON(text []byte) error {
 	var plain string
@@ -116,6 +116,9 @@ func (e *expanded) UnmarshalJSON(text []byte) error {
 	}
 	var missing error
 	*e = expanded(variable.ReplaceAllStringFunc(plain, func(found string) string {
+		if found == "$$" {
+			return "$"
+		}
 		parts := variable.FindStringSubmatch(found)
 		name := parts[1] + parts[3]
 		value, there := os.LookupEnv(name)
