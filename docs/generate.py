@@ -1,6 +1,6 @@
 """Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, lists in READMEs.
 
-`make generate` writes them; `python docs/generate.py --check` fails where a file is out of date.
+`make generate` writes them; `python docs/generate.py --check` fails if a file is out of date.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option, Yaml
 
 _JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
-# Of Ansible's documentation: code, a value, an option. What is in the brackets may have a pair of its own.
+# Ansible's markup for code, a value and an option. The text in the brackets may contain a pair of brackets.
 _MARKUP = re.compile(r"\b[CVO]\(((?:[^()]|\([^()]*\))*)\)")
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
 
@@ -91,7 +91,7 @@ def variables_markdown() -> str:
 
 
 def _lists(role: str) -> str:
-    """The list of a role's variables, and one more for each variable that has keys of its own."""
+    """The list of a role's variables, and a list for each variable with nested keys."""
     options = [option for option in specs.options().values() if option.role == role]
     lists = [_list(options)]
     for path, option in (pair for top in options for pair in _structured(top.name, top)):
@@ -131,7 +131,7 @@ _MARKERS = re.compile(r"(<!-- variables -->\n).*?(<!-- /variables -->)", re.DOTA
 
 
 def generated() -> dict[Path, str]:
-    """What each generated file should hold, by absolute path; of a README only the part between the markers changes."""
+    """The content of each generated file, by absolute path. In a README, only the part between the markers changes."""
     files = {
         specs.ROOT / "schemas/cluster.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         specs.ROOT / "docs/variables.md": variables_markdown(),

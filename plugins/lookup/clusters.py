@@ -25,7 +25,8 @@ description:
 options: {}
 """
 EXAMPLES = """
-- hosts: "{{ lookup('nativelink.gitops.clusters') }}"
+- name: Check the clusters
+  hosts: "{{ lookup('nativelink.gitops.clusters') }}"
 """
 RETURN = """
 _raw:
