@@ -17,6 +17,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, t
 from tests.render.conftest import values_of
 
 FILES = render.tree(values_of())
+COLLECTIONS = str(Path(__file__).parents[2] / "playbooks/collections")
 CHANGED = render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}}))
 
 
@@ -334,7 +335,7 @@ def on_a_small_disk(disk: Path, script: str) -> list[str]:
     user = ["--map-root-user"] if os.geteuid() else []
     done = subprocess.run(
         ["unshare", "--mount", *user, "sh", "-c", f"{setup}\n{script}"],
-        env={**os.environ, "WRITE": WRITE, "DISK": str(disk), "PYTHON": sys.executable},
+        env={**os.environ, "WRITE": WRITE, "DISK": str(disk), "PYTHON": sys.executable, "PYTHONPATH": COLLECTIONS},
         capture_output=True,
         text=True,
         check=False,
