@@ -8,20 +8,19 @@ run also waits until images are pulled.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import tempfile
 import time
 from pathlib import Path
 
 from bench import numbers
 from testbed import cluster
-from tests.bootstrap.conftest import Project
+from tests.inventories import LOCAL_PATH
+from tests.playbooks import Project
 
 SECOND_RUN = 20.0  # seconds, the target of the p95
 NAME = "bench-bootstrap"
 VARIABLES = {
-    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    **LOCAL_PATH,
     "nativelink_hostname": "nativelink.example.com",
     "gitops_repository": "https://git.example.com/platform/clusters.git",
 }
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     again: list[float] = []
     for _ in range(given.first):
         with tempfile.TemporaryDirectory(prefix="bench-") as folder, cluster.fresh(NAME) as where:
-            project = Project.make(Path(folder))
+            project = Project(Path(folder))
             project.add("bench", where, **VARIABLES, gitops_provider=given.engine)
             first.append(_timed(project, changes=True))
             again += [_timed(project, changes=False) for _ in range(given.next)]
@@ -51,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _timed(project: Project, *, changes: bool) -> float:
     began = time.monotonic()
-    with contextlib.redirect_stdout(io.StringIO()):  # the test helpers print the log of the run
-        run = project.run()
+    run = project.run()
     took = time.monotonic() - began
     if run.status or bool(run.changed) != changes:
         raise SystemExit(f"the run failed, or changed {run.changed}:\n{run.output[-4000:]}")

@@ -8,12 +8,11 @@ Each size is a fresh inventory in a temporary folder, with clusters like those o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,12 +25,11 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import t
 
 from bench import numbers
 from testbed import build
+from tests.inventories import write_inventory
+from tests.playbooks import start_playbook
 from tests.render.conftest import values_of
 
-ROOT = Path(__file__).resolve().parents[1]
-
 SECONDS_A_CLUSTER, TIMES_FASTER, MEMORY_MIB = 0.15, 50, 600
-ANSIBLE = Path(sys.executable).parent / "ansible-playbook"
 FILTERS = """\
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import filters
 class FilterModule:
@@ -63,11 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             inventory = _inventory(folder, size)
-            first = _playbook(ROOT / "playbooks/render.yml", inventory)
+            first = _playbook("render", inventory)
             ours[size], most = first.seconds / size, max(most, first.mib)
             _row(size, "render", first)
             before = _written(folder / "clusters")
-            _row(size, "render again (nothing to write)", _playbook(ROOT / "playbooks/render.yml", inventory))
+            _row(size, "render again (nothing to write)", _playbook("render", inventory))
             if _written(folder / "clusters") != before:
                 raise SystemExit(f"the second run wrote files again (with {size} clusters)")
             _row(size, "kubectl kustomize", _kustomize(folder / "clusters"), ours[size])
@@ -99,17 +97,13 @@ def _variables(index: int) -> dict[str, Any]:
 
 
 def _inventory(folder: Path, size: int) -> Path:
-    """Write an inventory with this many hosts into a folder, and return its path."""
-    inventory = folder / "inventory"
-    inventory.mkdir()
+    """Write an inventory with this many hosts, and return its path."""
     common = {
         "storage_classes_list": [{"name": "gp3", "preset": "aws-ebs-gp3"}],
         "nativelink_clusters_dir": str(folder / "clusters"),
     }
     hosts = {f"c{index:04}": _variables(index) for index in range(size)}
-    text = yaml.dump({"all": {"vars": common, "hosts": hosts}}, Dumper=yaml.CSafeDumper)
-    (inventory / "hosts.yml").write_text(text)
-    return inventory
+    return write_inventory(folder / "inventory", hosts, **common)
 
 
 def _loop(folder: Path) -> Path:
@@ -169,30 +163,19 @@ def _loop(folder: Path) -> Path:
     return path
 
 
-def _playbook(playbook: Path, inventory: Path) -> Run:
-    return _measured([str(ANSIBLE), "-i", str(inventory), str(playbook)])
-
-
-def _measured(command: list[str]) -> Run:
+def _playbook(playbook: str | Path, inventory: Path) -> Run:
     began = time.monotonic()
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        peak, stop = [0.0], threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(0.5):
-                peak[0] = max(peak[0], _memory(process.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        status = process.wait()
-        seconds = time.monotonic() - began
-        stop.set()
-        watcher.join()
-        if status:
-            output.seek(0)
-            raise SystemExit(f"{' '.join(command)}\n{output.read()[-4000:]}")
-    return Run(seconds, peak[0])
+    with tempfile.NamedTemporaryFile(prefix="bench-") as file:
+        log = Path(file.name)
+        with start_playbook(playbook, inventory, log=log) as process:
+            peak = 0.0
+            while process.poll() is None:
+                peak = max(peak, _memory(process.pid))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+        if process.returncode:
+            raise SystemExit(f"{playbook} failed:\n{log.read_text()[-4000:]}")
+    return Run(time.monotonic() - began, peak)
 
 
 def _memory(root: int) -> float:

@@ -8,8 +8,6 @@ poll would add. With --polled the run does not ask the engine, and the numbers i
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import tempfile
 import time
@@ -51,8 +49,7 @@ class Synced:
         """Render another memory limit of the CAS."""
         resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": f"{mebibytes}Mi"}}
         self.site.set(NAME, nativelink_cas_resources=resources)
-        with contextlib.redirect_stdout(io.StringIO()):  # the test helpers print the log of the run
-            self.site.playbook("render")
+        self.site.playbook("render")
 
     def ask(self) -> None:
         """Ask the engine to look into Git now."""
@@ -138,8 +135,7 @@ def _synced(engine: str, interval: str) -> Iterator[Synced]:
                 variables = SMALL | {"nativelink_worker_pools": [pool("default")], "gitops_interval": interval}
                 address = {"gitops_provider": engine, "gitops_repository": server.http_url}
                 site.add(NAME, where, **variables, **address)
-                with contextlib.redirect_stdout(io.StringIO()):
-                    site.bootstrap()
+                site.bootstrap()
                 synced = Synced(engine, where, site, Api(str(where.kubeconfig), where.context))
                 commit = site.publish(server)
                 synced.ask()

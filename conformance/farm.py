@@ -21,6 +21,7 @@ from conformance.subject import Subject
 from conformance.tools import LIBRARIES, Tools
 from conformance.workloads import Workload, services_of, workloads_of
 from testbed.waiting import ClusterError, until
+from tests.inventories import LOCAL_PATH
 from tests.render.conftest import values_of
 
 CPUS = 8  # of a worker
@@ -44,7 +45,7 @@ def pool(name: str, replicas: int, **more: Any) -> dict[str, Any]:
 
 
 VARIABLES: dict[str, Any] = {
-    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    **LOCAL_PATH,
     "nativelink_cas_replicas": 3,
     "nativelink_cas_volume_size": "10Gi",
     "nativelink_scheduler_replicas": 1,

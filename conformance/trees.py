@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +12,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from conformance.workloads import Tree
 from testbed.images import NATIVELINK
-from tests.render.conftest import ROOT, values_of
-from tests.render.inventories import inventories
+from tests.inventories import inventories
+from tests.playbooks import run_playbook
+from tests.render.conftest import values_of
 
 INVENTORIES = ("inventories/local", "inventories/reference")
 # For v1.3.2 these override the inventory, because the validation refuses the Redis backend there.
@@ -58,10 +57,9 @@ def _rendered(version: str, clusters: list[str]) -> Iterator[tuple[str, Tree]]:
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         options = [f"-e{name}={value}" for name, value in {**stated, "nativelink_clusters_dir": folder}.items()]
         for inventory in INVENTORIES:
-            command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", inventory, "playbooks/render.yml"]
-            done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise TreeError(f"{inventory} for {version}: {done.stdout[-3000:]}{done.stderr[-1000:]}")
+            done = run_playbook("render", inventory, *options)
+            if done.status:
+                raise TreeError(f"{inventory} for {version}: {done.output[-4000:]}")
         for cluster in clusters:
             yield f"{cluster} (again)", _read(Path(folder) / cluster / "rendered")
 

@@ -14,8 +14,10 @@ import pytest
 
 from testbed import cluster
 from testbed.cluster import Cluster
+from tests.inventories import LOCAL_PATH
+from tests.playbooks import BIN, ROOT, Project, Run
 
-from .conftest import BIN, ROOT, Project, Run, objects
+from .conftest import objects
 
 NEWEST = ROOT / ".venv-newest" / "bin"
 
@@ -40,7 +42,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "newest" and not (NEWEST / ".." / ".ready").exists():
         pytest.skip("the newest ansible-core needs Python 3.12 or newer (make newest)")
     folder = tmp_path_factory.mktemp(request.param)
-    project = Project.make(folder, BIN if request.param == "locked" else NEWEST)
+    project = Project(folder, BIN if request.param == "locked" else NEWEST)
     with cluster.fresh(f"bootstrap-{request.param}") as where:
         project.add("alpha", where, **VARIABLES)
         _git(project)
@@ -53,7 +55,7 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 # The variables that a user would write for a cluster.
 VARIABLES = {
-    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    **LOCAL_PATH,
     "gitops_provider": "argocd",
     "gitops_repository": "https://git.example.com/platform/clusters.git",
     "nativelink_hostname": "nativelink.example.com",
@@ -142,7 +144,7 @@ def test_a_second_run_changes_nothing_and_reports_that(story: Story) -> None:
 
 
 def test_rendering_does_not_need_a_cluster(story: Story, project: Project) -> None:
-    project.bin = story.project.bin
+    project.ansible = story.project.ansible
     project.add("beta", **VARIABLES)
     project.add("gamma", **VARIABLES)
     check = project.run("--check", "--diff", playbook="render")
@@ -162,7 +164,7 @@ def test_rendering_does_not_need_a_cluster(story: Story, project: Project) -> No
 
 
 def test_an_input_error_of_one_cluster_stops_the_run_before_it_changes_anything(story: Story, project: Project) -> None:
-    project.bin = story.project.bin
+    project.ansible = story.project.ansible
     project.add("alpha", story.where, **VARIABLES, nativelink_cas_replicas=5, nativelink_namespace="elsewhere")
     project.add("delta", **VARIABLES, nativelink_scheduler_replicas=2, keda_versoin="2.21.0")
     before = objects(story.where)

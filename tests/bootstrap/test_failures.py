@@ -6,17 +6,10 @@ import time
 from collections.abc import Callable
 
 from testbed.cluster import Cluster
+from tests.inventories import LOCAL_PATH, NO_ADD_ONS
+from tests.playbooks import Project
 
-from .conftest import Project
-
-VARIABLES = {
-    "preflight_api_timeout": 3,
-    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
-    "keda_install": "none",
-    "nativelink_scaling": "none",
-    "ingress_provider": "none",
-    "nativelink_edge": "none",
-}
+VARIABLES = {"preflight_api_timeout": 3, **LOCAL_PATH, **NO_ADD_ONS}
 
 
 def test_dead_and_hanging_clusters_do_not_delay_others(project: Project, embedded: Callable[[str], Cluster]) -> None:

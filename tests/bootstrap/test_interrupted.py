@@ -10,12 +10,14 @@ from collections.abc import Callable
 import pytest
 
 from testbed.cluster import Cluster
+from tests.inventories import LOCAL_PATH
+from tests.playbooks import Project
 
-from .conftest import Project, objects
+from .conftest import objects
 
 # The edge's controller is left out to save time. It is installed in the same way as KEDA and Argo CD.
 VARIABLES = {
-    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    **LOCAL_PATH,
     "ingress_provider": "none",
     "nativelink_edge": "none",
     "gitops_provider": "argocd",
@@ -33,7 +35,7 @@ def test_killed_at_five_points_it_converges(
     project: Project, embedded: Callable[[str], Cluster], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     smooth, bumpy = embedded("smooth"), embedded("bumpy")
-    reference = Project.make(tmp_path_factory.mktemp("smooth"))
+    reference = Project(tmp_path_factory.mktemp("smooth"))
     reference.add("alpha", smooth, **VARIABLES)
     assert reference.run().status == 0
 
@@ -66,7 +68,7 @@ def test_killed_at_random_points_it_converges(
     print(f"seed {seed}")
 
     smooth = embedded("smooth")
-    reference = Project.make(tmp_path_factory.mktemp("smooth"))
+    reference = Project(tmp_path_factory.mktemp("smooth"))
     reference.add("alpha", smooth, **VARIABLES)
     started = time.monotonic()
     assert reference.run().status == 0
@@ -76,7 +78,7 @@ def test_killed_at_random_points_it_converges(
     killed = 0
     while killed < 20:
         bumpy = embedded("bumpy")
-        project = Project.make(tmp_path_factory.mktemp("bumpy"))
+        project = Project(tmp_path_factory.mktemp("bumpy"))
         project.add("alpha", bumpy, **VARIABLES)
         moment = chance.uniform(0, took)
         started = time.monotonic()

@@ -19,21 +19,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from testbed import images
-from tests.bootstrap.conftest import BIN, Project, Run
 from tests.e2e.git_server import BRANCH, GitServer
+from tests.inventories import LOCAL_PATH, NO_ADD_ONS
+from tests.playbooks import Project, Run
 
 SMALL: dict[str, Any] = {
-    "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+    **LOCAL_PATH,
     "nativelink_cas_replicas": 1,
     "nativelink_cas_volume_size": "1Gi",
     "nativelink_cas_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_worker_image": images.DEBIAN,
-    # KEDA and the edge are off. Their tests switch them on.
-    "keda_install": "none",
-    "nativelink_scaling": "none",
-    "ingress_provider": "none",
-    "nativelink_edge": "none",
+    **NO_ADD_ONS,  # the tests of KEDA and of the edge switch them on
 }
 """Return variables of a cluster that fits a test machine, with the images of a real node."""
 
@@ -62,9 +59,9 @@ class Site(Project):
     """A checkout whose inventory, trees and patches are committed and pushed."""
 
     @classmethod
-    def make(cls, folder: Path, bin_folder: Path = BIN) -> Self:
-        """Make an empty checkout with the offline release manifests."""
-        site = super().make(folder, bin_folder)
+    def make(cls, folder: Path) -> Self:
+        """Make a checkout whose inventory has no cluster yet."""
+        site = cls(folder)
         subprocess.run(["git", "init", "--quiet", f"--initial-branch={BRANCH}", folder], check=True)
         (folder / ".git" / "info" / "exclude").write_text("run.log\n")
         return site

@@ -23,8 +23,8 @@ from testbed import bpf, cluster, components, debian, node
 from testbed.cluster import Cluster
 from testbed.images import Image
 from testbed.waiting import patient, until
-from tests.bootstrap.conftest import Run
 from tests.e2e.site import SMALL, Site, pool
+from tests.playbooks import Run
 
 SPACE = "nativelink-low-latency"
 # Where a pod sees the node's root of cgroup v2.

@@ -22,10 +22,9 @@ import yaml
 from testbed import cluster, components, manifests
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import patient, until
-from tests.bootstrap.conftest import Run
 from tests.e2e.git_server import address_for
 from tests.e2e.site import SMALL, Site, pool
-from tests.render.conftest import ROOT
+from tests.playbooks import ROOT, Run, finish
 
 PREVIOUS, CURRENT = "2.20.2", "2.21.0"
 METRICS = "v1beta1.external.metrics.k8s.io"
@@ -113,9 +112,9 @@ def ended(stage: Stage) -> Run:
     with stage.begun(PREVIOUS, keda_wait_timeout=60) as run:
         until("the run to begin with KEDA", lambda: stage.has("namespace", "keda"), 180)
         stage.where.stop_api()
-        status = run.wait(timeout=patient(600))
+        found = finish(run, stage.site.log)
     stage.where.start_api()
-    return Run(status, stage.site.log.read_text())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +137,7 @@ def waited(stage: Stage, ended: Run) -> Run:
         stage.where.stop_api()
         stage.where.start_api()
         stage.where.load(*components.images_of("keda-previous"))
-        status = run.wait(timeout=patient(600))
-    return Run(status, stage.site.log.read_text())
+        return finish(run, stage.site.log)
 
 
 def test_a_run_without_its_api_server_ends_and_says_where(ended: Run) -> None:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.change_guard import breaking_changes, notices, refused
 
-from tests.preflight.runs import faults, inventory, playbook, sound
+from tests.inventories import minimal, write_inventory
+from tests.playbooks import run_playbook
 
 COMMITTED: dict[str, Any] = {
     "apiVersion": "apps/v1",
@@ -315,37 +316,37 @@ def test_a_broken_statefulset_is_named_and_refuses_nothing(
 
 def test_rendering_repairs_a_broken_statefulset(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
-    hosts = {"one": sound("one", tmp_path / "clusters")}
-    assert playbook("render", inventory(tmp_path, hosts)).returncode == 0
+    hosts = {"one": minimal("one", tmp_path / "clusters")}
+    assert run_playbook("render", write_inventory(tmp_path, hosts)).status == 0
     file = tmp_path / "clusters/one/rendered" / CAS_FILE
     whole = file.read_text()
     file.write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> other\n")
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "broken")
 
-    run = playbook("render", inventory(tmp_path, hosts))
+    run = run_playbook("render", write_inventory(tmp_path, hosts))
 
-    assert run.returncode == 0, run.stdout
-    assert "rendered/cas/statefulset.yaml: the committed file has conflict markers of a merge" in run.stdout
+    assert run.status == 0, run.output
+    assert "rendered/cas/statefulset.yaml: the committed file has conflict markers of a merge" in run.output
     assert file.read_text() == whole
 
 
 def test_the_playbook_refuses_it_for_all_clusters_at_once(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
-    hosts = {name: sound(name, tmp_path / "clusters") for name in ("one", "two")}
+    hosts = {name: minimal(name, tmp_path / "clusters") for name in ("one", "two")}
     hosts["two"] |= {"nativelink_scheduler_backend": "redis"}
-    assert playbook("render", inventory(tmp_path, hosts)).returncode == 0
+    assert run_playbook("render", write_inventory(tmp_path, hosts)).status == 0
     git(tmp_path, "add", "--all")
     git(tmp_path, "commit", "--quiet", "--message", "trees")
-    assert playbook("check_inventory", inventory(tmp_path, hosts)).returncode == 0
+    assert run_playbook("check_inventory", write_inventory(tmp_path, hosts)).status == 0
     tree = {path: path.read_bytes() for path in (tmp_path / "clusters").rglob("*") if path.is_file()}
 
     hosts["one"] |= {"nativelink_cas_replicas": 4}
     hosts["two"] |= {"nativelink_cas_volume_size": "400Gi", "nativelink_redis_volume_size": "20Gi"}
-    run = playbook("render", inventory(tmp_path, hosts))
+    run = run_playbook("render", write_inventory(tmp_path, hosts))
 
-    assert run.returncode == 2
-    assert [line.split(": ")[:2] for line in faults(run)] == [
+    assert run.status == 2
+    assert [line.split(": ")[:2] for line in run.findings] == [
         ["one", "nativelink_cas_replicas"],
         ["two", "nativelink_cas_volume_size"],
         ["two", "nativelink_redis_volume_size"],
@@ -354,4 +355,4 @@ def test_the_playbook_refuses_it_for_all_clusters_at_once(tmp_path: Path) -> Non
 
     hosts["one"] |= {"nativelink_allow_changes": ["cas_replicas"]}
     hosts["two"] |= {"nativelink_allow_changes": ["cas_volume_size", "redis_immutable"]}
-    assert playbook("render", inventory(tmp_path, hosts)).returncode == 0
+    assert run_playbook("render", write_inventory(tmp_path, hosts)).status == 0

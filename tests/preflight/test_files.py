@@ -10,7 +10,8 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation.files import file_findings
 
-from tests.preflight.runs import faults, inventory, playbook, sound
+from tests.inventories import minimal, write_inventory
+from tests.playbooks import run_playbook
 
 UNDER = "write clusters under hosts, groups under children and variables under vars"
 QUOTES = 'put the template in quotes: "{{ name }}"'
@@ -91,30 +92,30 @@ def test_an_inventory_without_clusters_fails(tmp_path: Path, name: str, limit: t
     file = tmp_path / "hosts.yml"
     file.write_text("all:\n  prod:\n    cluster_context: prod\n")
 
-    run = playbook(name, file, *limit)
+    run = run_playbook(name, file, *limit)
 
-    assert run.returncode != 0
-    assert faults(run) == [
+    assert run.status != 0
+    assert run.findings == [
         f"{file}:2: prod: unknown key in the group all; {UNDER}",
         f"{file}: hosts: no clusters; write each under hosts of a group",
     ]
 
 
 def test_a_limit_with_an_unknown_name_fails(tmp_path: Path) -> None:
-    file = inventory(tmp_path, {"good": sound("good", tmp_path)})
+    file = write_inventory(tmp_path, {"good": minimal("good", tmp_path)})
 
-    run = playbook("check_inventory", file, "--limit", "good,other")
-    assert run.returncode != 0
-    assert faults(run) == ["--limit: other: unknown cluster or group; write a name from the inventory"]
+    run = run_playbook("check_inventory", file, "--limit", "good,other")
+    assert run.status != 0
+    assert run.findings == ["--limit: other: unknown cluster or group; write a name from the inventory"]
 
     # Ansible itself refuses a limit without any known name.
-    run = playbook("check_inventory", file, "--limit", "other")
-    assert run.returncode != 0
-    assert "Could not match supplied host pattern, ignoring: other" in run.stderr
-    assert "--limit leaves us with no hosts to target" in run.stderr
+    run = run_playbook("check_inventory", file, "--limit", "other")
+    assert run.status != 0
+    assert "Could not match supplied host pattern, ignoring: other" in run.output
+    assert "--limit leaves us with no hosts to target" in run.output
 
     for limit in ("good", "all", "g*,!none*"):
-        assert playbook("check_inventory", file, "--limit", limit).returncode == 0
+        assert run_playbook("check_inventory", file, "--limit", limit).status == 0
 
 
 def test_an_inventory_that_is_not_yaml_is_refused_with_file_and_line(tmp_path: Path) -> None:
@@ -124,10 +125,10 @@ def test_an_inventory_that_is_not_yaml_is_refused_with_file_and_line(tmp_path: P
         ("all:\n  hosts:\n    a:\n      x: {{ y }}\n", "missing quotes around a template block", "4:10"),
     ):
         file.write_text(text)
-        run = playbook("check_inventory", file)
-        assert run.returncode != 0
-        assert problem in run.stderr
-        assert f"Origin: {file}:{position}" in run.stderr
+        run = run_playbook("check_inventory", file)
+        assert run.status != 0
+        assert problem in run.output
+        assert f"Origin: {file}:{position}" in run.output
 
 
 def test_a_vault_without_its_password_is_refused_with_file_and_line(tmp_path: Path) -> None:
@@ -136,34 +137,34 @@ def test_a_vault_without_its_password_is_refused_with_file_and_line(tmp_path: Pa
     vault = [str(Path(sys.executable).parent / "ansible-vault"), "encrypt_string", "--vault-password-file", password]
     value = subprocess.run([*vault, "token"], capture_output=True, text=True, check=True).stdout
     remedy = "give Ansible the vault password, with --ask-vault-pass or --vault-password-file"
-    file = inventory(tmp_path, {"good": sound("good", tmp_path)})
+    file = write_inventory(tmp_path, {"good": minimal("good", tmp_path)})
     variables = tmp_path / "group_vars/all.yml"
     variables.parent.mkdir()
     variables.write_text(f"# The password.\ngitops_password: {value}\n")
 
-    run = playbook("check_inventory", file)
-    assert run.returncode != 0
-    assert faults(run) == [
+    run = run_playbook("check_inventory", file)
+    assert run.status != 0
+    assert run.findings == [
         f"good: gitops_password: cannot be decrypted ({variables}:2: "
         f"Attempting to decrypt but no vault secrets found); {remedy}"
     ]
-    assert playbook("check_inventory", file, "--vault-password-file", str(password)).returncode == 0
+    assert run_playbook("check_inventory", file, "--vault-password-file", str(password)).status == 0
 
     # The same with the file as a whole, in which errors are found once it is decrypted.
     variables.write_text(yaml.safe_dump({"gitops_password": "token"}) * 2)
     subprocess.run([vault[0], "encrypt", *vault[2:], variables], capture_output=True, check=True)
-    run = playbook("check_inventory", file)
-    assert faults(run) == [f"{variables}:1: content: cannot be decrypted; {remedy}"]
-    run = playbook("check_inventory", file, "--vault-password-file", str(password))
-    assert faults(run) == [f"{variables}:2: gitops_password: is already set in line 1; remove one of the two"]
+    run = run_playbook("check_inventory", file)
+    assert run.findings == [f"{variables}:1: content: cannot be decrypted; {remedy}"]
+    run = run_playbook("check_inventory", file, "--vault-password-file", str(password))
+    assert run.findings == [f"{variables}:2: gitops_password: is already set in line 1; remove one of the two"]
 
 
 def test_values_of_the_command_line_are_json(tmp_path: Path) -> None:
-    file = inventory(tmp_path, {"good": sound("good", tmp_path)})
+    file = write_inventory(tmp_path, {"good": minimal("good", tmp_path)})
 
-    run = playbook("check_inventory", file, "-e", "ingress_envoy_replicas=3")
-    assert faults(run) == [
+    run = run_playbook("check_inventory", file, "-e", "ingress_envoy_replicas=3")
+    assert run.findings == [
         "good: ingress_envoy_replicas: is the text '3', not a whole number; write 3 without quotes; "
         """on the command line, write -e '{"ingress_envoy_replicas": 3}'"""
     ]
-    assert playbook("check_inventory", file, "-e", '{"ingress_envoy_replicas": 3}').returncode == 0
+    assert run_playbook("check_inventory", file, "-e", '{"ingress_envoy_replicas": 3}').status == 0

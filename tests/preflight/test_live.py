@@ -17,7 +17,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.live import live
 
 from testbed import cluster
 from testbed.cluster import Cluster
-from tests.preflight.runs import Run, inventory, kubeconfig, playbook, sound
+from tests.inventories import kubeconfig, minimal, write_inventory
+from tests.playbooks import Run, run_playbook
 
 TIMEOUT = 2
 
@@ -266,12 +267,12 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 
 def test_without_the_kubernetes_package(tmp_path: Path) -> None:
     (tmp_path / "kubernetes.py").write_text("raise ImportError(name='kubernetes')")
-    file = inventory(tmp_path, {"prod": sound("prod", tmp_path)})
+    file = write_inventory(tmp_path, {"prod": minimal("prod", tmp_path)})
 
-    run = playbook("validate", file, PYTHONPATH=str(tmp_path))
+    run = run_playbook("validate", file, PYTHONPATH=str(tmp_path))
 
-    assert run.returncode == 2
-    assert "prod: Python: the package kubernetes is missing; install it for " in run.stdout
+    assert run.status == 2
+    assert "prod: Python: the package kubernetes is missing; install it for " in run.output
 
 
 # On a real API server ----------------------------------------------------------------------------------------------
@@ -354,15 +355,15 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
             "cluster_context": real.context,
             "preflight_api_timeout": TIMEOUT,
         }
-        hosts = {"real": {**sound("real", tmp_path), "nativelink_cas_storage_class": "", **own}}
+        hosts = {"real": {**minimal("real", tmp_path), "nativelink_cas_storage_class": "", **own}}
         hosts["real"]["storage_classes_list"] = [{"name": "fast", "preset": "local-path"}]
-        hosts["gone"] = sound("gone", tmp_path)
-        return playbook("validate", inventory(tmp_path, hosts))
+        hosts["gone"] = minimal("gone", tmp_path)
+        return run_playbook("validate", write_inventory(tmp_path, hosts))
 
     calm = run()
-    assert calm.returncode == 2
-    assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in calm.stdout
-    assert "real: cluster_" not in calm.stdout
+    assert calm.status == 2
+    assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in calm.output
+    assert "real: cluster_" not in calm.output
 
     real.pause()
     try:
@@ -371,7 +372,7 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
         assert time.monotonic() - start < 20
     finally:
         real.resume()
-    assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.stdout
+    assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.output
 
 
 def test_credentials_of_the_repository_are_at_hand(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats
 
-from tests.preflight.runs import Run, faults, inventory, kubeconfig, playbook, sound
+from tests.inventories import kubeconfig, minimal, write_inventory
+from tests.playbooks import Run, run_playbook
 
 FILES = sorted((Path(__file__).parent / "reject").glob("*.yml"))
 CASES: list[dict[str, Any]] = [case for file in FILES for case in yaml.safe_load(file.read_text())]
@@ -28,7 +29,7 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
     """The variables of each case's cluster."""
     found = {}
     for case in CASES:
-        variables = {**sound(case["name"], folder / "clusters"), **case.get("set", {})}
+        variables = {**minimal(case["name"], folder / "clusters"), **case.get("set", {})}
         found[case["name"]] = {key: value for key, value in variables.items() if key not in case.get("unset", ())}
     return found
 
@@ -36,14 +37,14 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def reject_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("reject")
-    run = playbook("validate", inventory(folder, cases(folder)))
+    run = run_playbook("validate", write_inventory(folder, cases(folder)))
     assert not (folder / "clusters").exists()
     return run
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_each_fault_has_its_line_and_no_other(case: dict[str, Any], reject_run: Run) -> None:
-    assert [line for line in faults(reject_run) if line.startswith(f"{case['name']}: ")] == [case["line"]]
+    assert [line for line in reject_run.findings if line.startswith(f"{case['name']}: ")] == [case["line"]]
 
 
 @cache
@@ -128,11 +129,11 @@ def test_two_hosts_on_one_api_server_are_found_by_its_address(tmp_path: Path) ->
 
 
 def test_all_faults_come_at_once_and_sorted(reject_run: Run) -> None:
-    assert reject_run.returncode == 2
-    lines = faults(reject_run)
+    assert reject_run.status == 2
+    lines = reject_run.findings
     assert len(lines) == len(CASES) >= 30
     assert lines == sorted(lines, key=lambda line: line.split(": ")[:2])
-    assert "PLAY [Check that the clusters answer]" not in reject_run.stdout
+    assert "PLAY [Check that the clusters answer]" not in reject_run.output
 
 
 @pytest.fixture
@@ -158,31 +159,31 @@ def test_one_bad_cluster_stops_all_before_anything_is_written_or_applied(
     name: str, tmp_path: Path, server: tuple[str, list[object]]
 ) -> None:
     address, callers = server
-    good = {**sound("good", tmp_path / "clusters"), "preflight_api_timeout": 2}
+    good = {**minimal("good", tmp_path / "clusters"), "preflight_api_timeout": 2}
     good["cluster_kubeconfig"] = str(kubeconfig(tmp_path / "kubeconfig", address))
 
-    bad = {**sound("bad", tmp_path / "clusters"), "nativelink_cas_replicas": 0}
-    run = playbook(name, inventory(tmp_path, {"good": good, "bad": bad}))
+    bad = {**minimal("bad", tmp_path / "clusters"), "nativelink_cas_replicas": 0}
+    run = run_playbook(name, write_inventory(tmp_path, {"good": good, "bad": bad}))
 
-    assert run.returncode == 2
-    assert faults(run) == ["bad: nativelink_cas_replicas: must be at least 1, not 0; write 1 or more"]
+    assert run.status == 2
+    assert run.findings == ["bad: nativelink_cas_replicas: must be at least 1, not 0; write 1 or more"]
     assert not (tmp_path / "clusters").exists()
     assert callers == []
 
     # The counter-run: without the bad cluster the same playbook does write, or call.
-    run = playbook(name, inventory(tmp_path, {"good": good}))
+    run = run_playbook(name, write_inventory(tmp_path, {"good": good}))
 
-    assert faults(run) == []
+    assert run.findings == []
     if name == "render":
-        assert run.returncode == 0
+        assert run.status == 0
         assert (tmp_path / "clusters/good/rendered/kustomization.yaml").is_file()
     else:
         assert callers != []
 
 
 def test_a_fault_outside_of_the_limit_stops_nobody(tmp_path: Path) -> None:
-    hosts = {"good": sound("good", tmp_path), "bad": {**sound("bad", tmp_path), "nativelink_cas_replicas": 0}}
-    file = inventory(tmp_path, hosts)
+    hosts = {"good": minimal("good", tmp_path), "bad": {**minimal("bad", tmp_path), "nativelink_cas_replicas": 0}}
+    file = write_inventory(tmp_path, hosts)
 
-    assert playbook("check_inventory", file, "--limit", "good").returncode == 0
-    assert playbook("check_inventory", file, "--limit", "bad").returncode == 2
+    assert run_playbook("check_inventory", file, "--limit", "good").status == 0
+    assert run_playbook("check_inventory", file, "--limit", "bad").status == 2

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from testbed import cluster, manifests
+from testbed import cluster
 from testbed.cluster import Cluster
+from tests.inventories import offline, write_inventory
+from tests.playbooks import run_playbook
 
-ROOT = Path(__file__).parents[2]
 CLUSTER = "dev"
 
 Object = dict[str, Any]
@@ -61,16 +59,7 @@ def dev(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def variables(dev: Cluster) -> Object:
-    return {
-        "cluster_kubeconfig": str(dev.kubeconfig),
-        "cluster_context": dev.context,
-        "keda_manifest": str(manifests.path("keda")),
-        "keda_wait_for_metrics_api": False,  # no pod answers here
-        "ingress_gateway_api_manifest": str(manifests.path("gateway-api")),
-        "ingress_envoy_gateway_manifest": str(manifests.path("envoy-gateway")),
-        "gitops_argocd_manifest": str(manifests.path("argocd")),
-        "gitops_flux_manifest": str(manifests.path("flux")),
-    }
+    return offline() | {"cluster_kubeconfig": str(dev.kubeconfig), "cluster_context": dev.context}
 
 
 @pytest.fixture(scope="module")
@@ -99,31 +88,24 @@ def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
             "vars": {"ansible_python_interpreter": "{{ ansible_playbook_python }}"},
             "tasks": [task(each) for each in tasks],
         }
-        (folder / "play.yml").write_text(yaml.safe_dump([book], sort_keys=False))
-        (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {CLUSTER: variables | more}}}))
-        done = subprocess.run(
-            [
-                str(Path(sys.executable).parent / "ansible-playbook"),
-                *("-i", str(folder / "hosts.yml"), str(folder / "play.yml"), *arguments),
-            ],
-            cwd=ROOT,
-            env=os.environ
-            | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
-            capture_output=True,
-            text=True,
-            check=False,
+        path = folder / "play.yml"
+        path.write_text(yaml.safe_dump([book], sort_keys=False))
+        done = run_playbook(
+            path,
+            write_inventory(folder, {CLUSTER: variables | more}),
+            *arguments,
+            ANSIBLE_STDOUT_CALLBACK="ansible.posix.json",
         )
-        try:
-            # The closing summary comes after the JSON.
-            answer, _ = json.JSONDecoder().raw_decode(done.stdout, done.stdout.index("{"))
-        except ValueError:
-            raise AssertionError(done.stdout + done.stderr) from None
+        begin = re.search(r"^\{$", done.output, re.MULTILINE)
+        assert begin, done.output
+        # The closing summary comes after the JSON.
+        answer, _ = json.JSONDecoder().raw_decode(done.output, begin.start())
         results = [
             (each["task"]["name"].removeprefix("nativelink.gitops."), each["hosts"][CLUSTER])
             for each in answer["plays"][0]["tasks"]
             if CLUSTER in each["hosts"]
         ]
-        return Run(done.returncode, results)
+        return Run(done.status, results)
 
     return run
 

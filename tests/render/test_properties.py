@@ -13,8 +13,8 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, validation
 from hypothesis import HealthCheck, given, settings
 
+from tests.inventories import LABELS, inventories
 from tests.render.conftest import ROOT, objects_of, values_of
-from tests.render.inventories import LABELS, inventories
 
 RELAXED = settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
+from tests.playbooks import run_playbook
 from tests.render.conftest import CLUSTERS, ROOT, Object, committed, find, objects_of, values_of
 
 GIB = 1024**3
@@ -34,24 +32,10 @@ def container(workload: Object) -> Object:
 
 @pytest.mark.parametrize("inventory", ["local", "reference"])
 def test_the_committed_trees_are_what_the_inventories_render(inventory: str) -> None:
-    command = [
-        Path(sys.executable).parent / "ansible-playbook",
-        "-i",
-        f"inventories/{inventory}",
-        "playbooks/render.yml",
-    ]
-    done = subprocess.run(
-        [*command, "--check", "--diff"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "NO_COLOR": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    recap = re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE)
-    assert {name for name, _ in recap} == ({"local"} if inventory == "local" else {"dev", "staging", "prod"})
-    assert {changed for _, changed in recap} == {"0"}, f"run `make render` and commit:\n{done.stdout}"
+    done = run_playbook("render", f"inventories/{inventory}", "--check", "--diff")
+    assert done.status == 0, done.output
+    assert done.recap.keys() == ({"local"} if inventory == "local" else {"dev", "staging", "prod"})
+    assert done.changed == 0, f"run `make render` and commit:\n{done.output}"
 
 
 def test_prod_is_the_page_cas() -> None:

@@ -1,10 +1,71 @@
-"""Valid inventories for property tests: any mix of what a cluster may say."""
+"""Makes inventories for tests and benchmarks: their files, and generated clusters that say anything that is valid."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hypothesis import strategies as st
+
+CONTEXT = "good"
+"""The one context of a kubeconfig that `kubeconfig` writes."""
+LOCAL_PATH = {"storage_classes_list": [{"name": "local-path", "preset": "local-path"}]}
+"""The storage class of the embedded Kubernetes."""
+NO_ADD_ONS = {
+    "keda_install": "none",
+    "nativelink_scaling": "none",
+    "ingress_provider": "none",
+    "nativelink_edge": "none",
+}
+"""A cluster without KEDA and the edge."""
+_OFFLINE = Path(__file__).resolve().parents[1] / ".ci" / "offline.py"
+
+
+def write_inventory(folder: Path, hosts: dict[str, dict[str, Any]], **shared: Any) -> Path:
+    """Write ``hosts.yml``, an inventory of clusters by name, with variables that all of them share; the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "hosts.yml"
+    file.write_text(yaml.dump({"all": {"vars": shared, "hosts": hosts}}, Dumper=yaml.CSafeDumper))
+    return file
+
+
+def minimal(name: str, clusters_dir: Path) -> dict[str, Any]:
+    """The fewest variables of a valid cluster; its kubeconfig does not exist."""
+    return {
+        "cluster_kubeconfig": f"/nowhere/{name}",
+        "cluster_context": name,
+        "nativelink_cas_storage_class": "gp3",
+        "nativelink_clusters_dir": str(clusters_dir),
+    }
+
+
+def kubeconfig(file: Path, server: str) -> Path:
+    """Write a kubeconfig for an API server, without a certificate authority; the file."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": CONTEXT, "cluster": {"server": server}}],
+        "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT}}],
+        "users": [{"name": CONTEXT, "user": {"token": "t"}}],
+    }
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+@cache
+def offline() -> dict[str, Any]:
+    """The variables of the embedded Kubernetes: where its release manifests are, which are made if need be."""
+    with tempfile.NamedTemporaryFile(prefix="offline-") as file:
+        subprocess.run([sys.executable, str(_OFFLINE), file.name], check=True)
+        return dict(yaml.safe_load(file.read()))
+
+
+# What Hypothesis draws from
 
 Strategy = st.SearchStrategy[Any]
 
