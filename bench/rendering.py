@@ -117,22 +117,21 @@ def _loop(folder: Path) -> Path:
     for name, variables in hosts["hosts"].items():
         values = values_of(name, **hosts["vars"], **variables)
         context = template_context(values)
-        files = [(path, f"{template}.j2", scope.get("pool")) for path, template, scope in render._wanted(context)]
+        files = [(path, f"{template}.j2", scope) for path, template, scope in render._wanted(context)]
         resources = [path for path in render.tree(values) if path.endswith(".yaml")]
         jobs = [
-            {"src": str(render.TEMPLATES / src), "dest": str(folder / "loop" / name / path), "pool": pool or {}}
-            for path, src, pool in [*files, ("kustomization.yaml", "kustomization.yaml.j2", None)]
+            {"src": str(render.TEMPLATES / src), "dest": str(folder / "loop" / name / path), "scope": scope}
+            for path, src, scope in [*files, ("kustomization.yaml", "kustomization.yaml.j2", {})]
         ]
         for job in jobs:
             Path(job["dest"]).parent.mkdir(parents=True, exist_ok=True)
-        context["fields"] = vars(context["fields"])
         data = {
             **{key: value for key, value in context.items() if key != "cluster"},
             "resources": resources,
             "jobs": jobs,
         }
         (folder / "inventory/host_vars").mkdir(exist_ok=True)
-        (folder / f"inventory/host_vars/{name}.json").write_text(json.dumps(data))
+        (folder / f"inventory/host_vars/{name}.json").write_text(json.dumps(data, default=vars))
     playbook = [
         {
             "hosts": "all",
@@ -151,7 +150,10 @@ def _loop(folder: Path) -> Path:
                         "dest": "{{ job.dest }}",
                         "lstrip_blocks": True,
                     },
-                    "vars": {"pool": "{{ job.pool }}"},
+                    "vars": {
+                        "pool": "{{ job.scope.pool | default({}) }}",
+                        "component": "{{ job.scope.component | default({}) }}",
+                    },
                     "loop": "{{ jobs }}",
                     "loop_control": {"loop_var": "job", "label": "{{ job.dest }}"},
                 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 from hypothesis import strategies as st
 
 CONTEXT = "good"
@@ -194,7 +195,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
             },
         )
     )
-    version = "v1.6.6" if redis else draw(st.sampled_from(["v1.6.6", "v1.3.2"]))
+    version = draw(st.sampled_from([name for name, each in VERSIONS.items() if each.redis_backend or not redis]))
     variables = {
         **stated,
         "nativelink_version": version,

@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import cluster, components, manifests
+from testbed import cluster, components, manifests, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import patient, until
 from tests.e2e.git_server import address_for
 from tests.e2e.site import SMALL, Site, pool
 from tests.playbooks import ROOT, Run, finish
 
-PREVIOUS, CURRENT = "2.20.2", "2.21.0"
+PREVIOUS, CURRENT = (pins.versions()[component] for component in ("keda-previous", "keda"))
 METRICS = "v1beta1.external.metrics.k8s.io"
 CAS = ("-n", "nativelink", "get", "statefulset", "nativelink-cas", "-o")
 

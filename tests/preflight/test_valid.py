@@ -90,7 +90,9 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
         "nativelink_cas_store_size": f"{draw(st.integers(1, 80))}%",
         "nativelink_cas_ac_store_size": f"{draw(st.integers(1, 10))}%",
         "nativelink_cas_resources": draw(resources()),
-        "nativelink_version": "v1.6.6" if shared else draw(st.sampled_from(["v1.6.6", "v1.3.2"])),
+        "nativelink_version": draw(
+            st.sampled_from([name for name, each in versions.VERSIONS.items() if each.redis_backend or not shared])
+        ),
         "nativelink_scheduler_backend": "redis" if shared else "memory",
         "nativelink_scheduler_replicas": draw(st.integers(1, 4)) if shared else 1,
         "nativelink_scheduler_platform_properties": PROPERTIES,

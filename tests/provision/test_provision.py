@@ -17,7 +17,7 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api, ApiError
 
-from testbed import manifests
+from testbed import manifests, pins
 from testbed.cluster import Cluster
 from testbed.waiting import ClusterError, until
 
@@ -33,12 +33,14 @@ REFERENCE = {
     "storage_classes_list": [{"name": "fast", "preset": "aws-ebs-gp3", "default": True}],
 }
 
+PREVIOUS, CURRENT = (pins.versions()[component] for component in ("keda-previous", "keda"))
+
 # Of the cluster's namespaces, for a play that has the role gitops alone.
 SPACES = {"nativelink_namespace": "nativelink", "nativelink_workers_namespace": "nativelink-workers"}
 
 
 def previous_keda() -> dict[str, str]:
-    return {"keda_version": "2.20.2", "keda_manifest": str(manifests.path("keda", "2.20.2"))}
+    return {"keda_version": PREVIOUS, "keda_manifest": str(manifests.path("keda", PREVIOUS))}
 
 
 # The whole, from a fresh cluster
@@ -58,7 +60,7 @@ def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live:
     run = play(EVERYTHING, "--check", "--diff", **REFERENCE)
     assert run.status == 0, run.message
     for line in (
-        "keda 2.21.0: would be installed",
+        f"keda {CURRENT}: would be installed",
         "envoy-gateway 1.9.1: would be installed",
         "argocd 3.6.1: would be installed",
     ):
@@ -70,11 +72,11 @@ def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live:
 
 
 def test_the_first_run_provisions_and_the_second_changes_nothing(play: Play, provisioned: Run) -> None:
-    assert "keda 2.20.2: installed" in provisioned.summary["provisioned"]
+    assert f"keda {PREVIOUS}: installed" in provisioned.summary["provisioned"]
     second = play(EVERYTHING, **REFERENCE, **previous_keda())
     assert second.status == 0, second.message
     assert second.changed == []
-    assert "keda 2.20.2: unchanged" in second.summary["provisioned"]
+    assert f"keda {PREVIOUS}: unchanged" in second.summary["provisioned"]
     checked = play(["keda"], "--check", **REFERENCE, **previous_keda())
     assert checked.changed == []
 
@@ -98,7 +100,7 @@ def test_the_priority_class_is_no_default(live: Live) -> None:
 def test_gateway_api_is_the_standard_channel_of_its_own_release(live: Live) -> None:
     crd = live("crd", "gateways.gateway.networking.k8s.io")["metadata"]["annotations"]
     assert crd["gateway.networking.k8s.io/channel"] == "standard"
-    assert crd["gateway.networking.k8s.io/bundle-version"] == "v1.6.3"
+    assert crd["gateway.networking.k8s.io/bundle-version"] == pins.versions()["gateway-api"]
     names = [each["metadata"]["name"] for each in live("crd")["items"]]
     assert not [name for name in names if name.endswith(".gateway.networking.x-k8s.io")]
     assert "envoyproxies.gateway.envoyproxy.io" in names
@@ -166,21 +168,21 @@ def test_what_is_not_pushed_yet_is_said(play: Play, tmp_path: Path) -> None:
 def test_an_upgrade_works_and_a_downgrade_only_when_asked_for(play: Play, live: Live) -> None:
     upgraded = play(["keda"])
     assert upgraded.status == 0, upgraded.message
-    assert upgraded.summary["provisioned"] == ["keda 2.21.0: upgraded from 2.20.2"]
+    assert upgraded.summary["provisioned"] == [f"keda {CURRENT}: upgraded from {PREVIOUS}"]
     image = live("deployment", "keda-operator", "keda")["spec"]["template"]["spec"]["containers"][0]["image"]
-    assert image.endswith(":2.21.0")
+    assert image.endswith(f":{CURRENT}")
 
     refused = play(["keda"], **previous_keda())
     assert refused.status != 0
     assert refused.message == (
-        "dev: keda_version: keda 2.21.0 is installed, 2.20.2 is older; set keda_version to 2.21.0 or newer, "
+        f"dev: keda_version: keda {CURRENT} is installed, {PREVIOUS} is older; set keda_version to {CURRENT} or newer, "
         "or set keda_allow_downgrade if upstream says that going back is safe"
     )
-    assert live("configmap", "keda-release", "keda")["data"]["version"] == "2.21.0"
+    assert live("configmap", "keda-release", "keda")["data"]["version"] == CURRENT
 
     allowed = play(["keda"], **previous_keda(), keda_allow_downgrade=True)
     assert allowed.status == 0, allowed.message
-    assert live("configmap", "keda-release", "keda")["data"]["version"] == "2.20.2"
+    assert live("configmap", "keda-release", "keda")["data"]["version"] == PREVIOUS
 
 
 # What is to exist already

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from testbed import build
 
@@ -74,7 +75,7 @@ def kustomize() -> Callable[[Path], list[Object]]:
 @pytest.fixture(scope="session")
 def accepts() -> Callable[[str, str], list[str]]:
     """Return the errors of a configuration by the schema of a NativeLink version (schemas/README.md)."""
-    files = {version: ROOT / f"schemas/nativelink-{version}.schema.json" for version in ("v1.6.6", "v1.3.2")}
+    files = {version: ROOT / f"schemas/nativelink-{version}.schema.json" for version in VERSIONS}
     validators = {
         version: jsonschema.Draft202012Validator(yaml.load(file.read_text(), yaml.CSafeLoader))
         for version, file in files.items()

@@ -7,6 +7,7 @@ from typing import Any
 import json5
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from tests.render.conftest import Object, committed, find, objects_of, values_of
 from tests.render.test_tree import ALL, container, simple
@@ -58,7 +59,7 @@ def test_every_shard_has_its_weight(cluster: str) -> None:
         assert {shard["weight"] for kind in found.values() for shard in kind} == {1}
 
 
-@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_who_shards_finds_a_key_where_the_others_put_it(version: str) -> None:
     pools = [{"name": "one"}, {"name": "two"}]
     files = render.tree(values_of(nativelink_version=version, nativelink_cas_replicas=4, nativelink_worker_pools=pools))
@@ -77,7 +78,7 @@ def test_who_shards_finds_a_key_where_the_others_put_it(version: str) -> None:
         assert {store.get("experimental_read_batching") == {} for store in reached} == {batched}
 
 
-@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_slice_takes_only_what_its_digest_says(version: str) -> None:
     """Whoever sends to it: the public listeners, the scheduler, and workers, whose actions reach it too."""
     files = render.tree(values_of(nativelink_version=version))

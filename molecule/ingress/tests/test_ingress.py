@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from testbed import pins
+
 Kubectl = Callable[..., Any]
 
 
 @pytest.mark.parametrize("name", ["gatewayclasses", "gateways", "grpcroutes", "httproutes"])
 def test_gateway_api_has_the_configured_version(kubectl: Kubectl, name: str) -> None:
     found = kubectl("get", "crd", f"{name}.gateway.networking.k8s.io")["metadata"]["annotations"]
-    assert found["gateway.networking.k8s.io/bundle-version"] == "v1.6.3"
+    assert found["gateway.networking.k8s.io/bundle-version"] == pins.versions()["gateway-api"]
 
 
 def test_the_controllers_experimental_kinds_are_left_out(kubectl: Kubectl) -> None:

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from testbed import pins
+
 Kubectl = Callable[..., Any]
+VERSION = pins.versions()["keda"]
 
 
 @pytest.mark.parametrize("name", ["keda-operator", "keda-metrics-apiserver", "keda-admission"])
 def test_deployments_are_available(kubectl: Kubectl, name: str) -> None:
     found = kubectl("get", "deployment", name, "--namespace=keda")
     assert found["status"]["availableReplicas"] == found["spec"]["replicas"]
-    assert found["spec"]["template"]["spec"]["containers"][0]["image"].endswith(":2.21.0")
+    assert found["spec"]["template"]["spec"]["containers"][0]["image"].endswith(f":{VERSION}")
 
 
 def test_every_field_has_our_manager(kubectl: Kubectl) -> None:
@@ -36,4 +39,4 @@ def test_the_metrics_api_is_registered(kubectl: Kubectl) -> None:
 
 def test_the_record_is_complete(kubectl: Kubectl) -> None:
     record = kubectl("get", "configmap", "keda-release", "--namespace=keda")["data"]
-    assert (record["version"], record["complete"]) == ("2.21.0", "true")
+    assert (record["version"], record["complete"]) == (VERSION, "true")
