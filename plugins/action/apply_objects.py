@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
+from ..modules import apply_objects
 from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import identity
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`; `objects`: complete manifests; `variable` and `way_out`: for the message if
-    the API server refuses an object; `provisioned`, `connected`, `next`: lines for the closing summary.
+    """Applies the objects, and refuses a change that Kubernetes cannot make."""
 
-    `immutable`: top-level fields that Kubernetes cannot change. An object that differs in one is deleted and made again
-    if its name is in `allow_recreate`, and refused otherwise; `allow_recreate_variable` is the variable behind
-    `allow_recreate`, for the message.
-    """
-
-    ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "objects": {"type": "list", "elements": "dict", "required": True},
-        "immutable": {"type": "list", "elements": "str", "default": []},
-        "allow_recreate": {"type": "list", "elements": "str", "default": []},
-        "allow_recreate_variable": {"type": "str", "default": ""},
-        "variable": {"type": "str", "required": True},
-        "way_out": {"type": "str", "required": True},
-        **{each: {"type": "list", "elements": "str", "default": []} for each in ("provisioned", "connected", "next")},
-    }
+    ARGUMENTS = argument_spec(apply_objects.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Apply them."""

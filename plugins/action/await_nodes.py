@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from typing import Any
 
+from ..modules import await_nodes
 from ..plugin_utils import release
 from ..plugin_utils.api import ApiError, Object
 from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.arguments import argument_spec
 
 _POLL_SECONDS = 1
 
 
 class ActionModule(ApplyAction):
-    """Waits at most `timeout` seconds until each pod of DaemonSet `namespace`/`name` is ready or has logged why not.
+    """Polls the DaemonSet and its pods until each pod is ready or has given its reason."""
 
-    A pod logs the reason as its last line, which begins with `<node>: not `. A pod that is not ready gives a notice and
-    does not fail the task. `what` begins each line of the summary. Check mode does not wait.
-    """
-
-    ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "namespace": {"type": "str", "required": True},
-        "name": {"type": "str", "required": True},
-        "timeout": {"type": "int", "required": True},
-        "what": {"type": "str", "required": True},
-    }
+    ARGUMENTS = argument_spec(await_nodes.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Wait and report the nodes."""

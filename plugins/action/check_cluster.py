@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ..modules import check_cluster
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.templating import host_values
 
 try:
@@ -19,6 +21,7 @@ except ImportError as error:
 class ActionModule(ActionBase):
     """Asks the API server; the `msg` of a failure has one line for each fault."""
 
+    ARGUMENTS = argument_spec(check_cluster.DOCUMENTATION)
     TRANSFERS_FILES = False
     _requires_connection = False
     _supports_check_mode = True
@@ -26,6 +29,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Check the cluster of this host."""
         result = super().run(tmp, task_vars)
+        self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         result["changed"] = False
         if live is None:
             cluster = task_vars["inventory_hostname"]

@@ -5,20 +5,19 @@ The value of a Secret stays in this process: no result holds one.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
+from ..modules import check_secrets
 from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.context import template_context
 from ..plugin_utils.templating import host_values
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`; `secrets`: each with `namespace`, `name` and `what` it is.
+    """Reports the Secrets that do not exist."""
 
-    The default of `secrets` are those that the cluster's tree refers to.
-    """
-
-    ARGUMENTS: ClassVar[dict[str, Any]] = {"secrets": {"type": "list", "elements": "dict"}}
+    ARGUMENTS = argument_spec(check_secrets.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Report those that do not exist."""

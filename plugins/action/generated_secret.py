@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import base64
 import secrets
-from typing import Any, ClassVar
+from typing import Any
 
+from ..modules import generated_secret
 from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import FIELD_MANAGER
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`, `namespace`, `name`, `key`, `labels`.
+    """Creates the Secret unless it exists."""
 
-    The value under `key` has 43 URL-safe characters, 256 bits.
-    """
-
-    ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "namespace": {"type": "str", "required": True},
-        "name": {"type": "str", "required": True},
-        "key": {"type": "str", "required": True, "no_log": False},
-        "labels": {"type": "dict", "default": {}},
-    }
+    ARGUMENTS = argument_spec(generated_secret.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Create the Secret unless it exists, also if another run creates it at the same time."""

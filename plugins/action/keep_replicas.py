@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..modules import keep_replicas
 from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.context import template_context
 from ..plugin_utils.release import FIELD_MANAGER
 from ..plugin_utils.templating import host_values
@@ -19,7 +21,9 @@ _POOL = "nativelink-gitops/pool"
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`. The cluster's variables say which pools are autoscaled."""
+    """Owns the replicas of autoscaled pools that only engines own."""
+
+    ARGUMENTS = argument_spec(keep_replicas.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Own the replicas of each autoscaled pool that only engines own."""

@@ -9,45 +9,25 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.urls import open_url
 
+from ..modules import release_manifest
 from ..plugin_utils import release
 from ..plugin_utils.api import ApiError, Object
 from ..plugin_utils.apply import Applied, ApplyAction
+from ..plugin_utils.arguments import argument_spec
 
 _DOWNLOAD_SECONDS = 60
 _POLL_SECONDS = 1
 
 
 class ActionModule(ApplyAction):
-    """Installs or upgrades one release and waits until it works. A second run only checks it.
+    """Installs or upgrades one release and waits until it works. A second run only checks it."""
 
-    Arguments besides `kubeconfig` and `context`:
-    `name`, `version`: what is installed; `namespace`: of its record, and of objects that name none;
-    `source`: URLs or local files, read one after another; `sha256`: of their content in that order, enforced if given;
-    `exclude`: `Kind/name` patterns of objects to leave out; `replace`: objects in the place of those of the same kind
-    and name; `prefix`: of the variables that messages name;
-    `existing`: the setting that uses an installation that is there already; `timeout`: seconds for each wait;
-    `allow_downgrade`; `wait_apiservices`: `available`, or `registered` where the pods behind them do not answer.
-    """
-
-    ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "name": {"type": "str", "required": True},
-        "version": {"type": "str", "required": True},
-        "namespace": {"type": "str", "required": True},
-        "source": {"type": "list", "elements": "str", "required": True},
-        "sha256": {"type": "str", "default": ""},
-        "exclude": {"type": "list", "elements": "str", "default": []},
-        "replace": {"type": "list", "elements": "dict", "default": []},
-        "prefix": {"type": "str", "required": True},
-        "existing": {"type": "str", "required": True},
-        "timeout": {"type": "int", "default": 300},
-        "allow_downgrade": {"type": "bool", "default": False},
-        "wait_apiservices": {"type": "str", "choices": ["available", "registered"], "default": "available"},
-    }
+    ARGUMENTS = argument_spec(release_manifest.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Install the release."""

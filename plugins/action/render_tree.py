@@ -9,7 +9,9 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ..modules import render_tree
 from ..plugin_utils import patches, render, tree
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.templating import host_values
 
 # Ansible imports this file before it forks a process for each host, and so all of them inherit the compiled templates.
@@ -19,11 +21,9 @@ gc.freeze()
 
 
 class ActionModule(ActionBase):
-    """Takes no arguments, but reads the cluster's variables. Supports check mode and --diff.
+    """Takes no arguments, but reads the cluster's variables. Supports check mode and --diff."""
 
-    Returns `created`, `changed_files` and `removed`, paths relative to the cluster's folder.
-    """
-
+    ARGUMENTS = argument_spec(render_tree.DOCUMENTATION)
     TRANSFERS_FILES = False
     _supports_check_mode = True
     _supports_diff = True
@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Render the files, compare them with the tree and replace a tree that differs."""
         super().run(tmp, task_vars)
-        self.validate_argument_spec(argument_spec={})
+        self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         values = host_values(task_vars or {}, self._loader)
         directory = Path(values["nativelink_clusters_dir"]).resolve() / values["cluster"]
         shown, check = _shown(directory), self._task.check_mode

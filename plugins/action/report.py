@@ -6,15 +6,14 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-SECTIONS = ("provisioned", "rendered", "connected", "next")
+from ..modules import report
+from ..plugin_utils.arguments import argument_spec
 
 
 class ActionModule(ActionBase):
-    """Returns its arguments as `cluster_summary`, which the callback cluster_summary collects. It changes nothing.
+    """Returns its arguments as `cluster_summary`, which the callback cluster_summary collects."""
 
-    Arguments: `provisioned`, `rendered`, `connected`, `next`: each a list of short lines; empty lines are left out.
-    """
-
+    ARGUMENTS = argument_spec(report.DOCUMENTATION)
     TRANSFERS_FILES = False
     _supports_check_mode = True
     _requires_connection = False
@@ -22,8 +21,6 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Check the arguments and pass them on."""
         super().run(tmp, task_vars)
-        _, lines = self.validate_argument_spec(
-            argument_spec={section: {"type": "list", "elements": "str", "default": []} for section in SECTIONS}
-        )
-        kept = {section: [line for line in lines[section] if line] for section in SECTIONS}
+        _, lines = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
+        kept = {section: [line for line in found if line] for section, found in lines.items()}
         return {"changed": False, "cluster_summary": {section: found for section, found in kept.items() if found}}

@@ -7,28 +7,19 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
+from ..modules import repository_secret
 from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import FIELD_MANAGER
 from ..plugin_utils.templating import host_values
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`, `namespace`, `name`, `labels`; `plain`: key to text that is not secret;
-    `values`: key to the variable that has the text; `files`: key to the variable that has the path of a file.
+    """Applies the Secret, or deletes it."""
 
-    Empty values are left out. The Secret is applied server-side, which removes the keys that are no longer given.
-    `state: absent` deletes the Secret if this project made it.
-    """
-
-    ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "namespace": {"type": "str", "required": True},
-        "name": {"type": "str", "required": True},
-        "labels": {"type": "dict", "default": {}},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        **{each: {"type": "dict", "default": {}} for each in ("plain", "values", "files")},
-    }
+    ARGUMENTS = argument_spec(repository_secret.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Apply the Secret, or delete it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
+from ..modules import take_over
 from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import identity
 
 _OURS = "app.kubernetes.io/managed-by=nativelink-gitops"
@@ -16,22 +18,12 @@ _POLL_SECONDS = 0.2
 
 
 class ActionModule(ApplyAction):
-    """Arguments: `kubeconfig`, `context`; `engine`: the one that gets the tree; `name`: of all engines' pointers;
-    `namespaces` and `kinds` (`group`, `resource`) of the tree; `engines`: by engine its field manager (`manager`), what
-    points it at the tree (`pointers`: `api_version` and `kind`; the last one does nothing alone) and what else was made
-    for it (`rest`: `api_version`, `kind`, `name`, and `namespace` where that is not the pointers').
+    """Deletes what this project made for the other engines, and gives the new engine the fields that they applied.
 
-    The action deletes what this project made for the other engines and gives the fields that they applied to the new
-    engine. Otherwise a field that is later removed from Git would stay in the cluster, owned by the old engine.
+    Otherwise a field that is later removed from Git would stay in the cluster, owned by the old engine.
     """
 
-    ARGUMENTS: ClassVar[dict[str, Any]] = {
-        "engine": {"type": "str", "required": True},
-        "name": {"type": "str", "required": True},
-        "namespaces": {"type": "list", "elements": "str", "required": True},
-        "kinds": {"type": "list", "elements": "dict", "required": True},
-        "engines": {"type": "dict", "required": True},
-    }
+    ARGUMENTS = argument_spec(take_over.DOCUMENTATION)
 
     def act(self) -> dict[str, Any]:
         """Take the tree from each other engine."""

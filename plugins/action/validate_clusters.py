@@ -7,7 +7,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+from ..modules import validate_clusters
 from ..plugin_utils import change_guard, validation
+from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.templating import host_values
 
 # Ansible adds these to each host's variables.
@@ -18,6 +20,7 @@ _MAGIC |= {"inventory_hostname_short", "omit", "playbook_dir", "role_names", "pl
 class ActionModule(ActionBase):
     """Reads hostvars. Fails with a line for each error in `msg` and `faults`, or returns `notices` by cluster."""
 
+    ARGUMENTS = argument_spec(validate_clusters.DOCUMENTATION)
     TRANSFERS_FILES = False
     _requires_connection = False
     _supports_check_mode = True
@@ -25,6 +28,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Check all clusters. The others are only checked for conflicts with the clusters of --limit."""
         result = super().run(tmp, task_vars)
+        self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         hostvars = task_vars["hostvars"]
         clusters = {}
         for host in task_vars["groups"]["all"]:

@@ -32,7 +32,7 @@ class Applied:
 class ApplyAction(ActionBase):
     """An action on one cluster: that of the task's host, unless the arguments `kubeconfig` and `context` name another.
 
-    A subclass lists its own arguments in `ARGUMENTS` and does its work in `act`.
+    A subclass has its arguments in `ARGUMENTS`, with those of the documentation fragment `cluster`, and acts in `act`.
     """
 
     TRANSFERS_FILES = False
@@ -44,8 +44,7 @@ class ApplyAction(ActionBase):
         super().run(tmp, task_vars)
         self._task_vars = task_vars or {}
         self._cluster = self._task_vars.get("inventory_hostname", "localhost")
-        connection = {name: {"type": "str"} for name in CONNECTION}
-        _, self._args = self.validate_argument_spec(argument_spec={**connection, **self.ARGUMENTS})
+        _, self._args = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         kubeconfig, context = (self._args[name] or self._variable_of(CONNECTION[name]) for name in CONNECTION)
         try:
             self._api = Api(kubeconfig, context)

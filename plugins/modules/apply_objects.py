@@ -1,0 +1,79 @@
+"""Documentation of the action `apply_objects`."""
+
+DOCUMENTATION = r"""
+module: apply_objects
+short_description: Apply Kubernetes objects server-side
+description:
+  - Applies objects as the field manager C(nativelink-gitops) and never takes a field from another manager.
+  - In check mode the API server says what it would change. An object whose kind or namespace does not exist yet counts
+    as a change.
+extends_documentation_fragment: nativelink.gitops.cluster
+options:
+  objects:
+    description: Complete manifests.
+    type: list
+    elements: dict
+    required: true
+  immutable:
+    description:
+      - Top-level fields that Kubernetes cannot change.
+      - An object that differs in one of them is refused, unless O(allow_recreate) has its name.
+    type: list
+    elements: str
+    default: []
+  allow_recreate:
+    description: Names of the objects that may be deleted and created again where a field of O(immutable) differs.
+    type: list
+    elements: str
+    default: []
+  allow_recreate_variable:
+    description: Variable that holds O(allow_recreate), for the message.
+    type: str
+    default: ""
+  variable:
+    description: Variable that the message names if the API server refuses an object.
+    type: str
+    required: true
+  way_out:
+    description: What the user can do if the API server refuses an object, for the message.
+    type: str
+    required: true
+  provisioned:
+    description: Lines for the section C(provisioned) of the closing summary.
+    type: list
+    elements: str
+    default: []
+  connected:
+    description: Lines for the section C(connected) of the closing summary.
+    type: list
+    elements: str
+    default: []
+  next:
+    description: Lines for the section C(next) of the closing summary.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Make a namespace
+  nativelink.gitops.apply_objects:
+    objects:
+      - apiVersion: v1
+        kind: Namespace
+        metadata:
+          name: nativelink
+    variable: nativelink_namespace
+    way_out: give nativelink_namespace another name
+"""
+
+RETURN = r"""
+cluster_summary:
+  description: Lines for the closing summary, by section.
+  returned: success
+  type: dict
+warnings:
+  description: Warnings of the API server.
+  returned: when there are some
+  type: list
+"""

@@ -1,0 +1,43 @@
+"""Documentation of the action `report`."""
+
+DOCUMENTATION = r"""
+module: report
+short_description: Add lines to the closing summary of a cluster
+description:
+  - Returns its arguments for the callback P(nativelink.gitops.cluster_summary#callback). Empty lines are left out.
+  - Changes nothing.
+options:
+  provisioned:
+    description: What was provisioned.
+    type: list
+    elements: str
+    default: []
+  rendered:
+    description: What was rendered.
+    type: list
+    elements: str
+    default: []
+  connected:
+    description: What was connected.
+    type: list
+    elements: str
+    default: []
+  next:
+    description: What the user has to do next.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: Say what to do next
+  nativelink.gitops.report:
+    next: [push the tree]
+"""
+
+RETURN = r"""
+cluster_summary:
+  description: The lines, by section.
+  returned: success
+  type: dict
+"""

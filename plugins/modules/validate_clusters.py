@@ -1,0 +1,33 @@
+"""Documentation of the action `validate_clusters`."""
+
+DOCUMENTATION = r"""
+module: validate_clusters
+short_description: Find every fault in the variables of all clusters
+description:
+  - Checks the variables of all hosts at once, including what would break a running cluster. Use it with C(run_once).
+  - Hosts outside of C(--limit) count only where a cluster within it collides with them.
+  - Takes no arguments, needs no cluster and changes nothing.
+options: {}
+"""
+
+EXAMPLES = r"""
+- name: Check the variables of all clusters
+  nativelink.gitops.validate_clusters:
+  run_once: true
+"""
+
+RETURN = r"""
+faults:
+  description: One line for each fault, with cluster, variable, problem and fix.
+  returned: failure
+  type: list
+  elements: str
+msg:
+  description: All faults, one on each line.
+  returned: failure
+  type: str
+notices:
+  description: What the user should know, by cluster.
+  returned: success
+  type: dict
+"""

@@ -1,0 +1,64 @@
+"""The collection as users install it: built into a tarball, and installed into an empty folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from testbed.waiting import patient
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def run(*command: str | Path, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of Ansible, without the configuration of this checkout; the output has both streams."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "K8S_AUTH", "PYTHONPATH"))
+    }
+    inherited |= {"PATH": f"{BIN}:{os.environ['PATH']}", "KUBECONFIG": "/dev/null", **environment}
+    done = subprocess.run(
+        [str(each) for each in command],
+        cwd=cwd,
+        env=inherited,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=patient(600),
+    )
+    print(done.stdout)  # shown by pytest when the test fails
+    if check:
+        assert done.returncode == 0, command
+    return done
+
+
+def install(tarball: Path, target: Path) -> None:
+    """Install the collection without the network; kubernetes.core is in the Python environment."""
+    run("ansible-galaxy", "collection", "install", tarball, "--offline", "-p", target, cwd=target.parent)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What users get: the tarball, and the folder that Ansible has as `ANSIBLE_COLLECTIONS_PATH`."""
+
+    tarball: Path
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path / "ansible_collections/nativelink/gitops"
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """The committed and the changed files of this checkout, built and installed."""
+    folder = tmp_path_factory.mktemp("collection")
+    run("ansible-galaxy", "collection", "build", ROOT, "--output-path", folder, cwd=folder)
+    (tarball,) = folder.glob("nativelink-gitops-*.tar.gz")
+    install(tarball, folder / "collections")
+    return Collection(tarball, folder / "collections")

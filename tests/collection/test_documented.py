@@ -1,0 +1,90 @@
+"""`ansible-doc` shows every module, role and callback, and what it shows is what Ansible accepts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .conftest import ROOT, Collection, run
+
+ACTIONS = sorted(path.stem for path in (ROOT / "plugins/action").glob("*.py"))
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+
+
+def documentation(kind: str, collection: Collection, *names: str) -> dict[str, Any]:
+    """What `ansible-doc --json` says of the collection's plugins, by short name."""
+    wanted = [f"nativelink.gitops.{name}" for name in names]
+    path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
+    # Warnings go to the same output: it begins with the first brace.
+    text = run("ansible-doc", "-t", kind, "--json", *wanted, cwd=collection.path, **path).stdout
+    return {name.rpartition(".")[2]: found for name, found in json.loads(text[text.index("{") :]).items()}
+
+
+def parts(documented: dict[str, Any]) -> dict[str, Any]:
+    """Each option and return value of a module, by where it stands."""
+    return {
+        **{f"options.{name}": each for name, each in documented["doc"].get("options", {}).items()},
+        **{f"return.{name}": each for name, each in documented["return"].items()},
+    }
+
+
+def test_every_action_is_documented_as_a_module(collection: Collection) -> None:
+    modules = documentation("module", collection, *ACTIONS)
+    assert len(ACTIONS) == 12
+    assert sorted(modules) == ACTIONS == sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
+    for name, module in modules.items():
+        assert module["doc"]["short_description"], name
+        assert [where for where, part in parts(module).items() if not part.get("description")] == [], name
+        (task,) = yaml.safe_load(module["examples"])
+        assert f"nativelink.gitops.{name}" in task
+        arguments = set(task[f"nativelink.gitops.{name}"] or ())
+        options = module["doc"].get("options", {})
+        assert arguments <= set(options), name
+        assert {key for key, option in options.items() if option.get("required")} <= arguments, name
+
+
+def test_a_module_takes_the_arguments_that_are_documented(collection: Collection, tmp_path: Path) -> None:
+    """Each action is also given an argument that none has, and answers with those that it has."""
+    modules = {
+        name: each["doc"].get("options", {}) for name, each in documentation("module", collection, *ACTIONS).items()
+    }
+    some = {"str": "x", "path": "x", "int": 1, "list": [], "dict": {}}
+    tasks = [
+        {
+            f"nativelink.gitops.{name}": {
+                "nonsense": 1,
+                **{key: some[option["type"]] for key, option in options.items() if option.get("required")},
+            },
+            "ignore_errors": True,
+        }
+        for name, options in modules.items()
+    ]
+    play = {"hosts": "localhost", "gather_facts": False, "tasks": tasks}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    output = run("ansible-playbook", "play.yml", cwd=tmp_path, ANSIBLE_COLLECTIONS_PATH=str(collection.path)).stdout
+    answer = (
+        r'"msg": "Unsupported parameters for \(\S+\.(\w+)\) module: nonsense\. Supported parameters include: ([^"]*)\."'
+    )
+    accepted = {name: re.findall(r"\w+", text) for name, text in re.findall(answer, output)}
+    assert accepted == {name: sorted(options) for name, options in modules.items()}
+    assert accepted["await_nodes"] == ["context", "kubeconfig", "name", "namespace", "timeout", "what"]
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_every_role_is_documented(collection: Collection, name: str) -> None:
+    (role,) = documentation("role", collection, name).values()
+    main = role["entry_points"]["main"]
+    defaults = yaml.safe_load((ROOT / "roles" / name / "defaults/main.yml").read_text())
+    assert main["short_description"]
+    assert {key for key in defaults if not key.startswith("__")} <= set(main["options"])
+    assert [key for key, option in main["options"].items() if not option.get("description")] == []
+
+
+def test_the_callback_is_documented(collection: Collection) -> None:
+    callback = documentation("callback", collection, "cluster_summary")["cluster_summary"]
+    assert callback["doc"]["short_description"]
