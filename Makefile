@@ -41,6 +41,10 @@ render: venv ## render the committed trees (or those of INVENTORY=…), without 
 	for inventory in $(if $(filter file,$(origin INVENTORY)),inventories/local inventories/reference,$(INVENTORY)); do \
 	  ansible-playbook -i $$inventory playbooks/render.yml $(ARGS); done
 
+.PHONY: site
+site: venv ## make a repository for your own clusters: make site DIR=../my-farm (it installs this collection)
+	ansible-playbook playbooks/site.yml -e site_dir='"$(DIR)"' $(ARGS)
+
 .PHONY: images
 images: ## list the images to mirror: those of the committed trees and of the release manifests RELEASES="FILE…"
 	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u

@@ -1,0 +1,260 @@
+"""A site's own repository: made by the installed collection, checked by its own CI, and bootstrapped."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from testbed import cluster
+
+from .conftest import ROOT, Collection, install, run
+
+STORAGE = [{"name": "local-path", "preset": "local-path"}]
+
+
+def make(collection: Collection, site: Path, *arguments: str, check: bool = True) -> str:
+    """The output of the playbook `site`; arguments are variables such as `site_collection_source=…`."""
+    variables = [part for each in (f"site_dir={site.name}", *arguments) for part in ("-e", each)]
+    path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
+    return run("ansible-playbook", "nativelink.gitops.site", *variables, cwd=site.parent, check=check, **path).stdout
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Each file outside of `.ansible` and `.git`: when it was written, and what is in it."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path): ((folder / path).stat().st_mtime_ns, (folder / path).read_bytes())
+        for path in found
+        if path.parts[0] not in (".ansible", ".git")
+    }
+
+
+def git(site: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+    return subprocess.run(["git", *who, *arguments], cwd=site, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def site(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site whose requirements name the built tarball, and into which that is installed."""
+    folder = tmp_path_factory.mktemp("somewhere") / "my-farm"
+    make(collection, folder, f"site_collection_source={collection.tarball}")
+    install(collection.tarball, folder / ".ansible/collections")
+    return folder
+
+
+def test_a_site_holds_nothing_of_ours(site: Path) -> None:
+    assert sorted(contents(site)) == [
+        ".github/workflows/clusters.yml",
+        ".gitignore",
+        ".gitlab-ci.yml",
+        "README.md",
+        "ansible.cfg",
+        "clusters/.gitkeep",
+        "inventories/farm/hosts.yml",
+        "renovate.json",
+        "requirements.txt",
+        "requirements.yml",
+    ]
+
+
+def test_what_exists_is_kept(collection: Collection, tmp_path: Path) -> None:
+    site = tmp_path / "farm"
+    site.mkdir()
+    (site / "README.md").write_text("mine\n")
+    assert "These files existed and were left as they are: README.md" in make(collection, site)
+    before = contents(site)
+    assert before["README.md"][1] == b"mine\n"
+    assert re.search(r"^localhost +: ok=\d+ +changed=0 ", make(collection, site), re.MULTILINE)
+    assert contents(site) == before
+
+
+@pytest.mark.parametrize("way", ["a folder for a file", "a file for a folder"])
+def test_what_is_in_the_way_is_named(collection: Collection, tmp_path: Path, way: str) -> None:
+    site = tmp_path / "farm"
+    if way == "a folder for a file":
+        blocked = site / "requirements.yml"
+        blocked.mkdir(parents=True)
+    else:
+        blocked = site / "inventories"
+        site.mkdir()
+        blocked.write_text("")
+    said = make(collection, site, check=False)
+    assert f"site_dir: {blocked}: a folder is where a file belongs, or a file where a folder belongs; remove it" in said
+    assert [path for path in site.rglob("*") if path != blocked] == []
+
+
+def test_the_folder_has_to_be_named_and_outside_of_the_collection(collection: Collection, tmp_path: Path) -> None:
+    path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
+    said = run("ansible-playbook", "nativelink.gitops.site", cwd=tmp_path, check=False, **path).stdout
+    assert "site_dir: it is not set; name the folder of a repository of your own" in said
+    inside = make(collection, collection.folder / "farm", check=False)
+    assert f"site_dir: {collection.folder}/farm is in the collection itself; name the folder of a repository" in inside
+    assert not (collection.folder / "farm").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "version", "wanted"),
+    [
+        ("nativelink.gitops", "1.2.3", ("galaxy", "galaxy-collection", "nativelink.gitops")),
+        ("https://git.example.com/a/b.git", "v1.2.3", ("git", "git-tags", "https://git.example.com/a/b.git")),
+        ("git+https://git.example.com/a/b", "v1.2.3", ("git", "git-tags", "https://git.example.com/a/b")),
+        ("git@git.example.com:a/b.git", "v1.2.3", ("git", "git-tags", "git@git.example.com:a/b.git")),
+    ],
+)
+def test_the_collection_is_pinned_where_renovate_finds_it(
+    collection: Collection, tmp_path: Path, source: str, version: str, wanted: tuple[str, str, str]
+) -> None:
+    site = tmp_path / "farm"
+    make(collection, site, f"site_collection_source={source}", f"site_collection_version={version}")
+    text = (site / "requirements.yml").read_text()
+    first, second = yaml.safe_load(text)["collections"]
+    assert first == {"name": source, "type": wanted[0], "version": version}
+    assert second["name"] == "kubernetes.core"
+    (manager,) = json.loads((site / "renovate.json").read_text())["customManagers"]
+    (pattern,) = manager["matchStrings"]
+    pattern = pattern.replace("(?<", "(?P<")
+    found = [each.group("datasource", "depName", "currentValue") for each in re.finditer(pattern, text)]
+    assert found == [
+        (wanted[1], wanted[2], version),
+        ("galaxy-collection", "kubernetes.core", second["version"]),
+    ]
+    variable = "# renovate: datasource=github-releases depName=kedacore/keda\n      keda_version: 2.21.0\n"
+    assert re.search(pattern, variable).group("currentValue") == "2.21.0"
+    assert all(
+        re.match(each.strip("/"), path)
+        for each, path in zip(
+            manager["managerFilePatterns"], ("requirements.yml", "inventories/farm/hosts.yml"), strict=True
+        )
+    )
+
+
+# --- its CI
+
+
+def scripts(site: Path) -> dict[str, str]:
+    """What each CI example runs, as one shell script, taken from its YAML."""
+    workflow = yaml.safe_load((site / ".github/workflows/clusters.yml").read_text())
+    steps = workflow["jobs"]["check"]["steps"]
+    pipeline = yaml.safe_load((site / ".gitlab-ci.yml").read_text())
+    return {
+        "github": "\n".join(step["run"] for step in steps if "run" in step),
+        "gitlab": "\n".join(pipeline["check"]["script"]),
+    }
+
+
+@pytest.fixture
+def committed(site: Path) -> Iterator[Path]:
+    """The site in Git, its tree rendered and committed; what a test does to it is taken back."""
+    git(site, "init", "--quiet")
+    run("ansible-playbook", "nativelink.gitops.render", cwd=site)
+    git(site, "add", "--all")
+    git(site, "commit", "--quiet", "--allow-empty", "--message", "Render")
+    head = git(site, "rev-parse", "HEAD").strip()
+    yield site
+    git(site, "reset", "--quiet", "--hard", head)
+    git(site, "clean", "--quiet", "--force", "-d")
+
+
+@pytest.mark.parametrize("name", ["github", "gitlab"])
+def test_ci_fails_on_a_difference_only(committed: Path, name: str) -> None:
+    script = scripts(committed)[name]
+    assert len(script.splitlines()) >= 7
+    # Whether the index is asked is up to pip and ansible-galaxy: all that is required is here already.
+    offline = script.replace("collection install", "collection install --offline")
+
+    def status() -> int:
+        return run("bash", "-ec", offline, cwd=committed, check=False).returncode
+
+    assert git(committed, "status", "--porcelain") == ""
+    assert status() == 0
+
+    edited = committed / "clusters/dev/rendered/cas/service.yaml"
+    rendered = edited.read_text()
+    edited.write_text(rendered.replace("nativelink", "other", 1))
+    git(committed, "commit", "--quiet", "--all", "--message", "Edit by hand")
+    assert status() == 1
+    assert edited.read_text() == rendered
+    git(committed, "commit", "--quiet", "--all", "--message", "Render")
+    assert status() == 0
+
+    (committed / "clusters/dev/rendered/cas/service.yaml").unlink()
+    git(committed, "commit", "--quiet", "--all", "--message", "Remove by hand")
+    assert status() == 1
+
+
+def test_ci_fails_on_a_faulty_inventory(committed: Path) -> None:
+    hosts = committed / "inventories/farm/hosts.yml"
+    hosts.write_text(hosts.read_text().replace("gitops_provider: none", "gitops_provider: fluxx"))
+    done = run("bash", "-ec", "ansible-playbook nativelink.gitops.check_inventory", cwd=committed, check=False)
+    assert done.returncode != 0
+    assert "dev: gitops_provider: " in done.stdout
+
+
+# --- the main job
+
+
+def test_the_site_is_bootstrapped(site: Path, tmp_path: Path) -> None:
+    offline = tmp_path / "offline.yml"
+    subprocess.run([sys.executable, ".ci/offline.py", str(offline)], cwd=ROOT, check=True)
+    hosts = site / "inventories/farm/hosts.yml"
+    inventory: dict[str, Any] = yaml.safe_load(hosts.read_text())
+    with cluster.fresh("site") as embedded:
+        inventory["all"]["hosts"] = {
+            "embedded": {
+                **inventory["all"]["hosts"]["dev"],
+                "cluster_kubeconfig": str(embedded.kubeconfig),
+                "cluster_context": embedded.context,
+                "storage_classes_list": STORAGE,
+            }
+        }
+        hosts.write_text(yaml.safe_dump(inventory, explicit_start=True))
+        first = run("ansible-playbook", "nativelink.gitops.bootstrap", "-e", f"@{offline}", cwd=site).stdout
+        assert "CLUSTERS" in first  # the site's own ansible.cfg
+        assert f"{site}/.ansible/collections" in run("ansible-galaxy", "collection", "list", cwd=site).stdout
+        assert (site / "clusters/embedded/rendered/cas/statefulset.yaml").is_file()
+        assert "namespace/nativelink\n" in embedded.run("get", "namespaces", "-o", "name")
+
+        before = contents(site)
+        second = run("ansible-playbook", "nativelink.gitops.bootstrap", "-e", f"@{offline}", cwd=site).stdout
+        assert re.search(r"^embedded +: ok=\d+ +changed=0 .*failed=0 ", second, re.MULTILINE)
+        assert contents(site) == before
+
+        elsewhere = {"ANSIBLE_CONFIG": str(site / "ansible.cfg")}
+        for playbook in ("validate", "render"):
+            run("ansible-playbook", f"nativelink.gitops.{playbook}", cwd=tmp_path, **elsewhere)
+        assert contents(site) == before
+        assert [path.name for path in tmp_path.iterdir()] == ["offline.yml"]
+
+
+@pytest.mark.parametrize(
+    ("inventory", "trees"),
+    [
+        ("inventories/farm", "clusters"),
+        ("inventories/hosts.yml", "clusters"),
+        ("inventories/one/inventories/farm/hosts.yml", "inventories/one/clusters"),
+        ("somewhere/farm", "somewhere/farm/clusters"),
+    ],
+)
+def test_the_trees_are_beside_the_inventories(
+    collection: Collection, tmp_path: Path, inventory: str, trees: str
+) -> None:
+    """And a cluster's are beside its own inventory, where a run has several."""
+    hosts = {"cluster_kubeconfig": "/nowhere", "storage_classes_list": STORAGE, "nativelink_hostname": "a.example.com"}
+    for name, path in (("one", tmp_path / "a" / inventory), ("two", tmp_path / "b/inventories/hosts.yml")):
+        file = path if path.suffix else path / "hosts.yml"
+        file.parent.mkdir(parents=True)
+        file.write_text(yaml.safe_dump({"all": {"hosts": {name: {**hosts, "cluster_context": name}}}}))
+    path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
+    sources = ("-i", tmp_path / "a" / inventory, "-i", tmp_path / "b/inventories/hosts.yml")
+    run("ansible-playbook", *sources, "nativelink.gitops.render", cwd=collection.path, **path)
+    found = {str(each.relative_to(tmp_path).parent) for each in tmp_path.rglob("rendered")}
+    assert found == {f"a/{trees}/one", "b/clusters/two"}
