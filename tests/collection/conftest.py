@@ -39,7 +39,7 @@ def run(*command: str | Path, cwd: Path, check: bool = True, **environment: str)
 
 def install(tarball: Path, target: Path) -> None:
     """Install the collection without the network; kubernetes.core is in the Python environment."""
-    run("ansible-galaxy", "collection", "install", tarball, "--offline", "-p", target, cwd=target.parent)
+    run("ansible-galaxy", "collection", "install", tarball, "--offline", "-p", target, cwd=tarball.parent)
 
 
 @dataclass(frozen=True)
