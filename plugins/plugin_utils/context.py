@@ -27,8 +27,8 @@ COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "pro
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
 ACTION_MARGIN = 300
-# ext4 has an inode for each 16 KiB by default: a store of smaller files runs out of them before it is full. A twentieth
-# is left for directories, uploads that are not complete yet, and the file system itself.
+# ext4 has an inode for each 16 KiB by default, so a store of smaller files runs out of inodes before it is full. A
+# twentieth is left for directories, incomplete uploads, and the file system itself.
 BYTES_AN_INODE = 16 * 1024
 INODE_PERCENT = 95
 # NativeLink counts a file in whole blocks of 4 KiB, so no store holds more files than this makes of its bytes.
@@ -37,22 +37,22 @@ BYTES_A_BLOCK = 4 * 1024
 # that all of them may take. The rest is for what comes and goes.
 MEMORY_A_FILE = 512
 INDEX_PERCENT = 75
-# A full store makes room for so much at once, a hundredth of it at most. The write that finds it full deletes all of
-# that before it is answered, at 0.1 to 0.6 ms a file (seen on v1.6.6): a twentieth of 160 GiB would take minutes.
+# A full store frees this much at once, but at most a hundredth of its size. The write that finds the store full deletes
+# all of it before it is answered, at 0.1 to 0.6 ms a file (seen on v1.6.6). A twentieth of 160 GiB would take minutes.
 EVICT_BYTES = 8 * 1024**2
 # A store of executable inputs keeps a second copy of each, which `max_bytes` does not count (v1.6.6: source).
 COPIES = 2
 # Kubernetes notices a lost node after 40 to 50 seconds, and then waits 5 minutes unless a pod says otherwise.
 LOST_NODE_SECONDS = 10
 LOST_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
-# Made by provisioning. Workers have none, so that a full node takes a worker's pod rather than the queue or the cache.
+# Provisioning creates this class. Workers have none, so a full node evicts a worker rather than the queue or the cache.
 PRIORITY_CLASS = "nativelink-control-plane"
 # The kubelet probes a starting CAS this often; the budget is nativelink_cas_startup_timeout.
 STARTUP_PERIOD = 10
-# KEDA polls without an answer for so many seconds before it says so and holds a pool, or wakes one from zero. Where
-# nothing even refuses the connection each of the two numbers takes 3 s more (its HTTP timeout): a minute by default.
+# KEDA polls without an answer for this many seconds before it holds a pool, or wakes one from zero. If the connection
+# is not even refused, each of the two numbers takes 3 s more (KEDA's HTTP timeout), which is a minute by default.
 LOST = 10
-# Cluster Autoscaler waits so long for a pod that it evicts, unless --max-graceful-termination-sec says more.
+# Cluster Autoscaler waits this long for a pod that it evicts, unless --max-graceful-termination-sec says more.
 EVICTION_PATIENCE = 600
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 # Labels of spot nodes, and whether the nodes keep other pods away by a taint of the same key and value.
@@ -62,7 +62,7 @@ SPOT = {
     "gke": ("cloud.google.com/gke-spot", "true", True),
     "aks": ("kubernetes.azure.com/scalesetpriority", "spot", True),
 }
-# The collector records the same of a scheduler in memory.
+# The collector records the same for a scheduler in memory.
 DEMAND_BY_POOL = {
     "name": "nativelink-demand",
     "rules": [
@@ -72,7 +72,7 @@ DEMAND_BY_POOL = {
         }
     ],
 }
-# One step to the number that is needed; the default behaviour doubles, which took 58 s from 4 to 50.
+# The pool grows to the needed number in one step. The default behaviour doubles, which took 58 s from 4 to 50.
 SCALE_UP = {
     "stabilizationWindowSeconds": 0,
     "selectPolicy": "Max",
@@ -81,7 +81,7 @@ SCALE_UP = {
         {"type": "Pods", "value": 200, "periodSeconds": 15},
     ],
 }
-# Down slowly: a worker that goes takes its cache with it.
+# The pool shrinks slowly, because a worker that goes takes its cache with it.
 SCALE_DOWN = {
     "stabilizationWindowSeconds": 300,
     "selectPolicy": "Max",
@@ -95,8 +95,8 @@ KEPT = {
     "kustomize.toolkit.fluxcd.io/prune": "disabled",
     "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
 }
-# gRPC, no limit on what is uploaded, and calls that are silent as long as their action runs: for NGINX's own controller
-# (nginx.org) and for the community's.
+# The annotations allow gRPC, uploads of any size, and calls that are silent while their action runs. They are for
+# NGINX's own controller (nginx.org) and for the community's.
 INGRESS_ANNOTATIONS = {
     "nginx.org/grpc-services": "nativelink-scheduler,nativelink-cas",
     "nginx.org/client-max-body-size": "0",
@@ -193,7 +193,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "scheduler": {
             **stated("scheduler"),
             "properties": properties,
-            # Frees what a crashed scheduler stranded in Redis. Shorter than an action it would fail healthy builds.
+            # It frees what a crashed scheduler left in Redis. A value below an action's time would fail healthy builds.
             "executing_timeout": max(pool["grace"] for pool in pools),
             "tolerations": _back_soon(own("scheduler_tolerations")),
         },
@@ -204,10 +204,10 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             **_redis_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address")),
             "secret": own("redis_secret_name"),
             "storage_class": own("redis_storage_class") or storage_class,
-            # The rest is for connections, and for what changes while the file is written anew.
+            # The rest is for connections, and for what changes while Redis rewrites its file.
             "max_memory": redis_may_fill(memory) if memory else 0,
         },
-        # Of NetworkPolicies. A rule without peers lets everybody through: templates leave a rule with none out.
+        # Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out.
         "peers": {
             "clients": [*map(_namespace, edges), *own("client_peers")],
             "dns": own("dns_peers"),
@@ -218,10 +218,10 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "egress": own("worker_egress"),
             "apart_from": ["cas", "redis", "scheduler"] if own("workers_apart") else [],
         },
-        # Of pods that are the only one of their kind.
+        # Tolerations of pods that are the only one of their kind.
         "only_pod_tolerations": _back_soon([]),
         "pools": pools,
-        # Of several values of a property NativeLink's scheduler keeps the last.
+        # NativeLink's scheduler keeps the last of several values of a property.
         "demand_pools": [
             {
                 "name": pool["name"],
@@ -345,7 +345,7 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "fast_store": _eviction(store, _inodes(scratch) // COPIES),
         # NativeLink expands $NAME in its configuration, and Kubernetes $(NAME) in a container's. Both read $$ as $.
         "env": {key: _text(value).replace("$", "$$") for key, value in pool["env"].items()},
-        # Of a lost metric: never fewer than now, and 0 would mean zero in spite of it.
+        # Without a metric KEDA keeps at least this many workers. A fallback of 0 would scale the pool to zero.
         "fallback_replicas": max(1, pool["min_replicas"]),
         "failure_threshold": failing_polls(pool),
         "behavior": {"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},

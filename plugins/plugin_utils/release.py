@@ -97,7 +97,7 @@ def version_key(version: str) -> tuple[tuple[int, ...], tuple[Any, ...]]:
 
 
 def stated_versions(found: Iterable[Object], name: str) -> set[str]:
-    """The versions that the objects of release `name` state, without those that are no numbers, such as `latest`.
+    """The versions that the objects of release `name` state, without those that are not numbers, such as `latest`.
 
     They are in labels, in the annotations that bundles of definitions have, and in the tags of images that are named
     like the release or like the end of its name: `envoyproxy/gateway:v1.9.1` of `envoy-gateway`.
