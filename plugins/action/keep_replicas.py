@@ -51,7 +51,7 @@ class ActionModule(ApplyAction):
 
 
 def _is_to_lose_them(live: Object) -> bool:
-    """Whether `replicas` was only ever applied: an autoscaler, or a person who scales by hand, owns it by an update."""
+    """Return whether `replicas` was only ever applied. An autoscaler, or a person who scales, owns it by an update."""
     owners = [
         (entry["operation"], entry["manager"])
         for entry in live["metadata"]["managedFields"]

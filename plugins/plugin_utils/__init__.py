@@ -1,1 +1,1 @@
-"""What the actions share: variables, validation and rendering. Plain Python but for templating.py and apply.py."""
+"""The code that the actions share. Only templating.py, apply.py and arguments.py need Ansible."""

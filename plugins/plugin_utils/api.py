@@ -104,7 +104,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _described(text: str, location: str | None) -> str:
-    """What an answer holds that is not Kubernetes' JSON."""
+    """Describe an answer that is not Kubernetes' JSON."""
     if location:
         return f"a redirect to {location.partition('?')[0]}"
     if "<html" in text[:1000].lower():
@@ -187,7 +187,7 @@ class Api:
         return answer.status, content
 
     def get(self, path: str, **query: str) -> Object | None:
-        """What the API server answers to GET `path`; None if there is no such object, collection or API group."""
+        """Return the API server's answer to GET `path`; None if the object, collection or API group does not exist."""
         status, content = self._call("GET", f"{path}?{urlencode(query)}" if query else path)
         if status == 404:
             return None
@@ -208,7 +208,7 @@ class Api:
         return answer.data.decode(errors="replace").strip() if answer.status == 200 else ""
 
     def post(self, path: str, body: Object) -> Object:
-        """What the API server answers to POST `path`."""
+        """Return the API server's answer to POST `path`."""
         status, content = self._call("POST", path, body)
         if status >= 300:
             raise RefusedError(f"POST {path}", status, content)
@@ -265,7 +265,7 @@ class Api:
         content_type: str = "application/json",
         accepted: str = "",
     ) -> Object | None:
-        """What the API server answers to a write; None if it refuses that for the reason `accepted`."""
+        """Return the API server's answer to a write; None if it refuses the write for the reason `accepted`."""
         status, content = self._call(method, path, body, content_type)
         if accepted and content.get("reason") == accepted:
             return None

@@ -1,4 +1,4 @@
-"""What the actions have in common that work on a cluster: its connection, server-side apply, errors and results."""
+"""The common part of the actions that work on a cluster: connection, server-side apply, errors and results."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ApplyAction(ActionBase):
         raise AnsibleActionFail(f"{self._cluster}: {variable}: {problem}; {remedy}")
 
     def _is_possible(self, wanted: Object) -> bool:
-        """Whether the API server can be asked about an object: its kind and its namespace exist."""
+        """Return whether the API server can be asked about an object: its kind and its namespace exist."""
         namespace = wanted["metadata"].get("namespace")
         if self._api.kind(wanted["apiVersion"], wanted["kind"]) is None:
             return False

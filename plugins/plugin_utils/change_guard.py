@@ -83,7 +83,7 @@ def refused(clusters: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Cha
 
 
 def notices(values: Mapping[str, Any], changes: Changes) -> list[str]:
-    """What could not be compared, and permissions of one cluster that no change needs any longer.
+    """Return what could not be compared, and the permissions of one cluster that no change needs any longer.
 
     Such a permission would let the next change of its name through. With a broken file, no permission is known to be
     without use.
@@ -105,7 +105,7 @@ def breaking_changes(
     clusters: Mapping[str, Mapping[str, Any]],
     statefulset: Callable[[Mapping[str, Any], str], Object | None] = _rendered,
 ) -> dict[str, Changes]:
-    """What would break each of `clusters`, which maps names to effective values without static faults.
+    """Return the changes that would break `clusters`, which maps names to effective values without static faults.
 
     `statefulset` renders the StatefulSet of a template, or returns None where the cluster has none; it is called for
     the templates whose file is committed.
@@ -139,7 +139,7 @@ class _Broken(Exception):
 
 @dataclass(frozen=True)
 class _StatefulSet:
-    """What is compared of a StatefulSet."""
+    """Return the parts of a StatefulSet that are compared."""
 
     namespace: str
     replicas: int
@@ -235,7 +235,7 @@ def _allow(name: str) -> str:
 
 
 def _procedure(name: str, step: str, loss: str = "") -> str:
-    """How to make a change that the API server refuses.
+    """Return the steps of a change that the API server refuses.
 
     The GitOps engine must not run meanwhile: it would make the deleted StatefulSet again, as it was.
     """

@@ -265,7 +265,7 @@ def redis_may_fill(limit: str) -> int:
 
 
 def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """What scales a pool (its defaults filled in) of a cluster: `keda`, `hpa` or `none`."""
+    """Return what scales a pool (its defaults filled in) of a cluster: `keda`, `hpa` or `none`."""
     return pool["scaling"] or known["nativelink_scaling"]
 
 
@@ -295,7 +295,7 @@ def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> 
 
 
 def failing_polls(pool: Mapping[str, Any]) -> int:
-    """After how many polls without an answer KEDA holds a pool (its defaults filled in), or wakes one from zero."""
+    """Return the number of unanswered polls after which KEDA holds a pool (its defaults filled in), or wakes it."""
     return max(3, LOST // pool["polling_interval"])
 
 

@@ -16,7 +16,7 @@ Object = Mapping[str, Any]
 
 
 def warnings(directory: Path, files: Mapping[str, str]) -> list[str]:
-    """What is wrong with the patches in a cluster's folder, a line each; `files` is the rendered tree.
+    """Return the faults of the patches in a cluster's folder, a line each; `files` is the rendered tree.
 
     Where the user's kustomization takes objects from a folder, a URL or a component, a patch may be meant for those
     unknown objects, and no patch is reported.
@@ -40,7 +40,7 @@ def warnings(directory: Path, files: Mapping[str, str]) -> list[str]:
 
 
 def _patches(directory: Path, user: Object) -> Iterator[tuple[str, Object]]:
-    """What to call each patch, and the patch as `{"target": …, "patch": text or None}`."""
+    """Yield a label for each patch, and the patch as `{"target": …, "patch": text or None}`."""
     for entry in [*(user.get("patches") or []), *(user.get("patchesJson6902") or [])]:
         name = entry.get("path")
         text = entry.get("patch") if name is None else _read(directory / name)
@@ -68,7 +68,7 @@ def _problems(patch: Object, objects: list[Object]) -> Iterator[str]:
 
 
 def _targeted(target: Object, item: Object) -> bool:
-    """As kustomize matches: regular expressions for whole names, and selectors; a missing key matches every object."""
+    """Match as kustomize does: regular expressions for names, and selectors. A missing key matches every object."""
     group, _, version = str(item.get("apiVersion", "")).rpartition("/")
     facts = {"group": group, "version": version, "kind": item.get("kind", ""), **_metadata(item)}
     return all(

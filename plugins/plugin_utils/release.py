@@ -60,7 +60,7 @@ def without(found: Iterable[Object], patterns: Sequence[str]) -> list[Object]:
 
 
 def stages(found: Sequence[Object]) -> tuple[list[Object], list[Object]]:
-    """What must be there before the rest (namespaces, then the definitions of kinds), and the rest."""
+    """Split the objects: those to apply first (namespaces, then the definitions of kinds), and the rest."""
     first = [each for kind in _FIRST for each in found if each["kind"] == kind]
     return first, [each for each in found if each["kind"] not in _FIRST]
 
@@ -136,7 +136,7 @@ def record(name: str, namespace: str, version: str, content: str, complete: bool
 
 
 def holds(live: Any, wanted: Any) -> bool:
-    """Whether a live object has all that its manifest says, so that applying that once more would change nothing.
+    """Return whether a live object has all that its manifest says, so that applying it again would change nothing.
 
     It may have more. False does not prove a difference: the API server writes some values in another way than they
     were given (`1000m` as `1`), and a list that another manager added to is not looked through.

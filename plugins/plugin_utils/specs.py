@@ -143,7 +143,7 @@ def templated_defaults() -> frozenset[str]:
 
 
 def holds_template(value: Yaml) -> bool:
-    """Whether `value` contains a template, in a text at any depth."""
+    """Return whether `value` contains a template, in a text at any depth."""
     if isinstance(value, Mapping):
         return any(map(holds_template, value.values()))
     if isinstance(value, list | tuple):

@@ -38,7 +38,7 @@ class WriteError(Exception):
 
 @dataclass
 class Result:
-    """What writing a tree did, or would do; paths are relative to the cluster's folder, in order."""
+    """The changes that writing a tree made, or would make. Paths are relative to the cluster's folder, in order."""
 
     created: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Result:
     diff: list[dict[str, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        """Whether anything differs."""
+        """Return whether anything differs."""
         return bool(self.created or self.changed or self.removed)
 
 
@@ -128,7 +128,7 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _compared(directory: Path, files: Mapping[str, str], diff: bool) -> tuple[Result, dict[str, str | None]]:
-    """What differs, and the files to put in place: the text of each, or None where the old file stays."""
+    """Return the differences, and the files of the new tree: the text of each, or None where the old file stays."""
     entries = list(_entries(directory / RENDERED)) if (directory / RENDERED).exists() else []
     others = sorted(Path(entry.path) for entry in entries if not entry.is_file(follow_symlinks=False))
     if others:

@@ -1,4 +1,4 @@
-"""What depends on NativeLink's version: the one table, and nothing else in the project asks for a version.
+"""The table of all that depends on NativeLink's version. Nothing else in the project asks for a version.
 
 A new version is a row here, a choice in roles/nativelink/meta/argument_specs.yml, and the default when it is known to
 work.
@@ -47,10 +47,10 @@ VERSIONS = {
 
 
 def redis_backend(version: str) -> bool:
-    """Whether schedulers of this supported version can have their queue in Redis."""
+    """Return whether schedulers of this supported version can have their queue in Redis."""
     return VERSIONS[version].redis_backend
 
 
 def tcp_nodelay(version: str) -> bool:
-    """Whether this supported version sets TCP_NODELAY on the connections that it accepts."""
+    """Return whether this supported version sets TCP_NODELAY on the connections that it accepts."""
     return VERSIONS[version].tcp_nodelay

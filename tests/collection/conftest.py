@@ -44,7 +44,7 @@ def install(tarball: Path, target: Path) -> None:
 
 @dataclass(frozen=True)
 class Collection:
-    """What users get: the tarball, and the folder that Ansible has as `ANSIBLE_COLLECTIONS_PATH`."""
+    """The tarball that users get, and the folder that Ansible has as `ANSIBLE_COLLECTIONS_PATH`."""
 
     tarball: Path
     path: Path

@@ -17,7 +17,7 @@ ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
 
 def documentation(kind: str, collection: Collection, *names: str) -> dict[str, Any]:
-    """What `ansible-doc --json` says of the collection's plugins, by short name."""
+    """Return what `ansible-doc --json` prints about the collection's plugins, by short name."""
     wanted = [f"nativelink.gitops.{name}" for name in names]
     path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
     # Warnings go to the same output: it begins with the first brace.

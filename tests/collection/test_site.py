@@ -140,7 +140,7 @@ def test_the_collection_is_pinned_where_renovate_finds_it(
 
 
 def scripts(site: Path) -> dict[str, str]:
-    """What each CI example runs, as one shell script, taken from its YAML."""
+    """Return the commands of each CI example as one shell script, taken from its YAML."""
     workflow = yaml.safe_load((site / ".github/workflows/clusters.yml").read_text())
     steps = workflow["jobs"]["check"]["steps"]
     pipeline = yaml.safe_load((site / ".gitlab-ci.yml").read_text())

@@ -236,7 +236,7 @@ def test_hand_edits_are_healed(argo: Argo) -> None:
 
 
 def test_health_of_scaled_object_and_volume(argo: Argo, tmp_path: Path) -> None:
-    """As Argo CD's own command shows it, which takes it from where its web page does."""
+    """Return the state as Argo CD's own command shows it, which reads it where its web page does."""
     settings = yaml.safe_load(argo.where.kubeconfig.read_text())
     settings["contexts"][0]["context"]["namespace"] = "argocd"  # where the command looks for the installation
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(settings))
@@ -486,7 +486,7 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
 
 
 def test_untrusted_servers_and_credentials_are_refused(argo: Argo, tmp_path: Path) -> None:
-    """What the repo-server trusts is in files that kubelet renews every ten seconds here, every minute by default."""
+    """The kubelet renews the files that the repo-server trusts every ten seconds here, and every minute by default."""
     ssh = by_ssh(argo.server)
     https = {name: argo.site.hosts[NAME].get(name, "") for name in ssh}
 

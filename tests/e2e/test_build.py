@@ -76,7 +76,7 @@ def workers(farm: Entry) -> dict[str, str]:
 
 
 def running(farm: Entry) -> dict[str, int]:
-    """How many actions each worker runs, by its pod's name."""
+    """Return the number of running actions of each worker, by its pod's name."""
     return {name: len(nativelink.actions(farm.where, uid)) for name, uid in workers(farm).items()}
 
 

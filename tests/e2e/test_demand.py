@@ -155,7 +155,7 @@ def without_zeros(config: Object) -> None:
 
 
 def remembering(config: Object) -> None:
-    """As it was before: a process is told from the next, and remembered for half a minute."""
+    """Return the state before. A process is distinct from the next, and is remembered for half a minute."""
     first = config["processors"]["transform"]["metric_statements"][0]["statements"]
     first.remove('delete_key(resource.attributes, "service.instance.id")')
     config["exporters"]["prometheus"]["metric_expiration"] = "30s"

@@ -135,11 +135,11 @@ class Load:
     folder: Path
 
     def report(self) -> dict[str, Any]:
-        """What the client says at its end: ``ok``, ``failed`` and each of its ``actions``."""
+        """Return the client's result: ``ok``, ``failed`` and each of its ``actions``."""
         return dict(json.loads(self.client.communicate()[0]))
 
     def begun(self) -> list[int]:
-        """How often each action was begun, all of which ended well."""
+        """Return how often each action was begun. All of them have ended well."""
         report = self.report()
         assert [each["outcome"] for each in report["actions"]] == ["ok"] * len(report["actions"]), report
         return [len((self.folder / str(each["index"])).read_text().splitlines()) for each in report["actions"]]
@@ -147,7 +147,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Loaded:
-    """How often each action of a load was begun, and the scale-ins meanwhile."""
+    """Return how often each action of a load was begun, and the number of scale-ins meanwhile."""
 
     begun: list[int]
     went: dict[str, Going]
@@ -176,7 +176,7 @@ class Farm:
         return Load(client, nativelink.claimed(self.where, WORKERS, "begun") / mine)
 
     def running(self, name: str) -> dict[str, int]:
-        """How many actions each worker of a pool runs, less those on their way out, by its pod's name."""
+        """Return the number of running actions of each worker of a pool by its pod's name, without terminating pods."""
         uids = {change.object["metadata"]["name"]: change.object["metadata"]["uid"] for change in self.changes(name)}
         return {pod: len(nativelink.actions(self.where, uids[pod])) for pod in self.alive(name)}
 
@@ -241,14 +241,14 @@ class Farm:
         return asked
 
     def history(self, name: str) -> str:
-        """What the scheduler says of a pool's workers that are gone, and the events of its pods."""
+        """Return the scheduler's log about a pool's workers that are gone, and the events of its pods."""
         log = self.where.run("-n", SPACE, "logs", "deployment/nativelink-scheduler", "--tail=-1")
         events = self.run("get", "events", "-o", "custom-columns=AT:lastTimestamp,POD:involvedObject.name,WHAT:message")
         lines = [line for line in log.splitlines() if "Evicting worker" in line] + events.splitlines()
         return "\n".join(line for line in lines if f"-worker-{name}-" in line)
 
     def scale(self, name: str, replicas: int) -> None:
-        """By the scale subresource, as an autoscaler does."""
+        """Scale by the scale subresource, as an autoscaler does."""
         self.run("scale", f"deployment/nativelink-worker-{name}", f"--replicas={replicas}")
 
     def scale_in(self, name: str, replicas: int) -> dict[str, Going]:

@@ -50,7 +50,7 @@ class Flux:
         return self.get(f"gitrepository/nativelink-{NAME}", "flux-system")
 
     def said(self) -> str:
-        """What both of Flux' objects say of themselves."""
+        """Return the conditions of both Flux objects."""
         found = [(each["kind"], each["status"].get("conditions")) for each in (self.source(), self.sync())]
         return f"\n{found}\n{self.where.run('get', 'pods', '-A', '-o', 'wide')}"
 
@@ -384,7 +384,7 @@ def test_untrusted_servers_and_credentials_are_refused(flux: Flux, tmp_path: Pat
 
 
 def test_what_is_running_is_what_git_says(flux: Flux) -> None:
-    """After all of that nothing is left that a fresh look at the tree would change."""
+    """A new look at the tree changes nothing after all of the above."""
     try:
         flux.where.run("diff", "--server-side", "--force-conflicts", "--field-manager=looking", "-k", str(flux.tree))
     except ClusterError as error:

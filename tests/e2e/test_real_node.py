@@ -329,7 +329,7 @@ def test_a_saved_image_comes_in_the_place_of_ours(
 
 
 def traces(ours: str) -> dict[str, set[str]]:
-    """What a node could leave on the machine. Processes are those that name `ours` or run one of a node's programs."""
+    """Return what a node could leave on the machine. Its processes name `ours` or run one of a node's programs."""
 
     def lines(*command: str) -> set[str]:
         try:

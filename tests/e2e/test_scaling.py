@@ -118,7 +118,7 @@ def follow(entry: Entry, during: Mapping[int, Callable[[], None]] | None = None,
 
 
 def turns(steps: Steps) -> int:
-    """How often replicas turned from growing to shrinking, or back."""
+    """Return how often the replicas turned from growing to shrinking, or back."""
     ways = [after > before for (_, before), (_, after) in itertools.pairwise(steps)]
     return sum(one != other for one, other in itertools.pairwise(ways))
 

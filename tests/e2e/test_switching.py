@@ -60,13 +60,13 @@ class Switch:
         return found
 
     def pointers(self) -> set[str]:
-        """What points an engine at the tree."""
+        """Return the objects that point an engine at the tree."""
         known = self.where.run("get", "crds", "-o", "name")
         kinds = [kind for kind in (FLUX, ARGOCD) if kind in known]
         return set(self.where.run("get", ",".join(kinds), "-A", "-o", "name").split())
 
     def requests(self, workload: str) -> dict[str, str]:
-        """What the first container of a workload requests."""
+        """Return the requests of the first container of a workload."""
         spec = json.loads(self.where.run("-n", "nativelink", "get", workload, "-o", "json"))["spec"]
         return dict(spec["template"]["spec"]["containers"][0]["resources"].get("requests", {}))
 

@@ -90,7 +90,7 @@ def test_messages_and_comments_name_pages_that_exist() -> None:
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
-    """What ``mkdocs build`` did."""
+    """Run ``mkdocs build``."""
     command = [sys.executable, "-m", "mkdocs", "build", "-f", str(config), "-d", str(site)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -1,4 +1,4 @@
-"""What the inventory would change in a running CAS or Redis, against the committed tree."""
+"""The changes that the inventory would make to a running CAS or Redis, against the committed tree."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def clusters(tmp_path: Path) -> Path:
 def lines(
     clusters: Path, rendered: dict[str, Any] | None, *allowed: str, cluster: str = "prod", template: str = CAS_FILE
 ) -> list[str]:
-    """What is said when `rendered` comes of `template`, and the other StatefulSet stays as it is."""
+    """Return the findings when `template` becomes `rendered`, and the other StatefulSet stays as it is."""
     values = {"nativelink_clusters_dir": str(clusters), "nativelink_allow_changes": list(allowed)}
     trees = {CAS_FILE: COMMITTED, REDIS_FILE: REDIS, template: rendered}
     changes = breaking_changes({cluster: values}, lambda _, template: trees[template])

@@ -1,4 +1,4 @@
-"""What only a cluster itself can say. Silence of any kind ends in time."""
+"""The live checks, which ask the cluster. A cluster that does not answer fails them in time."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_each_fault_has_its_line_and_no_other(case: dict[str, Any], reject_run: 
 
 @cache
 def values_without_ansible() -> dict[str, dict[str, Any]]:
-    """What the cases' clusters are worth, with Jinja itself in place of Ansible's templar."""
+    """Return the values of the cases' clusters, with Jinja itself in place of Ansible's templar."""
     jinja = jinja2.Environment(undefined=jinja2.StrictUndefined)
     clusters = {}
     for name, variables in cases(Path("/nowhere")).items():

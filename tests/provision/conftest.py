@@ -34,7 +34,7 @@ class Run:
 
     @property
     def message(self) -> str:
-        """What the task that failed said."""
+        """Return the message of the failed task."""
         return next((str(result.get("msg")) for _, result in self.tasks if result.get("failed")), "")
 
     @property

@@ -57,7 +57,7 @@ class Node:
         self.program("uname", f"#!/bin/sh\necho {release}\n")
 
     def types(self, found: dict[Path, str]) -> None:
-        """What ``stat -f -c %T`` says of folders; tmpfs of all others."""
+        """Return what ``stat -f -c %T`` prints for folders, and tmpfs for all others."""
         cases = "".join(f"  {path}) echo {kind} ;;\n" for path, kind in found.items())
         self.program("stat", f'#!/bin/sh\ncase "$4" in\n{cases}  *) echo tmpfs ;;\nesac\n')
 
@@ -180,7 +180,7 @@ def test_a_container_that_was_killed_is_followed_by_one_attachment(node: Node) -
 
 
 def test_a_pod_that_ends_late_leaves_its_successor_alone(node: Node) -> None:
-    """As after a forced deletion: two pods run for a while."""
+    """Two pods run for a while, as after a forced deletion."""
     old = node.start("pod-a")
     node.says("pod-a", "attached")
     new = node.start("pod-b")

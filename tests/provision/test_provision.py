@@ -427,7 +427,7 @@ ACTS = {"flux": "Kustomization flux-system/nativelink-dev", "argocd": "Applicati
 
 
 def made(dev: Cluster) -> set[str]:
-    """What there is of both engines' `MADE`."""
+    """Return those of both engines' `MADE` that exist."""
     kinds = "gitrepositories,kustomizations,applications,appprojects,serviceaccounts,secrets,roles,rolebindings"
     line = r'{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}'
     found = dev.run(
@@ -695,7 +695,7 @@ ACTIONS: Object = {
 
 
 class Portal(http.server.BaseHTTPRequestHandler):
-    """What a network answers to whoever has not signed in yet."""
+    """The page of a network that wants a login first."""
 
     def do_GET(self) -> None:
         self.send_response(200)

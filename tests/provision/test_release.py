@@ -1,4 +1,4 @@
-"""What is decided about a release without a cluster."""
+"""The decisions about a release that need no cluster."""
 
 from __future__ import annotations
 

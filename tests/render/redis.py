@@ -62,7 +62,7 @@ class Redis:
         assert "errors: 0" in self.run("--pipe", stdin=packed)
 
     def calls(self, command: str) -> int:
-        """How often a command has run."""
+        """Return how often a command has run."""
         return self._told_of(command, "calls")
 
     def spent(self, command: str) -> float:

@@ -192,7 +192,7 @@ def nodes_of(api: Cluster, namespace: str, component: str) -> list[str]:
 
 
 def test_cas_pods_are_on_three_nodes_and_have_the_priority(api: Cluster) -> None:
-    """Of prod, which is there from the test above."""
+    """It uses prod, which the test above has applied."""
     assert len(set(nodes_of(api, "nativelink", "cas"))) == 3
     pods = get(api, "pods", "-n", "nativelink", "-l", "app.kubernetes.io/component in (cas, scheduler, redis)")
     assert {pod["spec"]["priority"] for pod in pods} == {1_000_000}

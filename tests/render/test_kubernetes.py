@@ -132,7 +132,7 @@ def changed(name: str, variables: dict[str, Any]) -> list[Object]:
 
 
 def applied(api: Cluster, objects: list[Object]) -> str:
-    """What the API server says to the objects, none of which is kept. One call: each takes kubectl a while."""
+    """Return the API server's answers to the objects, none of which it keeps. One call, because kubectl is slow."""
     command = api.command("apply", "--server-side", "--field-manager=test", "--force-conflicts", "--dry-run=server")
     text = yaml.safe_dump_all(objects)
     return subprocess.run([*command, "-f", "-"], input=text, capture_output=True, text=True, check=False).stderr
@@ -140,7 +140,7 @@ def applied(api: Cluster, objects: list[Object]) -> str:
 
 @pytest.fixture(scope="module")
 def refusals(api: Cluster) -> dict[str, str]:
-    """What the API server says to each case."""
+    """Return the API server's answer to each case."""
     said = applied(api, [item for case in CASES for item in changed(case["name"], case["set"])])
     found: dict[str, str] = {}
     for part in re.split(r"(?m)^(?=Error from server)", said):

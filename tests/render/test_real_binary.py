@@ -1,4 +1,4 @@
-"""What the real NativeLink asks of a tree, or does with it: the values are from what was seen on it and its source."""
+"""The demands of the real NativeLink on a tree. The values were seen on it and in its source."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def shards(files: dict[str, str]) -> dict[str, dict[str, list[Object]]]:
 
 @pytest.mark.parametrize("cluster", ALL)
 def test_every_shard_has_its_weight(cluster: str) -> None:
-    """Without it the binaries of both versions refuse to start: missing field `weight`."""
+    """The binaries of both versions refuse to start without it: missing field `weight`."""
     for found in shards(committed(cluster)).values():
         assert {shard["weight"] for kind in found.values() for shard in kind} == {1}
 

@@ -1,4 +1,4 @@
-"""What runs in Redis: the demand's script and the housekeeping, as they are rendered, in a real one."""
+"""The rendered scripts for the demand and for the housekeeping, run in a real Redis."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_real_exporter_runs_it(redis: Redis) -> None:
 
 
 def keep_house(redis: Redis) -> None:
-    """As often as it takes to see every key."""
+    """Run the script until it has seen every key."""
     cursor = "0"
     while True:
         cursor = redis.run("EVAL", HOUSEKEEPING, "0", cursor)
@@ -146,7 +146,7 @@ def keep_house(redis: Redis) -> None:
 
 
 def leave(redis: Redis, operations: list[str]) -> list[str]:
-    """What NativeLink writes beside an action; the clients' operations."""
+    """Write what NativeLink writes beside an action; return the clients' operations."""
     clients = [str(uuid.uuid4()) for _ in operations]
     redis.send([("HSET", f"ck_{name}", "data", "1795666766") for name in operations])
     redis.send(

@@ -1,4 +1,4 @@
-"""What stands in the trees. The expected values are the reference page's and the facts', by hand."""
+"""The content of the trees. The expected values are written by hand, from the reference page and the facts."""
 
 from __future__ import annotations
 
@@ -551,7 +551,7 @@ def test_a_silent_execution_is_not_cut_off() -> None:
     ],
 )
 def test_a_call_finds_an_only_pod_by_its_services_address(shards: int, schedulers: int, routes: list[str]) -> None:
-    """As seen by tests/e2e/test_edge.py: a Service without endpoints is answered for at once, and not tried again."""
+    """Envoy answers at once for a Service without endpoints, and does not retry (tests/e2e/test_edge.py shows it)."""
     replicas = {"nativelink_cas_replicas": shards, "nativelink_scheduler_replicas": schedulers}
     objects = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **replicas)))
     policies = sorted(item["metadata"]["name"] for item in objects if "TrafficPolicy" in item["kind"])

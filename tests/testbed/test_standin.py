@@ -112,7 +112,7 @@ def store(**kind: object) -> Edit:
 
 
 def refusal(folder: Path, *edits: Edit, schema: Path = V166) -> str:
-    """What the stand-in says about a configuration with which it ends at once. It has to end."""
+    """Return the stand-in's error about a configuration. The stand-in must end at once."""
     config = configuration(folder)
     for edit in edits:
         edit(config)
@@ -307,7 +307,7 @@ class Farm:
         return process
 
     def runs(self, *arguments: str) -> Object:
-        """What became of one action, which has to end."""
+        """Return the result of one action, which must end."""
         output, _ = self.load("--actions", "1", "--seconds", "0-0", *arguments).communicate(timeout=patient(40))
         return json.loads(output.splitlines()[0])["actions"][0]
 
@@ -319,7 +319,7 @@ class Farm:
         return self.state()["completed"] == before
 
     def call(self, service: str, method: str, message: bytes) -> bytes:
-        """What a method answers, without a look at what it consists of, and with its status at the end."""
+        """Return a method's raw answer, with its status at the end."""
         sent = self.folder / "message"
         sent.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
         command = ["curl", "-sSi", "-m", "30", "--http2-prior-knowledge", "-H", "content-type: application/grpc"]
@@ -333,7 +333,7 @@ class Farm:
         return self.call("ContentAddressableStorage", "BatchUpdateBlobs", message)
 
     def download(self, blob: bytes) -> bytes:
-        """What is stored under a blob's digest."""
+        """Return what is stored under a blob's digest."""
         return self.call("ContentAddressableStorage", "BatchReadBlobs", field(1, "main") + field(2, digest(blob)))
 
     def execute(self, arguments: list[str], *, skip_cache: bool = False, **properties: str) -> bytes:
@@ -600,7 +600,7 @@ def test_the_subscription_is_lost_with_its_connection(tmp_path: Path, redis: Red
 
 
 def test_with_nagles_algorithm_a_small_answer_waits_for_the_receiver(tmp_path: Path) -> None:
-    """As the original's do, 43 ms; and without the switch none does."""
+    """An answer takes 43 ms, as with the original. Without the switch none does."""
     quick, slow = tmp_path / "quick", tmp_path / "slow"
     for folder in (quick, slow):
         folder.mkdir()

@@ -73,7 +73,7 @@ def shared_paths(clusters: Mapping[str, Values]) -> list[Finding]:
 
 
 def _same_folder(ours: Values, theirs: Values) -> bool:
-    """Whether both use one folder. A cluster without an engine has no repository, so its path is compared alone."""
+    """Return whether both use one folder. A cluster without an engine has no repository, so only paths are compared."""
     same_repository = theirs.get("gitops_provider") == "none" or all(
         ours.get(name) == theirs.get(name) for name in ("gitops_repository", "gitops_revision")
     )

@@ -79,7 +79,7 @@ def egress(values: Values) -> Findings:
 
 
 def behavior(values: Values) -> Findings:
-    """How an HPA scales up and down."""
+    """Check how an HPA scales up and down."""
     for name in ("scale_up", "scale_down"):
         for path, stated in _stated(values, name):
             yield from _checked(values, "io.k8s.api.autoscaling.v2.HPAScalingRules", path, stated, _scaling_rules)

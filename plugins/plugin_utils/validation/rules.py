@@ -58,7 +58,7 @@ def resources(values: Values) -> Findings:
 
 
 def overcommitted(name: str) -> bool:
-    """Whether the limit of a resource may be more than its request, unlike that of a device or of huge pages."""
+    """Return whether a resource's limit may exceed its request. That of a device or of huge pages may not."""
     return "/" not in name and not name.startswith("hugepages-")
 
 

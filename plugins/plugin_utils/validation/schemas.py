@@ -34,7 +34,7 @@ class Version(NamedTuple):
     minor: int
 
     def __str__(self) -> str:
-        """As people write it: 1.31."""
+        """Return it as people write it: 1.31."""
         return f"{self.major}.{self.minor}"
 
 
@@ -61,7 +61,7 @@ _VARIABLES = (
 
 
 def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) -> Findings:
-    """What keeps `value` at `path` from being a `name` of the API, such as io.k8s.api.core.v1.Toleration."""
+    """Yield the faults of `value` at `path` as a `name` of the API, such as io.k8s.api.core.v1.Toleration."""
 
     def findings_of(version: Version) -> list[Found]:
         return list(shape_findings(_definitions(version), _definitions(version)[name], path, value))
@@ -75,7 +75,7 @@ def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) 
 
 
 def object_findings(values: Values) -> Findings:
-    """What the API server of the oldest accepted version would refuse in the tree of a cluster without other faults."""
+    """Yield what the oldest accepted API server would refuse in the tree of a cluster without other faults."""
     minimum = values["preflight_minimum_kubernetes"]
     too_old: dict[Version, str] = {}
     for path, text in render.objects(values):
