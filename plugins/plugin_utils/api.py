@@ -203,8 +203,10 @@ class Api:
         return str(found)
 
     def last_line(self, pod: Object) -> str:
-        """The last line of a pod's log; empty if there is none or its node cannot be asked."""
-        answer = self._send("GET", f"{self._path_of(pod)}/log?tailLines=1")
+        """Return the last line of a pod's log; empty if there is none or its node cannot be asked."""
+        # The API server leaves apiVersion and kind out of the pods of a list.
+        path = self.path("v1", "Pod", pod["metadata"]["name"], pod["metadata"]["namespace"])
+        answer = self._send("GET", f"{path}/log?tailLines=1")
         return answer.data.decode(errors="replace").strip() if answer.status == 200 else ""
 
     def post(self, path: str, body: Object) -> Object:
