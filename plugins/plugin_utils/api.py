@@ -93,7 +93,7 @@ def _hold_certificates(pool: urllib3.PoolManager) -> None:
     if certificate:
         trust.load_cert_chain(certificate, key)
     settings["ssl_context"] = trust
-    kube_config._cleanup_temp_files()  # what it does at Python's end: there is no public way
+    kube_config._cleanup_temp_files()  # what it does at Python's end, by no public function
 
 
 def _cause(error: BaseException) -> str:
@@ -295,7 +295,7 @@ class Api:
         return self._write("PATCH", live, path, change, "application/merge-patch+json", "Conflict") is not None
 
     def delete(self, wanted: Object) -> None:
-        """Delete an object and, by the garbage collector, what depends on it. An object that is gone is no error."""
+        """Delete an object and, by the garbage collector, what depends on it. A missing object is fine."""
         metadata = wanted["metadata"]
         path = self.path(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
         if path is not None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from .api import Api, ApiError, server_of
-from .findings import Finding
+from .findings import Finding, Findings
 from .quantities import seconds_of
-
-Values = Mapping[str, Any]
-Said = Iterator[tuple[str, str, str]]
+from .specs import Values
 
 
 def live_findings(values: Values) -> list[Finding]:
@@ -26,7 +22,7 @@ def live_findings(values: Values) -> list[Finding]:
     return sorted(Finding(values["cluster"], *words) for words in [*said, *_credentials(values)])
 
 
-def _credentials(values: Values) -> Said:
+def _credentials(values: Values) -> Findings:
     """An engine needs the repository's credentials. Rendering does not, so they are checked here."""
     if values["gitops_provider"] == "none":
         return
@@ -60,7 +56,7 @@ def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
     return answer
 
 
-def _questions(values: Values, timeout: float) -> Said:
+def _questions(values: Values, timeout: float) -> Findings:
     api = Api(values["cluster_kubeconfig"], values["cluster_context"], timeout)
     version = api.version()
     if _minor(version) < _minor(values["preflight_minimum_kubernetes"]):
@@ -74,7 +70,7 @@ def _questions(values: Values, timeout: float) -> Said:
             yield from _namespace(api, name, values[name])
 
 
-def _storage_classes(api: Api, values: Values) -> Said:
+def _storage_classes(api: Api, values: Values) -> Findings:
     """Check that classes exist that are listed as existing, or used and not listed."""
     listed = {item["name"]: item.get("preset") for item in values["storage_classes_list"]}
     used = {"nativelink_cas_storage_class": values["nativelink_cas_storage_class"]}
@@ -99,7 +95,7 @@ def _storage_classes(api: Api, values: Values) -> Said:
             yield variable, f"the cluster has no StorageClass {name}", f"name one that it has ({has}), or {fix}"
 
 
-def _namespace(api: Api, variable: str, namespace: str) -> Said:
+def _namespace(api: Api, variable: str, namespace: str) -> Findings:
     """Check that a namespace exists, for a user who may not create it."""
     try:
         found = api.get(f"/api/v1/namespaces/{namespace}")
