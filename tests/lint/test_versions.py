@@ -52,3 +52,10 @@ def test_the_project_has_one_version() -> None:
     assert yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"] == version
     tarballs = re.findall(r"nativelink-gitops-(\S+?)\.tar\.gz", (ROOT / "execution-environment.yml").read_text())
     assert tarballs == [version, version]
+
+
+def test_the_collection_requires_what_its_plugins_import() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    required = (ROOT / "meta/requirements.txt").read_text().split()
+    assert required == [package for package in project if not package.startswith("ansible")]
+    assert [name.partition(">")[0] for name in required] == ["kubernetes", "kubernetes-validate"]
