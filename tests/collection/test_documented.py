@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ ACTIONS = sorted(path.stem for path in (ROOT / "plugins/action").glob("*.py"))
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
 
 
+@cache
 def documentation(kind: str, collection: Collection, *names: str) -> dict[str, Any]:
     """Return what `ansible-doc --json` prints about the collection's plugins, by short name."""
     wanted = [f"nativelink.gitops.{name}" for name in names]
@@ -77,8 +79,7 @@ def test_a_module_takes_the_arguments_that_are_documented(collection: Collection
 
 @pytest.mark.parametrize("name", ROLES)
 def test_every_role_is_documented(collection: Collection, name: str) -> None:
-    (role,) = documentation("role", collection, name).values()
-    main = role["entry_points"]["main"]
+    main = documentation("role", collection, *ROLES)[name]["entry_points"]["main"]
     defaults = yaml.safe_load((ROOT / "roles" / name / "defaults/main.yml").read_text())
     assert main["short_description"]
     assert {key for key in defaults if not key.startswith("__")} <= set(main["options"])
