@@ -39,7 +39,7 @@ class Bazel:
         return [str(bazel.program()), *startup, name, *arguments]
 
     def run(self, name: str, *arguments: str, timeout: float | None = None) -> str:
-        """Run Bazel, and return its output. AssertionError with the output if it fails or takes too long."""
+        """Run Bazel, and return its output. Raise AssertionError with the output if Bazel fails or takes too long."""
         command = self.command(name, *arguments)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, cwd=self.workspace, text=True, **pipes) as client:  # type: ignore[call-overload]
@@ -65,7 +65,7 @@ class Bazel:
 
         Each rule leaves its own file ``/tmp/begun-WORD-…`` when it begins. The outputs of earlier builds are removed.
         Another word, number or time makes other actions. ``properties`` are additional properties of the actions.
-        AssertionError if the build takes longer than ``timeout`` seconds.
+        Raise AssertionError if the build takes longer than ``timeout`` seconds.
         """
         command = "mktemp /tmp/begun-{2}-XXXXXX > /dev/null; sleep {1}; echo {2} {0} > $@"
         rule = f'genrule(name = "rule{{0}}", outs = ["{{0}}.txt"], cmd = "{command}")\n'

@@ -1,4 +1,4 @@
-"""The chain from demand to workers on a real node: KEDA, a rendered tree, and a record of what moved when.
+"""The chain from demand to workers on a real node: KEDA, a rendered tree, and records of the changes.
 
 The tests in this folder and ``python -m bench reaction`` use it. Times are this machine's ``time.monotonic()``, because
 the timestamps in objects only have whole seconds.
@@ -112,7 +112,7 @@ class Entry:
 
 
 def this_machine(where: Cluster, namespace: str) -> Object:
-    """Return a policy that lets this machine reach the pods of a namespace. The policies of trees do not."""
+    """Return a policy that lets this machine reach the pods of a namespace. The policies of a tree do not."""
     network = node.network(where.home)
     assert network, f"cluster {where.name} has no real node"
     rule = {"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}
@@ -285,7 +285,7 @@ class Load:
             started.append(_Client(size, pool, process))
         self._clients += started
         at = 0.0
-        seconds = patient(60)  # until they have queued their actions
+        seconds = patient(60)  # for the clients to queue their actions
         deadline = threading.Timer(seconds, lambda: [client.process.kill() for client in started])
         deadline.start()
         try:

@@ -51,7 +51,7 @@ class Edge:
         self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", tree)
 
     def ready(self) -> None:
-        """Wait until all of NativeLink is ready."""
+        """Wait until CAS, scheduler and workers are ready."""
         self.where.rolled_out(CAS, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
         self.where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
 
@@ -89,12 +89,12 @@ class Edge:
         with self.connect(self.trust("h2")) as connection, connection.makefile("rb") as answer:
             connection.sendall(
                 b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5)
-            )  # empty settings of ours
+            )  # the client's settings are empty
             length = int.from_bytes(answer.read(9)[:3])
             return int(dict(struct.iter_unpack(">HI", answer.read(length)))[MAX_CONCURRENT_STREAMS])
 
     def load(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a client with a certificate, which asks for actions: see ``reported``."""
+        """Start a client with a certificate. The client asks for actions, and prints a report of them."""
         command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--connect-to={self.address}:443"]
         command += [f"--{of}-endpoint=grpcs://{HOST}:443" for of in ("execute", "cas")]
         command += [f"--tls-certificate={self.folder / 'servers.crt'}"]
@@ -104,7 +104,7 @@ class Edge:
 
     @contextlib.contextmanager
     def without(self, component: str) -> Iterator[None]:
-        """Remove a component's only pod meanwhile, and let it return afterwards."""
+        """Scale a component of one pod to zero, and back to one pod afterwards."""
         scale = ("scale", {"cas": "statefulset", "scheduler": "deployment"}[component], f"nativelink-{component}")
         self.where.run("-n", CAS, *scale, "--replicas=0")
         pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
@@ -116,7 +116,7 @@ class Edge:
 
     @contextlib.contextmanager
     def carried(self, seconds: int) -> Iterator[subprocess.Popen[str]]:
-        """Yield the client of an action of this many seconds. Its proxy is deleted when it carries the call."""
+        """Start an action of this many seconds, delete the proxy that carries its call, and yield its client."""
         active = "envoy_cluster_upstream_rq_active{.*nativelink-execution.*}"
         with self.load("--platform=pool=default", f"--seconds={seconds}-{seconds}", "--retries=0") as client:
             until("Envoy to carry the call", lambda: self.metric(active) > 0, 30)
@@ -124,7 +124,7 @@ class Edge:
             yield client
 
     def proxies_renewed(self, drain_timeout: str) -> None:
-        """Wait until new connections go to proxies with this limit of their drain ("" for none)."""
+        """Wait until new connections go to proxies with this drain timeout ("" for none)."""
 
         def has_it() -> bool:
             limits = re.findall(r"--drain-timeout=(\w+)", self.where.run(*deployment, "-o", "json"))
@@ -204,7 +204,7 @@ def made_known(where: Cluster) -> str:
 
 @contextlib.contextmanager
 def opened(cluster_name: str, folder: Path, **variables: Any) -> Iterator[Edge]:
-    """Bootstrap a cluster, create the user's Secrets, apply the tree, and wait. Remove the cluster afterwards."""
+    """Bootstrap a cluster, apply the user's Secrets and the tree, and wait. Remove the cluster afterwards."""
     with cluster.fresh(cluster_name, nodes=0, real=True) as where:
         where.load(*components.images_of("envoy-gateway"))
         site = Site.make(folder / "checkout")

@@ -20,7 +20,7 @@ from testbed import build, cache, images
 from testbed.cluster import Cluster
 
 SAVED = {name: path for name, path in images.saved().items() if name.startswith(f"{images.NATIVELINK}:")}
-"""Return the saved images of the original by name. There are none if NativeLink is the stand-in."""
+"""The saved images of the original by name. There are none if NativeLink is the stand-in."""
 
 
 def only_stand_in(can: str) -> pytest.MarkDecorator:
@@ -41,7 +41,7 @@ def program() -> Path:
 def started(name: Path, config: dict[str, Any], *before: str, **environment: str) -> subprocess.Popen[bytes]:
     """Start NativeLink on this machine, with the configuration ``NAME.json5`` and the log ``NAME.log``.
 
-    ``before`` is a command that runs it, such as ``unshare`` with its options.
+    ``before`` is a command that runs NativeLink, such as ``unshare`` with its options.
     """
     file, schema = name.with_suffix(".json5"), images.nativelink_schema(images.NATIVELINK_VERSIONS[-1])
     file.write_text(json.dumps(config))

@@ -9,7 +9,8 @@ Usage::
     site.set("prod", nativelink_cas_replicas=2)    # changes the inventory
     site.run("render"); site.commit("Two shards")
 
-Credentials do not belong in here: the inventory is committed too. It names files, or reads the environment.
+Credentials do not belong in the inventory, because it is committed. The inventory names their files, or
+reads the environment.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SMALL: dict[str, Any] = {
     "nativelink_worker_image": images.DEBIAN,
     **NO_ADD_ONS,  # the tests of KEDA and of the edge switch them on
 }
-"""Return variables of a cluster that fits a test machine, with the images of a real node."""
+"""The variables of a cluster that fits a test machine, with the images of a real node."""
 
 
 def pool(name: str, **more: Any) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def pool(name: str, **more: Any) -> dict[str, Any]:
 
 
 def by_ssh(server: GitServer) -> dict[str, Any]:
-    """Return variables of a cluster that follows a server with SSH, in place of those for HTTPS."""
+    """Return variables of a cluster that follows a server over SSH, in place of those for HTTPS."""
     return {
         "gitops_repository": server.ssh_url,
         "gitops_ssh_private_key_file": str(server.identity),
@@ -67,17 +68,17 @@ class Site(Project):
         return site
 
     def git(self, *arguments: str) -> str:
-        """Run Git, and return its stripped output. CalledProcessError if it fails."""
+        """Run Git, and return its stripped output. Raise CalledProcessError if Git fails."""
         who = ("-c", "user.name=tests", "-c", "user.email=tests@example.com")
         command = ["git", "-C", str(self.folder), *who, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def bootstrap(self, *arguments: str) -> Run:
-        """Run playbooks/bootstrap.yml; AssertionError if it fails."""
+        """Run playbooks/bootstrap.yml, and raise AssertionError if it fails."""
         return self.playbook("bootstrap", *arguments)
 
     def playbook(self, name: str, *arguments: str) -> Run:
-        """Run a playbook of playbooks/; AssertionError with its output if it fails."""
+        """Run a playbook of playbooks/, and raise AssertionError with its output if it fails."""
         done = self.run(*arguments, playbook=name)
         assert done.status == 0, done.output
         return done
