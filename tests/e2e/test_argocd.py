@@ -1,7 +1,7 @@
-"""Argo CD really syncing a tree: its pinned release on a real node, a private Git server, a cluster of its own.
+"""Argo CD on a real node: its pinned release syncs a tree from a private Git server to the cluster.
 
-What a webhook would do is done here by the annotation that asks for a refresh, so that no poll is waited for. The tests
-tell one story in the order of the file: each begins with a synced tree, and leaves one.
+The tests ask for a refresh with an annotation, as a webhook does, so that they do not wait for a poll. They share one
+cluster and run in the order of the file. Each test begins and ends with a synced tree.
 """
 
 from __future__ import annotations
@@ -58,7 +58,6 @@ class Argo:
         self.where.run("-n", namespace, "patch", kind, name, "--type=merge", "-p", json.dumps(change))
 
     def application(self) -> Object:
-        """The Application."""
         return self.get("application.argoproj.io", APP, "argocd")
 
     def status(self) -> tuple[str, str, str]:
@@ -67,12 +66,12 @@ class Argo:
         return found["sync"]["status"], found["sync"].get("revision", ""), found["health"].get("status", "")
 
     def operation(self) -> tuple[str, str]:
-        """The last operation's phase and message."""
+        """Return the last operation's phase and message."""
         found = self.application()["status"].get("operationState", {})
         return found.get("phase", ""), found.get("message", "")
 
     def errors(self) -> str:
-        """The messages of the Application's conditions."""
+        """Return the messages of the Application's conditions."""
         return " ".join(each["message"] for each in self.application()["status"].get("conditions", ()))
 
     def out_of_sync(self) -> list[str]:
@@ -81,9 +80,9 @@ class Argo:
         return [f"{each['kind']}/{each['name']}" for each in resources if each["status"] != "Synced"]
 
     def refresh(self, how: str = "normal") -> None:
-        """Have Git looked at now, as a webhook does; `hard` does it without a cache.
+        """Make Argo CD read Git now, as a webhook does. `hard` skips its cache.
 
-        A request that comes while Argo CD looks is forgotten when that look ends (seen on 3.6.1): it is made again.
+        Argo CD 3.6.1 forgets a request that comes during a refresh, so the request is repeated.
         """
         key = "argocd.argoproj.io/refresh"
 
@@ -94,7 +93,7 @@ class Argo:
             found = self.application()
             if key in found["metadata"].get("annotations", {}):
                 return False
-            if found["status"]["reconciledAt"] >= asked:  # when the last look began
+            if found["status"]["reconciledAt"] >= asked:  # when the last refresh began
                 return True
             ask()
             return False
@@ -104,11 +103,11 @@ class Argo:
         self.eventually("a refresh", looked, 30)
 
     def eventually(self, what: str, check: Callable[[], bool], seconds: float) -> None:
-        """Wait; the error says how the Application is instead."""
+        """Wait for a condition. The error shows the state of the Application."""
         until(what, check, seconds, lambda: f"\nit is {self.status()}, {self.operation()}, {self.errors()}")
 
     def told(self, what: str, check: Callable[[str], bool], seconds: float) -> None:
-        """Wait until the messages of the Application's conditions are as wanted, with a new look at Git each time."""
+        """Refresh until the messages of the Application's conditions pass a check."""
 
         def seen() -> bool:
             self.refresh("hard")
@@ -117,7 +116,7 @@ class Argo:
         self.eventually(what, seen, seconds)
 
     def arrives(self, commit: str, health: str = "Healthy", seconds: float = 60) -> None:
-        """Wait until a pushed commit is applied and all is as it says."""
+        """Wait until a pushed commit is applied and the Application has this health."""
         started = time.monotonic()
         self.refresh()
         wanted = ("Synced", commit, health)
@@ -125,7 +124,7 @@ class Argo:
         print(f"refresh to applied and healthy: {time.monotonic() - started:.1f} s")
 
     def limit(self) -> str:
-        """The memory limit of the CAS."""
+        """Return the memory limit of the CAS."""
         (container,) = self.get("statefulset", "nativelink-cas")["spec"]["template"]["spec"]["containers"]
         return str(container["resources"]["limits"]["memory"])
 
@@ -135,7 +134,7 @@ class Argo:
         return any(each["type"] == "Paused" and each["status"] == "True" for each in conditions)
 
     def names(self, kind: str, namespace: str) -> set[str]:
-        """The names of all objects of a kind."""
+        """Return the names of all objects of a kind."""
         return {each.partition("/")[2] for each in self.where.run("-n", namespace, "get", kind, "-o", "name").split()}
 
     def running(self) -> dict[str, str]:
@@ -149,13 +148,13 @@ class Argo:
         return found
 
     def file(self, path: str) -> Path:
-        """A file of the tree."""
+        """Return the path of a file of the tree."""
         return self.site.tree_of(NAME) / path
 
 
 @pytest.fixture(scope="module")
 def argo(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Argo]:
-    """The first sync: bootstrap, push, and all is ready."""
+    """Bootstrap a cluster, push its tree, and wait until the first sync is healthy."""
     with cluster.fresh("e2e-argocd", nodes=0, real=True) as where, pytest.MonkeyPatch.context() as patch:
         where.load(*(image for name in ("argocd", "keda", "collector") for image in components.images_of(name)))
         folder = tmp_path_factory.mktemp("argocd")
@@ -183,7 +182,7 @@ def argo(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Argo
 
 @pytest.fixture(autouse=True)
 def synced(argo: Argo) -> None:
-    """Each test begins with a tree that is applied and well."""
+    """Wait until the last commit is applied, before each test."""
     commit = argo.site.git("rev-parse", "HEAD")
     argo.eventually("a synced tree", lambda: argo.status()[:2] == ("Synced", commit), 30)
 
@@ -235,8 +234,8 @@ def test_hand_edits_are_healed(argo: Argo) -> None:
     argo.eventually("limit, replicas and Service to be as in Git", healed, 30)
 
 
-def test_health_of_scaled_object_and_volume(argo: Argo, tmp_path: Path) -> None:
-    """Return the state as Argo CD's own command shows it, which reads it where its web page does."""
+def test_scaled_object_cas_and_volume_are_healthy(argo: Argo, tmp_path: Path) -> None:
+    """Argo CD's command shows all three as healthy. It reads the same state as the web page."""
     settings = yaml.safe_load(argo.where.kubeconfig.read_text())
     settings["contexts"][0]["context"]["namespace"] = "argocd"  # where the command looks for the installation
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(settings))
@@ -250,7 +249,7 @@ def test_health_of_scaled_object_and_volume(argo: Argo, tmp_path: Path) -> None:
     told = ""
 
     def shown() -> bool:
-        # The command is an API server as well, which now and then ends it by an error of its own: "context canceled".
+        # The command also starts an API server, which sometimes makes it fail with "context canceled".
         nonlocal told
         command = [binary, "app", "get", APP, "--core", "-o", "tree"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -261,7 +260,7 @@ def test_health_of_scaled_object_and_volume(argo: Argo, tmp_path: Path) -> None:
 
 
 def test_autoscaled_replicas_are_left_alone(argo: Argo) -> None:
-    """KEDA is told to keep two workers, and then to go on: a paused ScaledObject is no fault."""
+    """Argo CD does not reset the replicas that KEDA sets, and a paused ScaledObject is not a difference."""
     key = "autoscaling.keda.sh/paused-replicas"
     name = "nativelink-worker-auto"
 
@@ -281,7 +280,7 @@ def test_autoscaled_replicas_are_left_alone(argo: Argo) -> None:
 
 @pytest.mark.parametrize("ours", [True, False], ids=["as it is", "with Argo CD's own script"])
 def test_a_paused_pool_does_not_delay_a_sync(argo: Argo, ours: bool) -> None:
-    """A sync that prunes waits until all is healthy."""
+    """A sync that prunes waits until all objects are healthy. Our health script calls a paused ScaledObject healthy."""
     name, paused = "nativelink-worker-auto", "autoscaling.keda.sh/paused"
     script = "resource.customizations.health.keda.sh_ScaledObject"
     health = argo.get("configmap", "argocd-cm", "argocd")["data"][script]
@@ -296,13 +295,13 @@ def test_a_paused_pool_does_not_delay_a_sync(argo: Argo, ours: bool) -> None:
     commit = argo.site.commit("Another configuration")
     if ours:
         argo.arrives(commit)
-        assert len(argo.names("configmap", WORKERS)) == len(before), "the old one is pruned"
+        assert len(argo.names("configmap", WORKERS)) == len(before), "the old ConfigMap should be pruned"
         assert argo.names("configmap", WORKERS) != before
     else:
         argo.refresh()
         waiting = f"waiting for healthy state of keda.sh/ScaledObject/{name}"
         argo.eventually("the sync to wait", lambda: waiting in argo.operation()[1], 60)
-        assert argo.names("configmap", WORKERS) > before, "the old one is not pruned"
+        assert argo.names("configmap", WORKERS) > before, "the old ConfigMap should not be pruned"
 
     argo.patch("configmap", "argocd-cm", {"data": {script: health}}, "argocd")
     argo.patch("scaledobject", name, {"metadata": {"annotations": {paused: None}}}, WORKERS)
@@ -338,7 +337,7 @@ def test_patch_of_the_user_survives_a_rendering(argo: Argo) -> None:
 
 
 def test_deleting_the_cas_in_git_does_not_delete_it(argo: Argo) -> None:
-    """Beside it one without the annotation, which goes."""
+    """The annotation protects the CAS. Another StatefulSet, without the annotation, is pruned."""
     bare = {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -389,7 +388,7 @@ def test_broken_build_is_reported_and_reverted(argo: Argo) -> None:
 
 
 def test_refused_object_is_reported_and_reverted(argo: Argo) -> None:
-    """It is reported when Git is looked at; a later look at the cluster may say Synced again: see docs/argocd.md."""
+    """A refresh from Git reports the refusal. A later one of the cluster may say Synced again: see docs/argocd.md."""
     before = argo.running()
     file = argo.file("rendered/cas/service.yaml")
     file.write_text(file.read_text().replace("port: 50051", "port: 500510"))
@@ -408,7 +407,7 @@ def test_refused_object_is_reported_and_reverted(argo: Argo) -> None:
     ],
     ids=["another kind", "another namespace"],
 )
-def test_what_the_project_does_not_allow_is_refused(argo: Argo, kind: str, namespace: str, refusal: str) -> None:
+def test_the_project_refuses_other_kinds_and_namespaces(argo: Argo, kind: str, namespace: str, refusal: str) -> None:
     before = argo.running()
     stranger = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "stranger", "namespace": namespace}}
     argo.file("stranger.yaml").write_text(yaml.safe_dump(stranger))
@@ -422,7 +421,7 @@ def test_what_the_project_does_not_allow_is_refused(argo: Argo, kind: str, names
     argo.arrives(argo.site.revert())
 
 
-def test_suspended_stays_suspended(argo: Argo) -> None:
+def test_a_suspended_application_stays_suspended(argo: Argo) -> None:
     def replicas() -> int:
         return int(argo.get("deployment", "nativelink-worker-fixed", WORKERS)["spec"]["replicas"])
 
@@ -436,14 +435,14 @@ def test_suspended_stays_suspended(argo: Argo) -> None:
         assert argo.status()[0] == "OutOfSync"
     assert replicas() == 2
 
-    # As docs/changes.md has it seen that the engine knows the new commit.
+    # docs/changes.md tells users to check in this way that the engine knows the new commit.
     argo.file("patches/note.txt").write_text("A commit that changes no object.\n")
     commit = argo.site.commit("A note")
     argo.refresh()
     seen = f"--for=jsonpath={{.status.sync.revision}}={commit}"
     argo.where.run("-n", "argocd", "wait", f"application/{APP}", seen, f"--timeout={patient(60)}s")
 
-    # What the summary says to do.
+    # The summary tells users to run this command.
     (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
     command = shlex.split(line.partition("resume it: ")[2])
     subprocess.run([argo.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=ROOT)
@@ -452,8 +451,8 @@ def test_suspended_stays_suspended(argo: Argo) -> None:
 
 
 @pytest.mark.parametrize("prune_last", [True, False], ids=["as it is", "without PruneLast"])
-def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool) -> None:
-    """An old ConfigMap stays as long as new pods are not ready, but not without PruneLast."""
+def test_prune_last_keeps_the_old_configuration_while_a_rollout_hangs(argo: Argo, prune_last: bool) -> None:
+    """With PruneLast, an old ConfigMap stays until the new pods are ready. Without it, the ConfigMap is lost."""
     options = argo.application()["spec"]["syncPolicy"]["syncOptions"]
     kept = [option for option in options if prune_last or option != "PruneLast=true"]
     argo.patch("application.argoproj.io", APP, {"spec": {"syncPolicy": {"syncOptions": kept}}}, "argocd")
@@ -462,7 +461,7 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
         text = argo.where.run("-n", WORKERS, "get", "pods", "-l", "nativelink-gitops/pool=fixed", "-o", "json")
         return {each["metadata"]["name"]: each for each in json.loads(text)["items"]}
 
-    argo.eventually("the worker that a test before scaled away to be gone", lambda: len(pods()) == 1, 60)
+    argo.eventually("the worker that an earlier test removed to be gone", lambda: len(pods()) == 1, 60)
     (old,) = pods()
     (configuration,) = (each["configMap"]["name"] for each in pods()[old]["spec"]["volumes"] if "configMap" in each)
     file = argo.file("rendered/worker/fixed/worker.json5")
@@ -475,9 +474,9 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
         argo.eventually("the sync to wait", lambda: waiting in argo.operation()[1], 30)
         assert configuration in argo.names("configmap", WORKERS)
     else:
-        argo.eventually("the loss", lambda: configuration not in argo.names("configmap", WORKERS), 30)
+        argo.eventually("the ConfigMap to be lost", lambda: configuration not in argo.names("configmap", WORKERS), 30)
     conditions = {each["type"]: each["status"] for each in pods()[old]["status"]["conditions"]}
-    assert conditions["Ready"] == "True", "the old pod works on"
+    assert conditions["Ready"] == "True", "the old pod should keep working"
 
     argo.arrives(argo.site.revert(), seconds=SYNC_TIMEOUT + 60)
     assert configuration in argo.names("configmap", WORKERS)
@@ -486,7 +485,7 @@ def test_old_configuration_and_a_rollout_that_hangs(argo: Argo, prune_last: bool
 
 
 def test_untrusted_servers_and_credentials_are_refused(argo: Argo, tmp_path: Path) -> None:
-    """The kubelet renews the files that the repo-server trusts every ten seconds here, and every minute by default."""
+    """Argo CD refuses a wrong CA, password or host key. The kubelet renews the trusted files every ten seconds here."""
     ssh = by_ssh(argo.server)
     https = {name: argo.site.hosts[NAME].get(name, "") for name in ssh}
 
@@ -514,7 +513,7 @@ def test_untrusted_servers_and_credentials_are_refused(argo: Argo, tmp_path: Pat
 
 def test_no_credential_is_in_git(argo: Argo) -> None:
     history = argo.site.git("log", "--all", "--patch")
-    assert USER in history, "what is in the inventory is seen"
+    assert USER in history, "the history should show the inventory"
     assert PASSWORD not in history
     assert argo.server.identity.read_text().splitlines()[1] not in history
 

@@ -1,6 +1,6 @@
-"""Flux on a real node: what it does with each kind of change to the tree that the playbooks render.
+"""Flux on a real node, with each kind of change to the tree that the playbooks render.
 
-The tests share one cluster and follow each other; each leaves Flux in sync with the last commit.
+The tests share one cluster and run in the order of the file. Each test leaves Flux in sync with the last commit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ USER, PASSWORD = "deployer", "n0t-in-Git-9f2c"
 
 
 class Flux:
-    """The cluster, its engine, the checkout and the server that it is pushed to."""
+    """A cluster whose tree Flux applies, the checkout of the tree, and the Git server."""
 
     def __init__(self, where: Cluster, server: GitServer, site: Site) -> None:
         self.where, self.server, self.site = where, server, site
@@ -55,13 +55,13 @@ class Flux:
         return f"\n{found}\n{self.where.run('get', 'pods', '-A', '-o', 'wide')}"
 
     def poke(self) -> None:
-        """Ask Flux to look at once, as a webhook does."""
+        """Ask Flux to reconcile at once, as a webhook does."""
         stamp = f"reconcile.fluxcd.io/requestedAt={time.time_ns()}"
         for kind in ("gitrepository", "kustomization"):
             self.where.run("-n", "flux-system", "annotate", "--overwrite", kind, f"nativelink-{NAME}", stamp)
 
     def applied(self, commit: str, seconds: float = 60) -> None:
-        """Wait until a commit is applied and all of it ready."""
+        """Wait until a commit is applied and ready."""
         self.poke()
 
         def check() -> bool:
@@ -71,7 +71,7 @@ class Flux:
         until(f"commit {commit} to be applied and ready", check, seconds, self.said)
 
     def refused(self, reason: str, words: str, seconds: float = 40) -> None:
-        """Wait until the Kustomization is not ready for a reason, and says some words."""
+        """Wait until the Kustomization is not ready for this reason, with these words in its message."""
 
         def check() -> bool:
             found = ready(self.sync())
@@ -80,7 +80,7 @@ class Flux:
         until(f"Flux to say {reason}, {words}", check, seconds, self.said)
 
     def unreachable(self, words: str, seconds: float = 40) -> None:
-        """Wait until the GitRepository is not ready and says some words."""
+        """Wait until the GitRepository is not ready, with these words in its message."""
 
         def check() -> bool:
             found = ready(self.source())
@@ -89,7 +89,7 @@ class Flux:
         until(f"Flux to say that it can't fetch: {words}", check, seconds, self.said)
 
     def edit(self, path: str, old: str, new: str) -> None:
-        """Replace a text that a file of the tree has once."""
+        """Replace a text that occurs once in a file of the tree."""
         file = self.tree / path
         assert file.read_text().count(old) == 1, (path, old)
         file.write_text(file.read_text().replace(old, new))
@@ -99,7 +99,7 @@ class Flux:
 
 
 def ready(thing: dict[str, Any]) -> dict[str, str]:
-    """The condition Ready, if it is about the newest generation."""
+    """Return the condition Ready, with the status Unknown if it is not about the newest generation."""
     conditions = thing["status"].get("conditions", ())
     found = next((each for each in conditions if each["type"] == "Ready"), None)
     current = found and found.get("observedGeneration") == thing["metadata"]["generation"]
@@ -108,7 +108,7 @@ def ready(thing: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def flux(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux]:
-    """A cluster that the bootstrap has connected to a repository in which nothing is yet."""
+    """Bootstrap a cluster, which connects Flux to a repository that is still empty."""
     folder = tmp_path_factory.mktemp("flux")
     with cluster.fresh("e2e-flux", nodes=0, real=True) as where, pytest.MonkeyPatch.context() as patch:
         where.load(*components.images_of("flux"))
@@ -147,7 +147,7 @@ def test_no_credential_is_in_git_or_in_the_tree(flux: Flux) -> None:
     secret = flux.get(f"secret/nativelink-{NAME}-repository", "flux-system")["data"]
     assert set(secret) == {"username", "password", "ca.crt"}
     history = flux.site.git("log", "--all", "--patch")
-    assert USER in history, "what is in the inventory is seen"
+    assert USER in history, "the history should show the inventory"
     for words in (PASSWORD, secret["password"], secret["ca.crt"][:60]):
         assert words not in history
         assert not [path for path, text in flux.site.tree().items() if words.encode() in text]
@@ -195,8 +195,8 @@ def test_hand_edits_are_healed(flux: Flux) -> None:
     print(f"healed in {time.monotonic() - started:.1f} s with an interval of 5 s")
 
 
-def test_what_kubectl_adds_goes_unless_under_another_name(flux: Flux) -> None:
-    """Flux removes annotations of `rollout restart` or of a pause. docs/scaling.md says how to keep them."""
+def test_annotations_of_kubectl_are_removed_but_not_those_of_another_field_manager(flux: Flux) -> None:
+    """Flux also removes annotations of `rollout restart` or of a pause. docs/scaling.md says how to keep them."""
     flux.where.run("-n", "nativelink", "annotate", "service/nativelink-cas", "example.com/goes=1")
     kept = ("example.com/stays=1", "--field-manager=flux-client-side-apply")
     flux.where.run("-n", "nativelink", "annotate", "service/nativelink-cas", *kept)
@@ -219,7 +219,7 @@ def test_a_removed_pool_is_pruned(flux: Flux) -> None:
     assert flux.get("deployment/nativelink-worker-kept", WORKERS)["metadata"]["uid"] == before
 
 
-def test_the_cas_outlives_the_loss_of_its_file(flux: Flux) -> None:
+def test_the_cas_stays_when_its_file_is_removed(flux: Flux) -> None:
     def lose() -> str:
         flux.edit("rendered/kustomization.yaml", "  - cas/statefulset.yaml\n", "")
         (flux.rendered / "cas" / "statefulset.yaml").unlink()
@@ -234,7 +234,7 @@ def test_the_cas_outlives_the_loss_of_its_file(flux: Flux) -> None:
     assert flux.get("pvc/data-nativelink-cas-0")["metadata"]["uid"] == claim
     flux.applied(flux.site.revert())
 
-    # The counter-run: without the annotation it goes, and all but the volume with it.
+    # The counter-run: without the annotation the StatefulSet is pruned, and only its volume stays.
     flux.edit("rendered/cas/statefulset.yaml", "    kustomize.toolkit.fluxcd.io/prune: disabled\n", "")
     flux.applied(flux.site.commit("Without protection"))
     flux.applied(lose())
@@ -269,8 +269,8 @@ def test_a_broken_commit_is_reported_and_changes_nothing(
     print(f"reverted in {time.monotonic() - started:.1f} s")
 
 
-def test_old_pods_and_their_configuration_in_a_rollout_that_fails(flux: Flux) -> None:
-    """Flux prunes an old ConfigMap with the commit that replaces it, whatever becomes of that commit's pods."""
+def test_old_pods_lose_their_configuration_in_a_rollout_that_fails(flux: Flux) -> None:
+    """Flux prunes an old ConfigMap with the commit that replaces it, even if that commit's pods do not start."""
 
     def pods() -> dict[str, dict[str, Any]]:
         items = json.loads(flux.where.run("-n", WORKERS, "get", "pods", "-o", "json"))["items"]
@@ -285,13 +285,13 @@ def test_old_pods_and_their_configuration_in_a_rollout_that_fails(flux: Flux) ->
     flux.edit("rendered/worker/kept/deployment.yaml", image, image + "-not-there")
     flux.site.commit("A new configuration, and an image that is not there")
 
-    # The old pod still works, and starts its container again, without the ConfigMap that it came from.
+    # The old pod still works, and restarts its container without the ConfigMap.
     until("the old ConfigMap to be pruned", lambda: not flux.get(f"configmap/{name}", WORKERS), 40, flux.said)
     assert ready_pod(pods()[old])
     flux.where.run("-n", WORKERS, "exec", old, "-c", "worker", "--", "sh", "-c", "kill -TERM 1")
     until("the container's restart", lambda: restarts(pods()[old]) == 1 and ready_pod(pods()[old]), 40, flux.said)
 
-    # A pod that is to take its place cannot start. The limit: docs/flux.md.
+    # A pod that replaces the old one cannot start. docs/flux.md describes this limit.
     flux.where.run("-n", WORKERS, "delete", "pod", old, "--wait=false")
 
     def stuck() -> bool:
@@ -301,7 +301,7 @@ def test_old_pods_and_their_configuration_in_a_rollout_that_fails(flux: Flux) ->
 
     until("a new pod that misses its ConfigMap", stuck, 40, flux.said)
 
-    # Told at the latest when the timeout is over; until then the next commit waits.
+    # Flux reports the failure when the timeout is over at the latest. Until then the next commit waits.
     flux.refused("HealthCheckFailed", "nativelink-worker-kept", 60)
     flux.applied(flux.site.revert(), 120)
     assert flux.get(f"configmap/{name}", WORKERS)
@@ -331,7 +331,7 @@ def test_the_sync_may_touch_neither_secrets_nor_other_namespaces(flux: Flux) -> 
         flux.applied(flux.site.revert())
 
 
-def test_suspended_stays_suspended(flux: Flux) -> None:
+def test_a_suspended_sync_stays_suspended(flux: Flux) -> None:
     kind = "kustomization.kustomize.toolkit.fluxcd.io"
     flux.where.run(
         "-n", "flux-system", "patch", kind, f"nativelink-{NAME}", "--type=merge", "-p", '{"spec":{"suspend":true}}'
@@ -343,13 +343,13 @@ def test_suspended_stays_suspended(flux: Flux) -> None:
     flux.site.set(NAME, nativelink_worker_pools=[pool("kept", min_replicas=2)])
     flux.site.playbook("render")
     commit = flux.site.commit("Two workers")
-    # As docs/changes.md has it seen that the engine knows the new commit.
+    # docs/changes.md tells users to check in this way that the engine knows the new commit.
     seen = f"--for=jsonpath={{.status.artifact.revision}}=main@sha1:{commit}"
     flux.where.run("-n", "flux-system", "wait", f"gitrepository/nativelink-{NAME}", seen, f"--timeout={patient(60)}s")
     time.sleep(6)  # more than an interval
     assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 1
 
-    # What the summary says to do.
+    # The summary tells users to run this command.
     (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
     command = shlex.split(line.partition("resume it: ")[2])
     subprocess.run([flux.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=Path(__file__).parents[2])
@@ -383,8 +383,8 @@ def test_untrusted_servers_and_credentials_are_refused(flux: Flux, tmp_path: Pat
     assert identity not in flux.site.git("log", "--all", "--patch")
 
 
-def test_what_is_running_is_what_git_says(flux: Flux) -> None:
-    """A new look at the tree changes nothing after all of the above."""
+def test_the_cluster_matches_the_tree(flux: Flux) -> None:
+    """Applying the tree once more, after all tests above, would change nothing."""
     try:
         flux.where.run("diff", "--server-side", "--force-conflicts", "--field-manager=looking", "-k", str(flux.tree))
     except ClusterError as error:

@@ -1,4 +1,4 @@
-"""A cluster goes from Flux to Argo CD and back, and what runs in it does not notice."""
+"""A cluster changes from Flux to Argo CD and back, without an effect on its workloads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Switch:
     site: Site
 
     def applied(self, commit: str) -> None:
-        """Wait until the engine that the inventory names has applied a commit and finds all of it well."""
+        """Wait until the engine that the inventory names has applied a commit and reports it as healthy."""
         if self.site.hosts[NAME]["gitops_provider"] == "flux":
             namespace, kind, path = "flux-system", FLUX, "{.status.lastAppliedRevision} {.status.conditions[0].status}"
             wanted = f"main@sha1:{commit} True"
@@ -44,12 +44,15 @@ class Switch:
         until(wanted, lambda: self.where.run(*look) == wanted, 120, lambda: f"\nit is {self.where.run(*look)}")
 
     def connect(self, provider: str) -> str:
-        """Give the tree to an engine; the cluster's part of the summary."""
+        """Give the tree to an engine, and return the cluster's part of the summary."""
         self.site.set(NAME, gitops_provider=provider)
         return self.site.playbook("connect").summary[NAME]
 
     def running(self) -> dict[str, str]:
-        """All by UID and generation, but Deployments by UID: an annotation is enough for their next generation."""
+        """Return the UID and generation of each object, except that Deployments only have the UID.
+
+        An annotation is enough to change the generation of a Deployment.
+        """
         found: dict[str, str] = {}
         for namespace in SPACES:
             kinds = "statefulsets,deployments,pods,persistentvolumeclaims"
@@ -73,7 +76,7 @@ class Switch:
 
 @pytest.fixture(scope="module")
 def switch(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
-    """A cluster with Flux, all ready."""
+    """Bootstrap a cluster with Flux, and wait until its tree is applied."""
     with cluster.fresh("e2e-switch", nodes=0, real=True) as where:
         where.load(*(image for name in ("flux", "argocd") for image in components.images_of(name)))
         folder = tmp_path_factory.mktemp("switch")
@@ -106,8 +109,8 @@ def test_from_flux_to_argocd_and_back(switch: Switch) -> None:
 
 
 @pytest.mark.parametrize("provider", ["argocd", "flux"])
-def test_what_the_old_engine_applied_goes_with_git(switch: Switch, provider: str) -> None:
-    """A field that leaves Git leaves the cluster, but not where the old engine has kept it."""
+def test_a_field_that_leaves_git_after_a_switch_leaves_the_cluster(switch: Switch, provider: str) -> None:
+    """The new engine removes the field, unless the old engine still owns it."""
     old = {"argocd": "kustomize-controller", "flux": "argocd-controller"}[provider]
     both = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
     one = {"requests": {"memory": "32Mi"}, "limits": {"memory": "256Mi"}}
@@ -117,7 +120,7 @@ def test_what_the_old_engine_applied_goes_with_git(switch: Switch, provider: str
     switch.applied(switch.site.git("rev-parse", "HEAD"))
 
     switch.connect(provider)
-    # The counter-run: an object that was not handed over.
+    # The counter-run: the old engine still owns the fields of this object.
     scheduler = yaml.safe_load((switch.site.tree_of(NAME) / "rendered/scheduler/deployment.yaml").read_text())
     kept = {key: scheduler[key] for key in ("apiVersion", "kind")}
     kept["metadata"] = {"name": scheduler["metadata"]["name"], "namespace": scheduler["metadata"]["namespace"]}
@@ -131,12 +134,12 @@ def test_what_the_old_engine_applied_goes_with_git(switch: Switch, provider: str
     switch.applied(switch.site.commit("No request of CPU"))
     assert switch.requests("statefulset/nativelink-cas") == {"memory": "32Mi"}
     assert switch.requests("deployment/nativelink-scheduler") == {"cpu": "10m", "memory": "32Mi"}
-    switch.connect(provider)  # which mends that
+    switch.connect(provider)  # hands over the fields of the counter-run too
 
 
-def test_a_dry_run_changes_nothing_and_without_an_engine_all_goes_on(switch: Switch) -> None:
+def test_a_dry_run_and_the_removal_of_the_engine_change_no_workload(switch: Switch) -> None:
     scheduler = "deployment/nativelink-scheduler"
-    mended = {"memory": "32Mi"}  # what the last handover of the test before leads to
+    mended = {"memory": "32Mi"}  # the result of the last handover of the test above
     until("the request of CPU to go", lambda: switch.requests(scheduler) == mended, 60)
     switch.where.rolled_out("nativelink", scheduler)
     until("one scheduler", lambda: len([pod for pod in switch.running() if "Pod/nativelink-scheduler" in pod]) == 1, 30)
