@@ -1,7 +1,7 @@
-"""The role low_latency on a real node: what the kernel does to connections of pods, from the first run to the removal.
+"""The role low_latency on a real node, and its effect on connections of pods, from the first run to the removal.
 
-The tests are one story on one cluster, in this order. A server in a pod says of each connection that it accepts whether
-TCP_NODELAY is set. A privileged pod sees what is attached to the node's cgroup.
+The tests share one cluster and run in the order of the file. A server in a pod tells each client whether the accepted
+socket has TCP_NODELAY. A privileged pod lists the programs that are attached to the node's cgroup.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tests.e2e.site import SMALL, Site, pool
 from tests.playbooks import Run
 
 SPACE = "nativelink-low-latency"
-# Where a pod sees the node's root of cgroup v2.
+# The path at which a pod sees the node's root of cgroup v2.
 CGROUP = "/node/cgroup" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "/node/cgroup/unified"
 OURS, THEIRS = "nl_tcp_nodelay", "theirs"
 
-PORTS = ("50051", "50052", "50061", "50053")  # the last is not NativeLink's
+PORTS = ("50051", "50052", "50061", "50053")  # the last port is not NativeLink's
 ON, OFF = dict(zip(PORTS, "1110", strict=True)), dict.fromkeys(PORTS, "0")
 SERVER = f"""
 import socket, threading
@@ -45,7 +45,7 @@ for port in {PORTS}:
     threading.Thread(target=serve, args=[int(port)]).start()
 """
 PYTHON = "docker.io/testbed/python:v0"
-# A program of others, which does nothing.
+# Another user's program, which does nothing.
 OTHER_PROGRAM = """
 __attribute__((section("sockops"), used)) int theirs(void) { return 1; }
 __attribute__((section("license"), used)) char license_of_this[] = "Apache-2.0";
@@ -64,7 +64,7 @@ class Stage:
         return self.site.playbook("provision", "--tags", "low_latency")
 
     def pods(self) -> list[dict[str, Any]]:
-        """The pods of the role's DaemonSet."""
+        """Return the pods of the role's DaemonSet."""
         return list(json.loads(self.where.run("-n", SPACE, "get", "pods", "-o", "json"))["items"])
 
     def ready(self, restarts: int = 0) -> bool:
@@ -73,7 +73,7 @@ class Stage:
         return [(each.get("ready"), each.get("restartCount")) for each in states] == [(True, restarts)]
 
     def serve(self, name: str) -> None:
-        """Start a server."""
+        """Start a pod with the server."""
         container = {"name": "main", "image": PYTHON, "args": ["-c", SERVER]}
         self.start(name, container | {"readinessProbe": {"tcpSocket": {"port": int(PORTS[-1])}, "periodSeconds": 1}})
 
@@ -84,7 +84,7 @@ class Stage:
         self.where.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={patient(60)}s")
 
     def accepted(self, name: str) -> dict[str, str]:
-        """Return by port whether a server's sockets have TCP_NODELAY."""
+        """Return "1" for each port on which a server's socket has TCP_NODELAY, and "0" for the others."""
         address = self.where.run("get", "pod", name, "-o", "jsonpath={.status.podIP}")
         found = {}
         for port in PORTS:
@@ -96,14 +96,14 @@ class Stage:
         return self.where.run("exec", "watcher", "--", "bpftool", *arguments)
 
     def attached(self) -> dict[str, int]:
-        """The programs that are attached to the node's cgroup, by name: AssertionError if one is so twice."""
+        """Return the programs that are attached to the node's cgroup, and check that each is attached once."""
         found = json.loads(self.bpftool("--json", "cgroup", "show", CGROUP))
         pairs = [(each["name"], each["id"]) for each in found if each["attach_type"] == "cgroup_sock_ops"]
         assert len(pairs) == len(dict(pairs)), pairs
         return dict(pairs)
 
     def inside(self, *command: str) -> None:
-        """Run a command among the node's mounts."""
+        """Run a command in the node's mount namespace."""
         holder = node.process(self.where.home)
         subprocess.run(["nsenter", "--target", str(holder), "--mount", *command], check=True)
 
@@ -136,12 +136,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield stage
 
 
-def test_without_it_no_connection_has_tcp_nodelay(stage: Stage) -> None:
+def test_without_the_role_no_connection_has_tcp_nodelay(stage: Stage) -> None:
     assert stage.accepted("early") == OFF
     assert [*stage.attached()] == [THEIRS]
 
 
-def test_a_node_that_lacks_something_is_reported_and_goes_on(stage: Stage) -> None:
+def test_a_node_without_a_bpf_file_system_is_reported_and_keeps_working(stage: Stage) -> None:
     stage.inside("mount", "--no-mtab", "-t", "tmpfs", "none", "/sys/fs/bpf")
     try:
         run = stage.provision(low_latency_enabled=True)
@@ -154,7 +154,7 @@ def test_a_node_that_lacks_something_is_reported_and_goes_on(stage: Stage) -> No
     (state,) = pod["status"]["containerStatuses"]
     assert (pod["status"]["phase"], state["ready"], state["restartCount"]) == ("Running", False, 0)
     assert [*stage.attached()] == [THEIRS]
-    # What was lacking is there now. The next pod has it.
+    # The BPF file system is mounted again, so the next pod attaches the program.
     stage.where.run("-n", SPACE, "delete", "pod", pod["metadata"]["name"])
     until("the next pod to be ready", stage.ready, 40)
 
@@ -183,12 +183,12 @@ def test_a_container_that_is_killed_is_followed_by_one_attachment(stage: Stage) 
 
 
 def loader(pod: str) -> int:
-    """The process that runs the script of a pod, given by its UID."""
+    """Return the PID of the script of the pod with this UID."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if "/program/attach.sh" in (process / "cmdline").read_text() and pod in (process / "cgroup").read_text():
                 return int(process.name)
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     raise AssertionError(f"pod {pod} runs no script")
 
@@ -203,7 +203,7 @@ def test_an_upgrade_ends_with_one_attachment(stage: Stage) -> None:
     assert stage.accepted("early") == ON
 
 
-def test_switched_off_it_leaves_nothing(stage: Stage) -> None:
+def test_the_disabled_role_leaves_nothing(stage: Stage) -> None:
     run = stage.provision(low_latency_enabled=False)
     assert "low latency: removed" in run.summary["site"]
     assert [*stage.attached()] == [THEIRS]

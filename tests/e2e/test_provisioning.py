@@ -1,7 +1,7 @@
-"""Provisioning where pods really run: KEDA's releases, an API server that goes away, and volumes that hold something.
+"""Provisioning on a real node: releases of KEDA, an API server that stops, and volumes with data.
 
-The tests are one story on one cluster, in this order. The images of KEDA's previous version are stand-ins, with the
-binaries of the current one.
+The tests share one cluster and run in the order of the file. The images of KEDA's previous version are stand-ins, with
+the binaries of the current version.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class Stage:
     site: Site
 
     def bootstrap(self, version: str, manifest: Path | None = None, **variables: object) -> Run:
-        """The main job with a version of KEDA."""
+        """Run the main job with a version of KEDA."""
         found = {"keda_version": version, "keda_manifest": str(manifest or manifests.path("keda", version))}
         return self.site.run("-e", json.dumps(found | variables))
 
     def begun(self, version: str, **variables: object) -> AbstractContextManager[subprocess.Popen[bytes]]:
-        """The main job, without waiting for its end."""
+        """Start the main job, and do not wait for its end."""
         found = {"keda_version": version, "keda_manifest": str(manifests.path("keda", version))}
         return self.site.started("-e", json.dumps(found | variables))
 
     def has(self, *what: str) -> bool:
-        """Return True if an object (arguments of ``kubectl get``) exists, and False while the API server is away."""
+        """Return True if an object (arguments of ``kubectl get``) exists, and False without an API server."""
         try:
             return bool(self.where.run("get", *what, "--ignore-not-found", "-o", "name"))
         except ClusterError:
@@ -61,7 +61,7 @@ class Stage:
         return list(json.loads(self.where.run("-n", namespace, "get", kind, "-o", "json"))["items"])
 
     def fingerprint(self) -> dict[str, tuple[str, int]]:
-        """NativeLink's objects: what would differ if one was changed (generation) or made again (UID)."""
+        """Return UID and generation of NativeLink's objects, one of which differs after a replacement or a change."""
         found = {}
         for namespace in ("nativelink", "nativelink-workers"):
             for each in self.items("pods,deployments,statefulsets,configmaps,services,networkpolicies", namespace):
@@ -70,7 +70,7 @@ class Stage:
         return found
 
     def apply_tree(self) -> str:
-        """Apply the tree as an engine does, in place of one."""
+        """Apply the tree as an engine does."""
         return self.where.run("apply", "--server-side", "--field-manager=engine", "-k", str(self.site.tree_of("site")))
 
     def rolled_out(self) -> None:
@@ -81,7 +81,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with cluster.fresh("provisioning", nodes=1, real=True) as where:
-        # Like local-path, but it claims that volumes can grow. The test grows them itself, and says how.
+        # This class is like local-path, but allows volumes to grow. The test stands in for the driver that resizes.
         where.apply(
             {
                 "apiVersion": "storage.k8s.io/v1",
@@ -103,12 +103,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(where, site)
 
 
-# An API server that is away for a while
+# An API server that stops
 
 
 @pytest.fixture(scope="module")
 def ended(stage: Stage) -> Run:
-    """A first run, in the middle of which the API server went away for good."""
+    """Run the main job, stop the API server in the middle, and return the result."""
     with stage.begun(PREVIOUS, keda_wait_timeout=60) as run:
         until("the run to begin with KEDA", lambda: stage.has("namespace", "keda"), 180)
         stage.where.stop_api()
@@ -119,7 +119,7 @@ def ended(stage: Stage) -> Run:
 
 @pytest.fixture(scope="module")
 def waited(stage: Stage, ended: Run) -> Run:
-    """A second run: the API server was restarted while it waited for pods whose images came only after that."""
+    """Run the main job again, and restart the API server while the job waits for pods without images."""
 
     def blocked() -> bool:
         if not stage.has("apiservice", METRICS):
@@ -129,7 +129,7 @@ def waited(stage: Stage, ended: Run) -> Run:
             for each in stage.items("pods", "keda")
             for status in each["status"].get("containerStatuses", ())
         ]
-        # The other two wait for the operator's certificates.
+        # The other two pods wait for the certificates of the operator.
         return len(states) == 3 and bool({*states} & {"ErrImagePull", "ImagePullBackOff"})
 
     with stage.begun(PREVIOUS) as run:
@@ -140,10 +140,10 @@ def waited(stage: Stage, ended: Run) -> Run:
         return finish(run, stage.site.log)
 
 
-def test_a_run_without_its_api_server_ends_and_says_where(ended: Run) -> None:
+def test_a_run_that_loses_its_api_server_fails_and_says_where(ended: Run) -> None:
     assert ended.status == 2
     (said,) = (line for line in ended.summary["site"].splitlines() if "  failed  " in line)
-    # It was applying objects when the API server went away, or waiting for those that define the others.
+    # The run was either applying objects or waiting for CustomResourceDefinitions when the API server stopped.
     waiting = r"(waited 60 s for CustomResourceDefinition [a-z.]+\.keda\.sh to be established.*: )?"
     away = r"the API server https://127\.0\.0\.1:[0-9]+ does not answer "
     assert re.search(f" cluster_context: Install KEDA: {waiting}{away}", said)
@@ -156,7 +156,7 @@ def test_a_run_waits_for_an_api_server_that_is_restarted(waited: Run) -> None:
 
 
 @pytest.mark.usefixtures("waited")
-def test_then_nothing_is_left_to_do(stage: Stage) -> None:
+def test_the_next_run_changes_nothing(stage: Stage) -> None:
     again = stage.bootstrap(PREVIOUS)
     assert again.status == 0
     assert again.changed == 0
@@ -190,10 +190,10 @@ def test_keda_really_runs(stage: Stage) -> None:
         }
 
     stage.where.apply(scaled("first"))
-    # The webhook refuses what only it knows to be wrong.
+    # Only the webhook knows that two ScaledObjects may not scale one Deployment.
     with pytest.raises(ClusterError, match=r"the workload 'nothing' of type 'apps/v1\.Deployment' is already managed"):
         stage.where.apply(scaled("second"))
-    # And the operator looked at the one that was let through.
+    # The operator sees the ScaledObject that the webhook accepted.
     reason = ("-o", 'jsonpath={.status.conditions[?(@.type=="Ready")].reason}')
     until(
         "the operator to look at a ScaledObject",
@@ -205,7 +205,7 @@ def test_keda_really_runs(stage: Stage) -> None:
 
 @pytest.fixture(scope="module")
 def running(stage: Stage, waited: Run) -> dict[str, tuple[str, int]]:
-    """NativeLink runs from the tree; what it looks like."""
+    """Apply the tree, wait until NativeLink runs, and return its fingerprint."""
     assert waited.status == 0
     stage.apply_tree()
     stage.rolled_out()
@@ -233,13 +233,13 @@ def test_a_failed_upgrade_tells_the_pods_reason_and_leaves_nativelink_alone(
 
     assert stage.fingerprint() == running
     assert stage.site.files() == tree
-    # The old operator still serves, and so does all that hangs on it.
+    # The old operator still serves, and the metrics API that depends on it is available.
     pods = [each for each in stage.items("pods", "keda") if each["metadata"]["labels"]["app"] == "keda-operator"]
     assert sorted(each["status"]["containerStatuses"][0]["ready"] for each in pods) == [False, True]
     stage.where.run("wait", "--for=condition=Available", f"apiservice/{METRICS}", "--timeout=0s")
 
 
-def test_the_right_version_ends_the_upgrade(stage: Stage, running: dict[str, tuple[str, int]]) -> None:
+def test_a_run_with_the_right_version_completes_the_upgrade(stage: Stage, running: dict[str, tuple[str, int]]) -> None:
     upgraded = stage.bootstrap(CURRENT)
     assert upgraded.status == 0, upgraded.output
     pods = stage.items("pods", "keda")
@@ -251,8 +251,8 @@ def test_the_right_version_ends_the_upgrade(stage: Stage, running: dict[str, tup
     assert stage.fingerprint() == running
 
 
-def test_its_webhook_warns_of_no_committed_pool(stage: Stage) -> None:
-    """With the counter-run: a cooldown where a pool never goes to zero, which KEDA calls not relevant."""
+def test_the_webhook_of_keda_does_not_warn_about_the_committed_pools(stage: Stage) -> None:
+    """The counter-run is a cooldown of a pool that never goes to zero, which KEDA calls not relevant."""
 
     def warnings(scaled: Object) -> str:
         command = stage.where.command("apply", "--server-side", "--dry-run=server", "-f", "-")
@@ -272,7 +272,7 @@ def test_its_webhook_warns_of_no_committed_pool(stage: Stage) -> None:
 
 
 def field(number: int, value: int | str | bytes) -> bytes:
-    """One field of a protobuf message: https://protobuf.dev/programming-guides/encoding/."""
+    """Encode a field of a protobuf message (https://protobuf.dev/programming-guides/encoding/)."""
 
     def varint(rest: int) -> bytes:
         return bytes([rest]) if rest < 128 else bytes([rest & 127 | 128]) + varint(rest >> 7)
@@ -309,7 +309,7 @@ class Cache:
 
 @pytest.fixture(scope="module")
 def cas(stage: Stage, running: dict[str, tuple[str, int]], tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    """The running CAS, which this machine may reach."""
+    """Return the running CAS after this machine is allowed to reach it."""
     assert running
     rule = {"from": [{"ipBlock": {"cidr": f"{address_for(stage.where)}/32"}}]}
     stage.where.apply(
@@ -328,7 +328,7 @@ def cas(stage: Stage, running: dict[str, tuple[str, int]], tmp_path_factory: pyt
 def answers(cas: Cache) -> Callable[[], bool]:
     def check() -> bool:
         try:
-            return not cas.has(b"nobody stored this")
+            return not cas.has(b"a blob that was never stored")
         except subprocess.CalledProcessError:
             return False
 
@@ -349,7 +349,7 @@ def test_blobs_survive_the_restart_of_their_pod(stage: Stage, cas: Cache) -> Non
     assert after != before
     until("the CAS to answer again", answers(cas), 20)
     assert cas.has(BLOB)
-    # The counter-run: what is nowhere is not found.
+    # The counter-run: the CAS does not have a blob that was never stored.
     assert not cas.has(BLOB + b"!")
 
 
@@ -362,12 +362,12 @@ def test_volumes_grow_as_documented(stage: Stage, cas: Cache) -> None:
     pod, volume = of("pod", "nativelink-cas-0", ".metadata.uid"), of("pvc", claim, ".spec.volumeName")
     stage.site.set("site", nativelink_cas_volume_size="2Gi", nativelink_allow_changes=["cas_volume_size"])
     stage.site.playbook("render")
-    # The counter-run: the tree alone is refused, and so is the change in the running StatefulSet.
+    # The counter-run: the API server refuses to change the size in the running StatefulSet.
     with pytest.raises(ClusterError, match="updates to statefulset spec for fields other than"):
         stage.apply_tree()
     assert of("pvc", claim, ".spec.resources.requests.storage") == "1Gi"
 
-    # docs/changes.md, less the engine, which does not run here.
+    # These are the steps of docs/changes.md, without those for an engine, which does not run here.
     grown = '{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}'
     expansion = ("patch", "storageclass", "growing", "-p")
     where.run(*expansion, '{"allowVolumeExpansion":false}')
@@ -377,10 +377,10 @@ def test_volumes_grow_as_documented(stage: Stage, cas: Cache) -> None:
     where.run("-n", "nativelink", "patch", "pvc", claim, "-p", grown)
     where.run("-n", "nativelink", "delete", "statefulset", "nativelink-cas", "--cascade=orphan")
     assert of("pod", "nativelink-cas-0", ".metadata.uid") == pod
-    until("the pod to belong to nobody", lambda: not of("pod", "nativelink-cas-0", ".metadata.ownerReferences"), 20)
+    until("the pod to have no owner", lambda: not of("pod", "nativelink-cas-0", ".metadata.ownerReferences"), 20)
     assert cas.has(BLOB)
 
-    # Here is no CSI driver that resizes: the test stands in for one.
+    # The test stands in for a CSI driver, because none is here to resize the volume.
     where.run("patch", "pv", volume, "-p", '{"spec":{"capacity":{"storage":"2Gi"}}}')
     where.run(
         *("-n", "nativelink", "patch", "pvc", claim, "--subresource=status"),
@@ -389,7 +389,8 @@ def test_volumes_grow_as_documented(stage: Stage, cas: Cache) -> None:
 
     stage.apply_tree()
     owner = where.run(*CAS, "jsonpath={.metadata.uid}")
-    # The pod that runs is taken over as it is; only then replaced, as its stores grow too. Its preStop is a pause.
+    # The StatefulSet first adopts the running pod, and then replaces it, because its stores grow too. The pod's preStop
+    # hook pauses, which leaves time to see the adoption.
     took = ("-n", "nativelink", "get", "pod", "nativelink-cas-0", "-o")
     pair = "jsonpath={.metadata.uid} {.metadata.ownerReferences[0].uid}"
     until("the new StatefulSet to take the pod over", lambda: where.run(*took, pair) == f"{pod} {owner}", 8)
