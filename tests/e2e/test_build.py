@@ -1,4 +1,4 @@
-"""A real Bazel and a load of actions on a real node: CAS, scheduler and workers as they are rendered."""
+"""A real Bazel and a load of actions on a real node, with CAS, scheduler and workers as they are rendered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAME = "build"
 CAS = ("nativelink-cas-0", "nativelink-cas-1")
 WORKERS = "nativelink-worker-default"
 
-PATIENCE = 240  # seconds, for what Bazel does on a machine that has much to do besides
+PATIENCE = 240  # seconds, enough for Bazel on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def farm(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Entry:
 
 @pytest.fixture(scope="module")
 def client(where: Cluster, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazel]:
-    """Bazel, whose server starts while the pods do."""
+    """Return a Bazel whose server starts while the pods start."""
     made = Bazel(tmp_path_factory.mktemp("bazel"))
     with ThreadPoolExecutor(1) as background:
         started = background.submit(made.run, "info", "release")
@@ -66,7 +66,7 @@ def pod_address(farm: Entry, selector: str) -> str:
 
 
 def workers(farm: Entry) -> dict[str, str]:
-    """The UID of each worker's pod by its name, less those that are told to go."""
+    """Return the UID of each worker's pod by its name, without terminating pods."""
     pods = json.loads(farm.where.run("-n", farm.workers, "get", "pods", "-o", "json"))["items"]
     return {
         each["metadata"]["name"]: each["metadata"]["uid"]
@@ -100,17 +100,17 @@ def test_the_cache_survives_the_restart_of_a_cas_pod(farm: Entry, client: Bazel)
     assert client.build("first") == {"remote cache hit": 20}
 
 
-def test_a_worker_deleted_during_a_build_finishes_what_it_runs(farm: Entry, client: Bazel) -> None:
+def test_a_worker_deleted_during_a_build_finishes_its_actions(farm: Entry, client: Bazel) -> None:
     assert begun_again(farm, client, "drained") == 0
 
 
-def test_without_time_to_drain_it_loses_that(farm: Entry, client: Bazel) -> None:
-    """The counter-run: the build goes well too, as the scheduler gives what is lost to another worker."""
+def test_counter_run_without_time_to_drain_a_deleted_worker_loses_its_actions(farm: Entry, client: Bazel) -> None:
+    """The build succeeds too, because the scheduler gives the lost actions to another worker."""
     assert begun_again(farm, client, "killed", "--grace-period=1") == SLOTS
 
 
 def begun_again(farm: Entry, client: Bazel, word: str, *arguments: str) -> int:
-    """Build, delete a busy worker meanwhile, and count the actions that others began besides their own."""
+    """Delete a busy worker during a build, and return the number of its actions that began again on other workers."""
     farm.where.rolled_out(farm.workers, f"deployment/{WORKERS}")
     with ThreadPoolExecutor(1) as background:
         building = background.submit(client.build, word, 2 * SLOTS, 12)
@@ -123,12 +123,12 @@ def begun_again(farm: Entry, client: Bazel, word: str, *arguments: str) -> int:
         goes = next(iter(workers(farm)))
         farm.where.run("-n", farm.workers, "delete", "pod", goes, "--wait=false", *arguments)
         assert building.result(timeout=patient(PATIENCE)) == {"remote": 2 * SLOTS}
-    # Each rule leaves a file where it begins; the worker's own are gone with it.
+    # Each rule leaves a file on its worker when it begins. The files of the deleted worker are gone with its pod.
     folders = [nativelink.scratch(farm.where, uid) / "tmp" for uid in workers(farm).values()]
     return len([file for folder in folders for file in folder.glob(f"begun-{word}-*")]) - SLOTS
 
 
-def test_any_cas_pod_answers_for_all(farm: Entry) -> None:
+def test_each_cas_pod_serves_the_blobs_of_all_cas_pods(farm: Entry) -> None:
     for pod in CAS:
         address = pod_address(farm, f"statefulset.kubernetes.io/pod-name={pod}")
         command = load(farm, f"grpc://{address}:50051", "--actions=25", "--seconds=0.1-0.5", "--platform=pool=default")

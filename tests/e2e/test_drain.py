@@ -1,9 +1,9 @@
-"""Workers that go on a real node: nothing that they run is lost, and what a shorter end costs.
+"""Workers that stop on a real node: none of their actions is lost, except if they get less time than they need.
 
-Kubernetes, the manifests and their scripts are real; NativeLink is the original or its stand-in, both of which lose
-what they run one second after SIGTERM. Each action leaves a line on a volume of all workers when it begins: two lines
-mean that it was killed, and begun again. What a scheduler tells of executions also counts those that a worker refused.
-The loads begin with the first test and run beside the tests of other pools.
+Kubernetes, the manifests and their scripts are real. NativeLink is the original or its stand-in, both of which lose
+their actions one second after SIGTERM. Each action writes a line on a volume of all workers when it begins, so two
+lines mean that the action was killed and began again. A scheduler's number of executions is not enough, because it may
+also count those that a worker refused. The loads begin with the first test and run beside the tests of other pools.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.render.conftest import values_of
 SPACE, WORKERS = "nativelink", "nativelink-workers"
 MOST = 8  # workers of a pool under load
 GRACE = 60 + 600 + 300  # longest action, upload timeout, margin
-# Pools whose workers are slower than the original can be made: see PATCHES.
+# Pools whose workers are slow on purpose, which only the stand-in can be: see PATCHES.
 DELAYED = [
     pool("late", min_replicas=MOST, slots=4),
     *(pool(f"{hook}-{moment}") for hook in ("slow", "hasty") for moment in ("begin", "end")),
@@ -58,7 +58,7 @@ IMPATIENT = {"periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 3, "te
 
 
 def delay(what: str, seconds: int) -> dict[str, Any]:
-    """A CAS that needs so long before an action's folder is made, START, or after it is gone, REPORT."""
+    """Return a patch that delays a worker before an action's folder is made (START) or after it is gone (REPORT)."""
     return {"env": [{"name": f"NATIVELINK_STANDIN_{what}_DELAY", "value": str(seconds)}]}
 
 
@@ -66,7 +66,7 @@ def delay(what: str, seconds: int) -> dict[str, Any]:
 HASTY = {
     "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", "rm -f /drain/begun; exec /config/drain.sh"]}}}
 }
-# By pool, what a user's patch changes of its worker's container.
+# The changes of a user's patch to the worker's container, by pool.
 PATCHES: dict[str, dict[str, Any]] = {
     "late": delay("REPORT", 3),
     "bare": {"lifecycle": None},
@@ -79,7 +79,7 @@ PATCHES: dict[str, dict[str, Any]] = {
 }
 
 
-# A volume of all workers, in which actions say that they begin.
+# A volume of all workers, on which each action writes a line when it begins.
 BEGUN = "/begun"
 CLAIM = {
     "apiVersion": "v1",
@@ -87,7 +87,7 @@ CLAIM = {
     "metadata": {"name": "begun", "namespace": WORKERS},
     "spec": {
         "storageClassName": "local-path",
-        "accessModes": ["ReadWriteOnce"],  # once a node, of which there is one
+        "accessModes": ["ReadWriteOnce"],  # one node may mount it, and there is only one
         "resources": {"requests": {"storage": "1Gi"}},
     },
 }
@@ -95,7 +95,7 @@ CLAIM = {
 
 def patch(name: str, container: dict[str, Any]) -> dict[str, Any]:
     metadata = {"name": f"nativelink-worker-{name}", "namespace": WORKERS}
-    copies = {"name": "nativelink", "resources": {"requests": {"cpu": "1m"}}}  # or a node of two CPUs is full
+    copies = {"name": "nativelink", "resources": {"requests": {"cpu": "1m"}}}  # more would fill a node of two CPUs
     worker = {"name": "worker", "volumeMounts": [{"name": "begun", "mountPath": BEGUN}], **container}
     volumes = [{"name": "begun", "persistentVolumeClaim": {"claimName": "begun"}}]
     pod: dict[str, Any] = {"initContainers": [copies], "containers": [worker], "volumes": volumes}
@@ -121,7 +121,7 @@ NO_BUDGET = {
 
 @dataclass(frozen=True)
 class Going:
-    """A pod on its way out: how many actions it ran then, and the grace period that it was given."""
+    """A terminating pod: the number of actions that it ran when it was deleted, and its grace period."""
 
     running: int
     grace: int
@@ -129,7 +129,7 @@ class Going:
 
 @dataclass(frozen=True)
 class Load:
-    """A client that waits for its actions, and the folder in which they say that they begin."""
+    """A client that waits for its actions, and the folder in which each action writes a line when it begins."""
 
     client: subprocess.Popen[str]
     folder: Path
@@ -139,7 +139,7 @@ class Load:
         return dict(json.loads(self.client.communicate()[0]))
 
     def begun(self) -> list[int]:
-        """Return how often each action was begun. All of them have ended well."""
+        """Return how often each action began, after checking that all of them succeeded."""
         report = self.report()
         assert [each["outcome"] for each in report["actions"]] == ["ok"] * len(report["actions"]), report
         return [len((self.folder / str(each["index"])).read_text().splitlines()) for each in report["actions"]]
@@ -147,7 +147,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Return how often each action of a load was begun, and the number of scale-ins meanwhile."""
+    """The result of a load under scale-ins: how often each action began, and the workers that stopped."""
 
     begun: list[int]
     went: dict[str, Going]
@@ -167,7 +167,7 @@ class Farm:
         return self.where.run("-n", WORKERS, *arguments)
 
     def load(self, name: str, actions: int, seconds: str, *more: str) -> Load:
-        """A client that wants actions of so many seconds of a pool, and ends with them."""
+        """Start a client that runs actions of this many seconds in a pool, and ends when they end."""
         mine = f"{name}-{next(self.loads)}"
         command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--platform=pool={name}", "--timeout=120"]
         command += [f"--execute-endpoint=grpc://{self.scheduler}:50052", f"--cas-endpoint=grpc://{self.cas}:50051"]
@@ -181,7 +181,7 @@ class Farm:
         return {pod: len(nativelink.actions(self.where, uids[pod])) for pod in self.alive(name)}
 
     def busy(self, name: str, actions: int) -> list[str]:
-        """Wait until a pool runs so many actions, and name the workers that do."""
+        """Wait until a pool runs this many actions, and return the workers that run them."""
         found: dict[str, int] = {}
 
         def complete() -> bool:
@@ -201,7 +201,7 @@ class Farm:
         return [change for change in list(self.pods.changes) if named(change.object["metadata"])]
 
     def alive(self, name: str, at: float = inf) -> dict[str, bool]:
-        """The pods of a pool that nobody has told to go (until a time; by now), and whether they are ready."""
+        """Return whether each pod of a pool was ready at a time (by default now), without terminating pods."""
         pods: dict[str, bool] = {}
         for change in self.changes(name):
             metadata, status = change.object["metadata"], change.object["status"]
@@ -213,7 +213,7 @@ class Farm:
         return pods
 
     def ready(self, name: str, count: int) -> list[str]:
-        """Wait until a pool has as many workers, all ready, and name them."""
+        """Wait until a pool has this many workers, all of them ready, and return their names."""
 
         def complete() -> bool:
             return list(self.alive(name).values()) == [True] * count
@@ -222,11 +222,11 @@ class Farm:
         return list(self.alive(name))
 
     def told(self, pod: str) -> Change:
-        """When a pod was told to go, and how it was then."""
+        """Return the change with which a pod began to terminate."""
         return next(change for change in self.changes(pod) if "deletionTimestamp" in change.object["metadata"])
 
     def gone(self, pod: str, seconds: float) -> float:
-        """Wait until a pod is gone, and return when it was."""
+        """Wait until a pod is gone, and return the time of its removal."""
 
         def is_gone() -> bool:
             return self.changes(pod)[-1].kind == "DELETED"
@@ -235,7 +235,7 @@ class Farm:
         return self.changes(pod)[-1].at
 
     def delete(self, pod: str, *arguments: str) -> float:
-        """Delete a pod without waiting, and return when it was asked."""
+        """Delete a pod without waiting, and return the time of the request."""
         asked = time.monotonic()
         self.run("delete", "pod", pod, "--wait=false", *arguments)
         return asked
@@ -248,11 +248,11 @@ class Farm:
         return "\n".join(line for line in lines if f"-worker-{name}-" in line)
 
     def scale(self, name: str, replicas: int) -> None:
-        """Scale by the scale subresource, as an autoscaler does."""
+        """Scale a pool with the scale subresource, as an autoscaler does."""
         self.run("scale", f"deployment/nativelink-worker-{name}", f"--replicas={replicas}")
 
     def scale_in(self, name: str, replicas: int) -> dict[str, Going]:
-        """Scale a pool down, and wait until the workers that go are chosen."""
+        """Scale a pool down, wait until the workers that stop are chosen, and return them."""
         running, before = self.running(name), self.alive(name).keys()
         self.scale(name, replicas)
 
@@ -264,7 +264,7 @@ class Farm:
         return {pod: Going(running.get(pod, 0), grace) for pod, grace in graces.items()}
 
     def shrink_under_load(self, name: str, rounds: int, seed: int) -> Loaded:
-        """100 actions of 1 to 20 s and 15 scale-ins at random moments, `rounds` times as much in one go."""
+        """Run 100 actions of 1 to 20 s, with 15 scale-ins at random moments. `rounds` multiplies both numbers."""
         moments = sorted(random.Random(seed).uniform(2, 30 * rounds) for _ in range(15 * rounds))
         began, replicas, went = time.monotonic(), MOST, dict[str, Going]()
         load = self.load(name, 100 * rounds, "1-20", f"--seed={seed}", f"--timeout={300 * rounds}")
@@ -275,12 +275,13 @@ class Farm:
             if number % 5 == 0:
                 replicas = MOST
                 self.scale(name, replicas)
-                self.ready(name, replicas)  # others would be the next to go, with nothing to lose
+                # Otherwise the next scale-in would remove workers that are not ready and run nothing.
+                self.ready(name, replicas)
         return Loaded(load.begun(), went)
 
 
 def process_of(pod: dict[str, Any]) -> int:
-    """The worker's process in a pod, as this machine numbers it."""
+    """Return the PID of a pod's worker on this machine."""
     for found in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             program = (found / "cmdline").read_bytes().split(b"\0")[0]
@@ -290,7 +291,7 @@ def process_of(pod: dict[str, Any]) -> int:
 
 
 def tree(folder: Path, machine: str) -> None:
-    """The folder of a cluster as a user has it: rendered, and with patches."""
+    """Write the folder of a cluster as a user has it: the rendered tree, and patches."""
     peers = [{"ipBlock": {"cidr": f"{machine}/32"}}]
     values = values_of("drain", **SMALL, nativelink_worker_pools=POOLS, nativelink_client_peers=peers)
     write(folder, render.tree(values))
@@ -322,7 +323,7 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
 
 @pytest.fixture(scope="module")
 def loads(farm: Farm) -> Iterator[dict[str, Future[Loaded]]]:
-    """The loads of the pools that are there of both, which run meanwhile."""
+    """Start the loads of the pools steady and late, if they exist. The loads run beside the tests."""
     there = {each["name"] for each in POOLS} & {"steady", "late"}
     with ThreadPoolExecutor() as threads:
         yield {name: threads.submit(farm.shrink_under_load, name, 1, seed) for seed, name in enumerate(sorted(there))}
@@ -342,22 +343,23 @@ def test_every_pool_has_the_drain_and_a_grace_period_for_its_longest_action(farm
         assert 'experimental_precondition_script: "/config/precondition.sh"' in config
 
 
-def test_what_an_action_leaves_behind_is_collected(farm: Farm, loads: object) -> None:
+def test_processes_that_an_action_leaves_behind_are_reaped(farm: Farm, loads: object) -> None:
     def zombies(worker: str) -> int:
         return farm.run("exec", worker, "--", "sh", "-c", "grep -h ^State /proc/[0-9]*/status").count("Z (zombie)")
 
     ours, bare = (farm.ready(name, 3)[0] for name in ("small", "bare"))
     for worker in (ours, bare):
         farm.run("exec", worker, "--", "sh", "-c", "(sleep 0.5 &)")
-    until("the process to stay in the pool without the protection", lambda: zombies(bare) == 1, 10)
+    until("the zombie to stay in the pool without the protection", lambda: zombies(bare) == 1, 10)
     assert zombies(ours) == 0
 
 
 @delays
-def test_a_slow_cas_costs_no_action(farm: Farm, loads: object) -> None:
-    """Its worker is told to go before its folder is made, and after it is gone. The counter-run, at the same time.
+def test_a_worker_with_a_slow_cas_loses_no_action(farm: Farm, loads: object) -> None:
+    """A worker that is deleted before its action's folder is made, or after the folder is removed, finishes the action.
 
-    The stand-in's scheduler tells of an execution as soon as the precondition was passed, and of no refused one.
+    The pools with a hasty hook are the counter-run. The stand-in's scheduler counts an execution as soon as the action
+    passes the precondition, and does not count refused ones.
     """
 
     def said(pod: str, script: str) -> str:
@@ -382,7 +384,7 @@ def test_a_slow_cas_costs_no_action(farm: Farm, loads: object) -> None:
     assert told == {"hasty-begin": [2], "hasty-end": [2], "slow-begin": [1], "slow-end": [1]}
 
 
-def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: object) -> None:
+def test_a_pod_that_is_deleted_again_finishes_its_actions(farm: Farm, loads: object) -> None:
     farm.ready("small", 3)
     load = farm.load("small", 1, "12-12")
     (pod,) = farm.busy("small", 1)
@@ -390,26 +392,26 @@ def test_a_pod_that_is_deleted_again_finishes_what_it_runs(farm: Farm, loads: ob
     time.sleep(2)
     farm.delete(pod)
     time.sleep(2)
-    # The API server takes the shorter grace, and kubelet goes on with the hook that runs (Kubernetes 1.36.4).
+    # The API server takes the shorter grace period, but the kubelet lets the running hook finish (Kubernetes 1.36.4).
     farm.delete(pod, "--grace-period=1")
     assert load.begun() == [1]
     assert farm.gone(pod, 90) - asked > 12
 
 
-def test_a_spot_interruption_costs_what_runs_longer_than_its_grace(farm: Farm, loads: object) -> None:
+def test_a_spot_interruption_kills_only_actions_that_outlast_its_grace_period(farm: Farm, loads: object) -> None:
     farm.ready("small", 3)
     short, long = farm.load("small", 1, "5-5"), farm.load("small", 1, "40-40")
     for pod in farm.busy("small", 2):
         farm.delete(pod, "--grace-period=20")
     assert short.begun() == [1]
-    assert long.begun() == [2], "killed, and begun again elsewhere"
+    assert long.begun() == [2], "the action should be killed, and begin again elsewhere"
 
 
 @pytest.mark.parametrize("by", ["the kernel's OOM killer", "SIGKILL"])
 def test_a_worker_that_is_killed_comes_back_and_its_action_runs_elsewhere(farm: Farm, loads: object, by: str) -> None:
-    """With cgroup v2 kubelet has the kernel kill the whole container; with v1 it kills the largest process only.
+    """With cgroup v2 the kernel kills the whole container, and with v1 only the largest process.
 
-    SIGKILL to the container's process 1, which ends all of them, is what v2 does.
+    SIGKILL to process 1 ends all processes of the container, as v2 does.
     """
     farm.ready("small", 3)
     load = farm.load("small", 1, "10-10")
@@ -429,11 +431,11 @@ def test_a_worker_that_is_killed_comes_back_and_its_action_runs_elsewhere(farm: 
         until(f"pod {name} to have restarted", lambda: restarts() == "1", 20)
     farm.ready("small", 3)
     assert restarts() == ("1" if whole else "0")
-    assert farm.load("small", 3, "3-3").begun() == [1, 1, 1], "each of the three takes one"
+    assert farm.load("small", 3, "3-3").begun() == [1, 1, 1], "each of the three workers should take one action"
 
 
 def test_a_marker_does_not_outlive_its_container(farm: Farm, loads: object) -> None:
-    """A worker that hangs: its liveness kill runs the hook too. The counter-run starts NativeLink without start.sh."""
+    """A liveness kill of a worker that hangs also runs the hook. The counter-run starts NativeLink without start.sh."""
     names = {pool: farm.ready(pool, 1)[0] for pool in ("fragile", "forgetful")}
     for name in names.values():
         os.kill(process_of(json.loads(farm.run("get", "pod", name, "-o", "json"))), signal.SIGSTOP)
@@ -456,16 +458,16 @@ def test_a_marker_does_not_outlive_its_container(farm: Farm, loads: object) -> N
 
 
 def drain(farm: Farm, name: str) -> tuple[str, float]:
-    """Drain the node of a pool's workers; what kubectl said, and when it began.
+    """Drain the workers of a pool from the node, and return kubectl's output and the time of the start.
 
-    The node is opened again at once, so that it is also the one on which those that replace them start.
+    The node is uncordoned at once, so that the new workers start on it.
     """
     began = time.monotonic()
     options = [f"--pod-selector=nativelink-gitops/pool={name}", "--delete-emptydir-data", f"--timeout={patient(180)}s"]
     command = farm.where.command("drain", node.NAME, *options)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drained:
         closed = ("get", "node", node.NAME, "-o", "jsonpath={.spec.unschedulable}")
-        until("kubectl drain to close the node", lambda: farm.where.run(*closed) == "true", 10)
+        until("kubectl drain to cordon the node", lambda: farm.where.run(*closed) == "true", 10)
         farm.where.run("uncordon", node.NAME)
         said = drained.communicate()[0]
     assert drained.returncode == 0, said
@@ -473,7 +475,7 @@ def drain(farm: Farm, name: str) -> tuple[str, float]:
 
 
 def fewest(farm: Farm, name: str, since: float) -> int:
-    """The fewest ready workers of a pool at a time that were not on their way out."""
+    """Return the smallest number of ready workers of a pool at a time, without terminating ones."""
     moments = [change.at for change in farm.changes(name) if change.at > since]
     return min(sum(farm.alive(name, at).values()) for at in moments)
 
@@ -489,7 +491,7 @@ def test_a_node_drain_takes_one_worker_of_four_at_a_time_and_loses_nothing(farm:
     assert fewest(farm, "drained", began) == 3
 
 
-def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_all_go_at_once(
+def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_all_workers_stop_at_once(
     farm: Farm, loads: object
 ) -> None:
     farm.ready("bare", 3)
@@ -514,21 +516,21 @@ def assert_nothing_was_lost(farm: Farm, name: str, loaded: Loaded, rounds: int) 
     assert times.count(1) == len(times), farm.history(name)
     assert len(loaded.went) == 15 * rounds
     assert {how.grace for how in loaded.went.values()} == {GRACE}
-    assert len(busy) >= 5 * rounds, "else this shows little"
+    assert len(busy) >= 5 * rounds, "too few of the removed workers were busy to show anything"
 
 
 @pytest.mark.parametrize("name", ["steady", pytest.param("late", marks=delays)])
 def test_scale_ins_lose_nothing(farm: Farm, loads: dict[str, Future[Loaded]], name: str) -> None:
-    """`late` reports three seconds after the action's folder is gone."""
+    """Workers of the pool late report an action three seconds after its folder is gone."""
     assert_nothing_was_lost(farm, name, loads[name].result(), 1)
 
 
 def end_of_an_idle_worker(farm: Farm) -> float:
-    """Scale the pool down by one, which is to take the newest worker; how many seconds its container went on."""
+    """Scale the pool down by its newest worker, and return the seconds until its container ended."""
     old = farm.ready("small", 3)
     farm.scale("small", 4)
     (newest,) = set(farm.ready("small", 4)) - set(old)
-    # Or it would follow a worker that stays, without an end.
+    # The timeout ends the command if another worker is removed.
     command = farm.where.command("-n", WORKERS, "logs", "-f", newest, f"--request-timeout={patient(60)}s")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as log:
         assert list(farm.scale_in("small", 3)) == [newest]
@@ -539,9 +541,10 @@ def end_of_an_idle_worker(farm: Farm) -> float:
     return end
 
 
-def test_the_newest_goes_first_and_an_idle_one_within_ten_seconds(farm: Farm) -> None:
-    """Five are the hook's, and one NativeLink's own. What other tests take of the machine is neither's: one of three
-    in time is enough.
+def test_the_newest_worker_stops_first_and_an_idle_worker_within_ten_seconds(farm: Farm) -> None:
+    """The hook needs five seconds, and NativeLink needs one.
+
+    Other tests may slow the machine, so it is enough if one of three workers is in time.
     """
     ends = [end_of_an_idle_worker(farm)]
     while ends[-1] >= 10 and len(ends) < 3:
