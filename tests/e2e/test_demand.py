@@ -1,8 +1,8 @@
-"""Where the demand comes from, and that losing it never removes a worker.
+"""The sources of the demand, and the loss of each, which never removes a worker.
 
-The collector's part is shown on its own, as processes of this machine. The rest runs on a real node with fake
-workers: an entry with a scheduler in memory and the bundled Prometheus, another one on Redis. Each source is killed,
-and beside each pool that stays stands one without the protection, which drops.
+The tests of the collector run processes on this machine. The other tests run on a real node with fake workers. One
+entry has a scheduler in memory and the bundled Prometheus, and another entry has Redis. The tests kill each source. The
+protected pools keep their workers, and a pool without the protection beside them loses workers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 class Source:
-    """A collector on the rendered configuration and a scheduler that reports to it every second, on this machine."""
+    """A collector with the rendered configuration and a scheduler that reports to it every second, on this machine."""
 
     def __init__(self, folder: Path, edit: Callable[[Object], None] = lambda config: None) -> None:
         self.otlp, self.metrics = free_port(), free_port()
@@ -77,7 +77,7 @@ class Source:
             "execution": [{"instance_name": "main", "cas_store": "A", "scheduler": "MAIN"}],
             "capabilities": [{"instance_name": "main", "remote_execution": {"scheduler": "MAIN"}}],
         }
-        # A queued action counts until its client has been gone for so long. The original waits a minute.
+        # A queued action counts until its client has been gone for this time. The default is a minute.
         simple = {"supported_platform_properties": {"pool": "exact"}, "client_action_timeout_s": 15}
         return self._nativelink("scheduler", self.client, services, schedulers=[{"name": "MAIN", "simple": simple}])
 
@@ -121,7 +121,7 @@ class Source:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     def stages(self) -> dict[str, list[float]]:
-        """Each stage's values: more than one would be a sum over two processes, or a choice between them."""
+        """Return the values of each stage. A stage with several values has series of several processes."""
         found: dict[str, list[float]] = {}
         for stage, value in Gauge(f"127.0.0.1:{self.metrics}").lines():
             found.setdefault(stage, []).append(value)
@@ -155,7 +155,7 @@ def without_zeros(config: Object) -> None:
 
 
 def remembering(config: Object) -> None:
-    """Return the state before. A process is distinct from the next, and is remembered for half a minute."""
+    """Keep the series of each process apart, and for half a minute after its end."""
     first = config["processors"]["transform"]["metric_statements"][0]["statements"]
     first.remove('delete_key(resource.attributes, "service.instance.id")')
     config["exporters"]["prometheus"]["metric_expiration"] = "30s"
@@ -168,12 +168,12 @@ def test_both_stages_have_a_value_before_the_first_action(tmp_path: Path) -> Non
             until("the demand", lambda: found.stages() == {"queued": [7], "executing": [0]}, 20, found.log)
         until("no demand", lambda: found.stages() == {"queued": [0], "executing": [0]}, 40, found.log)
         found.scheduler.kill()
-        # A scheduler that is gone has no demand, which is not the same as none.
+        # Without a scheduler the demand is unknown, which is not the same as a demand of zero.
         until("the series to be gone", lambda: found.stages() == {}, 20, found.log)
 
 
 def test_without_the_zeros_a_stage_is_missing(tmp_path: Path) -> None:
-    """The counter-run of the test above."""
+    """This is the counter-run of the test above."""
     with source(tmp_path, without_zeros) as found:
         time.sleep(7)
         assert found.stages() == {}
@@ -204,7 +204,7 @@ def test_a_restarted_scheduler_takes_the_place_of_the_dead_one(tmp_path: Path, e
 
 
 def follower(name: str, **more: Any) -> Object:
-    """A pool of fake workers that goes up and down at once: 20 actions are 10 workers."""
+    """Return a pool of fake workers that scales up and down at once: 20 actions need 10 workers."""
     return pool(
         name, slots=SLOTS, **{"min_replicas": 1, "max_replicas": 20, "scale_down": DOWN_AT_ONCE, **FAKE, **more}
     )
@@ -224,14 +224,14 @@ STATIC = {"fallback": {"failureThreshold": 3, "replicas": 2, "behavior": "static
 
 
 def queue_depths(prometheus: str) -> list[Object]:
-    """The series of the queue depth that a Prometheus has now; OSError if it does not answer."""
+    """Return the series of the queue depth that a Prometheus has now. Raise OSError if Prometheus does not answer."""
     query = urllib.parse.urlencode({"query": QUEUE})
     with urllib.request.urlopen(f"http://{prometheus}:9090/api/v1/query?{query}", timeout=5) as answer:
         return list(json.load(answer)["data"]["result"])
 
 
 class Watched:
-    """An entry, and what becomes of its pools."""
+    """An entry, and a record of its pools."""
 
     def __init__(self, entry: Entry, record: Record) -> None:
         self.entry, self.record = entry, record
@@ -240,16 +240,16 @@ class Watched:
         return {name: self.record.replicas(f"nativelink-worker-{name}") for name in names}
 
     def become(self, seconds: float = 60, **wanted: int) -> None:
-        """Wait until pools have so many workers."""
+        """Wait until each of these pools has this many workers."""
         what = f"pools of {self.entry.name} to be {wanted}"
         until(what, lambda: self.replicas(*wanted) == wanted, seconds, lambda: f": they are {self.replicas(*wanted)}")
 
     def moved(self, name: str, since: float) -> list[int]:
-        """Each number of workers a pool had since a time."""
+        """Return each number of workers that a pool had since a time."""
         return [replicas for _, replicas in self.record.steps(f"nativelink-worker-{name}", since)]
 
     def recorded(self) -> dict[str, float]:
-        """The queue depth of each pool as the entry's Prometheus has it, under the name "" if it is of no pool."""
+        """Return the queue depth of each pool from the entry's Prometheus. A series without a pool has the name ""."""
         found = queue_depths(self.entry.address("nativelink-prometheus"))
         return {each["metric"].get("pool", ""): float(each["value"][1]) for each in found}
 
@@ -258,7 +258,7 @@ class Watched:
         self.entry.where.run("-n", self.entry.workers, "patch", "scaledobject", f"nativelink-worker-{name}", *change)
 
     def fall_back(self, *names: str) -> None:
-        """Wait until KEDA says of pools that their source is lost."""
+        """Wait until KEDA reports that it uses the fallback of these pools."""
         path = 'jsonpath={.status.conditions[?(@.type=="Fallback")].status}'
 
         def fallen(name: str) -> bool:
@@ -273,7 +273,7 @@ class Watched:
 
     @contextlib.contextmanager
     def without(self, workload: str) -> Iterator[float]:
-        """A workload of the entry is gone, all of it at once; it comes back at the end."""
+        """Kill all pods of a workload at once, yield the time, and start the workload again afterwards."""
         self.scale(workload, 0)
         name = workload.partition("/")[2].removeprefix("nativelink-")
         pods = f"app.kubernetes.io/component={name}"
@@ -296,7 +296,7 @@ def where(state: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Watched, Watched]]:
-    """Both entries at rest, before any action."""
+    """Apply both entries, and wait until they are ready."""
     memory = Entry(where, "memory", tmp_path_factory.mktemp("memory"))
     shared = Entry(where, "shared", tmp_path_factory.mktemp("shared"))
     memory.apply(MEMORY, nativelink_prometheus="bundled", nativelink_metrics_namespaces=["monitoring"])
@@ -328,7 +328,7 @@ def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 @pytest.fixture(scope="module")
 def memory(both: tuple[Watched, Watched]) -> Watched:
-    """The entry in memory, whose counter-runs have what KEDA's users get who set nothing."""
+    """Return the entry in memory, after removing the protection of the pools of the counter-runs."""
     watched = both[0]
     watched.patch("careless", STATIC)
     asked = json.loads(
@@ -343,7 +343,7 @@ def memory(both: tuple[Watched, Watched]) -> Watched:
 
 
 def test_a_pool_at_zero_gets_a_worker_when_its_source_does_not_answer(memory: Watched) -> None:
-    """Builds then do not wait for broken monitoring."""
+    """Builds do not wait for broken monitoring, because one worker runs them."""
     memory.become(zero=0, held=1)
     with memory.without("deployment/nativelink-collector") as began:
         memory.become(zero=1, seconds=90)
@@ -355,7 +355,7 @@ def test_a_pool_at_zero_gets_a_worker_when_its_source_does_not_answer(memory: Wa
 
 @pytest.fixture(scope="module")
 def busy(memory: Watched) -> Iterator[Load]:
-    """20 actions wait in the scheduler in memory, and the pools have followed."""
+    """Queue 20 actions at the scheduler in memory, and wait until the pools have followed."""
     memory.become(zero=0, held=1)
     with memory.entry.load() as load:
         load.hold(20)
@@ -368,7 +368,7 @@ def test_a_lost_collector_removes_no_worker(memory: Watched, busy: Load) -> None
         # The counter-runs: a static fallback, and KEDA's default for a query without an answer.
         memory.become(careless=2, trusting=1, seconds=90)
         memory.fall_back("held", "asked", "patient")
-        time.sleep(20)  # more than a sync of the HPA
+        time.sleep(20)  # longer than the sync period of the HPA
         assert memory.moved("held", began) == [10]
         assert memory.moved("asked", began) == [10]
         assert memory.moved("patient", began) == [5]
@@ -382,11 +382,14 @@ def test_a_lost_prometheus_removes_no_worker(memory: Watched, busy: Load) -> Non
         memory.fall_back("asked")
         time.sleep(20)
         assert memory.moved("asked", began) == [10]
-        assert memory.moved("held", began) == [10], "it does not need Prometheus"
+        assert memory.moved("held", began) == [10], "this pool does not need Prometheus"
 
 
 def test_a_restart_of_keda_removes_no_worker(memory: Watched, busy: Load) -> None:
-    """No configuration drops here: without KEDA's answer the HPA does nothing. So the counter-run is the test's own."""
+    """The HPA keeps the replicas while KEDA does not answer, and then follows again.
+
+    It does so in every configuration, so this test does not have a pool as its counter-run.
+    """
     keda = ("-n", "keda", "scale", "deployment/keda-operator", "deployment/keda-metrics-apiserver")
     began = time.monotonic()
     memory.entry.where.run(*keda, "--replicas=0")
@@ -395,7 +398,7 @@ def test_a_restart_of_keda_removes_no_worker(memory: Watched, busy: Load) -> Non
     chain.await_keda(memory.entry.where)
     assert memory.moved("held", began) == [10]
     busy.hold(30)
-    memory.become(held=15)  # it works again
+    memory.become(held=15)  # KEDA works again
     busy.hold(20)
     memory.become(held=10)
 
@@ -421,11 +424,11 @@ def test_each_pool_follows_its_own_demand_on_redis(both: tuple[Watched, Watched]
     shared.become(small=1, careless=1)
 
 
-# A stand-in for a metrics adapter: prometheus-adapter is not to be had here.
+# A stand-in for a metrics adapter, because prometheus-adapter is not available here.
 
 
 class Adapter(http.server.BaseHTTPRequestHandler):
-    """Serves external metrics out of Prometheus, as a metrics adapter does."""
+    """A server of external metrics from Prometheus, as a metrics adapter is."""
 
     prometheus = ""
 
@@ -451,12 +454,12 @@ class Adapter(http.server.BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def adapter(memory: Watched) -> Iterator[None]:
-    """Registered in the place of KEDA's, of which a cluster has one."""
+    """Register the adapter in place of KEDA's, because a cluster has only one."""
     where = memory.entry.where
     network = node.network(where.home)
     assert network

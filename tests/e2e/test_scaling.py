@@ -1,10 +1,10 @@
-"""Pools that follow demand on a real node: scheduler, collector, KEDA and HPA run, most workers are fake.
+"""Pools that follow the demand on a real node, with scheduler, collector, KEDA and HPA. Most workers are fake.
 
-The demand of five minutes is in load.csv. All pools follow the same number, that of the scheduler, so one run of the
-file shows them all, and those without a protection beside those with it. The HPA looks every 15 s, on a busy machine
-after up to 20. The file's dips take 12 s, every 40: whatever those moments are, a window of 45 s bridges them all, and
-one of the three is seen. While new workers are not yet in the Deployment's status, the HPA follows each small change:
-until all are, the file asks for the maximum and more; later changes are within the HPA's tolerance of a tenth.
+load.csv has the demand of five minutes. All pools follow the scheduler's demand, so one run of the file shows the pools
+with a protection and those without. The HPA syncs every 15 s, or every 20 s on a busy machine. The file has three dips
+of 12 s, 40 s apart, so the HPA sees at least one of them, and a window of 45 s bridges all. While the Deployment's
+status does not have all new workers, the HPA follows each small change. Therefore the file asks for the maximum and
+more until then, and its later changes are within the HPA's tolerance of 10 %.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ with Path(__file__).with_name("load.csv").open() as file:
 LENGTH = LOAD[-1][0]
 SLOTS, LEAST, MOST = 2, 4, 200
 WINDOW = 45  # seconds of scale-down stabilisation
-# Until a demand is in the replicas: an export, a sync of the HPA (15 s), and what a busy machine adds.
+# seconds until the replicas follow a demand: an export, a sync of the HPA (15 s), and the delay of a busy machine
 LAG = 25
 
 DOWN_AT_ONCE = {"policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]}
 STEADY = {"stabilizationWindowSeconds": WINDOW, **DOWN_AT_ONCE}
 NERVOUS = {"stabilizationWindowSeconds": 0, **DOWN_AT_ONCE}
-# What an HPA does that is told nothing.
+# The default behaviour of an HPA.
 KUBERNETES_UP = {
     "policies": [
         {"type": "Percent", "value": 100, "periodSeconds": 15},
@@ -50,7 +50,7 @@ POOLS = [
     HILL,
     pool("real", min_replicas=0, max_replicas=2, cooldown_period=10, scale_down=STEADY),
     pool("paused", slots=SLOTS, min_replicas=3, max_replicas=MOST, scale_down=STEADY, **FAKE),
-    # Counter-runs, 40 workers at most: without stabilisation, and with Kubernetes' own way up.
+    # The counter-runs have at most 40 workers: one without stabilisation, and one with Kubernetes' default scale-up.
     pool("nervous", slots=10, min_replicas=1, max_replicas=40, scale_down=NERVOUS, **FAKE),
     pool("stock", slots=10, min_replicas=1, max_replicas=40, scale_down=STEADY, scale_up=KUBERNETES_UP, **FAKE),
 ]
@@ -60,9 +60,10 @@ Steps = list[tuple[float, int]]
 
 @dataclass(frozen=True)
 class Played:
-    """A run of the load file: when it began, what was asked for, and all that moved.
+    """A run of the load file: its beginning, the demands, and the changes of Deployments and pods.
 
-    ``asked`` has (from, to, demand), in seconds since the beginning. While a demand changes, both hold.
+    ``asked`` has (from, to, demand), in seconds since the beginning. While a demand changes, both the old and the new
+    one are in ``asked``.
     """
 
     began: float
@@ -71,12 +72,12 @@ class Played:
     pods: Record
 
     def steps(self, name: str) -> Steps:
-        """A pool's replicas, as (seconds since the beginning, replicas); the first are those that it began with."""
+        """Return a pool's replicas as (seconds since the beginning, replicas), first those at the beginning."""
         steps = self.deployments.steps(f"nativelink-worker-{name}", since=self.began)
         return [(at - self.began, replicas) for at, replicas in steps]
 
     def most_pods(self, name: str) -> int:
-        """The most pods of a pool at a time, without those that are on their way out."""
+        """Return the largest number of pods that a pool had at a time, without terminating pods."""
         alive: set[str] = set()
         most = 0
         for change in self.pods.changes:
@@ -88,13 +89,13 @@ class Played:
         return most
 
     def wanted(self, first: float, last: float) -> list[int]:
-        """The numbers of workers that were asked of the hill between two seconds."""
+        """Return the numbers of workers that the demands between two moments need in the pool hill."""
         demands = [demand for begin, end, demand in self.asked if begin <= last and end >= first]
         return [min(max(-(-demand // SLOTS), LEAST), MOST) for demand in demands]
 
 
 def follow(entry: Entry, during: Mapping[int, Callable[[], None]] | None = None, rounds: int = 1) -> Played:
-    """Follow the load file from rest to rest, and do what is due at a second of it."""
+    """Play the load file until the pools rest again, and call each function of ``during`` at its second."""
     moments = [(turn * LENGTH + second, demand) for turn in range(rounds) for second, demand in LOAD]
     due: dict[int, Callable[[], None]] = dict(during or {})
     asked: list[tuple[float, float, int]] = []
@@ -131,7 +132,7 @@ def where(state: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def entry(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Entry:
-    """A cluster entry without demand, whose pools are at rest, one of them paused."""
+    """Apply an entry without demand, wait until its pools rest, and pause one of them."""
     made = Entry(where, "scaling", tmp_path_factory.mktemp("scaling"))
     where.load(*components.images_of("keda"), *components.images_of("collector"))
     chain.install_keda(where)
@@ -151,7 +152,7 @@ def entry(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Entry:
 
 @pytest.fixture(scope="module")
 def playing(entry: Entry) -> Iterator[Future[Played]]:
-    """The run of the load file, begun. In the middle the tree is rendered anew with another pool, and applied."""
+    """Start a run of the load file. In the middle, render the tree with another pool, and apply it."""
     another = pool("another", min_replicas=1, max_replicas=1, **FAKE)
     with ThreadPoolExecutor(1) as background:
         yield background.submit(follow, entry, {90: lambda: entry.apply([*POOLS, another])})
@@ -167,10 +168,10 @@ def played(playing: Future[Played]) -> Played:
 
 
 def after_a_restart(entry: Entry) -> list[set[float]]:
-    """Kill a scheduler that 100 actions waited in; all values that were to be read since the next one told of its 6."""
+    """Kill a scheduler with 100 actions, and return the values that are served after the next one reports its 6."""
     with entry.gauge() as gauge:
         with entry.load() as load:
-            load.command.append("--retries=0")  # they are not to wait for the next one
+            load.command.append("--retries=0")  # the actions end with their scheduler
             load.hold(100)
             until("a demand of 100", lambda: gauge.now == 100, 30, lambda: f": it is {gauge.now}")
             scheduler = ("-l", "app.kubernetes.io/component=scheduler")
@@ -186,13 +187,13 @@ def after_a_restart(entry: Entry) -> list[set[float]]:
     return read
 
 
-def test_a_dead_scheduler_is_not_read(playing: Future[Played], where: Cluster, tmp_path: Path) -> None:
+def test_the_demand_of_a_dead_scheduler_is_not_served(playing: Future[Played], where: Cluster, tmp_path: Path) -> None:
     entry = Entry(where, "restart", tmp_path)
     entry.apply([pool("restart", **FAKE)])
     entry.await_ready()
     read = after_a_restart(entry)
     assert all(values == {6, 0} for values in read), read
-    # The counter-run: each process has series of its own, which stay for a while. KEDA takes the first line there is.
+    # The counter-run: each process has its own series, which stay for a while, and KEDA takes the first line.
     config = tmp_path / "monitoring" / "collector.yaml"
     text, count = re.subn(r" *- delete_key\(.*service\.instance\.id.*\n", "", config.read_text())
     text, times = re.subn(r"metric_expiration: \w+", "metric_expiration: 5m", text)
@@ -207,15 +208,15 @@ def test_one_step_from_4_to_200(played: Played) -> None:
     at_first, *later = [replicas for _, replicas in played.steps("hill")]
     assert at_first == LEAST
     up = later[: later.index(MOST) + 1]
-    # Two, if the HPA looked while the actions were being queued. Doubling takes six: 8, 16, 32, 64, 128, 200.
+    # A second step happens if the HPA syncs while the actions are being queued. Doubling would take six steps.
     assert len(up) <= 2, up
-    # The counter-run: from 1 to 40 by 5, 10 and 20.
+    # The counter-run goes from 1 to 40 in four steps: 5, 10, 20, 40.
     stock = [replicas for _, replicas in played.steps("stock")]
     assert stock.index(max(stock)) >= 4, stock
 
 
 def test_the_maximum_is_respected(played: Played) -> None:
-    assert max(demand for _, demand in LOAD) > SLOTS * MOST, "the file asks for more than the maximum"
+    assert max(demand for _, demand in LOAD) > SLOTS * MOST, "the file should ask for more than the maximum"
     assert max(replicas for _, replicas in played.steps("hill")) == MOST
     assert played.most_pods("hill") == MOST
     assert max(replicas for _, replicas in played.steps("real")) == 2
@@ -228,13 +229,13 @@ def test_up_and_down_once_without_flapping(played: Played) -> None:
     for (_, before), (at, after) in itertools.pairwise(steps):
         if after > before:
             assert after <= max(played.wanted(at - LAG, at)), (
-                f"{before} to {after} at {at:.1f} s: nobody asked for so many"
+                f"{before} to {after} at {at:.1f} s, but no demand needed that many"
             )
         else:
             assert after >= min(played.wanted(at - WINDOW, at)), (
-                f"{before} to {after} at {at:.1f} s: more were asked for"
+                f"{before} to {after} at {at:.1f} s, but the demand needed more"
             )
-    # The counter-run turns at each dip that the other one bridges.
+    # The counter-run, without a window, also turns at the dips.
     assert turns(played.steps("nervous")) > 1, played.steps("nervous")
 
 
@@ -245,17 +246,17 @@ def test_from_zero_and_back_to_zero(played: Played) -> None:
         change.object["metadata"]["name"]
         for change in played.pods.changes
         if change.object["spec"].get("nodeName") == "real-1"
-        and "deletionTimestamp" not in change.object["metadata"]  # as one is that was there before the first demand
+        and "deletionTimestamp" not in change.object["metadata"]  # a terminating pod was there before the first demand
         and any(
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in change.object["status"].get("conditions", ())
         )
     }
-    assert len(ran) == 2, "its workers are the real node's"
+    assert len(ran) == 2, "two workers should run on the real node"
 
 
 def test_a_paused_pool_stays_and_survives_a_render(entry: Entry, played: Played) -> None:
-    assert [replicas for _, replicas in played.steps("another")] == [1], "the tree was rendered anew, and applied"
+    assert [replicas for _, replicas in played.steps("another")] == [1], "the tree with another pool should be applied"
     assert [replicas for _, replicas in played.steps("paused")] == [3]
     paused = ("-n", entry.workers, "get", "scaledobject", "nativelink-worker-paused", "-o", "json")
     assert f'"{PAUSED}": "true"' in entry.where.run(*paused)
@@ -264,5 +265,5 @@ def test_a_paused_pool_stays_and_survives_a_render(entry: Entry, played: Played)
 @pytest.mark.soak
 def test_half_an_hour_without_flapping(entry: Entry) -> None:
     steps = follow(entry, rounds=6).steps("hill")
-    assert turns(steps) == 11, steps  # up and down six times
+    assert turns(steps) == 11, steps  # the pool goes up and down six times
     assert max(replicas for _, replicas in steps) == MOST
