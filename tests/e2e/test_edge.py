@@ -1,7 +1,7 @@
 """Traffic through the edge on a real node: Envoy Gateway and a real Envoy, one host name, TLS.
 
-Clients are on this machine, outside of the cluster's pods; NetworkPolicies let none of them past Envoy. The tests tell
-one story in the order of the file.
+Clients run on this machine, outside of the cluster's pods, and NetworkPolicies let them reach only Envoy. The tests
+share one cluster and run in the order of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from testbed.waiting import patient, until
 from tests.e2e.bazel_client import Bazel
 from tests.e2e.edge import CAS, HOST, NAME, PROXIES, Edge, opened
 
-# Where a client's calls have to end, by service.
+# The component that answers a client's calls, by service.
 SERVICES = {
     "build.bazel.remote.execution.v2.Execution": "scheduler",
     "build.bazel.remote.execution.v2.Capabilities": "scheduler",
@@ -27,14 +27,14 @@ SERVICES = {
     "build.bazel.remote.execution.v2.ActionCache": "cas",
     "google.bytestream.ByteStream": "cas",
 }
-# The worker API of NativeLink and of its stand-in, and what else a scheduler has.
+# The worker API of NativeLink and of its stand-in, and other paths of a scheduler.
 HIDDEN = {
     "/com.github.trace_machina.nativelink.remote_execution.WorkerApi/ConnectWorker",
     "/standin.Workers/Work",
     "/admin/scheduler/main/set_drain_worker/worker/1",
     "/status",
 }
-RETRIES = "--retries=5"  # as Bazel; here a second apart
+RETRIES = "--retries=5"  # as many as Bazel makes, but a second apart
 SINGLE_POD = "nativelink-single-pod"
 UNIMPLEMENTED = "12"  # gRPC's code for a method that is not implemented
 
@@ -54,7 +54,7 @@ def edge(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge
 
 @pytest.fixture(scope="module")
 def long(edge: Edge) -> Iterator[subprocess.Popen[str]]:
-    """An action that is silent for longer than Envoy waits by itself, while the first tests run."""
+    """Start an action that is silent for longer than Envoy waits by default. It runs beside the first tests."""
     with edge.load("--platform=pool=default", "--seconds=30-30") as client:
         yield client
 
@@ -81,7 +81,7 @@ def test_blobs_go_up_and_come_down_and_actions_run(edge: Edge, long: subprocess.
 
 
 def test_each_service_is_served_by_its_own_backend(edge: Edge) -> None:
-    until("Envoy to say what it passed on", lambda: edge.backends().keys() == SERVICES.keys(), 20)
+    until("Envoy to log the calls of all services", lambda: edge.backends().keys() == SERVICES.keys(), 20)
     found = edge.backends()
     selector = "app.kubernetes.io/component=cas"
     pods = edge.read("pods", "-l", selector, "-o", "jsonpath={.items[*].status.podIP}")
@@ -90,11 +90,13 @@ def test_each_service_is_served_by_its_own_backend(edge: Edge) -> None:
     for service, component in SERVICES.items():
         assert found[service] <= backends[component], service
     assert len(pods) == 2
-    assert found["build.bazel.remote.execution.v2.ContentAddressableStorage"] == backends["cas"], "each takes its part"
+    assert found["build.bazel.remote.execution.v2.ContentAddressableStorage"] == backends["cas"], (
+        "each CAS pod should get calls"
+    )
 
 
-def test_what_clients_need_not_is_not_there(edge: Edge) -> None:
-    """Envoy answers without calling a backend. The counter-run is all that it passed on above."""
+def test_paths_that_clients_do_not_need_are_not_routed(edge: Edge) -> None:
+    """Envoy answers these calls itself. The counter-run is the test of the services above."""
     for path in HIDDEN:
         answer = edge.ask(path)
         assert (answer.status, answer.headers["grpc-status"]) == (200, UNIMPLEMENTED), path
@@ -105,11 +107,11 @@ def test_what_clients_need_not_is_not_there(edge: Edge) -> None:
             path: (log[path]["response_code_details"], log[path]["upstream_host"]) for path in HIDDEN if path in log
         }
 
-    until("Envoy to say what became of the calls", lambda: said().keys() == HIDDEN, 20)
+    until("Envoy to log the calls", lambda: said().keys() == HIDDEN, 20)
     assert set(said().values()) == {("route_not_found", None)}
 
 
-def test_there_is_no_other_host(edge: Edge) -> None:
+def test_other_host_names_are_refused(edge: Edge) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
         edge.connect(edge.trust("h2"), "another.example.com")
 
@@ -122,7 +124,7 @@ def test_counter_run_without_our_policy_a_long_action_is_cut_off(edge: Edge) -> 
     before = edge.routes_read()
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink")
     try:
-        until("Envoy to be told routes without it", lambda: edge.routes_read() > before, 30)
+        until("Envoy to get routes without the policy", lambda: edge.routes_read() > before, 30)
         ((outcome, begun, _),) = reported(edge.load("--platform=pool=default", "--seconds=20-20", "--retries=0"))
     finally:
         edge.apply()
@@ -130,8 +132,8 @@ def test_counter_run_without_our_policy_a_long_action_is_cut_off(edge: Edge) -> 
     assert outcome.startswith("failed: rpc error: code = Internal"), outcome
 
 
-def test_a_proxy_ends_its_calls_before_it_goes(edge: Edge) -> None:
-    """The counter-run, at the same time: after the minute of Envoy Gateway's own the call is cut off."""
+def test_a_terminating_proxy_finishes_its_calls(edge: Edge) -> None:
+    """The counter-run is at the same time: with Envoy Gateway's default of a minute the call is cut off."""
     edge.proxies_renewed("600s")
     shutdown = {"op": "add", "path": "/spec/shutdown", "value": {"drainTimeout": "600s"}}
     patch = ("-n", PROXIES, "patch", "envoyproxy", "nativelink", "--type=json", "-p")
@@ -142,7 +144,7 @@ def test_a_proxy_ends_its_calls_before_it_goes(edge: Edge) -> None:
             edge.proxies_renewed("")
             with edge.carried(200) as theirs:
                 ((outcome, begun, _),) = reported(theirs)
-            # Its output is read through the others, so they may change only after that.
+            # The client reads the action's output through the other proxies, so they must not change before that.
             assert reported(ours) == [("ok", 1, 0)]
         finally:
             edge.where.run(*patch, json.dumps([shutdown]))
@@ -153,14 +155,14 @@ def test_a_proxy_ends_its_calls_before_it_goes(edge: Edge) -> None:
 
 def test_a_call_waits_for_a_scheduler_that_is_away(edge: Edge) -> None:
     with edge.without("scheduler"):
-        client = edge.load("--platform=pool=nobody", "--hold=1", RETRIES, f"--timeout={patient(60)}")
+        client = edge.load("--platform=pool=unknown", "--hold=1", RETRIES, f"--timeout={patient(60)}")
         assert client.stdout
         assert client.stdout.readline() == '{"uploaded": 1}\n'
-        time.sleep(8)  # longer than its retries take without Envoy's
+        time.sleep(8)  # longer than the client's own retries take
     assert client.communicate()[0] == '{"queued": 1}\n'
 
 
-def test_counter_run_without_our_policy_for_it_the_call_fails(edge: Edge) -> None:
+def test_counter_run_without_the_policy_for_single_pods_the_call_fails(edge: Edge) -> None:
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
     try:
         with edge.without("scheduler"):
@@ -175,7 +177,7 @@ def test_counter_run_without_our_policy_for_it_the_call_fails(edge: Edge) -> Non
 def test_a_connection_carries_more_than_a_hundred_calls(edge: Edge) -> None:
     assert edge.streams() == 1024
     client = edge.load(
-        "--platform=pool=nobody", "--actions=150", "--streams=150", "--hold=1", f"--timeout={patient(60)}"
+        "--platform=pool=unknown", "--actions=150", "--streams=150", "--hold=1", f"--timeout={patient(60)}"
     )
     assert [json.loads(line) for line in client.communicate()[0].splitlines()] == [{"uploaded": 150}, {"queued": 150}]
 
@@ -185,14 +187,14 @@ def test_counter_run_without_our_limit_the_next_call_waits(edge: Edge) -> None:
     edge.where.run("-n", CAS, "patch", "clienttrafficpolicy", "nativelink", "--type=json", "-p", json.dumps(change))
     try:
         until("the edge to go back to Envoy Gateway's limit", lambda: edge.streams() == 100, 30)
-        client = edge.load("--platform=pool=nobody", "--actions=150", "--streams=150", "--hold=1", "--timeout=20")
+        client = edge.load("--platform=pool=unknown", "--actions=150", "--streams=150", "--hold=1", "--timeout=20")
         assert "only 100 of 150 actions were queued" in client.communicate()[1]
     finally:
         edge.apply()
     until("the edge to have our limit again", lambda: edge.streams() == 1024, 30)
 
 
-def test_only_clients_with_a_certificate_come_in(edge: Edge) -> None:
+def test_only_clients_with_a_certificate_are_accepted(edge: Edge) -> None:
     unknown = edge.trust("h2")
     assert edge.refusal(unknown) == ""
     edge.site.set(NAME, nativelink_edge_client_ca_secret="clients-ca")
@@ -216,12 +218,12 @@ def test_a_call_waits_for_a_cas_of_one_pod_that_is_away(edge: Edge) -> None:
     edge.ready()
     with edge.without("cas"):
         client = edge.load("--platform=pool=default")
-        time.sleep(6)  # longer than its retries take without Envoy's
+        time.sleep(6)  # longer than the client's own retries take
         assert client.poll() is None, client.communicate()
     assert reported(client) == [("ok", 1, 0)]
 
 
-def test_counter_run_without_our_policy_for_it_the_upload_fails(edge: Edge) -> None:
+def test_counter_run_without_the_policy_for_single_pods_the_upload_fails(edge: Edge) -> None:
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
     with edge.without("cas"):
         said, errors = edge.load("--platform=pool=default").communicate()

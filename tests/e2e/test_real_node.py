@@ -1,4 +1,4 @@
-"""A real node: what is only true where pods really run."""
+"""A real node, on which pods really run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Space:
         self.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={patient(40)}s")
 
     def ended(self, name: str) -> str:
-        """Wait for a pod to succeed, and return what it said."""
+        """Wait for a pod to succeed, and return its log."""
         self.run("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", f"--timeout={patient(40)}s")
         return self.run("logs", name)
 
@@ -59,7 +59,7 @@ def space(real: Cluster) -> Iterator[Space]:
     real.run("delete", "namespace", SPACE, f"--timeout={patient(60)}s")
 
 
-def test_both_kinds_of_node_are_there_and_pods_choose(space: Space) -> None:
+def test_pods_run_on_the_kind_of_node_that_they_select(space: Space) -> None:
     nodes = json.loads(space.where.run("get", "nodes", "-o", "json"))["items"]
     kinds = {node["metadata"]["name"]: node["metadata"]["labels"]["testbed/node"] for node in nodes}
     assert kinds == {"real-1": "real", "node-1": "fake"}
@@ -71,7 +71,7 @@ def test_both_kinds_of_node_are_there_and_pods_choose(space: Space) -> None:
     for name, on in (("really", "real-1"), ("faked", "node-1")):
         space.ready(name)
         assert space.run("get", "pod", name, "-o", "jsonpath={.spec.nodeName}") == on
-    # What kwok would do to a pod that fits one of its stages: this one is kubelet's alone.
+    # The kubelet alone writes this status. kwok would also write it if one of its stages matched the pod.
     really = json.loads(space.run("get", "pod", "really", "-o", "json"))["status"]
     assert re.fullmatch(r"10\.\d+\.\d+\.\d+", really["podIP"])
     assert really["containerStatuses"][0]["containerID"].startswith("containerd://")
@@ -94,7 +94,7 @@ def test_names_services_and_the_machine_reach_a_pod(space: Space) -> None:
     }
     space.where.apply(service, pod("web", shell("echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp")))
     space.ready("web")
-    # A name that has just been asked in vain would be remembered for a while, so the web pod comes first.
+    # The web pod comes first, because a failed look-up of a name stays in a cache for a while.
     space.where.apply(
         pod(
             "caller",
@@ -112,7 +112,7 @@ def test_names_services_and_the_machine_reach_a_pod(space: Space) -> None:
 
 
 def test_a_pod_reaches_the_api_server(space: Space) -> None:
-    # busybox opens the connection only; that clients are served is shown by CoreDNS, which answers only then.
+    # busybox only opens the connection. CoreDNS shows that the API server also answers, because it needs the answers.
     script = "nc -w 5 kubernetes.default.svc 443 < /dev/null && echo reached"
     space.where.apply(pod("client", shell(script), restartPolicy="OnFailure"))
     assert space.ended("client") == "reached\n"
@@ -175,7 +175,7 @@ def test_pre_stop_hook_runs_before_the_end(space: Space) -> None:
     assert 2 <= took < 15
 
 
-def test_probes_decide(space: Space) -> None:
+def test_probes_set_readiness_and_restart_containers(space: Space) -> None:
     def probe(file: str, **more: object) -> dict[str, Any]:
         return {"exec": {"command": ["test", "-f", file]}, "periodSeconds": 1, "failureThreshold": 1, **more}
 
@@ -230,12 +230,12 @@ def test_network_policies_are_enforced(space: Space) -> None:
 
     direct, second = f"http://{address}:8080", f"http://{address}:9090"
     named = "http://guarded.try.svc.cluster.local"
-    for who in ("friend", "stranger"):  # without any policy all get through
+    for who in ("friend", "stranger"):  # without a policy all clients get through
         for url in (direct, second, named):
             until(f"{who} to get {url}", lambda who=who, url=url: gets(who, url), 10)  # type: ignore[misc]
 
     policy("closed", {"podSelector": {"matchLabels": {"app": "guarded"}}, "policyTypes": ["Ingress"]})
-    until("the door to close", lambda: not any(gets(who, direct) for who in ("friend", "stranger")), 20)
+    until("the policy to refuse all clients", lambda: not any(gets(who, direct) for who in ("friend", "stranger")), 20)
     friends = [{"podSelector": {"matchLabels": {"app": "friend"}}}]
     policy(
         "friends",
@@ -244,21 +244,21 @@ def test_network_policies_are_enforced(space: Space) -> None:
             "ingress": [{"from": friends, "ports": [{"protocol": "TCP", "port": 8080}]}],
         },
     )
-    until("the door to open for friends", lambda: gets("friend", direct), 20)
+    until("the policy to admit friends", lambda: gets("friend", direct), 20)
     assert gets("friend", named)
-    assert not gets("friend", second), "a port that isn't in the policy"
+    assert not gets("friend", second), "the policy does not have this port"
     assert not gets("stranger", direct)
     assert not gets("stranger", named)
 
     policy("silent", {"podSelector": {"matchLabels": {"app": "friend"}}, "policyTypes": ["Egress"]})
-    until("the friend to be silenced", lambda: not gets("friend", direct), 20)
+    until("the policy to stop the friend's traffic", lambda: not gets("friend", direct), 20)
     dns = [{"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}]
     guarded = [{"to": [{"podSelector": {"matchLabels": {"app": "guarded"}}}]}]
     policy("may-speak", {"podSelector": {"matchLabels": {"app": "friend"}}, "egress": dns + guarded})
-    until("the friend to speak by name", lambda: gets("friend", named), 20)
+    until("the policy to let the friend call by name", lambda: gets("friend", named), 20)
 
 
-def test_nativelink_serves_and_refuses(space: Space, tmp_path: Path) -> None:
+def test_nativelink_serves_and_refuses_a_bad_configuration(space: Space, tmp_path: Path) -> None:
     config = """// JSON5, as NativeLink reads it
     {stores: [{name: "A", memory: {}}], servers: [
       {name: "health", listener: {http: {socket_address: "0.0.0.0:50080"}}, services: {health: {}}}]}"""
@@ -299,16 +299,14 @@ def test_nativelink_serves_and_refuses(space: Space, tmp_path: Path) -> None:
     assert "stroes" in space.run("logs", "bad")
     started = time.monotonic()
     space.run("delete", "pod", "good")
-    assert time.monotonic() - started < 10, "it ends soon after SIGTERM, whatever the grace period is"
+    assert time.monotonic() - started < 10, "NativeLink should end soon after SIGTERM, whatever the grace period is"
 
 
 def says(what: str) -> Image:
     return Image("ghcr.io/some/tool:1", ("/usr/bin/busybox", "echo", what), root=debian.root("busybox"))
 
 
-def test_a_saved_image_comes_in_the_place_of_ours(
-    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_saved_image_replaces_the_stand_in(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def said(name: str) -> str:
         container = {"name": "main", "image": "ghcr.io/some/tool:1", "imagePullPolicy": "Always"}
         space.where.apply(pod(name, container, restartPolicy="Never"))
@@ -329,7 +327,7 @@ def test_a_saved_image_comes_in_the_place_of_ours(
 
 
 def traces(ours: str) -> dict[str, set[str]]:
-    """Return what a node could leave on the machine. Its processes name `ours` or run one of a node's programs."""
+    """Return all that a node could leave on the machine. Its processes name `ours` or run one of a node's programs."""
 
     def lines(*command: str) -> set[str]:
         try:
@@ -383,7 +381,7 @@ def test_down_leaves_nothing(state: Path, how: str) -> None:
         space.ready("left")
         during = traces(home)
         for kind in ("processes", "interfaces", "routes", "cgroups", "network namespaces"):
-            assert during[kind] - before[kind], f"this test sees no {kind}, so it could not see any that are left"
+            assert during[kind] - before[kind], f"this test does not see {kind}, so it could not see any that are left"
         if how == "crash":
             kubelet = ["pgrep", "--exact", "kubelet", "--nslist", "net", "--ns", str(node.process(where.home))]
             os.kill(int(subprocess.run(kubelet, capture_output=True, text=True, check=True).stdout), 9)
