@@ -20,7 +20,7 @@ from tests.render.conftest import values_of
 from tests.render.redis import Redis
 
 INDEX = "aa__state_sort_key_3e762c15"
-# About as much as v1.6.6 writes for an action.
+# The document of an action has about this size in v1.6.6.
 REST = "x" * 1200
 
 

@@ -46,7 +46,7 @@ WORKLOADS = (
 # The targets of the dependent actions, as shares of the time that they take on the first way. That of the slices is for
 # the original; the stand-in with Nagle's algorithm need not reach it.
 TARGETS = {DIRECT: 0.6, LOW: 0.2}
-OVERHEAD = 60.0  # ms, the target of a dependent action's median on the last way
+OVERHEAD = 60.0  # ms, the target of a dependent action's median with low latency
 DEPENDENT = "40 dependent actions"
 INPUTS, WIDE = 50, 200
 LARGE = 16  # MiB of a large blob
@@ -66,7 +66,7 @@ class Found:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print. Return 0; what fails raises."""
+    """Measure and print. Return 0, and raise an error if a run fails."""
     parser = argparse.ArgumentParser(prog="python -m bench latency", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="runs of each build (default: %(default)s)")
     parser.add_argument(
@@ -191,7 +191,7 @@ def _requests(arguments: list[str], seconds: float) -> dict[str, dict[str, float
 
 @contextlib.contextmanager
 def _own_windows(made: Edge) -> Iterator[None]:
-    """Remove our windows and buffers towards the CAS from the edge meanwhile."""
+    """Remove our windows and buffers towards the CAS from the edge, and restore them afterwards."""
     change = [{"op": "remove", "path": f"/spec/{field}"} for field in ("http2", "connection")]
     patch = ("-n", CAS, "patch", "backendtrafficpolicy", "nativelink", "--type=json", "-p", json.dumps(change))
     clusters = "envoy_cluster_manager_cluster_modified{.*}"

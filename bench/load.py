@@ -36,7 +36,7 @@ WORKERS, FEW, ACTIONS = 200, 20, 5000
 ON_REDIS = 500  # actions; more would take too long
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ANY = {"pool": "default"}
-_NONE = {"pool": "nobody"}
+_NONE = {"pool": "unknown"}
 _TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
 
 
@@ -61,7 +61,7 @@ RUNS = (
     Run("500 actions, Redis", actions=ON_REDIS, redis=True),
 )
 
-# By way: instance, port, number of clients with one request each, and whether kernels acknowledge at once.
+# The ways to the CAS: instance, port, number of clients with one request each, and True if kernels acknowledge at once.
 WAYS = {
     "the shards, 32 clients": ("main", 50051, 32, False),
     "a slice, 32": ("slice", 50052, 32, False),
@@ -204,7 +204,7 @@ def _load(run: Run, farm: Farm) -> Load:
 
 @contextlib.contextmanager
 def _waiting(actions: int, farm: Farm) -> Iterator[None]:
-    """Keep this many actions, which no worker can run, waiting in the scheduler meanwhile."""
+    """Keep this many actions, which no worker can run, waiting in the scheduler."""
     if not actions:
         yield
         return

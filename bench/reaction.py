@@ -122,7 +122,7 @@ def _reaction(name: str, jumped: float, seen: float, deployments: chain.Record, 
 
 
 def _jumps(entry: chain.Entry, count: int) -> Iterator[dict[str, Reaction]]:
-    """Make this many jumps, each from rest and at a random moment. Return the reactions by the names of the pools."""
+    """Make this many jumps, each from rest and at a random moment. Yield the reactions by the names of the pools."""
     with entry.deployments() as deployments, entry.pods() as pods, entry.gauge() as gauge, entry.load(JUMP) as load:
 
         def resting() -> bool:

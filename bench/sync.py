@@ -28,7 +28,7 @@ from tests.e2e.site import SMALL, Site, pool
 
 NAME = "bench"
 OBJECT = f"nativelink-{NAME}"
-# What each engine's own poll adds, with its defaults.
+# The time that each engine's own poll adds, with its defaults.
 POLLS = {
     "flux": "every gitops_interval, by default 60 s: 0 to 60 s more",
     "argocd": "every timeout.reconciliation, by default 120 s and up to 60 s of jitter: 0 to 180 s more",
@@ -38,7 +38,7 @@ _ENOUGH = 300.0
 
 @dataclass(frozen=True)
 class Synced:
-    """A cluster whose engine applies what a checkout pushes."""
+    """A cluster whose engine applies the commits of a checkout."""
 
     engine: str
     where: Cluster
