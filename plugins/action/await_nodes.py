@@ -70,8 +70,7 @@ class ActionModule(ApplyAction):
 
 
 def _is_ready(pod: Object) -> bool:
-    conditions = pod["status"].get("conditions", ())
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return release.condition_of(pod, "Ready").get("status") == "True"
 
 
 def _trouble(pod: Object) -> str:

@@ -21,6 +21,7 @@ from kubernetes.config import ConfigException, kube_config, new_client_from_conf
 from urllib3.util.ssl_ import create_urllib3_context
 
 from .kubeconfig import KubeconfigError, servers
+from .quantities import KubernetesVersion, QuantityError
 
 Object = dict[str, Any]
 
@@ -197,10 +198,13 @@ class Api:
 
     def version(self) -> str:
         """The API server's version, such as `v1.36.4`."""
-        found = (self.get("/version") or {}).get("gitVersion")
-        if not found:
-            raise ApiError(f"{self._host} does not tell a Kubernetes version at /version", _NOT_KUBERNETES)
-        return str(found)
+        found = str((self.get("/version") or {}).get("gitVersion"))
+        try:
+            KubernetesVersion.parse(found)
+        except QuantityError:
+            message = f"{self._host} does not tell a Kubernetes version at /version"
+            raise ApiError(message, _NOT_KUBERNETES) from None
+        return found
 
     def last_line(self, pod: Object) -> str:
         """Return the last line of a pod's log; empty if there is none or its node cannot be asked."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from .api import Api, ApiError, server_of
 from .findings import Finding, Findings
-from .quantities import seconds_of
+from .quantities import KubernetesVersion, seconds_of
 from .specs import Values
 
 
@@ -59,8 +58,8 @@ def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
 def _questions(values: Values, timeout: float) -> Findings:
     api = Api(values["cluster_kubeconfig"], values["cluster_context"], timeout)
     version = api.version()
-    if _minor(version) < _minor(values["preflight_minimum_kubernetes"]):
-        least = values["preflight_minimum_kubernetes"]
+    least = values["preflight_minimum_kubernetes"]
+    if KubernetesVersion.parse(version) < KubernetesVersion.parse(least):
         yield "cluster_context", f"the cluster runs Kubernetes {version}, older than {least}", "upgrade it"
         return
     yield from _storage_classes(api, values)
@@ -113,8 +112,3 @@ def _may_create_namespaces(api: Api) -> bool:
         "spec": {"resourceAttributes": {"verb": "create", "resource": "namespaces"}},
     }
     return api.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)["status"]["allowed"]
-
-
-def _minor(version: str) -> tuple[int, int]:
-    found = re.match(r"v?(\d+)\.(\d+)", version)
-    return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -1,9 +1,10 @@
-"""Converts sizes, CPU amounts and durations, as users write them in an inventory, to whole numbers."""
+"""Converts sizes, CPU amounts, durations and versions, as users write them in an inventory, to numbers."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import NamedTuple, Self
 
 Text = str | int | float
 
@@ -12,6 +13,7 @@ _SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE]\d{{1,2}})?")
 _CPU = re.compile(rf"{_NUMBER}(m)?")
 _PERCENT = re.compile(rf"{_NUMBER}%")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_VERSION = re.compile(r"v?(\d+)\.(\d+)")
 _SECONDS = (86400, 3600, 60, 1)
 _BINARY = {unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
 _DECIMAL = {unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), start=1)}
@@ -19,6 +21,25 @@ _DECIMAL = {unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", 
 
 class QuantityError(ValueError):
     """A quantity that does not parse. The message states the problem."""
+
+
+class KubernetesVersion(NamedTuple):
+    """A minor version of Kubernetes."""
+
+    major: int
+    minor: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The version in a text such as `1.31` or `v1.31.4+k3s1`. Raises QuantityError if it has none."""
+        found = _VERSION.match(text)
+        if not found:
+            raise QuantityError(f"{text!r} is not a version of Kubernetes")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        """Return it as people write it: 1.31."""
+        return f"{self.major}.{self.minor}"
 
 
 def bytes_of(size: Text) -> int:

@@ -162,7 +162,8 @@ def awaited(kind: str) -> str:
     return "be rolled out" if kind in ("StatefulSet", "DaemonSet") else "be available"
 
 
-def _condition(live: Object, kind: str) -> Object:
+def condition_of(live: Object, kind: str) -> Object:
+    """The condition of a live object that has this type; empty if there is none."""
     conditions = (live.get("status") or {}).get("conditions") or []
     return next((each for each in conditions if each["type"] == kind), {})
 
@@ -173,7 +174,7 @@ def not_ready(live: Object | None) -> str | None:
         return "it does not exist"
     kind, status, spec = live["kind"], live.get("status") or {}, live.get("spec") or {}
     if kind in ("CustomResourceDefinition", "APIService"):
-        condition = _condition(live, "Established" if kind == "CustomResourceDefinition" else "Available")
+        condition = condition_of(live, "Established" if kind == "CustomResourceDefinition" else "Available")
         if condition.get("status") == "True":
             return None
         return condition.get("message") or "the API server has not processed it yet"
@@ -187,7 +188,7 @@ def not_ready(live: Object | None) -> str | None:
     working = max(0, min(updated, ready - old))
     if working >= wanted:
         return None
-    said = _condition(live, "Progressing" if updated < wanted or old else "Available").get("message")
+    said = condition_of(live, "Progressing" if updated < wanted or old else "Available").get("message")
     return f"{working} of {wanted} pods are up to date and ready" + (f" ({said})" if said else "")
 
 
@@ -200,10 +201,10 @@ def pod_trouble(pods: Iterable[Object]) -> str | None:
             waiting = (each.get("state") or {}).get("waiting") or {}
             if waiting and waiting.get("reason") not in ("PodInitializing", "ContainerCreating"):
                 return f"pod {name}: {each['name']}: {waiting.get('reason')} {waiting.get('message', '')}".strip()
-        unscheduled = _condition(pod, "PodScheduled")
+        unscheduled = condition_of(pod, "PodScheduled")
         if unscheduled.get("status") == "False":
             return f"pod {name}: {unscheduled.get('reason')} {unscheduled.get('message', '')}".strip()
-        unready = _condition(pod, "Ready")
+        unready = condition_of(pod, "Ready")
         if unready.get("status") == "False":
             return f"pod {name}: {unready.get('message') or unready.get('reason') or 'not ready'}"
     return None

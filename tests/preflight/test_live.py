@@ -243,6 +243,13 @@ def test_a_server_that_is_not_kubernetes(tmp_path: Path, answer: Callable[[socke
         ]
 
 
+def test_a_server_of_an_unknown_version(tmp_path: Path) -> None:
+    with server(answering("200 OK", '{"gitVersion": "latest"}')) as port:
+        address = f"http://127.0.0.1:{port}"
+        (line,) = lines(kubeconfig(tmp_path / "kubeconfig", address))
+        assert line.startswith(f"prod: cluster_context: {address} does not tell a Kubernetes version at /version")
+
+
 def test_a_server_that_speaks_no_tls(tmp_path: Path) -> None:
     with server(answering("200 OK", "{}")) as port:
         address = f"https://127.0.0.1:{port}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.quantities import (
+    KubernetesVersion,
     QuantityError,
     bytes_of,
     cpu_of,
@@ -44,6 +45,19 @@ def test_cpu(text: str | int | float, milli: int) -> None:
 )
 def test_seconds(text: str | int, seconds: int) -> None:
     assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("1.31", (1, 31)), ("v1.36.4", (1, 36)), ("v1.9.3+k3s1", (1, 9)), ("2.0", (2, 0))]
+)
+def test_a_minor_version_of_kubernetes(text: str, version: tuple[int, int]) -> None:
+    assert KubernetesVersion.parse(text) == version
+
+
+@pytest.mark.parametrize("text", ["", "latest", "1", "v1"])
+def test_not_a_version_of_kubernetes(text: str) -> None:
+    with pytest.raises(QuantityError, match=f"'{text}' is not a version of Kubernetes"):
+        KubernetesVersion.parse(text)
 
 
 @pytest.mark.parametrize(("share", "size"), [("80%", 800), ("12.5%", 125), ("500", 500), ("0.1%", 1), (300, 300)])

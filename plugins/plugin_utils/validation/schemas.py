@@ -13,29 +13,19 @@ from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from .. import render
 from ..findings import Findings
+from ..quantities import KubernetesVersion, QuantityError
 from ..specs import Values, Yaml
 from .formats import nearest, one_of, shown
 from .types import item_path
 
 Schema = Mapping[str, Any]
 Found = tuple[str, str, str]
-
-
-class Version(NamedTuple):
-    """A minor version of Kubernetes."""
-
-    major: int
-    minor: int
-
-    def __str__(self) -> str:
-        """Return it as people write it: 1.31."""
-        return f"{self.major}.{self.minor}"
 
 
 _FOLDER = re.compile(r"v(\d+)\.(\d+)\.\d+-local-strict")
@@ -63,7 +53,7 @@ _VARIABLES = (
 def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) -> Findings:
     """Yield the faults of `value` at `path` as a `name` of the API, such as io.k8s.api.core.v1.Toleration."""
 
-    def findings_of(version: Version) -> list[Found]:
+    def findings_of(version: KubernetesVersion) -> list[Found]:
         return list(shape_findings(_definitions(version), _definitions(version)[name], path, value))
 
     for finding in findings_of(shipped_version(minimum)):
@@ -77,7 +67,7 @@ def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) 
 def object_findings(values: Values) -> Findings:
     """Yield what the oldest accepted API server would refuse in the tree of a cluster without other faults."""
     minimum = values["preflight_minimum_kubernetes"]
-    too_old: dict[Version, str] = {}
+    too_old: dict[KubernetesVersion, str] = {}
     for path, text in render.objects(values):
         for finding in _text_findings(shipped_version(minimum), text):
             if since := _known_since(finding, lambda version, text=text: _text_findings(version, text), minimum):
@@ -99,7 +89,7 @@ def _variable(path: str, where: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _text_findings(version: Version, text: str) -> tuple[Found, ...]:
+def _text_findings(version: KubernetesVersion, text: str) -> tuple[Found, ...]:
     item = yaml.load(text, yaml.CSafeLoader)
     name = _kinds(version).get((item["apiVersion"], item["kind"]))
     if name is None:
@@ -156,8 +146,8 @@ def _is(kind: str, value: Yaml) -> bool:
 
 
 def _known_since(
-    finding: Found, findings_of: Callable[[Version], Iterable[Found]], minimum: str | None
-) -> Version | None:
+    finding: Found, findings_of: Callable[[KubernetesVersion], Iterable[Found]], minimum: str | None
+) -> KubernetesVersion | None:
     """The first version that knows an unknown key; None if the key is a mistake."""
     if finding[1] != _UNKNOWN:
         return None
@@ -165,15 +155,16 @@ def _known_since(
     return next((version for version in newer if finding[0] not in {each[0] for each in findings_of(version)}), None)
 
 
-def shipped_version(minimum: str | None) -> Version:
+def shipped_version(minimum: str | None) -> KubernetesVersion:
     """The newest version with schemas that is not newer than `minimum`, such as "1.31"; else the oldest one.
 
     Without a `minimum` that can be read, which has its own finding, it is the newest.
     """
-    found = re.match(r"v?(\d+)\.(\d+)", minimum or "")
-    if not found:
+    try:
+        wanted = KubernetesVersion.parse(minimum or "")
+    except QuantityError:
         return _shipped()[-1]
-    older = [version for version in _shipped() if version <= Version(int(found[1]), int(found[2]))]
+    older = [version for version in _shipped() if version <= wanted]
     return older[-1] if older else _shipped()[0]
 
 
@@ -187,21 +178,21 @@ def _folder() -> Path:
 
 
 @cache
-def _shipped() -> tuple[Version, ...]:
+def _shipped() -> tuple[KubernetesVersion, ...]:
     """The minor versions that have schemas, the oldest first."""
     names = (_FOLDER.fullmatch(folder.name) for folder in _folder().iterdir())
-    return tuple(sorted(Version(int(name[1]), int(name[2])) for name in names if name))
+    return tuple(sorted(KubernetesVersion(int(name[1]), int(name[2])) for name in names if name))
 
 
 @cache
-def _definitions(version: Version) -> Mapping[str, Schema]:
+def _definitions(version: KubernetesVersion) -> Mapping[str, Schema]:
     """Every type of the API of a version, by its full name."""
     (folder,) = _folder().glob(f"v{version}.*-local-strict")
     return json.loads((folder / "_definitions.json").read_text())["$defs"]
 
 
 @cache
-def _kinds(version: Version) -> Mapping[tuple[str, str], str]:
+def _kinds(version: KubernetesVersion) -> Mapping[tuple[str, str], str]:
     """The full name of each kind's type, by apiVersion and kind."""
     return {
         ("/".join(filter(None, (kind["group"], kind["version"]))), kind["kind"]): name
