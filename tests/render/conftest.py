@@ -36,32 +36,32 @@ def values_of(cluster: str = "test", **variables: Any) -> Values:
 
 
 def objects_of(files: dict[str, str]) -> list[Object]:
-    """The objects of a rendered tree, without the kustomization and without generated ConfigMaps."""
+    """Return the objects of a rendered tree, without the kustomization and the generated ConfigMaps."""
     kustomization = yaml.safe_load(files["kustomization.yaml"])
     return [yaml.safe_load(files[path]) for path in kustomization["resources"]]
 
 
 def find(objects: list[Object], kind: str, name: str) -> Object:
-    """The one object of this kind and name."""
+    """Return the one object of this kind and name."""
     (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
     return found
 
 
 def committed(cluster: str) -> dict[str, str]:
-    """The tree of a committed cluster, by path below rendered/."""
+    """Return the files of a committed cluster's tree, by path below rendered/."""
     folder = CLUSTERS / cluster / "rendered"
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a cluster named `test` is written to."""
+    """Return the folder into which a cluster named `test` is written."""
     return tmp_path / "clusters" / "test"
 
 
 @pytest.fixture(scope="session")
 def kustomize() -> Callable[[Path], list[Object]]:
-    """Builds a cluster's folder as both engines do."""
+    """Return a function that builds a cluster's folder as both engines do."""
     kubectl = build.binaries()["kubectl"]
 
     def objects(folder: Path) -> list[Object]:
@@ -74,7 +74,7 @@ def kustomize() -> Callable[[Path], list[Object]]:
 
 @pytest.fixture(scope="session")
 def accepts() -> Callable[[str, str], list[str]]:
-    """Return the errors of a configuration by the schema of a NativeLink version (schemas/README.md)."""
+    """Return a function that lists a configuration's errors by the schema of a version (schemas/README.md)."""
     files = {version: ROOT / f"schemas/nativelink-{version}.schema.json" for version in VERSIONS}
     validators = {
         version: jsonschema.Draft202012Validator(yaml.load(file.read_text(), yaml.CSafeLoader))

@@ -18,7 +18,10 @@ def free_port() -> int:
 
 
 class Redis:
-    """With an append-only file in `folder`: a restart loses nothing. `cli` and `environment` are for its clients."""
+    """A Redis with an append-only file in `folder`, so that a restart loses nothing.
+
+    Clients use `cli` and `environment`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
@@ -53,7 +56,7 @@ class Redis:
         return (done.stdout + done.stderr).decode().rstrip("\n")
 
     def send(self, commands: list[tuple[str, ...]]) -> None:
-        """Many commands at once."""
+        """Send many commands at once."""
         texts = [[part.encode() for part in command] for command in commands]
         packed = b"".join(
             b"*%d\r\n%b" % (len(parts), b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
@@ -66,7 +69,7 @@ class Redis:
         return self._told_of(command, "calls")
 
     def spent(self, command: str) -> float:
-        """Seconds that Redis was busy with a command."""
+        """Return the seconds that Redis was busy with a command."""
         return self._told_of(command, "usec") / 1e6
 
     def _told_of(self, command: str, what: str) -> int:

@@ -1,4 +1,4 @@
-"""A real API server takes every tree without a warning, and its controllers make the pods."""
+"""A real API server accepts every tree without a warning, and its controllers make the pods."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TREES = ("local", "dev", "staging", "prod")
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Cluster]:
-    """A cluster with the real CRDs, and the namespaces as provisioning makes them."""
+    """Start a cluster with the real CRDs, and with the namespaces as provisioning makes them."""
     name = f"render-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}"
     with cluster.fresh(name) as with_crds:
         for component in ("keda", "gateway-api", "envoy-gateway"):
@@ -49,7 +49,7 @@ def _definitions(component: str) -> list[Object]:
         for part in parts
         if part
         and part["kind"] == "CustomResourceDefinition"
-        # Envoy Gateway's release brings the experimental ones: they have an owner already.
+        # Envoy Gateway's release also brings the Gateway API's experimental CRDs, but gateway-api owns these CRDs.
         and (component == "gateway-api" or not part["metadata"]["name"].endswith("gateway.networking.k8s.io"))
     ]
 
@@ -75,7 +75,7 @@ def test_a_tree_is_accepted_without_a_warning(api: Cluster, name: str) -> None:
 
 
 def test_an_unknown_field_is_refused(api: Cluster) -> None:
-    """The counter-run of the test above: it is strict."""
+    """The counter-run shows that the test above is strict."""
     service = find(objects_of(render.tree(values_of())), "Service", "nativelink-cas")
     service["spec"]["prots"] = service["spec"].pop("ports")
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(service))
@@ -83,7 +83,7 @@ def test_an_unknown_field_is_refused(api: Cluster) -> None:
     assert "prots" in done.stderr
 
 
-def test_what_a_prometheus_operator_reads_is_taken(api: Cluster) -> None:
+def test_objects_for_a_prometheus_operator_are_accepted(api: Cluster) -> None:
     api.apply(*_definitions("prometheus-operator"))
     api.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
     labels = {"release": "prometheus"}
@@ -93,13 +93,13 @@ def test_what_a_prometheus_operator_reads_is_taken(api: Cluster) -> None:
     assert [each["metadata"]["labels"]["release"] for each in ours] == ["prometheus", "prometheus"]
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(ours))
     assert (done.returncode, done.stderr) == (0, "")
-    # The counter-run: the definition knows what an expression is.
+    # The counter-run: the definition refuses an expression that is not a text.
     ours[1]["spec"]["groups"][0]["rules"][0]["expr"] = ["not", "one"]
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(ours[1]))
     assert "groups[0].rules[0].expr" in done.stderr
 
 
-def test_thirty_inventories_are_taken_without_a_warning(api: Cluster) -> None:
+def test_thirty_inventories_are_accepted_without_a_warning(api: Cluster) -> None:
     texts: list[str] = []
 
     @settings(max_examples=30, derandomize=True, deadline=None, phases=[Phase.generate])
@@ -110,7 +110,8 @@ def test_thirty_inventories_are_taken_without_a_warning(api: Cluster) -> None:
 
     draw()
     assert len(texts) == 30
-    # One call for all. The text as it is: Go's YAML is not Python's, and reads 1e3, on and y differently.
+    # All texts are in one call, because kubectl is slow. They are passed on as they are, because Go's YAML reads
+    # 1e3, on and y differently than Python's.
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "--force-conflicts", "-f", "-", stdin="".join(texts))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == sum(text.count("\nkind: ") for text in texts) > 30 * 20
@@ -182,7 +183,7 @@ def test_the_controllers_make_its_pods_under_pod_security(
 
 
 def nodes_of(api: Cluster, namespace: str, component: str) -> list[str]:
-    """The nodes of the pods of a component that run and are not about to go, sorted."""
+    """Return the nodes of a component's running pods that are not being deleted, sorted."""
     pods = get(api, "pods", "-n", namespace, "-l", f"app.kubernetes.io/component={component}")
     return sorted(
         pod["spec"]["nodeName"]
@@ -192,7 +193,7 @@ def nodes_of(api: Cluster, namespace: str, component: str) -> list[str]:
 
 
 def test_cas_pods_are_on_three_nodes_and_have_the_priority(api: Cluster) -> None:
-    """It uses prod, which the test above has applied."""
+    """The pods are those of the tree that the test above has applied last."""
     assert len(set(nodes_of(api, "nativelink", "cas"))) == 3
     pods = get(api, "pods", "-n", "nativelink", "-l", "app.kubernetes.io/component in (cas, scheduler, redis)")
     assert {pod["spec"]["priority"] for pod in pods} == {1_000_000}
@@ -202,7 +203,7 @@ def test_cas_pods_are_on_three_nodes_and_have_the_priority(api: Cluster) -> None
 
 @pytest.mark.parametrize(("apart", "shared"), [(True, False), (False, True)])
 def test_workers_keep_off_the_nodes_of_the_control_plane(api: Cluster, apart: bool, shared: bool) -> None:
-    """With the counter-run: without the variable, workers that are more than the nodes share them."""
+    """The counter-run is without the variable: more workers than nodes then share the nodes."""
     pools = [{"name": "apart", "scaling": "none", "min_replicas": 12, "resources": {"requests": {"cpu": "1"}}}]
     variables = {"nativelink_worker_pools": pools, "nativelink_workers_apart": apart}
     deployment = find(objects_of(render.tree(values_of(**variables))), "Deployment", "nativelink-worker-apart")
@@ -221,11 +222,11 @@ def test_workers_keep_off_the_nodes_of_the_control_plane(api: Cluster, apart: bo
         api.run("delete", "deployment", "nativelink-worker-apart", "-n", "nativelink-workers")
 
 
-def test_an_only_scheduler_leaves_a_lost_node_soon(api: Cluster) -> None:
-    """With the counter-run, a Deployment without our tolerations, which Kubernetes keeps there for five minutes."""
+def test_a_single_scheduler_leaves_a_lost_node_soon(api: Cluster) -> None:
+    """The counter-run is a Deployment without our tolerations, which Kubernetes keeps there for five minutes."""
     spaces = {"nativelink_priority_classes": False}
     ours = find(objects_of(render.tree(values_of(**spaces))), "Deployment", "nativelink-scheduler")
-    # One node, to lose both at once.
+    # Both run on one node, so that both lose it at once.
     node = get(api, "nodes")[0]["metadata"]["name"]
     for name in ("soon", "late"):
         deployment = yaml.safe_load(yaml.safe_dump(ours))
@@ -241,8 +242,8 @@ def test_an_only_scheduler_leaves_a_lost_node_soon(api: Cluster) -> None:
     try:
         for name in ("soon", "late"):
             until(f"{name} on {node}", lambda name=name: nodes_of(api, "nativelink", name) == [node], 60)
-        api.run("label", "node", node, f"{LABEL}-")  # kwok lets go of it
-        # As the node controller says it of a node that has been silent for 50 seconds; kwokctl makes that 200.
+        api.run("label", "node", node, f"{LABEL}-")  # kwok manages only nodes with this label
+        # The node controller writes this about a node that has been silent for 50 seconds, or 200 with kwokctl.
         lost = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
         patch = yaml.safe_dump({"status": {"conditions": [lost]}})
         api.run("patch", "node", node, "--subresource=status", "--type=strategic", "--patch", patch)
@@ -265,7 +266,7 @@ def in_(node: str) -> Object:
         ("nativelink-workers", {"seccompProfile": {"type": "Unconfined"}}),  # baseline refuses it
     ],
 )
-def test_a_violating_template_is_taken_and_only_its_pods_are_refused(
+def test_a_violating_template_is_accepted_and_only_its_pods_are_refused(
     api: Cluster, namespace: str, violation: Object
 ) -> None:
     name = "nativelink-scheduler" if namespace == "nativelink" else "nativelink-worker-default"

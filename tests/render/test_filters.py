@@ -1,4 +1,4 @@
-"""The templates' filters: what they print is read back as what went in."""
+"""YAML that the templates' filters print reads back as the same value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that starts NativeLink on Redis, as it is rendered: on written answers, and with the stand-in on Redis."""
+"""The rendered guard.sh starts NativeLink on Redis, with fixed answers, or with a real Redis and the stand-in."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.render.redis import Redis, free_port
 SHELLS = ("dash", "bash")
 SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / "schemas/nativelink-v1.6.6.schema.json")}
 LINE = "id=7 addr={address}:41000 laddr=10.9.9.9:6379 name= psub={psub} cmd={command} lib-name={library} lib-ver=1.0.0"
-SLICES = ("nativelink-cas-0", "nativelink-cas-1", "nativelink-cas-2")  # here one process is all of them
-OURS, OTHER = "10.0.0.1", "10.0.0.11"  # one begins as the other does
+SLICES = ("nativelink-cas-0", "nativelink-cas-1", "nativelink-cas-2")  # one process of this test replaces them
+OURS, OTHER = "10.0.0.1", "10.0.0.11"  # the first address is the beginning of the second
 MATCHES = LINE.format(address=OURS, psub=1, command="FT.AGGREGATE", library="redis-rs")
 DEAD = LINE.format(address=OURS, psub=1, command="psubscribe", library="redis-rs")
 
 
 class Pod:
-    """The scheduler's mounts in a folder, and the scripts with their paths turned to it."""
+    """The scheduler's mounts in a folder, to which the paths in the scripts lead."""
 
     def __init__(self, folder: Path, shell: str, cli: Path | None = None) -> None:
         self.folder, self.shell = folder, shell
@@ -66,7 +66,7 @@ class Pod:
 
     def stop(self) -> None:
         if self.process:
-            with contextlib.suppress(ProcessLookupError):  # what it started ends with it, as in a container
+            with contextlib.suppress(ProcessLookupError):  # its children end too, as in a container
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
@@ -81,7 +81,10 @@ def executable(path: Path, text: str) -> None:
 
 @pytest.fixture(params=SHELLS)
 def pod(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pod]:
-    """Redis answers CLIENT LIST with the file `list`, and nothing at all without it. NativeLink notes its starts."""
+    """Return a pod whose Redis answers CLIENT LIST with the file `list`, and does not answer without that file.
+
+    Its NativeLink records each start.
+    """
     pod = Pod(tmp_path, request.param)
     executable(
         pod.cli,
@@ -104,20 +107,20 @@ def starts(pod: Pod) -> int:
     return len((pod.folder / "starts").read_text().splitlines())
 
 
-def test_a_scheduler_that_matches_is_let_alone_and_its_end_is_the_container_s(pod: Pod) -> None:
-    pod.matching.touch()  # of the container before
+def test_a_scheduler_that_matches_is_not_restarted_and_its_exit_ends_the_container(pod: Pod) -> None:
+    pod.matching.touch()  # left by the container before
     answer(pod, MATCHES)
     process = pod.start()
     until("the marker", lambda: "NativeLink matches" in pod.log() and pod.matching.exists(), 5)
     assert (pod.folder / "starts").read_text() == f"{pod.folder}/config/scheduler.json5\n"
     began = time.monotonic()
     process.terminate()
-    assert process.wait(timeout=10) == 7, "NativeLink's own status"
-    assert time.monotonic() - began > 0.9, "the signal is NativeLink's to answer"
+    assert process.wait(timeout=10) == 7, "the script ends with NativeLink's status"
+    assert time.monotonic() - began > 0.9, "the script waits for NativeLink to handle the signal"
     assert starts(pod) == 1
 
 
-def test_one_that_ends_by_itself_ends_the_container(pod: Pod) -> None:
+def test_a_scheduler_that_ends_by_itself_ends_the_container(pod: Pod) -> None:
     executable(pod.binary, "exit 3\n")
     answer(pod)
     assert pod.start().wait(timeout=5) == 3
@@ -129,7 +132,7 @@ def test_a_scheduler_that_never_matches_is_restarted(pod: Pod) -> None:
     answer(pod, DEAD)
     pod.start()
     until("a second start", lambda: starts(pod) == 2, 10)
-    assert not pod.matching.exists(), "what is there is the container's before"
+    assert not pod.matching.exists(), "the script removes the file of the container before"
     assert "has not matched for 4 seconds" in pod.log()
     answer(pod, MATCHES)
     until("the marker", pod.matching.exists, 5)
@@ -140,7 +143,7 @@ def test_a_scheduler_that_never_matches_is_restarted(pod: Pod) -> None:
     ("address", "library"),
     [(OTHER, "redis-rs"), ("0.0.0.1", "redis-rs"), (OURS, "redis-py"), ("[fd00::11]", "redis-rs")],
 )
-def test_what_another_one_does_says_nothing_of_this_one(pod: Pod, address: str, library: str) -> None:
+def test_connections_of_other_clients_do_not_count(pod: Pod, address: str, library: str) -> None:
     answer(pod, LINE.format(address=address, psub=1, command="FT.AGGREGATE", library=library), DEAD)
     pod.start()
     until("a second start", lambda: starts(pod) == 2, 10)
@@ -148,8 +151,8 @@ def test_what_another_one_does_says_nothing_of_this_one(pod: Pod, address: str, 
 
 
 @pytest.mark.parametrize("command", ["FT.AGGREGATE", "FT.CURSOR|READ", "hmget", "hget"])
-def test_one_that_reads_the_queue_matches(pod: Pod, command: str) -> None:
-    """With a long queue that is what it does nearly always."""
+def test_a_scheduler_that_reads_the_queue_matches(pod: Pod, command: str) -> None:
+    """With a long queue, one of these is nearly always the last command."""
     answer(pod, LINE.format(address=OURS, psub=1, command=command, library="redis-rs"))
     pod.start()
     until("the marker", pod.matching.exists, 5)
@@ -163,13 +166,13 @@ def test_a_scheduler_that_only_listens_does_not_match(pod: Pod, command: str) ->
     until("a second start", lambda: starts(pod) == 2, 10)
 
 
-def test_its_address_may_be_of_version_6(pod: Pod) -> None:
+def test_the_pod_may_have_an_ipv6_address(pod: Pod) -> None:
     answer(pod, LINE.format(address="[fd00::1]", psub=1, command="FT.AGGREGATE", library="redis-rs"))
     pod.start()
     until("the marker", pod.matching.exists, 5)
 
 
-def test_it_waits_for_redis_and_a_redis_that_is_away_ends_no_scheduler(pod: Pod) -> None:
+def test_the_script_waits_for_redis_and_does_not_end_a_scheduler_while_redis_is_down(pod: Pod) -> None:
     pod.start()
     time.sleep(2)
     assert starts(pod) == 0
@@ -184,19 +187,19 @@ def test_it_waits_for_redis_and_a_redis_that_is_away_ends_no_scheduler(pod: Pod)
     time.sleep(6)
     answer(pod, DEAD)
     time.sleep(6)
-    assert starts(pod) == 1, "one that has matched is alive, whatever its last command was"
+    assert starts(pod) == 1, "a scheduler that has matched stays alive, whatever its last command was"
 
 
-def test_a_redis_that_hides_the_pod_is_named(pod: Pod) -> None:
+def test_a_redis_that_does_not_show_the_pods_connection_is_reported(pod: Pod) -> None:
     pod.turn = {'"$unseen" -lt 60': '"$unseen" -lt 6', '"$unseen" -eq 60': '"$unseen" -eq 6'}
     answer(pod, LINE.format(address=OTHER, psub=1, command="FT.AGGREGATE", library="redis-rs"))
     pod.start()
     wanted = f"guard: Redis shows no connection of lib-name redis-rs from {OURS},fd00::1: "
-    until("a word of it", lambda: wanted in pod.log(), 10)
+    until("the report", lambda: wanted in pod.log(), 10)
     assert not pod.matching.exists()
 
 
-def test_a_lost_subscription_is_made_again_and_a_good_one_let_alone(pod: Pod) -> None:
+def test_a_lost_subscription_is_renewed_and_a_working_one_is_kept(pod: Pod) -> None:
     pod.turn = {"while sleep 10": "while sleep 1"}
     answer(pod, MATCHES)
     pod.start()
@@ -214,7 +217,7 @@ def test_a_lost_subscription_is_made_again_and_a_good_one_let_alone(pod: Pod) ->
 
 
 class Farm(Pod):
-    """The rendered scheduler on a real Redis, a CAS and a worker: processes of the stand-in."""
+    """The rendered scheduler on a real Redis, a CAS and a worker, all of them processes of the stand-in."""
 
     def __init__(self, folder: Path) -> None:
         self.redis = Redis(folder)
@@ -348,7 +351,7 @@ def test_a_build_runs_although_the_first_two_starts_are_dead(farm: Farm) -> None
 
 
 def test_without_the_guard_the_build_hangs(farm: Farm) -> None:
-    """The counter-run of the test above."""
+    """The counter-run of the test above starts a dead scheduler without guard.sh."""
     farm.unguarded(NATIVELINK_STANDIN_DEAD_STARTS="1")
     time.sleep(2)
     build = farm.build(timeout=20)
@@ -358,8 +361,8 @@ def test_without_the_guard_the_build_hangs(farm: Farm) -> None:
     assert build.wait(timeout=60) == 1
 
 
-def test_without_patience_a_redis_that_restarts_strands_actions(farm: Farm) -> None:
-    """The counter-run of the next one."""
+def test_without_retries_a_restart_of_redis_strands_actions(farm: Farm) -> None:
+    """The counter-run of the next test takes the retries out of the configuration."""
     config = farm.folder / "config/scheduler.json5"
     patient = config.read_text()
     config.write_text(patient.replace("retry: {max_retries: 8},", ""))
@@ -375,7 +378,7 @@ def test_without_patience_a_redis_that_restarts_strands_actions(farm: Farm) -> N
     assert build.wait(timeout=90) == 1
 
 
-def test_a_redis_that_restarts_loses_nothing_and_the_subscription_comes_back(farm: Farm) -> None:
+def test_a_restart_of_redis_loses_nothing_and_the_subscription_is_renewed(farm: Farm) -> None:
     farm.turn["while sleep 10"] = "while sleep 1"
     farm.guarded()
     until("NativeLink to match", farm.matching.exists, 40, farm.log)
@@ -388,4 +391,4 @@ def test_a_redis_that_restarts_loses_nothing_and_the_subscription_comes_back(far
     told = build.communicate(timeout=90)[0].decode()
     assert build.returncode == 0, told
     until("the subscription", lambda: "1" in farm.psub(), 40, farm.log)
-    assert farm.log().count("NativeLink matches") == 1, "it was not started anew"
+    assert farm.log().count("NativeLink matches") == 1, "NativeLink was not restarted"

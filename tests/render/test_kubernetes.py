@@ -1,7 +1,7 @@
 """The rules for what users write in Kubernetes' own terms are neither laxer nor stricter than a real API server.
 
-The counter-run of the rules: each case of tests/preflight/reject/kubernetes.yml that has a `server` is rendered in
-spite of them, and the API server refuses the objects with these words. Both accept what stands in ACCEPTED.
+Each case of tests/preflight/reject/kubernetes.yml that has a `server` is rendered in spite of the rules, and the API
+server refuses the objects with these words. The rules and the API server both accept the variables in ACCEPTED.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Cluster]:
-    """A cluster with both namespaces, and the definitions of a Prometheus Operator."""
+    """Start a cluster with both namespaces, and with the definitions of a Prometheus Operator."""
     with cluster.fresh(f"kubernetes-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}", nodes=1) as fresh:
         for name in ("nativelink", "nativelink-workers"):
             fresh.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
@@ -123,16 +123,19 @@ def usual() -> dict[str, str]:
 
 
 def changed(name: str, variables: dict[str, Any]) -> list[Object]:
-    """The objects that `variables` make other than those of the defaults, renamed so that messages tell the case."""
+    """Return the objects that differ from those of the defaults, renamed so that messages name the case."""
     texts = [text for path, text in render.objects(values_of(**variables)) if usual().get(path) != text]
     objects = [yaml.load(text, yaml.CSafeLoader) for text in texts]
-    # No KEDA runs here. It makes an HPA of a ScaledObject, and the cases have one in its place.
+    # KEDA, which makes an HPA of a ScaledObject, does not run here. The cases have an HPA in its place.
     wanted = [item for item in objects if item["kind"] != "ScaledObject"]
     return [{**item, "metadata": {**item["metadata"], "name": name}} for item in wanted]
 
 
 def applied(api: Cluster, objects: list[Object]) -> str:
-    """Return the API server's answers to the objects, none of which it keeps. One call, because kubectl is slow."""
+    """Return the API server's answers to the objects, none of which it keeps.
+
+    All objects are in one call, because kubectl is slow.
+    """
     command = api.command("apply", "--server-side", "--field-manager=test", "--force-conflicts", "--dry-run=server")
     text = yaml.safe_dump_all(objects)
     return subprocess.run([*command, "-f", "-"], input=text, capture_output=True, text=True, check=False).stderr
@@ -160,12 +163,12 @@ def test_the_api_server_refuses_what_the_rules_refuse(case: dict[str, Any], refu
 
 def test_the_api_server_accepts_what_the_rules_accept(api: Cluster) -> None:
     objects = [changed(f"case-{index}", variables) for index, variables in enumerate(ACCEPTED.values())]
-    assert all(objects), "a case that changes nothing"
+    assert all(objects), "a case changes nothing"
     assert applied(api, [item for each in objects for item in each]) == ""
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_the_rules_accept_it(name: str) -> None:
+def test_the_rules_accept_the_variables(name: str) -> None:
     assert findings(with_connection(ACCEPTED[name])) == []
 
 
@@ -174,9 +177,9 @@ TAGS = {"7.4": True, "_": True, "a" * 128: True, "a" * 129: False, "a b": False,
 
 @pytest.mark.parametrize(("tag", "valid"), TAGS.items())
 def test_a_tag_is_valid_where_a_tool_for_images_can_read_it(tag: str, valid: bool) -> None:
-    """The API server takes any image; the node refuses it later."""
+    """The API server accepts any image, and the node refuses it later."""
     crane = build.binaries({"crane": ("crane",)})["crane"]
-    # Nothing listens on port 1: a tag that can be read fails later, by its connection.
+    # Nothing listens on port 1, so that crane fails later if it can read the tag.
     done = subprocess.run([crane, "digest", f"127.0.0.1:1/image:{tag}"], capture_output=True, text=True, check=False)
     assert ("could not parse reference" not in done.stderr) == valid
     said = findings(with_connection({"nativelink_redis_version": tag}))

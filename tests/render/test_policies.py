@@ -1,4 +1,4 @@
-"""The traffic that the NetworkPolicies allow by the API's rules, for a table of flows written by hand."""
+"""The NetworkPolicies allow the flows of a table that is written by hand. The tests apply the API's rules to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = {"app.kubernetes.io/name": "nativelink"}
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod, or with `address` alone something outside the cluster."""
+    """A pod, or a host outside the cluster if only `address` is set."""
 
     namespace: str = ""
     labels: dict[str, str] = field(default_factory=dict)
@@ -121,7 +121,7 @@ def _side(policies: list[Object], pod: Pod, peer: Pod, port: int, direction: str
         and _labelled(policy["spec"]["podSelector"], pod.labels)
     ]
     if not mine:
-        return True  # no policy selects the pod for this direction: everything may
+        return True  # no policy selects the pod for this direction, so all traffic is allowed
     rules, key = direction.lower(), "to" if direction == "Egress" else "from"
     return any(
         _port(rule.get("ports"), port) and (not rule.get(key) or any(_peer(item, peer, pod) for item in rule[key]))
@@ -152,7 +152,7 @@ def _peer(item: Object, peer: Pod, of: Pod) -> bool:
 
 
 def _labelled(selector: Object, labels: dict[str, str]) -> bool:
-    assert selector.keys() <= {"matchLabels"}, "the evaluator knows no expressions"
+    assert selector.keys() <= {"matchLabels"}, "these tests cannot evaluate expressions"
     return selector.get("matchLabels", {}).items() <= labels.items()
 
 
@@ -166,22 +166,22 @@ SHARED = policies_of(nativelink_scheduler_backend="redis", nativelink_scheduler_
 
 
 @pytest.mark.parametrize("flow", WITH_MEMORY.values(), ids=WITH_MEMORY)
-def test_what_is_needed_gets_through(flow: Flow) -> None:
+def test_required_flows_are_allowed(flow: Flow) -> None:
     assert allowed(MEMORY, flow)
 
 
 @pytest.mark.parametrize("flow", WITH_REDIS.values(), ids=WITH_REDIS)
-def test_what_is_needed_with_redis_gets_through(flow: Flow) -> None:
+def test_required_flows_with_redis_are_allowed(flow: Flow) -> None:
     assert allowed(SHARED, flow)
 
 
 @pytest.mark.parametrize("policies", [MEMORY, SHARED], ids=["memory", "redis"])
 @pytest.mark.parametrize("flow", FORBIDDEN.values(), ids=FORBIDDEN)
-def test_nothing_else_does(policies: list[Object], flow: Flow) -> None:
+def test_forbidden_flows_are_not_allowed(policies: list[Object], flow: Flow) -> None:
     assert not allowed(policies, flow)
 
 
-# Which flows end when a policy is gone: its own, and no other's.
+# The flows that end without a policy. They are those of this policy, and no others.
 MEMORY_BREAKS = {
     ("nativelink", "dns"): {"scheduler to DNS"},
     ("nativelink", "nativelink-cas"): {
@@ -225,13 +225,13 @@ REDIS_BREAKS["nativelink", "nativelink-scheduler"] |= {"scheduler to Redis"}
 def test_without_a_policy_its_flows_end(
     policies: list[Object], flows: Mapping[str, Flow], breaks: Mapping[tuple[str, str], set[str]]
 ) -> None:
-    """The counter-run of what gets through: no policy is idle, and no other one covers for it."""
+    """Each policy is necessary, because no other policy allows its flows."""
     found = {}
     for gone in policies:
         rest = [policy for policy in policies if policy is not gone]
         key = gone["metadata"]["namespace"], gone["metadata"]["name"]
         found[key] = {name for name, flow in flows.items() if not allowed(rest, flow)}
-    # A deny that is gone ends nothing; what it opens is below.
+    # No flow ends without a default deny. A test below shows the flows that it stops.
     assert found.pop(("nativelink", "default-deny")) == found.pop(("nativelink-workers", "default-deny")) == set()
     assert found == breaks
 
@@ -251,7 +251,7 @@ def test_without_a_policy_its_flows_end(
     ],
 )
 def test_a_wider_rule_opens_a_forbidden_flow(policies: list[Object], name: str, rule: int, opened: str) -> None:
-    """The counter-run of the forbidden flows: the peers of each rule stop them."""
+    """The peers of each rule stop the forbidden flows, as this counter-run without them shows."""
     wider = deepcopy(policies)
     (policy,) = [item for item in wider if item["metadata"]["name"] == name]
     del policy["spec"]["ingress"][rule]["from"]
@@ -267,7 +267,7 @@ def test_a_wider_rule_opens_a_forbidden_flow(policies: list[Object], name: str, 
     ],
 )
 def test_without_a_default_deny_a_forbidden_flow_gets_through(namespace: str, flow: Flow) -> None:
-    """The counter-run: it is the default deny that stops these."""
+    """The default deny stops these flows, as this counter-run without it shows."""
     assert not allowed(MEMORY, flow)
     without = [
         policy
@@ -277,7 +277,7 @@ def test_without_a_default_deny_a_forbidden_flow_gets_through(namespace: str, fl
     assert allowed(without, flow)
 
 
-def test_worker_egress_is_data() -> None:
+def test_worker_egress_follows_the_inventory() -> None:
     egress = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}], "ports": [{"port": 443}]}]
     policies = policies_of(nativelink_worker_egress=egress)
     assert allowed(policies, (WORKER, INTERNET, 443))
@@ -300,7 +300,7 @@ def test_clients_come_from_the_edge_and_from_where_the_inventory_says(port: tupl
     assert clients(nativelink_edge="none") == set()
     assert clients(nativelink_client_peers=[office, ci]) == {"edge", "office", "ci"}
     assert clients(nativelink_edge="none", nativelink_client_peers=[office]) == {"office"}
-    # A cloud's own controller lives in no namespace.
+    # A controller that the cloud runs is not in a namespace.
     cloud = {"ingress_provider": "existing", "ingress_namespace": ""}
     assert clients(**cloud, nativelink_client_peers=[office]) == {"office"}
 
@@ -314,9 +314,7 @@ def test_client_peers_reach_no_other_port() -> None:
 @pytest.mark.parametrize(
     ("backend", "port"), [("memory", (COLLECTOR, 9464)), ("redis", (DEMAND, 9121))], ids=["collector", "demand"]
 )
-def test_the_demand_is_read_by_keda_where_it_scales_and_by_whom_the_inventory_names(
-    backend: str, port: tuple[Pod, int]
-) -> None:
+def test_keda_and_the_namespaces_of_the_inventory_read_the_demand(backend: str, port: tuple[Pod, int]) -> None:
     def readers(**variables: object) -> set[str]:
         policies = policies_of(nativelink_scheduler_backend=backend, **variables)
         candidates = {"keda": KEDA, "adapter": ADAPTER, "other": OTHER, "worker": WORKER, "edge": EDGE}

@@ -1,4 +1,4 @@
-"""Whatever a valid inventory says, the tree is sound: not looked at file by file, but by what must hold for all."""
+"""The trees of generated inventories have the properties that the tree of every valid inventory must have."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ RELAXED = settings(max_examples=30, derandomize=True, deadline=None, suppress_he
 
 @RELAXED
 @given(LABELS, inventories())
-def test_preflight_has_nothing_against_it(cluster: str, variables: dict[str, Any]) -> None:
-    """Otherwise the tests below would show nothing about what users can have."""
+def test_the_validation_accepts_the_inventories(cluster: str, variables: dict[str, Any]) -> None:
+    """The validation accepts the inventories. Otherwise users could not have the trees that the tests below check."""
     values = values_of(cluster, cluster_kubeconfig="/k", cluster_context="c", **variables)
     assert validation.static_findings({cluster: values}) == []
 
 
 @RELAXED
 @given(LABELS, inventories())
-def test_every_object_is_one_and_says_where_it_lives(cluster: str, variables: dict[str, Any]) -> None:
+def test_every_object_is_unique_and_has_a_namespace(cluster: str, variables: dict[str, Any]) -> None:
     files = render.tree(values_of(cluster, **variables))
     objects = objects_of(files)
     for item in objects:
@@ -73,8 +73,8 @@ print(json.dumps(render.tree(values)))
 """
 
 
-def test_the_same_inventory_is_the_same_tree() -> None:
-    """Whatever Python's hashes are, which order sets: another process has others."""
+def test_the_same_inventory_gives_the_same_tree() -> None:
+    """The tree does not depend on Python's hashes, which order sets and differ between processes."""
     first, second = (
         subprocess.run(
             [sys.executable, "-c", RENDERING],

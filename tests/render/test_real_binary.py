@@ -1,4 +1,4 @@
-"""The demands of the real NativeLink on a tree. The values were seen on it and in its source."""
+"""The trees meet the demands of the real NativeLink. The values come from its runs and its source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stores(files: dict[str, str], path: str) -> dict[str, Object]:
 
 
 def evictions(files: dict[str, str]) -> dict[str, Object]:
-    """The eviction policies of a CAS pod's own stores."""
+    """Return the eviction policies of a CAS pod's own stores."""
     found = stores(files, "cas/cas.json5")
     kept = {"CAS_SLICE": found["CAS_SLICE"]["verify"]["backend"], "AC_SLICE": found["AC_SLICE"]}
     return {name: store["filesystem"]["eviction_policy"] for name, store in kept.items()}
@@ -42,7 +42,7 @@ def slots(files: dict[str, str]) -> int:
 
 
 def shards(files: dict[str, str]) -> dict[str, dict[str, list[Object]]]:
-    """Return by file the shards of each of the two kinds."""
+    """Return the shards of both kinds, by file."""
     cas, scheduler = stores(files, "cas/cas.json5"), stores(files, "scheduler/scheduler.json5")
     found = {"cas": (cas["CAS_SHARD"], cas["AC_SHARD"]), "scheduler": (scheduler["CAS"], scheduler["AC_SHARD"])}
     for path in files:
@@ -54,13 +54,13 @@ def shards(files: dict[str, str]) -> dict[str, dict[str, list[Object]]]:
 
 @pytest.mark.parametrize("cluster", ALL)
 def test_every_shard_has_its_weight(cluster: str) -> None:
-    """The binaries of both versions refuse to start without it: missing field `weight`."""
+    """The binaries of both versions refuse to start without a weight: missing field `weight`."""
     for found in shards(committed(cluster)).values():
         assert {shard["weight"] for kind in found.values() for shard in kind} == {1}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_who_shards_finds_a_key_where_the_others_put_it(version: str) -> None:
+def test_all_processes_find_a_key_in_the_same_shard(version: str) -> None:
     pools = [{"name": "one"}, {"name": "two"}]
     files = render.tree(values_of(nativelink_version=version, nativelink_cas_replicas=4, nativelink_worker_pools=pools))
     cas, *others = shards(files).values()
@@ -73,14 +73,14 @@ def test_who_shards_finds_a_key_where_the_others_put_it(version: str) -> None:
             for number in range(4)
         ]
         assert {(store["instance_name"], store["store_type"]) for store in reached} == {("slice", kind)}
-        # v1.3.2 does not know it, and would not start.
+        # v1.3.2 does not know this field, and would not start.
         batched = version == "v1.6.6" and kind == "cas"
         assert {store.get("experimental_read_batching") == {} for store in reached} == {batched}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_slice_takes_only_what_its_digest_says(version: str) -> None:
-    """Whoever sends to it: the public listeners, the scheduler, and workers, whose actions reach it too."""
+def test_a_slice_accepts_only_bytes_that_match_their_digest(version: str) -> None:
+    """A slice checks bytes from public listeners, the scheduler, and workers, whose actions reach it too."""
     files = render.tree(values_of(nativelink_version=version))
     verified = stores(files, "cas/cas.json5")["CAS_SLICE"]["verify"]
     assert (verified["verify_size"], verified["verify_hash"]) == (True, True)
@@ -154,7 +154,7 @@ def test_a_pool_says_otherwise_and_offers_nothing_undeclared() -> None:
     assert offered(render.tree(values)) == {}
 
 
-def test_the_pages_twenty_are_a_target_and_no_concurrency() -> None:
+def test_the_twenty_of_the_reference_page_is_a_target_and_not_a_concurrency() -> None:
     files = committed("prod")
     (worker,) = configuration(files, "worker/default/worker.json5")["workers"]
     assert worker["local"]["max_inflight_tasks"] == 8
@@ -163,7 +163,7 @@ def test_the_pages_twenty_are_a_target_and_no_concurrency() -> None:
 
 
 def test_a_full_store_makes_little_room_at_once() -> None:
-    """The write that finds it full waits until all of that is deleted."""
+    """A write that finds the store full waits until all of that is deleted."""
     files = render.tree(values_of(nativelink_cas_volume_size="1Gi", nativelink_cas_store_size="400Mi"))
     # A hundredth of 400 MiB; the 8 MiB of larger stores stand in the committed trees.
     assert evictions(files)["CAS_SLICE"]["evict_bytes"] == 4 * 1024**2
@@ -212,7 +212,7 @@ def test_an_action_may_be_an_eternal_test_of_bazel() -> None:
     assert worker["local"]["max_action_timeout_s"] == 3600
 
 
-def test_the_only_pods_of_their_kind_leave_a_lost_node_after_ten_seconds() -> None:
+def test_the_single_pods_leave_a_lost_node_after_ten_seconds() -> None:
     def seconds(name: str, **variables: Any) -> dict[str, int]:
         spec = find(objects_of(render.tree(values_of(**variables))), "Deployment", name)["spec"]["template"]["spec"]
         return {each["key"]: each.get("tolerationSeconds", 0) for each in spec["tolerations"]}
@@ -236,7 +236,7 @@ def test_a_cooldown_stands_only_where_a_pool_goes_to_zero() -> None:
     assert (cooldown(min_replicas=1), cooldown(min_replicas=0)) == (None, 300)
 
 
-def test_cas_pods_prefer_other_nodes_where_they_need_not() -> None:
+def test_cas_pods_need_or_prefer_different_nodes() -> None:
     def spread(**variables: Any) -> str:
         cas = find(objects_of(render.tree(values_of(**variables))), "StatefulSet", "nativelink-cas")
         constraints = cas["spec"]["template"]["spec"]["topologySpreadConstraints"]

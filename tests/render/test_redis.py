@@ -22,7 +22,7 @@ from tests.render.redis import Redis, free_port
 INDEX = "aa__state_sort_key_3e762c15"
 POOLS = [
     {"name": "small", "platform_properties": {"pool": "small"}},
-    {"name": "unmatched", "platform_properties": {"pool": "large"}},  # a name that a pool may have
+    {"name": "unmatched", "platform_properties": {"pool": "large"}},  # a pool may have this name
 ]
 FILES = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_worker_pools=POOLS))
 DEMAND, HOUSEKEEPING = FILES["monitoring/demand.lua"], FILES["scheduler/housekeeping.lua"]
@@ -37,7 +37,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 def act(redis: Redis, count: int, state: str, **properties: str) -> list[str]:
-    """Actions as NativeLink v1.6.6 writes them, as far as the scripts read them; their operations."""
+    """Write actions as NativeLink v1.6.6 does, as far as the scripts read them. Return their operations."""
     if INDEX not in redis.run("FT._LIST"):
         redis.run("FT.CREATE", INDEX, "PREFIX", "1", "aa_", "SCHEMA", "state", "TAG", "CASESENSITIVE", "SORTABLE")
     operations = [str(uuid.uuid4()) for _ in range(count)]
@@ -51,7 +51,7 @@ def demand(redis: Redis, script: str = DEMAND) -> dict[str, int]:
     return dict(zip(lines[::2], map(int, lines[1::2]), strict=True))
 
 
-def test_a_pool_counts_its_own_actions_and_none_is_overlooked(redis: Redis) -> None:
+def test_each_action_counts_for_its_pool_or_as_unmatched(redis: Redis) -> None:
     assert demand(redis) == NOTHING
     redis.run("FLUSHALL")
     act(redis, 3, "queued", pool="small")
@@ -62,39 +62,39 @@ def test_a_pool_counts_its_own_actions_and_none_is_overlooked(redis: Redis) -> N
     assert demand(redis) == NOTHING | {"small:queued": 3, "unmatched:executing": 2, "(unmatched):queued": 5}
 
 
-def test_it_counts_once_a_second_however_many_ask(redis: Redis) -> None:
+def test_the_script_counts_once_a_second_for_any_number_of_callers(redis: Redis) -> None:
     act(redis, 10, "queued", pool="small")
     began = time.monotonic()
     assert {demand(redis)["small:queued"] for _ in range(50)} == {10}
     assert redis.calls("FT.SEARCH") <= 2 + (time.monotonic() - began)
     act(redis, 5, "queued", pool="small")
     until("the next count", lambda: demand(redis)["small:queued"] == 15, 5)
-    # Of another inventory the answer is another one.
+    # The script of another inventory does not return this count.
     others = render.tree(values_of(nativelink_scheduler_backend="redis"))["monitoring/demand.lua"]
     assert demand(redis, others)["(unmatched):queued"] == 15
 
 
-def test_without_the_remembered_count_it_would_count_each_time(redis: Redis) -> None:
-    """The counter-run of the test above."""
+def test_without_the_remembered_count_the_script_counts_each_time(redis: Redis) -> None:
+    """The counter-run of the test above takes the remembered count out of the script."""
     act(redis, 10, "queued", pool="small")
     for _ in range(20):
         demand(redis, DEMAND.replace("if counted then", "if false then"))
     assert redis.calls("FT.SEARCH") == 20
 
 
-def test_a_count_of_many_is_good_for_longer(redis: Redis) -> None:
+def test_a_count_of_many_actions_is_remembered_for_longer(redis: Redis) -> None:
     act(redis, 20_000, "queued", pool="small")
     assert demand(redis)["small:queued"] == 20_000
     (key,) = redis.run("KEYS", "nativelink-gitops:demand:*").splitlines()
     assert 1000 < int(redis.run("PTTL", key)) <= 3000
 
 
-def test_beyond_its_bound_it_never_counts_too_few(redis: Redis) -> None:
+def test_beyond_its_bound_the_script_never_counts_too_few(redis: Redis) -> None:
     act(redis, 180, "queued", pool="small")
     act(redis, 70, "queued", pool="large")
     assert "100000" in DEMAND
     found = demand(redis, DEMAND.replace("100000", "100"))
-    assert 250 <= found["small:queued"] + found["unmatched:queued"] <= 252  # each pool's is rounded up
+    assert 250 <= found["small:queued"] + found["unmatched:queued"] <= 252  # the count of each pool is rounded up
 
 
 def test_a_full_redis_is_counted_too(redis: Redis) -> None:
@@ -104,7 +104,7 @@ def test_a_full_redis_is_counted_too(redis: Redis) -> None:
     assert demand(redis)["small:queued"] == 3
 
 
-def test_the_real_exporter_runs_it(redis: Redis) -> None:
+def test_the_real_exporter_runs_the_script(redis: Redis) -> None:
     act(redis, 3, "queued", pool="small")
     (redis.folder / "demand.lua").write_text(DEMAND)
     port = free_port()
@@ -123,7 +123,7 @@ def test_the_real_exporter_runs_it(redis: Redis) -> None:
         def value() -> str:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 lines = answer.read().decode().splitlines()
-            # Newer exporters add a label with the script's name behind it.
+            # Newer exporters add a label with the script's name after this one.
             (line,) = [line for line in lines if line.startswith('redis_script_values{key="small:queued"')]
             return line.rpartition(" ")[2]
 
@@ -158,11 +158,11 @@ def leave(redis: Redis, operations: list[str]) -> list[str]:
     return clients
 
 
-def test_what_belongs_to_an_action_goes_with_it_and_nothing_else(redis: Redis) -> None:
+def test_only_the_keys_of_an_action_are_removed_with_it(redis: Redis) -> None:
     living, gone = act(redis, 1, "executing") + act(redis, 1, "completed"), [str(uuid.uuid4())]
     clients = leave(redis, living)
     leave(redis, gone)
-    foreign = ["ck_of-somebody-else", f"other_{gone[0]}"]
+    foreign = ["ck_of-another-program", f"other_{gone[0]}"]
     redis.send([("HSET", name, "data", "1") for name in foreign])
     keep_house(redis)
     kept = {f"{kind}_{name}" for name in living for kind in ("aa", "ck")} | {f"cid_{name}" for name in clients}
@@ -171,11 +171,11 @@ def test_what_belongs_to_an_action_goes_with_it_and_nothing_else(redis: Redis) -
 
 @pytest.mark.parametrize(("kept", "left"), [(True, 0), (False, 40_000)], ids=["housekeeping", "without"])
 def test_redis_does_not_grow(redis: Redis, kept: bool, left: int) -> None:
-    """Twenty thousand operations, a thousand at a time; each has gone before the next thousand."""
+    """Twenty thousand operations come and go, a thousand at a time. The counter-run is without the housekeeping."""
     for _ in range(20):
         operations = act(redis, 1000, "completed")
         leave(redis, operations)
-        redis.send([("DEL", f"aa_{name}") for name in operations])  # as its time to live does
+        redis.send([("DEL", f"aa_{name}") for name in operations])  # as their time to live does
         if kept:
             keep_house(redis)
     assert int(redis.run("DBSIZE")) == left

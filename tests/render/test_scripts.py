@@ -20,12 +20,12 @@ ACTION = "4c7f7bb6-63e2-4d5b-9a0c-5f7d2d8f31aa"  # NativeLink names an action's 
 
 
 def age(path: Path, seconds: float) -> None:
-    """Let a path be one that changed so many seconds ago."""
+    """Set the modification time of a path to so many seconds ago."""
     os.utime(path, (time.time() - seconds,) * 2)
 
 
 class Worker:
-    """A pod's mounts in a folder, and the scripts with their paths turned to it."""
+    """A pod's mounts in a folder, to which the paths in the scripts lead."""
 
     def __init__(self, folder: Path, shell: str) -> None:
         self.folder, self.shell = folder, shell
@@ -79,15 +79,15 @@ def test_an_idle_worker_drains_within_eight_seconds_and_takes_nothing_meanwhile(
     until("the marker", worker.marker.exists, 5)
     assert not worker.accepts()
     assert drain.wait(timeout=8) == 0
-    assert 4.5 < time.monotonic() - began < 8  # empty for five seconds on end, and no longer
-    assert not worker.accepts(), "the process is still there until SIGTERM"
+    assert 4.5 < time.monotonic() - began < 8  # the drain ends when the folder was empty for five seconds
+    assert not worker.accepts(), "the worker still runs, until SIGTERM"
 
 
-def test_it_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> None:
+def test_a_drain_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> None:
     assert worker.accepts()
     drain = worker.start("drain")
     time.sleep(6)
-    (worker.work / ACTION).mkdir()  # passed the precondition just before the marker
+    (worker.work / ACTION).mkdir()  # this action passed the precondition just before the marker
     time.sleep(2)
     (worker.work / ACTION).rmdir()
     time.sleep(5)
@@ -99,7 +99,7 @@ def test_it_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> None:
     assert time.monotonic() - aged > 8
 
 
-def test_a_look_that_finds_something_begins_the_count_again(worker: Worker) -> None:
+def test_an_action_that_appears_restarts_the_count(worker: Worker) -> None:
     drain = worker.start("drain")
     time.sleep(2)
     (worker.work / ACTION).mkdir()
@@ -107,15 +107,15 @@ def test_a_look_that_finds_something_begins_the_count_again(worker: Worker) -> N
     assert drain.poll() is None
 
 
-def test_what_a_persistent_worker_left_does_not_hold_it(worker: Worker) -> None:
-    """It is started in the work directory itself (v1.6.6), and outlives its actions."""
+def test_files_of_a_persistent_worker_do_not_delay_a_drain(worker: Worker) -> None:
+    """A persistent worker runs in the work directory itself (v1.6.6), and outlives its actions."""
     (worker.work / "tool.log").touch()
     (worker.work / "tool-cache").mkdir()
     assert worker.start("drain").wait(timeout=8) == 0
 
 
-def test_if_any_entry_counted_it_would_wait_for_the_grace_period(worker: Worker) -> None:
-    """The counter-run of the test above."""
+def test_if_any_entry_counted_a_drain_would_last_for_the_grace_period(worker: Worker) -> None:
+    """The counter-run of the test above lets every entry of the work directory count."""
     text = committed("prod")["worker/drain.sh"]
     pattern = "/????????-????-????-????-????????????"
     assert pattern in text
@@ -126,16 +126,16 @@ def test_if_any_entry_counted_it_would_wait_for_the_grace_period(worker: Worker)
     assert drain.poll() is None
 
 
-def test_without_the_five_looks_it_would_end_too_early(worker: Worker) -> None:
-    """The counter-run of the test above: empty at one look is not finished."""
+def test_without_the_five_looks_a_drain_would_end_too_early(worker: Worker) -> None:
+    """A work directory that is empty once does not show that the worker has finished."""
     worker.write("drain", committed("prod")["worker/drain.sh"].replace('"$rested" -lt 5', '"$rested" -lt 1'))
     assert worker.start("drain").wait(timeout=3) == 0
 
 
 @pytest.mark.parametrize("changed", ["begun", "work"])
 @pytest.mark.parametrize(("ago", "seconds"), [(25, 10), (31, 5)])
-def test_what_happened_before_it_counts_too(worker: Worker, changed: str, ago: int, seconds: int) -> None:
-    """An action that has begun or ended so many seconds before the hook, and all else long before."""
+def test_a_drain_also_waits_after_actions_before_the_hook(worker: Worker, changed: str, ago: int, seconds: int) -> None:
+    """An action began or ended so many seconds before the hook, and everything else happened long before."""
     assert worker.accepts()
     for path in (worker.begun, worker.work):
         age(path, 3600)
@@ -145,7 +145,7 @@ def test_what_happened_before_it_counts_too(worker: Worker, changed: str, ago: i
     assert seconds - 2 < time.monotonic() - began
 
 
-def test_what_it_refuses_does_not_hold_it(worker: Worker) -> None:
+def test_a_refused_action_does_not_delay_a_drain(worker: Worker) -> None:
     assert worker.accepts()
     worker.marker.touch()
     worker.begun.unlink()
@@ -153,8 +153,8 @@ def test_what_it_refuses_does_not_hold_it(worker: Worker) -> None:
     assert not worker.begun.exists()
 
 
-def test_without_a_note_of_what_began_it_would_end_too_early(worker: Worker) -> None:
-    """The counter-run of the tests above."""
+def test_without_a_note_of_begun_actions_a_drain_would_end_too_early(worker: Worker) -> None:
+    """The counter-run of the tests above takes the note out of the precondition script."""
     worker.write("precondition", committed("prod")["worker/precondition.sh"].replace(" && echo > /drain/begun", ""))
     assert worker.accepts()
     assert worker.start("drain").wait(timeout=8) == 0
@@ -169,8 +169,8 @@ def test_a_second_hook_waits_as_well(worker: Worker) -> None:
     assert (first.wait(timeout=10), second.wait(timeout=10)) == (0, 0)
 
 
-def test_a_marker_that_a_start_takes_away_is_made_again(worker: Worker) -> None:
-    """A container that is told to go while it starts: start.sh may run after the hook began."""
+def test_a_marker_that_a_start_removes_is_made_again(worker: Worker) -> None:
+    """If a container has to end while it starts, start.sh may run after the hook began."""
     (worker.work / ACTION).mkdir()
     worker.start("drain")
     until("the marker", worker.marker.exists, 5)
@@ -187,7 +187,7 @@ def test_an_image_without_date_or_sleep_loses_nothing(worker: Worker, tools: lis
         age(path, 3600)
     drain = worker.start("drain", PATH=str(worker.folder))
     time.sleep(8)
-    assert drain.poll() is None, "it waits for the end of the grace period instead"
+    assert drain.poll() is None, "the drain lasts until the end of the grace period"
 
 
 def test_the_work_directory_may_be_missing_while_the_worker_starts(worker: Worker) -> None:
@@ -195,7 +195,7 @@ def test_the_work_directory_may_be_missing_while_the_worker_starts(worker: Worke
     assert worker.start("drain").wait(timeout=8) == 0
 
 
-def test_a_start_takes_the_marker_away(worker: Worker) -> None:
+def test_a_start_removes_the_marker(worker: Worker) -> None:
     binary = worker.folder / "shared/nativelink"
     binary.write_text(f"#!/bin/sh\necho $$ $1 > {worker.folder}/ran\n")
     binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
@@ -204,7 +204,7 @@ def test_a_start_takes_the_marker_away(worker: Worker) -> None:
     assert not worker.accepts()
     process = worker.start("start")
     assert process.wait(timeout=10) == 0
-    assert not worker.begun.exists(), "what ran has ended with the container"
+    assert not worker.begun.exists(), "actions of the container before have ended with it"
     assert worker.accepts()
-    # The same process: it is the one that gets SIGTERM.
+    # NativeLink takes the place of the script's process, because that process gets SIGTERM.
     assert (worker.folder / "ran").read_text() == f"{process.pid} {worker.folder}/config/worker.json5\n"

@@ -20,7 +20,7 @@ ALL = ("local", "dev", "staging", "prod")
 
 
 def simple(files: dict[str, str]) -> Object:
-    """The scheduler that matches, inside of the one that looks into the action cache first."""
+    """Return the scheduler that matches, which is inside of the one that looks into the action cache first."""
     (scheduler,) = json5.loads(files["scheduler/scheduler.json5"])["schedulers"]
     return dict(scheduler["cache_lookup"]["scheduler"]["simple"])
 
@@ -38,7 +38,7 @@ def test_the_committed_trees_are_what_the_inventories_render(inventory: str) -> 
     assert done.changed == 0, f"run `make render` and commit:\n{done.output}"
 
 
-def test_prod_is_the_page_cas() -> None:
+def test_prod_has_the_cas_of_the_reference_page() -> None:
     cas = find(objects_of(committed("prod")), "StatefulSet", "nativelink-cas")
     assert cas["spec"]["replicas"] == 3
     (claim,) = cas["spec"]["volumeClaimTemplates"]
@@ -60,7 +60,7 @@ def test_prod_is_the_page_cas() -> None:
     assert mounts == {"data": "/var/lib/nativelink", "config": "/config"}
 
 
-def test_prod_is_the_page_scheduler_and_workers() -> None:
+def test_prod_has_the_scheduler_and_the_workers_of_the_reference_page() -> None:
     objects = objects_of(committed("prod"))
     assert find(objects, "Deployment", "nativelink-scheduler")["spec"]["replicas"] == 1
     worker = find(objects, "Deployment", "nativelink-worker-default")
@@ -83,7 +83,7 @@ def test_prod_is_the_page_scheduler_and_workers() -> None:
     assert "clusterIP" not in service
 
 
-def test_prod_on_the_page_as_an_hpa() -> None:
+def test_an_hpa_has_the_values_of_the_reference_page() -> None:
     pools = [{"name": "default", "target": 20}]
     objects = objects_of(render.tree(values_of(nativelink_scaling="hpa", nativelink_worker_pools=pools)))
     hpa = find(objects, "HorizontalPodAutoscaler", "nativelink-worker-default")["spec"]
@@ -164,7 +164,7 @@ def test_the_scheduler_waits_longer_than_the_longest_action_of_any_pool() -> Non
     assert graces == {"short": 960, "long": 8100}  # the action, 600 s of upload, 300 s of margin
 
 
-def test_memory_means_one_queue_and_redis_a_rolling_scheduler() -> None:
+def test_a_scheduler_in_memory_is_recreated_and_one_on_redis_rolls() -> None:
     memory = find(objects_of(render.tree(values_of())), "Deployment", "nativelink-scheduler")["spec"]
     assert (memory["replicas"], memory["strategy"]) == (1, {"type": "Recreate"})
     redis = values_of(nativelink_scheduler_backend="redis", nativelink_scheduler_replicas=2)
@@ -215,7 +215,7 @@ def test_no_client_reaches_a_scheduler_on_redis_before_it_matches() -> None:
     files = committed("staging")
     pod = find(objects_of(files), "Deployment", "nativelink-scheduler")["spec"]["template"]["spec"]
     (scheduler,) = pod["containers"]
-    # The image has what the script takes; NativeLink comes out of the one that is made for copying it.
+    # The script needs the programs of this image. NativeLink comes from the image that is made for copying it.
     assert scheduler["image"] == "docker.io/redis/redis-stack-server:7.4.0-v8"
     assert scheduler["command"] == ["/config/guard.sh"]
     (binary,) = pod["initContainers"]
@@ -225,7 +225,7 @@ def test_no_client_reaches_a_scheduler_on_redis_before_it_matches() -> None:
     )
     assert scheduler["startupProbe"]["exec"]["command"] == ["test", "-e", "/guard/matching"]
     assert "-h nativelink-redis -p 6379 " in files["scheduler/guard.sh"]
-    # What the script looks at, and the words that it looks for, are of one second.
+    # A matching pass runs each second, and its commands are those that the script looks for.
     settings = simple(files)
     assert (settings["fallback_match_interval_s"], settings["worker_match_logging_interval_s"]) == (1, -1)
     assert settings["experimental_backend"] == {"redis": {"redis_store": "QUEUE"}}
@@ -235,7 +235,7 @@ def test_no_client_reaches_a_scheduler_on_redis_before_it_matches() -> None:
     assert "initContainers" not in memory["template"]["spec"]
 
 
-def test_versions_name_their_fields() -> None:
+def test_each_version_gets_its_own_names_of_fields() -> None:
     old, new = (
         json5.loads(render.tree(values_of(nativelink_version=version))["worker/default/worker.json5"])["workers"][0][
             "local"
@@ -263,7 +263,7 @@ def test_configurations_pass_the_schema_of_their_version(
     assert {path: accepts(version, text) for path, text in configurations.items()} == {
         path: [] for path in configurations
     }
-    # The counter-run: the other version's names are refused.
+    # The counter-run: a version with other names refuses them.
     other = {"v1.6.6": "v1.3.2", "v1.3.2": "v1.6.6"}[version]
     assert accepts(other, configurations["worker/all/worker.json5"])
 
@@ -283,7 +283,7 @@ def test_persistent_workers_are_offered_only_where_a_pool_asks() -> None:
     properties, offered = declared(persistent_workers=True)
     assert properties["supports-workers"] == "exact"
     assert offered["supports-workers"] == {"values": ["1"]}
-    # Declared all the same: v1.6.6 lets an action run anywhere that asks for what is not declared.
+    # It is declared all the same, because v1.6.6 runs an action with an undeclared property on any worker.
     properties, offered = declared()
     assert (properties["supports-workers"], properties["requires-worker-protocol"]) == ("exact", "ignore")
     assert "supports-workers" not in offered
@@ -322,7 +322,7 @@ def test_losing_the_metric_never_removes_a_worker() -> None:
     assert (fallbacks["zero"]["replicas"], fallbacks["some"]["replicas"]) == (1, 6)  # 0 would mean zero
 
 
-def test_one_step_to_the_number_that_is_needed() -> None:
+def test_a_pool_scales_up_in_one_step() -> None:
     scaled = find(objects_of(render.tree(values_of())), "ScaledObject", "nativelink-worker-default")["spec"]
     behavior = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert behavior["scaleUp"]["stabilizationWindowSeconds"] == 0
@@ -350,7 +350,7 @@ def test_demand_comes_from_the_collector_or_by_pool_from_redis() -> None:
 
 
 def scaled(**pool: object) -> Object:
-    """The ScaledObject of a pool, on the bundled Prometheus."""
+    """Return the ScaledObject of a pool, on the bundled Prometheus."""
     values = values_of(nativelink_worker_pools=[{"name": "a", **pool}], nativelink_prometheus="bundled")
     return find(objects_of(render.tree(values)), "ScaledObject", "nativelink-worker-a")
 
@@ -379,7 +379,7 @@ def test_a_pool_follows_a_query_of_prometheus() -> None:
 
 def test_a_paused_pool() -> None:
     assert scaled(paused=True)["metadata"]["annotations"] == {"autoscaling.keda.sh/paused": "true"}
-    # Absent, not "false": whoever pauses a pool by hand keeps it.
+    # The annotation is absent, not "false", so that a pool that is paused by hand stays paused.
     assert "annotations" not in scaled()["metadata"]
 
 
@@ -398,7 +398,7 @@ def test_the_bundled_prometheus() -> None:
     assert rule["record"] == "nativelink_scheduler_queue_depth"
     deployment = find(objects_of(files), "Deployment", "nativelink-prometheus")
     assert container(deployment)["image"] == "quay.io/prometheus/prometheus:v3.16.0"
-    # In memory the collector has the series already.
+    # With a scheduler in memory, the collector already has the series.
     memory = render.tree(values_of(nativelink_prometheus="bundled"))
     assert "monitoring/rules.yaml" not in memory
     assert "rule_files" not in memory["monitoring/prometheus.yaml"]
@@ -421,14 +421,14 @@ def test_an_existing_prometheus_finds_the_demand() -> None:
         "prometheus.io/port": "9464",
         "prometheus.io/path": "/metrics",
     }
-    # Also where nothing scales.
+    # The collector is also rendered where nothing scales.
     still = render.tree(values_of(nativelink_scaling="none", nativelink_prometheus="annotations", **asked))
     assert "monitoring/collector-deployment.yaml" in still
     assert "monitoring/collector-deployment.yaml" not in render.tree(values_of(nativelink_scaling="none"))
 
 
 def worker(**pool: object) -> Object:
-    """The pod template of a pool."""
+    """Return the pod template of a pool."""
     objects = objects_of(render.tree(values_of(nativelink_worker_pools=[{"name": "a", **pool}])))
     return find(objects, "Deployment", "nativelink-worker-a")["spec"]["template"]
 
@@ -451,14 +451,14 @@ def test_a_pool_on_spot_nodes(kind: str, selector: dict[str, str], tolerations: 
     assert len(spec["tolerations"]) == tolerations
 
 
-def test_cluster_autoscaler_evicts_only_what_drains_in_its_time() -> None:
+def test_cluster_autoscaler_evicts_only_workers_that_drain_in_time() -> None:
     def evictable(upload: str = "1m", **pool: object) -> object:
         pools = [{"name": "a", **pool}]
         values = values_of(nativelink_worker_pools=pools, nativelink_worker_upload_timeout=upload)
         template = find(objects_of(render.tree(values)), "Deployment", "nativelink-worker-a")["spec"]["template"]
         return template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"]
 
-    # 4 m of action, 1 m of upload and 5 m of margin are the 10 m that it waits by default.
+    # 4 m of action, 1 m of upload and 5 m of margin are the 10 m that Cluster Autoscaler waits by default.
     assert evictable(longest_action="4m") == "true"
     assert evictable(longest_action="241s") == "false"
     assert evictable(longest_action="30m", upload="10m") == "false"
@@ -467,7 +467,7 @@ def test_cluster_autoscaler_evicts_only_what_drains_in_its_time() -> None:
 
 
 def test_workers_send_no_metrics() -> None:
-    """They run other people's commands, and whoever sends to the collector says how many workers there are."""
+    """Workers run commands of users, which could set the number of workers if they could send to the collector."""
     assert "OTEL" not in str(worker())
 
 
@@ -515,7 +515,7 @@ def test_the_ingress_reaches_the_same_services() -> None:
 
 
 def test_a_silent_execution_is_not_cut_off() -> None:
-    """Envoy's own timeouts are off on both sides, and a load balancer's are met by probes."""
+    """Envoy's timeouts are off on both sides, and probes keep a load balancer from dropping the connection."""
     objects = objects_of(committed("prod"))
     clients = find(objects, "ClientTrafficPolicy", "nativelink")["spec"]
     backends = find(objects, "BackendTrafficPolicy", "nativelink")["spec"]
@@ -525,18 +525,18 @@ def test_a_silent_execution_is_not_cut_off() -> None:
     assert backends["timeout"]["http"]["requestTimeout"] == "0s"
     probes = clients["tcpKeepalive"]
     for name in ("idleTime", "interval"):
-        # Azure's load balancer forgets after 4 minutes, AWS' after 350 s.
+        # Azure's load balancer drops a silent connection after 4 minutes, AWS' after 350 s.
         assert 0 < int(probes[name].removesuffix("s")) < 240
-    # A build with more actions than Envoy's 100 streams a connection would wait for its own.
+    # With Envoy's default of 100 streams a connection, a build with more actions would wait for its own streams.
     assert clients["http2"]["maxConcurrentStreams"] == 1024
-    # Where a load balancer looks at HTTP, probes do not count: AWS' classic one forgets after 60 s.
+    # A load balancer for HTTP ignores these probes. AWS' classic one drops a silent connection after 60 s.
     assert clients["http2"]["connectionKeepalive"] == {"interval": "30s", "timeout": "20s"}
-    # 20 ms there and back: 1 MiB a round trip are 50 MB/s an upload.
+    # With a round trip of 20 ms, a window of 1 MiB allows 50 MB/s for each upload.
     assert clients["http2"]["initialStreamWindowSize"] == "1Mi"
-    # The same towards the CAS, for reads: Envoy Gateway's own are 64 KiB, and a buffer of 32 KiB.
+    # Reads from the CAS have the same window. Envoy Gateway's defaults are 64 KiB, and a buffer of 32 KiB.
     assert backends["http2"] == {"initialStreamWindowSize": "1Mi", "initialConnectionWindowSize": "16Mi"}
     assert backends["connection"] == {"bufferLimit": "1Mi"}
-    # Whoever brings another controller brings its policies.
+    # A user of another controller writes the policies for it.
     others = objects_of(render.tree(values_of(ingress_provider="existing")))
     assert not [item for item in others if item["apiVersion"].startswith("gateway.envoyproxy.io")]
 
@@ -550,7 +550,9 @@ def test_a_silent_execution_is_not_cut_off() -> None:
         (2, 2, []),
     ],
 )
-def test_a_call_finds_an_only_pod_by_its_services_address(shards: int, schedulers: int, routes: list[str]) -> None:
+def test_a_call_finds_a_single_pod_by_the_address_of_its_service(
+    shards: int, schedulers: int, routes: list[str]
+) -> None:
     """Envoy answers at once for a Service without endpoints, and does not retry (tests/e2e/test_edge.py shows it)."""
     replicas = {"nativelink_cas_replicas": shards, "nativelink_scheduler_replicas": schedulers}
     objects = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **replicas)))
@@ -622,7 +624,7 @@ def test_every_workload(cluster: str) -> None:
             if budget["metadata"]["namespace"] == namespace
             and budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
         ]
-        assert budget["spec"]["maxUnavailable"] in (1, "25%"), name  # both let a single replica go
+        assert budget["spec"]["maxUnavailable"] in (1, "25%"), name  # both allow the eviction of a single replica
         assert not [probe for probe in _probes(spec) if "grpc" in probe], name
         for part in [*spec["containers"], *spec.get("initContainers", [])]:
             assert part["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
@@ -647,13 +649,13 @@ def test_a_worker_drains() -> None:
     (part,) = worker["containers"]
     assert part["command"] == ["/config/start.sh"]
     assert part["lifecycle"]["preStop"] == {"exec": {"command": ["/config/drain.sh"]}}
-    # What the drain may wait for: 30 m of action and 10 m of upload; a liveness kill must not wait that long.
+    # The drain may wait for 30 m of action and 10 m of upload. A liveness kill must not wait that long.
     assert worker["terminationGracePeriodSeconds"] > 30 * 60 + 10 * 60
     assert part["livenessProbe"]["terminationGracePeriodSeconds"] == 30
     (init,) = worker["initContainers"]
     assert init["image"] == "ghcr.io/tracemachina/nativelink-worker-init:v1.6.6"
     assert init["args"] == ["/shared/nativelink"]
-    # Hard links: the fast store and the work directory are below one mount, and the work directory is not the mount.
+    # For hard links the fast store and the work directory are below one mount. The work directory is not the mount.
     (local,) = json5.loads(committed("prod")["worker/default/worker.json5"])["workers"]
     mounts = {mount["mountPath"] for mount in part["volumeMounts"]}
     assert "/scratch" in mounts
@@ -661,7 +663,7 @@ def test_a_worker_drains() -> None:
     assert not {"/scratch/actions", "/scratch/store"} & mounts
 
 
-def test_a_workers_first_process_collects_what_actions_leave_behind() -> None:
+def test_the_first_process_of_a_worker_collects_processes_that_actions_leave() -> None:
     worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")
     assert worker["spec"]["template"]["spec"]["shareProcessNamespace"] is True
 
@@ -685,7 +687,7 @@ def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_anothe
     assert mounts["/tmp"] == "scratch"
 
 
-def test_nothing_grows_without_an_end() -> None:
+def test_nothing_grows_without_a_limit() -> None:
     tree = committed("prod")
     assert simple(tree)["retain_completed_for_s"] == 300
     redis = container(find(objects_of(committed("staging")), "StatefulSet", "nativelink-redis"))
@@ -714,7 +716,7 @@ def test_a_slow_disk_or_redis_kills_no_pod() -> None:
 
 
 @pytest.mark.parametrize("cluster", ALL)
-def test_a_pod_that_is_not_ready_holds_no_node_drain_up(cluster: str) -> None:
+def test_a_pod_that_is_not_ready_does_not_block_the_drain_of_a_node(cluster: str) -> None:
     budgets = [item["spec"] for item in objects_of(committed(cluster)) if item["kind"] == "PodDisruptionBudget"]
     assert budgets
     assert {budget["unhealthyPodEvictionPolicy"] for budget in budgets} == {"AlwaysAllow"}
@@ -738,7 +740,7 @@ def test_the_admin_service_is_not_used() -> None:
 
 
 @pytest.mark.parametrize("cluster", ALL)
-def test_nothing_of_the_cluster_itself(cluster: str) -> None:
+def test_all_objects_are_namespaced(cluster: str) -> None:
     namespaced = {
         "BackendTrafficPolicy", "ClientTrafficPolicy", "ConfigMap", "Deployment", "GRPCRoute", "Gateway",
         "HorizontalPodAutoscaler", "Ingress", "NetworkPolicy", "PodDisruptionBudget", "ScaledObject", "Service",

@@ -1,4 +1,4 @@
-"""Writing a tree: only what differs, the old tree or the new one, and nothing outside of the cluster's folder."""
+"""Writing changes only files that differ, leaves the old or the new tree, and stays inside of the cluster's folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHANGED = render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3
 
 
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
-    """Content and time of change of every file."""
+    """Return the content and the modification time of every file."""
     return {
         str(path.relative_to(folder)): (path.read_text(), path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
@@ -141,7 +141,7 @@ def test_a_file_and_a_folder_in_each_others_place_below_rendered(folder: Path) -
 
 
 def everything(folder: Path) -> dict[str, tuple[int, int, str]]:
-    """Kind, time of change and content of all that a folder holds, without following a link."""
+    """Return the kind, modification time and content of everything in a folder, without following links."""
     found = {}
     for path in folder.rglob("*"):
         stat = path.lstat()
@@ -271,7 +271,7 @@ NEW = {"cas/a.yaml": "new", "cas/b.yaml": "same", "worker/new/d.yaml": "new", "k
 
 
 def killed_at(step: int, folder: Path) -> bool:
-    """Write NEW in a process that dies at its nth step in the file system; False where it has fewer steps."""
+    """Write NEW in a process that dies at a step in the file system. Return False if there are fewer steps."""
     child = os.fork()
     if not child:
         left = step
@@ -308,12 +308,12 @@ def test_killed_at_any_step_it_leaves_the_old_or_the_new_tree(tmp_path: Path, be
         tree.write(folder, NEW)
         assert texts(folder) == texts(tmp_path / "clean/test")
     kinds = [name for each in found for name, files in (("old", OLD), ("new", NEW), ("none", {})) if each == files]
-    assert len(kinds) == len(found) > len(NEW), "a mixture"
+    assert len(kinds) == len(found) > len(NEW), "a mixture of both trees"
     assert list(dict.fromkeys(kinds)) == (["old", "none", "new"] if before else ["none", "new"])
     assert not before or kinds.count("none") == 1
 
 
-# Run on a file system that a shell mounts in a namespace of its own: what writing says, and what it leaves.
+# This program runs on a file system that a shell mounts in its own namespace. It prints the result, and all paths.
 WRITE = """\
 import sys
 from pathlib import Path
@@ -329,7 +329,7 @@ print(sorted(str(path.relative_to(folder.parent)) for path in folder.parent.rglo
 
 
 def on_a_small_disk(disk: Path, script: str) -> list[str]:
-    """The lines that a shell script prints, where `write BYTES` writes a tree of that size on a disk of 256 KiB."""
+    """Return the lines of a shell script, in which `write BYTES` writes a tree of that size on a disk of 256 KiB."""
     disk.mkdir()
     setup = 'set -eu; mount -t tmpfs -o size=256k none "$DISK"; write() { "$PYTHON" -c "$WRITE" "$DISK/test" "$1"; }'
     user = ["--map-root-user"] if os.geteuid() else []
@@ -381,7 +381,7 @@ def test_a_mount_below_the_folder_of_the_cluster_is_named(tmp_path: Path) -> Non
 
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
-    """A folder that everyone may enter; root gives its rights up for the test."""
+    """Return a folder that every user may enter. If the test gives up root's rights, they come back afterwards."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
@@ -406,7 +406,7 @@ def test_a_folder_of_another_user_is_named(unprivileged: Path) -> None:
 
 
 def test_an_output_that_does_not_parse_names_cluster_and_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Quoting is what keeps such a value harmless; without it the output must not get through.
+    # Quoting makes such a value harmless. Without it, rendering must refuse the output.
     values = values_of("prod", nativelink_cas_node_selector={"zone": "a: b: [c"})
     assert render.tree(values)
     monkeypatch.setitem(
