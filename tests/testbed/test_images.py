@@ -1,4 +1,4 @@
-"""The images, without a cluster: their content, their names, and what a tarball is read for."""
+"""Tests of the images without a cluster: their content, their names, and saved tarballs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def digest(image: Image, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The digest of an image that is made anew, in a cache of its own."""
+    """Make an image in its own cache, and return its digest."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder))
     index = json.loads((images.layout(image) / "index.json").read_text())
     return str(index["manifests"][0]["digest"])
 
 
 def content(folder: Path, seconds: int) -> Image:
-    """An image with a file, a link and a root; all its files are of the time ``seconds``."""
+    """Return an image with a file, a link and a root. All its files have the modification time ``seconds``."""
     root = folder / "root"
     (root / "etc").mkdir(parents=True)
     for path in (folder / "program", root / "etc" / "b", root / "etc" / "a"):
@@ -64,7 +64,7 @@ def named_in(text: str) -> frozenset[str]:
 
 @pytest.fixture
 def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No binary is built, as names depend on none."""
+    """Put empty files in place of the binaries, because the names do not depend on them."""
     for name in (name for names in build.COMPONENT_SETS.values() for name in names):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
@@ -80,7 +80,7 @@ MANIFESTS = {"flux": "flux", "keda": "keda", "keda-previous": "keda"}
 @pytest.mark.parametrize("component", MANIFESTS)
 def test_a_component_has_the_images_of_its_manifest(component: str, request: pytest.FixtureRequest) -> None:
     text = manifests.path(MANIFESTS[component], pins.versions()[component]).read_text()
-    request.getfixturevalue("unbuilt")  # only now: kubectl makes the manifest
+    request.getfixturevalue("unbuilt")  # after the manifest, because kubectl makes that
     assert references(component) == named_in(text)
 
 
@@ -119,14 +119,14 @@ def test_bpftool_has_the_name_that_the_role_gives_it() -> None:
     assert references("bpftool") == {"ghcr.io/libbpf/bpftool:7.7.0"}
 
 
-def test_what_stands_in_for_something_else_says_so(unbuilt: None) -> None:
+def test_images_that_stand_in_for_others_say_so(unbuilt: None) -> None:
     for component in ("bpftool", "collector", "keda-previous", "prometheus", "redis-exporter"):
         assert all(image.stands_in for image in components.images_of(component)), component
     assert not any(image.stands_in for image in components.images_of("keda"))
 
 
 def save(path: Path, names: list[str]) -> None:
-    """A tarball as ``docker save`` writes it, as far as the names go."""
+    """Write a tarball as ``docker save`` does, as far as the names go."""
     listing = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": []} for name in names]).encode()
     entry = tarfile.TarInfo("manifest.json")
     entry.size = len(listing)
@@ -149,7 +149,7 @@ def test_a_tarball_of_several_images_is_refused(tmp_path: Path, monkeypatch: pyt
         images.saved()
 
 
-def test_what_docker_did_not_save_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tarball_that_docker_did_not_save_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tarfile.open(tmp_path / "empty.tar", "w").close()
     monkeypatch.setenv("TESTBED_IMAGES", str(tmp_path))
     with pytest.raises(build.BuildError, match=r"empty\.tar is no tarball of docker save: .*manifest\.json"):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 KEDA, GATEWAY_API, ENVOY_GATEWAY = "keda_manifest", "ingress_gateway_api_manifest", "ingress_envoy_gateway_manifest"
 ARGOCD, FLUX = "gitops_argocd_manifest", "gitops_flux_manifest"
 LOCAL = ("-i", "inventories/local")
-# An engine by a variable of the inventory's own, and one cluster for each engine.
+# Each cluster has another engine. A variable that only this inventory has names one of them.
 TWO = """
 all:
   vars: {engine: argocd, ingress_provider: existing, keda_install: existing}
@@ -49,12 +49,14 @@ def run(target: Path, *arguments: str, **environment: str) -> subprocess.Complet
         ((*LOCAL, "-e", "ingress_gateway_api_install=existing"), {KEDA, ENVOY_GATEWAY}),
         (("-i", "two.yml"), {ARGOCD, FLUX}),
         (("-i", "two.yml", "--limit", "one"), {ARGOCD}),
-        # The playbook says what is wrong with these.
+        # The playbook reports the errors of these.
         (("-i", "broken.yml"), set()),
         ((*LOCAL, "--limit", "other"), set()),
     ],
 )
-def test_only_what_the_clusters_install_is_named(tmp_path: Path, arguments: tuple[str, ...], wanted: set[str]) -> None:
+def test_only_manifests_that_are_installed_are_named(
+    tmp_path: Path, arguments: tuple[str, ...], wanted: set[str]
+) -> None:
     for name, text in (("two.yml", TWO), ("broken.yml", BROKEN)):
         (tmp_path / name).write_text(text)
     paths = [str(tmp_path / each) if each.endswith(".yml") else each for each in arguments]
@@ -73,7 +75,7 @@ def test_nothing_else_is_made_in_an_empty_cache(tmp_path: Path) -> None:
         (tmp_path / "bin" / name).symlink_to(path)
     folder = tmp_path / "nativelink-gitops"
     folder.mkdir()
-    (folder / "go").symlink_to(cache.root() / "go")  # the toolchain, where PATH has none
+    (folder / "go").symlink_to(cache.root() / "go")  # the toolchain, if PATH has none
     environment = {"XDG_CACHE_HOME": str(tmp_path), "TESTBED_BIN": str(tmp_path / "bin")}
 
     done = run(tmp_path / "variables.yml", *LOCAL, **environment)
@@ -95,7 +97,7 @@ def test_nothing_else_is_made_in_an_empty_cache(tmp_path: Path) -> None:
     }
 
 
-def test_a_manifest_that_cannot_be_made_ends_in_words(tmp_path: Path) -> None:
+def test_a_manifest_that_cannot_be_made_is_reported_without_a_traceback(tmp_path: Path) -> None:
     environment = {"XDG_CACHE_HOME": str(tmp_path), "TESTBED_BIN": str(tmp_path)}
     done = run(tmp_path / "variables.yml", *LOCAL, **environment)
     assert done.returncode == 1
@@ -105,10 +107,10 @@ def test_a_manifest_that_cannot_be_made_ends_in_words(tmp_path: Path) -> None:
     assert not (tmp_path / "variables.yml").exists()
 
 
-def test_make_bootstrap_asks_with_its_own_arguments() -> None:
+def test_make_bootstrap_passes_its_arguments_on() -> None:
     def lines(*arguments: str) -> list[str]:
         command = ["make", "--dry-run", "--no-print-directory", "--old-file=venv", "bootstrap", *arguments]
-        # What an outer make was given is no part of this one.
+        # This make must not get the variables of an outer make.
         environment = {
             name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "INVENTORY", "ARGS"}
         }

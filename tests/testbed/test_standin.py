@@ -1,6 +1,6 @@
-"""The stand-in for NativeLink as processes of this machine: what it refuses, and what it does as the original.
+"""The stand-in for NativeLink refuses what the original refuses, and behaves as the original does.
 
-The original says the same in the same places (v1.6.6, and v1.3.2 where named): testbed/go/standin/README.md.
+It has the messages of the original (v1.6.6, and v1.3.2 where named): testbed/go/standin/README.md.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def configuration(folder: Path, public: int = 0, internal: int = 0) -> Object:
-    """CAS, scheduler and worker in one process. Port 0 is any free one."""
+    """Return a configuration with CAS, scheduler and worker in one process. Port 0 is any free port."""
     main = {"instance_name": "main"}
     fast = {"filesystem": {"content_path": f"{folder}/store/content", "temp_path": f"{folder}/store/temp"}}
     worker = {
@@ -108,7 +108,7 @@ def store(**kind: object) -> Edit:
     return put("stores.+", {"name": "MORE", **kind})
 
 
-# What it refuses ---------------------------------------------------------------------------------------------------
+# Refused configurations --------------------------------------------------------------------------------------------
 
 
 def refusal(folder: Path, *edits: Edit, schema: Path = V166) -> str:
@@ -164,13 +164,13 @@ ON_REDIS = put("schedulers.0.simple.experimental_backend", {"redis": {"redis_sto
         (lambda config: (store(memory={})(config), ON_REDIS(config)), "Could not downcast to redis store"),
     ],
 )
-def test_it_refuses_what_the_original_refuses(tmp_path: Path, edit: Edit, says: str) -> None:
+def test_the_stand_in_refuses_what_the_original_refuses(tmp_path: Path, edit: Edit, says: str) -> None:
     said = refusal(tmp_path, edit)
     assert says in said
     assert "s3cret" not in said
 
 
-def test_it_refuses_a_second_worker_of_a_name_and_a_taken_port(tmp_path: Path) -> None:
+def test_a_second_worker_of_a_name_and_a_taken_port_are_refused(tmp_path: Path) -> None:
     twice = put(f"{WORKER}.name", "one")
     same = refusal(tmp_path, twice, lambda config: config["workers"].append(config["workers"][0]))
     assert "Duplicate worker name 'one' found in config" in same
@@ -182,7 +182,7 @@ def test_it_refuses_a_second_worker_of_a_name_and_a_taken_port(tmp_path: Path) -
     assert f"Address '{address}' is already in use by another process." in said
 
 
-def test_it_does_not_start_without_a_schema(tmp_path: Path) -> None:
+def test_the_stand_in_does_not_start_without_a_schema(tmp_path: Path) -> None:
     shutil.copy(program("nativelink"), tmp_path / "nativelink")
     (tmp_path / "good.json5").write_text(json.dumps({"stores": [], "servers": []}))
     command = [tmp_path / "nativelink", tmp_path / "good.json5"]
@@ -190,17 +190,17 @@ def test_it_does_not_start_without_a_schema(tmp_path: Path) -> None:
     done = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, timeout=patient(20))
     assert (done.returncode, "no JSON Schema to check the configuration with" in done.stderr) == (1, True)
     assert f"there is no {tmp_path}/nativelink.schema.json" in done.stderr
-    # A schema that does not say of which version it is would be no better.
+    # A schema that does not name its version is refused, too.
     (tmp_path / "nativelink.schema.json").write_text("{}")
     done = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, timeout=patient(20))
     assert (done.returncode, 'its title is ""' in done.stderr) == (1, True)
 
 
-# What it does --------------------------------------------------------------------------------------------------------
+# Behavior ------------------------------------------------------------------------------------------------------------
 
 
 def field(number: int, value: int | str | bytes) -> bytes:
-    """One field of a protobuf message: https://protobuf.dev/programming-guides/encoding/."""
+    """Return one field of a protobuf message: https://protobuf.dev/programming-guides/encoding/."""
 
     def varint(rest: int) -> bytes:
         return bytes([rest]) if rest < 128 else bytes([rest & 127 | 128]) + varint(rest >> 7)
@@ -262,7 +262,7 @@ class Farm:
         )
 
     def start_worker(self, name: str, *, workers: int, **properties: str) -> subprocess.Popen[bytes]:
-        """Start another worker in a process of its own, after which there are so many."""
+        """Start another worker in its own process, and wait until the scheduler has so many workers."""
         address = {"address": f"grpc://127.0.0.1:{self.public}"}
         there = {
             kind: {"grpc": {"instance_name": "main", "endpoints": [address], "store_type": kind}} for kind in CACHES
@@ -283,12 +283,12 @@ class Farm:
         return (self.folder / f"{name}.log").read_text()
 
     def told(self, message: str, name: str = "nativelink") -> list[Object]:
-        """The fields of the log lines with a message."""
+        """Return the fields of the log lines with a message."""
         lines = [json.loads(line) for line in self.said(name).splitlines() if line.startswith("{")]
         return [line["fields"] for line in lines if line["fields"]["message"] == message]
 
     def small_read(self) -> float:
-        """The median of what a small read takes, in milliseconds."""
+        """Return the median time of a small read, in milliseconds."""
         where = ("--cas-endpoint", f"grpc://127.0.0.1:{self.public}")
         command = [program("reapi-load"), "cas", *where, "--concurrency=1", "--seconds=0.5"]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -337,7 +337,7 @@ class Farm:
         return self.call("ContentAddressableStorage", "BatchReadBlobs", field(1, "main") + field(2, digest(blob)))
 
     def execute(self, arguments: list[str], *, skip_cache: bool = False, **properties: str) -> bytes:
-        """All that Execute answers about an action."""
+        """Return everything that Execute answers about an action."""
         platform = b"".join(field(1, field(1, name) + field(2, text)) for name, text in sorted(properties.items()))
         command = b"".join(field(1, each) for each in arguments)
         action = field(1, digest(command)) + field(2, digest(b"")) + field(10, platform)
@@ -405,13 +405,15 @@ def test_a_declared_property_has_to_be_offered(tmp_path: Path) -> None:
             assert farm.waits("--platform", misfit), misfit
 
 
-def test_v132_knows_no_undeclared_properties(tmp_path: Path) -> None:
-    # Nor does it miss a store before it is used.
+def test_v132_does_not_know_undeclared_properties(tmp_path: Path) -> None:
+    # This version does not look for a store before the store is used.
     with Farm(tmp_path, store(ref_store={"name": "NOPE"}), schema=V132) as farm:
         assert farm.waits("--platform", "undeclared=anything")
         assert farm.runs("--platform", "cpu_count=1")["outcome"] == "ok"
         farm.start_worker("other", workers=1, undeclared="1")
-        until("it to be refused", lambda: farm.told("Bad Property during connect_worker()") != [], 20, farm.said)
+        until(
+            "the worker to be refused", lambda: farm.told("Bad Property during connect_worker()") != [], 20, farm.said
+        )
         assert len(farm.state()["workers"]) == 1
 
 
@@ -424,8 +426,8 @@ def test_the_log_tells_of_workers_that_come_and_go(tmp_path: Path) -> None:
         farm.load("--actions", "1", "--seconds", "60-60", "--platform", "memory_kb=1")
         until("the action to run", lambda: farm.told("Executing command", "second") != [], 20, farm.said)
         second.send_signal(signal.SIGTERM)
-        assert second.wait(patient(10)) == 143, "it ends a second after SIGTERM, whatever it runs"
-        until("it to be gone", lambda: farm.told("Evicting worker from pool") != [], 20, farm.said)
+        assert second.wait(patient(10)) == 143, "a worker ends a second after SIGTERM, whatever it runs"
+        until("the worker to be gone", lambda: farm.told("Evicting worker from pool") != [], 20, farm.said)
         (gone,) = farm.told("Evicting worker from pool")
         (its,) = farm.told("Worker registered with scheduler", "second")
         assert (gone["worker_id"], gone["running_actions"], gone["is_disconnect"]) == (its["worker_id"], 1, True)
@@ -497,7 +499,7 @@ class Redis:
         return answer.stdout.splitlines()
 
     def commands(self) -> set[str]:
-        """The last commands of NativeLink's connections, in three seconds of looking."""
+        """Return the last commands that NativeLink's connections show in three seconds."""
         seen: set[str] = set()
         for _ in range(15):
             lines = [line for line in self.says("CLIENT", "LIST") if " lib-name=redis-rs " in line]
@@ -527,9 +529,9 @@ def test_two_schedulers_share_what_is_in_redis(tmp_path: Path, redis: Redis) -> 
         assert redis.commands() == {"FT.AGGREGATE"}
         assert farm.runs()["outcome"] == "ok"
         stays = farm.load("--actions", "1", "--seconds", "0-0", "--platform", "memory_kb=1")
-        until("it to be queued", lambda: farm.state()["queued"] == 1, 20)
-        until("the other one to know it", lambda: other.state()["queued"] == 1, 20)
-        # Both live, and read each queued action after they asked for the queue: that is what Redis shows.
+        until("the action to be queued", lambda: farm.state()["queued"] == 1, 20)
+        until("the other scheduler to know the action", lambda: other.state()["queued"] == 1, 20)
+        # Redis shows that both schedulers match: they ask for the queue, and then read each queued action.
         assert "hmget" in redis.commands()
         stays.kill()
         kinds = {key.partition("_")[0] for key in redis.says("KEYS", "*")}
@@ -549,7 +551,7 @@ def test_a_client_that_waits_for_long_leaves_a_key_that_never_expires(tmp_path: 
 
 
 def test_the_first_starts_are_dead(tmp_path: Path, redis: Redis) -> None:
-    """Such a scheduler is healthy, takes workers and actions, and never runs one; a start that lives does."""
+    """A dead scheduler is healthy and takes workers and actions, but never runs an action. The next start does."""
     kept = {"content_path": f"{tmp_path}/cas/content", "temp_path": f"{tmp_path}/cas/temp"}
     stays = put("stores.0", {"name": "CAS", "filesystem": kept})
     with Farm(tmp_path, redis.backend(), stays, NATIVELINK_STANDIN_DEAD_STARTS="1") as farm:
@@ -558,7 +560,7 @@ def test_the_first_starts_are_dead(tmp_path: Path, redis: Redis) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{farm.internal}/status", timeout=10) as answer:
             assert answer.status == 200
         load = farm.load("--actions", "1", "--seconds", "0-0", "--retries", "100")
-        until("it to be queued", lambda: farm.state()["queued"] == 1, 20)
+        until("the action to be queued", lambda: farm.state()["queued"] == 1, 20)
         time.sleep(3)
         assert farm.state()["queued"] == 1
         farm.nativelink.kill()
@@ -574,11 +576,11 @@ def test_a_result_that_redis_does_not_take_strands_its_action(tmp_path: Path, re
         load = farm.load("--actions", "1", "--seconds", "1-1")
         until("the action to run", lambda: farm.told("Executing command") != [], 20, farm.said)
         redis.__exit__()
-        until("it to end", lambda: farm.told("Command complete") != [], 20, farm.said)
+        until("the action to end", lambda: farm.told("Command complete") != [], 20, farm.said)
         until("the result to be lost", lambda: farm.told("Failed to update_operation on update_action") != [], 20)
         redis.__enter__()
         time.sleep(1)
-        assert farm.state()["executing"] == 1, "its worker has forgotten it, and its client waits"
+        assert farm.state()["executing"] == 1, "the worker has forgotten the action, and the client waits"
         assert [worker["running"] for worker in farm.state()["workers"]] == [0]
         output, _ = load.communicate(timeout=patient(40))
         assert json.loads(output.splitlines()[0])["ok"] == 1
@@ -592,15 +594,15 @@ def test_the_subscription_is_lost_with_its_connection(tmp_path: Path, redis: Red
     with Farm(tmp_path, redis.backend()) as farm:
         assert subscribed() == [True]
         redis.says("CLIENT", "KILL", "TYPE", "pubsub")
-        until("it to connect again", lambda: subscribed() == [False], 20)
+        until("NativeLink to connect again", lambda: subscribed() == [False], 20)
         redis.says("CLIENT", "PAUSE", "4500", "ALL")
         with urllib.request.urlopen(f"http://127.0.0.1:{farm.internal}/status", timeout=30) as answer:
             assert answer.status == 200
-        until("it to subscribe again", lambda: subscribed() == [True], 20)
+        until("NativeLink to subscribe again", lambda: subscribed() == [True], 20)
 
 
 def test_with_nagles_algorithm_a_small_answer_waits_for_the_receiver(tmp_path: Path) -> None:
-    """An answer takes 43 ms, as with the original. Without the switch none does."""
+    """With the switch an answer takes 43 ms, as with the original. Without the switch, no answer takes that long."""
     quick, slow = tmp_path / "quick", tmp_path / "slow"
     for folder in (quick, slow):
         folder.mkdir()

@@ -50,7 +50,7 @@ def test_the_cluster_is_as_described(one: Cluster) -> None:
     assert set(one.processes()) == ALL
     assert one.context == "testbed-one"
     assert yaml.safe_load(one.kubeconfig.read_text())["current-context"] == "testbed-one"
-    assert one.kubeconfig.stat().st_mode & 0o077 == 0, "it has a private key in it"
+    assert one.kubeconfig.stat().st_mode & 0o077 == 0, "the kubeconfig has a private key in it"
     version = json.loads(one.run("version", "-o", "json"))
     for side in ("serverVersion", "clientVersion"):
         found = version[side]
@@ -89,7 +89,7 @@ def test_two_clusters_run_side_by_side_and_down_leaves_nothing(
     two = cluster.up("two", nodes=1)
     steps = [
         line for line in capsys.readouterr().err.splitlines() if line.startswith("[")
-    ]  # it may also wait for locks
+    ]  # other lines may say that it waits for locks
     assert steps == [
         "[1/2] starting etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok (about 10 s)",
         "[2/2] adding fake nodes: 1 (some seconds)",
@@ -107,7 +107,7 @@ def test_two_clusters_run_side_by_side_and_down_leaves_nothing(
     assert not two.home.exists()
     assert [found.name for found in cluster.clusters()] == ["one"]
     assert one.ready()
-    cluster.down("two")  # a second time does nothing
+    cluster.down("two")  # a second call does nothing
 
 
 def test_a_crashed_component_is_started_again(home: Path) -> None:
@@ -192,7 +192,7 @@ def test_proxies_are_not_used_for_a_cluster(one: Cluster, monkeypatch: pytest.Mo
 def test_up_waits_for_an_api_server_that_answers_late(one: Cluster) -> None:
     before = one.processes()
     one.pause()
-    later = threading.Timer(5, one.resume)  # more than one look at it takes
+    later = threading.Timer(5, one.resume)  # longer than one check waits
     later.start()
     assert cluster.up("one") == one
     later.join()
