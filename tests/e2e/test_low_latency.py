@@ -147,7 +147,7 @@ def test_a_node_without_a_bpf_file_system_is_reported_and_keeps_working(stage: S
         run = stage.provision(low_latency_enabled=True)
     finally:
         stage.inside("umount", "--no-mtab", "/sys/fs/bpf")
-    said = "low latency: real-1: not attached: /sys/fs/bpf is no BPF file system"
+    said = "low latency: real-1: not attached: /sys/fs/bpf is not a BPF file system"
     assert said in run.summary["site"]
     assert "low latency: 0 of 1 nodes" in run.summary["site"]
     (pod,) = stage.pods()

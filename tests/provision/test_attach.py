@@ -149,7 +149,7 @@ def test_a_node_without_cgroup_v2(node: Node) -> None:
 
 def test_a_node_without_a_bpf_file_system(node: Node) -> None:
     node.types({node.cgroup: "cgroup2fs"})
-    refused(node, "/sys/fs/bpf is no BPF file system")
+    refused(node, "/sys/fs/bpf is not a BPF file system")
 
 
 def test_a_kernel_that_says_no(node: Node) -> None:

@@ -48,7 +48,7 @@ for folder in "$cgroups" "$cgroups/unified"; do
   [ "$root" ] || [ "$(type_of "$folder")" != cgroup2fs ] || root=$folder
 done
 [ "$root" ] || refuse "/sys/fs/cgroup has no cgroup v2"
-[ "$(type_of "${pins%/*}")" = bpf_fs ] || refuse "/sys/fs/bpf is no BPF file system"
+[ "$(type_of "${pins%/*}")" = bpf_fs ] || refuse "/sys/fs/bpf is not a BPF file system"
 
 trap finish TERM INT
 mkdir -p "$pins"
