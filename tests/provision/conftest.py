@@ -1,4 +1,4 @@
-"""Runs roles and actions with ansible-playbook on an embedded cluster a file, which is thrown away at the end."""
+"""Fixtures that run roles and actions with ansible-playbook. Each file has its own embedded cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """How a run ended: its exit status and, in their order, the results of its tasks by name."""
+    """A run's exit status, and its tasks' names and results in their order."""
 
     status: int
     tasks: list[tuple[str, Object]]
@@ -41,7 +41,7 @@ class Run:
     def summary(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for _, result in self.tasks:
-            for part in (result, *result.get("results", ())):  # of a loop: one an item
+            for part in (result, *result.get("results", ())):  # a loop has a result for each item
                 for section, lines in part.get("cluster_summary", {}).items():
                     found.setdefault(section, []).extend(lines)
         return found
@@ -64,8 +64,10 @@ def variables(dev: Cluster) -> Object:
 
 @pytest.fixture(scope="module")
 def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
-    """``play(tasks, "--check", name=value)``: one play; a task that is a string is a role, or ``role/part of it``."""
+    """Return a function: ``play(tasks, "--check", name=value)`` runs one play.
 
+    A task that is a string is a role, or a part of one: ``role/part``.
+    """
     folder = tmp_path_factory.mktemp("play")
 
     def run(tasks: list[str | Object], *arguments: str, **more: object) -> Run:
@@ -112,7 +114,10 @@ def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
 
 @pytest.fixture(scope="module")
 def live(dev: Cluster) -> Live:
-    """``live("secret", "name", "namespace")``: one object, or ``{}``; without a name: the list of them."""
+    """Return a function: ``live("secret", "name", "namespace")`` returns an object, or ``{}`` if there is none.
+
+    Without a name it returns the list of objects.
+    """
 
     def get(kind: str, name: str = "", namespace: str = "") -> Object:
         where = ["-n", namespace] if namespace else []

@@ -1,4 +1,4 @@
-"""The script of role low_latency, run by real shells on a node that is made up: its kernel, mounts and bpftool."""
+"""Real shells run the script of role low_latency on a fake node, with its kernel, mounts and bpftool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.waiting import until
 SCRIPT = Path(__file__).parents[2] / "roles/low_latency/files/attach.sh"
 SHELLS = ("dash", "bash")
 
-# Notes what it is told, and keeps the state of the kernel: a file a pinned program, and the list of those attached.
+# This bpftool records its arguments, and keeps the state of the kernel: pinned programs as files, and attached ones.
 BPFTOOL = """#!/bin/sh
 echo "$*" >> "$NODE_FOLDER/told"
 case "$1 $2" in
@@ -57,7 +57,7 @@ class Node:
         self.program("uname", f"#!/bin/sh\necho {release}\n")
 
     def types(self, found: dict[Path, str]) -> None:
-        """Return what ``stat -f -c %T`` prints for folders, and tmpfs for all others."""
+        """Set what ``stat -f -c %T`` prints for these folders. For all others it prints tmpfs."""
         cases = "".join(f"  {path}) echo {kind} ;;\n" for path, kind in found.items())
         self.program("stat", f'#!/bin/sh\ncase "$4" in\n{cases}  *) echo tmpfs ;;\nesac\n')
 
@@ -95,7 +95,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path, request.param)
     yield node
     for pod in node.pods:
-        os.killpg(pod.pid, signal.SIGKILL)  # its sleep, too, which ends with the container otherwise
+        os.killpg(pod.pid, signal.SIGKILL)  # with its children, which on a real node end with the container
         pod.wait()
 
 
@@ -108,7 +108,7 @@ def test_the_committed_program_is_what_its_source_compiles_to() -> None:
     assert bpf.compiled() == bpf.OBJECT.read_bytes()
 
 
-def test_it_attaches_and_detaches(node: Node) -> None:
+def test_the_script_attaches_and_detaches(node: Node) -> None:
     pod = node.start("pod-a")
     node.says("pod-a", "attached")
     assert (node.pinned, node.attached) == (["pod-a"], ["pod-a"])
@@ -122,7 +122,7 @@ def test_it_attaches_and_detaches(node: Node) -> None:
     assert not node.pins.exists()
 
 
-def test_in_the_hybrid_layout_it_takes_the_root_of_version_2(node: Node) -> None:
+def test_in_the_hybrid_layout_the_script_uses_the_root_of_version_2(node: Node) -> None:
     node.types({node.cgroup / "unified": "cgroup2fs", node.bpf: "bpf_fs"})
     node.start("pod-a")
     node.says("pod-a", "attached")
@@ -152,13 +152,13 @@ def test_a_node_without_a_bpf_file_system(node: Node) -> None:
     refused(node, "/sys/fs/bpf is not a BPF file system")
 
 
-def test_a_kernel_that_says_no(node: Node) -> None:
+def test_a_kernel_that_refuses_the_program(node: Node) -> None:
     said = "libbpf: load failed: Operation not permitted\nError: failed to load object file"
     refused(node, f"bpftool says: {said.replace(chr(10), ' ')} ", CANNOT_LOAD=said)
 
 
 def refused(node: Node, why: str, **environment: str) -> None:
-    """It says so on one line, goes on running, has changed nothing, and ends when it is told to."""
+    """Check that the script reports this on one line, keeps running, changes nothing, and ends on SIGTERM."""
     pod = node.start("pod-a", **environment)
     node.says("pod-a", f"not attached: {why}")
     assert pod.poll() is None

@@ -34,7 +34,7 @@ def test_the_second_run_changes_nothing(play: Play) -> None:
     assert again.summary["provisioned"] == ["low latency: 6 of 6 nodes"]
 
 
-def test_nodes_whose_pods_are_not_ready_are_reported_and_are_no_failure(play: Play, dev: Cluster) -> None:
+def test_nodes_whose_pods_are_not_ready_are_reported_and_do_not_fail_the_run(play: Play, dev: Cluster) -> None:
     zone = {"low_latency_node_selector": {"topology.kubernetes.io/zone": "zone-b"}}
     dev.never_ready(SPACE)
     try:
@@ -47,7 +47,7 @@ def test_nodes_whose_pods_are_not_ready_are_reported_and_are_no_failure(play: Pl
     assert [line.split()[:3] for line in notices] == [["low", "latency:", "node-2:"], ["low", "latency:", "node-5:"]]
 
 
-def test_another_cluster_entrys_namespace_stays(play: Play, live: Live, dev: Cluster) -> None:
+def test_the_namespace_of_another_cluster_entry_stays(play: Play, live: Live, dev: Cluster) -> None:
     dev.run("label", "--overwrite", "namespace", SPACE, "app.kubernetes.io/instance=other")
     run = play(["low_latency"])
     assert (run.status, run.changed) == (0, [])

@@ -35,7 +35,7 @@ REFERENCE = {
 
 PREVIOUS, CURRENT = (pins.versions()[component] for component in ("keda-previous", "keda"))
 
-# Of the cluster's namespaces, for a play that has the role gitops alone.
+# A play that has only the role gitops needs the cluster's namespaces.
 SPACES = {"nativelink_namespace": "nativelink", "nativelink_workers_namespace": "nativelink-workers"}
 
 
@@ -43,12 +43,12 @@ def previous_keda() -> dict[str, str]:
     return {"keda_version": PREVIOUS, "keda_manifest": str(manifests.path("keda", PREVIOUS))}
 
 
-# The whole, from a fresh cluster
+# Everything, from a fresh cluster
 
 
 @pytest.fixture(scope="module")
 def provisioned(play: Play) -> Run:
-    """The cluster with everything in it, KEDA in an older version: how that run ended."""
+    """Provision the cluster with everything, with an older version of KEDA, and return that run."""
     run = play(EVERYTHING, **REFERENCE, **previous_keda())
     assert run.status == 0, run.message
     return run
@@ -56,7 +56,7 @@ def provisioned(play: Play) -> Run:
 
 def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live: Live, dev: Cluster) -> None:
     before = {each["metadata"]["name"] for each in live("namespace")["items"]}
-    assert "keda" not in before  # or the cluster is not fresh, and this shows nothing
+    assert "keda" not in before  # otherwise the cluster is not fresh, and this test shows nothing
     run = play(EVERYTHING, "--check", "--diff", **REFERENCE)
     assert run.status == 0, run.message
     for line in (
@@ -91,7 +91,7 @@ def test_pod_security_labels(live: Live) -> None:
 
 
 @pytest.mark.usefixtures("provisioned")
-def test_the_priority_class_is_no_default(live: Live) -> None:
+def test_the_priority_class_is_not_the_default(live: Live) -> None:
     made = live("priorityclass", "nativelink-control-plane")
     assert (made["value"], made.get("globalDefault", False)) == (1_000_000, False)
 
@@ -141,7 +141,7 @@ def test_flux_orphans_what_it_applied_and_replaces_nothing_in_it(play: Play, liv
 
 
 @pytest.mark.usefixtures("provisioned")
-def test_what_is_not_pushed_yet_is_said(play: Play, tmp_path: Path) -> None:
+def test_changes_that_are_not_pushed_are_reported(play: Play, tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path / "checkout"), "-c", "user.name=t", "-c", "user.email=t@example.com"]
     subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin")], check=True)
     subprocess.run(["git", "clone", "-q", str(tmp_path / "origin"), str(tmp_path / "checkout")], check=True)
@@ -185,7 +185,7 @@ def test_an_upgrade_works_and_a_downgrade_only_when_asked_for(play: Play, live: 
     assert live("configmap", "keda-release", "keda")["data"]["version"] == PREVIOUS
 
 
-# What is to exist already
+# Classes that have to exist already
 
 
 @pytest.mark.usefixtures("provisioned")
@@ -284,7 +284,7 @@ def test_credentials_that_move_leave_no_secret_behind(play: Play, live: Live, de
     gone = "gitops : Remove the credentials that the engine no longer uses"
     assert play(["gitops"], **given, **password).status == 0
     assert live("secret", name, namespace)["data"]["password"] == "aHVudGVyMg=="
-    assert gone not in play(["gitops"], **given, gitops_secret_name=name).changed  # it is in use, under that name
+    assert gone not in play(["gitops"], **given, gitops_secret_name=name).changed  # they are in use, under that name
 
     moved = given | {"gitops_secret_name": "token-of-ours"}
     assert gone in play(["gitops"], "--check", **moved).changed
@@ -303,7 +303,7 @@ def test_credentials_that_move_leave_no_secret_behind(play: Play, live: Live, de
     dev.run("-n", namespace, "delete", "secret", name)
 
 
-def test_of_two_that_make_a_secret_the_second_does_not_win(dev: Cluster, live: Live) -> None:
+def test_a_secret_that_another_run_has_made_is_kept(dev: Cluster, live: Live) -> None:
     def secret(value: str) -> Object:
         metadata = {"name": "raced", "namespace": "default"}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"password": value}}
@@ -314,7 +314,7 @@ def test_of_two_that_make_a_secret_the_second_does_not_win(dev: Cluster, live: L
     assert live("secret", "raced", "default")["data"] == {"password": "Zmlyc3Q="}
 
 
-# What the tree names
+# Secrets that the tree names
 
 SECRETS = {
     "nativelink_edge_tls_secret": "edge-tls",
@@ -327,7 +327,7 @@ SECRETS = {
 
 
 @pytest.mark.usefixtures("provisioned")
-def test_a_secret_that_the_tree_names_is_the_users_to_make(play: Play, dev: Cluster) -> None:
+def test_users_are_asked_to_make_the_secrets_that_the_tree_names(play: Play, dev: Cluster) -> None:
     queue = ("secret", "generic", "queue", "--namespace=nativelink")
     dev.run("create", *queue, "--from-literal=password=hush-hush")
     run = play(["nativelink/secrets"], "-vvv", **SECRETS)
@@ -351,10 +351,11 @@ def test_a_secret_that_the_tree_names_is_the_users_to_make(play: Play, dev: Clus
     [
         {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge": "none"},
         {"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "memory"},
-        {"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "redis"},  # ours to make
+        # Provisioning makes this one.
+        {"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "redis"},
     ],
 )
-def test_a_secret_that_the_tree_does_not_name_is_not_missed(play: Play, unused: Object) -> None:
+def test_users_are_not_asked_to_make_other_secrets(play: Play, unused: Object) -> None:
     assert play(["nativelink/secrets"], **unused).summary["next"] == []
 
 
@@ -375,19 +376,19 @@ def test_a_user_who_may_not_read_secrets_is_told(play: Play, dev: Cluster, tmp_p
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, in which whatever is temporary is made."""
+    """Return an empty folder, in which all temporary files are made."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
-def test_keys_are_in_no_file(dev: Cluster, temporary: Path) -> None:
+def test_keys_are_not_written_to_files(dev: Cluster, temporary: Path) -> None:
     api = Api(str(dev.kubeconfig), dev.context)
     assert list(temporary.iterdir()) == []
     assert (api.get("/api/v1/namespaces/default") or {})["kind"] == "Namespace"
     assert list(temporary.iterdir()) == []
-    # The files of one are not those of the next.
+    # A second client does not depend on files of the first.
     assert Api(str(dev.kubeconfig), dev.context).get("/api/v1/namespaces/default")
 
 
@@ -427,7 +428,7 @@ ACTS = {"flux": "Kustomization flux-system/nativelink-dev", "argocd": "Applicati
 
 
 def made(dev: Cluster) -> set[str]:
-    """Return those of both engines' `MADE` that exist."""
+    """Return the objects of both engines' `MADE` that exist."""
     kinds = "gitrepositories,kustomizations,applications,appprojects,serviceaccounts,secrets,roles,rolebindings"
     line = r'{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{"\n"}{end}'
     found = dev.run(
@@ -438,7 +439,7 @@ def made(dev: Cluster) -> set[str]:
 
 @pytest.fixture
 def both(play: Play, provisioned: Run) -> Object:
-    """The variables with which a run gives the tree to either engine, which are both installed."""
+    """Install both engines, and return the variables with which a run gives the tree to either of them."""
     del provisioned
     given = REFERENCE | SPACES | {"gitops_username": "deployer", "gitops_password": "hunter2"}
     run = play(["gitops"], **given | {"gitops_provider": "flux"})
@@ -448,7 +449,7 @@ def both(play: Play, provisioned: Run) -> Object:
 
 @contextlib.contextmanager
 def undeletable(dev: Cluster) -> Iterator[None]:
-    """Meanwhile the API server refuses to delete an engine's RoleBindings and its Secret."""
+    """Have the API server refuse to delete an engine's RoleBindings and its Secret."""
     rule = {
         "apiGroups": ["", "rbac.authorization.k8s.io"],
         "apiVersions": ["v1"],
@@ -500,7 +501,7 @@ def test_an_interrupted_switch_is_finished_by_the_next_run(
     with undeletable(dev):
         interrupted = play(["gitops"], **switched)
     assert "ValidatingAdmissionPolicy 'undeletable'" in interrupted.message
-    assert ACTS[former] not in made(dev)  # nothing acts without its rights
+    assert ACTS[former] not in made(dev)  # it goes first, because it cannot act without its rights
     run = play(["gitops"], **switched)
     assert run.status == 0, run.message
     assert made(dev) == MADE[successor]
@@ -525,8 +526,11 @@ SCALED = {
 
 @pytest.fixture
 def scaled(dev: Cluster, both: Object) -> Iterator[Callable[[int], Object]]:
-    """A ScaledObject that Flux has applied: write a number to its status as KEDA does, and get it back."""
-    del both  # KEDA's kinds are there
+    """Apply a ScaledObject as Flux does.
+
+    Return a function that writes a number to its status, as KEDA does, and returns the ScaledObject.
+    """
+    del both  # it installs KEDA's kinds
     dev.run(*BY_FLUX, stdin=json.dumps(SCALED))
     where = ("-n", "nativelink-workers", "scaledobject", "nativelink-worker-big")
 
@@ -551,11 +555,11 @@ LATE = {
 
 
 def owner(live: Object) -> list[str]:
-    """Who has applied an object."""
+    """Return the managers that have applied an object."""
     return [each["manager"] for each in live["metadata"]["managedFields"] if each["operation"] == "Apply"]
 
 
-def test_what_is_written_or_made_while_the_old_engine_goes_is_handed_over(
+def test_objects_that_change_while_the_old_engine_goes_are_handed_over(
     play: Play, dev: Cluster, both: Object, scaled: Callable[[int], Object]
 ) -> None:
     where = ("-n", "flux-system", "kustomization.kustomize.toolkit.fluxcd.io", "nativelink-dev")
@@ -563,7 +567,7 @@ def test_what_is_written_or_made_while_the_old_engine_goes_is_handed_over(
     def finalizers(names: list[str]) -> None:
         dev.run("patch", *where, "--type=merge", "-p", json.dumps({"metadata": {"finalizers": names}}))
 
-    finalizers(["finalizers.fluxcd.io"])  # as its controller does, which does not run here
+    finalizers(["finalizers.fluxcd.io"])  # Flux's controller, which does not run here, sets this
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(play, ["gitops"], **both)
         asked = ("get", *where, "-o", "jsonpath={.metadata.deletionTimestamp}")
@@ -580,7 +584,7 @@ def test_what_is_written_or_made_while_the_old_engine_goes_is_handed_over(
     dev.run("delete", "-n", "nativelink", "configmap", "late")
 
 
-def test_what_is_written_at_that_moment_is_read_again(
+def test_an_object_that_changes_during_the_handover_is_read_again(
     dev: Cluster, scaled: Callable[[int], Object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ansible.errors import AnsibleActionFail
@@ -632,10 +636,10 @@ CLIENT_SIDE = ()
         (SERVER_SIDE, "keda", "", 7),
         (SERVER_SIDE, "hpa", "", 7),
         (SERVER_SIDE, "none", "keda", 7),
-        # The counter-runs: not handed over, and reset by the API server.
+        # The counter-runs: without a handover, the API server resets the replicas.
         (SERVER_SIDE, "none", "", 1),
         (SERVER_SIDE, "keda", "none", 1),
-        # kubectl's own apply resets it whoever else holds it: hence --server-side in the docs.
+        # kubectl's client-side apply resets them in any case, which is why the docs use --server-side.
         (CLIENT_SIDE, "keda", "", 1),
     ],
 )
@@ -663,7 +667,7 @@ def test_an_unknown_context_is_named(play: Play, dev: Cluster) -> None:
     )
 
 
-# What is not a Kubernetes API server
+# Servers that are not Kubernetes API servers
 
 ACTIONS: Object = {
     "apply_objects": {
@@ -695,7 +699,7 @@ ACTIONS: Object = {
 
 
 class Portal(http.server.BaseHTTPRequestHandler):
-    """The page of a network that wants a login first."""
+    """A server that answers with the login page of a network."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -740,10 +744,10 @@ def test_every_action_says_that_a_login_page_is_not_kubernetes(play: Play, tmp_p
         )
 
 
-# What applying says
+# Messages about applying
 
 
-def test_warnings_of_the_api_server_are_said_once_and_errors_for_each_object(play: Play, dev: Cluster) -> None:
+def test_warnings_of_the_api_server_are_shown_once_and_errors_for_each_object(play: Play, dev: Cluster) -> None:
     dev.run("create", "namespace", "warned")
     dev.run("label", "namespace", "warned", "pod-security.kubernetes.io/warn=restricted")
 

@@ -49,7 +49,7 @@ def test_objects_are_read_as_kubernetes_reads_them() -> None:
         (b"a: b: c", "it is not valid YAML"),
     ],
 )
-def test_what_is_no_manifest_is_refused(content: bytes, problem: str) -> None:
+def test_content_that_is_not_a_manifest_is_refused(content: bytes, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         release.objects(content)
 
@@ -84,11 +84,11 @@ def test_versions_are_ordered_by_number(older: str, newer: str) -> None:
     assert release.version_key(older) < release.version_key(newer)
 
 
-def test_versions_that_say_the_same_are_equal() -> None:
+def test_versions_that_mean_the_same_are_equal() -> None:
     assert release.version_key("v1.7") == release.version_key("1.7.0") == release.version_key("1.7.0+build.5")
 
 
-def test_a_version_that_is_none_is_refused() -> None:
+def test_a_text_that_is_not_a_version_is_refused() -> None:
     with pytest.raises(ValueError, match="'latest' is not a version"):
         release.version_key("latest")
 
@@ -154,7 +154,7 @@ def test_a_deployment_is_ready_when_its_new_pods_are() -> None:
     assert release.not_ready(deployment(available=0)) == (
         "0 of 1 pods are up to date and ready (Deployment does not have minimum availability.)"
     )
-    # A new pod that does not start, beside the old one, which still serves.
+    # The new pod does not start, and the old one still serves.
     assert release.not_ready(deployment(replicas=2)) == "0 of 1 pods are up to date and ready"
     assert release.not_ready(deployment(replicas=2, available=2)) is None
     assert release.not_ready(None) == "it does not exist"
@@ -163,7 +163,7 @@ def test_a_deployment_is_ready_when_its_new_pods_are() -> None:
 @pytest.mark.parametrize(
     ("live", "held"),
     [
-        ({"data": {"a": "1"}, "status": {}}, True),  # what the manifest does not name may be there
+        ({"data": {"a": "1"}, "status": {}}, True),  # an object may have fields that its manifest does not name
         ({"data": {"a": "2"}}, False),
         ({"data": {"a": 1}}, False),
         ({"data": {}}, False),
@@ -171,7 +171,7 @@ def test_a_deployment_is_ready_when_its_new_pods_are() -> None:
         (None, False),
     ],
 )
-def test_an_object_that_has_what_its_manifest_says_is_told(live: release.Object | None, held: bool) -> None:
+def test_an_object_that_has_the_fields_of_its_manifest_is_recognized(live: release.Object | None, held: bool) -> None:
     assert release.holds(live, {"data": {"a": "1"}}) is held
 
 

@@ -1,4 +1,4 @@
-"""The action release_manifest, on a real API server: one small release, to look at each rule."""
+"""The action release_manifest installs a small release on a real API server. Each test shows one of its rules."""
 
 from __future__ import annotations
 
@@ -80,26 +80,26 @@ def test_a_manifest_of_another_version_is_refused(play: Play, release: Release, 
         "set keda_version to 2.19.0, or name the manifest of version 2.21.0 in keda_manifest"
     )
     assert live("namespace", release.namespace) == {}
-    # The counter-runs: the version that it states, and a manifest that states none.
+    # The counter-runs: the version that the manifest states, and a manifest that does not state one.
     assert play([release("v2.19.0", source=[str(other)])]).status == 0
     assert play([release("2.21.0", source=[str(silent)])]).status == 0
 
 
-def test_jobs_of_an_unchanged_version_rest(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+def test_jobs_of_an_unchanged_version_do_not_run_again(play: Play, release: Release, live: Live, dev: Cluster) -> None:
     assert play([release("1.0.0", JOB)]).status == 0
     assert live("job", "setup", release.namespace)
-    dev.run("delete", "job", "setup", "-n", release.namespace)  # as its ttlSecondsAfterFinished does
+    dev.run("delete", "job", "setup", "-n", release.namespace)  # as ttlSecondsAfterFinished does
     again = play([release("1.0.0", JOB)])
     assert (again.status, again.changed) == (0, [])
     assert live("job", "setup", release.namespace) == {}
 
     assert play([release("1.1.0", JOB)]).status == 0
-    assert play([release("1.2.0", JOB)]).status == 0  # over a Job that is there, with another template
+    assert play([release("1.2.0", JOB)]).status == 0  # a Job with another template exists
     template = live("job", "setup", release.namespace)["spec"]["template"]["spec"]
     assert template["containers"][0]["image"] == "setup:1.2.0"
 
 
-def test_a_wait_says_for_what(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+def test_a_failed_wait_says_what_it_waited_for(play: Play, release: Release, live: Live, dev: Cluster) -> None:
     namespace = release.namespace
     dev.never_ready(namespace)
     run = play([release("1.0.0", timeout=3)])
@@ -119,7 +119,7 @@ def test_a_wait_says_for_what(play: Play, release: Release, live: Live, dev: Clu
 
 @dataclass(frozen=True)
 class Waiting:
-    """A run that waits for the pods of a release, which are not to be ready."""
+    """A run that waits for the pods of a release, which do not become ready."""
 
     dev: Cluster
     namespace: str
@@ -128,12 +128,12 @@ class Waiting:
 
 @pytest.fixture
 def waiting(request: pytest.FixtureRequest, play: Play, release: Release, dev: Cluster) -> Iterator[Waiting]:
-    """It waits for as many seconds as the test says."""
+    """Start a run that waits for as many seconds as the parameter says."""
     dev.never_ready(release.namespace)
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(play, [release("1.0.0", timeout=request.param)])
         until(
-            "its pod", lambda: bool(dev.run("-n", release.namespace, "get", "pods", "-l", "app=app", "-o", "name")), 60
+            "the pod", lambda: bool(dev.run("-n", release.namespace, "get", "pods", "-l", "app=app", "-o", "name")), 60
         )
         yield Waiting(dev, release.namespace, run)
 
@@ -148,7 +148,9 @@ def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting) -> None:
     assert run.summary["provisioned"] == ["app 1.0.0: installed"]
 
 
-def test_what_somebody_else_installed_is_left_alone(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+def test_an_installation_of_another_manager_is_left_alone(
+    play: Play, release: Release, live: Live, dev: Cluster
+) -> None:
     namespace = release.namespace
     release("1.0.0")
     foreign = DEPLOYMENT.format(namespace=namespace, version="foreign")
@@ -164,21 +166,21 @@ def test_what_somebody_else_installed_is_left_alone(play: Play, release: Release
     assert live("configmap", "app-release", namespace) == {}
 
 
-def test_a_field_that_somebody_else_took_is_not_taken_back(
+def test_a_field_that_another_manager_took_is_not_taken_back(
     play: Play, release: Release, live: Live, dev: Cluster
 ) -> None:
     namespace = release.namespace
     assert play([release("1.0.0")]).status == 0
-    dev.run("set", "image", "deployment/app", "app=app:fixed", "-n", namespace, "--field-manager=somebody")
+    dev.run("set", "image", "deployment/app", "app=app:fixed", "-n", namespace, "--field-manager=another-tool")
     run = play([release("1.0.0")])
     assert run.status != 0
-    assert f'Deployment {namespace}/app: Apply failed with 1 conflict: conflict with "somebody"' in run.message
+    assert f'Deployment {namespace}/app: Apply failed with 1 conflict: conflict with "another-tool"' in run.message
     assert "set keda_install: existing" in run.message
     container = live("deployment", "app", namespace)["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == "app:fixed"
 
 
-def test_what_was_removed_is_put_back(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+def test_an_object_that_was_removed_is_put_back(play: Play, release: Release, live: Live, dev: Cluster) -> None:
     assert play([release("1.0.0")]).status == 0
     dev.run("delete", "deployment", "app", "-n", release.namespace)
     run = play([release("1.0.0")])
@@ -186,7 +188,7 @@ def test_what_was_removed_is_put_back(play: Play, release: Release, live: Live, 
     assert live("deployment", "app", release.namespace)
 
 
-def test_what_differs_is_put_back_and_what_was_added_stays(
+def test_changed_fields_are_put_back_and_added_fields_stay(
     play: Play, release: Release, live: Live, dev: Cluster
 ) -> None:
     settings = "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings}}\ndata: {{ours: wanted}}\n"
@@ -203,7 +205,7 @@ def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release
     account = "\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{{{name: {}}}}}\n"
     assert play([release("1.0.0", account.format("old"))]).status == 0
     dev.never_ready(release.namespace)
-    assert play([release("1.1.0", account.format("between"), timeout=3)]).status != 0  # which forgets nothing
+    assert play([release("1.1.0", account.format("between"), timeout=3)]).status != 0  # a failed run forgets nothing
     dev.never_ready(release.namespace, on=False)
     run = play([release("1.2.0")])
     named = ", ".join(f"ServiceAccount {release.namespace}/{name}" for name in ("between", "old"))
@@ -214,7 +216,7 @@ def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server for this test's folder, and for a short.yaml that ends too early."""
+    """Return the address of a web server for this test's folder. Its short.yaml ends too early."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -253,11 +255,11 @@ def test_a_manifest_that_ends_too_early_is_refused(play: Play, release: Release,
     )
 
 
-# Last: controllers take up to a minute to see that the API server is back
+# This test is the last, because controllers take up to a minute to see that the API server is back.
 
 
 @pytest.mark.parametrize("waiting", [20], indirect=True)
-def test_a_wait_without_an_api_server_ends_and_says_for_what(waiting: Waiting) -> None:
+def test_a_wait_without_an_api_server_ends_and_says_what_it_waited_for(waiting: Waiting) -> None:
     waiting.dev.stop_api()
     try:
         message = waiting.run.result().message
