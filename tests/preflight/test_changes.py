@@ -56,7 +56,7 @@ REDIS_FILE = "scheduler/redis-statefulset.yaml"
 
 
 def changed(path: str, value: object, before: dict[str, Any] = COMMITTED) -> dict[str, Any]:
-    """`before` with another value at a dotted path."""
+    """Return `before` with another value at a dotted path."""
     found = copy.deepcopy(before)
     *parents, last = path.split(".")
     where: Any = found
@@ -79,7 +79,7 @@ def write(clusters: Path, cluster: str, statefulset: dict[str, Any], template: s
 
 @pytest.fixture
 def clusters(tmp_path: Path) -> Path:
-    """A folder of trees, one of them committed."""
+    """Return a folder of trees, one of which is committed."""
     git(tmp_path, "init", "--quiet")
     write(tmp_path / "sub/clusters", "prod", COMMITTED)
     write(tmp_path / "sub/clusters", "prod", REDIS, REDIS_FILE)
@@ -156,7 +156,7 @@ def test_a_volume_does_not_shrink(clusters: Path) -> None:
     ]
 
 
-def test_another_namespace_is_another_cas(clusters: Path) -> None:
+def test_a_cas_in_another_namespace_has_new_volumes(clusters: Path) -> None:
     assert lines(clusters, changed("metadata.namespace", "builds")) == [
         "prod: nativelink_namespace: the CAS would move from nativelink to builds, where its volumes are new: "
         "the cache is lost; "
@@ -197,7 +197,7 @@ REDIS_CASES = {
 
 
 @pytest.mark.parametrize("name", REDIS_CASES)
-def test_what_is_immutable_of_redis_is_refused_unless_it_is_allowed(clusters: Path, name: str) -> None:
+def test_an_immutable_field_of_redis_is_refused_unless_it_is_allowed(clusters: Path, name: str) -> None:
     rendered, line = REDIS_CASES[name]
 
     assert lines(clusters, rendered, template=REDIS_FILE) == [line]
@@ -242,7 +242,7 @@ def test_other_immutable_fields_are_refused(clusters: Path, path: str, value: ob
         (f"{CLAIM}.resources.requests.storage", "204800Mi"),
     ],
 )
-def test_what_can_be_updated_is_no_breaking_change(clusters: Path, path: str, value: object) -> None:
+def test_a_field_that_can_be_updated_is_not_a_breaking_change(clusters: Path, path: str, value: object) -> None:
     assert lines(clusters, changed(path, value)) == []
 
 
@@ -252,13 +252,13 @@ def test_the_committed_file_counts_and_not_the_one_on_disk(clusters: Path) -> No
     assert len(lines(clusters, changed("spec.replicas", 5))) == 1
 
 
-def test_a_tree_that_was_never_committed_is_on_no_cluster(clusters: Path, tmp_path: Path) -> None:
+def test_a_tree_that_was_never_committed_has_no_breaking_changes(clusters: Path, tmp_path: Path) -> None:
     write(clusters, "dev", changed("spec.replicas", 5))
     assert lines(clusters, COMMITTED, cluster="dev") == []
 
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    git(fresh, "init", "--quiet")  # no commit at all, and so no HEAD
+    git(fresh, "init", "--quiet")  # without a commit there is no HEAD
     write(fresh, "dev", changed("spec.replicas", 5))
     assert lines(fresh, COMMITTED, cluster="dev") == []
 
@@ -270,7 +270,7 @@ def test_the_file_counts_outside_of_git(tmp_path_factory: pytest.TempPathFactory
     assert len(lines(outside, changed("spec.replicas", 5), cluster="dev")) == 1
 
 
-def test_a_new_cluster_has_nothing_to_break(clusters: Path) -> None:
+def test_a_new_cluster_has_no_breaking_changes(clusters: Path) -> None:
     assert lines(clusters, COMMITTED, cluster="new") == []
     assert lines(clusters / "nowhere", COMMITTED, cluster="new") == []
 
@@ -331,7 +331,7 @@ def test_rendering_repairs_a_broken_statefulset(tmp_path: Path) -> None:
     assert file.read_text() == whole
 
 
-def test_the_playbook_refuses_it_for_all_clusters_at_once(tmp_path: Path) -> None:
+def test_the_playbook_refuses_the_changes_of_all_clusters_at_once(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     hosts = {name: minimal(name, tmp_path / "clusters") for name in ("one", "two")}
     hosts["two"] |= {"nativelink_scheduler_backend": "redis"}

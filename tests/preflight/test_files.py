@@ -18,7 +18,7 @@ QUOTES = 'put the template in quotes: "{{ name }}"'
 
 
 def lines(folder: Path, *sources: str) -> list[str]:
-    """The findings in the form that users read, without the folder."""
+    """Return the findings in the form that users read, without the folder."""
     return [str(found).replace(f"{folder}/", "") for found in file_findings([str(folder / name) for name in sources])]
 
 
@@ -31,7 +31,7 @@ def lines(folder: Path, *sources: str) -> list[str]:
             "all:\n  vars:\n    x: 1\n  vars:\n    x: 2\n",
             ["hosts.yml:4: vars: is already set in line 2; remove one of the two"],
         ),
-        # The same key of two mappings, and a key that overrides one of a merge.
+        # Two mappings may have the same key, and a key may override one of a merge.
         ("all:\n  hosts:\n    a: {x: 1}\n    b: {x: 1}\n", []),
         ("all:\n  vars: {base: &base {x: 1}}\n  hosts:\n    a: {mine: {<<: *base, x: 2}}\n", []),
         ("all:\n  hosts: {a: {}}\n  prod: {x: 1}\n", [f"hosts.yml:3: prod: unknown key in the group all; {UNDER}"]),
@@ -45,7 +45,7 @@ def test_an_inventory_file(tmp_path: Path, text: str, expected: list[str]) -> No
     (tmp_path / "hosts.yml").write_text(text)
 
     assert lines(tmp_path, "hosts.yml") == expected
-    # A folder is a source too.
+    # A source may also be a folder.
     assert lines(tmp_path, "") == expected
 
 
@@ -150,7 +150,7 @@ def test_a_vault_without_its_password_is_refused_with_file_and_line(tmp_path: Pa
     ]
     assert run_playbook("check_inventory", file, "--vault-password-file", str(password)).status == 0
 
-    # The same with the file as a whole, in which errors are found once it is decrypted.
+    # A file that is encrypted as a whole has the same finding. Its errors are found when it is decrypted.
     variables.write_text(yaml.safe_dump({"gitops_password": "token"}) * 2)
     subprocess.run([vault[0], "encrypt", *vault[2:], variables], capture_output=True, check=True)
     run = run_playbook("check_inventory", file)

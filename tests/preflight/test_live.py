@@ -46,7 +46,7 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
 
 
 def lines(*arguments: Any, **more: Any) -> list[str]:
-    """The faults, and a check that they came in time: a second is for the machine."""
+    """Return the faults, and check that they came in time. One more second is for a slow machine."""
     start = time.monotonic()
     found = [str(fault) for fault in live_findings(values(*arguments, **more))]
     assert time.monotonic() - start < TIMEOUT + 1
@@ -59,7 +59,7 @@ def test_no_kubeconfig() -> None:
     ]
 
 
-def test_something_else_than_a_kubeconfig(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_kubeconfig(tmp_path: Path) -> None:
     file = tmp_path / "file"
     for text in ("contexts: [a]", "- a", "text", "a: [", "\x00"):
         file.write_text(text)
@@ -105,7 +105,7 @@ def silent(address: str) -> list[str]:
 
 @contextmanager
 def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Accepts connections and leaves each to `answer`, which may do as it likes."""
+    """Accept connections on the yielded port, and leave each of them to `answer`."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:
@@ -129,7 +129,7 @@ def say_nothing(connection: socket.socket) -> None:
 
 
 def dribble(connection: socket.socket) -> None:
-    """An answer that never ends, and never pauses for as long as a timeout of the client."""
+    """Send an answer that never ends, and never pauses for as long as a timeout of the client."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
     for _ in range(50):
         connection.sendall(b" ")
@@ -143,14 +143,14 @@ def test_a_server_that_says_nothing(tmp_path: Path, scheme: str) -> None:
         assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == silent(address)
 
 
-def test_a_server_that_dribbles(tmp_path: Path) -> None:
+def test_a_server_whose_answer_never_ends(tmp_path: Path) -> None:
     with server(dribble) as port:
         address = f"http://127.0.0.1:{port}"
         assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == silent(address)
 
 
 def with_plugin(file: Path, *command: str) -> Path:
-    """A kubeconfig whose user logs in with what a command prints."""
+    """Write a kubeconfig whose user logs in with the output of a command."""
     kubeconfig(file, "https://127.0.0.1:1")
     config = yaml.safe_load(file.read_text())
     plugin = {
@@ -185,7 +185,7 @@ def test_a_credential_plugin_that_fails(tmp_path: Path, command: list[str], said
 
 
 def test_a_credential_plugin_that_works(tmp_path: Path) -> None:
-    """The counter-run: it gets as far as the API server, which is not there."""
+    """With a plugin that works, the check asks the API server, which does not run. This is the counter-run."""
     credential = {
         "apiVersion": "client.authentication.k8s.io/v1",
         "kind": "ExecCredential",
@@ -196,7 +196,7 @@ def test_a_credential_plugin_that_works(tmp_path: Path) -> None:
 
 
 def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket], None]:
-    """Each request gets this answer."""
+    """Return a function that answers each request in this way."""
     head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", body]
 
     def answer(connection: socket.socket) -> None:
@@ -301,7 +301,7 @@ def test_a_cluster_that_is_too_old(real: Cluster) -> None:
     assert line.endswith(", older than 1.99; upgrade it")
 
 
-def test_classes_that_nobody_makes(real: Cluster) -> None:
+def test_classes_that_do_not_exist(real: Cluster) -> None:
     found = lines(
         real.kubeconfig,
         real.context,
@@ -340,7 +340,7 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
     assert lines(file, real.context, low_latency_enabled=True) == [low_latency, *others]
 
 
-def test_a_stranger(real: Cluster, tmp_path: Path) -> None:
+def test_a_user_whom_the_server_does_not_know(real: Cluster, tmp_path: Path) -> None:
     file = real.kubeconfig_of("nonsense", tmp_path / "kubeconfig")
     assert lines(file, real.context) == [
         "prod: cluster_context: GET /version: 401 Unauthorized; "
@@ -382,7 +382,7 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
     assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.output
 
 
-def test_credentials_of_the_repository_are_at_hand(tmp_path: Path) -> None:
+def test_missing_credentials_of_the_repository_are_named(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("")
     credentials = {
         "gitops_username": "bot",

@@ -66,19 +66,19 @@ def test_part_of_a_thousand_bytes(share: str | int, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Gi", "1 Gi", "-1Gi", "1GB", "1gi", "1e", "1e100", "500m", "1Gi\n", True, None])
-def test_no_size(text: object) -> None:
+def test_texts_that_are_not_sizes(text: object) -> None:
     with pytest.raises(QuantityError, match="is not"):
         bytes_of(text)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "m", "-1", "1Gi", "0.5m", "0.0001", "1\n"])
-def test_no_cpu(text: str) -> None:
+def test_texts_that_are_not_amounts_of_cpu(text: str) -> None:
     with pytest.raises(QuantityError):
         cpu_of(text)
 
 
 @pytest.mark.parametrize("text", ["", "m", "1.5h", "-5", "5 m", "30m1h", "1w", "1h\n", 1.5])
-def test_no_duration(text: str) -> None:
+def test_texts_that_are_not_durations(text: str) -> None:
     with pytest.raises(QuantityError):
         seconds_of(text)
 

@@ -1,6 +1,6 @@
-"""One fault a cluster, all in one run of the real playbook: each cluster gets its line and no other.
+"""Each cluster has one fault. In one run of the real playbook it gets the line of its fault, and no other line.
 
-The cases are data: tests/preflight/reject/*.yml, their lines written by hand.
+The cases are in tests/preflight/reject/*.yml. Their lines are written by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CASES: list[dict[str, Any]] = [case for file in FILES for case in yaml.safe_load
 
 
 def cases(folder: Path) -> dict[str, dict[str, Any]]:
-    """The variables of each case's cluster."""
+    """Return the variables of each case's cluster."""
     found = {}
     for case in CASES:
         variables = {**minimal(case["name"], folder / "clusters"), **case.get("set", {})}
@@ -67,8 +67,8 @@ def test_the_cases_say_the_same_without_ansible() -> None:
     assert lines_without_ansible() == {case["line"] for case in CASES}
 
 
-# The counter-runs: without a rule, or a format, at least one case has no line. Nothing is rendered in them: that takes
-# long, and it needs what the formats refuse.
+# The counter-runs: without a rule, or a format, at least one case has no line. They render nothing, because rendering
+# takes long, and fails on values that the formats refuse.
 
 RENDERED = {case["line"] for case in CASES if case.get("rendered")}
 
@@ -91,7 +91,7 @@ def alone() -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("nothing_rendered")
-def test_the_rendered_objects_show_what_nothing_else_does() -> None:
+def test_only_the_rendered_objects_show_some_faults() -> None:
     assert len(RENDERED) == 5
     assert lines_without_ansible() == {case["line"] for case in CASES} - RENDERED
 
@@ -153,7 +153,7 @@ def test_all_faults_come_at_once_and_sorted(reject_run: Run) -> None:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[object]]]:
-    """Stands in for an API server that notes who comes, and never says a word."""
+    """Stand in for an API server that records connections, and never answers."""
     listener = socket.create_server(("127.0.0.1", 0))
     callers: list[object] = []
 
@@ -185,7 +185,7 @@ def test_one_bad_cluster_stops_all_before_anything_is_written_or_applied(
     assert not (tmp_path / "clusters").exists()
     assert callers == []
 
-    # The counter-run: without the bad cluster the same playbook does write, or call.
+    # The counter-run: without the bad cluster, the same playbook writes files, or asks the API server.
     run = run_playbook(name, write_inventory(tmp_path, {"good": good}))
 
     assert run.findings == []
@@ -196,7 +196,7 @@ def test_one_bad_cluster_stops_all_before_anything_is_written_or_applied(
         assert callers != []
 
 
-def test_a_fault_outside_of_the_limit_stops_nobody(tmp_path: Path) -> None:
+def test_a_fault_outside_of_the_limit_does_not_stop_the_run(tmp_path: Path) -> None:
     hosts = {"good": minimal("good", tmp_path), "bad": {**minimal("bad", tmp_path), "nativelink_cas_replicas": 0}}
     file = write_inventory(tmp_path, hosts)
 

@@ -1,4 +1,4 @@
-"""The API's own schemas, read by our few lines: they find what a validator of JSON Schema finds in the same objects."""
+"""Our code that reads the API's schemas finds the same faults as a general validator of JSON Schema."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def definition_of(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(value: Any) -> Iterator[Any]:
-    """`value` with one thing changed at a time, at every place: another type, another key, one key less."""
+    """Yield `value` with one change at a time, at every place: another type, another key, one key less."""
     if isinstance(value, dict):
         yield {**value, "unheardOf": 1}
         for key, item in value.items():
@@ -62,7 +62,7 @@ def test_a_general_validator_finds_faults_in_the_same_changed_objects() -> None:
         validator = jsonschema.Draft202012Validator({"$ref": f"urn:kubernetes#/$defs/{name}"}, registry=registry)
         for each in changed(item):
             if not isinstance(each, dict) or any(each.get(key) != item[key] for key in ("apiVersion", "kind")):
-                continue  # the definition is chosen by these
+                continue  # these two keys choose the definition
             found = list(schemas.shape_findings(schemas._definitions(VERSION), definition_of(item), "", each))
             assert (found == []) == validator.is_valid(each), json.dumps(each)
             seen[found == []] += 1
@@ -86,7 +86,7 @@ def test_the_schemas_use_no_keyword_that_is_not_read() -> None:
     for item in objects():
         for schema in reachable(definition_of(item), seen):
             assert {key for key in schema if not key.startswith("x-")} <= {*KEYWORDS, "description"}
-            assert len(schema.get("enum", ["kind"])) == 1, "more than the name of a kind or a version"
+            assert len(schema.get("enum", ["kind"])) == 1, "this enum has more than the name of a kind or a version"
     assert len(seen) > 100
 
 

@@ -29,7 +29,7 @@ def test_a_variable_is_required_or_has_a_default(role: str) -> None:
 
     assert set(defaults) == set(options) - required
     for name, says in options.items():
-        # A default that the spec repeats is the same one.
+        # If the spec repeats the default, both are the same.
         assert says.get("default", defaults.get(name)) == defaults.get(name), name
 
 
@@ -75,7 +75,7 @@ def effective(template: Any = None, **variables: Any) -> dict[str, Any]:
     return specs.effective({"inventory_hostname": "prod", **variables}, template or (lambda value: value))
 
 
-def test_values_lie_over_defaults() -> None:
+def test_values_override_defaults() -> None:
     values = effective(nativelink_cas_volume_size="1Ti")
 
     assert values["cluster"] == "prod"
@@ -182,19 +182,19 @@ def inventory(**variables: Any) -> dict[str, Any]:
     return {"all": {"children": {"europe": {"hosts": {"prod": variables, "dev": None}}}, "vars": {"region": "eu"}}}
 
 
-def test_the_schema_takes_a_sound_inventory() -> None:
+def test_the_schema_accepts_a_sound_inventory() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert complaints(inventory()) == []
     assert complaints(inventory(nativelink_cas_replicas="{{ shards }}", nativelink_worker_pools=[{"name": "a"}])) == []
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "inventories").glob("*/*.yml")), ids=lambda file: file.parent.name)
-def test_the_schema_takes_our_inventories(file: Path) -> None:
+def test_the_schema_accepts_our_inventories(file: Path) -> None:
     assert complaints(yaml.safe_load(file.read_text())) == []
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "inventories").glob("*/*_vars/*.yml")), ids=lambda file: file.stem)
-def test_the_schema_takes_our_files_of_variables(file: Path) -> None:
+def test_the_schema_accepts_our_files_of_variables(file: Path) -> None:
     schema = {**SCHEMA["$defs"]["variables"], "$defs": SCHEMA["$defs"]}
     assert list(jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(file.read_text()))) == []
 
@@ -210,5 +210,5 @@ def test_the_schema_takes_our_files_of_variables(file: Path) -> None:
         {"nativelink_cas_node_selector": ["a"]},
     ],
 )
-def test_the_schema_refuses(variables: dict[str, Any]) -> None:
+def test_the_schema_refuses_a_faulty_inventory(variables: dict[str, Any]) -> None:
     assert complaints(inventory(**variables)) != []

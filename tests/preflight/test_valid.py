@@ -17,13 +17,13 @@ PROPERTIES = {"cpu_count": "minimum", "OSFamily": "priority", "container-image":
 
 
 def plain_template(value: str) -> str:
-    """No more of Jinja than the defaults of these tests need: their templates name a namespace or a class."""
+    """Return a fixed name, because the templates of the defaults here name a namespace or a class."""
     return "from-a-template"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_rendered() -> Iterator[None]:
-    """Rendering takes longer than all else; tests/render/test_properties.py does it."""
+    """Skip rendering, which takes longer than everything else. tests/render/test_properties.py renders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation, "object_findings", lambda values: ())
         yield
@@ -158,7 +158,7 @@ def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
 
 
 def notices(**variables: object) -> list[str]:
-    """The notices of a valid cluster that asks clients for certificates and has these variables."""
+    """Return the notices of a valid cluster that asks clients for certificates and has these variables."""
     edge = {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge_client_ca_secret": "clients-ca"}
     sound = {"nativelink_cas_storage_class": "gp3", **edge}
     return validation.notices(valued({"prod": {**sound, **variables}})["prod"])
@@ -223,7 +223,7 @@ def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
         "may scale to zero before KEDA notices; write 120 or more"
     ]
     assert notices(nativelink_worker_pools=[pool]) == []
-    # Three polls a minute apart.
+    # KEDA notices after three polls, which are a minute apart.
     (notice,) = notices(nativelink_worker_pools=[{**pool, "polling_interval": 60, "cooldown_period": 200}])
     assert notice.endswith("write 213 or more")
     assert notices(nativelink_worker_pools=[{**pool, "polling_interval": 60}]) == []
@@ -231,7 +231,7 @@ def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
     assert notices(nativelink_worker_pools=[{**pool, "cooldown_period": 60}], nativelink_scaling="none") == []
 
 
-def test_low_latency_that_nativelink_has_by_itself_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_latency_with_a_nativelink_that_sets_tcp_nodelay_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notices(low_latency_enabled=True) == []
     newer = replace(versions.VERSIONS["v1.6.6"], tcp_nodelay=True)
     monkeypatch.setitem(versions.VERSIONS, "v1.6.6", newer)
