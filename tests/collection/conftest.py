@@ -56,7 +56,7 @@ class Collection:
 
 @pytest.fixture(scope="session")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    """The committed and the changed files of this checkout, built and installed."""
+    """Build and install the collection from the committed and changed files of this checkout."""
     folder = tmp_path_factory.mktemp("collection")
     run("ansible-galaxy", "collection", "build", ROOT, "--output-path", folder, cwd=folder)
     (tarball,) = folder.glob("nativelink-gitops-*.tar.gz")

@@ -22,13 +22,13 @@ def documentation(kind: str, collection: Collection, *names: str) -> dict[str, A
     """Return what `ansible-doc --json` prints about the collection's plugins, by short name."""
     wanted = [f"nativelink.gitops.{name}" for name in names]
     path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
-    # Warnings go to the same output: it begins with the first brace.
+    # Warnings go to the same output, before the first brace of the JSON.
     text = run("ansible-doc", "-t", kind, "--json", *wanted, cwd=collection.path, **path).stdout
     return {name.rpartition(".")[2]: found for name, found in json.loads(text[text.index("{") :]).items()}
 
 
 def parts(documented: dict[str, Any]) -> dict[str, Any]:
-    """Each option and return value of a module, by where it stands."""
+    """Return each option and return value of a module, by its place."""
     return {
         **{f"options.{name}": each for name, each in documented["doc"].get("options", {}).items()},
         **{f"return.{name}": each for name, each in documented["return"].items()},
@@ -50,8 +50,8 @@ def test_every_action_is_documented_as_a_module(collection: Collection) -> None:
         assert {key for key, option in options.items() if option.get("required")} <= arguments, name
 
 
-def test_a_module_takes_the_arguments_that_are_documented(collection: Collection, tmp_path: Path) -> None:
-    """Each action is also given an argument that none has, and answers with those that it has."""
+def test_a_module_accepts_the_arguments_that_are_documented(collection: Collection, tmp_path: Path) -> None:
+    """Each action also gets an argument that does not exist, and names the arguments that it accepts."""
     modules = {
         name: each["doc"].get("options", {}) for name, each in documentation("module", collection, *ACTIONS).items()
     }

@@ -21,14 +21,14 @@ STORAGE = [{"name": "local-path", "preset": "local-path"}]
 
 
 def make(collection: Collection, site: Path, *arguments: str, check: bool = True) -> str:
-    """The output of the playbook `site`; arguments are variables such as `site_collection_source=…`."""
+    """Run the playbook `site`, and return its output. Arguments are variables such as `site_collection_source=…`."""
     variables = [part for each in (f"site_dir={site.name}", *arguments) for part in ("-e", each)]
     path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
     return run("ansible-playbook", "nativelink.gitops.site", *variables, cwd=site.parent, check=check, **path).stdout
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Each file outside of `.ansible` and `.git`: when it was written, and what is in it."""
+    """Return the modification time and the content of each file outside of `.ansible` and `.git`."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {
         str(path): ((folder / path).stat().st_mtime_ns, (folder / path).read_bytes())
@@ -44,14 +44,14 @@ def git(site: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def site(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site whose requirements name the built tarball, and into which that is installed."""
+    """Make a site whose requirements name the built tarball, and install the tarball into it."""
     folder = tmp_path_factory.mktemp("somewhere") / "my-farm"
     make(collection, folder, f"site_collection_source={collection.tarball}")
     install(collection.tarball, folder / ".ansible/collections")
     return folder
 
 
-def test_a_site_holds_nothing_of_ours(site: Path) -> None:
+def test_a_site_contains_only_its_own_files(site: Path) -> None:
     assert sorted(contents(site)) == [
         ".github/workflows/clusters.yml",
         ".gitignore",
@@ -66,7 +66,7 @@ def test_a_site_holds_nothing_of_ours(site: Path) -> None:
     ]
 
 
-def test_what_exists_is_kept(collection: Collection, tmp_path: Path) -> None:
+def test_existing_files_are_kept(collection: Collection, tmp_path: Path) -> None:
     site = tmp_path / "farm"
     site.mkdir()
     (site / "README.md").write_text("mine\n")
@@ -78,7 +78,7 @@ def test_what_exists_is_kept(collection: Collection, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["a folder for a file", "a file for a folder"])
-def test_what_is_in_the_way_is_named(collection: Collection, tmp_path: Path, way: str) -> None:
+def test_a_file_or_folder_that_is_in_the_way_is_named(collection: Collection, tmp_path: Path, way: str) -> None:
     site = tmp_path / "farm"
     if way == "a folder for a file":
         blocked = site / "requirements.yml"
@@ -152,7 +152,7 @@ def scripts(site: Path) -> dict[str, str]:
 
 @pytest.fixture
 def committed(site: Path) -> Iterator[Path]:
-    """The site in Git, its tree rendered and committed; what a test does to it is taken back."""
+    """Put the site into Git, with its rendered tree. Changes of a test are undone afterwards."""
     git(site, "init", "--quiet")
     run("ansible-playbook", "nativelink.gitops.render", cwd=site)
     git(site, "add", "--all")
@@ -170,7 +170,7 @@ def test_both_ci_examples_run_the_same(site: Path) -> None:
 
 
 def test_ci_fails_on_a_difference_only(committed: Path) -> None:
-    # Whether the index is asked is up to pip and ansible-galaxy: all that is required is here already.
+    # All requirements are installed already, so that pip and ansible-galaxy do not need the network.
     script = scripts(committed)["github"].replace("collection install", "collection install --offline")
 
     def status() -> int:

@@ -19,11 +19,11 @@ WANTED = (
 )
 
 
-def test_it_holds_what_users_need(collection: Collection) -> None:
+def test_the_tarball_holds_only_what_users_need(collection: Collection) -> None:
     with tarfile.open(collection.tarball) as tarball:
         names = [member.name for member in tarball if not member.isdir()]
     assert [name for name in names if not any(fnmatchcase(name, pattern) for pattern in WANTED)] == []
-    # The collection is of no use without any of these.
+    # The collection does not work without these.
     assert {
         "docs/how-to.md",
         "meta/runtime.yml",
@@ -43,7 +43,7 @@ def test_the_rest_of_the_repository_stays_out(collection: Collection) -> None:
     assert not (collection.folder / "playbooks/collections").exists()
 
 
-def test_its_version_is_the_one_of_the_repository(collection: Collection) -> None:
+def test_the_version_is_that_of_the_repository(collection: Collection) -> None:
     version = json.loads((collection.folder / "MANIFEST.json").read_text())["collection_info"]["version"]
     assert version == yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
