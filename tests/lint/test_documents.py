@@ -19,7 +19,7 @@ FENCES = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 
 
 def blank(found: re.Match[str]) -> str:
-    """As many empty lines as the match has."""
+    """Return as many empty lines as the match has."""
     return "\n" * found[0].count("\n")
 
 
@@ -27,7 +27,7 @@ def blank(found: re.Match[str]) -> str:
 
 
 def long_lines(files: dict[str, str]) -> list[str]:
-    """``file:line: length`` of each line that is too long."""
+    """Return ``file:line: length`` of each line that is too long."""
     return [
         f"{name}:{number}: {len(line)}"
         for name, text in files.items()
@@ -42,7 +42,7 @@ def test_lines_have_at_most_120_characters() -> None:
 
 
 def dead_links(files: dict[str, str]) -> list[str]:
-    """``file: target`` of each relative link of a Markdown text that leads to no file, or to no heading of one."""
+    """Return ``file: target`` of each relative link in Markdown whose file or heading does not exist."""
 
     def anchors(path: Path) -> set[str]:
         headings = re.findall(r"^#+ (.+)$", FENCES.sub(blank, path.read_text()), re.MULTILINE)
@@ -69,18 +69,18 @@ def test_links_lead_somewhere() -> None:
 
 
 def missing_pages(files: dict[str, str]) -> list[str]:
-    """``file: page`` of each page or heading that a text which is not Markdown names, and that does not exist."""
+    """Return ``file: page`` of each page or heading that other files than Markdown name, and that does not exist."""
     found = {
         name: "\n".join(f"[]({page})" for page in re.findall(r"\bdocs/[\w/-]+\.md(?:#[\w-]+)?", text))
         for name, text in files.items()
         if not name.endswith(".md")
     }
-    # As links of a file at the top, because messages and comments name pages from there.
+    # These count as links of a file in the root folder, because messages and comments name pages from there.
     return [f"{name}: {link.partition(': ')[2]}" for name, text in found.items() for link in dead_links({"text": text})]
 
 
 def test_messages_and_comments_name_pages_that_exist() -> None:
-    # In pieces, so that this file does not name it either.
+    # The name is in pieces, so that this file does not contain it.
     nowhere = "docs/" + "nowhere.md"
     assert missing_pages({"a.py": f'"see {nowhere}", "see docs/changes.md"'}) == [f"a.py: {nowhere}"]
     assert missing_pages(texts()) == []
@@ -151,7 +151,7 @@ def test_a_link_out_of_the_folder_becomes_a_path(site: Path) -> None:
 
 
 def said() -> str:
-    """All that the code can say: the strings of the plugins with ``…`` for expressions, and the roles' tasks."""
+    """Return the strings of the plugins, with ``…`` for expressions, and the roles' tasks."""
     found = []
     for name, text in texts(".py", ".yml", ".sh").items():
         if not name.startswith(("plugins/", "roles/", "playbooks/")):
@@ -169,7 +169,7 @@ def said() -> str:
 
 
 def unsaid(page: str, code: str) -> list[str]:
-    """The messages of a page of which the code cannot say a part; those of Kubernetes are marked."""
+    """Return the messages of a page that are not in the code. Kubernetes' own messages are marked, and left out."""
     heads = re.findall(r"^- `([^`]+)`(.*)$", page, re.MULTILINE)
     ours = [head for head, rest in heads if "Kubernetes' own words" not in rest]
     return [head for head in ours if not all(part.strip(" ;") in code for part in head.split("…"))]

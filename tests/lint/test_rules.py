@@ -1,4 +1,4 @@
-"""The rules of the house that no linter knows. Those that look for something first show that they would find it."""
+"""Rules of this project that linters do not check. Each search first shows that it finds what it looks for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from testbed import pins
 
 ROOT = Path(__file__).parents[2]
 ROLES = ("gitops", "ingress", "keda", "low_latency", "nativelink", "preflight", "storage_classes")
-# In pieces, so that this file does not name them either.
+# The names are in pieces, so that this file does not contain them.
 REGISTRIES = (
     ("pypi", "org"),
     ("python" + "hosted", "org"),
@@ -25,7 +25,7 @@ REGISTRIES = (
     ("registry", "npmjs", "org"),
     ("galaxy", "ansible", "com"),
 )
-# Which set of Go modules a role's version has to agree with, so that what the tests install is what users install.
+# Each version of a role has to agree with a set of Go modules, so that the tests install what users install.
 PINS = {
     "keda_version": "keda",
     "ingress_gateway_api_version": "gateway-api",
@@ -36,14 +36,14 @@ PINS = {
 
 
 def committed() -> list[Path]:
-    """Every file that is, or is about to be, in Git."""
+    """Return every file that is, or is about to be, in Git."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [ROOT / name for name in sorted(set(names)) if (ROOT / name).is_file()]
 
 
 def texts(*suffixes: str) -> dict[str, str]:
-    """The text files with one of the suffixes (all, if none is given), by path."""
+    """Return the text files with one of the suffixes (all, if none is given), by path."""
     found = {}
     for path in committed():
         if not suffixes or path.name.endswith(suffixes):
@@ -55,7 +55,7 @@ def texts(*suffixes: str) -> dict[str, str]:
 
 
 def mentions(files: dict[str, str], words: Iterable[str]) -> list[str]:
-    """``path:line: word`` of each place in which one of the words stands."""
+    """Return ``path:line: word`` of each place that has one of the words."""
     return [
         f"{path}:{number}: {word}"
         for path, text in files.items()
@@ -70,7 +70,7 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
-# --- what no committed file may say
+# --- words that committed files must not contain
 
 
 def test_no_file_names_a_package_registry() -> None:
@@ -86,7 +86,7 @@ def test_no_file_names_a_path_of_this_machine() -> None:
 
 
 def configurations(tree: Path) -> list[Path]:
-    """The files that a tree's kustomization puts into ConfigMaps."""
+    """Return the files that a tree's kustomization puts into ConfigMaps."""
     generators = load(tree / "kustomization.yaml").get("configMapGenerator", ())
     return [tree / file.rpartition("=")[2] for generator in generators for file in generator.get("files", ())]
 
@@ -107,7 +107,7 @@ NOQA = re.compile(r"#\s*noqa(?P<rules>:?\s*[\w\[\]-]+(?:,\s*[\w\[\]-]+)*)?(?P<re
 
 
 def bare_exceptions(files: dict[str, str]) -> list[str]:
-    """``path: line`` of each `noqa` without a rule, or without a reason in brackets or after a dash."""
+    """Return ``path: line`` of each `noqa` without a rule, or without a reason in brackets or after a dash."""
     return [
         f"{path}: {found[0]}"
         for path, text in files.items()
@@ -132,7 +132,7 @@ def test_yml_is_ansible_and_yaml_is_kubernetes() -> None:
 
     assert kinds("apiVersion: v1\nkind: Pod") == {True}
     assert kinds("- hosts: all") == {False}
-    # What the trees hand to a program as its configuration is content of a ConfigMap, and no object.
+    # A program's configuration in a tree is the content of a ConfigMap, and not an object.
     data = {str(path.relative_to(ROOT)) for tree in ROOT.glob("clusters/*/rendered") for path in configurations(tree)}
     assert [path for path, text in texts(".yaml").items() if path not in data and kinds(text) - {True}] == []
     assert [path for path, text in texts(".yml").items() if kinds(text) - {False}] == []
@@ -142,7 +142,7 @@ def test_yml_is_ansible_and_yaml_is_kubernetes() -> None:
 
 
 def versions() -> dict[str, tuple[str, str]]:
-    """Each version variable of the roles' defaults: its value, and the line above it."""
+    """Return the value of each version variable of the roles' defaults, and the line above it."""
     found = {}
     for role in ROLES:
         lines = (ROOT / f"roles/{role}/defaults/main.yml").read_text().splitlines()
@@ -163,10 +163,10 @@ def test_each_version_stands_once() -> None:
         path: text
         for path, text in texts().items()
         if path.startswith(("roles/", "playbooks/", "plugins/", "inventories/", "Makefile"))
-        # Prose may say which versions do what; versions.py is the table of that.
+        # Prose may name versions, and versions.py is the table of versions.
         and not path.endswith(("README.md", "argument_specs.yml", "versions.py"))
     }
-    # So may a comment or a docstring: a fact names the version on which it was seen.
+    # A comment or a docstring may name the version on which a fact was seen.
     files = {path: re.sub(r'""".*?"""', "", re.sub(r"#.*", "#", text), flags=re.DOTALL) for path, text in files.items()}
     for name, (version, _) in versions().items():
         number = version.removeprefix("v")
@@ -188,7 +188,7 @@ def test_every_pinned_release_has_an_offline_manifest() -> None:
 
 
 def kinds() -> set[tuple[str, str]]:
-    """(group, kind) of every object that a tree may hold."""
+    """Return the (group, kind) of every object that a tree may hold."""
     heads = re.compile(r"^apiVersion: (?:([a-z0-9.]+)/)?v\w+\nkind: (\w+)$", re.MULTILINE)
     templates = (ROOT / "roles/nativelink/templates").rglob("*.yaml.j2")
     found = {head for path in templates for head in heads.findall(path.read_text())}

@@ -1,4 +1,4 @@
-"""The inventories of the tutorials are those that the validation accepts."""
+"""The validation accepts the inventories of the tutorials."""
 
 from __future__ import annotations
 

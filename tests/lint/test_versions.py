@@ -1,4 +1,4 @@
-"""A version stands in one place; every other place that needs it is compared with that one."""
+"""Each version is defined in one place. Every other place that needs the version is compared with that one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def default(role: str, variable: str) -> str:
 
 
 def outdated(text: str) -> list[str]:
-    """The versions in a page that are not the defaults of the roles."""
+    """Return the versions in a page that are not the defaults of the roles."""
     return [found[0] for found in SHOWN.finditer(text) if found[2] != default(*NAMES[found[1]])]
 
 
