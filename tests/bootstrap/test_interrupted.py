@@ -26,7 +26,7 @@ VARIABLES = {
 
 
 def exists(where: Cluster, path: str) -> Callable[[], bool]:
-    """Return True if the API server has the object at a path."""
+    """Return a function that returns True if the API server has the object at a path."""
     command = where.command("get", "--raw", path)
     return lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0
 

@@ -103,7 +103,7 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-# Which NativeLink
+# Files of NativeLink
 
 
 def test_without_a_file_it_explains_how_to_get_one() -> None:
@@ -164,7 +164,7 @@ def test_a_program_of_another_name_is_refused(tmp_path: Path) -> None:
         subject(program, tmp_path)
 
 
-# What is run
+# Trees and workloads
 
 
 def test_a_workload_matches_its_manifest() -> None:
@@ -244,7 +244,7 @@ def test_the_stand_in_refuses_what_nativelink_refuses(tmp_path: Path) -> None:
     done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=0", f"--clusters={bad}")
     assert done.returncode == 1, done.stdout + done.stderr
     rows = {line[27:].split()[0]: line for line in done.stdout.splitlines() if line.startswith("v1.6.6* ")}
-    assert sorted(rows) == ["cas", "scheduler", "worker"], "whoever shards"
+    assert sorted(rows) == ["cas", "scheduler", "worker"], "the processes with shards"
     for row in rows.values():
         assert "FAILED" in row.split()
         assert "at '/stores/" in row  # the schema requires a weight there
