@@ -14,15 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from conformance import trees
 from conformance.subject import SubjectError, subject
 from conformance.workloads import SECRET, workloads_of
 from testbed import build
-from tests.render.conftest import ROOT, committed
+from tests.render.conftest import ROOT, VERSION, committed
 
-REFUSES = """#!/bin/sh
-[ "$1" = --version ] && echo "nativelink 1.6.6" && exit
+OLDER = next(version for version in VERSIONS if version != VERSION)
+REFUSES = f"""#!/bin/sh
+[ "$1" = --version ] && echo "nativelink {VERSION.removeprefix("v")}" && exit
 echo "error: missing field weight" >&2
 exit 1
 """
@@ -82,9 +84,9 @@ def saved(path: Path, *layers: bytes, tags: tuple[str, ...], images: int = 1) ->
 def stand_in(path: Path) -> Path:
     """Write the stand-in's image, which also contains the schema of its version."""
     program = build.binaries({"standin": build.NODE_SETS["standin"]})["nativelink"]
-    schema = ROOT / "schemas" / "nativelink-v1.6.6.schema.json"
+    schema = ROOT / "schemas" / f"nativelink-{VERSION}.schema.json"
     files = {"bin/nativelink": program.read_bytes(), "bin/nativelink.schema.json": schema.read_bytes()}
-    return saved(path, layer(files), tags=("nativelink:v1.6.6",))
+    return saved(path, layer(files), tags=(f"nativelink:{VERSION}",))
 
 
 def clusters(folder: Path, name: str, old: str, new: str) -> Path:
@@ -110,8 +112,8 @@ def test_without_a_file_it_explains_how_to_get_one() -> None:
     done = run()
     assert done.returncode == 2
     assert "make conformance NATIVELINK=FILE" in done.stderr
-    assert "docker pull ghcr.io/tracemachina/nativelink:v1.6.6\n" in done.stderr
-    assert "docker save ghcr.io/tracemachina/nativelink:v1.6.6 -o nativelink-v1.6.6.tar\n" in done.stderr
+    assert f"docker pull ghcr.io/tracemachina/nativelink:{VERSION}\n" in done.stderr
+    assert f"docker save ghcr.io/tracemachina/nativelink:{VERSION} -o nativelink-{VERSION}.tar\n" in done.stderr
 
 
 def test_a_missing_file_is_named() -> None:
@@ -121,16 +123,16 @@ def test_a_missing_file_is_named() -> None:
 
 
 def test_the_entrypoint_of_an_image_is_extracted_from_its_last_layer(tmp_path: Path) -> None:
-    real = b'#!/bin/sh\necho "nativelink 1.3.2"\n'
+    real = f"#!/bin/sh\necho nativelink {OLDER.removeprefix('v')}\n".encode()
     layers = layer({"bin/nativelink": b"an older one"}), layer({"bin/nativelink": "../opt/it", "opt/it": real})
     found = subject(saved(tmp_path / "image.tar", *layers, tags=("example.com/mirror/nativelink:latest",)), tmp_path)
-    assert (found.version, found.stand_in, found.title) == ("v1.3.2", False, "v1.3.2")
+    assert (found.version, found.stand_in, found.title) == (OLDER, False, OLDER)
     assert Path(found.binary).read_bytes() == real
 
 
 def test_the_stand_in_is_named_as_such_and_has_the_version_of_its_tag(tmp_path: Path) -> None:
     found = subject(stand_in(tmp_path / "image.tar"), tmp_path)
-    assert (found.version, found.stand_in, found.title) == ("v1.6.6", True, "v1.6.6*")
+    assert (found.version, found.stand_in, found.title) == (VERSION, True, f"{VERSION}*")
 
 
 @pytest.mark.parametrize(
@@ -138,9 +140,9 @@ def test_the_stand_in_is_named_as_such_and_has_the_version_of_its_tag(tmp_path: 
     [
         (("nativelink:latest",), 1, [{"bin/nativelink": b"#!/bin/sh\n"}], "its version is unknown"),
         (("nativelink:v1.0.0",), 1, [{"bin/nativelink": b"#!/bin/sh\n"}], "its version is v1.0.0"),
-        (("nativelink:v1.6.6",), 2, [{"bin/nativelink": b"#!/bin/sh\n"}], "has 2 images"),
-        (("nativelink:v1.6.6",), 1, [{"bin/other": b""}], "no layer has the entrypoint /bin/nativelink"),
-        (("nativelink:v1.6.6",), 1, [{"bin/nativelink": b"\x7fELF of another machine"}], "does not run"),
+        ((f"nativelink:{VERSION}",), 2, [{"bin/nativelink": b"#!/bin/sh\n"}], "has 2 images"),
+        ((f"nativelink:{VERSION}",), 1, [{"bin/other": b""}], "no layer has the entrypoint /bin/nativelink"),
+        ((f"nativelink:{VERSION}",), 1, [{"bin/nativelink": b"\x7fELF of another machine"}], "does not run"),
     ],
 )
 def test_other_images_are_refused(
@@ -159,7 +161,7 @@ def test_a_tarball_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_program_of_another_name_is_refused(tmp_path: Path) -> None:
-    program = script(tmp_path / "other", '#!/bin/sh\necho "native 1.6.6"\n')
+    program = script(tmp_path / "other", f"#!/bin/sh\necho native {VERSION.removeprefix('v')}\n")
     with pytest.raises(SubjectError, match="its version is unknown"):
         subject(program, tmp_path)
 
@@ -185,12 +187,12 @@ def test_a_workload_matches_its_manifest() -> None:
 
 
 def test_environment_variables_are_expanded_in_a_command() -> None:
-    redis = workloads_of(dict(trees.trees(Path("/nowhere"), "v1.6.6", 60))[first_on_redis()])["redis"]
+    redis = workloads_of(dict(trees.trees(Path("/nowhere"), VERSION, 60))[first_on_redis()])["redis"]
     assert redis.command[redis.command.index("--requirepass") + 1] == SECRET
 
 
 def first_on_redis() -> str:
-    found = trees.variables_of("v1.6.6", 60)
+    found = trees.variables_of(VERSION, 60)
     bundled = [
         number
         for number, variables in enumerate(found)
@@ -200,7 +202,7 @@ def first_on_redis() -> str:
     return f"generated-{bundled[0]:02}"
 
 
-@pytest.mark.parametrize("version", ["v1.3.2", "v1.6.6"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_generated_inventories_are_deterministic_and_use_every_field_of_pools(version: str) -> None:
     found = trees.variables_of(version, 60)
     assert len(found) == 60
@@ -210,7 +212,7 @@ def test_generated_inventories_are_deterministic_and_use_every_field_of_pools(ve
     for option in ("slots", "persistent_workers", "env", "platform_properties", "fast_store_size", "longest_action"):
         assert any(option in pool for pool in pools), option
     backends = {variables.get("nativelink_scheduler_backend", "memory") for variables in found}
-    assert backends == ({"memory", "redis"} if version == "v1.6.6" else {"memory"})
+    assert backends == ({"memory", "redis"} if VERSIONS[version].redis_backend else {"memory"})
 
 
 # The table
@@ -220,19 +222,20 @@ def test_generated_inventories_are_deterministic_and_use_every_field_of_pools(ve
 def test_the_stand_in_accepts_the_configurations(tmp_path: Path) -> None:
     done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("NativeLink v1.6.6*, a stand-in, which shows nothing about NativeLink itself")
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("v1.6.6* ")]
-    assert ["v1.6.6*", "prod", "cas", "starts", "ok"] in rows
-    assert ["v1.6.6*", "staging", "worker", "large", "starts", "ok"] in rows
-    assert ["v1.6.6*", "generated-01", "scheduler", "starts", "ok"] in rows
-    assert f"v1.6.6*: {len(rows)} ok, 0 FAILED, 0 not run" in done.stdout
+    title = f"{VERSION}*"
+    assert done.stdout.startswith(f"NativeLink {title}, a stand-in, which shows nothing about NativeLink itself")
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith(f"{title} ")]
+    assert [title, "prod", "cas", "starts", "ok"] in rows
+    assert [title, "staging", "worker", "large", "starts", "ok"] in rows
+    assert [title, "generated-01", "scheduler", "starts", "ok"] in rows
+    assert f"{title}: {len(rows)} ok, 0 FAILED, 0 not run" in done.stdout
 
 
 @needs_namespaces
 def test_the_row_of_a_refused_configuration_has_its_output(tmp_path: Path) -> None:
     done = run(script(tmp_path / "nativelink", REFUSES), "--part=configurations", "--inventories=0")
     assert done.returncode == 1, done.stdout + done.stderr
-    (row,) = [line for line in done.stdout.splitlines() if line.startswith("v1.6.6    dev              cas starts")]
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"{VERSION:9} dev              cas starts")]
     assert row.split()[4] == "FAILED"
     assert "ended with 1: error: missing field weight" in row
     assert ": 0 ok, 13 FAILED, 0 not run" in done.stdout
@@ -243,7 +246,7 @@ def test_the_stand_in_refuses_what_nativelink_refuses(tmp_path: Path) -> None:
     bad = clusters(tmp_path / "clusters", "dev", '"weight": 1,', "")
     done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=0", f"--clusters={bad}")
     assert done.returncode == 1, done.stdout + done.stderr
-    rows = {line[27:].split()[0]: line for line in done.stdout.splitlines() if line.startswith("v1.6.6* ")}
+    rows = {line[27:].split()[0]: line for line in done.stdout.splitlines() if line.startswith(f"{VERSION}* ")}
     assert sorted(rows) == ["cas", "scheduler", "worker"], "the processes with shards"
     for row in rows.values():
         assert "FAILED" in row.split()
@@ -252,11 +255,11 @@ def test_the_stand_in_refuses_what_nativelink_refuses(tmp_path: Path) -> None:
 
 @needs_namespaces
 def test_the_tree_of_an_unknown_cluster_is_not_run(tmp_path: Path) -> None:
-    other = clusters(tmp_path / "clusters", "mine", "nativelink:v1.6.6", "nativelink:v1.3.2")
+    other = clusters(tmp_path / "clusters", "mine", f"nativelink:{VERSION}", f"nativelink:{OLDER}")
     command = (script(tmp_path / "nativelink", REFUSES), "--part=configurations", "--inventories=0")
     done = run(*command, f"--clusters={other}")
     assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = [line for line in done.stdout.splitlines() if line.startswith("v1.6.6    mine")]
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"{VERSION:9} mine")]
     assert "not run  its tree is for another version" in row
 
 
@@ -264,5 +267,5 @@ def test_the_tree_of_an_unknown_cluster_is_not_run(tmp_path: Path) -> None:
 def test_a_farm_of_the_stand_in_refuses_wrong_bytes(tmp_path: Path) -> None:
     done = run(stand_in(tmp_path / "image.tar"), "--part=farm", "--only=wrong bytes")
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("v1.6.6*   farm, memory")]
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"{f'{VERSION}*':9} farm, memory")]
     assert sum("refused by BatchUpdateBlobs and ByteStream" in row for row in rows) == 2

@@ -233,10 +233,11 @@ def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
 
 def test_low_latency_with_a_nativelink_that_sets_tcp_nodelay_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert notices(low_latency_enabled=True) == []
-    newer = replace(versions.VERSIONS["v1.6.6"], tcp_nodelay=True)
-    monkeypatch.setitem(versions.VERSIONS, "v1.6.6", newer)
+    version = specs.defaults()["nativelink_version"]
+    newer = replace(versions.VERSIONS[version], tcp_nodelay=True)
+    monkeypatch.setitem(versions.VERSIONS, version, newer)
     assert notices(low_latency_enabled=True) == [
-        "low_latency_enabled: is no longer needed with NativeLink v1.6.6, which sets TCP_NODELAY itself; "
+        f"low_latency_enabled: is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself; "
         "remove it; the next run deletes its objects"
     ]
     assert notices() == []

@@ -18,6 +18,8 @@ from testbed import build
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "clusters"
+VERSION = str(yaml.safe_load((ROOT / "roles/nativelink/defaults/main.yml").read_text())["nativelink_version"])
+"""The default version of NativeLink, which the committed trees have."""
 Values = dict[str, Any]
 Object = dict[str, Any]
 

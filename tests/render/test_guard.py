@@ -16,11 +16,11 @@ import pytest
 
 from testbed import build
 from testbed.waiting import until
-from tests.render.conftest import ROOT, committed
+from tests.render.conftest import ROOT, VERSION, committed
 from tests.render.redis import Redis, free_port
 
 SHELLS = ("dash", "bash")
-SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / "schemas/nativelink-v1.6.6.schema.json")}
+SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / f"schemas/nativelink-{VERSION}.schema.json")}
 LINE = "id=7 addr={address}:41000 laddr=10.9.9.9:6379 name= psub={psub} cmd={command} lib-name={library} lib-ver=1.0.0"
 SLICES = ("nativelink-cas-0", "nativelink-cas-1", "nativelink-cas-2")  # one process of this test replaces them
 OURS, OTHER = "10.0.0.1", "10.0.0.11"  # the first address is the beginning of the second

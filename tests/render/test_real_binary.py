@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
-from tests.render.conftest import Object, committed, find, objects_of, values_of
+from tests.render.conftest import VERSION, Object, committed, find, objects_of, values_of
 from tests.render.test_tree import ALL, container, simple
 
 
@@ -74,7 +74,7 @@ def test_all_processes_find_a_key_in_the_same_shard(version: str) -> None:
         ]
         assert {(store["instance_name"], store["store_type"]) for store in reached} == {("slice", kind)}
         # v1.3.2 does not know this field, and would not start.
-        batched = version == "v1.6.6" and kind == "cas"
+        batched = version != "v1.3.2" and kind == "cas"
         assert {store.get("experimental_read_batching") == {} for store in reached} == {batched}
 
 
@@ -194,8 +194,8 @@ def test_a_fast_store_and_its_copies_leave_a_tenth_of_the_scratch() -> None:
 @pytest.mark.parametrize(
     ("version", "backend", "expected"),
     [
-        ("v1.6.6", "memory", {"worker_match_logging_interval_s": 60, "fallback_match_interval_s": 5}),
-        ("v1.6.6", "redis", {"worker_match_logging_interval_s": -1, "fallback_match_interval_s": 1}),
+        (VERSION, "memory", {"worker_match_logging_interval_s": 60, "fallback_match_interval_s": 5}),
+        (VERSION, "redis", {"worker_match_logging_interval_s": -1, "fallback_match_interval_s": 1}),
         ("v1.3.2", "memory", {"worker_match_logging_interval_s": 60}),
     ],
 )
@@ -252,7 +252,7 @@ def test_the_default_image_has_a_compiler() -> None:
     assert image == "docker.io/library/buildpack-deps:bookworm"
 
 
-@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_dollar_in_a_pool_is_a_plain_character(version: str) -> None:
     """Both versions expand $NAME and ${NAME}, and refuse to start if it is not set. Kubernetes expands $(NAME)."""
     values = {"name": "a", "env": {"TEXT": "a$b ${HOME} $(POD_NAME) $$"}, "platform_properties": {"pool": "a$b"}}

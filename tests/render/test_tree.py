@@ -11,9 +11,10 @@ import json5
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from tests.playbooks import run_playbook
-from tests.render.conftest import CLUSTERS, ROOT, Object, committed, find, objects_of, values_of
+from tests.render.conftest import CLUSTERS, ROOT, VERSION, Object, committed, find, objects_of, values_of
 
 GIB = 1024**3
 ALL = ("local", "dev", "staging", "prod")
@@ -54,7 +55,7 @@ def test_prod_has_the_cas_of_the_reference_page() -> None:
     }
     assert container(cas)["args"] == ["/config/cas.json5"]
     assert container(cas)["livenessProbe"]["periodSeconds"] == 10
-    assert container(cas)["image"] == "ghcr.io/tracemachina/nativelink:v1.6.6"
+    assert container(cas)["image"] == f"ghcr.io/tracemachina/nativelink:{VERSION}"
     assert {"containerPort": 50051, "name": "cas"} in container(cas)["ports"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container(cas)["volumeMounts"]}
     assert mounts == {"data": "/var/lib/nativelink", "config": "/config"}
@@ -220,7 +221,7 @@ def test_no_client_reaches_a_scheduler_on_redis_before_it_matches() -> None:
     assert scheduler["command"] == ["/config/guard.sh"]
     (binary,) = pod["initContainers"]
     assert (binary["image"], binary["args"]) == (
-        "ghcr.io/tracemachina/nativelink-worker-init:v1.6.6",
+        f"ghcr.io/tracemachina/nativelink-worker-init:{VERSION}",
         ["/shared/nativelink"],
     )
     assert scheduler["startupProbe"]["exec"]["command"] == ["test", "-e", "/guard/matching"]
@@ -231,7 +232,7 @@ def test_no_client_reaches_a_scheduler_on_redis_before_it_matches() -> None:
     assert settings["experimental_backend"] == {"redis": {"redis_store": "QUEUE"}}
     memory = find(objects_of(committed("prod")), "Deployment", "nativelink-scheduler")["spec"]
     assert memory["replicas"] == 1
-    assert container({"spec": memory})["image"] == "ghcr.io/tracemachina/nativelink:v1.6.6"
+    assert container({"spec": memory})["image"] == f"ghcr.io/tracemachina/nativelink:{VERSION}"
     assert "initContainers" not in memory["template"]["spec"]
 
 
@@ -240,13 +241,13 @@ def test_each_version_gets_its_own_names_of_fields() -> None:
         json5.loads(render.tree(values_of(nativelink_version=version))["worker/default/worker.json5"])["workers"][0][
             "local"
         ]
-        for version in ("v1.3.2", "v1.6.6")
+        for version in ("v1.3.2", VERSION)
     )
     assert (old["max_action_timeout"], old["max_upload_timeout"]) == (3600, 600)
     assert (new["max_action_timeout_s"], new["max_upload_timeout_s"]) == (3600, 600)
 
 
-@pytest.mark.parametrize("version", ["v1.6.6", "v1.3.2"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_configurations_pass_the_schema_of_their_version(
     version: str, accepts: Callable[[str, str], list[str]]
 ) -> None:
@@ -256,7 +257,7 @@ def test_configurations_pass_the_schema_of_their_version(
         "env": {"TMPDIR": "/scratch", "FLAG": True},
         "persistent_workers": True,
     }
-    backend = {"v1.6.6": "redis", "v1.3.2": "memory"}[version]
+    backend = "redis" if VERSIONS[version].redis_backend else "memory"
     values = values_of(nativelink_version=version, nativelink_scheduler_backend=backend, nativelink_worker_pools=[pool])
     configurations = {path: text for path, text in render.tree(values).items() if path.endswith(".json5")}
     assert sorted(configurations) == ["cas/cas.json5", "scheduler/scheduler.json5", "worker/all/worker.json5"]
@@ -264,14 +265,15 @@ def test_configurations_pass_the_schema_of_their_version(
         path: [] for path in configurations
     }
     # The counter-run: a version with other names refuses them.
-    other = {"v1.6.6": "v1.3.2", "v1.3.2": "v1.6.6"}[version]
+    names = VERSIONS[version].max_action_timeout
+    other = next(each for each, found in VERSIONS.items() if found.max_action_timeout != names)
     assert accepts(other, configurations["worker/all/worker.json5"])
 
 
 def test_committed_configurations_pass_the_schema(accepts: Callable[[str, str], list[str]]) -> None:
     found = sorted(CLUSTERS.glob("*/rendered/**/*.json5"))
     assert len(found) == 13  # three a cluster, and one more for staging's second pool
-    assert {str(path): accepts("v1.6.6", path.read_text()) for path in found} == {str(path): [] for path in found}
+    assert {str(path): accepts(VERSION, path.read_text()) for path in found} == {str(path): [] for path in found}
 
 
 def test_persistent_workers_are_offered_only_where_a_pool_asks() -> None:
@@ -653,7 +655,7 @@ def test_a_worker_drains() -> None:
     assert worker["terminationGracePeriodSeconds"] > 30 * 60 + 10 * 60
     assert part["livenessProbe"]["terminationGracePeriodSeconds"] == 30
     (init,) = worker["initContainers"]
-    assert init["image"] == "ghcr.io/tracemachina/nativelink-worker-init:v1.6.6"
+    assert init["image"] == f"ghcr.io/tracemachina/nativelink-worker-init:{VERSION}"
     assert init["args"] == ["/shared/nativelink"]
     # For hard links the fast store and the work directory are below one mount. The work directory is not the mount.
     (local,) = json5.loads(committed("prod")["worker/default/worker.json5"])["workers"]

@@ -16,6 +16,7 @@ import pytest
 
 from testbed import build, components, images, manifests, pins
 from testbed.images import Image
+from tests.render.conftest import VERSION
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,6 +165,6 @@ def test_make_lists_the_images_to_mirror(tmp_path: Path) -> None:
     command = ["make", "-s", "images", f"RELEASES={tmp_path}/release.yaml"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert "example.com/engine:v1" in listed
-    assert "ghcr.io/tracemachina/nativelink:v1.6.6" in listed
+    assert f"ghcr.io/tracemachina/nativelink:{VERSION}" in listed
     assert "docker.io/library/buildpack-deps:bookworm" in listed
     assert listed == sorted(set(listed))

@@ -28,7 +28,7 @@ from testbed.waiting import patient, until
 Object = dict[str, Any]
 Edit = Callable[[Object], object]
 CACHES = ("cas", "ac")
-V166, V132 = images.nativelink_schema("v1.6.6"), images.nativelink_schema("v1.3.2")
+NEWEST, V132 = (images.nativelink_schema(version) for version in (images.NATIVELINK_VERSIONS[-1], "v1.3.2"))
 
 
 def program(name: str) -> str:
@@ -111,7 +111,7 @@ def store(**kind: object) -> Edit:
 # Refused configurations --------------------------------------------------------------------------------------------
 
 
-def refusal(folder: Path, *edits: Edit, schema: Path = V166) -> str:
+def refusal(folder: Path, *edits: Edit, schema: Path = NEWEST) -> str:
     """Return the stand-in's error about a configuration. The stand-in must end at once."""
     config = configuration(folder)
     for edit in edits:
@@ -218,7 +218,7 @@ def digest(blob: bytes) -> bytes:
 class Farm:
     """One process with CAS, scheduler and worker, and its clients."""
 
-    def __init__(self, folder: Path, *edits: Edit, schema: Path = V166, **environment: str) -> None:
+    def __init__(self, folder: Path, *edits: Edit, schema: Path = NEWEST, **environment: str) -> None:
         self.folder = folder
         self.public, self.internal = free_ports(2)
         self.config = configuration(folder, self.public, self.internal)
