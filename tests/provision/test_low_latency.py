@@ -11,7 +11,7 @@ SPACE = "nativelink-low-latency"
 ON: Object = {"low_latency_enabled": True}
 
 
-def test_it_is_off_by_default(play: Play, live: Live) -> None:
+def test_low_latency_is_off_by_default(play: Play, live: Live) -> None:
     run = play(["low_latency"])
     assert (run.status, run.changed, run.summary) == (0, [], {})
     assert live("namespace", SPACE) == {}
@@ -55,7 +55,7 @@ def test_the_namespace_of_another_cluster_entry_stays(play: Play, live: Live, de
     dev.run("label", "--overwrite", "namespace", SPACE, "app.kubernetes.io/instance=dev")
 
 
-def test_off_removes_it_and_then_changes_nothing(play: Play, live: Live) -> None:
+def test_switching_low_latency_off_removes_it_once(play: Play, live: Live) -> None:
     checked = play(["low_latency"], "--check")
     assert checked.summary["provisioned"] == ["low latency: would be removed"]
     assert live("daemonset", "low-latency", SPACE)

@@ -199,7 +199,9 @@ def test_a_fast_store_and_its_copies_leave_a_tenth_of_the_scratch() -> None:
         ("v1.3.2", "memory", {"worker_match_logging_interval_s": 60}),
     ],
 )
-def test_what_the_matching_loop_does_by_itself(version: str, backend: str, expected: dict[str, int]) -> None:
+def test_the_matching_loop_has_the_intervals_of_its_version(
+    version: str, backend: str, expected: dict[str, int]
+) -> None:
     values = values_of(nativelink_version=version, nativelink_scheduler_backend=backend)
     found = simple(render.tree(values))
     assert {name: value for name, value in found.items() if "_interval_s" in name} == expected

@@ -754,7 +754,7 @@ def test_all_objects_are_namespaced(cluster: str) -> None:
 
 
 @pytest.mark.parametrize("cluster", ALL)
-def test_one_object_a_file_with_a_header_that_names_its_template(cluster: str) -> None:
+def test_each_file_has_one_object_and_a_header_that_names_its_template(cluster: str) -> None:
     for path, text in committed(cluster).items():
         header = text.splitlines()[1 if text.startswith("#!") else 0]
         template = re.search(r"roles/nativelink/templates/\S+\.j2", header)

@@ -84,7 +84,7 @@ def test_flux_ships_the_two_pinned_controllers_without_events() -> None:
     assert names(path, "NetworkPolicy") == {"allow-egress", "allow-scraping", "allow-webhooks"}
 
 
-def test_what_is_not_pinned_is_refused() -> None:
+def test_a_version_that_is_not_pinned_is_refused() -> None:
     with pytest.raises(KeyError):
         manifests.path("keda", "1.0.0")
     with pytest.raises(KeyError):
