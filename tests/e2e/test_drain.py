@@ -169,7 +169,8 @@ class Farm:
     def load(self, name: str, actions: int, seconds: str, *more: str) -> Load:
         """Start a client that runs actions of this many seconds in a pool, and ends when they end."""
         mine = f"{name}-{next(self.loads)}"
-        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--platform=pool={name}", "--timeout=120"]
+        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--platform=pool={name}"]
+        command.append(f"--timeout={patient(120):.0f}")
         command += [f"--execute-endpoint=grpc://{self.scheduler}:50052", f"--cas-endpoint=grpc://{self.cas}:50051"]
         command += [f"--actions={actions}", f"--seconds={seconds}", f"--begun={BEGUN}/{mine}", *more]
         client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -267,7 +268,7 @@ class Farm:
         """Run 100 actions of 1 to 20 s, with 15 scale-ins at random moments. `rounds` multiplies both numbers."""
         moments = sorted(random.Random(seed).uniform(2, 30 * rounds) for _ in range(15 * rounds))
         began, replicas, went = time.monotonic(), MOST, dict[str, Going]()
-        load = self.load(name, 100 * rounds, "1-20", f"--seed={seed}", f"--timeout={300 * rounds}")
+        load = self.load(name, 100 * rounds, "1-20", f"--seed={seed}", f"--timeout={patient(300) * rounds:.0f}")
         for number, moment in enumerate(moments, 1):
             time.sleep(max(0.0, began + moment - time.monotonic()))
             replicas -= 1
