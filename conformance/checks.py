@@ -27,7 +27,9 @@ from tests.e2e.bazel_client import Bazel
 DRAINS = 10
 _PATIENCE = 60.0  # seconds, for a build that takes a few
 _POOL = {"pool": "default"}
-_TOOL = re.compile(r"served by process (\d+), request (\d+), environment (\S*), arguments")
+_TOOL = re.compile(r"served by process (\d+), request (\d+), environment (.*), arguments")
+# NativeLink, Kubernetes or a shell would change each part of it, if it were not escaped.
+_ENVIRONMENT = "$$ $HOME ${HOME} $(HOME)"
 _LEFT = "left-by-the-tool"
 
 
@@ -218,9 +220,19 @@ def keeps_tools(farm: Farm) -> str:
 
 def gives_tools_the_environment(farm: Farm) -> str:
     """Compare the environment of a persistent worker with the pool's env."""
-    ((_, _, found),) = {(0, 0, environment) for _, _, environment in _served(farm)}
-    if found != "of-the-pool":
-        raise ClusterError(f"CONFORMANCE_ENV is {found!r} in the process, but 'of-the-pool' in the pool's env")
+    return _same_environment({environment for _, _, environment in _served(farm)})
+
+
+def gives_actions_the_environment(farm: Farm) -> str:
+    """Compare the environment of an action that runs alone with the pool's env."""
+    command = f"--command={json.dumps(['/reapi-load', 'tool'])}"
+    (action,) = _ok(farm.load(command, "--actions=1", f"--timeout={_PATIENCE}", platform={"pool": "persistent"}))
+    return _same_environment({environment for _, _, environment in _TOOL.findall(action["errors"])})
+
+
+def _same_environment(found: set[str]) -> str:
+    if found != {_ENVIRONMENT}:
+        raise ClusterError(f"CONFORMANCE_ENV is {sorted(found)} in the process, but {_ENVIRONMENT!r} in the pool's env")
     return "CONFORMANCE_ENV as in the pool's env"
 
 
@@ -267,6 +279,7 @@ BY_CLIENT: dict[str, Callable[[Farm], str]] = {
 BY_TOOLS: dict[str, Callable[[Farm], str]] = {
     "persistent workers: one process serves": keeps_tools,
     "persistent workers: with the pool's env": gives_tools_the_environment,
+    "persistent workers: an action that runs alone has the pool's env": gives_actions_the_environment,
     "persistent workers: the drain ends": drains_beside_tools,
 }
 
@@ -291,7 +304,7 @@ class Kind:
         return replace(self, by_bazel=by_bazel, by_client={t: do for t, do in self.by_client.items() if text in t})
 
 
-_TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": "of-the-pool"})
+_TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": _ENVIRONMENT})
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),

@@ -15,7 +15,7 @@ Tree = Mapping[str, str]
 NATIVELINK = "/nativelink"  # the binary's path in a pod; in the image it is the entrypoint
 SECRET = "conformance"  # the value of every key of every Secret
 _CONTAINERS = ("nativelink", "worker", "redis")
-_REFERENCE = re.compile(r"\$\((\w+)\)")
+_REFERENCE = re.compile(r"\$\$|\$\((\w+)\)")
 
 
 @dataclass(frozen=True)
@@ -142,4 +142,5 @@ def _value(variable: Mapping[str, Any]) -> str:
 
 
 def _expanded(text: str, environment: Mapping[str, str]) -> str:
-    return _REFERENCE.sub(lambda found: environment.get(found[1], found[0]), text)
+    """Expand $(NAME) and $$ as Kubernetes does."""
+    return _REFERENCE.sub(lambda found: "$" if found[0] == "$$" else environment.get(found[1], found[0]), text)
