@@ -1,7 +1,7 @@
 """OCI images made of our own binaries and of Debian packages, byte for byte the same each time, without Docker.
 
-An image carries its upstream name, so that manifests are used unchanged. What is inside is what its pins say, or a
-stand-in, which the label ``testbed.stand-in`` of the image tells.
+An image carries its upstream name, so that manifests are used unchanged. Its content is what its pins say, or a
+stand-in, which the label ``testbed.stand-in`` of the image then describes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from testbed import build, cache, debian, pins
 
 PAUSE = "registry.k8s.io/pause:3.10"
 BUSYBOX = "docker.io/library/busybox:1.35.0"
-# Debian's shell, coreutils and little more: what a toolchain image is at least.
+# This image has Debian's shell, coreutils and little more, which is the least that a toolchain image contains.
 DEBIAN = "docker.io/library/debian:bookworm-slim"
 NATIVELINK = "ghcr.io/tracemachina/nativelink"
 NATIVELINK_VERSIONS = ("v1.3.2", "v1.6.6")
-# Our own client, which makes load.
+# This image has our own client, which generates load.
 REAPI_LOAD = "docker.io/testbed/reapi-load:v0"
 
 _OCI = "application/vnd.oci.image"
@@ -34,9 +34,9 @@ _OCI = "application/vnd.oci.image"
 class Image:
     """One image: its full name, and what it consists of.
 
-    ``files`` maps absolute paths in the image to files of this machine, ``links`` to what a symbolic link says, and
-    ``root`` is a folder that goes in whole. ``user`` is ``UID`` or ``UID:GID``. ``stands_in`` says for what and why,
-    if the content is not what the name promises.
+    ``files`` maps absolute paths in the image to files of this machine, ``links`` maps paths to the targets
+    of symbolic links, and ``root`` is a folder whose whole content is added. ``user`` is ``UID`` or ``UID:GID``.
+    ``stands_in`` describes the content if it is not what the name promises.
     """
 
     reference: str
@@ -49,12 +49,12 @@ class Image:
 
 
 def nativelink_schema(version: str) -> Path:
-    """The JSON Schema of the configuration of a version (``v1.6.6``), which the stand-in for it takes."""
+    """Return the JSON Schema of the configuration of a version (``v1.6.6``), which the stand-in for it reads."""
     return Path(__file__).parents[1] / "schemas" / f"nativelink-{version}.schema.json"
 
 
 def mirrored(reference: str) -> str:
-    """A full or short name as a mirror serves it, without the registry: ``library/busybox:1.35.0``."""
+    """Return a full or short name as a mirror serves it, without the registry: ``library/busybox:1.35.0``."""
     registry, slash, name = reference.partition("/")
     if not slash:
         return f"library/{reference}"
@@ -62,10 +62,11 @@ def mirrored(reference: str) -> str:
 
 
 def saved() -> dict[str, Path]:
-    """The images in the tarballs (as ``docker save`` writes them) of the folder ``TESTBED_IMAGES``, by name.
+    """Return the images in the tarballs (as ``docker save`` writes them) of the folder ``TESTBED_IMAGES``, by name.
 
-    They come in the place of what we make under the same names: so a real image replaces its stand-in.
-    ``build.BuildError`` for a file that is none, or has more than one image, which can't be pushed.
+    They replace the images that we make under the same names, so that a real image takes the place of its stand-in.
+    ``build.BuildError`` is raised for a file that is not such a tarball, or that has more than one image, because
+    several images in one file can't be pushed.
     """
     found: dict[str, Path] = {}
     if folder := os.environ.get("TESTBED_IMAGES"):
@@ -75,7 +76,7 @@ def saved() -> dict[str, Path]:
                     listing = archive.extractfile("manifest.json")
                     inside = json.load(listing) if listing else []
             except (tarfile.TarError, KeyError, ValueError) as error:
-                raise build.BuildError(f"{path} is no tarball of docker save: {error}") from None
+                raise build.BuildError(f"{path} is not a tarball of docker save: {error}") from None
             if len(inside) != 1:
                 raise build.BuildError(f"{path} has {len(inside)} images: save each into a file of its own")
             found |= dict.fromkeys(inside[0]["RepoTags"] or (), path)
@@ -88,7 +89,7 @@ def _sha256(path: Path) -> str:
 
 
 def _entry(path: str, kind: bytes, mode: int, **more: Any) -> tarfile.TarInfo:
-    """A member of a layer that says nothing about who made it, and when."""
+    """Return a member of a layer that doesn't say who made it, and when."""
     entry = tarfile.TarInfo(path.lstrip("/"))
     entry.type, entry.mode = kind, mode
     for name, value in more.items():
@@ -106,7 +107,7 @@ def _write_layer(image: Image, target: Path) -> None:
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as layer:
         layer.addfile(_entry("/tmp", tarfile.DIRTYPE, 0o1777))
         for source in sorted(image.root.rglob("*")) if image.root else ():
-            path = str(source.relative_to(image.root))  # type: ignore[arg-type] # there are none without a root
+            path = str(source.relative_to(image.root))  # type: ignore[arg-type] # without a root there are no sources
             if source.is_symlink():
                 layer.addfile(_entry(path, tarfile.SYMTYPE, 0o777, linkname=str(source.readlink())))
             elif source.is_dir():
@@ -120,7 +121,7 @@ def _write_layer(image: Image, target: Path) -> None:
 
 
 def _write_layout(image: Image, draft: Path) -> None:
-    """One OCI image layout: https://specs.opencontainers.org/image-spec/image-layout/."""
+    """Write one OCI image layout: https://specs.opencontainers.org/image-spec/image-layout/."""
     blobs = draft / "blobs" / "sha256"
     blobs.mkdir(parents=True)
 
@@ -164,7 +165,7 @@ def _write_layout(image: Image, draft: Path) -> None:
 
 
 def layout(image: Image) -> Path:
-    """The folder with an image in OCI layout, made if need be: what ``crane push`` and other tools take."""
+    """Return the folder with an image in OCI layout, for ``crane push`` and other tools, and make it if needed."""
     described = asdict(image) | {"files": {path: _sha256(source) for path, source in image.files.items()}}
     key = cache.digest(Path(__file__).read_bytes(), json.dumps(described, sort_keys=True, default=str))
     name = f"{re.sub('[/:]', '-', mirrored(image.reference))}-{key}"
@@ -172,7 +173,8 @@ def layout(image: Image) -> Path:
 
 
 def _busybox() -> Image:
-    # Not the static one, which has no way to look up names. `wget -T` is broken in both: `timeout N wget` works.
+    # The static busybox can't look up names, so this is the dynamic one. `wget -T` is broken in both, but
+    # `timeout N wget` works.
     root = debian.root("busybox")
     names = "sh ls cat cp mv rm mkdir ln echo env sleep date id true false test tail head grep sed wc stat df nc wget"
     names += (
@@ -188,7 +190,7 @@ def _busybox() -> Image:
 
 
 def catalogue() -> list[Image]:
-    """The images that a real node has from its start."""
+    """Return the images that a real node has from its start."""
     tools = build.binaries(build.NODE_SETS)
     nativelink = "a small CAS, scheduler and worker, driven by the same configuration"
     images = [

@@ -153,10 +153,10 @@ def test_a_tarball_of_several_images_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_a_tarball_that_docker_did_not_save_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tarfile.open(tmp_path / "empty.tar", "w").close()
     monkeypatch.setenv("TESTBED_IMAGES", str(tmp_path))
-    with pytest.raises(build.BuildError, match=r"empty\.tar is no tarball of docker save: .*manifest\.json"):
+    with pytest.raises(build.BuildError, match=r"empty\.tar is not a tarball of docker save: .*manifest\.json"):
         images.saved()
     (tmp_path / "empty.tar").write_text("something else")
-    with pytest.raises(build.BuildError, match=r"empty\.tar is no tarball of docker save: "):
+    with pytest.raises(build.BuildError, match=r"empty\.tar is not a tarball of docker save: "):
         images.saved()
 
 
