@@ -123,11 +123,11 @@ func connect(settings redisConfig) (*backend, error) {
 	}
 	where, err := url.Parse(string(settings.Addresses[0]))
 	if err != nil {
-		return nil, errors.New("the address of Redis is no URL") // the error would tell the password
+		return nil, errors.New("the address of Redis is not a URL") // the error would tell the password
 	}
 	options, err := rueidis.ParseURL(where.String())
 	if err != nil {
-		return nil, errors.New("the address of Redis is no URL")
+		return nil, errors.New("the address of Redis is not a URL")
 	}
 	// One connection for all, which CLIENT LIST shows as the original's.
 	options.ForceSingleClient, options.PipelineMultiplex, options.DisableCache, options.DisableRetry = true, -1, true, true
