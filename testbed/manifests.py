@@ -1,7 +1,8 @@
 """Release manifests of the platform's components, made offline from the files of their own pinned Go modules.
 
-A release's manifest is an asset that a Go module doesn't have. What it is made from is there, so each recipe below
-does with those files what the project's own release job does, by ``kubectl kustomize`` and ``helm template``.
+A Go module doesn't contain the manifest of a release, but it contains the files that the manifest is made from. Each
+recipe below processes these files as the project's own release job does, with ``kubectl kustomize`` and
+``helm template``.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import yaml
 from testbed import build, cache, pins
 
 _KUBERNETES = {"kubernetes": build.CLUSTER_SETS["kubernetes"]}
-# What makes the manifests, besides this file: other versions may make others.
+# These tools make the manifests. Their versions are part of the cache key, because other versions may make others.
 _MAKERS = ("kubernetes", "helm")
-# The others take some seconds.
+# All other manifests take some seconds.
 _FIRST_TIME = {"envoy-gateway": "about a minute, most of it for Helm", "argocd": "about half a minute"}
 
 
 def source(modules: pins.ModuleSet, module: str) -> Path:
-    """The (read-only) folder with a required module's files, downloaded if need be and equal to what go.sum says."""
+    """Return the (read-only) folder with a required module's files, which are checked against go.sum.
+
+    The module is downloaded if needed.
+    """
     wanted = f"{module}@{modules.requires[module]}"
     answer = build.run("go", "mod", "download", "-json", wanted, env=build.go_environment(modules), cwd=modules.folder)
     found = json.loads(answer)
@@ -55,7 +59,10 @@ def _kustomize(folder: Path) -> str:
 
 
 def _keda(modules: pins.ModuleSet, work: Path) -> str:
-    """config/default, with the version as the images' tag and as the version label (both ``main`` in the source)."""
+    """Render config/default with the version as the images' tag and as the version label.
+
+    Both are ``main`` in the source.
+    """
     version = pins.release(modules)
     config = _copy(source(modules, modules.main) / "config", work)
 
@@ -73,20 +80,26 @@ def _keda(modules: pins.ModuleSet, work: Path) -> str:
 
 
 def _gateway_api(modules: pins.ModuleSet, _work: Path) -> str:
-    """Every file of the standard channel, the safe-upgrades policy among them, one after the other."""
+    """Return all files of the standard channel, including the safe-upgrades policy, one after the other."""
     folder = source(modules, modules.main) / "config" / "crd" / "standard"
     return "".join(f"---\n{path.read_text()}\n" for path in sorted(folder.glob("gateway*.yaml")))
 
 
 def _prometheus_operator(modules: pins.ModuleSet, _work: Path) -> str:
-    """Of its bundle the two definitions of what we render; the operator itself is of no use here."""
+    """Return the two definitions in the operator's bundle that we render resources of.
+
+    The operator itself isn't used here.
+    """
     folder = source(modules, modules.main) / "example" / "prometheus-operator-crd"
     names = ("servicemonitors", "prometheusrules")
     return "".join((folder / f"monitoring.coreos.com_{name}.yaml").read_text() for name in names)
 
 
 def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
-    """The chart of all CRDs, then the chart of the controller without the CRDs' policy, which the first one has."""
+    """Render the chart of all CRDs, then the chart of the controller.
+
+    The second chart leaves out the policy of the CRDs, because the first one contains it.
+    """
     charts = _copy(source(modules, modules.main) / "charts", work / "charts")
     values = charts / "gateway-helm" / "values.tmpl.yaml"
     image = {"${GatewayImage}": f"envoyproxy/gateway:{modules.version}", "${GatewayImagePullPolicy}": "IfNotPresent"}
@@ -96,7 +109,7 @@ def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
     values.with_name("values.yaml").write_text(text)
 
     def helm(*arguments: str | Path) -> str:
-        # Helm writes caches and settings where these point; a person's own have no say.
+        # Helm keeps its caches and settings in these folders, so that the user's own settings have no effect.
         env = {f"HELM_{kind}_HOME": str(work / kind) for kind in ("CACHE", "CONFIG", "DATA")}
         return build.run(build.binaries(build.HELM_SET)["helm"], "template", *arguments, env=env)
 
@@ -113,14 +126,15 @@ def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
 
 
 def _argocd(modules: pins.ModuleSet, _work: Path) -> str:
-    """The file itself: Argo CD commits its manifests with the release's image tags."""
+    """Return the file itself, because Argo CD commits its manifests with the release's image tags."""
     return (source(modules, modules.main) / "manifests" / "core-install.yaml").read_text()
 
 
 def _flux(modules: pins.ModuleSet, work: Path) -> str:
-    """manifests/install with the controllers we pin: what ``flux install --components`` gives.
+    """Render manifests/install with the controllers that we pin, as ``flux install --components`` does.
 
-    Its bases fetch each controller's release assets; those are that module's config/crd and config/manager.
+    The bases fetch the release assets of each controller, which are replaced with config/crd and config/manager of the
+    controller's module.
     """
     manifests = _copy(source(modules, modules.main) / "manifests", work)
     controllers = {module.rpartition("/")[2]: module for module in modules.requires if module != modules.main}
@@ -150,7 +164,7 @@ def _flux(modules: pins.ModuleSet, work: Path) -> str:
     return _kustomize(manifests / "install")
 
 
-# By component, its recipe and its module sets: the first one is the version that the project installs.
+# Each component has a recipe and its module sets. The first set is the version that the project installs.
 _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]]] = {
     "keda": (_keda, ("keda", "keda-previous")),
     "gateway-api": (_gateway_api, ("gateway-api",)),
@@ -162,11 +176,12 @@ _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]
 
 
 def path(component: str, version: str | None = None, label: str = "") -> Path:
-    """The manifest of a component: a key of ``_RECIPES``, such as ``keda``; it is made if need be.
+    """Return the manifest of a component, and make it if needed.
 
-    ``version`` is one that is pinned, as ``pins.versions()`` writes it; by default the one that the project installs.
-    ``label`` (``[2/3]``) opens the line that announces the making.
-    KeyError for a component or version that isn't pinned, ``build.BuildError`` if the manifest can't be made.
+    ``component`` is a key of ``_RECIPES``, such as ``keda``. ``version`` is a pinned version, as ``pins.versions()``
+    writes it. By default it is the version that the project installs. ``label`` (``[2/3]``) begins the line that
+    announces the work. KeyError is raised for a component or version that isn't pinned, ``build.BuildError`` if the
+    manifest can't be made.
     """
     recipe, sets = _RECIPES[component]
     pinned = {pins.release(modules): modules for modules in map(pins.module_set, sets)}
@@ -186,7 +201,7 @@ def path(component: str, version: str | None = None, label: str = "") -> Path:
 
 
 def build_all() -> dict[str, Path]:
-    """Every pinned manifest by component and version: ``{"keda 2.21.0": path, ...}``."""
+    """Make every pinned manifest, and return the paths by component and version: ``{"keda 2.21.0": path, ...}``."""
     releases = pins.versions()
     wanted = [(component, releases[name]) for component, (_, sets) in _RECIPES.items() for name in sets]
     return {
