@@ -24,10 +24,10 @@ type cache struct {
 	repb.UnimplementedActionCacheServer
 	repb.UnimplementedCapabilitiesServer
 	bspb.UnimplementedByteStreamServer
-	old              bool // as v1.3.2 does it
+	old              bool // behave as v1.3.2
 	cas, streams, ac map[string]store
 	readOnly         map[string]bool
-	executes         map[string]bool // of each instance with capabilities: whether it executes
+	executes         map[string]bool // has each instance with capabilities, and true if it executes
 }
 
 func pick(by map[string]store, instance string) (store, error) {
@@ -87,7 +87,8 @@ func (c *cache) BatchReadBlobs(ctx context.Context, asked *repb.BatchReadBlobsRe
 
 var sha256Hash = regexp.MustCompile("^[0-9a-f]{64}$")
 
-// check fails for bytes that are not as many as their digest says. Whether they are the same is for a verify store to ask.
+// check fails if a digest is not valid or names another size than that of the content. Only a verify store compares the
+// hash with the content.
 func (c *cache) check(of digest, content []byte) error {
 	switch {
 	case !sha256Hash.MatchString(of.GetHash()):
@@ -120,7 +121,7 @@ func (c *cache) BatchUpdateBlobs(ctx context.Context, asked *repb.BatchUpdateBlo
 	return answer, nil
 }
 
-// resource takes INSTANCE/[uploads/UUID/]blobs/HASH/SIZE[/…] apart.
+// resource splits a name of the form INSTANCE/[uploads/UUID/]blobs/HASH/SIZE[/…].
 func (c *cache) resource(name string) (store, digest, error) {
 	parts := strings.Split(name, "/")
 	blobs := slices.Index(parts, "blobs")

@@ -22,19 +22,19 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The indexes, by their names in v1.6.6.
+// The indexes have the names that v1.6.6 gives them.
 const (
 	byState  = "aa__state_sort_key_3e762c15"
 	byAction = "aa__unique_qualifier__3e762c15"
 )
 
-// How long a client's name leads to its action, and how often a client that waits is told of.
+// A client's name leads to its action for namedFor. Redis is told of each client that waits once in keptAlive.
 const (
 	namedFor  = 24 * time.Hour
 	keptAlive = 10 * time.Second
 )
 
-// deadStarts counts the starts in Redis for NATIVELINK_STANDIN_DEAD_STARTS.
+// deadStarts is the key in Redis that counts the starts for NATIVELINK_STANDIN_DEAD_STARTS.
 const deadStarts = "standin_starts"
 
 var errStale = errors.New("the version did not match")
@@ -48,22 +48,24 @@ type redisConfig struct {
 	}
 }
 
-// backend is a queue in Redis, which all schedulers on it share: aa_ID is a hash for each action, cid_NAME leads from a
-// client's operation to it, and ck_ID is when a client was last seen to wait for it, which like in the original stays for ever.
+// backend is a queue in Redis, which all schedulers on that Redis share. The hash aa_ID describes an action, cid_NAME
+// leads from a client's operation to its action, and ck_ID says when a client was last seen to wait for an action. As
+// in the original, ck_ID never expires.
 type backend struct {
 	store
 	client  rueidis.Client
 	channel string
-	// How long a command waits for a Redis that is away: of retries after 0.1 s, 0.2 s and so on, 1 by default.
+	// patience is how long a command waits for a Redis that is away. It is the time that the configured retries (1 by
+	// default) take, which come after 0.1 s, 0.2 s and so on.
 	patience time.Duration
-	// dead says that its matching loop ended before it began.
+	// dead is set if the matching loop ended before it began.
 	dead       bool
 	failedAt   atomic.Int64 // in nanoseconds
 	subscribed atomic.Bool
-	again      chan struct{} // to subscribe
+	again      chan struct{} // asks for a new subscription
 }
 
-// record is the field "data" of an action's hash, as far as it is needed here or by those who count actions.
+// record is the part of the field "data" of an action's hash that the stand-in or a reader of the queue needs.
 type record struct {
 	Info struct {
 		Properties map[string]string `json:"platform_properties"`
@@ -74,9 +76,9 @@ type record struct {
 			Uncacheable *qualifier `json:",omitempty"`
 		} `json:"unique_qualifier"`
 	} `json:"action_info"`
-	Operation struct{ Uuid string } `json:"operation_id"` //nolint:staticcheck // its name there
+	Operation struct{ Uuid string } `json:"operation_id"` //nolint:staticcheck // the original's name
 	SortKey   uint64                `json:"sort_key"`
-	// When the stage or the worker last changed, and a client was last seen when that was written.
+	// Updated is when the stage or the worker last changed. KeptAlive is when a client was last seen before the write.
 	Updated   instant `json:"last_worker_updated_timestamp"`
 	KeptAlive instant `json:"last_client_keepalive_timestamp"`
 	Worker    *string `json:"worker_id"`
@@ -104,14 +106,14 @@ func (i instant) time() time.Time   { return time.Unix(i.Seconds, int64(i.Nanos)
 func key(name, id string) string    { return name + "_" + id }
 func stageName(stage string) string { return strings.ToUpper(stage[:1]) + stage[1:] }
 
-// update writes an action if its version is still the one that is known: ARGV are that version, a time to live or 0, and fields.
+// update writes an action if its version is still the known one. ARGV has it, a time to live or 0, and fields.
 var update = rueidis.NewLuaScript(`
 if (tonumber(redis.call('HGET', KEYS[1], 'version')) or 0) ~= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'version', ARGV[1] + 1, unpack(ARGV, 3))
 if ARGV[2] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 return 1`)
 
-// connect opens a redis_store. As in the original that fails while Redis is away, and the process ends.
+// connect opens a redis_store. As in the original, connect fails while Redis is away, and the process ends.
 func connect(settings redisConfig) (*backend, error) {
 	switch {
 	case len(settings.Addresses) == 0:
@@ -123,13 +125,13 @@ func connect(settings redisConfig) (*backend, error) {
 	}
 	where, err := url.Parse(string(settings.Addresses[0]))
 	if err != nil {
-		return nil, errors.New("the address of Redis is not a URL") // the error would tell the password
+		return nil, errors.New("the address of Redis is not a URL") // the error itself would show the password
 	}
 	options, err := rueidis.ParseURL(where.String())
 	if err != nil {
 		return nil, errors.New("the address of Redis is not a URL")
 	}
-	// One connection for all, which CLIENT LIST shows as the original's.
+	// All commands share one connection, which looks like the original's in CLIENT LIST.
 	options.ForceSingleClient, options.PipelineMultiplex, options.DisableCache, options.DisableRetry = true, -1, true, true
 	options.ClientSetInfo = []string{"redis-rs", "1.0.0"}
 	options.Dialer = net.Dialer{Timeout: time.Second, KeepAlive: 10 * time.Second}
@@ -141,8 +143,8 @@ func connect(settings redisConfig) (*backend, error) {
 	return &backend{client: client, channel: settings.Channel, patience: patience, again: make(chan struct{}, 1)}, nil
 }
 
-// begin decides whether this start is a dead one: NATIVELINK_STANDIN_DEAD_STARTS=0.5 is a probability, and 2 (without a
-// point) the number of starts on this Redis that are, the first ones.
+// begin decides whether the matching loop of this start is dead. With NATIVELINK_STANDIN_DEAD_STARTS=0.5 that has a
+// probability of 0.5. With 2 (without a point) the first two starts on this Redis are dead.
 func (b *backend) begin() error {
 	wanted := os.Getenv("NATIVELINK_STANDIN_DEAD_STARTS")
 	if wanted == "" {
@@ -161,7 +163,7 @@ func (b *backend) begin() error {
 	return err
 }
 
-// do runs a command, and tries again as long as the configuration has it wait for a Redis that is away.
+// do runs a command, and repeats it for as long as the configuration lets commands wait for a Redis that is away.
 func (b *backend) do(command rueidis.Completed) rueidis.RedisResult {
 	command = command.Pin()
 	return b.patiently(func() rueidis.RedisResult { return b.within(2*time.Second, command) })
@@ -190,12 +192,12 @@ func (b *backend) judge(err error) {
 	}
 }
 
-// away says that a command has just failed: another one need not wait as long.
+// away reports whether a command has just failed, so that another command need not wait as long.
 func (b *backend) away() bool {
 	return time.Since(time.Unix(0, b.failedAt.Load())) < 300*time.Millisecond
 }
 
-// ping is the health check. If it gets no answer in time, it has the scheduler subscribe anew, and tries once more.
+// ping is the health check. Without an answer in time, ping has the scheduler subscribe again, and tries once more.
 func (b *backend) ping() error {
 	err := b.within(4*time.Second, b.client.B().Ping().Build()).Error()
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -208,7 +210,7 @@ func (b *backend) ping() error {
 	return err
 }
 
-// follow hears what other schedulers change, and, unless it is dead, has queued actions matched.
+// follow listens to the changes of other schedulers and, unless the matching loop is dead, has queued actions matched.
 func (b *backend) follow(s *scheduler) {
 	go b.listen(s)
 	if b.dead {
@@ -244,8 +246,8 @@ func (b *backend) follow(s *scheduler) {
 	}
 }
 
-// readEach reads the queued actions one by one, only because the original does: it is what CLIENT LIST shows of a scheduler
-// that has a queue.
+// readEach reads the queued actions one by one. It does so only because the original does: CLIENT LIST shows these
+// reads for a scheduler that has a queue.
 func (b *backend) readEach(ids []string) {
 	commands := []rueidis.Completed{}
 	for _, id := range ids {
@@ -256,8 +258,8 @@ func (b *backend) readEach(ids []string) {
 	b.client.DoMulti(ctx, commands...)
 }
 
-// listen hears of keys that are written. As in v1.6.6 that ends with the connection, and from then on clients learn of a
-// result only when their action is looked at, every 10 seconds.
+// listen receives the names of keys that are written. As in v1.6.6 the subscription ends with the connection. From then
+// on clients learn of a result only when the scheduler reads their action, every 10 seconds.
 func (b *backend) listen(s *scheduler) {
 	for {
 		b.subscribed.Store(true)
@@ -268,7 +270,7 @@ func (b *backend) listen(s *scheduler) {
 		s.mutex.Unlock()
 		err := b.client.Receive(context.Background(), b.client.B().Psubscribe().Pattern(b.channel).Build(),
 			func(message rueidis.PubSubMessage) {
-				// Not here: no command can be answered before this has returned.
+				// A goroutine does this, because no command can be answered before this function has returned.
 				go func() {
 					s.mutex.Lock()
 					defer s.mutex.Unlock()
@@ -332,7 +334,7 @@ func (b *backend) search(index, query, sortedBy string) ([]string, error) {
 	}
 }
 
-// texts are all strings in an answer, whose shape differs between the versions of the protocol.
+// texts returns all strings in an answer, whose shape differs between the versions of the protocol.
 func texts(in rueidis.RedisMessage) (found []string) {
 	if parts, err := in.ToMap(); err == nil {
 		for _, part := range parts {
@@ -348,7 +350,7 @@ func texts(in rueidis.RedisMessage) (found []string) {
 	return found
 }
 
-// matchable are those of the queued actions that may be matched: others are ended, as they have no client any more.
+// matchable returns the queued actions that may be matched, and ends the others, which have no client any more.
 func (b *backend) matchable(s *scheduler, ids []string) (found []*action) {
 	for _, id := range ids {
 		wish := s.actions[id]
@@ -375,7 +377,7 @@ func (b *backend) matchable(s *scheduler, ids []string) (found []*action) {
 	return found
 }
 
-// write writes an action as it is; errStale if another scheduler has changed it meanwhile.
+// write writes an action as it is. It returns errStale if another scheduler has changed the action meanwhile.
 func (b *backend) write(wish *action) error {
 	if b.away() && b.patience < time.Second {
 		return errors.New("Redis is away")
@@ -484,7 +486,7 @@ func (b *backend) load(id string) *action {
 	return found
 }
 
-// refresh makes an action what it is in Redis by now.
+// refresh updates an action to its present state in Redis.
 func (b *backend) refresh(wish *action) {
 	if b.away() {
 		return
@@ -501,7 +503,7 @@ func (b *backend) refresh(wish *action) {
 	wish.announce()
 }
 
-// equal returns the unfinished action in Redis that is equal to one, or nil. Like the original it always asks.
+// equal returns the unfinished action in Redis that is equal to wish, or nil. Like the original, it always asks Redis.
 func (b *backend) equal(s *scheduler, wish *action) (*action, error) {
 	if !wish.cacheable {
 		return nil, nil
@@ -520,7 +522,7 @@ func (b *backend) equal(s *scheduler, wish *action) (*action, error) {
 	return nil, err
 }
 
-// named has a client's name lead to an action.
+// named writes to Redis that a client's name leads to an action.
 func (b *backend) named(client string, wish *action) error {
 	text, _ := json.Marshal(map[string]string{"Uuid": wish.ID})
 	name := key("cid", client)
@@ -530,9 +532,9 @@ func (b *backend) named(client string, wish *action) error {
 	return b.do(b.client.B().Expire().Key(name).Seconds(int64(namedFor.Seconds())).Build()).Error()
 }
 
-// find returns the action of a client's name, or nil.
+// find returns the action that a client's name leads to, or nil.
 func (b *backend) find(s *scheduler, client string) *action {
-	var told struct{ Uuid string } //nolint:staticcheck // its name there
+	var told struct{ Uuid string } //nolint:staticcheck // the original's name
 	text, err := b.do(b.client.B().Hget().Key(key("cid", client)).Field("data").Build()).ToString()
 	if err != nil || json.Unmarshal([]byte(text), &told) != nil {
 		return nil
@@ -547,8 +549,8 @@ func (b *backend) find(s *scheduler, client string) *action {
 	return wish
 }
 
-// keepAlive tells Redis of the actions that clients wait for, every 10 seconds, and the clients what became of them, if that
-// could not be heard. The keys have no time to live.
+// keepAlive tells Redis every 10 seconds which actions clients wait for. It also tells the clients what became of their
+// actions if the scheduler could not hear of that. The keys have no time to live.
 func (b *backend) keepAlive(s *scheduler) {
 	for _, wish := range s.actions {
 		if len(wish.watchers) == 0 || time.Since(wish.asked) < keptAlive || b.away() {
@@ -569,7 +571,7 @@ func (b *backend) keepAlive(s *scheduler) {
 	}
 }
 
-// remove takes an action out of Redis.
+// remove deletes an action from Redis.
 func (b *backend) remove(wish *action) error {
 	return b.do(b.client.B().Del().Key(key("aa", wish.ID)).Build()).Error()
 }

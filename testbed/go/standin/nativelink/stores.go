@@ -21,7 +21,8 @@ import (
 
 type digest = *repb.Digest
 
-// store keeps whole blobs: the CAS's by their digest, or encoded ActionResults by the digest of their action.
+// store keeps whole blobs. They are blobs of the CAS by their digest, or encoded ActionResults by the digest of their
+// action.
 type store interface {
 	Missing(ctx context.Context, digests []digest) ([]digest, error)
 	// Get fails with code NotFound for a blob that is not there.
@@ -33,7 +34,7 @@ func blob(of digest) string { return fmt.Sprintf("%s-%d", of.Hash, of.SizeBytes)
 
 func notFound(of digest) error { return status.Errorf(codes.NotFound, "%s is not here", blob(of)) }
 
-// fetch returns a blob of the CAS. The empty one is everywhere.
+// fetch returns a blob of the CAS. Every CAS has the empty blob.
 func fetch(ctx context.Context, from store, of digest) ([]byte, error) {
 	if of.GetSizeBytes() == 0 {
 		return nil, nil
@@ -50,7 +51,7 @@ func fetchMessage(ctx context.Context, from store, of digest, into proto.Message
 	return proto.Unmarshal(content, into)
 }
 
-// memory is the store of that kind.
+// memory keeps blobs in memory.
 type memory struct{ blobs sync.Map }
 
 func (m *memory) Missing(_ context.Context, digests []digest) (missing []digest, _ error) {
@@ -75,7 +76,7 @@ func (m *memory) Put(_ context.Context, wanted digest, content []byte) error {
 	return nil
 }
 
-// filesystem keeps a blob in a file. Unlike the real one it evicts nothing.
+// filesystem keeps each blob in a file. Unlike the original, it evicts nothing.
 type filesystem struct{ Content, Temp string }
 
 func (f *filesystem) path(of digest) string { return filepath.Join(f.Content, blob(of)) }
@@ -109,7 +110,7 @@ func (f *filesystem) Put(_ context.Context, wanted digest, content []byte) error
 	return err
 }
 
-// results are the action cache of another process.
+// results is the action cache of another process.
 type results struct{ reapi.Results }
 
 func (r results) Missing(ctx context.Context, digests []digest) (missing []digest, _ error) {
@@ -172,7 +173,7 @@ func (s shard) Put(ctx context.Context, wanted digest, content []byte) error {
 	return s[s.of(wanted)].Put(ctx, wanted, content)
 }
 
-// fastSlow has everything in `slow`, and what was used in `fast` as well.
+// fastSlow has every blob in slow, and those that were used in fast as well.
 type fastSlow struct{ fast, slow store }
 
 func (f fastSlow) Missing(ctx context.Context, digests []digest) ([]digest, error) {
@@ -194,7 +195,7 @@ func (f fastSlow) Put(ctx context.Context, wanted digest, content []byte) error 
 	return errors.Join(f.fast.Put(ctx, wanted, content), f.slow.Put(ctx, wanted, content))
 }
 
-// complete has only those results whose blobs are all in `cas`.
+// complete has only those results whose blobs are all in cas.
 type complete struct{ store, cas store }
 
 func (c complete) Get(ctx context.Context, wanted digest) ([]byte, error) {
@@ -243,7 +244,7 @@ func (c complete) Put(ctx context.Context, wanted digest, content []byte) error 
 	return c.store.Put(ctx, wanted, content)
 }
 
-// verified takes only what its digest says. Without it a store takes any bytes under any digest.
+// verified takes only content that matches its digest. Other stores take any bytes under any digest.
 type verified struct {
 	store
 	size, hash, old bool
@@ -302,11 +303,11 @@ func (r reference) Put(ctx context.Context, wanted digest, content []byte) error
 	return found.Put(ctx, wanted, content)
 }
 
-// stores are those of the configuration's list by name, and the references to them.
+// stores has the stores of the configuration's list by name, and the references to them.
 type stores struct {
 	by         map[string]store
 	references *[]reference
-	old        bool // as v1.3.2 does it
+	old        bool // behave as v1.3.2
 }
 
 func newStores(old bool) stores { return stores{map[string]store{}, &[]reference{}, old} }
@@ -327,7 +328,7 @@ func (named stores) add(spec storeSpec) error {
 	return nil
 }
 
-// check fails if a reference leads nowhere. v1.3.2 finds that out when the store is used.
+// check fails if a reference names a store that does not exist. v1.3.2 notices that only when the store is used.
 func (named stores) check() error {
 	for _, each := range *named.references {
 		if _, err := each.store(); err != nil && !named.old {
@@ -337,7 +338,7 @@ func (named stores) check() error {
 	return nil
 }
 
-// get returns the store that the field `field` of a service names.
+// get returns the store that a field of a service names.
 func (named stores) get(field, name string) (store, error) {
 	if found, there := named.by[name]; there {
 		return found, nil
