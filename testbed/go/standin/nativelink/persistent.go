@@ -20,14 +20,14 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// How many processes of one tool there are at most, and how many requests each answers.
+// One tool has at most mostTools processes, and each of them answers mostRequests requests.
 const (
 	mostTools    = 4
 	mostRequests = 200
 )
 
-// tools are the persistent workers of a worker: they are started in its work directory itself, with its environment, and
-// what they leave there stays.
+// tools has the processes of persistent workers that a worker has started. They are started in the work directory
+// itself, with the worker's environment, and files that they leave there stay.
 type tools struct {
 	folder string
 	mutex  sync.Mutex
@@ -98,8 +98,8 @@ func (t *tools) giveBack(key string, used *tool, healthy bool) {
 	go func() { _ = used.process.Wait() }()
 }
 
-// ask has a persistent worker do an action: its command up to the first argument that begins with @ is the process, the
-// rest the request.
+// ask has a persistent worker execute an action. The arguments before the first one that begins with @ are the command
+// of the process, and the others are the request.
 func (w *worker) ask(
 	ctx context.Context, command *repb.Command, protocol, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata,
 ) (*repb.ActionResult, error) {

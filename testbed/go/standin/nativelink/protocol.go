@@ -7,31 +7,33 @@ import (
 	"google.golang.org/grpc/encoding"
 )
 
-// The stand-in's worker and scheduler speak a protocol of their own, which NativeLink does not: one stream a worker,
-// with JSON in it.
+// The stand-in's workers and schedulers speak a protocol of their own, which NativeLink does not know. Each worker has
+// one stream, which carries JSON.
 
-// toScheduler has one field set, but for a heartbeat, which has none.
+// toScheduler is a message of a worker. One field is set, except in a heartbeat, which has none.
 type toScheduler struct {
 	Register *registration `json:",omitempty"`
 	Started  string        `json:",omitempty"` // the action passed the precondition
-	Refused  string        `json:",omitempty"` // it did not
+	Refused  string        `json:",omitempty"` // the action did not pass it
 	Finished *outcome      `json:",omitempty"`
 }
 
 type registration struct {
 	Name       string
 	Properties map[string]string
-	Slots      int // 0: no limit
+	Slots      int // 0 means no limit
 }
 
-// outcome is an encoded ExecuteResponse; with Again the worker could not do its part and another one may.
+// outcome has the encoded ExecuteResponse of an action. Again is set if the worker could not do its part, so that
+// another worker may try.
 type outcome struct {
 	ID       string
 	Response []byte
 	Again    bool
 }
 
-// toWorker is an order to run an action; the first one, which has none, says under which ID the worker is known.
+// toWorker is an order to run an action. The first message to a worker has no action, but the ID that the scheduler
+// gave to the worker.
 type toWorker struct {
 	ID         string
 	Action     []byte            `json:",omitempty"` // the encoded digest of the action

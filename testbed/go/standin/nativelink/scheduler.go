@@ -29,31 +29,31 @@ const (
 	completed = "completed"
 )
 
-// A worker that refused an action gets no other for so long.
+// paused is how long a worker that refused an action gets no other action.
 const paused = time.Second
 
-// action is one wish to execute; equal wishes at a time are one.
+// action is one request to execute. Equal requests at the same time share one action.
 type action struct {
 	ID         string
 	instance   string
 	digest     digest
-	cacheable  bool // equal wishes may share it
+	cacheable  bool // equal requests may share the action
 	Properties map[string]string
 	Priority   int32
 	Stage      string
-	since      time.Time // in this stage
+	since      time.Time // when this stage began
 	Queued     time.Time
 	starts     int
 	failures   int
 	worker     *remoteWorker
-	workerID   string // of a worker that may be another scheduler's
+	workerID   string // the worker may be connected to another scheduler
 	watchers   map[chan *longrunningpb.Operation]bool
-	operation  *longrunningpb.Operation // the latest, without its name
-	redis      *backend                 // where it is, or nil: in memory
-	untold     bool                     // its clients have not been told of the latest
-	ours       bool                     // queued by this scheduler
+	operation  *longrunningpb.Operation // the latest operation, without its name
+	redis      *backend                 // nil if the action is in memory
+	untold     bool                     // the clients have not been told of the latest operation
+	ours       bool                     // this scheduler queued the action
 	version    int64                    // in Redis
-	retain     int64                    // seconds that Redis has it for when it is completed; 0: for ever
+	retain     int64                    // seconds that Redis keeps a completed action; 0 means for ever
 	asked      time.Time                // when Redis was last told that a client waits
 }
 
@@ -65,25 +65,25 @@ type remoteWorker struct {
 	used        time.Time
 	pausedUntil time.Time
 	orders      chan toWorker
-	lost        chan struct{} // closed when it counts no more
+	lost        chan struct{} // closed when the worker is evicted
 }
 
-// scheduler is one queue, and the workers that are connected.
+// scheduler has one queue, and the workers that are connected.
 type scheduler struct {
 	repb.UnimplementedExecutionServer
 	config  schedulerConfig
-	old     bool             // as v1.3.2 does it
+	old     bool             // behave as v1.3.2
 	cas     map[string]store // by instance
-	results store            // of a cache_lookup around it, or nil
-	redis   *backend         // where the queue is, or nil: in memory
+	results store            // the store of a cache_lookup around this scheduler, or nil
+	redis   *backend         // nil if the queue is in memory
 
 	mutex   sync.Mutex
 	actions map[string]*action
-	clients map[string]*action // by the name that a client's operation has
+	clients map[string]*action // by the name of a client's operation
 	workers []*remoteWorker
 	totals  totals
-	reached map[string]bool // stages that any action was in
-	wake    chan struct{}   // to match on Redis
+	reached map[string]bool // stages that any action has been in
+	wake    chan struct{}   // wakes the matching loop on Redis
 }
 
 type totals struct {
@@ -104,7 +104,7 @@ func newScheduler(settings schedulerConfig, old bool) *scheduler {
 	}
 }
 
-// start begins to match and to expire.
+// start starts to match and to expire actions.
 func (s *scheduler) start() {
 	if s.redis != nil {
 		go s.redis.follow(s)
@@ -121,7 +121,7 @@ func (s *scheduler) start() {
 	}()
 }
 
-// match has queued actions given to workers: at once, or by the loop that reads Redis.
+// match gives queued actions to workers at once, or wakes the loop that reads them from Redis.
 func (s *scheduler) match() {
 	if s.redis == nil {
 		s.matchNow(s.waiting())
@@ -129,18 +129,18 @@ func (s *scheduler) match() {
 	}
 	select {
 	case s.wake <- struct{}{}:
-	default: // it is to run already
+	default: // the loop is already woken
 	}
 }
 
 func uuid() string {
 	var random [16]byte
-	_, _ = rand.Read(random[:]) // which never fails
+	_, _ = rand.Read(random[:]) // Read never fails
 	random[6], random[8] = random[6]&0x0f|0x40, random[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", random[:4], random[4:6], random[6:8], random[8:10], random[10:])
 }
 
-// property fails for one that the scheduler can't take from a worker.
+// property fails for a property that the scheduler can't take from a worker.
 func (s *scheduler) property(name, value string) error {
 	kind, declared := s.config.Properties[name]
 	if !declared && s.old {
@@ -152,7 +152,7 @@ func (s *scheduler) property(name, value string) error {
 	return nil
 }
 
-// fits says whether a worker may run an action, by NativeLink's rules.
+// fits reports whether a worker may run an action, by NativeLink's rules.
 func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 	for name, wanted := range wish.Properties {
 		if s.property(name, wanted) != nil {
@@ -163,7 +163,7 @@ func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 		switch {
 		case kind == "ignore":
 		case !there:
-			if kind != "" { // one that is not declared restricts only the workers that have it
+			if kind != "" { // an undeclared property restricts only the workers that have it
 				return false
 			}
 		case kind == "priority":
@@ -184,7 +184,7 @@ func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 	return true
 }
 
-// matchNow gives queued actions to the workers that fit, the one first that was not used for longest.
+// matchNow gives queued actions to workers that fit. The worker that has not been used for longest comes first.
 func (s *scheduler) matchNow(waiting []*action) {
 	now := time.Now()
 	for _, wish := range waiting {
@@ -206,7 +206,7 @@ func (s *scheduler) matchNow(waiting []*action) {
 		if err := s.enter(wish, executing); err != nil {
 			slog.Error("Failed to assign operation in do_try_match", "operation_id", wish.ID, "err", err)
 			if !errors.Is(err, errStale) {
-				wish.workerID = "" // it stays queued
+				wish.workerID = "" // the action stays queued
 			}
 			continue
 		}
@@ -228,13 +228,13 @@ func (s *scheduler) waiting() []*action {
 	return found
 }
 
-// enter puts an action into a stage. On Redis it may fail, and the action is then as it was there.
+// enter puts an action into a stage. On Redis that may fail, and the action then stays as Redis has it.
 func (s *scheduler) enter(wish *action, stage string) error {
 	before, since := wish.Stage, wish.since
 	wish.Stage, wish.since, wish.retain = stage, time.Now(), s.config.RetainCompleted
 	if s.redis != nil {
 		if err := s.redis.write(wish); err != nil {
-			if !errors.Is(err, errStale) { // else it is what Redis has by now
+			if !errors.Is(err, errStale) { // after errStale the action is what Redis has by now
 				wish.Stage, wish.since = before, since
 			}
 			return err
@@ -244,7 +244,7 @@ func (s *scheduler) enter(wish *action, stage string) error {
 	return nil
 }
 
-// tell makes an operation of a stage the latest, and sends it to those who wait.
+// tell makes a new operation of a stage the action's latest one, and sends it to the clients that wait.
 func (wish *action) tell(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
 	wish.set(stage, response)
 	wish.announce()
@@ -253,7 +253,7 @@ func (wish *action) tell(stage repb.ExecutionStage_Value, response *repb.Execute
 func (wish *action) set(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
 	metadata, err := anypb.New(&repb.ExecuteOperationMetadata{Stage: stage, ActionDigest: wish.digest})
 	if err != nil {
-		panic(err) // a message of ours that can't be encoded
+		panic(err) // our own messages can always be encoded
 	}
 	wish.operation = &longrunningpb.Operation{Metadata: metadata}
 	if response != nil {
@@ -266,7 +266,8 @@ func (wish *action) set(stage repb.ExecutionStage_Value, response *repb.ExecuteR
 	}
 }
 
-// announce tells those who wait, unless the scheduler could not have heard of it from Redis.
+// announce sends the latest operation to the clients that wait. Without a subscription it does so later, because the
+// original could not have heard of the operation from Redis.
 func (wish *action) announce() {
 	if wish.redis != nil && !wish.redis.subscribed.Load() {
 		wish.untold = true
@@ -280,12 +281,12 @@ func (wish *action) send() {
 	for watcher := range wish.watchers {
 		select {
 		case watcher <- wish.operation:
-		default: // it reads nothing, so it is about to end
+		default: // the watcher reads nothing, so it is about to end
 		}
 	}
 }
 
-// giveBack takes an action from its worker; into the queue again, or, if it failed too often, to its end.
+// giveBack takes an action from its worker and queues it again, or ends it if it failed too often.
 func (s *scheduler) giveBack(wish *action, failed bool, why *repb.ExecuteResponse) {
 	if wish.worker != nil {
 		delete(wish.worker.running, wish.ID)
@@ -308,8 +309,8 @@ func (s *scheduler) giveBack(wish *action, failed bool, why *repb.ExecuteRespons
 	s.drop(wish)
 }
 
-// strand leaves an action where Redis has it, as the original does when Redis can't be told what became of it: it stays
-// there until max_action_executing_timeout_s, and its clients wait.
+// strand leaves an action in the stage that it has in Redis, as the original does when it can't write to Redis what
+// became of the action. The action stays in that stage until max_action_executing_timeout_s, and its clients wait.
 func (s *scheduler) strand(wish *action, why error) {
 	slog.Error("Failed to update_operation on update_action", "operation_id", wish.ID, "err", why)
 }
@@ -338,7 +339,7 @@ func (s *scheduler) drop(wish *action) {
 	}
 	if s.redis != nil {
 		if err := s.redis.remove(wish); err != nil {
-			return // it stays, until it has had no client for client_action_timeout_s
+			return // the action stays until it has had no client for client_action_timeout_s
 		}
 	}
 	s.forget(wish)
@@ -355,7 +356,7 @@ func failure(code codes.Code, message string) *repb.ExecuteResponse {
 
 func seconds(number float64) time.Duration { return time.Duration(number * float64(time.Second)) }
 
-// expire ends what has had its time: silent workers, too long executions, and remembered outcomes.
+// expire removes silent workers and old outcomes, and gives back actions that execute for too long.
 func (s *scheduler) expire() {
 	for _, worker := range slices.Clone(s.workers) {
 		if time.Since(worker.seen) > seconds(s.config.WorkerTimeout) {
@@ -369,7 +370,7 @@ func (s *scheduler) expire() {
 			s.forget(wish)
 		case wish.Stage == executing && s.config.ExecutingTimeout > 0 && time.Since(wish.since) > seconds(s.config.ExecutingTimeout):
 			if s.redis != nil && s.redis.away() {
-				continue // it can't be told there; the next time
+				continue // Redis can't be told now, so the next call does this
 			}
 			slog.Warn("Timing out operation", "operation_id", wish.ID, "worker_id", wish.workerID)
 			s.giveBack(wish, true, failure(codes.DeadlineExceeded,
@@ -382,7 +383,7 @@ func (s *scheduler) expire() {
 	}
 }
 
-// lose forgets a worker. What it ran goes back into the queue.
+// lose forgets a worker. The actions that it ran go back into the queue.
 func (s *scheduler) lose(worker *remoteWorker, why string, disconnected bool) {
 	if !slices.Contains(s.workers, worker) {
 		return
@@ -401,7 +402,7 @@ func (s *scheduler) lose(worker *remoteWorker, why string, disconnected bool) {
 	s.match()
 }
 
-// work is one worker's stream, as long as it is connected.
+// work serves the stream of one worker for as long as the worker is connected.
 func (s *scheduler) work(stream grpc.ServerStream) error {
 	var first toScheduler
 	if err := stream.RecvMsg(&first); err != nil {
@@ -472,7 +473,7 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 		wish := worker.running[message.Finished.ID]
 		delete(worker.running, message.Finished.ID)
 		if wish == nil || wish.worker != worker {
-			return // it was given to another one meanwhile
+			return // the action was given to another worker meanwhile
 		}
 		response := &repb.ExecuteResponse{}
 		if err := proto.Unmarshal(message.Finished.Response, response); err != nil {
@@ -490,7 +491,7 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 	s.match()
 }
 
-// Execute queues an action and tells about it until it is done. A queued action is dropped when nobody listens.
+// Execute queues an action and reports on it until it is done. A queued action that no client listens to is dropped.
 func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_ExecuteServer) error {
 	cas, err := pick(s.cas, asked.InstanceName)
 	if err != nil {
@@ -501,7 +502,7 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 		return status.Errorf(codes.FailedPrecondition, "the action: %v", err)
 	}
 	platform := wanted.Platform
-	if platform == nil { // where older clients say it
+	if platform == nil { // older clients set the platform in the command
 		if err := fetchMessage(stream.Context(), cas, wanted.CommandDigest, command); err != nil {
 			return status.Errorf(codes.FailedPrecondition, "the command: %v", err)
 		}
@@ -535,7 +536,7 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 	return s.follow(wish, asked.InstanceName+"/"+client, stream)
 }
 
-// known is the operation of an action whose result is in the action cache, or nil.
+// known returns the operation of an action whose result is in the action cache, or nil.
 func (s *scheduler) known(ctx context.Context, wanted digest) (*longrunningpb.Operation, error) {
 	content, err := s.results.Get(ctx, wanted)
 	if status.Code(err) == codes.NotFound {
@@ -553,7 +554,7 @@ func (s *scheduler) known(ctx context.Context, wanted digest) (*longrunningpb.Op
 	return done.operation, nil
 }
 
-// join puts an action into the queue, or finds the equal one that is there.
+// join puts an action into the queue, or returns the equal action that is already there.
 func (s *scheduler) join(wish *action, client string) (*action, error) {
 	for _, other := range s.actions {
 		same := other.instance == wish.instance && proto.Equal(other.digest, wish.digest)
@@ -583,7 +584,7 @@ func (s *scheduler) join(wish *action, client string) (*action, error) {
 	return wish, nil
 }
 
-// WaitExecution tells about an action that is known already.
+// WaitExecution reports on an action that is known already.
 func (s *scheduler) WaitExecution(asked *repb.WaitExecutionRequest, stream repb.Execution_WaitExecutionServer) error {
 	client := asked.Name[strings.LastIndex(asked.Name, "/")+1:]
 	s.mutex.Lock()
@@ -599,7 +600,7 @@ func (s *scheduler) WaitExecution(asked *repb.WaitExecutionRequest, stream repb.
 	return s.follow(wish, asked.Name, stream)
 }
 
-// follow tells about an action until it is done, or its listener is gone. It takes the mutex locked and unlocks it.
+// follow reports on an action until it is done or its listener is gone. It unlocks the mutex that the caller locked.
 func (s *scheduler) follow(wish *action, name string, stream grpc.ServerStreamingServer[longrunningpb.Operation]) error {
 	news := make(chan *longrunningpb.Operation, 100)
 	news <- wish.operation
@@ -626,7 +627,7 @@ func (s *scheduler) follow(wish *action, name string, stream grpc.ServerStreamin
 	}
 }
 
-// counts are the actions by stage: the completed ones ever, and of the others those that are.
+// counts returns the number of actions by stage. Of the completed ones it counts all that there ever were.
 func (s *scheduler) counts() map[string]int {
 	found := map[string]int{queued: 0, executing: 0, completed: s.totals.Completed}
 	for _, wish := range s.actions {
@@ -649,7 +650,7 @@ type state struct {
 	Workers []workerState `json:"workers"`
 }
 
-// state is what GET /standin/state answers.
+// state returns the answer to GET /standin/state.
 func (s *scheduler) state() state {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()

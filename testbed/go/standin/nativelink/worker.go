@@ -33,11 +33,11 @@ const heartbeat = time.Second
 type worker struct {
 	config  workerConfig
 	name    string
-	id      atomic.Value // what the scheduler calls it
+	id      atomic.Value // the scheduler's name for this worker
 	tools   tools
 	longest time.Duration
 	cas, ac store
-	// For tests: of an action's folder, and of its report.
+	// Tests use these to delay the creation of an action's folder, and the report of its result.
 	startDelay, reportDelay time.Duration
 }
 
@@ -83,7 +83,7 @@ func newWorker(settings workerConfig, named stores) (*worker, error) {
 	return made, errors.Join(os.RemoveAll(made.tools.folder), os.MkdirAll(made.tools.folder, 0o755))
 }
 
-// serve connects to the scheduler, and again after a second whenever that ends.
+// serve connects to the scheduler, and connects again a second after each connection has ended.
 func (w *worker) serve() error {
 	connection, err := reapi.Dial(string(w.config.Endpoint.URI))
 	if err != nil {
@@ -95,7 +95,7 @@ func (w *worker) serve() error {
 	}
 }
 
-// connected registers and runs what it is told to, until the connection ends, and with it all that runs.
+// connected registers the worker and runs the actions that the scheduler sends. They end with the connection.
 func (w *worker) connected(connection *grpc.ClientConn) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	running := sync.WaitGroup{}
@@ -116,7 +116,7 @@ func (w *worker) connected(connection *grpc.ClientConn) error {
 	offer := registration{w.name, map[string]string{}, w.config.Slots}
 	for name, property := range w.config.Properties {
 		for _, value := range property.Values {
-			offer.Properties[name] = value // the last one counts
+			offer.Properties[name] = value // the last value counts
 		}
 	}
 	send(toScheduler{Register: &offer})
@@ -141,8 +141,8 @@ func (w *worker) connected(connection *grpc.ClientConn) error {
 	}
 }
 
-// do runs one action. As in the real one its folder is made after a look at the CAS, and removed before its result is
-// written and reported.
+// do runs one action. As in the original, the action's folder is made after a read from the CAS, and removed before the
+// result is written and reported.
 func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler)) {
 	if script := w.config.Precondition; script != "" {
 		check := exec.CommandContext(ctx, string(script))
@@ -177,7 +177,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 		}
 	}
 	encoded, _ := proto.Marshal(response)
-	// A timeout and a wrong request are the action's fault, and not to be tried again.
+	// A timeout or a wrong request is the action's fault, so that trying again would not help.
 	fault := []codes.Code{codes.OK, codes.DeadlineExceeded, codes.InvalidArgument, codes.NotFound}
 	again := !slices.Contains(fault, status.Code(err))
 	if err == nil {
@@ -188,7 +188,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	send(toScheduler{Finished: &outcome{order.ID, encoded, again}})
 }
 
-// run makes the action's folder, runs its command there and stores what comes out.
+// run makes the action's folder, runs the command there and stores its outputs.
 func (w *worker) run(
 	ctx context.Context, action *repb.Action, properties map[string]string, home string,
 ) (*repb.ActionResult, error) {
@@ -240,7 +240,7 @@ func (w *worker) run(
 	return result, nil
 }
 
-// listed is a command as the log has it.
+// listed returns a command as it is written to the log.
 func listed(arguments []string) string { return "[\"" + strings.Join(arguments, "\", \"") + "\"]" }
 
 func (w *worker) execute(
@@ -263,7 +263,7 @@ func (w *worker) execute(
 	}
 	var stdout, stderr strings.Builder
 	process := exec.CommandContext(ctx, program)
-	process.Path, process.Err = program, nil // a relative one is relative to the folder
+	process.Path, process.Err = program, nil // a relative path is relative to the folder
 	process.Args, process.Dir, process.Env = command.Arguments, folder, []string{}
 	for _, name := range slices.Sorted(maps.Keys(environment)) {
 		process.Env = append(process.Env, name+"="+environment[name])
@@ -297,7 +297,7 @@ func (w *worker) upload(ctx context.Context, content []byte) (digest, error) {
 	return name, w.cas.Put(ctx, name, content)
 }
 
-// furnish makes a folder of a Directory.
+// furnish makes a folder with the content of a Directory.
 func (w *worker) furnish(ctx context.Context, from digest, folder string) error {
 	wanted := &repb.Directory{}
 	if err := fetchMessage(ctx, w.cas, from, wanted); err != nil {
@@ -332,7 +332,7 @@ func (w *worker) furnish(ctx context.Context, from digest, folder string) error 
 	return nil
 }
 
-// collect stores an output, if it is there, and names it in the result.
+// collect stores an output, if it exists, and adds it to the result.
 func (w *worker) collect(ctx context.Context, path, name string, result *repb.ActionResult) error {
 	found, err := os.Lstat(path)
 	switch {
@@ -371,7 +371,7 @@ func (w *worker) uploadFile(ctx context.Context, path string) (digest, error) {
 	return w.upload(ctx, content)
 }
 
-// gather makes a Directory of a folder; those below become children of the tree.
+// gather makes a Directory from a folder. The folders below it become children of the tree.
 func (w *worker) gather(ctx context.Context, folder string, tree *repb.Tree) (*repb.Directory, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
