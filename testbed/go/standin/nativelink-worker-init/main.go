@@ -1,5 +1,5 @@
-// Command nativelink-worker-init copies /bin/nativelink, and the schema that the stand-in needs beside it, to the path that is
-// its only argument.
+// Command nativelink-worker-init copies /bin/nativelink to the path that is its only argument. It also copies the
+// schema that the stand-in needs beside its binary.
 package main
 
 import (

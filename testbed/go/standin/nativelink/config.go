@@ -14,7 +14,7 @@ import (
 	"github.com/titanous/json5"
 )
 
-// config is the configuration file as far as this program has to know it.
+// config is the part of the configuration file that this program reads.
 type config struct {
 	Stores     []storeSpec
 	Schedulers []struct {
@@ -28,7 +28,7 @@ type config struct {
 // storeSpec has a name, if it is one of the file's list, and one kind with its settings.
 type storeSpec map[string]json.RawMessage
 
-// schedulerSpec has one kind set.
+// schedulerSpec has one of the kinds set.
 type schedulerSpec struct {
 	Simple      *schedulerConfig
 	CacheLookup *struct {
@@ -64,7 +64,7 @@ type workerConfig struct {
 	} `json:"upload_action_result"`
 	WorkDirectory expanded `json:"work_directory"`
 	Slots         int      `json:"max_inflight_tasks"`
-	// v1.3.2 names it without the unit, v1.6.6 with it.
+	// v1.3.2 names this setting without the unit, v1.6.6 with the unit.
 	LongestOld   float64                              `json:"max_action_timeout"`
 	Longest      float64                              `json:"max_action_timeout_s"`
 	Precondition expanded                             `json:"experimental_precondition_script"`
@@ -134,7 +134,8 @@ func (e *expanded) UnmarshalJSON(text []byte) error {
 	return missing
 }
 
-// schemaFile is the JSON Schema of NativeLink's configuration: NATIVELINK_SCHEMA, else the file beside this program.
+// schemaFile returns the path of the JSON Schema of NativeLink's configuration. It is NATIVELINK_SCHEMA if that is set,
+// or else the file beside this program.
 func schemaFile() (string, error) {
 	if named := os.Getenv("NATIVELINK_SCHEMA"); named != "" {
 		return named, nil
@@ -153,11 +154,11 @@ func schemaFile() (string, error) {
 // schema is a JSON Schema of NativeLink's configuration.
 type schema struct {
 	compiled *jsonschema.Schema
-	// old says that it is the one of v1.3.2, which this program then behaves as where the versions differ.
+	// old is set for the schema of v1.3.2. Where the versions differ, this program then behaves as v1.3.2.
 	old bool
 }
 
-// readSchema reads a schema, whose title has to say for which version it is.
+// readSchema reads a schema, whose title has to name its version of NativeLink.
 func readSchema(path string) (schema, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -24,7 +24,7 @@ func newLogs(format, filter string) logs {
 	return logs{mutex: &sync.Mutex{}, out: os.Stdout, json: format == "json", least: level(filter)}
 }
 
-// level is what RUST_LOG says for everything: of "warn,hyper=off" it is "warn".
+// level returns the level that RUST_LOG sets for everything. For "warn,hyper=off" it is "warn".
 func level(filter string) slog.Level {
 	for directive := range strings.SplitSeq(filter, ",") {
 		switch strings.ToLower(strings.TrimSpace(directive)) {

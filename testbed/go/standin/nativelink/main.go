@@ -1,9 +1,10 @@
-// Command nativelink is a STAND-IN for TraceMachina's NativeLink, for machines that cannot have its image.
+// Command nativelink is a STAND-IN for TraceMachina's NativeLink, for machines that cannot pull its image.
 //
-// It reads the configuration file that is its only argument, refuses what the original refuses, and is a CAS, a scheduler or
-// a worker, as that file says, for any client of the Remote Execution API. The README beside lists what it does as the
-// original, and what it does otherwise. It is small, not fast: blobs travel whole through memory, nothing is evicted, and
-// its workers and schedulers understand one another only.
+// The stand-in reads the configuration file that is its only argument, and refuses what the original refuses. It then
+// is the CAS, the scheduler or the worker that the file describes, for any client of the Remote Execution API. The
+// README in the folder above lists what the stand-in does like the original, and what it does differently. The stand-in
+// is small, not fast. It transfers whole blobs through memory and evicts nothing, and its workers and schedulers
+// understand only one another.
 package main
 
 import (
@@ -28,13 +29,13 @@ import (
 	"testbed/standin/reapi"
 )
 
-// node is what a configuration makes of this process.
+// node has the stores and the schedulers that a configuration describes.
 type node struct {
 	stores     stores
 	schedulers map[string]*scheduler
 }
 
-// scheduler returns the one that a service names.
+// scheduler returns the scheduler that a service names.
 func (n *node) scheduler(name, service string) (*scheduler, error) {
 	if found := n.schedulers[name]; found != nil {
 		return found, nil
@@ -124,7 +125,7 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 	}), nil
 }
 
-// status fails while Redis can't be reached, if it is needed.
+// status answers GET /status. The answer is a failure while a scheduler can't reach the Redis that it needs.
 func (n *node) status(answer http.ResponseWriter, _ *http.Request) {
 	answer.Header().Set("Content-Type", "application/json")
 	for _, each := range n.schedulers {
@@ -146,7 +147,7 @@ func (n *node) state(answer http.ResponseWriter, asked *http.Request) {
 
 var errNoClientTLS = errors.New("the stand-in has TLS of listeners only: no client_ca_file and no tls_config")
 
-// serve listens from when it returns.
+// serve starts a server, which listens when serve returns. Later failures go to the channel failed.
 func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error {
 	settings := wanted.Listener.HTTP
 	address, err := netip.ParseAddrPort(string(settings.SocketAddress))
@@ -159,7 +160,7 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 	protocols.SetUnencryptedHTTP2(true)
 	server := http.Server{
 		Handler: handler, Protocols: &protocols,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100_000}, // each action that is waited for is one
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100_000}, // each action that a client waits for is a stream
 	}
 	if settings.TLS != nil {
 		if settings.TLS.ClientCA != "" {
@@ -194,7 +195,7 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 	return nil
 }
 
-// makeScheduler makes one of the configuration's list, or what is inside it.
+// makeScheduler makes a scheduler of the configuration's list, or the scheduler inside a cache_lookup.
 func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
 	switch {
 	case spec.CacheLookup != nil:
@@ -213,7 +214,7 @@ func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
 	made := newScheduler(*spec.Simple, n.stores.old)
 	chosen := spec.Simple.ExperimentalBackend.Redis
 	if chosen == nil {
-		return made, export(made) // the original counts only what is in memory
+		return made, export(made) // the original counts only the actions in memory
 	}
 	found, err := n.stores.get("redis_store", chosen.Store)
 	if err != nil {
@@ -307,7 +308,7 @@ func run() error {
 		return err
 	case <-end:
 		slog.Warn("Process terminated via SIGTERM")
-		time.Sleep(time.Second) // whatever runs
+		time.Sleep(time.Second) // even while actions run
 		slog.Warn("Successfully shut down nativelink.")
 		os.Exit(143)
 	}

@@ -6,9 +6,9 @@ import (
 	"syscall"
 )
 
-// nagle accepts connections as the original does: Nagle's algorithm stays on unless the kernel was told otherwise (an eBPF
-// program can), and an answer leaves in two writes, the second of which then waits until the first is acknowledged.
-// Go's own listener turns the algorithm off.
+// nagle accepts connections as the original does. Nagle's algorithm stays on unless the kernel was told otherwise, for
+// example by an eBPF program. An answer leaves in two writes, and with the algorithm on the second write waits until
+// the first one is acknowledged. Go's own listener turns the algorithm off.
 type nagle struct {
 	net.Listener
 	socket *os.File
@@ -20,7 +20,7 @@ func leaveNagle(listener *net.TCPListener) (nagle, error) {
 }
 
 func (l nagle) Accept() (net.Conn, error) {
-	number, _, err := syscall.Accept4(int(l.socket.Fd()), syscall.SOCK_CLOEXEC) // which waits: Fd made the socket block
+	number, _, err := syscall.Accept4(int(l.socket.Fd()), syscall.SOCK_CLOEXEC) // Fd makes this call block
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (l nagle) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	connection, err := net.FileConn(file) // which turns the algorithm off
+	connection, err := net.FileConn(file) // FileConn turns the algorithm off
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (l nagle) Accept() (net.Conn, error) {
 	return halves{accepted}, accepted.SetNoDelay(off != 0)
 }
 
-// halves writes in two parts.
+// halves is a connection that writes everything in two parts.
 type halves struct{ *net.TCPConn }
 
 func (c halves) Write(content []byte) (int, error) {

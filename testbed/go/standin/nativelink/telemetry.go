@@ -17,8 +17,9 @@ import (
 	"testbed/standin/reapi"
 )
 
-// export sends the number of actions by stage to OTEL_EXPORTER_OTLP_ENDPOINT, as NativeLink does: a sum that is not
-// monotonic, a stage not before the first action was in it, the resource named nativelink whatever the environment says.
+// export sends the number of actions by stage to OTEL_EXPORTER_OTLP_ENDPOINT, as NativeLink does. The number is a sum
+// that is not monotonic, and a stage appears only after the first action was in it. The resource is named nativelink,
+// regardless of the environment.
 func export(counted *scheduler) error {
 	endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
 	if endpoint == "" {
@@ -52,7 +53,7 @@ func export(counted *scheduler) error {
 			if len(metrics) == 0 {
 				continue
 			}
-			// Encoded alike are MetricsData and the ExportMetricsServiceRequest, whose package brings an HTTP gateway along.
+			// MetricsData has the same encoding as ExportMetricsServiceRequest, whose package needs an HTTP gateway.
 			request := &metricspb.MetricsData{ResourceMetrics: []*metricspb.ResourceMetrics{{
 				Resource: &resourcepb.Resource{Attributes: resource},
 				ScopeMetrics: []*metricspb.ScopeMetrics{{
@@ -83,7 +84,7 @@ func sum(name string, monotonic bool, points []*metricspb.NumberDataPoint) *metr
 	}
 }
 
-// matchingPasses counts as v1.6.6 does: its matching runs every 5 s at least, also without actions and workers.
+// matchingPasses counts as v1.6.6 does, which matches at least every 5 s, even without actions and workers.
 func matchingPasses(began uint64) []*metricspb.NumberDataPoint {
 	now := uint64(time.Now().UnixNano())
 	passes := int64(time.Duration(now-began) / (5 * time.Second))
