@@ -19,7 +19,7 @@ import (
 	"testbed/standin/reapi"
 )
 
-// rate is what is told of a kind of requests.
+// rate is the report on one kind of requests.
 type rate struct {
 	Kind      string  `json:"kind"`
 	Requests  int     `json:"requests"`
@@ -28,8 +28,8 @@ type rate struct {
 	P99       float64 `json:"p99_ms"`
 }
 
-// cas asks a CAS as often as it answers, one kind of requests after another, and tells of each, when it is done, how
-// many it answered and how fast: {"kind": "FindMissingBlobs of 20", "requests": 1000, "per_second": 500, …}.
+// cas sends requests to a CAS as fast as it answers, one kind after another. After each kind it prints how many
+// requests the CAS answered and how fast: {"kind": "FindMissingBlobs of 20", "requests": 1000, "per_second": 500, …}.
 func cas(arguments []string) error {
 	flags := flag.NewFlagSet("cas", flag.ExitOnError)
 	endpoint := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
@@ -57,7 +57,7 @@ func cas(arguments []string) error {
 		}
 		clients[index] = &client{reapi.NewCache(connection, *instance), connection, *instance, nil, nil}
 	}
-	// All read the same blobs: what is measured is how fast they are answered.
+	// All clients read the same blobs, because only the speed of the answers is measured.
 	small, err := clients[0].stored(ctx, 20, *size)
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func cas(arguments []string) error {
 	return nil
 }
 
-// client is one of those that ask.
+// client is one of the clients that send requests at the same time.
 type client struct {
 	cache        reapi.Cache
 	connection   *grpc.ClientConn
@@ -103,7 +103,7 @@ type client struct {
 
 func random(size int) []byte {
 	content := make([]byte, size)
-	_, _ = rand.Read(content) // which never fails
+	_, _ = rand.Read(content) // Read never fails
 	return content
 }
 
@@ -142,7 +142,7 @@ func (c *client) read(ctx context.Context, digest *repb.Digest) error {
 	return err
 }
 
-// measured has all clients ask for some seconds.
+// measured has all clients send requests for some seconds, and returns how fast the answers came.
 func measured(clients []*client, seconds float64, ask func(*client) error) (rate, error) {
 	var (
 		group sync.WaitGroup

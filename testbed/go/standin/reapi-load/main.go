@@ -1,12 +1,14 @@
-// Command reapi-load is a client of the Remote Execution API that makes load: actions that sleep.
+// Command reapi-load is a client of the Remote Execution API that makes load with actions that sleep.
 //
-// It uploads them, waits for all, and prints what became of each as one JSON object; it exits with 1 if any failed.
-// With --command they run another command, a JSON array, in which {index} is the action's number and {salt} the load's.
-// With --hold SECONDS it has them queued only: it prints {"uploaded": N} before it begins, {"queued": N} once they all
-// are, and cancels them at the end of that time, at a line on stdin, or at SIGTERM; it ends with the last of them, too.
+// The client uploads the actions, waits for all of them, and prints what became of each as one JSON object. It exits
+// with 1 if any action failed. With --command the actions run another command, a JSON array, in which {index} is the
+// action's number and {salt} is the salt of the load. With --hold SECONDS the actions are only queued. The client then
+// prints {"uploaded": N} before it queues them and {"queued": N} when all are queued. It cancels them at the end of
+// that time, at a line on stdin, or at SIGTERM, and it also ends when the last of them ends.
 //
-// `reapi-load put` sends a CAS bytes under the digest of others (put.go), `reapi-load cas` asks a CAS as often as it
-// answers (cas.go), and `reapi-load tool` is a persistent worker that tells which process served a request (tool.go).
+// `reapi-load put` sends bytes to a CAS under the digest of other bytes (put.go), `reapi-load cas` sends requests to a
+// CAS as fast as it answers (cas.go), and `reapi-load tool` is a persistent worker that reports which process served a
+// request (tool.go).
 package main
 
 import (
@@ -39,26 +41,27 @@ import (
 	"testbed/standin/reapi"
 )
 
-// outcome is what is printed of an action.
+// outcome is the report on one action.
 type outcome struct {
 	Index      int     `json:"index"`
 	Outcome    string  `json:"outcome"`
 	Seconds    float64 `json:"seconds"`
-	Executions int     `json:"executions"` // how often it was seen to begin; 0 if its client missed it
+	Executions int     `json:"executions"` // how often the action was seen to begin; 0 if the client missed it
 	Retries    int     `json:"retries"`
 	Worker     string  `json:"worker"`
-	Line       string  `json:"line"`   // what its command wrote, which differs with each execution
-	Errors     string  `json:"errors"` // what it wrote to stderr
-	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if it does not say
+	Line       string  `json:"line"`   // what the command wrote, which differs with each execution
+	Errors     string  `json:"errors"` // what the command wrote to stderr
+	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if the worker does not say
 	Ended      float64 `json:"ended"`
-	// Milliseconds, by the clocks of scheduler and worker, of what they name; missing where they do not say.
+	// Stages has the milliseconds of each part, by the clocks of scheduler and worker. Parts that they do not report
+	// are missing.
 	Stages map[string]float64 `json:"stages,omitempty"`
 }
 
-// stages are the parts of an execution, each from one moment to the next.
+// stages returns how many milliseconds each part of an execution took, from one moment to the next.
 func stages(of *repb.ExecutedActionMetadata) map[string]float64 {
 	moments := []struct {
-		name string // of what ends then
+		name string // of the part that ends then
 		at   *timestamppb.Timestamp
 	}{
 		{"", of.GetQueuedTimestamp()},
@@ -80,10 +83,10 @@ func stages(of *repb.ExecutedActionMetadata) map[string]float64 {
 	return found
 }
 
-// uploads is how many actions are uploaded at a time: a CAS that is asked for more answers late.
+// uploads is how many actions are uploaded at a time. A CAS answers late if it has to take more.
 const uploads = 100
 
-// retried are the errors after which Bazel asks again.
+// retried has the errors after which Bazel tries again.
 var retried = []codes.Code{
 	codes.Unavailable, codes.NotFound, codes.Internal, codes.Aborted, codes.Unknown, codes.ResourceExhausted,
 }
@@ -91,7 +94,7 @@ var retried = []codes.Code{
 type load struct {
 	instance  string
 	platform  *repb.Platform
-	command   []string // of each action, in the place of the one that sleeps
+	command   []string // the command of each action, instead of the one that sleeps
 	retries   int
 	begun     string
 	execution []repb.ExecutionClient
@@ -99,7 +102,7 @@ type load struct {
 	queued    atomic.Int64
 }
 
-// properties are those of --platform NAME=VALUE, which may be given several times.
+// properties has the values of --platform NAME=VALUE, which may be given several times.
 type properties []*repb.Platform_Property
 
 func (p *properties) String() string { return fmt.Sprint(*p) }
@@ -113,7 +116,7 @@ func (p *properties) Set(text string) error {
 	return nil
 }
 
-// upload stores what one action consists of, and returns its digest.
+// upload stores an action with its command and its input, and returns the action's digest.
 func (l *load) upload(ctx context.Context, index int, seconds float64, salt string) (*repb.Digest, error) {
 	script := fmt.Sprintf(": %s; read -r run < /proc/sys/kernel/random/uuid; ", salt)
 	if l.begun != "" {
@@ -139,7 +142,7 @@ func (l *load) upload(ctx context.Context, index int, seconds float64, salt stri
 		l.cache.Put(ctx, command, commandBytes), l.cache.Put(ctx, input, inputBytes), l.cache.Put(ctx, action, actionBytes))
 }
 
-// listen follows an operation's stream to its end: the response, or an error.
+// listen follows an operation's stream to its end, and returns the response or an error.
 func (l *load) listen(
 	stream grpc.ServerStreamingClient[longrunningpb.Operation], name *string, stage *repb.ExecutionStage_Value, told *outcome,
 ) (*repb.ExecuteResponse, error) {
@@ -173,7 +176,7 @@ func (l *load) listen(
 	}
 }
 
-// run executes one action, as stubbornly as Bazel does.
+// run executes one action, and tries again after the same errors as Bazel does.
 func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome {
 	told := outcome{Index: index}
 	execution := l.execution[index%len(l.execution)]
@@ -227,7 +230,7 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	return told
 }
 
-// text is what a command wrote, which is in its result or in the CAS.
+// text returns what a command wrote, from its result or from the CAS.
 func (l *load) text(ctx context.Context, raw []byte, digest *repb.Digest) (string, error) {
 	var err error
 	if len(raw) == 0 && digest.GetSizeBytes() > 0 {
@@ -243,7 +246,8 @@ func seconds(at *timestamppb.Timestamp) float64 {
 	return float64(at.AsTime().UnixMicro()) / 1e6
 }
 
-// trust makes TLS's settings of files: whose certificates are believed (of none the system's), and who the client is.
+// trust reads the settings of TLS from files: the CA to trust (by default those of the system), and the client's own
+// certificate and key.
 func trust(authority, certificate, key string) (*tls.Config, error) {
 	settings := &tls.Config{}
 	if authority != "" {
@@ -318,7 +322,7 @@ func run() error {
 		}
 		execution = append(execution, repb.NewExecutionClient(scheduler))
 	}
-	// The digest of an action has its properties in their order.
+	// The order of its properties is part of the digest of an action, so they are sorted.
 	slices.SortFunc(platform, func(a, b *repb.Platform_Property) int { return strings.Compare(a.Name, b.Name) })
 	l := &load{
 		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun, command: arguments,
@@ -338,7 +342,7 @@ func run() error {
 			})
 		}
 		group.Wait()
-		for _, failure := range failures { // the first tells enough
+		for _, failure := range failures { // the first failure tells enough
 			if failure != nil {
 				return failure
 			}
@@ -361,7 +365,7 @@ func run() error {
 		fmt.Printf("{\"uploaded\": %d}\n", *actions)
 		ended := make(chan struct{})
 		go func() {
-			_ = each(*concurrency, execute) // which has outcomes only
+			_ = each(*concurrency, execute) // failures are only in the outcomes
 			close(ended)
 		}()
 		if err := l.hold(ctx, *actions, *hold, ended); err != nil {
@@ -388,7 +392,7 @@ func (l *load) hold(ctx context.Context, actions int, seconds float64, ended <-c
 	fmt.Printf("{\"queued\": %d}\n", actions)
 	line := make(chan struct{})
 	go func() {
-		if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err == nil { // its end means nothing
+		if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err == nil { // the end of stdin means nothing
 			close(line)
 		}
 	}()

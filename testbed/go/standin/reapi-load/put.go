@@ -18,8 +18,8 @@ import (
 	"testbed/standin/reapi"
 )
 
-// put sends a CAS bytes under the digest of others of the same length, by both ways that there are, and tells of each
-// what became of it: {"batch": "refused: …", "stream": "taken, and read back"}.
+// put sends bytes to a CAS under the digest of other bytes of the same length, in a batch and as a stream. It prints
+// what became of each: {"batch": "refused: …", "stream": "taken, and read back"}.
 func put(arguments []string) error {
 	flags := flag.NewFlagSet("put", flag.ExitOnError)
 	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
@@ -62,7 +62,7 @@ func put(arguments []string) error {
 	return json.NewEncoder(os.Stdout).Encode(told)
 }
 
-// chunk is how many bytes a message of an upload has: NativeLink takes 4 MiB at most.
+// chunk is how many bytes a message of an upload has. NativeLink takes 4 MiB at most.
 const chunk = 1 << 20
 
 // write sends a blob by ByteStream. A server may refuse it before its end.
@@ -80,7 +80,7 @@ func write(ctx context.Context, connection *grpc.ClientConn, instance string, di
 		if err != nil && err != io.EOF {
 			return err
 		}
-		if err == io.EOF || next == len(content) { // which CloseAndRecv tells more of
+		if err == io.EOF || next == len(content) { // CloseAndRecv then returns the reason
 			break
 		}
 		offset = next
@@ -91,7 +91,7 @@ func write(ctx context.Context, connection *grpc.ClientConn, instance string, di
 
 func uuid() string {
 	var random [16]byte
-	_, _ = rand.Read(random[:]) // which never fails
+	_, _ = rand.Read(random[:]) // Read never fails
 	random[6], random[8] = random[6]&0x0f|0x40, random[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", random[:4], random[4:6], random[6:8], random[8:10], random[10:])
 }

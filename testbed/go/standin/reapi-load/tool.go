@@ -10,9 +10,9 @@ import (
 	"slices"
 )
 
-// tool is a build tool that is also a persistent worker, by the JSON protocol of Bazel's persistent workers. It leaves a
-// file where it is started, as tools do, and tells which process served a request, and what that has of CONFORMANCE_ENV:
-// "served by process 17, request 2, environment of-the-pool".
+// tool is a build tool that is also a persistent worker, by the JSON protocol of Bazel's persistent workers. It leaves
+// a file in the folder where it is started, as tools do. For each request it reports the process that served the
+// request, and the value of CONFORMANCE_ENV there: "served by process 17, request 2, environment of-the-pool".
 func tool(arguments []string) error {
 	served := 0
 	tell := func(arguments []string) string {

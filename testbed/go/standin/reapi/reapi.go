@@ -1,4 +1,4 @@
-// Package reapi is what both the stand-in and the load generator need of the Remote Execution API.
+// Package reapi has the parts of the Remote Execution API that both the stand-in and the load generator need.
 package reapi
 
 import (
@@ -22,39 +22,40 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// MaxMessage is the largest message: blobs travel whole between our own programs.
+// MaxMessage is the size of the largest message. It is large because our own programs send whole blobs.
 const MaxMessage = 1 << 30
 
 // patience is how long a call of a Cache may take, its retries included.
 const patience = 30 * time.Second
 
-// retries are for the calls that may be repeated.
+// retries configures gRPC to repeat the calls that may be repeated.
 const retries = `{"methodConfig": [{
   "name": [{"service": "build.bazel.remote.execution.v2.ContentAddressableStorage"},
            {"service": "build.bazel.remote.execution.v2.ActionCache"}],
   "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.3s", "maxBackoff": "3s", "backoffMultiplier": 2,
                   "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
-// Digest names a blob.
+// Digest returns the digest of a blob.
 func Digest(content []byte) *repb.Digest {
 	sum := sha256.Sum256(content)
 	return &repb.Digest{Hash: hex.EncodeToString(sum[:]), SizeBytes: int64(len(content))}
 }
 
-// Encode is the one encoding of a message that its digest is taken of, and that digest.
+// Encode returns the digest of a message, and the deterministic encoding that the digest is taken of.
 func Encode(message proto.Message) (*repb.Digest, []byte) {
 	content, err := proto.MarshalOptions{Deterministic: true}.Marshal(message)
 	if err != nil {
-		panic(err) // only a text that is not UTF-8
+		panic(err) // only a text that is not UTF-8 fails
 	}
 	return Digest(content), content
 }
 
-// Dial prepares a connection to grpc://HOST:PORT, made and made again as needed. The name is looked up each time.
+// Dial prepares a connection to grpc://HOST:PORT, which is made, and made again, when it is needed. The name is looked
+// up each time.
 func Dial(address string) (*grpc.ClientConn, error) { return DialVia(address, "", nil) }
 
-// DialVia is Dial that also takes grpcs://HOST:PORT, with settings of TLS, and that connects to via, if it is not "", in the
-// place of that host.
+// DialVia is like Dial, but also takes grpcs://HOST:PORT, with settings of TLS. If via is not empty, the connection
+// goes to that address instead.
 func DialVia(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
 	scheme, target, _ := strings.Cut(address, "://")
 	security := insecure.NewCredentials()
@@ -82,13 +83,13 @@ func DialVia(address, via string, settings *tls.Config) (*grpc.ClientConn, error
 	return grpc.NewClient("passthrough:///"+target, options...)
 }
 
-// Cache is a CAS behind an address: blobs go whole, in batches.
+// Cache is the client of a CAS. It transfers whole blobs, in batches.
 type Cache struct {
 	Instance string
 	client   repb.ContentAddressableStorageClient
 }
 
-// NewCache is the CAS of an instance behind a connection.
+// NewCache returns a client for the CAS of an instance.
 func NewCache(connection *grpc.ClientConn, instance string) Cache {
 	return Cache{instance, repb.NewContentAddressableStorageClient(connection)}
 }
@@ -135,13 +136,13 @@ func (c Cache) Put(ctx context.Context, digest *repb.Digest, content []byte) err
 	return nil
 }
 
-// Results is an action cache behind an address.
+// Results is the client of an action cache.
 type Results struct {
 	Instance string
 	client   repb.ActionCacheClient
 }
 
-// NewResults is the action cache of an instance behind a connection.
+// NewResults returns a client for the action cache of an instance.
 func NewResults(connection *grpc.ClientConn, instance string) Results {
 	return Results{instance, repb.NewActionCacheClient(connection)}
 }
