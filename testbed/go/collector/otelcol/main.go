@@ -1,5 +1,5 @@
-// The OpenTelemetry collector with the few components that the project's configuration uses: the contrib
-// distribution has some hundred more.
+// Command otelcol is the OpenTelemetry collector with the few components that the project's configuration uses. The
+// contrib distribution has some hundred more.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command pause is what holds a pod's namespaces: it does nothing until it is told to end, but collect the processes that
-// nobody else waits for, where it is the first one of them all.
+// Command pause holds the namespaces of a pod until it is told to end. Where it is the first process of all containers,
+// it also collects the processes that no other process waits for.
 package main
 
 import (
