@@ -10,7 +10,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 from ..modules import render_tree
-from ..plugin_utils import patches, render, tree
+from ..plugin_utils import committed, patches, render, rollouts, tree
 from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.templating import host_values
 
@@ -38,7 +38,10 @@ class ActionModule(ActionBase):
         shown, check = _shown(directory), self._task.check_mode
         try:
             files = render.tree(values)
+            running = rollouts.running(directory, files, values["nativelink_base_revision"])
             done = tree.write(directory, files, check=check, diff=self._task.diff)
+        except committed.UnknownRevisionError as error:
+            raise AnsibleActionFail(f"{values['cluster']}: nativelink_base_revision: {error}") from None
         except (render.RenderError, tree.WriteError) as error:
             raise AnsibleActionFail(str(error)) from None  # Ansible would print the causes as well
         following = [f"review and commit {shown}"] if done and not check else []
@@ -50,6 +53,7 @@ class ActionModule(ActionBase):
             "diff": done.diff,
             "cluster_summary": {
                 "rendered": [f"{shown}: {_counted(len(files), done, check)}"],
+                "rollout": rollouts.rollouts(running, files) or (["no pod restarts"] if running and done else []),
                 "next": [*patches.warnings(directory, files), *following],
             },
         }

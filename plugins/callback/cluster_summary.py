@@ -21,7 +21,7 @@ description:
   - It prints nothing if no task returns one of them.
 """
 
-SECTIONS = ("provisioned", "rendered", "connected", "failed", "notice", "next")
+SECTIONS = ("provisioned", "rendered", "rollout", "connected", "failed", "notice", "next")
 
 
 class CallbackModule(CallbackBase):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from . import committed
 from .findings import Finding
 from .quantities import bytes_of
 
@@ -31,9 +31,10 @@ Object = Mapping[str, Any]
 
 @dataclass
 class Changes:
-    """One cluster's breaking changes by the name that allows them, and notices of what could not be compared."""
+    """One cluster's breaking changes by the name that allows them, its faults, and notices of what was not compared."""
 
     breaking: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
+    faults: list[Finding] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
 
@@ -72,14 +73,15 @@ REDIS = _Workload(
 
 
 def refused(clusters: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Changes]) -> list[Finding]:
-    """The faults of the changes that `nativelink_allow_changes` does not name."""
-    return sorted(
+    """The faults, and the breaking changes that `nativelink_allow_changes` does not name."""
+    forbidden = (
         fault
         for cluster, found in changes.items()
         for name, faults in found.breaking.items()
         if name not in clusters[cluster]["nativelink_allow_changes"]
         for fault in faults
     )
+    return sorted([*(fault for found in changes.values() for fault in found.faults), *forbidden])
 
 
 def notices(values: Mapping[str, Any], changes: Changes) -> list[str]:
@@ -110,13 +112,20 @@ def breaking_changes(
     `statefulset` renders the StatefulSet of a template, or returns None where the cluster has none; it is called for
     the templates whose file is committed.
     """
-    folders = defaultdict(list)
+    trees = defaultdict(list)
     for cluster, values in clusters.items():
-        folders[Path(values["nativelink_clusters_dir"])].append(cluster)
+        trees[Path(values["nativelink_clusters_dir"]), values["nativelink_base_revision"]].append(cluster)
     found = {cluster: Changes() for cluster in clusters}
-    for folder, names in folders.items():
+    for (folder, revision), names in trees.items():
         paths = {f"{cluster}/{workload.file}": (cluster, workload) for cluster in names for workload in (CAS, REDIS)}
-        for path, text in _committed(folder, paths).items():
+        try:
+            texts = committed.read(folder, paths, revision)
+        except committed.UnknownRevisionError as unknown:
+            for cluster in names:
+                remedy = "fetch it, or write another branch, tag or commit"
+                found[cluster].faults.append(Finding(cluster, "nativelink_base_revision", str(unknown), remedy))
+            continue
+        for path, text in texts.items():
             cluster, workload = paths[path]
             if not (rendered := statefulset(clusters[cluster], workload.template)):
                 continue
@@ -247,40 +256,3 @@ def _claim(template: Object) -> Object:
     """A claim without its size and class, which have names of their own among the changes."""
     spec = {key: value for key, value in template["spec"].items() if key not in ("storageClassName", "resources")}
     return {**template, "spec": spec}
-
-
-def _committed(folder: Path, paths: Iterable[str]) -> dict[str, bytes]:
-    """The files at `paths` below `folder` that are in HEAD; outside of a Git repository, those on disk.
-
-    In a repository only HEAD counts, because a cluster cannot run what was never committed.
-    """
-    if not folder.is_dir():
-        return {}
-    blobs = _git_blobs(folder, paths)
-    if blobs is None:
-        return {path: (folder / path).read_bytes() for path in paths if (folder / path).is_file()}
-    return blobs
-
-
-def _git_blobs(folder: Path, paths: Iterable[str]) -> dict[str, bytes] | None:
-    """The files at `paths` below `folder` in HEAD, read by one process; None outside of a repository."""
-    names = list(paths)
-    try:
-        answer = subprocess.run(
-            ["git", "cat-file", "--batch"],
-            cwd=folder,
-            input="".join(f"HEAD:./{name}\n" for name in names).encode(),
-            capture_output=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None  # also where Git is not installed
-    blobs = {}
-    for name in names:
-        header, _, answer = answer.partition(b"\n")
-        if header.endswith(b" missing"):
-            continue
-        size = int(header.split()[-1])
-        blobs[name] = answer[:size]
-        answer = answer[size + 1 :]
-    return blobs

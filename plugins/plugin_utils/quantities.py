@@ -72,6 +72,15 @@ def seconds_of(duration: Text) -> int:
     return sum(int(count or 0) * unit for count, unit in zip(found.groups(), _SECONDS, strict=True))
 
 
+def duration_text(seconds: int) -> str:
+    """A duration such as `1h15m`; the inverse of `seconds_of`."""
+    parts = []
+    for unit, length in zip("dhms", _SECONDS, strict=True):
+        count, seconds = divmod(seconds, length)
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts) or "0s"
+
+
 def part_of(share: Text, whole: int) -> int:
     """Bytes of a share of `whole` bytes, which is a percentage such as `80%` (rounded down) or a size."""
     if found := _PERCENT.fullmatch(_text(share)):

@@ -88,11 +88,19 @@ def clusters(tmp_path: Path) -> Path:
     return tmp_path / "sub/clusters"
 
 
+def values_of(clusters: Path, *allowed: str, revision: str = "HEAD") -> dict[str, Any]:
+    return {
+        "nativelink_clusters_dir": str(clusters),
+        "nativelink_base_revision": revision,
+        "nativelink_allow_changes": list(allowed),
+    }
+
+
 def lines(
     clusters: Path, rendered: dict[str, Any] | None, *allowed: str, cluster: str = "prod", template: str = CAS_FILE
 ) -> list[str]:
     """Return the findings when `template` becomes `rendered`, and the other StatefulSet stays as it is."""
-    values = {"nativelink_clusters_dir": str(clusters), "nativelink_allow_changes": list(allowed)}
+    values = values_of(clusters, *allowed)
     trees = {CAS_FILE: COMMITTED, REDIS_FILE: REDIS, template: rendered}
     changes = breaking_changes({cluster: values}, lambda _, template: trees[template])
     return [str(fault) for fault in refused({cluster: values}, changes)]
@@ -139,7 +147,7 @@ def test_a_breaking_change_is_refused_unless_it_is_allowed_by_name(clusters: Pat
 
 
 def test_a_permission_that_outlived_its_change_is_noticed(clusters: Path) -> None:
-    values = {"nativelink_clusters_dir": str(clusters), "nativelink_allow_changes": ["cas_replicas", "cas_immutable"]}
+    values = values_of(clusters, "cas_replicas", "cas_immutable")
     trees = {CAS_FILE: changed("spec.replicas", 5), REDIS_FILE: REDIS}
     changes = breaking_changes({"prod": values}, lambda _, template: trees[template])
     assert notices(values, changes["prod"]) == [
@@ -252,6 +260,25 @@ def test_the_committed_file_counts_and_not_the_one_on_disk(clusters: Path) -> No
     assert len(lines(clusters, changed("spec.replicas", 5))) == 1
 
 
+def test_the_base_revision_counts_and_not_the_last_commit(clusters: Path) -> None:
+    git(clusters, "tag", "three")
+    write(clusters, "prod", changed("spec.replicas", 5))
+    git(clusters, "commit", "--quiet", "--all", "--message", "five")
+
+    def found(revision: str) -> list[str]:
+        values = {"prod": values_of(clusters, revision=revision)}
+        changes = breaking_changes(values, lambda _, template: trees[template])
+        return [str(fault) for fault in refused(values, changes)]
+
+    trees = {CAS_FILE: changed("spec.replicas", 5), REDIS_FILE: REDIS}
+    assert found("HEAD") == []
+    assert [line.split(":")[1] for line in found("three")] == [" nativelink_cas_replicas"]
+    assert found("four") == [
+        f"prod: nativelink_base_revision: is four, which Git does not know in {clusters}; "
+        "fetch it, or write another branch, tag or commit"
+    ]
+
+
 def test_a_tree_that_was_never_committed_has_no_breaking_changes(clusters: Path, tmp_path: Path) -> None:
     write(clusters, "dev", changed("spec.replicas", 5))
     assert lines(clusters, COMMITTED, cluster="dev") == []
@@ -304,7 +331,7 @@ def test_a_broken_statefulset_is_named_and_refuses_nothing(
     (folder / "prod/rendered" / CAS_FILE).write_bytes(text if isinstance(text, bytes) else text.encode())
     if committed:
         git(clusters, "commit", "--quiet", "--all", "--message", "broken")
-    values = {"nativelink_clusters_dir": str(folder), "nativelink_allow_changes": ["cas_replicas"]}
+    values = values_of(folder, "cas_replicas")
     changes = breaking_changes({"prod": values}, lambda _, template: {CAS_FILE: COMMITTED, REDIS_FILE: REDIS}[template])
 
     assert refused({"prod": values}, changes) == []

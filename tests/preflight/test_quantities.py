@@ -6,6 +6,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.quantities impor
     QuantityError,
     bytes_of,
     cpu_of,
+    duration_text,
     part_of,
     seconds_of,
     size_text,
@@ -58,6 +59,18 @@ def test_a_minor_version_of_kubernetes(text: str, version: tuple[int, int]) -> N
 def test_not_a_version_of_kubernetes(text: str) -> None:
     with pytest.raises(QuantityError, match=f"'{text}' is not a version of Kubernetes"):
         KubernetesVersion.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4500, "1h15m"), (90, "1m30s"), (60, "1m"), (0, "0s"), (93784, "1d2h3m4s")]
+)
+def test_duration_text(seconds: int, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+@given(st.integers(0, 10**7))
+def test_a_duration_reads_as_it_was_written(seconds: int) -> None:
+    assert seconds_of(duration_text(seconds)) == seconds
 
 
 @pytest.mark.parametrize(("share", "size"), [("80%", 800), ("12.5%", 125), ("500", 500), ("0.1%", 1), (300, 300)])

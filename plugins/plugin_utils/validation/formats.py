@@ -181,6 +181,11 @@ def _branch(value: str) -> Format:
         yield f"{value!r} is not a valid name of a branch", "write the name of a branch, such as main"
 
 
+def _git_revision(value: str) -> Format:
+    if not value or value.startswith("-") or re.search(r"[\s:^]", value):
+        yield f"{value!r} is not a Git revision", "write a branch, a tag or a commit, such as origin/main"
+
+
 def _release_version(value: str) -> Format:
     if value.startswith("v"):
         yield f"is {value}, but this variable has no v", f"write {value[1:]}"
@@ -279,6 +284,7 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("gitops_repository", _repository),
     ("gitops_path", _inside_repository),
     ("gitops_revision", _branch),
+    ("nativelink_base_revision", _git_revision),
     ("keda_version", _release_version),
     ("gitops_*_version", _release_version),
     ("ingress_*_version", _release_version),

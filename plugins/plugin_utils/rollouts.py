@@ -1,0 +1,149 @@
+"""What a push of a rendered tree does to the running pods, from the difference between two trees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import committed
+from .quantities import duration_text
+
+Files = Mapping[str, str]
+KUSTOMIZATION = "kustomization.yaml"
+_WORKLOADS = ("deployment.yaml", "statefulset.yaml")
+
+
+# By component, in the order of the lines: its name, and what happens when its pods are replaced. A scheduler that stops
+# disconnects its workers, which then end what they run (docs/scheduler.md).
+_COMPONENTS = {
+    "cas": ("CAS", "its pods restart one after another; the cache on their volumes stays"),
+    "scheduler": ("scheduler", "restarts; running actions begin again, and clients wait"),
+    "redis": ("Redis", "restarts; no action begins or ends until it is back, and the queue on its volume stays"),
+    "worker": ("pool", "its workers are replaced; running actions finish first"),
+    "collector": ("collector", "restarts; the autoscalers keep all workers until it is back"),
+    "demand": ("demand", "restarts; the autoscalers keep all workers until it is back"),
+    "prometheus": ("Prometheus", "restarts; the autoscalers keep all workers until it is back"),
+}
+
+
+@dataclass(frozen=True)
+class _Workload:
+    """A StatefulSet or Deployment of a tree, with the texts of the files that its pods mount."""
+
+    component: str
+    pool: str
+    template: Mapping[str, Any]
+    configuration: Mapping[str, str | None]
+
+    @property
+    def name(self) -> str:
+        """The name for people."""
+        return f"{_COMPONENTS[self.component][0]} {self.pool}".strip()
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """The place among the lines."""
+        return list(_COMPONENTS).index(self.component), self.pool
+
+    @property
+    def restart(self) -> str:
+        """What happens when the pods are replaced."""
+        return _COMPONENTS[self.component][1] + self._grace
+
+    @property
+    def removal(self) -> str:
+        """What happens when the workload is removed."""
+        return f"is removed{'; running actions finish first' if self.pool else ''}{self._grace}"
+
+    @property
+    def _grace(self) -> str:
+        seconds = self.template["spec"].get("terminationGracePeriodSeconds", 0)
+        return f", within {duration_text(seconds)}" if self.pool else ""
+
+    def restarts_as(self, other: _Workload) -> bool:
+        """Return whether a change to `other` replaces the pods."""
+        return self.template != other.template or self.configuration != other.configuration
+
+
+def rollouts(before: Files, after: Files) -> list[str]:
+    """A line for each workload whose pods a push of `after` replaces, adds or removes while `before` runs.
+
+    Both map paths below `rendered/` to texts; `before` is what `running` returned. There are no lines if `before` has
+    no workload, or is broken. The patches of the user are not considered.
+    """
+    if before == {path: after.get(path) for path in before}:
+        return []
+    try:
+        old, new = _workloads(before), _workloads(after)
+    except (AttributeError, KeyError, TypeError, yaml.YAMLError):  # conflict markers, for example
+        return []
+    return list(_lines(old, new)) if old else []
+
+
+def running(directory: Path, after: Files, revision: str) -> dict[str, str]:
+    """The workloads and configurations of the tree in the folder of a cluster, as a revision has them.
+
+    Raises committed.UnknownRevisionError.
+    """
+
+    def read(paths: set[str]) -> dict[str, str]:
+        found = committed.read(directory, [f"rendered/{path}" for path in sorted(paths)], revision)
+        return {path.removeprefix("rendered/"): text.decode(errors="replace") for path, text in found.items()}
+
+    known = {KUSTOMIZATION, *filter(_matters, after)}
+    files = read(known)
+    # The old tree may have workloads that the new one has not, such as those of a removed pool.
+    return files | read(set(filter(_matters, _named(files.get(KUSTOMIZATION, "")))) - known)
+
+
+def _matters(path: str) -> bool:
+    """Return whether a file is a workload, or is mounted by one."""
+    return path.endswith(_WORKLOADS) or not path.endswith(".yaml") or path.startswith("monitoring/")
+
+
+def _named(kustomization: str) -> set[str]:
+    """All files that a kustomization names; none if it is broken."""
+    try:
+        parsed = yaml.load(kustomization, yaml.CSafeLoader)
+        return {*parsed["resources"], *(file for files in _configurations(parsed).values() for file in files)}
+    except (AttributeError, KeyError, TypeError, yaml.YAMLError):
+        return set()
+
+
+def _configurations(kustomization: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {each["name"]: each["files"] for each in kustomization.get("configMapGenerator", ())}
+
+
+def _workloads(files: Files) -> dict[str, _Workload]:
+    """The workloads by their path."""
+    if KUSTOMIZATION not in files:
+        return {}
+    configurations = _configurations(yaml.load(files[KUSTOMIZATION], yaml.CSafeLoader))
+    found = {}
+    for path, text in files.items():
+        if path.endswith(_WORKLOADS):
+            item = yaml.load(text, yaml.CSafeLoader)
+            labels, template = item["metadata"]["labels"], item["spec"]["template"]
+            mounted = (volume.get("configMap", {}).get("name") for volume in template["spec"].get("volumes", ()))
+            found[path] = _Workload(
+                component=labels["app.kubernetes.io/component"],
+                pool=labels.get("nativelink-gitops/pool", ""),
+                template=template,
+                configuration={file: files.get(file) for name in mounted for file in configurations.get(name, ())},
+            )
+    return found
+
+
+def _lines(old: Mapping[str, _Workload], new: Mapping[str, _Workload]) -> Iterator[str]:
+    for path, workload in sorted(new.items(), key=lambda item: item[1].order):
+        if path not in old:
+            yield f"{workload.name}: is new"
+        elif old[path].restarts_as(workload):
+            yield f"{workload.name}: {old[path].restart}"
+    for path, workload in sorted(old.items(), key=lambda item: item[1].order):
+        if path not in new:
+            yield f"{workload.name}: {workload.removal}"

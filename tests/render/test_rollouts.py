@@ -1,0 +1,110 @@
+"""Rendering says which pods a push replaces, and what that costs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.rollouts import rollouts
+
+from tests.inventories import minimal, write_inventory
+from tests.playbooks import Run, run_playbook
+from tests.render.conftest import values_of
+
+A, B = ({"name": name, "platform_properties": {"pool": name}} for name in "ab")
+CAS = "CAS: its pods restart one after another; the cache on their volumes stays"
+SCHEDULER = "scheduler: restarts; running actions begin again, and clients wait"
+REDIS = "Redis: restarts; no action begins or ends until it is back, and the queue on its volume stays"
+COLLECTOR = "collector: restarts; the autoscalers keep all workers until it is back"
+# The longest action (1 h), the upload timeout (10 min) and the margin (5 min).
+POOL = "pool {}: its workers are replaced; running actions finish first, within 1h15m"
+
+
+def tree(*pools: dict[str, Any], **variables: Any) -> dict[str, str]:
+    return render.tree(values_of(nativelink_worker_pools=list(pools or (A, B)), **variables))
+
+
+@pytest.mark.parametrize(
+    ("variables", "lines"),
+    [
+        ({}, []),
+        ({"nativelink_cas_resources": {"requests": {"cpu": "3", "memory": "9Gi"}, "limits": {"memory": "9Gi"}}}, [CAS]),
+        # Only the ConfigMap of the CAS differs.
+        ({"nativelink_cas_store_size": "70%"}, [CAS]),
+        ({"nativelink_scheduler_max_job_retries": 5}, [SCHEDULER]),
+        ({"nativelink_log_level": "debug"}, [CAS, SCHEDULER, POOL.format("a"), POOL.format("b")]),
+        ({"nativelink_metrics_interval": 4}, [SCHEDULER, COLLECTOR]),
+        ({"nativelink_collector_image": "registry.example.com/collector"}, [COLLECTOR]),
+        # No pod has any of these.
+        ({"nativelink_client_peers": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}, []),
+        ({"nativelink_hostname": "other.example.com"}, []),
+    ],
+)
+def test_only_the_pods_that_change_are_replaced(variables: dict[str, Any], lines: list[str]) -> None:
+    assert rollouts(tree(), tree(**variables)) == lines
+
+
+def test_redis_keeps_its_queue() -> None:
+    redis = {"nativelink_scheduler_backend": "redis"}
+    changed = rollouts(tree(**redis), tree(**redis, nativelink_redis_version="7.4.0-v9"))
+    assert REDIS in changed
+
+
+def test_a_pool_is_changed_added_or_removed() -> None:
+    slow = {**A, "longest_action": "3h"}
+    assert rollouts(tree(A, B), tree({**A, "env": {"CC": "clang"}}, B)) == [POOL.format("a")]
+    assert rollouts(tree(A, B), tree({**A, "max_replicas": 3}, B)) == [], "the autoscaler reads it"
+    assert rollouts(tree(slow), tree({**slow, "slots": 2})) == [POOL.format("a").replace("1h15m", "3h15m")]
+    assert "pool b: is new" in rollouts(tree(A), tree(A, B))
+    assert "pool b: is removed; running actions finish first, within 1h15m" in rollouts(tree(A, B), tree(A))
+
+
+def test_the_workers_that_go_have_the_grace_period_that_they_started_with() -> None:
+    before, after = tree({**A, "longest_action": "3h"}), tree({**A, "longest_action": "1h"})
+    assert POOL.format("a").replace("1h15m", "3h15m") in rollouts(before, after)
+
+
+def test_a_first_or_broken_tree_says_nothing() -> None:
+    assert rollouts({}, tree()) == []
+    assert rollouts({**tree(), "cas/statefulset.yaml": "<<<<<<< HEAD\n"}, tree()) == []
+    assert rollouts({**tree(), "kustomization.yaml": "[]"}, tree()) == []
+
+
+def git(folder: Path, *arguments: str) -> None:
+    user = ["-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *user, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_pull_request_shows_what_its_merge_does(tmp_path: Path) -> None:
+    def render_with(*arguments: str, **variables: Any) -> Run:
+        hosts = {"one": {**minimal("one", tmp_path / "clusters"), **variables}}
+        return run_playbook("render", write_inventory(tmp_path, hosts), *arguments)
+
+    def said(run: Run) -> list[str]:
+        assert run.status == 0, run.output
+        lines = run.summary["one"].splitlines()
+        return [line.removeprefix("  rollout      ") for line in lines if line.startswith("  rollout ")]
+
+    change = {"nativelink_cas_store_size": "70%"}
+    git(tmp_path, "init", "--quiet", "--initial-branch=main")
+    assert said(render_with()) == []
+    git(tmp_path, "add", "clusters")
+    git(tmp_path, "commit", "--quiet", "--message", "Render")
+
+    assert said(render_with("--check", **change)) == [CAS]
+    assert said(render_with(nativelink_client_peers=[{"ipBlock": {"cidr": "10.0.0.0/8"}}])) == ["no pod restarts"]
+    git(tmp_path, "switch", "--quiet", "--create", "change")
+    assert said(render_with(**change)) == [CAS]
+    git(tmp_path, "commit", "--quiet", "--all", "--message", "Change")
+    assert said(render_with(**change)) == []
+
+    base = "nativelink_base_revision"
+    assert said(render_with("--check", "-e", f"{base}=main", **change)) == [CAS]
+    refused = render_with("--check", "-e", f"{base}=mian", **change)
+    assert refused.findings == [
+        f"one: {base}: is mian, which Git does not know in {tmp_path}/clusters; "
+        "fetch it, or write another branch, tag or commit"
+    ]
