@@ -207,12 +207,23 @@ def test_no_difference_on_a_synced_tree(argo: Argo) -> None:
     assert len(argo.application()["status"]["resources"]) > 30
 
 
-def test_pushed_limit_arrives(argo: Argo) -> None:
+def test_a_pushed_limit_arrives_and_replaces_the_pods_that_the_summary_names(argo: Argo) -> None:
+    def pods() -> set[tuple[str, str]]:
+        found = json.loads(argo.where.run("-n", CAS, "get", "pods", "-o", "json"))["items"]
+        metadata = [pod["metadata"] for pod in found]
+        return {(each["labels"]["app.kubernetes.io/component"], each["uid"]) for each in metadata}
+
     resources = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "300Mi"}}
     argo.site.set(NAME, nativelink_cas_resources=resources)
-    argo.site.playbook("render")
+    summary = argo.site.playbook("render").summary[NAME]
+    assert re.findall(r"^  rollout .*\n(?: {15}.*\n)*", summary, re.MULTILINE) == [
+        "  rollout      CAS: its pods restart one after another; the cache on their volumes stays\n"
+    ]
+
+    before = pods()
     argo.arrives(argo.site.commit("More memory for the CAS"), "Healthy", 90)
     assert argo.limit() == "300Mi"
+    assert {component for component, _ in before ^ pods()} == {"cas"}
 
 
 def test_hand_edits_are_healed(argo: Argo) -> None:

@@ -212,7 +212,9 @@ def test_annotations_of_kubectl_are_removed_but_not_those_of_another_field_manag
 def test_a_removed_pool_is_pruned(flux: Flux) -> None:
     before = flux.get("deployment/nativelink-worker-kept", WORKERS)["metadata"]["uid"]
     flux.site.set(NAME, nativelink_worker_pools=[pool("kept")])
-    flux.site.playbook("render")
+    summary = flux.site.playbook("render").summary[NAME]
+    # The longest action (1 min), the upload timeout (10 min) and the margin (5 min).
+    assert "pool gone: is removed; running actions finish first, within 16m\n" in summary
     flux.applied(flux.site.commit("One pool"))
     for kind in ("deployment", "service", "poddisruptionbudget", "configmap"):
         assert not [name for name in flux.names(kind, WORKERS) if "worker-gone" in name]
