@@ -4,17 +4,8 @@ import pytest
 
 # The files that take minutes, without "test_". They start first, so that none runs alone at the end of a parallel run.
 LONGEST = (
-    *(
-        "provision",
-        "bootstrap",
-        "site",
-        "scripts",
-        "release_manifest",
-        "interrupted",
-        "cluster",
-        "testbed_cluster",
-        "standin",
-    ),
+    *("provision", "bootstrap", "site", "scripts", "guard", "release_manifest", "interrupted", "cluster"),
+    *("testbed_cluster", "standin", "conformance"),
     # These run on a real node, and take from ten minutes down to two. Demand, scaling and drain mostly wait.
     *("argocd", "demand", "edge", "drain", "scaling", "flux", "switching", "provisioning", "real_node", "build"),
 )

@@ -211,7 +211,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))
     if edge == "ingress" or draw(st.booleans()):
         variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
-        if variables["ingress_provider"] == "envoy-gateway":
+        if edge == "gateway" and variables["ingress_provider"] == "envoy-gateway":
             variables["nativelink_edge_client_ca_secret"] = draw(st.sampled_from(["", "clients-ca"]))
     if redis:
         variables |= {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": draw(st.integers(1, 3))}
