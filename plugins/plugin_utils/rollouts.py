@@ -14,6 +14,8 @@ from .quantities import duration_text
 
 Files = Mapping[str, str]
 KUSTOMIZATION = "kustomization.yaml"
+# A tree with conflict markers, for example.
+_BROKEN = (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
 _WORKLOADS = ("deployment.yaml", "statefulset.yaml")
 
 
@@ -36,6 +38,7 @@ class _Workload:
 
     component: str
     pool: str
+    namespace: str
     template: Mapping[str, Any]
     configuration: Mapping[str, str | None]
 
@@ -66,7 +69,11 @@ class _Workload:
 
     def restarts_as(self, other: _Workload) -> bool:
         """Return whether a change to `other` replaces the pods."""
-        return self.template != other.template or self.configuration != other.configuration
+        return (self.namespace, self.template, self.configuration) != (
+            other.namespace,
+            other.template,
+            other.configuration,
+        )
 
 
 def rollouts(before: Files, after: Files) -> list[str]:
@@ -79,7 +86,7 @@ def rollouts(before: Files, after: Files) -> list[str]:
         return []
     try:
         old, new = _workloads(before), _workloads(after)
-    except (AttributeError, KeyError, TypeError, yaml.YAMLError):  # conflict markers, for example
+    except _BROKEN:
         return []
     return list(_lines(old, new)) if old else []
 
@@ -96,8 +103,9 @@ def running(directory: Path, after: Files, revision: str) -> dict[str, str]:
 
     known = {KUSTOMIZATION, *filter(_matters, after)}
     files = read(known)
-    # The old tree may have workloads that the new one has not, such as those of a removed pool.
-    return files | read(set(filter(_matters, _named(files.get(KUSTOMIZATION, "")))) - known)
+    # The old tree may have workloads that the new one does not have, such as those of a removed pool.
+    others = set(filter(_matters, _named(files.get(KUSTOMIZATION, "")))) - known
+    return files | read(others) if others else files
 
 
 def _matters(path: str) -> bool:
@@ -110,7 +118,7 @@ def _named(kustomization: str) -> set[str]:
     try:
         parsed = yaml.load(kustomization, yaml.CSafeLoader)
         return {*parsed["resources"], *(file for files in _configurations(parsed).values() for file in files)}
-    except (AttributeError, KeyError, TypeError, yaml.YAMLError):
+    except _BROKEN:
         return set()
 
 
@@ -132,6 +140,7 @@ def _workloads(files: Files) -> dict[str, _Workload]:
             found[path] = _Workload(
                 component=labels["app.kubernetes.io/component"],
                 pool=labels.get("nativelink-gitops/pool", ""),
+                namespace=item["metadata"]["namespace"],
                 template=template,
                 configuration={file: files.get(file) for name in mounted for file in configurations.get(name, ())},
             )

@@ -38,6 +38,7 @@ def tree(*pools: dict[str, Any], **variables: Any) -> dict[str, str]:
         ({"nativelink_log_level": "debug"}, [CAS, SCHEDULER, POOL.format("a"), POOL.format("b")]),
         ({"nativelink_metrics_interval": 4}, [SCHEDULER, COLLECTOR]),
         ({"nativelink_collector_image": "registry.example.com/collector"}, [COLLECTOR]),
+        ({"nativelink_workers_namespace": "elsewhere"}, [POOL.format("a"), POOL.format("b")]),
         # No pod has any of these.
         ({"nativelink_client_peers": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}, []),
         ({"nativelink_hostname": "other.example.com"}, []),
