@@ -66,7 +66,7 @@ def offline() -> dict[str, Any]:
         return dict(yaml.safe_load(file.read()))
 
 
-# What Hypothesis draws from
+# Strategies of Hypothesis
 
 Strategy = st.SearchStrategy[Any]
 

@@ -30,7 +30,7 @@ _LOG.setLevel(logging.INFO)  # pytest shows it when the test fails; elsewhere it
 
 @dataclass(frozen=True)
 class Run:
-    """How a run ended: its exit status, and its standard output and standard error in one text."""
+    """The result of a run: its exit status, and its standard output and standard error in one text."""
 
     status: int
     output: str

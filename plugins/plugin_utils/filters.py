@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import yaml
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9/._@-]*(?::[A-Za-z0-9/._@-]+)*|[0-9]+(?:m|[KMGTP]i)")
-# What YAML 1.1 or 1.2 reads as something else than a text.
+# YAML 1.1 or 1.2 reads these as something else than a text.
 _RESERVED = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 

@@ -17,7 +17,7 @@ from .specs import ROOT
 
 TEMPLATES = ROOT / "roles/nativelink/templates"
 
-# What is rendered when: the template without .j2, which is also the file below rendered/, and its condition in
+# The rendered files: the template without .j2, which is also the file below rendered/, and its condition in
 # `template_context()["when"]`.
 FILES = {
     "cas/cas.json5": "always",

@@ -1,4 +1,4 @@
-"""What a push of a rendered tree does to the running pods, from the difference between two trees."""
+"""Says what a push of a rendered tree does to the running pods, from the difference between two trees."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class _Workload:
 
     @property
     def restart(self) -> str:
-        """What happens when the pods are replaced."""
+        """The consequence of replacing the pods."""
         return _COMPONENTS[self.component][1] + self._grace
 
     @property
     def removal(self) -> str:
-        """What happens when the workload is removed."""
+        """The consequence of removing the workload."""
         return f"is removed{'; running actions finish first' if self.pool else ''}{self._grace}"
 
     @property

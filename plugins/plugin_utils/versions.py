@@ -22,7 +22,7 @@ class Version:
     fallback_match_interval: bool
     # Small blobs that are wanted at the same time are read by one call.
     read_batching: bool
-    # Whether it sets TCP_NODELAY on the connections that it accepts. If not, small answers wait 40 ms (seen on both).
+    # True if it sets TCP_NODELAY on the connections that it accepts. If not, small answers wait 40 ms (seen on both).
     tcp_nodelay: bool
 
 

@@ -15,7 +15,7 @@ _SUFFIXES = ("", ".yml", ".yaml", ".json")
 _VARIABLES = ("group_vars", "host_vars")
 _GROUP_KEYS = ("hosts", "children", "vars")
 _QUOTES = 'put the template in quotes: "{{ name }}"'
-# What an error yields: line, key, problem, remedy.
+# An error yields its line, key, problem and remedy.
 _Errors = Iterator[tuple[int, str, str, str]]
 
 
