@@ -94,7 +94,7 @@ molecule: venv ## test every role on one embedded cluster
 
 .PHONY: pytest
 pytest: venv newest ## run the tests in tests/ that need no real node
-	pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/e2e
+	TESTBED_PATIENCE=2 pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/e2e
 
 .PHONY: e2e
 e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (16 minutes; 33 the first time)

@@ -220,7 +220,8 @@ def test_patience_multiplies_every_limit(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("error", [ClusterError("connection refused"), ConnectionRefusedError("connection refused")])
-def test_a_check_whose_connection_is_refused_runs_again(error: Exception) -> None:
+def test_a_check_whose_connection_is_refused_runs_again(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TESTBED_PATIENCE", raising=False)
     answers = iter([error])
 
     def check() -> bool:
