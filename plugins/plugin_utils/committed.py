@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 
@@ -31,12 +32,18 @@ def read(folder: Path, paths: Iterable[str], revision: str = "HEAD") -> dict[str
         ).stdout
     except (OSError, subprocess.CalledProcessError):  # OSError: Git is not installed
         return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
-    contents = []
-    for _ in wanted:
-        header, _, answer = answer.partition(b"\n")
-        size = None if header.endswith(b" missing") else int(header.split()[-1])
-        contents.append(None if size is None else answer[:size])
-        answer = answer if size is None else answer[size + 1 :]
+    batch = BytesIO(answer)
+    contents = [_next_object(batch) for _ in wanted]
     if contents[0] is None and revision != "HEAD":
         raise UnknownRevisionError(f"is {revision}, which Git does not know in {folder}")
     return {name: content for name, content in zip(names, contents[1:], strict=True) if content is not None}
+
+
+def _next_object(batch: BytesIO) -> bytes | None:
+    """The next object of the output of git cat-file --batch; None for one that is missing or ambiguous."""
+    size = batch.readline().split()[-1]
+    if not size.isdigit():
+        return None
+    content = batch.read(int(size))
+    batch.readline()
+    return content
