@@ -11,9 +11,9 @@ import yaml
 
 from . import committed
 from .quantities import duration_text
+from .render import KUSTOMIZATION
 
 Files = Mapping[str, str]
-KUSTOMIZATION = "kustomization.yaml"
 # A tree with conflict markers, for example.
 _BROKEN = (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
 _WORKLOADS = ("deployment.yaml", "statefulset.yaml")
@@ -34,7 +34,7 @@ _COMPONENTS = {
 
 @dataclass(frozen=True)
 class _Workload:
-    """A StatefulSet or Deployment of a tree, with the texts of the files that its pods mount."""
+    """All of a StatefulSet or Deployment that decides on its pods, with the texts of the files that they mount."""
 
     component: str
     pool: str
@@ -67,14 +67,6 @@ class _Workload:
         seconds = self.template["spec"].get("terminationGracePeriodSeconds", 0)
         return f", within {duration_text(seconds)}" if self.pool else ""
 
-    def restarts_as(self, other: _Workload) -> bool:
-        """Return whether a change to `other` replaces the pods."""
-        return (self.namespace, self.template, self.configuration) != (
-            other.namespace,
-            other.template,
-            other.configuration,
-        )
-
 
 def rollouts(before: Files, after: Files) -> list[str]:
     """A line for each workload whose pods a push of `after` replaces, adds or removes while `before` runs.
@@ -103,6 +95,8 @@ def running(directory: Path, after: Files, revision: str) -> dict[str, str]:
 
     known = {KUSTOMIZATION, *filter(_matters, after)}
     files = read(known)
+    if files.get(KUSTOMIZATION) == after[KUSTOMIZATION]:
+        return files
     # The old tree may have workloads that the new one does not have, such as those of a removed pool.
     others = set(filter(_matters, _named(files.get(KUSTOMIZATION, "")))) - known
     return files | read(others) if others else files
@@ -151,7 +145,7 @@ def _lines(old: Mapping[str, _Workload], new: Mapping[str, _Workload]) -> Iterat
     for path, workload in sorted(new.items(), key=lambda item: item[1].order):
         if path not in old:
             yield f"{workload.name}: is new"
-        elif old[path].restarts_as(workload):
+        elif old[path] != workload:
             yield f"{workload.name}: {old[path].restart}"
     for path, workload in sorted(old.items(), key=lambda item: item[1].order):
         if path not in new:
