@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from testbed import cluster
+from tests.repository import git
 
 from .conftest import ROOT, Collection, install, run
 
@@ -35,11 +36,6 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
         for path in found
         if path.parts[0] not in (".ansible", ".git")
     }
-
-
-def git(site: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
-    return subprocess.run(["git", *who, *arguments], cwd=site, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")

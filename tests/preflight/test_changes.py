@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.change_guard imp
 
 from tests.inventories import minimal, write_inventory
 from tests.playbooks import run_playbook
+from tests.repository import git
 
 COMMITTED: dict[str, Any] = {
     "apiVersion": "apps/v1",
@@ -64,11 +64,6 @@ def changed(path: str, value: object, before: dict[str, Any] = COMMITTED) -> dic
         where = where[int(key) if key.isdigit() else key]
     where[last] = value
     return found
-
-
-def git(folder: Path, *arguments: str) -> None:
-    user = ["-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *user, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 def write(clusters: Path, cluster: str, statefulset: dict[str, Any], template: str = CAS_FILE) -> None:

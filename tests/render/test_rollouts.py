@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.rollouts import 
 from tests.inventories import minimal, write_inventory
 from tests.playbooks import Run, run_playbook
 from tests.render.conftest import values_of
+from tests.repository import git
 
 A, B = ({"name": name, "platform_properties": {"pool": name}} for name in "ab")
 CAS = "CAS: its pods restart one after another; the cache on their volumes stays"
@@ -72,11 +72,6 @@ def test_a_first_or_broken_tree_says_nothing() -> None:
     assert rollouts({}, tree()) == []
     assert rollouts({**tree(), "cas/statefulset.yaml": "<<<<<<< HEAD\n"}, tree()) == []
     assert rollouts({**tree(), "kustomization.yaml": "[]"}, tree()) == []
-
-
-def git(folder: Path, *arguments: str) -> None:
-    user = ["-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *user, *arguments], cwd=folder, check=True, capture_output=True)
 
 
 def test_a_pull_request_shows_what_its_merge_does(tmp_path: Path) -> None:
