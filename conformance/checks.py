@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
 
 from conformance import table
@@ -258,6 +261,22 @@ def drains_beside_tools(farm: Farm) -> str:
     return f"{drained.seconds:.0f} s"
 
 
+# With a collector
+
+
+def reports(farm: Farm) -> str:
+    """Run actions, some of them again, and read what all workloads have reported."""
+    for _ in range(2):
+        _ok(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={_PATIENCE}", platform=_POOL))
+    time.sleep(2 * REPORT_INTERVAL)
+    text = farm.scraped(PORTS["reported"])
+    if folder := os.environ.get("CONFORMANCE_SCRAPES"):
+        name = f"{farm.version}-{'redis' if farm.redis else 'memory'}"
+        Path(folder, f"{name}.txt").write_text(text)
+        Path(folder, f"{name}-demand.txt").write_text(farm.scraped(PORTS["metrics"]) if not farm.redis else "")
+    return f"{len(text.splitlines())} lines"
+
+
 BY_BAZEL: dict[str, Callable[[Farm, Bazel], str]] = {
     "Bazel builds": builds,
     "another build with an empty output folder is all cache hits": hits,
@@ -305,9 +324,16 @@ class Kind:
 
 
 _TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": _ENVIRONMENT})
+BY_METRICS: dict[str, Callable[[Farm], str]] = {"all workloads report to the collector": reports}
+_REPORTING: dict[str, Any] = {
+    "nativelink_metrics": ["scheduler", "cas", "worker"],
+    "nativelink_prometheus": "bundled",
+}
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
+    Kind("farm, metrics", _REPORTING, {}, BY_METRICS),
+    Kind("farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, {}, BY_METRICS),
     Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}, {}, BY_TOOLS),
 )
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ class Farm:
         self.cas = [self._pod("cas", f"nativelink-cas-{number}") for number in range(stated["nativelink_cas_replicas"])]
         self.scheduler = self._pod("scheduler", "nativelink-scheduler-0")
         self.redis = self._pod("redis", "nativelink-redis-0") if "redis" in self.workloads else None
-        self._serving = [*self.cas, self.scheduler, *([self.redis] if self.redis else [])]
+        self.collector = self._pod("collector", "nativelink-collector-0") if "collector" in self.workloads else None
+        self._serving = [*self.cas, self.scheduler, *filter(None, (self.redis, self.collector))]
         self._pools: list[dict[str, Any]] = stated["nativelink_worker_pools"]
         self.workers: dict[str, list[Pod]] = {}
 
@@ -99,7 +101,7 @@ class Farm:
     def __enter__(self) -> Self:
         """Start everything. ClusterError or PodEnded if something does not serve."""
         try:
-            for pod in reversed(self._serving):  # Redis first
+            for pod in reversed(self._serving):  # Redis and the collector first
                 self._start(pod)
             for pod in self._serving:
                 pod.await_ready()
@@ -157,6 +159,12 @@ class Farm:
         if not done.stdout:
             raise ClusterError(f"the client failed: {done.stderr[-500:]}")
         return dict(json.loads(done.stdout))
+
+    def scraped(self, port: int) -> str:
+        """Return what a Prometheus port of the collector serves."""
+        assert self.collector
+        with urllib.request.urlopen(f"http://{self.collector.address}:{port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
 
     def recorded(self, seconds: str, salt: str) -> list[str]:
         """Return the arguments of a client whose actions note their start in the ledger, and sleep: see ``begun``."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from conformance.subject import SCHEMA, Subject
 from conformance.tools import STACK, Tools
-from conformance.workloads import NATIVELINK, Service, Workload
+from conformance.workloads import COLLECTOR, NATIVELINK, Service, Workload
 from testbed.waiting import ClusterError, until
 
 _SCRIPT = Path(__file__).with_name("pod.sh")
@@ -261,11 +261,11 @@ def hosts(services: Iterable[Service], pods: Iterable[Pod], client: Pod, turn: i
 
 
 def programs(subject: Subject, tools: Tools) -> dict[str, Path]:
-    """Return the mounts of NativeLink and Redis in a pod.
+    """Return the mounts of NativeLink, Redis and the collector in a pod.
 
     NativeLink is the entrypoint of its image, and is also at the path that init containers copy it to.
     """
     files = {suffix: Path(subject.binary + suffix) for suffix in ("", SCHEMA)}
     places = (NATIVELINK, "/shared/nativelink")
     found = {place + suffix: file for place in places for suffix, file in files.items() if file.exists()}
-    return found | ({STACK: Path(tools.redis)} if tools.redis else {})
+    return found | {place: Path(path) for place, path in ((STACK, tools.redis), (COLLECTOR, tools.collector)) if path}

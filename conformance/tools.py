@@ -23,6 +23,7 @@ class Tools:
 
     reapi_load: str = ""
     bazel: str = ""
+    collector: str = ""
     redis: str = ""
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -38,6 +39,7 @@ class Tools:
             names = build.NODE_SETS["standin"]
             found = cls(str(build.binaries({"standin": names})["reapi-load"]))
             wanted["bazel"] = bazel.program
+            wanted["collector"] = lambda: build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
         for name, make in wanted.items():
             try:
                 setattr(found, name, str(make()))

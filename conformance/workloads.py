@@ -13,8 +13,11 @@ Tree = Mapping[str, str]
 """A rendered tree: the texts of its files by their paths."""
 
 NATIVELINK = "/nativelink"  # the binary's path in a pod; in the image it is the entrypoint
+COLLECTOR = "/otelcol-contrib"  # the same of the collector
 SECRET = "conformance"  # the value of every key of every Secret
-_CONTAINERS = ("nativelink", "worker", "redis")
+# The containers, by their names, and the entrypoints of their images.
+_CONTAINERS = {"nativelink": NATIVELINK, "worker": "", "redis": "", "collector": COLLECTOR}
+_COMPONENTS = ("cas", "scheduler", "worker", "redis", "collector")
 _REFERENCE = re.compile(r"\$\$|\$\((\w+)\)")
 
 
@@ -49,7 +52,7 @@ class Workload:
 
     @property
     def component(self) -> str:
-        """The role of the workload: ``cas``, ``scheduler``, ``redis``, or ``worker NAME OF THE POOL``."""
+        """The role of the workload, such as ``cas`` or ``redis``; a pool's is ``worker NAME OF THE POOL``."""
         pool = self.labels.get("nativelink-gitops/pool")
         return self.labels["app.kubernetes.io/component"] + (f" {pool}" if pool else "")
 
@@ -91,7 +94,7 @@ def services_of(tree: Tree) -> list[Service]:
 
 
 def workloads_of(tree: Tree) -> dict[str, Workload]:
-    """Return the workloads that run NativeLink, or its Redis, by ``Workload.component``."""
+    """Return the workloads that run NativeLink, its Redis, or the collector, by ``Workload.component``."""
     maps = {
         each["name"]: {path.rpartition("/")[2]: tree[path] for path in each["files"]}
         for each in yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader).get("configMapGenerator", ())
@@ -99,7 +102,7 @@ def workloads_of(tree: Tree) -> dict[str, Workload]:
     found = {}
     for item in objects_of(tree):
         component = item["metadata"]["labels"].get("app.kubernetes.io/component")
-        if item["kind"] in ("StatefulSet", "Deployment") and component in ("cas", "scheduler", "worker", "redis"):
+        if item["kind"] in ("StatefulSet", "Deployment") and component in _COMPONENTS:
             workload = _workload(item, maps)
             found[workload.component] = workload
     return found
@@ -109,7 +112,7 @@ def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str]]) -> Wo
     template = item["spec"]["template"]
     (container,) = [each for each in template["spec"]["containers"] if each["name"] in _CONTAINERS]
     environment = {each["name"]: _value(each) for each in container.get("env", ())}
-    words = [*container.get("command", (NATIVELINK,)), *container.get("args", ())]
+    words = [*container.get("command", (_CONTAINERS[container["name"]],)), *container.get("args", ())]
     configured = {
         volume["name"]: maps[volume["configMap"]["name"]]
         for volume in template["spec"].get("volumes", ())

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
+from . import alerts, monitoring
 from .quantities import bytes_of, cpu_of, part_of, seconds_of
 from .specs import with_defaults
 from .versions import VERSIONS
@@ -17,8 +18,8 @@ PORTS = {
     "worker_api": 50061,  # no authentication: workers only
     "health": 50080,  # /status of each NativeLink process: plain, whatever the other listeners become
     "redis": 6379,
-    "otlp": 4317,
-    "metrics": 9464,
+    "metrics": 9464,  # the demand of a scheduler in memory
+    "reported": 9465,  # all else that NativeLink reports
     "collector_health": 13133,
     "demand": 9121,
     "prometheus": 9090,
@@ -127,15 +128,19 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
 
     cluster, backend = known["cluster"], own("scheduler_backend")
     upload = seconds_of(own("worker_upload_timeout"))
-    pools = [_pool(pool, cluster, upload, known) for pool in own("worker_pools")]
     # Always declared: v1.6.6 lets actions of undeclared properties run anywhere, also those that ask for a persistent
     # worker where no pool offers one. The worker itself reads which protocol the action asks for.
     properties = {**own("scheduler_platform_properties"), "supports-workers": "exact"}
     properties.setdefault("requires-worker-protocol", "ignore")
-    autoscaled = any(pool["scaling"] != "none" for pool in pools)
+    autoscaled = any(scaling_of(pool, known) != "none" for pool in own("worker_pools"))
     prometheus = own("prometheus")
     shown = autoscaled or prometheus != "none"
-    collector, demand = backend == "memory" and shown, backend == "redis" and shown
+    demand = backend == "redis" and shown
+    # The workloads that send metrics, if something reads them. On Redis scaling does not.
+    read = prometheus != "none" or own("metrics_namespaces") or own("traces_endpoint")
+    read = bool(read or (autoscaled and backend == "memory"))
+    senders = [name for name in monitoring.SENDERS if name in own("metrics") and read]
+    pools = [_pool(pool, cluster, upload, known, senders) for pool in own("worker_pools")]
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     gateway = own("edge") == "gateway"
     envoy_gateway = gateway and known["ingress_provider"] == "envoy-gateway"
@@ -149,6 +154,29 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     edges = [known["ingress_namespace"]] if own("edge") != "none" and known["ingress_namespace"] else []
     memory = own("redis_resources").get("limits", {}).get("memory")
     storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
+    when = {
+        "always": True,
+        "several schedulers": several,
+        "redis": backend == "redis",
+        "bundled redis": bundled,
+        "collector": bool(senders),
+        "collected demand": backend == "memory" and "scheduler" in senders,
+        "cas metrics": "cas" in senders,
+        "scheduler metrics": "scheduler" in senders,
+        "worker metrics": "worker" in senders,
+        "demand": demand,
+        "bundled prometheus": prometheus == "bundled",
+        "bundled prometheus with demand": prometheus == "bundled" and demand,
+        "prometheus operator": prometheus == "operator",
+        "prometheus operator with demand": prometheus == "operator" and demand,
+        "prometheus operator with kubelets": prometheus == "operator" and "cluster" in own("prometheus_scrapes"),
+        "plain alerts": prometheus in ("bundled", "annotations"),
+        "scrape annotations": prometheus == "annotations",
+        "gateway": gateway,
+        "envoy gateway": envoy_gateway,
+        "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),
+        "ingress": own("edge") == "ingress",
+    }
     return {
         "cluster": cluster,
         "namespace": own("namespace"),
@@ -156,6 +184,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "instance_name": own("instance_name"),
         "fields": VERSIONS[own("version")],
         "ports": PORTS,
+        "otlp": monitoring.SENDERS,
         "labels": {component: _labels(cluster, component) for component in COMPONENTS},
         "kept": KEPT,
         "selectors": {component: _selector(component) for component in COMPONENTS},
@@ -173,8 +202,22 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "address": own("prometheus_address")
             or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
             "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
-            "rules": [DEMAND_BY_POOL],
+            "demand": [{**DEMAND_BY_POOL, "interval": f"{own('metrics_interval')}s"}],
+            "alerts": alerts.groups(known, when),
+            "interval": monitoring.REPORT_INTERVAL,
+            "own": [each for each in monitoring.OWN if when[each.condition]],
+            "others": monitoring.others(known),
+            "kubelet_paths": ["/metrics", "/metrics/cadvisor"] if "cluster" in own("prometheus_scrapes") else [],
+            "kubelet_series": monitoring.kubelet_series(known),
+            # It lists pods and nodes by the API.
+            "token": bool(own("prometheus_scrapes")),
         },
+        "collector": monitoring.collector(senders),
+        "traces": {
+            "endpoint": own("traces_endpoint"),
+            **_peer(own("traces_endpoint").partition("://")[2], monitoring.SENDERS["scheduler"]),
+        },
+        "telemetry": {sender: monitoring.environment(known, senders, sender) for sender in ("scheduler", "cas")},
         "log": {"format": own("log_format"), "level": own("log_level")},
         "max_open_files": own("max_open_files"),
         "priority_class": PRIORITY_CLASS if own("priority_classes") else "",
@@ -186,6 +229,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             },
             "storage_class": storage_class,
             **_cas_stores(known),
+            # A prefix of the names of the stores that are served.
+            "served": "COUNTED_" if "cas" in senders else "",
             "spread": {"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[own("cas_node_spread")],
             "startup_period": STARTUP_PERIOD,
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
@@ -201,7 +246,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             **stated("redis"),
             "bundled": bundled,
             "address": f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"),
-            **_redis_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address")),
+            **_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"), PORTS["redis"]),
             "secret": own("redis_secret_name"),
             "storage_class": own("redis_storage_class") or storage_class,
             # The rest is for connections, and for what changes while Redis rewrites its file.
@@ -239,23 +284,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "ingress_annotations": {**INGRESS_ANNOTATIONS, **own("edge_annotations")},
         },
         "metrics_interval": own("metrics_interval"),
-        "when": {
-            "always": True,
-            "several schedulers": several,
-            "redis": backend == "redis",
-            "bundled redis": bundled,
-            "collector": collector,
-            "demand": demand,
-            "bundled prometheus": prometheus == "bundled",
-            "bundled prometheus with rules": prometheus == "bundled" and demand,
-            "prometheus operator": prometheus == "operator",
-            "prometheus operator with rules": prometheus == "operator" and demand,
-            "scrape annotations": prometheus == "annotations",
-            "gateway": gateway,
-            "envoy gateway": envoy_gateway,
-            "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),
-            "ingress": own("edge") == "ingress",
-        },
+        "when": when,
     }
 
 
@@ -314,7 +343,9 @@ def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"namespace": namespace, "name": name, "what": what} for namespace, name, what in wanted if name]
 
 
-def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any]) -> dict[str, Any]:
+def _pool(
+    pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any], senders: list[str]
+) -> dict[str, Any]:
     name, longest = pool["name"], seconds_of(pool["longest_action"])
     scaling = scaling_of(pool, known)
     scratch = bytes_of(pool["scratch_size"])
@@ -345,6 +376,7 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
         "fast_store": _eviction(store, _inodes(scratch) // COPIES),
         # NativeLink expands $NAME in its configuration, and Kubernetes $(NAME) in a container's. Both read $$ as $.
         "env": {key: _text(value).replace("$", "$$") for key, value in pool["env"].items()},
+        "telemetry": monitoring.environment(known, senders, "worker", pool=name),
         # Without a metric KEDA keeps at least this many workers. A fallback of 0 would scale the pool to zero.
         "fallback_replicas": max(1, pool["min_replicas"]),
         "failure_threshold": failing_polls(pool),
@@ -461,8 +493,8 @@ def _image(name: str, tag: str, digest: str) -> str:
     return f"{name}:{tag}@{digest}" if digest else f"{name}:{tag}"
 
 
-def _redis_peer(address: str) -> dict[str, Any]:
-    """Host and port of Redis, and its network if the host is an IP address: a NetworkPolicy knows no host names."""
+def _peer(address: str, default_port: int) -> dict[str, Any]:
+    """Host, port, and the network of a host that is an IP address: a NetworkPolicy knows no host names."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
@@ -471,7 +503,7 @@ def _redis_peer(address: str) -> dict[str, Any]:
         network = ""
     else:
         network = f"{ip}/{ip.max_prefixlen}"
-    return {"host": host, "port": int(port) if port.isdigit() else PORTS["redis"], "network": network}
+    return {"host": host, "port": int(port) if port.isdigit() else default_port, "network": network}
 
 
 def _texts(value: object) -> list[str]:

@@ -31,6 +31,8 @@ FILES = {
     "edge/grpcroute-cache.yaml": "gateway",
     "edge/grpcroute-execution.yaml": "gateway",
     "edge/ingress.yaml": "ingress",
+    "monitoring/alert-rules.yaml": "plain alerts",
+    "monitoring/alerts.yaml": "prometheus operator",
     "monitoring/collector-deployment.yaml": "collector",
     "monitoring/collector-service.yaml": "collector",
     "monitoring/collector.yaml": "collector",
@@ -40,8 +42,9 @@ FILES = {
     "monitoring/prometheus-deployment.yaml": "bundled prometheus",
     "monitoring/prometheus-service.yaml": "bundled prometheus",
     "monitoring/prometheus.yaml": "bundled prometheus",
-    "monitoring/prometheusrule.yaml": "prometheus operator with rules",
-    "monitoring/rules.yaml": "bundled prometheus with rules",
+    "monitoring/prometheusrule.yaml": "prometheus operator with demand",
+    "monitoring/rules.yaml": "bundled prometheus with demand",
+    "monitoring/servicemonitor-kubelet.yaml": "prometheus operator with kubelets",
     "monitoring/servicemonitor.yaml": "prometheus operator",
     "policy/cas.yaml": "always",
     "policy/collector.yaml": "collector",
@@ -86,9 +89,11 @@ POOL_FILES = {
     "worker/pool/service.yaml": "always",
     "worker/pool/worker.json5": "always",
 }
+# Once for each of the others that Prometheus scrapes.
+PODMONITOR = "monitoring/podmonitor.yaml"
 KUSTOMIZATION = "kustomization.yaml"
 # YAML, but no object for the API server.
-CONFIGURATIONS = frozenset({"monitoring/collector.yaml", "monitoring/prometheus.yaml", "monitoring/rules.yaml"})
+CONFIGURATIONS = frozenset(f"monitoring/{name}.yaml" for name in ("alert-rules", "collector", "prometheus", "rules"))
 
 FILTERS = ("quoted", "to_nice_yaml", "to_nice_json", "to_json")
 _SHEBANG = {".sh": "#!/bin/sh\n"}
@@ -146,6 +151,9 @@ def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
         if context["when"][condition]:
             for name in COMPONENT_FILES:
                 yield f"{prefix}{name}", f"component/{name}", {**context, "component": component}
+    if context["when"]["prometheus operator"]:
+        for scrape in context["prometheus"]["others"]:
+            yield f"monitoring/podmonitor-{scrape.name}.yaml", PODMONITOR, {**context, "scrape": scrape}
     for pool in context["pools"]:
         for template, condition in POOL_FILES.items():
             if pool["when"][condition]:
