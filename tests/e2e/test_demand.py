@@ -54,8 +54,9 @@ class Source:
     def __init__(self, folder: Path, edit: Callable[[Object], None] = lambda config: None) -> None:
         self.otlp, self.metrics = free_port(), free_port()
         config = yaml.safe_load(render.tree(values_of())["monitoring/collector.yaml"])
-        config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
-        config["exporters"]["prometheus"]["endpoint"] = f"127.0.0.1:{self.metrics}"
+        config["receivers"]["otlp/scheduler"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
+        config["exporters"]["prometheus/demand"]["endpoint"] = f"127.0.0.1:{self.metrics}"
+        config["exporters"]["prometheus/reported"]["endpoint"] = f"127.0.0.1:{free_port()}"
         config["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{free_port()}"
         edit(config)
         (folder / "collector.yaml").write_text(yaml.safe_dump(config))
@@ -151,14 +152,14 @@ def source(folder: Path, edit: Callable[[Object], None] = lambda config: None) -
 
 
 def without_zeros(config: Object) -> None:
-    config["service"]["pipelines"]["metrics"]["processors"].remove("transform")
+    config["service"]["pipelines"]["metrics/demand"]["processors"].remove("transform/demand")
 
 
 def remembering(config: Object) -> None:
     """Keep the series of each process apart, and for half a minute after its end."""
-    first = config["processors"]["transform"]["metric_statements"][0]["statements"]
+    first = config["processors"]["transform/demand"]["metric_statements"][0]["statements"]
     first.remove('delete_key(resource.attributes, "service.instance.id")')
-    config["exporters"]["prometheus"]["metric_expiration"] = "30s"
+    config["exporters"]["prometheus/demand"]["metric_expiration"] = "30s"
 
 
 def test_both_stages_have_a_value_before_the_first_action(tmp_path: Path) -> None:

@@ -195,8 +195,9 @@ def test_the_demand_of_a_dead_scheduler_is_not_served(playing: Future[Played], w
     assert all(values == {6, 0} for values in read), read
     # The counter-run: each process has its own series, which stay for a while, and KEDA takes the first line.
     config = tmp_path / "monitoring" / "collector.yaml"
-    text, count = re.subn(r" *- delete_key\(.*service\.instance\.id.*\n", "", config.read_text())
-    text, times = re.subn(r"metric_expiration: \w+", "metric_expiration: 5m", text)
+    # The demand is the first of the pipelines.
+    text, count = re.subn(r" *- delete_key\(.*service\.instance\.id.*\n", "", config.read_text(), count=1)
+    text, times = re.subn(r"metric_expiration: \w+", "metric_expiration: 5m", text, count=1)
     assert (count, times) == (1, 1), text
     config.write_text(text)
     entry.apply_folder()

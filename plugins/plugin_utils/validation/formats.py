@@ -186,6 +186,24 @@ def _git_revision(value: str) -> Format:
         yield f"{value!r} is not a Git revision", "write a branch, a tag or a commit, such as origin/main"
 
 
+def _otlp_receiver(value: str) -> Format:
+    try:
+        url = urlsplit(value)
+        valid = url.scheme in ("http", "https") and url.hostname and url.port and url.path in ("", "/")
+    except ValueError:  # the port is not a number
+        valid = False
+    if not valid:
+        yield (
+            f"{value!r} is not a valid address of an OTLP receiver",
+            "write http:// or https:// with host and port, such as http://tempo.monitoring.svc:4317",
+        )
+
+
+def _percent(value: float) -> Format:
+    if not 0 <= value <= 100:
+        yield f"must be from 0 to 100, not {value:g}", "write a percentage"
+
+
 def _release_version(value: str) -> Format:
     if value.startswith("v"):
         yield f"is {value}, but this variable has no v", f"write {value[1:]}"
@@ -264,6 +282,8 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("gitops_interval", _flux_interval),
     ("gitops_sync_timeout", _flux_timeout),
     ("nativelink_metrics_interval", _at_least(1)),
+    ("nativelink_traces_endpoint", _otlp_receiver),
+    ("nativelink_traces_percent", _percent),
     ("*.polling_interval", _at_least(1)),
     ("*.longest_action", _duration),
     ("*.cooldown_period", _at_least(0)),

@@ -277,6 +277,44 @@ def scaling(values: Values) -> Findings:
         )
 
 
+def metrics(values: Values) -> Findings:
+    """A scheduler in memory tells its demand by metrics only. Traces go the way of metrics."""
+    senders = values["nativelink_metrics"]
+    followers = [
+        pool["name"]
+        for _, pool in pools_of(values)
+        if scaling_of(pool, values) == "hpa" or (scaling_of(pool, values) == "keda" and not pool["query"])
+    ]
+    if "scheduler" not in senders and values["nativelink_scheduler_backend"] == "memory" and followers:
+        yield (
+            "nativelink_metrics",
+            f"lacks scheduler, so {', '.join(followers)} could not follow the demand of a scheduler in memory",
+            "add scheduler, or set nativelink_scaling to none, or nativelink_scheduler_backend to redis",
+        )
+    if values["nativelink_traces_endpoint"] and not senders:
+        yield (
+            "nativelink_traces_endpoint",
+            "is set, but nativelink_metrics is empty, so no workload sends traces",
+            "remove it, or list the workloads in nativelink_metrics",
+        )
+
+
+def scrapes(values: Values) -> Findings:
+    """What is scraped exists, and a Prometheus scrapes it."""
+    wanted = values["nativelink_prometheus_scrapes"]
+    if wanted and values["nativelink_prometheus"] not in ("bundled", "operator"):
+        yield (
+            "nativelink_prometheus_scrapes",
+            f"is set, but nativelink_prometheus is {values['nativelink_prometheus']}",
+            "remove it, or set nativelink_prometheus to bundled or operator",
+        )
+    envoy = values["nativelink_edge"] == "gateway" and values["ingress_provider"] == "envoy-gateway"
+    if "edge" in wanted and not envoy:
+        yield "nativelink_prometheus_scrapes", "has edge, but no Envoy Gateway is the edge", "remove edge"
+    if "gitops" in wanted and values["gitops_provider"] == "none":
+        yield "nativelink_prometheus_scrapes", "has gitops, but gitops_provider is none", "remove gitops"
+
+
 def prometheus(values: Values) -> Findings:
     """Queries need a Prometheus, and NetworkPolicies must admit an existing Prometheus."""
     provider, address = values["nativelink_prometheus"], values["nativelink_prometheus_address"]
@@ -464,7 +502,9 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     offered_properties,
     edge,
     scaling,
+    metrics,
     prometheus,
+    scrapes,
     gitops,
     gitops_credentials,
     existing_argocd,
