@@ -7,7 +7,10 @@ import (
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/prometheusexporter"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/healthcheckextension"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/filterprocessor"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/groupbyattrsprocessor"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/metricstransformprocessor"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/resourceprocessor"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/transformprocessor"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
@@ -16,6 +19,7 @@ import (
 	"go.opentelemetry.io/collector/confmap/provider/yamlprovider"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/nopexporter"
+	"go.opentelemetry.io/collector/exporter/otlpexporter"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/processor"
@@ -34,9 +38,14 @@ func byType[F component.Factory](factories ...F) map[component.Type]F {
 
 func factories() (otelcol.Factories, error) {
 	return otelcol.Factories{
-		Receivers:  byType[receiver.Factory](otlpreceiver.NewFactory()),
-		Processors: byType[processor.Factory](metricstransformprocessor.NewFactory(), transformprocessor.NewFactory()),
-		Exporters:  byType[exporter.Factory](nopexporter.NewFactory(), prometheusexporter.NewFactory()),
+		Receivers: byType[receiver.Factory](otlpreceiver.NewFactory()),
+		Processors: byType[processor.Factory](
+			filterprocessor.NewFactory(), groupbyattrsprocessor.NewFactory(), metricstransformprocessor.NewFactory(),
+			resourceprocessor.NewFactory(), transformprocessor.NewFactory(),
+		),
+		Exporters: byType[exporter.Factory](
+			nopexporter.NewFactory(), otlpexporter.NewFactory(), prometheusexporter.NewFactory(),
+		),
 		Extensions: byType[extension.Factory](healthcheckextension.NewFactory()),
 		Telemetry:  otelconftelemetry.NewFactory(),
 	}, nil
