@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     command("status", "list the clusters", named=False)
     command("kubeconfig", "print the path of a cluster's kubeconfig")
     built = command("build", "only build the binaries", named=False)
-    built.add_argument("--images", action="store_true", help="also make all images for a real node")
+    built.add_argument("--images", action="store_true", help="also make all images for a real node, and pint")
     command("manifests", "only make the release manifests, and print their paths", named=False)
     command("bpf", "compile the eBPF program of role low_latency into the role's object file", named=False)
     added = command("load", "give a cluster with a real node the images of components")
@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "kubeconfig":
                 print(cluster.cluster(given.name).kubeconfig)
             case "build":
-                for name, path in build.binaries().items():
+                wanted = build.CLUSTER_SETS | (build.PINT_SET if given.images else {})
+                for name, path in build.binaries(wanted).items():
                     print(f"{name:<24} {path}")
                 for image in _images() if given.images else ():
                     print(f"{image.reference:<64} {images.layout(image)}")
@@ -98,9 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
                 bpf.OBJECT.write_bytes(bpf.compiled())
             case "load":
                 for component in given.component:
-                    wanted = components.images_of(component)
-                    cluster.cluster(given.name).load(*wanted)
-                    for image in wanted:
+                    offered = components.images_of(component)
+                    cluster.cluster(given.name).load(*offered)
+                    for image in offered:
                         print(f"{image.reference:<52} {image.stands_in and f'stand-in: {image.stands_in}'}".rstrip())
             case "never-ready":
                 cluster.cluster(given.name).never_ready(given.namespace, on=not given.off)

@@ -43,8 +43,12 @@ COMPONENT_SETS = {
     "prometheus": ("prometheus", "promtool"),
     "argocd": ("argocd", "kustomize"),
     "envoy-gateway": ("envoy-gateway",),
+    "kube-state-metrics": ("kube-state-metrics",),
+    "alertmanager": ("alertmanager", "amtool"),
 }
 HELM_SET = {"helm": ("helm",)}
+# pint checks alert rules.
+PINT_SET = {"pint": ("pint",)}
 
 _FIRST_TIME = {
     "kubernetes": "about 4 minutes",
@@ -63,6 +67,9 @@ _FIRST_TIME = {
     "helm": "about a minute",
     "argocd": "about 4 minutes",
     "envoy-gateway": "about 2 minutes",
+    "kube-state-metrics": "about 3 minutes",
+    "alertmanager": "about a minute",
+    "pint": "about a minute",
 }
 # Go names a binary after the last element of its package, which is "server" for etcd and "cmd" for Argo CD.
 _RENAMED = {
@@ -101,6 +108,11 @@ def _ldflags(modules: pins.ModuleSet) -> str:
         "github.com/envoyproxy/gateway": {
             "github.com/envoyproxy/gateway/internal/cmd/version.envoyGatewayVersion": version,
         },
+        "k8s.io/kube-state-metrics/v2": {"github.com/prometheus/common/version.Version": version},
+        "github.com/prometheus/alertmanager": {
+            "github.com/prometheus/common/version.Version": version.removeprefix("v"),
+        },
+        "github.com/cloudflare/pint": {"main.version": version.removeprefix("v")},
     }
     return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.get(modules.main, {}).items())])
 

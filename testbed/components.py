@@ -165,6 +165,28 @@ def _prometheus() -> list[Image]:
     ]
 
 
+def _alertmanager() -> list[Image]:
+    return [
+        Image(
+            f"quay.io/prometheus/alertmanager:{pins.versions()['alertmanager']}",
+            ("/bin/alertmanager",),
+            {f"/bin/{name}": path for name, path in _only("alertmanager").items()},
+            user="65534:65534",
+        )
+    ]
+
+
+def _kube_state_metrics() -> list[Image]:
+    return [
+        Image(
+            _named_in("kube-state-metrics", "/kube-state-metrics:"),
+            ("/kube-state-metrics", "--port=8080", "--telemetry-port=8081"),
+            {"/kube-state-metrics": _only("kube-state-metrics")["kube-state-metrics"]},
+            user="65534:65534",
+        )
+    ]
+
+
 def redis_stack() -> tuple[Path, dict[str, Path]]:
     """Return the folder of Redis with its search module, and the libraries of OpenSSL 1.1 by name.
 
@@ -245,12 +267,14 @@ def _envoy_gateway() -> list[Image]:
 
 _IMAGES: dict[str, Callable[[], list[Image]]] = {
     "argocd": _argocd,
+    "alertmanager": _alertmanager,
     "bpftool": _bpftool,
     "collector": _collector,
     "envoy-gateway": _envoy_gateway,
     "flux": _flux,
     "keda": lambda: _keda(pins.versions()["keda"]),
     "keda-previous": _keda_previous,
+    "kube-state-metrics": _kube_state_metrics,
     "prometheus": _prometheus,
     "redis": _redis,
     "redis-exporter": _redis_exporter,

@@ -86,13 +86,19 @@ def _gateway_api(modules: pins.ModuleSet, _work: Path) -> str:
 
 
 def _prometheus_operator(modules: pins.ModuleSet, _work: Path) -> str:
-    """Return the two definitions in the operator's bundle that we render resources of.
+    """Return the definitions in the operator's bundle that monitoring is configured with.
 
-    The operator itself isn't used here.
+    The operator itself isn't used here, so those of what it runs (Prometheus, Alertmanager) are left out.
     """
     folder = source(modules, modules.main) / "example" / "prometheus-operator-crd"
-    names = ("servicemonitors", "prometheusrules")
-    return "".join((folder / f"monitoring.coreos.com_{name}.yaml").read_text() for name in names)
+    names = ("alertmanagerconfigs", "podmonitors", "prometheusrules", "scrapeconfigs", "servicemonitors")
+    text = "".join((folder / f"monitoring.coreos.com_{name}.yaml").read_text() for name in names)
+    return text.replace("- =\n", '- "="\n')  # PyYAML refuses a bare equals sign, which YAML 1.1 gives a meaning
+
+
+def _kube_state_metrics(modules: pins.ModuleSet, _work: Path) -> str:
+    """Render the standard example, which names the release's image."""
+    return _kustomize(source(modules, modules.main) / "examples" / "standard")
 
 
 def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
@@ -171,6 +177,7 @@ _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]
     "envoy-gateway": (_envoy_gateway, ("envoy-gateway",)),
     "argocd": (_argocd, ("argocd",)),
     "flux": (_flux, ("flux",)),
+    "kube-state-metrics": (_kube_state_metrics, ("kube-state-metrics",)),
     "prometheus-operator": (_prometheus_operator, ("prometheus-operator",)),
 }
 

@@ -200,7 +200,6 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
         # The node shares the machine's disk and memory with other programs.
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
         "enforceNodeAllocatable": [],
-        "localStorageCapacityIsolation": False,
         "imageGCHighThresholdPercent": 100,
         "serializeImagePulls": False,
         "registryPullQPS": 0,
@@ -209,6 +208,8 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
         "configMapAndSecretChangeDetectionStrategy": "Watch",
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
+        # kubelet soon reports the disk of volumes, and soon evicts a pod whose emptyDir is over its limit.
+        "volumeStatsAggPeriod": "20s",
     }
 
 

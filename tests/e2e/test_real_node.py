@@ -19,6 +19,16 @@ from testbed.images import Image
 from testbed.waiting import patient, until
 
 SPACE = "try"
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "data", "namespace": SPACE},
+    "spec": {
+        "storageClassName": "local-path",
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+    },
+}
 
 
 def shell(script: str, **more: object) -> dict[str, Any]:
@@ -127,23 +137,13 @@ def test_a_name_outside_of_the_cluster_has_no_address(space: Space) -> None:
 
 
 def test_a_volume_keeps_its_data_over_a_pod_restart(space: Space) -> None:
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "data", "namespace": SPACE},
-        "spec": {
-            "storageClassName": "local-path",
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    }
     volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
 
     def user(script: str) -> dict[str, Any]:
         mounts = [{"name": "data", "mountPath": "/data"}]
         return pod("user", shell(script, volumeMounts=mounts), volumes=volumes, restartPolicy="Never")
 
-    space.where.apply(claim, user("echo kept > /data/file"))
+    space.where.apply(CLAIM, user("echo kept > /data/file"))
     space.ended("user")
     assert space.run("get", "pvc", "data", "-o", "jsonpath={.status.phase}") == "Bound"
     space.run("delete", "pod", "user")
@@ -153,6 +153,36 @@ def test_a_volume_keeps_its_data_over_a_pod_restart(space: Space) -> None:
     space.run("delete", "pod,pvc", "--all")
     gone = ("get", "pv", volume, "--ignore-not-found", "-o", "name")
     until("the volume's removal by its provisioner", lambda: space.where.run(*gone) == "", 30)
+
+
+def test_kubelet_reports_the_disk_of_a_claim(space: Space) -> None:
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
+    space.where.apply(CLAIM, pod("user", shell("sleep 1000", volumeMounts=mounts), volumes=volumes))
+    labels = f'{{namespace="{SPACE}",persistentvolumeclaim="data"}}'
+    measures = ("capacity_bytes", "used_bytes", "available_bytes", "inodes", "inodes_free", "inodes_used")
+
+    def found() -> set[str]:
+        text = space.where.run("get", "--raw", f"/api/v1/nodes/{node.NAME}/proxy/metrics")
+        return {name for name in measures if f"kubelet_volume_stats_{name}{labels} " in text}
+
+    until("kubelet to report the disk of the claim", lambda: found() == set(measures), 60)
+
+
+def test_a_pod_over_the_limit_of_its_emptydir_is_evicted(space: Space) -> None:
+    """The counter-run is a pod that stays below its limit."""
+
+    def user(name: str, megabytes: int) -> dict[str, Any]:
+        script = f"dd if=/dev/zero of=/scratch/file bs=1M count={megabytes}; sleep 1000"
+        volumes = [{"name": "scratch", "emptyDir": {"sizeLimit": "20Mi"}}]
+        return pod(name, shell(script, volumeMounts=[{"name": "scratch", "mountPath": "/scratch"}]), volumes=volumes)
+
+    def state(name: str) -> str:
+        return space.run("get", "pod", name, "-o", "jsonpath={.status.phase} {.status.reason}")
+
+    space.where.apply(user("below", 10), user("over", 40))
+    until("kubelet to evict the pod", lambda: state("over") == "Failed Evicted", 90)
+    assert state("below") == "Running "
 
 
 def test_pre_stop_hook_runs_before_the_end(space: Space) -> None:

@@ -75,7 +75,7 @@ def references(component: str) -> set[str]:
     return {image.reference for image in components.images_of(component)}
 
 
-MANIFESTS = {"flux": "flux", "keda": "keda", "keda-previous": "keda"}
+MANIFESTS = {name: name for name in ("flux", "keda", "kube-state-metrics")} | {"keda-previous": "keda"}
 
 
 @pytest.mark.parametrize("component", MANIFESTS)
@@ -116,6 +116,11 @@ def test_prometheus_has_the_name_of_its_release(unbuilt: None) -> None:
     assert references("prometheus") == {"quay.io/prometheus/prometheus:v3.16.0"}
 
 
+def test_alertmanager_has_the_name_of_its_release(unbuilt: None) -> None:
+    assert pins.module_set("alertmanager").version == "v0.28.1"
+    assert references("alertmanager") == {"quay.io/prometheus/alertmanager:v0.28.1"}
+
+
 def test_bpftool_has_the_name_that_the_role_gives_it() -> None:
     assert references("bpftool") == {"ghcr.io/libbpf/bpftool:7.7.0"}
 
@@ -123,7 +128,8 @@ def test_bpftool_has_the_name_that_the_role_gives_it() -> None:
 def test_images_that_stand_in_for_others_say_so(unbuilt: None) -> None:
     for component in ("bpftool", "collector", "keda-previous", "prometheus", "redis-exporter"):
         assert all(image.stands_in for image in components.images_of(component)), component
-    assert not any(image.stands_in for image in components.images_of("keda"))
+    for component in ("alertmanager", "keda", "kube-state-metrics"):
+        assert not any(image.stands_in for image in components.images_of(component)), component
 
 
 def save(path: Path, names: list[str]) -> None:

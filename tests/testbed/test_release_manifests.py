@@ -84,6 +84,24 @@ def test_flux_ships_the_two_pinned_controllers_without_events() -> None:
     assert names(path, "NetworkPolicy") == {"allow-egress", "allow-scraping", "allow-webhooks"}
 
 
+def test_kube_state_metrics() -> None:
+    path = manifests.path("kube-state-metrics")
+    version = pins.versions()["kube-state-metrics"]
+    assert images(path) == {f"registry.k8s.io/kube-state-metrics/kube-state-metrics:{version}"}
+    assert names(path, "Service") == names(path, "ClusterRole") == {"kube-state-metrics"}
+
+
+def test_the_prometheus_operator_has_the_definitions_that_configure_monitoring() -> None:
+    path = manifests.path("prometheus-operator")
+    assert names(path, "CustomResourceDefinition") == {
+        "alertmanagerconfigs.monitoring.coreos.com",
+        "podmonitors.monitoring.coreos.com",
+        "prometheusrules.monitoring.coreos.com",
+        "scrapeconfigs.monitoring.coreos.com",
+        "servicemonitors.monitoring.coreos.com",
+    }
+
+
 def test_a_version_that_is_not_pinned_is_refused() -> None:
     with pytest.raises(KeyError):
         manifests.path("keda", "1.0.0")
