@@ -30,7 +30,9 @@ def kubelet_series(known: Mapping[str, Any]) -> str:
     return f"({_KUBELET});({known['nativelink_namespace']}|{known['nativelink_workers_namespace']})"
 
 
-def environment(known: Mapping[str, Any], senders: Sequence[str], sender: str, **attributes: str) -> list[Any]:
+def environment(
+    known: Mapping[str, Any], senders: Sequence[str], sender: str, **attributes: str
+) -> list[dict[str, Any]]:
     """The variables of a NativeLink container by which it sends metrics and traces, or sends nothing at all.
 
     `known` are the cluster's variables with all defaults, `senders` the workloads that send. `attributes` are what a
@@ -45,7 +47,9 @@ def environment(known: Mapping[str, Any], senders: Sequence[str], sender: str, *
     interval = known["nativelink_metrics_interval"] if sender == "scheduler" else REPORT_INTERVAL
     address = f"nativelink-collector.{known['nativelink_namespace']}.svc:{SENDERS[sender]}"
     of_itself = {"k8s.pod.name": "$(POD_NAME)", **{f"nativelink.{name}": value for name, value in attributes.items()}}
-    return _variables(
+    # A worker has it anyway.
+    name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    return ([] if sender == "worker" else [name]) + _variables(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{address}",
             "OTEL_METRIC_EXPORT_INTERVAL": str(interval * 1000),
@@ -153,5 +157,5 @@ def others(known: Mapping[str, Any]) -> list[Scrape]:
     return [scrape for name, scrape in found if name in wanted and scrape]
 
 
-def _variables(values: Mapping[str, str]) -> list[dict[str, str]]:
+def _variables(values: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "value": value} for name, value in values.items()]

@@ -40,6 +40,7 @@ STRAY = Pod("nativelink-workers", {"app": "debug"})
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 API_SERVER = Pod("kube-system", {"component": "kube-apiserver"})
 ADAPTER = Pod("metrics", {"app": "prometheus-adapter"})
+TRACES = Pod(address="192.0.2.7")
 INTERNET, METADATA = Pod(address="203.0.113.7"), Pod(address="169.254.169.254")
 
 Flow = tuple[Pod, Pod, int]
@@ -55,6 +56,26 @@ ALWAYS_ALLOWED: dict[str, Flow] = {
     "edge to scheduler": (EDGE, SCHEDULER, 50052),
     "worker to DNS": (WORKER, DNS, 53),
     "scheduler to DNS": (SCHEDULER, DNS, 53),
+}
+REPORTING_ALLOWED: dict[str, Flow] = {
+    "scheduler to its port of the collector": (SCHEDULER, COLLECTOR, 4317),
+    "CAS to its port of the collector": (CAS, COLLECTOR, 14317),
+    "worker to its port of the collector": (WORKER, COLLECTOR, 24317),
+    "Prometheus to the demand": (PROMETHEUS, COLLECTOR, 9464),
+    "Prometheus to the collector": (PROMETHEUS, COLLECTOR, 9465),
+    "the collector to a receiver of traces": (COLLECTOR, TRACES, 4317),
+    "Prometheus to KEDA": (PROMETHEUS, KEDA, 8080),
+    "Prometheus to Envoy": (PROMETHEUS, EDGE, 19001),
+    "Prometheus to a kubelet": (PROMETHEUS, INTERNET, 10250),
+}
+REPORTING_FORBIDDEN: dict[str, Flow] = {
+    "CAS to the scheduler's port of the collector": (CAS, COLLECTOR, 4317),
+    "worker to the scheduler's port of the collector": (WORKER, COLLECTOR, 4317),
+    "worker to the port of the CAS of the collector": (WORKER, COLLECTOR, 14317),
+    "an impostor to the workers' port of the collector": (IMPOSTOR, COLLECTOR, 24317),
+    "the collector to another host": (COLLECTOR, INTERNET, 4317),
+    "Prometheus to the internet": (PROMETHEUS, INTERNET, 80),
+    "Prometheus to a stranger": (PROMETHEUS, OTHER, 8080),
 }
 MEMORY_ALLOWED: dict[str, Flow] = {
     "scheduler to collector": (SCHEDULER, COLLECTOR, 4317),
@@ -163,6 +184,25 @@ def policies_of(**variables: object) -> list[Object]:
 
 MEMORY = policies_of()
 SHARED = policies_of(nativelink_scheduler_backend="redis", nativelink_scheduler_replicas=2)
+
+
+REPORTING = policies_of(
+    nativelink_metrics=["scheduler", "cas", "worker"],
+    nativelink_traces_endpoint="http://192.0.2.7:4317",
+    nativelink_prometheus="bundled",
+    nativelink_prometheus_scrapes=["edge", "keda", "cluster"],
+    ingress_provider="envoy-gateway",
+)
+
+
+@pytest.mark.parametrize("flow", REPORTING_ALLOWED.values(), ids=REPORTING_ALLOWED)
+def test_each_workload_reports_to_its_own_port(flow: Flow) -> None:
+    assert allowed(REPORTING, flow)
+
+
+@pytest.mark.parametrize("flow", REPORTING_FORBIDDEN.values(), ids=REPORTING_FORBIDDEN)
+def test_no_workload_reports_in_the_name_of_another(flow: Flow) -> None:
+    assert not allowed(REPORTING, flow)
 
 
 @pytest.mark.parametrize("flow", WITH_MEMORY.values(), ids=WITH_MEMORY)

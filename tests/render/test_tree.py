@@ -332,6 +332,106 @@ def test_a_pool_scales_up_in_one_step() -> None:
     assert {"type": "Pods", "value": 200, "periodSeconds": 15} in behavior["scaleUp"]["policies"]
 
 
+COLLECTOR = "monitoring/collector.yaml"
+# NativeLink sends metrics once a year, no traces, and no logs, so that it never tries localhost:4317.
+SILENT = {
+    "OTEL_METRIC_EXPORT_INTERVAL": "31536000000",
+    "OTEL_TRACES_SAMPLER": "always_off",
+    "OTEL_BLRP_MAX_QUEUE_SIZE": "0",
+}
+
+
+def telemetry(objects: list[Object]) -> dict[str, dict[str, str]]:
+    """Return the OTEL variables of each workload of NativeLink."""
+    found = {}
+    for kind, name in (
+        ("StatefulSet", "nativelink-cas"),
+        ("Deployment", "nativelink-scheduler"),
+        ("Deployment", "nativelink-worker-default"),
+    ):
+        pod = find(objects, kind, name)["spec"]["template"]["spec"]["containers"][0]
+        found[name] = {each["name"]: each["value"] for each in pod["env"] if each["name"].startswith("OTEL_")}
+    return found
+
+
+def test_only_the_scheduler_sends_metrics_by_default() -> None:
+    assert telemetry(objects_of(render.tree(values_of()))) == {
+        "nativelink-cas": SILENT,
+        "nativelink-worker-default": SILENT,
+        "nativelink-scheduler": {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://nativelink-collector.nativelink.svc:4317",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=$(POD_NAME)",
+            "OTEL_TRACES_SAMPLER": "always_off",
+            "OTEL_BLRP_MAX_QUEUE_SIZE": "0",
+        },
+    }
+
+
+def test_without_metrics_no_workload_sends_and_there_is_no_collector() -> None:
+    silent = values_of(nativelink_metrics=[], nativelink_scaling="none", nativelink_prometheus="bundled")
+    files = render.tree(silent)
+    assert set(map(str, telemetry(objects_of(files)).values())) == {str(SILENT)}
+    assert not [path for path in files if "collector" in path]
+    assert "cache_metrics" not in "".join(text for path, text in files.items() if path.endswith(".json5"))
+    # On Redis nothing but a Prometheus would read them.
+    unread = render.tree(values_of(nativelink_scheduler_backend="redis"))
+    assert set(map(str, telemetry(objects_of(unread)).values())) == {str(SILENT)}
+
+
+def test_all_workloads_send_metrics_and_traces_to_ports_of_their_own() -> None:
+    values = values_of(
+        nativelink_metrics=["worker", "cas", "scheduler"],
+        nativelink_prometheus="bundled",
+        nativelink_traces_endpoint="https://traces.example.com:4317",
+        nativelink_traces_percent=0.5,
+    )
+    files = render.tree(values)
+    sent = telemetry(objects_of(files))
+    assert {name: each["OTEL_EXPORTER_OTLP_ENDPOINT"] for name, each in sent.items()} == {
+        "nativelink-scheduler": "http://nativelink-collector.nativelink.svc:4317",
+        "nativelink-cas": "http://nativelink-collector.nativelink.svc:14317",
+        "nativelink-worker-default": "http://nativelink-collector.nativelink.svc:24317",
+    }
+    assert sent["nativelink-worker-default"] == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://nativelink-collector.nativelink.svc:24317",
+        "OTEL_METRIC_EXPORT_INTERVAL": "15000",
+        "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=$(POD_NAME),nativelink.pool=default",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.005",
+        "OTEL_BLRP_MAX_QUEUE_SIZE": "0",
+    }
+    collector = yaml.safe_load(files[COLLECTOR])
+    assert collector["exporters"]["otlp_grpc"] == {"endpoint": "https://traces.example.com:4317"}
+    assert collector["service"]["pipelines"]["traces"] == {
+        "receivers": ["otlp/scheduler", "otlp/cas", "otlp/worker"],
+        "exporters": ["otlp_grpc"],
+    }
+    # The demand comes from the scheduler's port only.
+    assert collector["service"]["pipelines"]["metrics/demand"]["receivers"] == ["otlp/scheduler"]
+
+
+def test_a_wrapper_counts_what_clients_and_shards_ask_the_cas() -> None:
+    config = json5.loads(render.tree(values_of(nativelink_metrics=["scheduler", "cas"]))["cas/cas.json5"])
+    counted = {
+        each["name"]: (each["cache_metrics"]["cache_type"], each["cache_metrics"]["backend"]["ref_store"]["name"])
+        for each in config["stores"]
+        if "cache_metrics" in each
+    }
+    assert counted == {
+        "COUNTED_CAS_SHARD": ("cas", "CAS_SHARD"),
+        "COUNTED_AC_COMPLETE": ("ac", "AC_COMPLETE"),
+        "COUNTED_CAS_SLICE": ("cas_slice", "CAS_SLICE"),
+        "COUNTED_AC_SLICE": ("ac_slice", "AC_SLICE"),
+    }
+    served = {server["name"]: server["services"] for server in config["servers"]}
+    assert [served["public"][of][0]["cas_store"] for of in ("cas", "bytestream")] == ["COUNTED_CAS_SHARD"] * 2
+    assert served["public"]["ac"][0]["ac_store"] == "COUNTED_AC_COMPLETE"
+    assert [served["slice"][of][0]["cas_store"] for of in ("cas", "bytestream")] == ["COUNTED_CAS_SLICE"] * 2
+    assert served["slice"]["ac"][0]["ac_store"] == "COUNTED_AC_SLICE"
+    assert "COUNTED" not in render.tree(values_of())["cas/cas.json5"]
+
+
 def test_demand_comes_from_the_collector_or_by_pool_from_redis() -> None:
     memory = find(objects_of(render.tree(values_of())), "ScaledObject", "nativelink-worker-default")["spec"]["triggers"]
     assert [
@@ -392,37 +492,126 @@ def test_ten_seconds_of_polls_without_an_answer_are_a_lost_source() -> None:
 
 def test_the_bundled_prometheus() -> None:
     files = render.tree(values_of(nativelink_prometheus="bundled", nativelink_scheduler_backend="redis"))
-    config = yaml.safe_load(files["monitoring/prometheus.yaml"])
-    (job,) = config["scrape_configs"]
-    assert job["static_configs"] == [{"targets": ["nativelink-demand:9121"]}]
-    assert config["global"]["scrape_interval"] == "1s"
-    ((rule,),) = [group["rules"] for group in yaml.safe_load(files["monitoring/rules.yaml"])["groups"]]
-    assert rule["record"] == "nativelink_scheduler_queue_depth"
+    own = {"cluster": "test", "namespace": "nativelink"}
+    assert scraped(files) == {
+        "nativelink-demand": ("1s", [{"targets": ["nativelink-demand:9121"], "labels": own}]),
+        "nativelink-reported": (None, [{"targets": ["nativelink-collector:9465"], "labels": own}]),
+    }
+    (group,) = yaml.safe_load(files["monitoring/rules.yaml"])["groups"]
+    assert group["interval"] == "1s"
+    assert [rule["record"] for rule in group["rules"]] == ["nativelink_scheduler_queue_depth"]
     deployment = find(objects_of(files), "Deployment", "nativelink-prometheus")
     assert container(deployment)["image"] == "quay.io/prometheus/prometheus:v3.16.0"
     # With a scheduler in memory, the collector already has the series.
     memory = render.tree(values_of(nativelink_prometheus="bundled"))
     assert "monitoring/rules.yaml" not in memory
-    assert "rule_files" not in memory["monitoring/prometheus.yaml"]
-    assert "nativelink-collector:9464" in memory["monitoring/prometheus.yaml"]
+    assert scraped(memory) == {
+        "nativelink-collector": ("1s", [{"targets": ["nativelink-collector:9464"], "labels": own}]),
+        "nativelink-reported": (None, [{"targets": ["nativelink-collector:9465"], "labels": own}]),
+    }
+    # It asks no API server, so it has no token.
+    pod = find(objects_of(memory), "Deployment", "nativelink-prometheus")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+
+
+def scraped(files: dict[str, str]) -> dict[str, tuple[str | None, list[Object]]]:
+    """Return the interval and the static targets of each job of the bundled Prometheus."""
+    jobs = yaml.safe_load(files["monitoring/prometheus.yaml"])["scrape_configs"]
+    return {job["job_name"]: (job.get("scrape_interval"), job["static_configs"]) for job in jobs}
+
+
+OTHERS = {
+    "nativelink_prometheus_scrapes": ["edge", "keda", "gitops", "cluster"],
+    "ingress_provider": "envoy-gateway",
+    "ingress_namespace": "envoy-gateway-system",
+    "keda_namespace": "keda",
+    "gitops_provider": "flux",
+    "gitops_namespace": "flux-system",
+}
+
+
+def test_the_bundled_prometheus_scrapes_others_by_the_api() -> None:
+    files = render.tree(values_of(nativelink_prometheus="bundled", **OTHERS))
+    jobs = {job["job_name"]: job for job in yaml.safe_load(files["monitoring/prometheus.yaml"])["scrape_configs"]}
+    found = {}
+    for name, job in jobs.items():
+        for place in job.get("kubernetes_sd_configs", ()):
+            if place["role"] == "pod":
+                (address,) = [each for each in job["relabel_configs"] if each["target_label"] == "__address__"]
+                path, port = job["metrics_path"], address["replacement"].rpartition(":")[2]
+                found[name] = (place["namespaces"]["names"], place["selectors"][0]["label"], port, path)
+    owner = "gateway.envoyproxy.io/owning-gateway"
+    gateway = f"{owner}-name=nativelink,{owner}-namespace=nativelink"
+    assert found == {
+        "nativelink-edge": (["envoy-gateway-system"], gateway, "19001", "/stats/prometheus"),
+        "nativelink-keda": (["keda"], "app=keda-operator", "8080", "/metrics"),
+        "nativelink-gitops": (["flux-system"], "app in (kustomize-controller,source-controller)", "8080", "/metrics"),
+        "nativelink-kube-state-metrics": (
+            ["kube-system"],
+            "app.kubernetes.io/name=kube-state-metrics",
+            "8080",
+            "/metrics",
+        ),
+    }
+    kubelets = [job["metrics_path"] for name, job in jobs.items() if name.startswith("nativelink-kubelet")]
+    assert kubelets == ["/metrics", "/metrics/cadvisor"]
+    pod = find(objects_of(files), "Deployment", "nativelink-prometheus")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is True
+    argocd = {**OTHERS, "gitops_provider": "argocd", "gitops_namespace": "argocd"}
+    text = render.tree(values_of(nativelink_prometheus="bundled", **argocd))["monitoring/prometheus.yaml"]
+    assert 'label: "app.kubernetes.io/name=argocd-application-controller"' in text
+    assert "replacement: $1:8082" in text
+
+
+def test_a_prometheus_operator_scrapes_others() -> None:
+    asked = {"nativelink_metrics_namespaces": ["metrics"], "nativelink_prometheus_labels": {"release": "main"}}
+    objects = objects_of(render.tree(values_of(nativelink_prometheus="operator", **asked, **OTHERS)))
+    monitors = {each["metadata"]["name"]: each for each in objects if each["kind"] == "PodMonitor"}
+    assert {
+        name: (
+            each["spec"]["namespaceSelector"]["matchNames"],
+            [(end["portNumber"], end["path"]) for end in each["spec"]["podMetricsEndpoints"]],
+        )
+        for name, each in monitors.items()
+    } == {
+        "nativelink-edge": (["envoy-gateway-system"], [(19001, "/stats/prometheus")]),
+        "nativelink-keda": (["keda"], [(8080, "/metrics")]),
+        "nativelink-gitops": (["flux-system"], [(8080, "/metrics")]),
+        "nativelink-kube-state-metrics": (["kube-system"], [(8080, "/metrics")]),
+    }
+    assert {each["metadata"]["labels"]["release"] for each in monitors.values()} == {"main"}
+    kubelet = find(objects, "ServiceMonitor", "nativelink-kubelet")["spec"]
+    assert [each["path"] for each in kubelet["endpoints"]] == ["/metrics", "/metrics/cadvisor"]
+    none = objects_of(render.tree(values_of(nativelink_prometheus="operator", **asked)))
+    assert [each["metadata"]["name"] for each in none if each["kind"] == "PodMonitor"] == []
 
 
 def test_an_existing_prometheus_finds_the_demand() -> None:
     asked = {"nativelink_prometheus_labels": {"release": "main"}, "nativelink_metrics_namespaces": ["metrics"]}
     redis = values_of(nativelink_prometheus="operator", nativelink_scheduler_backend="redis", **asked)
     objects = objects_of(render.tree(redis))
-    monitor, rule = (find(objects, kind, "nativelink-demand") for kind in ("ServiceMonitor", "PrometheusRule"))
+    monitor, rule = find(objects, "ServiceMonitor", "nativelink"), find(objects, "PrometheusRule", "nativelink-demand")
     assert monitor["metadata"]["labels"]["release"] == rule["metadata"]["labels"]["release"] == "main"
-    service = find(objects, "Service", "nativelink-demand")
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert [each["port"] for each in monitor["spec"]["endpoints"]] == [service["spec"]["ports"][0]["name"]]
+    ports = set()
+    for name in ("demand", "collector"):
+        service = find(objects, "Service", f"nativelink-{name}")
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        (expression,) = monitor["spec"]["selector"]["matchExpressions"]
+        assert service["metadata"]["labels"][expression["key"]] in expression["values"]
+        ports |= {port["name"] for port in service["spec"]["ports"]}
+    assert {each["port"] for each in monitor["spec"]["endpoints"]} == {"http-metrics", "http-reported"} <= ports
     memory = objects_of(render.tree(values_of(nativelink_prometheus="annotations", **asked)))
     pod = find(memory, "Deployment", "nativelink-collector")["spec"]["template"]["metadata"]
     assert pod["annotations"] == {
         "prometheus.io/scrape": "true",
-        "prometheus.io/port": "9464",
+        "prometheus.io/port": "9465",
         "prometheus.io/path": "/metrics",
     }
+    collector = yaml.safe_load(render.tree(values_of(nativelink_prometheus="annotations", **asked))[COLLECTOR])
+    assert collector["service"]["pipelines"]["metrics/demand"]["exporters"] == [
+        "prometheus/demand",
+        "prometheus/reported",
+    ]
     # The collector is also rendered where nothing scales.
     still = render.tree(values_of(nativelink_scaling="none", nativelink_prometheus="annotations", **asked))
     assert "monitoring/collector-deployment.yaml" in still
@@ -466,11 +655,6 @@ def test_cluster_autoscaler_evicts_only_workers_that_drain_in_time() -> None:
     assert evictable(longest_action="30m", upload="10m") == "false"
     said = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
     assert evictable(longest_action="30m", annotations=said) == "true"
-
-
-def test_workers_send_no_metrics() -> None:
-    """Workers run commands of users, which could set the number of workers if they could send to the collector."""
-    assert "OTEL" not in str(worker())
 
 
 def test_routes_by_service() -> None:
@@ -768,7 +952,13 @@ def test_every_template_is_rendered_under_a_condition_that_exists() -> None:
     folder = ROOT / "roles/nativelink/templates"
     templates = {str(path.relative_to(folder)).removesuffix(".j2") for path in folder.rglob("*.j2")}
     of_components = {f"component/{name}" for name in render.COMPONENT_FILES}
-    assert templates == {*render.FILES, *render.POOL_FILES, *of_components, "kustomization.yaml"}
+    assert templates == {
+        *render.FILES,
+        *render.POOL_FILES,
+        *of_components,
+        "monitoring/podmonitor.yaml",
+        "kustomization.yaml",
+    }
 
 
 @pytest.mark.parametrize("cluster", ALL)
