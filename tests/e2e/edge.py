@@ -16,7 +16,7 @@ import ssl
 import struct
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,10 +203,16 @@ def made_known(where: Cluster) -> str:
 
 
 @contextlib.contextmanager
-def opened(cluster_name: str, folder: Path, **variables: Any) -> Iterator[Edge]:
-    """Bootstrap a cluster, apply the user's Secrets and the tree, and wait. Remove the cluster afterwards."""
+def opened(
+    cluster_name: str, folder: Path, prepare: Callable[[Cluster], object] = lambda where: None, **variables: Any
+) -> Iterator[Edge]:
+    """Bootstrap a cluster, apply the user's Secrets and the tree, and wait. Remove the cluster afterwards.
+
+    ``prepare`` is called with the empty cluster.
+    """
     with cluster.fresh(cluster_name, nodes=0, real=True) as where:
         where.load(*components.images_of("envoy-gateway"))
+        prepare(where)
         site = Site.make(folder / "checkout")
         stated = {
             **SMALL,
