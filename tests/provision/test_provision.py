@@ -614,14 +614,13 @@ def test_an_object_that_changes_during_the_handover_is_read_again(
 # A pool that changes from fixed to autoscaled
 
 
-def pool(replicas: int | None) -> str:
+def pool(replicas: int | None, component: str = "worker") -> str:
     number = "" if replicas is None else f"  replicas: {replicas}\n"
+    labels = f"{{app.kubernetes.io/component: {component}, nativelink-gitops/pool: big}}"
     return (
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: nativelink-worker-big\n"
-        "  namespace: nativelink-workers\n  labels: {nativelink-gitops/pool: big}\nspec:\n"
-        + number
-        + "  selector: {matchLabels: {nativelink-gitops/pool: big}}\n"
-        "  template:\n    metadata: {labels: {nativelink-gitops/pool: big}}\n"
+        f"apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: nativelink-{component}-big\n"
+        f"  namespace: nativelink-workers\n  labels: {labels}\nspec:\n{number}"
+        f"  selector: {{matchLabels: {labels}}}\n  template:\n    metadata: {{labels: {labels}}}\n"
         "    spec: {containers: [{name: worker, image: worker}]}\n"
     )
 
@@ -648,7 +647,8 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(
     play: Play, live: Live, dev: Cluster, how: tuple[str, ...], scaling: str, own: str, left: int
 ) -> None:
     pools = {"nativelink_worker_pools": [{"name": "big", "scaling": own}], "nativelink_scaling": scaling}
-    dev.run("apply", *how, "-f", "-", stdin=pool(7))
+    # The number of placeholders is fixed, and stays with the engine.
+    dev.run("apply", *how, "-f", "-", stdin=f"{pool(7)}---\n{pool(3, 'headroom')}")
     said = ["nativelink-worker-big keeps its 7 replicas until its autoscaler takes over"] if left == 7 else []
     for arguments in (["--check"], []):
         run = play(["nativelink/handover"], *arguments, **pools)
@@ -657,7 +657,7 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(
     assert play(["nativelink/handover"], **pools).changed == []
     dev.run("apply", *how, "-f", "-", stdin=pool(None))
     assert live("deployment", "nativelink-worker-big", "nativelink-workers")["spec"]["replicas"] == left
-    dev.run("delete", "deployment", "nativelink-worker-big", "-n", "nativelink-workers")
+    dev.run("delete", "deployment", "nativelink-worker-big", "nativelink-headroom-big", "-n", "nativelink-workers")
 
 
 def test_an_unknown_context_is_named(play: Play, dev: Cluster) -> None:
