@@ -97,6 +97,24 @@ def test_the_priority_class_is_not_the_default(live: Live) -> None:
 
 
 @pytest.mark.usefixtures("provisioned")
+@pytest.mark.parametrize("option", [{"headroom": 1}, {"prepull": True}])
+def test_a_pool_with_headroom_or_pre_pull_gets_its_priority_class(
+    play: Play, live: Live, dev: Cluster, option: dict[str, object]
+) -> None:
+    pools = [{"name": "plain"}, {"name": "other", "headroom": 0, "prepull": False}]
+    assert play(["nativelink/provision"], **REFERENCE, nativelink_worker_pools=pools).status == 0
+    assert live("priorityclass", "nativelink-headroom") == {}
+
+    run = play(["nativelink/provision"], **REFERENCE, nativelink_worker_pools=[pools[0], pools[1] | option])
+    assert run.status == 0, run.message
+    assert "PriorityClass nativelink-headroom" in run.summary["provisioned"]
+    made = live("priorityclass", "nativelink-headroom")
+    # Below the workers' 0, and not below the -10 from which on Cluster Autoscaler adds no nodes.
+    assert (made["value"], made["preemptionPolicy"], made.get("globalDefault", False)) == (-5, "Never", False)
+    dev.run("delete", "priorityclass", "nativelink-headroom")
+
+
+@pytest.mark.usefixtures("provisioned")
 def test_gateway_api_is_the_standard_channel_of_its_own_release(live: Live) -> None:
     crd = live("crd", "gateways.gateway.networking.k8s.io")["metadata"]["annotations"]
     assert crd["gateway.networking.k8s.io/channel"] == "standard"
