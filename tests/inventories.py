@@ -124,6 +124,8 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             "image": st.sampled_from(["docker.io/library/debian:13", "registry:5000/a/b@sha256:" + "0" * 64]),
             "platform_properties": st.fixed_dictionaries({}, optional=offers),
             "resources": RESOURCES,
+            "headroom": st.integers(0, 3),
+            "prepull": st.booleans(),
             "slots": st.integers(0, 500),
             "target": st.integers(0, 500),
             "longest_action": DURATIONS,

@@ -18,6 +18,8 @@ from ..plugin_utils.templating import host_values
 
 _MANAGER = f"{FIELD_MANAGER}-replicas"
 _POOL = "nativelink-gitops/pool"
+# The placeholders of a pool have its label too, and a fixed number.
+_WORKERS = f"{_POOL},app.kubernetes.io/component=worker"
 
 
 class ActionModule(ApplyAction):
@@ -30,7 +32,7 @@ class ActionModule(ApplyAction):
         wanted = template_context(host_values(self._task_vars, self._loader))
         autoscaled = [pool["name"] for pool in wanted["pools"] if pool["scaling"] != "none"]
         path = f"/apis/apps/v1/namespaces/{wanted['workers_namespace']}/deployments"
-        workers = (self._api.get(path, labelSelector=_POOL) or {})["items"]
+        workers = (self._api.get(path, labelSelector=_WORKERS) or {})["items"]
         kept = [
             {
                 "apiVersion": "apps/v1",

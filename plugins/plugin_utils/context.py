@@ -24,7 +24,19 @@ PORTS = {
     "demand": 9121,
     "prometheus": 9090,
 }
-COMPONENTS = ("cas", "scheduler", "redis", "worker", "collector", "demand", "prometheus", "edge", "policy")
+COMPONENTS = (
+    "cas",
+    "scheduler",
+    "redis",
+    "worker",
+    "headroom",
+    "prepull",
+    "collector",
+    "demand",
+    "prometheus",
+    "edge",
+    "policy",
+)
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
 ACTION_MARGIN = 300
@@ -193,7 +205,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "worker_init": _image(own("worker_init_image"), own("version"), own("worker_init_image_digest")),
             **{
                 name: _image(own(f"{name}_image"), own(f"{name}_version"), own(f"{name}_image_digest"))
-                for name in ("redis", "collector", "redis_exporter", "prometheus")
+                for name in ("redis", "headroom", "collector", "redis_exporter", "prometheus")
             },
         },
         "pull_secrets": own("image_pull_secrets"),
@@ -382,7 +394,13 @@ def _pool(
         "failure_threshold": failing_polls(pool),
         "behavior": {"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
         "scaling": scaling,
-        "when": {"always": True, "keda": scaling == "keda", "hpa": scaling == "hpa"},
+        "when": {
+            "always": True,
+            "keda": scaling == "keda",
+            "hpa": scaling == "hpa",
+            "headroom": pool["headroom"] > 0,
+            "prepull": pool["prepull"],
+        },
     }
 
 

@@ -83,8 +83,10 @@ COMPONENTS = {
 # Once a pool, in worker/<pool>/; the condition is in the pool's own `when`.
 POOL_FILES = {
     "worker/pool/deployment.yaml": "always",
+    "worker/pool/headroom-deployment.yaml": "headroom",
     "worker/pool/horizontalpodautoscaler.yaml": "hpa",
     "worker/pool/poddisruptionbudget.yaml": "always",
+    "worker/pool/prepull-daemonset.yaml": "prepull",
     "worker/pool/scaledobject.yaml": "keda",
     "worker/pool/service.yaml": "always",
     "worker/pool/worker.json5": "always",

@@ -16,7 +16,7 @@ from .render import KUSTOMIZATION
 Files = Mapping[str, str]
 # A tree with conflict markers, for example.
 _BROKEN = (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
-_WORKLOADS = ("deployment.yaml", "statefulset.yaml")
+_WORKLOADS = ("daemonset.yaml", "deployment.yaml", "statefulset.yaml")
 
 
 # By component, in the order of the lines: its name, and what happens when its pods are replaced. A scheduler that stops
@@ -26,6 +26,8 @@ _COMPONENTS = {
     "scheduler": ("scheduler", "restarts; running actions begin again, and clients wait"),
     "redis": ("Redis", "restarts; no action begins or ends until it is back, and the queue on its volume stays"),
     "worker": ("pool", "its workers are replaced; running actions finish first"),
+    "headroom": ("headroom of pool", "its placeholders are replaced; they run no actions"),
+    "prepull": ("pre-pull of pool", "its pods are replaced, and pull the images that are new; they run no actions"),
     "collector": ("collector", "restarts; the autoscalers keep all workers until it is back"),
     "demand": ("demand", "restarts; the autoscalers keep all workers until it is back"),
     "prometheus": ("Prometheus", "restarts; the autoscalers keep all workers until it is back"),
@@ -60,12 +62,12 @@ class _Workload:
     @property
     def removal(self) -> str:
         """The consequence of removing the workload."""
-        return f"is removed{'; running actions finish first' if self.pool else ''}{self._grace}"
+        return f"is removed{'; running actions finish first' if self.component == 'worker' else ''}{self._grace}"
 
     @property
     def _grace(self) -> str:
         seconds = self.template["spec"].get("terminationGracePeriodSeconds", 0)
-        return f", within {duration_text(seconds)}" if self.pool else ""
+        return f", within {duration_text(seconds)}" if self.component == "worker" else ""
 
 
 def rollouts(before: Files, after: Files) -> list[str]:

@@ -176,6 +176,16 @@ def test_a_shared_demand_is_noticed() -> None:
     assert notices(nativelink_worker_pools=[{"name": "linux"}, {"name": "arm", "scaling": "none"}]) == []
 
 
+def test_headroom_that_no_worker_uses_is_noticed() -> None:
+    pools = [{"name": "linux", "headroom": 2}]
+    assert notices(nativelink_worker_pools=pools, nativelink_scaling="none") == [
+        "nativelink_worker_pools[linux].headroom: is 2, but the pool does not scale, so only a worker that is replaced "
+        "uses the room; remove it, or set scaling to keda or hpa",
+    ]
+    assert notices(nativelink_worker_pools=pools) == []
+    assert notices(nativelink_worker_pools=[{"name": "linux", "scaling": "none"}]) == []
+
+
 def test_slots_that_share_little_memory_are_noticed() -> None:
     pool = {"name": "linux", "resources": {"requests": {"cpu": 4}, "limits": {"memory": "2Gi"}}}
     assert notices(nativelink_worker_pools=[pool]) == [

@@ -97,6 +97,24 @@ def test_the_priority_class_is_not_the_default(live: Live) -> None:
 
 
 @pytest.mark.usefixtures("provisioned")
+@pytest.mark.parametrize("option", [{"headroom": 1}, {"prepull": True}])
+def test_a_pool_with_headroom_or_pre_pull_gets_its_priority_class(
+    play: Play, live: Live, dev: Cluster, option: dict[str, object]
+) -> None:
+    pools = [{"name": "plain"}, {"name": "other", "headroom": 0, "prepull": False}]
+    assert play(["nativelink/provision"], **REFERENCE, nativelink_worker_pools=pools).status == 0
+    assert live("priorityclass", "nativelink-headroom") == {}
+
+    run = play(["nativelink/provision"], **REFERENCE, nativelink_worker_pools=[pools[0], pools[1] | option])
+    assert run.status == 0, run.message
+    assert "PriorityClass nativelink-headroom" in run.summary["provisioned"]
+    made = live("priorityclass", "nativelink-headroom")
+    # Below the workers' 0, and not below the -10 from which on Cluster Autoscaler adds no nodes.
+    assert (made["value"], made["preemptionPolicy"], made.get("globalDefault", False)) == (-5, "Never", False)
+    dev.run("delete", "priorityclass", "nativelink-headroom")
+
+
+@pytest.mark.usefixtures("provisioned")
 def test_gateway_api_is_the_standard_channel_of_its_own_release(live: Live) -> None:
     crd = live("crd", "gateways.gateway.networking.k8s.io")["metadata"]["annotations"]
     assert crd["gateway.networking.k8s.io/channel"] == "standard"
@@ -614,14 +632,13 @@ def test_an_object_that_changes_during_the_handover_is_read_again(
 # A pool that changes from fixed to autoscaled
 
 
-def pool(replicas: int | None) -> str:
+def pool(replicas: int | None, component: str = "worker") -> str:
     number = "" if replicas is None else f"  replicas: {replicas}\n"
+    labels = f"{{app.kubernetes.io/component: {component}, nativelink-gitops/pool: big}}"
     return (
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: nativelink-worker-big\n"
-        "  namespace: nativelink-workers\n  labels: {nativelink-gitops/pool: big}\nspec:\n"
-        + number
-        + "  selector: {matchLabels: {nativelink-gitops/pool: big}}\n"
-        "  template:\n    metadata: {labels: {nativelink-gitops/pool: big}}\n"
+        f"apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: nativelink-{component}-big\n"
+        f"  namespace: nativelink-workers\n  labels: {labels}\nspec:\n{number}"
+        f"  selector: {{matchLabels: {labels}}}\n  template:\n    metadata: {{labels: {labels}}}\n"
         "    spec: {containers: [{name: worker, image: worker}]}\n"
     )
 
@@ -648,7 +665,8 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(
     play: Play, live: Live, dev: Cluster, how: tuple[str, ...], scaling: str, own: str, left: int
 ) -> None:
     pools = {"nativelink_worker_pools": [{"name": "big", "scaling": own}], "nativelink_scaling": scaling}
-    dev.run("apply", *how, "-f", "-", stdin=pool(7))
+    # The number of placeholders is fixed, and stays with the engine.
+    dev.run("apply", *how, "-f", "-", stdin=f"{pool(7)}---\n{pool(3, 'headroom')}")
     said = ["nativelink-worker-big keeps its 7 replicas until its autoscaler takes over"] if left == 7 else []
     for arguments in (["--check"], []):
         run = play(["nativelink/handover"], *arguments, **pools)
@@ -657,7 +675,7 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(
     assert play(["nativelink/handover"], **pools).changed == []
     dev.run("apply", *how, "-f", "-", stdin=pool(None))
     assert live("deployment", "nativelink-worker-big", "nativelink-workers")["spec"]["replicas"] == left
-    dev.run("delete", "deployment", "nativelink-worker-big", "-n", "nativelink-workers")
+    dev.run("delete", "deployment", "nativelink-worker-big", "nativelink-headroom-big", "-n", "nativelink-workers")
 
 
 def test_an_unknown_context_is_named(play: Play, dev: Cluster) -> None:

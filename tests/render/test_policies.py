@@ -32,6 +32,9 @@ CAS, SCHEDULER, REDIS, COLLECTOR, DEMAND, PROMETHEUS = (
     ours(name) for name in ("cas", "scheduler", "redis", "collector", "demand", "prometheus")
 )
 WORKER = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "default"})
+PLACEHOLDER, PULLING = (
+    ours(name, "nativelink-workers", **{"nativelink-gitops/pool": "default"}) for name in ("headroom", "prepull")
+)
 PRUNED = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "a-pool-that-is-gone"})
 # A pod with our labels in another namespace.
 IMPOSTOR = ours("worker", "elsewhere")
@@ -92,6 +95,8 @@ FORBIDDEN: dict[str, Flow] = {
     "another namespace to worker API": (OTHER, SCHEDULER, 50061),
     "an impostor to worker API": (IMPOSTOR, SCHEDULER, 50061),
     "a stray pod beside the workers to worker API": (STRAY, SCHEDULER, 50061),
+    "a placeholder to worker API": (PLACEHOLDER, SCHEDULER, 50061),
+    "a pod that pulls images to slice port": (PULLING, CAS, 50052),
     "CAS to worker API": (CAS, SCHEDULER, 50061),
     "another namespace to client port": (OTHER, SCHEDULER, 50052),
     "worker to client port": (WORKER, SCHEDULER, 50052),

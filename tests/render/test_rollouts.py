@@ -63,6 +63,20 @@ def test_a_pool_is_changed_added_or_removed() -> None:
     assert "pool b: is removed; running actions finish first, within 1h15m" in rollouts(tree(A, B), tree(A))
 
 
+def test_placeholders_and_pulling_pods_run_no_actions() -> None:
+    ahead = {**A, "headroom": 2, "prepull": True}
+    more = {**ahead, "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "16Gi"}}}
+    placeholders = "headroom of pool a: its placeholders are replaced; they run no actions"
+    assert rollouts(tree(A), tree(ahead)) == ["headroom of pool a: is new", "pre-pull of pool a: is new"]
+    assert rollouts(tree(ahead), tree(A)) == ["headroom of pool a: is removed", "pre-pull of pool a: is removed"]
+    assert rollouts(tree(ahead), tree({**ahead, "headroom": 3})) == []
+    assert placeholders in rollouts(tree(ahead), tree(more))
+    assert rollouts(tree(ahead), tree({**ahead, "image": "registry.example.com/cuda:12"})) == [
+        POOL.format("a"),
+        "pre-pull of pool a: its pods are replaced, and pull the images that are new; they run no actions",
+    ]
+
+
 def test_the_workers_that_go_have_the_grace_period_that_they_started_with() -> None:
     before, after = tree({**A, "longest_action": "3h"}), tree({**A, "longest_action": "1h"})
     assert POOL.format("a").replace("1h15m", "3h15m") in rollouts(before, after)

@@ -293,6 +293,7 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("ingress_envoy_drain_timeout", _at_least(1)),
     ("*.min_replicas", _at_least(0)),
     ("*.max_replicas", _at_least(1)),
+    ("*.headroom", _at_least(0)),
     ("*.slots", _at_least(0)),
     ("*.target", _at_least(0)),
     ("nativelink_dns_peers", _some),

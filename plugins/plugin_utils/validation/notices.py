@@ -23,6 +23,17 @@ def shared_demand(values: Values) -> Findings:
         )
 
 
+def idle_headroom(values: Values) -> Findings:
+    """Workers that are added take the room of placeholders."""
+    for path, pool in pools_of(values):
+        if pool["headroom"] and scaling_of(pool, values) == "none":
+            yield (
+                f"{path}.headroom",
+                f"is {pool['headroom']}, but the pool does not scale, so only a worker that is replaced uses the room",
+                "remove it, or set scaling to keda or hpa",
+            )
+
+
 SLOT_LEAST = 1024**3
 """The least bytes of memory for an action: a compiler needs as much for a large C++ source."""
 SLOTS_MOST = 64
@@ -113,6 +124,7 @@ def needless_low_latency(values: Values) -> Findings:
 
 NOTICES: tuple[Callable[[Values], Findings], ...] = (
     shared_demand,
+    idle_headroom,
     crowded_slots,
     open_edge,
     last_value_wins,

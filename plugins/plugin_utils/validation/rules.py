@@ -458,6 +458,7 @@ IMAGE_VERSIONS = {
     "nativelink_image": "nativelink_version",
     "nativelink_worker_init_image": "nativelink_version",
     "nativelink_redis_image": "nativelink_redis_version",
+    "nativelink_headroom_image": "nativelink_headroom_version",
     "nativelink_collector_image": "nativelink_collector_version",
     "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
     "nativelink_prometheus_image": "nativelink_prometheus_version",
