@@ -74,6 +74,21 @@ def prepare(where: Cluster) -> None:
     where.run("apply", "--server-side", "-f", str(manifests.path("kube-state-metrics")))
 
 
+def api_server(where: Cluster) -> Object:
+    """Return a policy that lets Prometheus reach the API server, whose port here is neither 443 nor 6443."""
+    (ports,) = where.run("get", "endpointslices", "kubernetes", "-o", "jsonpath={.ports[*].port}").split()
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "api-server", "namespace": SPACE},
+        "spec": {
+            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "prometheus"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"ports": [{"protocol": "TCP", "port": int(ports)}]}],
+        },
+    }
+
+
 @pytest.fixture(scope="module")
 def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     variables = {
@@ -86,7 +101,7 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moni
     }
     with opened("e2e-monitoring", tmp_path_factory.mktemp("monitoring"), prepare, **variables) as edge:
         chain.await_keda(edge.where)
-        edge.where.apply(chain.this_machine(edge.where, SPACE))
+        edge.where.apply(chain.this_machine(edge.where, SPACE), api_server(edge.where))
         edge.where.rolled_out(SPACE, "deployment/nativelink-collector", "deployment/nativelink-prometheus")
         yield Monitored(edge)
 
