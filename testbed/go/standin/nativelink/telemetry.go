@@ -213,8 +213,8 @@ func (u usage) used() {
 	if u.PeakMemory > 0 {
 		peakMemory.Record(context.Background(), u.PeakMemory, with("execution.instance", ""))
 	}
-	if u.CPUTime >= time.Millisecond {
-		cpuTime.Record(context.Background(), u.CPUTime.Seconds(), with("execution.instance", ""))
+	if ticks := u.CPUTime.Truncate(10 * time.Millisecond); ticks > 0 { // the kernel's ticks, which the original counts
+		cpuTime.Record(context.Background(), ticks.Seconds(), with("execution.instance", ""))
 	}
 }
 
