@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL, SENDERS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
 
 from conformance import table
@@ -34,6 +35,17 @@ _TOOL = re.compile(r"served by process (\d+), request (\d+), environment (.*), a
 # NativeLink, Kubernetes or a shell would change each part of it, if it were not escaped.
 _ENVIRONMENT = "$$ $HOME ${HOME} $(HOME)"
 _LEFT = "left-by-the-tool"
+_SERIES = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+# NativeLink gives its series these labels too, whose values have no bound.
+_UNBOUNDED = {
+    "execution_action_digest",
+    "execution_instance",
+    "execution_priority",
+    "execution_worker_id",
+    "service_instance_id",
+}
+_MOST_SERIES = 500  # of a pod; its histograms have most of them
 
 
 # With Bazel
@@ -264,17 +276,93 @@ def drains_beside_tools(farm: Farm) -> str:
 # With a collector
 
 
+@dataclass(frozen=True)
+class Series:
+    """A series that the collector serves, and its latest value."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+def _series(farm: Farm, port: int) -> list[Series]:
+    found = [_SERIES.fullmatch(line) for line in farm.scraped(port).splitlines() if not line.startswith("#")]
+    return [Series(each[1], dict(_LABEL.findall(each[2] or "")), float(each[3])) for each in found if each]
+
+
 def reports(farm: Farm) -> str:
-    """Run actions, some of them again, and read what all workloads have reported."""
+    """Run actions, some of them again, and read what all workloads have reported.
+
+    The second time the action cache answers. NativeLink counts each completed action twice, the collector once.
+    Workers of v1.3.2 have nothing to report.
+    """
     for _ in range(2):
         _ok(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={_PATIENCE}", platform=_POOL))
-    time.sleep(2 * REPORT_INTERVAL)
-    text = farm.scraped(PORTS["reported"])
+    workers = [] if farm.version == "v1.3.2" else farm.workers["default"]
+    senders = {"cas": farm.cas, "scheduler": [farm.scheduler], "worker": workers}
+    expected = {(component, pod.name) for component, pods in senders.items() for pod in pods}
+
+    def reported() -> Counter[tuple[str, str]]:
+        return Counter((each.labels["component"], each.labels["pod"]) for each in _series(farm, PORTS["reported"]))
+
+    def total(name: str, **labels: str) -> float:
+        found = _series(farm, PORTS["reported"])
+        return sum(each.value for each in found if each.name == name and labels.items() <= each.labels.items())
+
+    def hits() -> float:
+        read = {"cache_operation_name": "read", "cache_operation_result": "hit"}
+        return total("nativelink_cache_operations_total", cache_type="ac_lookup", **read)
+
+    def done() -> bool:
+        return {*reported()} == expected and hits() == 8
+
+    until(f"{len(expected)} pods to report, and 8 hits", done, 4 * REPORT_INTERVAL, lambda: f": {reported()}, {hits()}")
     if folder := os.environ.get("CONFORMANCE_SCRAPES"):
         name = f"{farm.version}-{'redis' if farm.redis else 'memory'}"
-        Path(folder, f"{name}.txt").write_text(text)
+        Path(folder, f"{name}.txt").write_text(farm.scraped(PORTS["reported"]))
         Path(folder, f"{name}-demand.txt").write_text(farm.scraped(PORTS["metrics"]) if not farm.redis else "")
-    return f"{len(text.splitlines())} lines"
+    if unbounded := {name for each in _series(farm, PORTS["reported"]) for name in each.labels} & _UNBOUNDED:
+        raise ClusterError(f"series have labels without a bound: {', '.join(sorted(unbounded))}")
+    # The first action, with which the farm started, may be older than the scheduler's process.
+    if (completed := total("nativelink_execution_completed_count_total")) not in (8, 9):
+        raise ClusterError(f"{completed:.0f} actions are counted as completed, but 9 were")
+    pod, most = max(((pod, number) for (_, pod), number in reported().items()), key=lambda each: each[1])
+    if most > _MOST_SERIES:
+        raise ClusterError(f"{pod} has {most} series, more than {_MOST_SERIES}")
+    return f"{len(expected)} pods; {pod} has most series, {most}"
+
+
+def ignores_workers(farm: Farm) -> str:
+    """Send the demand of a second scheduler to the worker's port, and then, as the counter-run, to the scheduler's."""
+    variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    endpoint = farm.scheduler.workload.environment[variable]
+
+    def queued() -> float:
+        (found,) = (
+            each.value
+            for each in _series(farm, PORTS["metrics"])
+            if each.name == "nativelink_execution_active_count" and each.labels["execution_stage"] == "queued"
+        )
+        return found
+
+    seen = {}
+    for sender in ("worker", "scheduler"):
+        address = endpoint.replace(f":{SENDERS['scheduler']}", f":{SENDERS[sender]}")
+        with farm.second_scheduler(**{variable: address}) as second:
+            there = f"--execute-endpoint=grpc://{second.address}:50052"  # instead of the first scheduler's
+            with running(farm.client("--hold=120", "--actions=3", there, platform=_POOL)) as client:
+                assert client.stdout
+                told = [client.stdout.readline() for _ in range(2)]
+                if told[1:] != ['{"queued": 3}\n']:
+                    raise ClusterError(f"the client should hold 3 actions, but it printed {told}")
+                most, end = 0.0, time.monotonic() + 10
+                while time.monotonic() < end:
+                    most = max(most, queued())
+                    time.sleep(0.2)
+                seen[sender] = most
+    if seen != {"worker": 0, "scheduler": 3}:
+        raise ClusterError(f"3 queued actions raised the demand by port to {seen}, not by the scheduler's port alone")
+    return "3 queued actions count at the scheduler's port only"
 
 
 BY_BAZEL: dict[str, Callable[[Farm, Bazel], str]] = {
@@ -325,6 +413,9 @@ class Kind:
 
 _TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": _ENVIRONMENT})
 BY_METRICS: dict[str, Callable[[Farm], str]] = {"all workloads report to the collector": reports}
+BY_DEMAND: dict[str, Callable[[Farm], str]] = {
+    "a report at the worker's port does not change the demand": ignores_workers
+}
 _REPORTING: dict[str, Any] = {
     "nativelink_metrics": ["scheduler", "cas", "worker"],
     "nativelink_prometheus": "bundled",
@@ -332,7 +423,7 @@ _REPORTING: dict[str, Any] = {
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
-    Kind("farm, metrics", _REPORTING, {}, BY_METRICS),
+    Kind("farm, metrics", _REPORTING, {}, BY_METRICS | BY_DEMAND),
     Kind("farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, {}, BY_METRICS),
     Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}, {}, BY_TOOLS),
 )

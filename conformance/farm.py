@@ -160,6 +160,18 @@ class Farm:
             raise ClusterError(f"the client failed: {done.stderr[-500:]}")
         return dict(json.loads(done.stdout))
 
+    @contextmanager
+    def second_scheduler(self, **environment: str) -> Iterator[Pod]:
+        """Run one more scheduler, to which no name leads, with other environment variables."""
+        pod = self._pod("scheduler", "nativelink-scheduler-1")
+        pod.environment = environment
+        try:
+            self._start(pod)
+            pod.await_ready()
+            yield pod
+        finally:
+            pod.remove()
+
     def scraped(self, port: int) -> str:
         """Return what a Prometheus port of the collector serves."""
         assert self.collector

@@ -59,7 +59,7 @@ _FIRST_TIME = {
     "local-path": "about half a minute",
     "kube-router": "about a minute",
     "crane": "some seconds",
-    "standin": "some seconds",
+    "standin": "about half a minute",
     "keda": "about 4 minutes",
     "flux-controllers": "about 2 minutes",
     "collector": "about a minute",

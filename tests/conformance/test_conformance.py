@@ -269,3 +269,12 @@ def test_a_farm_of_the_stand_in_refuses_wrong_bytes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith(f"{f'{VERSION}*':9} farm, memory")]
     assert sum("refused by BatchUpdateBlobs and ByteStream" in row for row in rows) == 2
+
+
+@needs_namespaces
+def test_all_pods_of_a_farm_of_the_stand_in_report(tmp_path: Path) -> None:
+    done = run(stand_in(tmp_path / "image.tar"), "--part=farm", "--only=report")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"{f'{VERSION}*':9} farm, metrics")]
+    assert sum("6 pods; nativelink-cas-0 has most series" in row for row in rows) == 2
+    assert sum("3 queued actions count at the scheduler's port only" in row for row in rows) == 1

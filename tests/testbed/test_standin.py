@@ -430,7 +430,7 @@ def test_the_log_tells_of_workers_that_come_and_go(tmp_path: Path) -> None:
         until("the worker to be gone", lambda: farm.told("Evicting worker from pool") != [], 20, farm.said)
         (gone,) = farm.told("Evicting worker from pool")
         (its,) = farm.told("Worker registered with scheduler", "second")
-        assert (gone["worker_id"], gone["running_actions"], gone["is_disconnect"]) == (its["worker_id"], 1, True)
+        assert (gone["worker_id"], gone["running_actions"], gone["is_disconnect"]) == (its["worker_id"], 1, False)
 
 
 def test_rust_log_sets_the_level(tmp_path: Path) -> None:

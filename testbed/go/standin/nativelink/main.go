@@ -25,6 +25,8 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"testbed/standin/reapi"
 )
@@ -44,7 +46,12 @@ func (n *node) scheduler(name, service string) (*scheduler, error) {
 }
 
 func (n *node) handler(wanted serverConfig) (http.Handler, error) {
-	services := grpc.NewServer(grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage))
+	services := grpc.NewServer(
+		grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage),
+		grpc.UnaryInterceptor(serveCall), grpc.StreamInterceptor(serveStream),
+		// Without a handler, calls of other services would not be recorded.
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.Unimplemented, "") }),
+	)
 	cached := &cache{
 		old: n.stores.old, cas: map[string]store{}, streams: map[string]store{}, ac: map[string]store{},
 		readOnly: map[string]bool{}, executes: map[string]bool{},
@@ -125,11 +132,26 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 	}), nil
 }
 
-// status answers GET /status. The answer is a failure while a scheduler can't reach the Redis that it needs.
-func (n *node) status(answer http.ResponseWriter, _ *http.Request) {
+// status answers GET /status. The answer is a failure while a Redis of the configuration's list does not answer.
+func (n *node) status(answer http.ResponseWriter, asked *http.Request) {
 	answer.Header().Set("Content-Type", "application/json")
-	for _, each := range n.schedulers {
-		if each.redis != nil && each.redis.ping() != nil {
+	for name, each := range n.stores.by {
+		kind, result := "", "ok"
+		switch checked := each.(type) {
+		case *memory:
+			kind = "MemoryStore"
+		case *filesystem:
+			kind = "FilesystemStore"
+		case *backend:
+			kind = "RedisStore"
+			if checked.ping() != nil {
+				result = "failed"
+			}
+		default:
+			continue // the original checks no stores of other kinds, and none inside them
+		}
+		healthChecks.Add(asked.Context(), 1, with("health.namespace", "/nativelink/stores/"+name+"/"+kind, "health.status", result))
+		if result != "ok" {
 			answer.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}
@@ -214,7 +236,7 @@ func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
 	made := newScheduler(*spec.Simple, n.stores.old)
 	chosen := spec.Simple.ExperimentalBackend.Redis
 	if chosen == nil {
-		return made, export(made) // the original counts only the actions in memory
+		return made, made.countActions() // the original counts only the actions in memory
 	}
 	found, err := n.stores.get("redis_store", chosen.Store)
 	if err != nil {
@@ -300,7 +322,7 @@ func run() error {
 		return err
 	}
 	failed := make(chan error)
-	if err := start(settings, by.old, failed); err != nil {
+	if err := errors.Join(export(by.old), start(settings, by.old, failed)); err != nil {
 		return fmt.Errorf("%s: %w", os.Args[1], err)
 	}
 	select {

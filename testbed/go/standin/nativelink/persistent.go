@@ -101,7 +101,8 @@ func (t *tools) giveBack(key string, used *tool, healthy bool) {
 // ask has a persistent worker execute an action. The arguments before the first one that begins with @ are the command
 // of the process, and the others are the request.
 func (w *worker) ask(
-	ctx context.Context, command *repb.Command, protocol, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata,
+	ctx context.Context, command *repb.Command, protocol, folder string, longest time.Duration,
+	metadata *repb.ExecutedActionMetadata, used *usage,
 ) (*repb.ActionResult, error) {
 	if protocol != "json" {
 		return nil, status.Errorf(codes.InvalidArgument, "the stand-in has no persistent workers of protocol %q, only json", protocol)
@@ -114,10 +115,10 @@ func (w *worker) ask(
 		}
 	}
 	key := fmt.Sprintf("%q", command.Arguments[:split])
-	used, err := w.tools.take(key, command.Arguments[:split])
+	process, err := w.tools.take(key, command.Arguments[:split])
 	if err != nil {
 		slog.Info("Falling back to one-shot execution; persistent worker unavailable", "err", err)
-		return w.execute(ctx, command, folder, longest, metadata)
+		return w.execute(ctx, command, folder, longest, metadata, used)
 	}
 	request, err := json.Marshal(workRequest{Arguments: command.Arguments[split:], SandboxDir: folder})
 	if err != nil {
@@ -131,9 +132,9 @@ func (w *worker) ask(
 	answered := make(chan answer, 1)
 	go func() {
 		var told answer
-		if _, told.err = used.into.Write(append(request, '\n')); told.err == nil {
+		if _, told.err = process.into.Write(append(request, '\n')); told.err == nil {
 			var line []byte
-			if line, told.err = used.from.ReadBytes('\n'); told.err == nil {
+			if line, told.err = process.from.ReadBytes('\n'); told.err == nil {
 				told.err = json.Unmarshal(line, &told.response)
 			}
 		}
@@ -141,12 +142,12 @@ func (w *worker) ask(
 	}()
 	select {
 	case told := <-answered:
-		w.tools.giveBack(key, used, told.err == nil)
+		w.tools.giveBack(key, process, told.err == nil)
 		if told.err != nil {
 			return nil, status.Errorf(codes.Internal, "Dispatching action to persistent worker %s: %v", key, told.err)
 		}
 		metadata.ExecutionCompletedTimestamp, metadata.OutputUploadStartTimestamp = timestamppb.Now(), timestamppb.Now()
-		slog.Info("Persistent worker command complete", "args", listed(command.Arguments), "pid", used.process.Process.Pid)
+		slog.Info("Persistent worker command complete", "args", listed(command.Arguments), "pid", process.process.Process.Pid)
 		result := &repb.ActionResult{ExitCode: told.response.ExitCode, ExecutionMetadata: metadata}
 		if result.StdoutDigest, err = w.upload(context.WithoutCancel(ctx), nil); err == nil {
 			result.StderrDigest, err = w.upload(context.WithoutCancel(ctx), []byte(told.response.Output))
@@ -157,6 +158,6 @@ func (w *worker) ask(
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	w.tools.giveBack(key, used, false)
+	w.tools.giveBack(key, process, false)
 	return nil, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -30,6 +31,13 @@ type outcome struct {
 	ID       string
 	Response []byte
 	Again    bool
+	Usage    usage
+}
+
+// usage is what the process of an action used: memory in bytes, and time on CPUs.
+type usage struct {
+	PeakMemory int64
+	CPUTime    time.Duration
 }
 
 // toWorker is an order to run an action. The first message to a worker has no action, but the ID that the scheduler

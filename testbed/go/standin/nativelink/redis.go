@@ -225,6 +225,7 @@ func (b *backend) follow(s *scheduler) {
 	}
 	for {
 		var wait <-chan time.Time
+		began := time.Now()
 		waiting, err := b.search(byState, "@state:{ queued }", "sort_key")
 		if err == nil {
 			b.readEach(waiting)
@@ -238,6 +239,7 @@ func (b *backend) follow(s *scheduler) {
 			slog.Error("Error calling ft.aggregate", "e", err, "index", byState)
 			wait = time.After(100 * time.Millisecond)
 		}
+		passed(began, err)
 		select {
 		case <-s.wake:
 			time.Sleep(time.Millisecond)

@@ -64,6 +64,7 @@ type remoteWorker struct {
 	seen        time.Time
 	used        time.Time
 	pausedUntil time.Time
+	paused      bool // for the metrics: it has refused an action while it ran others
 	orders      chan toWorker
 	lost        chan struct{} // closed when the worker is evicted
 }
@@ -110,11 +111,16 @@ func (s *scheduler) start() {
 		go s.redis.follow(s)
 	}
 	go func() {
-		for range time.Tick(200 * time.Millisecond) {
+		began := time.Now()
+		for now := range time.Tick(200 * time.Millisecond) {
 			s.mutex.Lock()
 			s.expire()
 			if s.redis == nil {
 				s.matchNow(s.waiting())
+				if now.Sub(began) > 5*time.Second { // the original matches this often, even without actions and workers
+					passed(now, nil)
+					began = now
+				}
 			}
 			s.mutex.Unlock()
 		}
@@ -124,7 +130,9 @@ func (s *scheduler) start() {
 // match gives queued actions to workers at once, or wakes the loop that reads them from Redis.
 func (s *scheduler) match() {
 	if s.redis == nil {
+		began := time.Now()
 		s.matchNow(s.waiting())
+		passed(began, nil)
 		return
 	}
 	select {
@@ -241,6 +249,9 @@ func (s *scheduler) enter(wish *action, stage string) error {
 		}
 	}
 	s.reached[stage] = true
+	if before != "" {
+		wish.changed()
+	}
 	return nil
 }
 
@@ -305,6 +316,7 @@ func (s *scheduler) giveBack(wish *action, failed bool, why *repb.ExecuteRespons
 		s.strand(wish, err)
 		return
 	}
+	retries.Add(context.Background(), 1, wish.attributes())
 	wish.tell(repb.ExecutionStage_QUEUED, nil)
 	s.drop(wish)
 }
@@ -325,6 +337,7 @@ func (s *scheduler) end(wish *action, response *repb.ExecuteResponse) {
 		s.strand(wish, err)
 		return
 	}
+	wish.ended(response)
 	s.totals.Completed++
 	if wish.starts > 1 {
 		s.totals.StartedMoreThanOnce++
@@ -391,6 +404,13 @@ func (s *scheduler) lose(worker *remoteWorker, why string, disconnected bool) {
 	slog.Info("Evicting worker from pool",
 		"worker_id", worker.ID, "is_disconnect", disconnected, "running_actions", len(worker.running), "reason", why)
 	s.workers = slices.DeleteFunc(s.workers, func(other *remoteWorker) bool { return other == worker })
+	reason := "evicted"
+	if disconnected {
+		reason = "disconnected"
+	}
+	workersConnected.Add(context.Background(), -1)
+	disconnections.Add(context.Background(), 1, with("worker.disconnect.reason", reason))
+	worker.pause(false)
 	close(worker.lost)
 	for _, wish := range slices.Collect(maps.Values(worker.running)) {
 		if wish.worker != worker {
@@ -425,6 +445,8 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 	slog.Debug("Worker added", "worker_id", worker.ID, "slots", worker.Slots, "properties", worker.Properties)
 	worker.orders <- toWorker{ID: worker.ID}
 	s.workers = append(s.workers, worker)
+	workersConnected.Add(stream.Context(), 1)
+	connections.Add(stream.Context(), 1)
 	s.match()
 	s.mutex.Unlock()
 	go func() {
@@ -433,7 +455,7 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 			err := stream.RecvMsg(&message)
 			s.mutex.Lock()
 			if err != nil {
-				s.lose(worker, err.Error(), true)
+				s.lose(worker, "Received request to remove worker", false) // as if the worker had said so
 				s.mutex.Unlock()
 				return
 			}
@@ -445,6 +467,9 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 		select {
 		case order := <-worker.orders:
 			if err := stream.SendMsg(order); err != nil {
+				s.mutex.Lock()
+				s.lose(worker, "Worker command failed, removing worker "+worker.ID, true)
+				s.mutex.Unlock()
 				return err
 			}
 		case <-worker.lost:
@@ -465,6 +490,7 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 		worker.pausedUntil = time.Now().Add(paused)
 		wish := worker.running[message.Refused]
 		delete(worker.running, message.Refused)
+		worker.pause(len(worker.running) > 0)
 		if wish != nil && wish.worker == worker {
 			slog.Info("Worker refused the operation", "worker_id", worker.ID, "operation_id", wish.ID)
 			s.giveBack(wish, false, nil)
@@ -472,6 +498,8 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 	case message.Finished != nil:
 		wish := worker.running[message.Finished.ID]
 		delete(worker.running, message.Finished.ID)
+		worker.pause(false)
+		message.Finished.Usage.used()
 		if wish == nil || wish.worker != worker {
 			return // the action was given to another worker meanwhile
 		}
@@ -486,6 +514,7 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 			wish.worker = nil
 		}
 	default:
+		keepalives.Add(context.Background(), 1)
 		return
 	}
 	s.match()

@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"go.opentelemetry.io/otel/metric"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -181,11 +183,20 @@ func (f fastSlow) Missing(ctx context.Context, digests []digest) ([]digest, erro
 }
 
 func (f fastSlow) Get(ctx context.Context, wanted digest) ([]byte, error) {
+	read := func(tier, result string, content []byte) {
+		tierOperations.Add(ctx, 1, with("store.tier", tier, "store.result", result))
+		if result == "hit" {
+			tierIO.Add(ctx, int64(len(content)), with("store.tier", tier, "store.direction", "read"))
+		}
+	}
 	if content, err := f.fast.Get(ctx, wanted); err == nil {
+		read("fast", "hit", content)
 		return content, nil
 	}
+	read("fast", "miss", nil)
 	content, err := f.slow.Get(ctx, wanted)
 	if err == nil {
+		read("slow", "hit", content)
 		err = f.fast.Put(ctx, wanted, content)
 	}
 	return content, err
@@ -264,6 +275,75 @@ func (v verified) Put(ctx context.Context, wanted digest, content []byte) error 
 			"Hash verification using SHA256 failed: client declared SHA256:%s, but the server computed SHA256:%s", wanted.Hash, found.Hash)
 	}
 	return v.store.Put(ctx, wanted, content)
+}
+
+// counted records what happens to its store, as operations on a cache of some type.
+type counted struct {
+	store
+	cacheType string
+}
+
+func (c counted) about(operation, result string) metric.MeasurementOption {
+	return with("cache.type", c.cacheType, "cache.operation.name", operation, "cache.operation.result", result)
+}
+
+func (c counted) record(ctx context.Context, began time.Time, operation, result string) metric.MeasurementOption {
+	about := c.about(operation, result)
+	cacheOperations.Add(ctx, 1, about)
+	lasted(ctx, began, about)
+	return about
+}
+
+func lasted(ctx context.Context, began time.Time, about metric.MeasurementOption) {
+	cacheDuration.Record(ctx, float64(time.Since(began))/float64(time.Millisecond), about)
+}
+
+// Missing counts each digest, but has one duration: that of a hit, if there is any.
+func (c counted) Missing(ctx context.Context, digests []digest) ([]digest, error) {
+	began := time.Now()
+	missing, err := c.store.Missing(ctx, digests)
+	if err != nil {
+		cacheOperations.Add(ctx, int64(len(digests)), c.about("read", "error"))
+		lasted(ctx, began, c.about("read", "error"))
+		return nil, err
+	}
+	result := "miss"
+	if len(missing) > 0 {
+		cacheOperations.Add(ctx, int64(len(missing)), c.about("read", "miss"))
+	}
+	if hits := len(digests) - len(missing); hits > 0 {
+		result = "hit"
+		cacheOperations.Add(ctx, int64(hits), c.about("read", "hit"))
+	}
+	lasted(ctx, began, c.about("read", result))
+	return missing, nil
+}
+
+func (c counted) Get(ctx context.Context, wanted digest) ([]byte, error) {
+	began := time.Now()
+	content, err := c.store.Get(ctx, wanted)
+	switch {
+	case err == nil:
+		cacheIO.Add(ctx, int64(len(content)), c.record(ctx, began, "read", "hit"))
+	case status.Code(err) == codes.NotFound:
+		c.record(ctx, began, "read", "miss")
+	default:
+		c.record(ctx, began, "read", "error")
+	}
+	return content, err
+}
+
+func (c counted) Put(ctx context.Context, wanted digest, content []byte) error {
+	began := time.Now()
+	err := c.store.Put(ctx, wanted, content)
+	if err != nil {
+		c.record(ctx, began, "write", "error")
+		return err
+	}
+	about := c.record(ctx, began, "write", "success")
+	cacheIO.Add(ctx, int64(len(content)), about)
+	cacheItemSize.Record(ctx, int64(len(content)), about)
+	return nil
 }
 
 // reference is a store of the configuration's list, which may come later in it.
@@ -368,6 +448,7 @@ func (named stores) open(spec storeSpec) (store, error) {
 			}
 			Content expanded `json:"content_path"`
 			Temp    expanded `json:"temp_path"`
+			Cache   string   `json:"cache_type"`
 			Size    bool     `json:"verify_size"`
 			Hash    bool     `json:"verify_hash"`
 			redisConfig
@@ -396,6 +477,9 @@ func (named stores) open(spec storeSpec) (store, error) {
 		case "verify":
 			backend, err := named.open(wanted.Backend)
 			return verified{backend, wanted.Size, wanted.Hash, named.old}, err
+		case "cache_metrics":
+			backend, err := named.open(wanted.Backend)
+			return counted{backend, wanted.Cache}, err
 		case "shard":
 			made, total := shard{}, uint32(0)
 			for _, part := range wanted.Stores {

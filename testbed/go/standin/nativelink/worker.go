@@ -156,14 +156,14 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	send(toScheduler{Started: order.ID})
 	time.Sleep(w.startDelay)
 	home := filepath.Join(w.tools.folder, order.ID)
-	digest, result := &repb.Digest{}, &repb.ActionResult{}
+	digest, result, used := &repb.Digest{}, &repb.ActionResult{}, usage{}
 	action := &repb.Action{}
 	err := proto.Unmarshal(order.Action, digest)
 	if err == nil {
 		err = fetchMessage(ctx, w.cas, digest, action)
 	}
 	if err == nil {
-		result, err = w.run(ctx, action, order.Properties, home)
+		result, err = w.run(ctx, action, order.Properties, home, &used)
 	}
 	if removed := os.RemoveAll(home); removed != nil {
 		slog.Error("The action's directory could not be removed", "err", removed)
@@ -185,12 +185,12 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	} else {
 		slog.Error("Error executing action", "operation_id", order.ID, "err", err)
 	}
-	send(toScheduler{Finished: &outcome{order.ID, encoded, again}})
+	send(toScheduler{Finished: &outcome{order.ID, encoded, again, used}})
 }
 
 // run makes the action's folder, runs the command there and stores its outputs.
 func (w *worker) run(
-	ctx context.Context, action *repb.Action, properties map[string]string, home string,
+	ctx context.Context, action *repb.Action, properties map[string]string, home string, used *usage,
 ) (*repb.ActionResult, error) {
 	metadata := &repb.ExecutedActionMetadata{
 		Worker: w.id.Load().(string), WorkerStartTimestamp: timestamppb.Now(), InputFetchStartTimestamp: timestamppb.Now(),
@@ -224,9 +224,9 @@ func (w *worker) run(
 	var result *repb.ActionResult
 	var err error
 	if properties["supports-workers"] == "1" {
-		result, err = w.ask(ctx, command, properties["requires-worker-protocol"], folder, longest, metadata)
+		result, err = w.ask(ctx, command, properties["requires-worker-protocol"], folder, longest, metadata, used)
 	} else {
-		result, err = w.execute(ctx, command, folder, longest, metadata)
+		result, err = w.execute(ctx, command, folder, longest, metadata, used)
 	}
 	if err != nil {
 		return nil, err
@@ -244,7 +244,7 @@ func (w *worker) run(
 func listed(arguments []string) string { return "[\"" + strings.Join(arguments, "\", \"") + "\"]" }
 
 func (w *worker) execute(
-	ctx context.Context, command *repb.Command, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata,
+	ctx context.Context, command *repb.Command, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata, used *usage,
 ) (*repb.ActionResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
@@ -275,6 +275,10 @@ func (w *worker) execute(
 	metadata.ExecutionStartTimestamp = timestamppb.Now()
 	err := process.Run()
 	metadata.ExecutionCompletedTimestamp, metadata.OutputUploadStartTimestamp = timestamppb.Now(), timestamppb.Now()
+	if ended := process.ProcessState; ended != nil {
+		used.CPUTime = ended.UserTime() + ended.SystemTime()
+		used.PeakMemory = ended.SysUsage().(*syscall.Rusage).Maxrss << 10
+	}
 	var exited *exec.ExitError
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
