@@ -19,14 +19,14 @@ class Authority:
         self._name, self._key = name, ec.generate_private_key(ec.SECP256R1())
         self.pem = self._signed(name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=0))
 
-    def issue(self, name: str, *hosts: x509.GeneralName) -> tuple[bytes, bytes]:
-        """Return a certificate for these hosts, or for a client, and its key."""
+    def issue(self, name: str, *hosts: x509.GeneralName, days: int = 1) -> tuple[bytes, bytes]:
+        """Return a certificate for these hosts, or for a client, that is valid for some days, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         hosts = hosts or (x509.DNSName(name),)
-        return self._signed(name, key.public_key(), x509.SubjectAlternativeName(hosts)), private
+        return self._signed(name, key.public_key(), x509.SubjectAlternativeName(hosts), days), private
 
-    def _signed(self, name: str, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType) -> bytes:
+    def _signed(self, name: str, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType, days: int = 1) -> bytes:
         now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -35,7 +35,7 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(extension, critical=False)
             .sign(self._key, hashes.SHA256())
             .public_bytes(_PEM)
