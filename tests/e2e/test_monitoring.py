@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from testbed import components, manifests
+from testbed import build, components, manifests, node
 from testbed.cluster import Cluster
-from testbed.waiting import until
-from tests.e2e import chain
+from testbed.waiting import patient, until
+from tests.e2e import chain, nativelink
 from tests.e2e.authority import Authority
 from tests.e2e.chain import Load
 from tests.e2e.edge import CAS, HOST, NAME, Edge, opened, secret
@@ -33,6 +33,8 @@ from tests.e2e.site import pool
 Object = dict[str, Any]
 WORKERS = "nativelink-workers"
 HURRY = 10
+# A shell loop over the processes of NativeLink in a worker's pod, as $each of /proc.
+OF_NATIVELINK = 'for each in /proc/[0-9]*; do [ "$(readlink $each/exe)" = /shared/nativelink ] && '
 # Each job, and the number of its targets.
 JOBS = {
     "nativelink-collector": 1,
@@ -184,7 +186,11 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moni
         "keda_install": "existing",
         "nativelink_scaling": "keda",
         "nativelink_worker_pools": [
-            pool("default", slots=2, min_replicas=1, max_replicas=2, longest_action="2m", scratch_size="1Gi")
+            pool(
+                "default",
+                **{"slots": 2, "min_replicas": 1, "max_replicas": 2, "longest_action": "2m"},
+                **{"scratch_size": "2Gi", "fast_store_size": "10%"},
+            )
         ],
         "nativelink_scheduler_worker_timeout": 5,
         "nativelink_metrics": ["scheduler", "cas", "worker"],
@@ -209,7 +215,8 @@ def test_all_targets_are_up(farm: Monitored) -> None:
 def test_no_alert_fires_under_normal_load(farm: Monitored) -> None:
     farm.quiet("CertificateExpiry")  # that of the tests is valid for a day
     seen: set[str] = set()
-    with farm.edge.load("--platform=pool=default", "--actions=100", "--concurrency=3", "--seconds=0-2") as client:
+    load = ("--platform=pool=default", "--actions=150", "--concurrency=3", "--seconds=0-1", "--salt=normal", "--lookup")
+    with farm.edge.load(*load) as client:
         while client.poll() is None:
             seen |= farm.firing()
             time.sleep(1)
@@ -246,3 +253,127 @@ def test_a_cas_pod_that_is_gone(farm: Monitored) -> None:
     finally:
         farm.where.run("uncordon", "real-1")
     farm.quiet()
+
+
+def test_a_cas_that_is_gone_for_the_edge(farm: Monitored) -> None:
+    with farm.without("statefulset/nativelink-cas", 2), requests(farm):
+        farm.fires("CASPodDown", "EdgeErrors", "EdgeGivesUp", seconds=200)
+    farm.quiet()
+
+
+@contextlib.contextmanager
+def requests(farm: Monitored) -> Iterator[None]:
+    """Ask for actions again and again, whether they run or not."""
+    script = 'while :; do "$@" > /dev/null 2>&1; sleep 0.2; done'
+    with farm.edge.load(
+        "--platform=pool=default", "--seconds=0-0", "--retries=0", "--timeout=5", before=["sh", "-c", script, "sh"]
+    ) as client:
+        try:
+            yield
+        finally:
+            client.kill()
+
+
+def test_wrong_bytes_are_refused_and_noticed(farm: Monitored) -> None:
+    put = (build.binaries(build.NODE_SETS)["reapi-load"], "put", f"--cas-endpoint=grpc://{farm.address('cas')}:50051")
+    # The second one makes sure that an increase is seen even if the first one is the first of its kind.
+    for _ in range(2):
+        said = json.loads(subprocess.run(put, capture_output=True, text=True, check=True).stdout)
+        assert all(each.startswith("refused") for each in said.values()), said
+        time.sleep(5)
+    farm.fires("UploadsRefused")
+    farm.quiet()
+
+
+def test_a_worker_that_finds_no_node(farm: Monitored) -> None:
+    farm.where.run("cordon", "real-1")
+    try:
+        with farm.queue() as load:
+            load.hold(10)
+            farm.fires("WorkersPending", seconds=240)
+            load.hold(0)
+    finally:
+        farm.where.run("uncordon", "real-1")
+    farm.quiet()
+
+
+def test_a_worker_that_runs_out_of_memory(farm: Monitored) -> None:
+    # On a machine with cgroup v1 only one process is killed. It has to be NativeLink.
+    chosen = f"{OF_NATIVELINK} echo 1000 > $each/oom_score_adj; done; "
+    with farm.act(chosen + "head -c 600000000 /dev/zero | tail -c 600000000 > /dev/null; sleep 5"):
+        farm.fires("WorkerOutOfMemory")
+    farm.quiet("WorkersGivenUp")
+
+
+def test_a_worker_that_fills_its_disk(farm: Monitored) -> None:
+    with farm.act("head -c 2500000000 /dev/zero > /tmp/fill; sleep 60"):
+        farm.fires("WorkerEvicted", seconds=200)
+    farm.quiet("WorkersGivenUp", "WorkerEvicted")
+
+
+def test_a_worker_that_hangs(farm: Monitored) -> None:
+    pod = farm.worker()
+    farm.where.run("-n", WORKERS, "exec", pod, "--", "sh", "-c", OF_NATIVELINK + "kill -STOP ${each#/proc/}; done")
+    farm.fires("WorkersGivenUp")
+    farm.where.run("-n", WORKERS, "delete", "pod", pod, "--force", "--grace-period=0")
+    farm.quiet("WorkerEvicted")
+
+
+def test_a_drain_that_does_not_end(farm: Monitored) -> None:
+    pod = farm.worker()
+    finalizers = ("-n", WORKERS, "patch", "pod", pod, "--type=merge", "-p")
+    farm.where.run(*finalizers, json.dumps({"metadata": {"finalizers": ["nativelink-gitops/stuck"]}}))
+    try:
+        farm.where.run("-n", WORKERS, "delete", "pod", pod, "--grace-period=1", "--wait=false")
+        farm.fires("DrainStuck", seconds=240)
+    finally:
+        farm.where.run(*finalizers, json.dumps({"metadata": {"finalizers": None}}))
+    farm.quiet("WorkerEvicted")
+
+
+def test_a_disk_that_is_full(farm: Monitored) -> None:
+    """A small file system lies on the volume of a CAS pod, and something else fills it."""
+    volume = nativelink.claimed(farm.where, CAS, "data-nativelink-cas-0")
+    farm.where.run("cordon", "real-1")
+    farm.where.run("-n", CAS, "delete", "pod", "nativelink-cas-0")
+    inside = ["nsenter", "--target", str(node.process(farm.where.home)), "--mount", "--root", "--wd=/"]
+    path = f"/opt/local-path-provisioner/{volume.name}"
+    subprocess.run(
+        [*inside, "mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=2000,mode=777", "tmpfs", path], check=True
+    )
+    farm.where.run("uncordon", "real-1")
+    farm.where.rolled_out(CAS, "statefulset/nativelink-cas")
+    files = f"i=0; while [ $i -lt 2100 ]; do : > {path}/file$i || break; i=$((i + 1)); done"
+    fill = f"head -c 100000000 /dev/zero > {path}/fill; {files}"
+    subprocess.run([*inside, "sh", "-c", fill], capture_output=True, check=False)
+    with uploads(farm):
+        farm.fires("CASDiskFull", "CASInodesFull", "UploadErrors", seconds=240)
+    subprocess.run([*inside, "sh", "-c", f"rm -f {path}/fill {path}/file*"], check=True)
+    farm.quiet("WorkerEvicted")
+
+
+@contextlib.contextmanager
+def uploads(farm: Monitored) -> Iterator[None]:
+    """Write blobs again and again, whether they are taken or not."""
+    tool = build.binaries(build.NODE_SETS)["reapi-load"]
+    script = 'while :; do "$@" > /dev/null 2>&1; sleep 0.2; done'
+    command = ["sh", "-c", script, "sh", tool, "put", "--right", f"--cas-endpoint=grpc://{farm.address('cas')}:50051"]
+    with subprocess.Popen(command) as client:
+        try:
+            yield
+        finally:
+            client.kill()
+
+
+def test_a_cache_that_no_longer_hits(farm: Monitored) -> None:
+    load = ("--platform=pool=default", "--actions=150", "--concurrency=3", "--seconds=0-0", "--lookup")
+
+    def build_again(salt: str) -> None:
+        with farm.edge.load(*load, f"--salt={salt}") as client:
+            assert client.wait(patient(120)) == 0, client.communicate()
+
+    for _ in range(3):
+        build_again("hits")
+    time.sleep(190)  # the window of the present rate
+    build_again("misses")
+    farm.fires("CacheHitRateCollapsed", seconds=120)

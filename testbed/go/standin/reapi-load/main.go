@@ -99,6 +99,7 @@ type load struct {
 	begun     string
 	execution []repb.ExecutionClient
 	cache     reapi.Cache
+	results   *reapi.Results // nil if the action cache isn't asked first
 	queued    atomic.Int64
 }
 
@@ -179,6 +180,11 @@ func (l *load) listen(
 // run executes one action, and tries again after the same errors as Bazel does.
 func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome {
 	told := outcome{Index: index}
+	if l.results != nil {
+		if result, err := l.results.Get(ctx, action); err == nil {
+			return l.judge(ctx, told, result)
+		}
+	}
 	execution := l.execution[index%len(l.execution)]
 	began := time.Now()
 	var name string
@@ -209,7 +215,12 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 		told.Outcome = "failed: " + err.Error()
 		return told
 	}
-	result := response.Result
+	return l.judge(ctx, told, response.Result)
+}
+
+// judge completes the outcome of an action from its result.
+func (l *load) judge(ctx context.Context, told outcome, result *repb.ActionResult) outcome {
+	var err error
 	told.Worker = result.GetExecutionMetadata().GetWorker()
 	told.Began = seconds(result.GetExecutionMetadata().GetExecutionStartTimestamp())
 	told.Ended = seconds(result.GetExecutionMetadata().GetExecutionCompletedTimestamp())
@@ -224,7 +235,7 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 		told.Outcome = "failed: its output: " + err.Error()
 	case result.ExitCode != 0:
 		told.Outcome = fmt.Sprintf("failed: exit %d", result.ExitCode)
-	case l.command == nil && !strings.HasPrefix(told.Line, fmt.Sprintf("action %d run ", index)):
+	case l.command == nil && !strings.HasPrefix(told.Line, fmt.Sprintf("action %d run ", told.Index)):
 		told.Outcome = "failed: that is not its output"
 	}
 	return told
@@ -287,6 +298,7 @@ func run() error {
 	key := flag.String("tls-client-key", "", "`FILE` with its key")
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
 	streams := flag.Int("streams", 100, "how many share a connection, as with Bazel; NativeLink takes 200 of each at a time")
+	lookup := flag.Bool("lookup", false, "ask the action cache first, as Bazel does")
 	retries := flag.Int("retries", 5, "of an action whose connection broke")
 	begun := flag.String("begun", "", "`FOLDER` of the workers in which each action leaves a line in the file of its index when it begins")
 	hold := flag.Float64("hold", 0, "only queue, and cancel after so many `SECONDS`")
@@ -327,6 +339,10 @@ func run() error {
 	l := &load{
 		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun, command: arguments,
 		execution: execution, cache: reapi.NewCache(storage, *instance),
+	}
+	if *lookup {
+		results := reapi.NewResults(storage, *instance)
+		l.results = &results
 	}
 	outcomes := make([]outcome, *actions)
 	digests := make([]*repb.Digest, *actions)
