@@ -180,7 +180,9 @@ def test_one_push_under_load_loses_no_action_and_no_result(farm: Farm, word: str
     print(f"{word} to {version}: all new in {seconds:.0f} s, {again} of {actions} actions began twice")
     assert 0 <= again <= (REPLICAS + SURGE) * SLOTS
     print(f"{word} to {version}: {farm.hits()} cache hits")
-    farm.only(version, version, version)
+    there = farm.versions()
+    assert there["cas"] + there["scheduler"] == [version] * (CAS + 1)
+    assert there["worker"].count(version) == REPLICAS, "the others should be workers that still drain"
 
 
 def test_counter_run_a_build_that_does_not_try_again_fails_with_the_scheduler(farm: Farm) -> None:
