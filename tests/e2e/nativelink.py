@@ -28,6 +28,11 @@ def only_stand_in(can: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(SAVED), reason=f"NativeLink is the original here, but only its stand-in can {can}")
 
 
+def only_original(shows: str) -> pytest.MarkDecorator:
+    """Skip a test that says something about NativeLink itself if NativeLink is the stand-in."""
+    return pytest.mark.skipif(not SAVED, reason=f"NativeLink is its stand-in here, and only the original shows {shows}")
+
+
 def program() -> Path:
     """Return NativeLink as a program of this machine: from the newest saved image, or the stand-in."""
     if not SAVED:
@@ -61,6 +66,20 @@ def actions(where: Cluster, uid: str) -> set[str]:
         return {path.name for path in (scratch(where, uid) / "actions").iterdir()}
     except FileNotFoundError:
         return set()
+
+
+def claim(namespace: str, name: str) -> dict[str, Any]:
+    """Return a claim of a volume that several pods of the node can mount, and whose folder ``claimed`` returns."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "storageClassName": "local-path",
+            "accessModes": ["ReadWriteOnce"],  # one node may mount it, and there is only one
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
 
 
 def claimed(where: Cluster, namespace: str, claim: str) -> Path:

@@ -81,16 +81,7 @@ PATCHES: dict[str, dict[str, Any]] = {
 
 # A volume of all workers, on which each action writes a line when it begins.
 BEGUN = "/begun"
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "begun", "namespace": WORKERS},
-    "spec": {
-        "storageClassName": "local-path",
-        "accessModes": ["ReadWriteOnce"],  # one node may mount it, and there is only one
-        "resources": {"requests": {"storage": "1Gi"}},
-    },
-}
+CLAIM = nativelink.claim(WORKERS, "begun")
 
 
 def patch(name: str, container: dict[str, Any]) -> dict[str, Any]:

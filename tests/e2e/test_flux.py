@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import cluster, components
+from testbed import cluster, components, images
 from testbed.cluster import Cluster
 from testbed.waiting import ClusterError, patient, until
 from tests.e2e.git_server import GitServer, address_for, certificate
@@ -54,11 +54,13 @@ class Flux:
         found = [(each["kind"], each["status"].get("conditions")) for each in (self.source(), self.sync())]
         return f"\n{found}\n{self.where.run('get', 'pods', '-A', '-o', 'wide')}"
 
-    def poke(self) -> None:
-        """Ask Flux to reconcile at once, as a webhook does."""
-        stamp = f"reconcile.fluxcd.io/requestedAt={time.time_ns()}"
+    def poke(self, name: str = NAME) -> str:
+        """Ask Flux to reconcile an entry at once, as a webhook does. Return the stamp of the request."""
+        stamp = str(time.time_ns())
         for kind in ("gitrepository", "kustomization"):
-            self.where.run("-n", "flux-system", "annotate", "--overwrite", kind, f"nativelink-{NAME}", stamp)
+            asked = f"reconcile.fluxcd.io/requestedAt={stamp}"
+            self.where.run("-n", "flux-system", "annotate", "--overwrite", kind, f"nativelink-{name}", asked)
+        return stamp
 
     def applied(self, commit: str, seconds: float = 60) -> None:
         """Wait until a commit is applied and ready."""
@@ -391,3 +393,51 @@ def test_the_cluster_matches_the_tree(flux: Flux) -> None:
         flux.where.run("diff", "--server-side", "--force-conflicts", "--field-manager=looking", "-k", str(flux.tree))
     except ClusterError as error:
         pytest.fail(f"the tree differs from what runs: {error}")
+
+
+def test_a_version_reaches_a_promoted_cluster_only_when_its_branch_moves(flux: Flux) -> None:
+    """The cluster of the tests above follows main, and another entry of the inventory follows the branch prod.
+
+    docs/upgrades.md describes the pattern. The other entry has namespaces of its own on the same cluster.
+    """
+    old, new = images.NATIVELINK_VERSIONS
+    spaces = {"nativelink_namespace": "prod", "nativelink_workers_namespace": "prod-workers"}
+    engine = {name: value for name, value in flux.site.hosts[NAME].items() if name.startswith("gitops_")}
+    entry = {**SMALL, **spaces, **engine, "nativelink_worker_pools": [pool("default")], "gitops_revision": "prod"}
+
+    def version(namespace: str) -> str:
+        image = flux.get(CAS, namespace)["spec"]["template"]["spec"]["containers"][0]["image"]
+        return str(image.rpartition(":")[2])
+
+    def promote() -> None:
+        flux.site.git("fetch", "--quiet", "origin")
+        flux.site.git("push", "--quiet", "origin", "origin/main:refs/heads/prod")
+        flux.poke("prod")
+
+    def source() -> dict[str, Any]:
+        return dict(flux.get("gitrepository/nativelink-prod", "flux-system")["status"])
+
+    flux.site.add("prod", flux.where, **entry)
+    flux.site.bootstrap("--limit", "prod")
+    first = flux.site.commit("Another cluster")
+    promote()
+    until("the first tree of prod", lambda: bool(flux.get(CAS, "prod")), 40, flux.said)
+
+    for name in (NAME, "prod"):
+        flux.site.set(name, nativelink_version=old)
+    flux.site.playbook("render")
+    flux.site.commit(f"NativeLink {old}")
+    flux.poke()
+    until(f"{old} on the cluster that follows main", lambda: version("nativelink") == old, 60, flux.said)
+    asked = flux.poke("prod")
+    looked = "Flux to look at the branch prod again"
+    until(looked, lambda: source()["lastHandledReconcileAt"] == asked, 60, flux.said)
+    assert source()["artifact"]["revision"] == f"prod@sha1:{first}"
+    assert version("prod") == new
+
+    base = ("-e", "nativelink_base_revision=origin/prod")
+    said = flux.site.playbook("render", "--check", "--limit", "prod", *base).summary["prod"]
+    for line in ("CAS: its pods restart", "scheduler: restarts", "pool default: its workers are replaced"):
+        assert line in said
+    promote()
+    until(f"{old} on prod", lambda: version("prod") == old, 60, flux.said)

@@ -36,6 +36,7 @@ def tree(*pools: dict[str, Any], **variables: Any) -> dict[str, str]:
         ({"nativelink_cas_store_size": "70%"}, [CAS]),
         ({"nativelink_scheduler_max_job_retries": 5}, [SCHEDULER]),
         ({"nativelink_log_level": "debug"}, [CAS, SCHEDULER, POOL.format("a"), POOL.format("b")]),
+        ({"nativelink_version": "v1.3.2"}, [CAS, SCHEDULER, POOL.format("a"), POOL.format("b")]),
         ({"nativelink_metrics_interval": 4}, [SCHEDULER, COLLECTOR]),
         ({"nativelink_collector_image": "registry.example.com/collector"}, [COLLECTOR]),
         ({"nativelink_workers_namespace": "elsewhere"}, [POOL.format("a"), POOL.format("b")]),
