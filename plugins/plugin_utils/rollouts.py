@@ -32,6 +32,8 @@ _COMPONENTS = {
     "demand": ("demand", "restarts; the autoscalers keep all workers until it is back"),
     "prometheus": ("Prometheus", "restarts; the autoscalers keep all workers until it is back"),
 }
+# A pool, if the scheduler restarts in the same push. Its actions have ended then.
+_WITH_SCHEDULER = "its workers are replaced"
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,14 @@ def _workloads(files: Files) -> dict[str, _Workload]:
 
 
 def _lines(old: Mapping[str, _Workload], new: Mapping[str, _Workload]) -> Iterator[str]:
+    replaced = [path for path in new if path in old and old[path] != new[path]]
+    interrupted = any(new[path].component == "scheduler" for path in replaced)
     for path, workload in sorted(new.items(), key=lambda item: item[1].order):
         if path not in old:
             yield f"{workload.name}: is new"
-        elif old[path] != workload:
-            yield f"{workload.name}: {old[path].restart}"
+        elif path in replaced:
+            ended = interrupted and workload.component == "worker"
+            yield f"{workload.name}: {_WITH_SCHEDULER if ended else old[path].restart}"
     for path, workload in sorted(old.items(), key=lambda item: item[1].order):
         if path not in new:
             yield f"{workload.name}: {workload.removal}"
