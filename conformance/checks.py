@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -268,12 +269,38 @@ def reports(farm: Farm) -> str:
     """Run actions, some of them again, and read what all workloads have reported."""
     for _ in range(2):
         _ok(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={_PATIENCE}", platform=_POOL))
+    return _recorded(farm)
+
+
+def reports_trouble(farm: Farm) -> str:
+    """Send wrong bytes, lose two workers, break a volume, and read what all workloads have reported."""
+    refuses_wrong_bytes(farm)
+    arguments = (*farm.recorded("8", "trouble"), f"--actions={2 * CPUS}", f"--timeout={2 * _PATIENCE}")
+    with running(farm.client(*arguments, platform=_POOL)) as client:
+        ended, frozen = farm.workers["default"]
+        for worker in (ended, frozen):
+            await_running(farm, worker, 1)
+            farm.replace("default")
+        frozen.freeze()
+        ended.kill()
+        said, _ = client.communicate(timeout=2 * _PATIENCE)
+    _ok(json.loads(said))
+    frozen.kill()
+    shutil.rmtree(farm.cas[0].folder / "volumes" / "data" / "cas" / "temp")
+    with suppress(ClusterError):
+        farm.load("--actions=16", "--seconds=0-0", "--salt=broken", "--timeout=30", platform=_POOL)
+    return _recorded(farm, "-trouble")
+
+
+def _recorded(farm: Farm, suffix: str = "") -> str:
+    """Return what the workloads have reported by now. The folder CONFORMANCE_SCRAPES gets it as files."""
     time.sleep(2 * REPORT_INTERVAL)
     text = farm.scraped(PORTS["reported"])
     if folder := os.environ.get("CONFORMANCE_SCRAPES"):
-        name = f"{farm.version}-{'redis' if farm.redis else 'memory'}"
+        name = f"{farm.version}-{'redis' if farm.redis else 'memory'}{suffix}"
         Path(folder, f"{name}.txt").write_text(text)
-        Path(folder, f"{name}-demand.txt").write_text(farm.scraped(PORTS["metrics"]) if not farm.redis else "")
+        if not farm.redis:
+            Path(folder, f"{name}-demand.txt").write_text(farm.scraped(PORTS["metrics"]))
     return f"{len(text.splitlines())} lines"
 
 
@@ -324,16 +351,26 @@ class Kind:
 
 
 _TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": _ENVIRONMENT})
-BY_METRICS: dict[str, Callable[[Farm], str]] = {"all workloads report to the collector": reports}
+BAZEL_REPORTED: dict[str, Callable[[Farm, Bazel], str]] = {
+    "Bazel builds, which all workloads report": builds,
+    "another build is all cache hits, which all workloads report": hits,
+}
+BY_METRICS: dict[str, Callable[[Farm], str]] = {
+    "all workloads report to the collector": reports,
+    "all workloads report trouble to the collector": reports_trouble,
+}
 _REPORTING: dict[str, Any] = {
+    "nativelink_scheduler_worker_timeout": 10,  # seconds until the scheduler gives a frozen worker up
     "nativelink_metrics": ["scheduler", "cas", "worker"],
     "nativelink_prometheus": "bundled",
 }
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
-    Kind("farm, metrics", _REPORTING, {}, BY_METRICS),
-    Kind("farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, {}, BY_METRICS),
+    Kind("farm, metrics", _REPORTING, BAZEL_REPORTED, BY_METRICS),
+    Kind(
+        "farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, BAZEL_REPORTED, BY_METRICS
+    ),
     Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}, {}, BY_TOOLS),
 )
 
