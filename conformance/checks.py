@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -296,8 +297,6 @@ def reports(farm: Farm) -> str:
     The second time the action cache answers. NativeLink counts each completed action twice, the collector once.
     Workers of v1.3.2 have nothing to report.
     """
-    for _ in range(2):
-        _ok(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={_PATIENCE}", platform=_POOL))
     workers = [] if farm.version == "v1.3.2" else farm.workers["default"]
     senders = {"cas": farm.cas, "scheduler": [farm.scheduler], "worker": workers}
     expected = {(component, pod.name) for component, pods in senders.items() for pod in pods}
@@ -314,18 +313,19 @@ def reports(farm: Farm) -> str:
         return total("nativelink_cache_operations_total", cache_type="ac_lookup", **read)
 
     def done() -> bool:
-        return {*reported()} == expected and hits() == 8
+        return {*reported()} == expected and hits() == already + 8
+
+    time.sleep(3)  # until the scheduler has exported what it did before
+    before, already = total("nativelink_execution_completed_count_total"), hits()
+    for _ in range(2):
+        _ok(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={_PATIENCE}", platform=_POOL))
 
     until(f"{len(expected)} pods to report, and 8 hits", done, 4 * REPORT_INTERVAL, lambda: f": {reported()}, {hits()}")
-    if folder := os.environ.get("CONFORMANCE_SCRAPES"):
-        name = f"{farm.version}-{'redis' if farm.redis else 'memory'}"
-        Path(folder, f"{name}.txt").write_text(farm.scraped(PORTS["reported"]))
-        Path(folder, f"{name}-demand.txt").write_text(farm.scraped(PORTS["metrics"]) if not farm.redis else "")
+    _recorded(farm)
     if unbounded := {name for each in _series(farm, PORTS["reported"]) for name in each.labels} & _UNBOUNDED:
         raise ClusterError(f"series have labels without a bound: {', '.join(sorted(unbounded))}")
-    # The first action, with which the farm started, may be older than the scheduler's process.
-    if (completed := total("nativelink_execution_completed_count_total")) not in (8, 9):
-        raise ClusterError(f"{completed:.0f} actions are counted as completed, but 9 were")
+    if (completed := total("nativelink_execution_completed_count_total") - before) != 8:
+        raise ClusterError(f"{completed:.0f} actions are counted as completed, but 8 were")
     pod, most = max(((pod, number) for (_, pod), number in reported().items()), key=lambda each: each[1])
     if most > _MOST_SERIES:
         raise ClusterError(f"{pod} has {most} series, more than {_MOST_SERIES}")
@@ -363,6 +363,38 @@ def ignores_workers(farm: Farm) -> str:
     if seen != {"worker": 0, "scheduler": 3}:
         raise ClusterError(f"3 queued actions raised the demand by port to {seen}, not by the scheduler's port alone")
     return "3 queued actions count at the scheduler's port only"
+
+
+def reports_trouble(farm: Farm) -> str:
+    """Send wrong bytes, lose two workers, break a volume, and read what all workloads have reported."""
+    refuses_wrong_bytes(farm)
+    arguments = (*farm.recorded("8", "trouble"), f"--actions={2 * CPUS}", f"--timeout={2 * _PATIENCE}")
+    with running(farm.client(*arguments, platform=_POOL)) as client:
+        ended, frozen = farm.workers["default"]
+        for worker in (ended, frozen):
+            await_running(farm, worker, 1)
+            farm.replace("default")
+        frozen.freeze()
+        ended.kill()
+        said, _ = client.communicate(timeout=2 * _PATIENCE)
+    _ok(json.loads(said))
+    frozen.kill()
+    shutil.rmtree(farm.cas[0].folder / "volumes" / "data" / "cas" / "temp")
+    with suppress(ClusterError):
+        farm.load("--actions=16", "--seconds=0-0", "--salt=broken", "--timeout=30", platform=_POOL)
+    time.sleep(2 * REPORT_INTERVAL)
+    return _recorded(farm, "-trouble")
+
+
+def _recorded(farm: Farm, suffix: str = "") -> str:
+    """Write what the workloads have reported into the folder CONFORMANCE_SCRAPES, if it is stated."""
+    text = farm.scraped(PORTS["reported"])
+    if folder := os.environ.get("CONFORMANCE_SCRAPES"):
+        name = f"{farm.version}-{'redis' if farm.redis else 'memory'}{suffix}"
+        Path(folder, f"{name}.txt").write_text(text)
+        if not farm.redis:
+            Path(folder, f"{name}-demand.txt").write_text(farm.scraped(PORTS["metrics"]))
+    return f"{len(text.splitlines())} lines"
 
 
 BY_BAZEL: dict[str, Callable[[Farm, Bazel], str]] = {
@@ -412,19 +444,29 @@ class Kind:
 
 
 _TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": _ENVIRONMENT})
-BY_METRICS: dict[str, Callable[[Farm], str]] = {"all workloads report to the collector": reports}
+BAZEL_REPORTED: dict[str, Callable[[Farm, Bazel], str]] = {
+    "Bazel builds, which all workloads report": builds,
+    "another build is all cache hits, which all workloads report": hits,
+}
 BY_DEMAND: dict[str, Callable[[Farm], str]] = {
-    "a report at the worker's port does not change the demand": ignores_workers
+    "a report at the worker's port does not change the demand": ignores_workers,
+}
+BY_METRICS: dict[str, Callable[[Farm], str]] = {
+    "all workloads report to the collector": reports,
+    "all workloads report trouble to the collector": reports_trouble,
 }
 _REPORTING: dict[str, Any] = {
+    "nativelink_scheduler_worker_timeout": 10,  # seconds until the scheduler gives a frozen worker up
     "nativelink_metrics": ["scheduler", "cas", "worker"],
     "nativelink_prometheus": "bundled",
 }
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
-    Kind("farm, metrics", _REPORTING, {}, BY_METRICS | BY_DEMAND),
-    Kind("farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, {}, BY_METRICS),
+    Kind("farm, metrics", _REPORTING, BAZEL_REPORTED, BY_DEMAND | BY_METRICS),
+    Kind(
+        "farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, BAZEL_REPORTED, BY_METRICS
+    ),
     Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}, {}, BY_TOOLS),
 )
 

@@ -218,6 +218,11 @@ class Pod:
         finally:
             self.kill()
 
+    def freeze(self) -> None:
+        """Stop the pod and everything that it started, until it is killed."""
+        assert self.process
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         """Kill the pod and everything that it started."""
         if self.process:

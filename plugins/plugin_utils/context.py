@@ -188,6 +188,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "envoy gateway": envoy_gateway,
         "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),
         "ingress": own("edge") == "ingress",
+        "autoscaled": autoscaled,
+        **_alerted(known, senders, pools),
     }
     return {
         "cluster": cluster,
@@ -215,7 +217,9 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
             "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
             "demand": [{**DEMAND_BY_POOL, "interval": f"{own('metrics_interval')}s"}],
-            "alerts": alerts.groups(known, when),
+            "alerts": alerts.groups(known, when, pools),
+            "inhibitions": alerts.inhibitions(),
+            "operator_inhibitions": alerts.operator_inhibitions(),
             "interval": monitoring.REPORT_INTERVAL,
             "own": [each for each in monitoring.OWN if when[each.condition]],
             "others": monitoring.others(known),
@@ -297,6 +301,40 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         },
         "metrics_interval": own("metrics_interval"),
         "when": when,
+    }
+
+
+def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str, Any]]) -> dict[str, bool]:
+    """The conditions of alerts: what reports, and what of others is in Prometheus.
+
+    An existing Prometheus is taken to scrape all that exists.
+    """
+    prometheus, named = known["nativelink_prometheus"], known["nativelink_prometheus_scrapes"]
+    counts = VERSIONS[known["nativelink_version"]].counts
+    redis = known["nativelink_scheduler_backend"] == "redis"
+    # The scrape annotations leave out the demand of a scheduler in memory.
+    in_memory = not redis and "scheduler" in senders and prometheus in ("bundled", "operator")
+    engine = known["gitops_provider"]
+    exists = {
+        "cluster": True,
+        "edge": known["nativelink_edge"] == "gateway" and known["ingress_provider"] == "envoy-gateway",
+        "keda": any(pool["scaling"] == "keda" for pool in pools),
+        "gitops": engine != "none",
+    }
+    scraped = {name: found and name in named for name, found in exists.items()}
+    known_to = {
+        name: scraped[name] or (found and prometheus in ("operator", "annotations")) for name, found in exists.items()
+    }
+    return {
+        "scheduler counts": counts and "scheduler" in senders,
+        "cas counts": counts and "cas" in senders,
+        "demand of all": in_memory,
+        "demand by pool": redis and prometheus != "none",
+        "edge tls": bool(known["nativelink_edge_tls_secret"]),
+        "argocd": engine == "argocd",
+        "flux": engine == "flux",
+        **{f"{name} scraped": found for name, found in scraped.items()},
+        **{f"{name} series": found for name, found in known_to.items()},
     }
 
 

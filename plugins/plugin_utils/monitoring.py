@@ -21,7 +21,7 @@ SERVICES = r"^(build\\.bazel|google|com\\.github\\.trace_machina|grpc)\\."
 
 # The series of others that alerts and dashboards use.
 KEDA = "keda_.+"
-STATES = "kube_(pod|deployment|statefulset|horizontalpodautoscaler|persistentvolumeclaim|node)_.+"
+STATES = "kube_(pod|deployment|statefulset|horizontalpodautoscaler|persistentvolumeclaim|node)_.+|gotk_resource_info"
 _KUBELET = "kubelet_volume_stats_.+|container_(memory_working_set_bytes|oom_events_total|cpu_usage_seconds_total)"
 
 
@@ -127,6 +127,7 @@ def others(known: Mapping[str, Any]) -> list[Scrape]:
             known["gitops_namespace"],
             {"app.kubernetes.io/name": "argocd-application-controller"},
             8082,
+            honor_labels=True,
         ),
         "flux": Scrape(
             "nativelink-gitops",
@@ -135,12 +136,21 @@ def others(known: Mapping[str, Any]) -> list[Scrape]:
             8080,
             key="app",
             values=("kustomize-controller", "source-controller"),
+            honor_labels=True,
         ),
     }
+    operator = Scrape(
+        "nativelink-keda",
+        known["keda_namespace"],
+        {"app": "keda-operator"},
+        8080,
+        series=KEDA,
+        honor_labels=True,
+    )
     wanted = known["nativelink_prometheus_scrapes"]
     found = [
         ("edge", Scrape("nativelink-edge", known["ingress_namespace"], gateway, 19001, "/stats/prometheus")),
-        ("keda", Scrape("nativelink-keda", known["keda_namespace"], {"app": "keda-operator"}, 8080, series=KEDA)),
+        ("keda", operator),
         ("gitops", engines.get(known["gitops_provider"])),
         (
             "cluster",

@@ -32,6 +32,7 @@ FILES = {
     "edge/grpcroute-execution.yaml": "gateway",
     "edge/ingress.yaml": "ingress",
     "monitoring/alert-rules.yaml": "plain alerts",
+    "monitoring/alertmanagerconfig.yaml": "prometheus operator",
     "monitoring/alerts.yaml": "prometheus operator",
     "monitoring/collector-deployment.yaml": "collector",
     "monitoring/collector-service.yaml": "collector",
@@ -39,6 +40,7 @@ FILES = {
     "monitoring/demand-deployment.yaml": "demand",
     "monitoring/demand-service.yaml": "demand",
     "monitoring/demand.lua": "demand",
+    "monitoring/inhibit-rules.yaml": "plain alerts",
     "monitoring/prometheus-deployment.yaml": "bundled prometheus",
     "monitoring/prometheus-service.yaml": "bundled prometheus",
     "monitoring/prometheus.yaml": "bundled prometheus",
@@ -95,7 +97,9 @@ POOL_FILES = {
 PODMONITOR = "monitoring/podmonitor.yaml"
 KUSTOMIZATION = "kustomization.yaml"
 # YAML, but no object for the API server.
-CONFIGURATIONS = frozenset(f"monitoring/{name}.yaml" for name in ("alert-rules", "collector", "prometheus", "rules"))
+CONFIGURATIONS = frozenset(
+    f"monitoring/{name}.yaml" for name in ("alert-rules", "collector", "inhibit-rules", "prometheus", "rules")
+)
 
 FILTERS = ("quoted", "to_nice_yaml", "to_nice_json", "to_json")
 _SHEBANG = {".sh": "#!/bin/sh\n"}

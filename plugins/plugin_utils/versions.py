@@ -24,6 +24,8 @@ class Version:
     read_batching: bool
     # True if it sets TCP_NODELAY on the connections that it accepts. If not, small answers wait 40 ms (seen on both).
     tcp_nodelay: bool
+    # Its metrics count requests, matching passes, workers and health checks, too (v1.3.2: only actions and the cache).
+    counts: bool
 
 
 VERSIONS = {
@@ -34,6 +36,7 @@ VERSIONS = {
         fallback_match_interval=True,
         read_batching=True,
         tcp_nodelay=False,
+        counts=True,
     ),
     "v1.3.2": Version(
         "max_action_timeout",
@@ -42,6 +45,7 @@ VERSIONS = {
         fallback_match_interval=False,
         read_batching=False,
         tcp_nodelay=False,
+        counts=False,
     ),
 }
 

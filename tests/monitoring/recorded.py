@@ -1,0 +1,145 @@
+"""What the components of a farm have served to Prometheus, and whether queries find anything in it.
+
+`scrapes/` has a file for each component. Its first lines say the version, how it was recorded and what was changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import subprocess
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed import build
+from testbed.waiting import until
+from tests.monitoring.entries import files
+
+SCRAPES = Path(__file__).with_name("scrapes")
+# The job and the target's labels of each file. Its own labels win, as in the rendered scrape configuration.
+TARGETS: dict[str, dict[str, str]] = {
+    "reported": {"job": "nativelink-reported", "namespace": "nativelink"},
+    "demand-memory": {"job": "nativelink-collector", "namespace": "nativelink"},
+    "demand-redis": {"job": "nativelink-demand", "namespace": "nativelink"},
+    "kube-state-metrics": {"job": "nativelink-kube-state-metrics", "namespace": "kube-system", "pod": "states-0"},
+    "kubelet": {"job": "nativelink-kubelet", "node": "node-0"},
+    "cadvisor": {"job": "nativelink-kubelet", "node": "node-0"},
+    "keda": {"job": "nativelink-keda", "namespace": "keda", "pod": "keda-operator-0"},
+    "edge": {
+        "job": "nativelink-edge",
+        "namespace": "envoy-gateway-system",
+        "pod": "envoy-nativelink-nativelink-3ac7e5d9-6d4b-x",
+    },
+    "flux": {"job": "nativelink-gitops", "namespace": "flux-system", "pod": "kustomize-controller-0"},
+    "argocd": {"job": "nativelink-gitops", "namespace": "argocd", "pod": "argocd-application-controller-0"},
+}
+_MATCHES = {"=": "=", "!=": "!=", "=~": "=~", "!~": "!~"}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A Prometheus that has scraped the recordings once a second for some seconds."""
+
+    address: str
+
+    def ask(self, path: str, **query: str) -> Any:
+        """Return the data of an answer of Prometheus' API. HTTPError if it refuses the query."""
+        url = f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return json.loads(answer.read())["data"]
+
+    def selectors(self, query: str) -> list[str]:
+        """Return the selectors of a PromQL query, without ranges and offsets, as Prometheus itself parses it."""
+        return sorted(set(_selectors(self.ask("parse_query", query=query))))
+
+    def missing(self, query: str) -> list[str]:
+        """Return the selectors of a query that match no recorded series."""
+        return [each for each in self.selectors(query) if not self.ask("series", **{"match[]": each})]
+
+
+def _selectors(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for each in node:
+            yield from _selectors(each)
+    elif isinstance(node, dict):
+        if node.get("type") in ("vectorSelector", "matrixSelector"):
+            matchers = (
+                f"{each['name']}{_MATCHES[each['type']]}{json.dumps(each['value'])}" for each in node["matchers"]
+            )
+            yield f"{{{','.join(matchers)}}}"
+        else:
+            yield from _selectors(list(node.values()))
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[Recorded]:
+    """Run a Prometheus on the recordings, with the recording rules of a cluster on Redis, in a folder of its own."""
+    handler = functools.partial(_Quiet, directory=SCRAPES)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with _prometheus(folder, f"127.0.0.1:{server.server_port}") as address:
+                yield Recorded(address)
+        finally:
+            server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {".txt": "text/plain; version=0.0.4"}  # noqa: RUF012 (the base class has it so)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@contextmanager
+def _prometheus(folder: Path, served: str) -> Iterator[str]:
+    (folder / "rules.yaml").write_text(files("redis")["monitoring/rules.yaml"])
+    jobs = [
+        {
+            "job_name": name,
+            "metrics_path": f"/{name}.txt",
+            "honor_labels": True,
+            "static_configs": [{"targets": [served], "labels": {"cluster": "test", **labels}}],
+        }
+        for name, labels in TARGETS.items()
+    ]
+    settings = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yaml"]}
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump({**settings, "scrape_configs": jobs}))
+    program = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["prometheus"]
+    command = [program, f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    log = folder / "prometheus.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--web.listen-address=127.0.0.1:0"], stdout=output, stderr=subprocess.STDOUT, cwd=folder
+        )
+    try:
+        until("Prometheus to listen", lambda: bool(_address(log)), 60, log.read_text)
+        found = Recorded(_address(log))
+
+        def scraped() -> bool:
+            up = {each["metric"]["job"]: each["value"][1] for each in found.ask("query", query="up")["result"]}
+            counted = found.ask("query", query='nativelink_scheduler_queue_depth{pool="default"}')["result"]
+            return len(up) == len({labels["job"] for labels in TARGETS.values()}) and bool(counted)
+
+        until("Prometheus to have scraped all recordings", scraped, 60, log.read_text)
+        yield found.address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _address(log: Path) -> str:
+    """The address that Prometheus says it listens on, or nothing yet."""
+    for line in log.read_text().splitlines():
+        if "Listening on" in line:
+            return f"http://{line.partition('address=')[2].split()[0]}"
+    return ""

@@ -1,0 +1,204 @@
+"""Each alert fires on series like the recorded ones, and does not on series that only look like it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import alerts
+
+from testbed import build
+from tests.monitoring.cases import CASES, Case
+from tests.monitoring.entries import VARIABLES, files
+
+RULES = "monitoring/alert-rules.yaml"
+NAMES = {
+    "NativeLinkCASPodDown": "critical",
+    "NativeLinkCASDiskFull": "critical",
+    "NativeLinkCASInodesFull": "critical",
+    "NativeLinkUploadsRefused": "warning",
+    "NativeLinkUploadErrors": "critical",
+    "NativeLinkSchedulerDown": "critical",
+    "NativeLinkSchedulerNotMatching": "critical",
+    "NativeLinkSchedulerLoopDead": "critical",
+    "NativeLinkActionsUnmatched": "warning",
+    "NativeLinkPoolAtMaximum": "warning",
+    "NativeLinkWorkersPending": "warning",
+    "NativeLinkWorkerOutOfMemory": "warning",
+    "NativeLinkWorkerEvicted": "warning",
+    "NativeLinkDrainStuck": "warning",
+    "NativeLinkWorkersGivenUp": "warning",
+    "NativeLinkRedisDown": "critical",
+    "NativeLinkRedisFull": "critical",
+    "NativeLinkDemandLost": "critical",
+    "NativeLinkKEDAFallback": "warning",
+    "NativeLinkEdgeErrors": "critical",
+    "NativeLinkEdgeGivesUp": "warning",
+    "NativeLinkCertificateExpiry": "warning",
+    "NativeLinkGitOpsOutOfSync": "warning",
+    "NativeLinkGitOpsFailing": "warning",
+    "NativeLinkCacheHitRateCollapsed": "warning",
+    "NativeLinkMetricsLost": "warning",
+}
+ONLY_ON_REDIS = {
+    "NativeLinkSchedulerLoopDead",
+    "NativeLinkActionsUnmatched",
+    "NativeLinkRedisDown",
+    "NativeLinkRedisFull",
+}
+
+
+@cache
+def known_rules(backend: str) -> dict[str, Any]:
+    """Return the alerting rules of an entry as it is, by their names."""
+    return rules(backend)
+
+
+def rules(backend: str, **variables: Any) -> dict[str, Any]:
+    """Return the alerting rules of an entry by their names."""
+    groups = yaml.safe_load(files(backend, **variables)[RULES])["groups"] or []
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    tool = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["promtool"]
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
+
+
+def expected(case: Case, rule: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a case expects, in the words of promtool. Only texts without templates come from the rule."""
+    entry = {"cluster": "test", "namespace": "nativelink", "severity": NAMES[case.alert]}
+    told = {
+        "description": rule["annotations"]["description"],
+        "runbook_url": f"https://example.com/alerts/{case.alert}.md",
+    }
+    return [
+        {"exp_labels": {**entry, **labels}, "exp_annotations": {"summary": summary, **told}}
+        for summary, labels in case.fires.items()
+    ]
+
+
+def unit_test(case: Case, rule: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": f"{case.alert}: {case.title}",
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+        "alert_rule_test": [
+            {"eval_time": f"{case.minute}m", "alertname": case.alert, "exp_alerts": expected(case, rule)}
+        ],
+    }
+
+
+def judged(folder: Path, cases: Iterable[Case]) -> subprocess.CompletedProcess[str]:
+    """Run cases. Each meets only the rules of its alert, because promtool evaluates all rules for each minute."""
+    tests = []
+    for number, case in enumerate(cases):
+        rule = known_rules(case.backend)[case.alert]
+        known, test = (folder / f"{kind}-{number}.yaml" for kind in ("rules", "test"))
+        known.write_text(yaml.safe_dump({"groups": [{"name": case.alert, "rules": [rule]}]}))
+        content = {"rule_files": [known.name], "evaluation_interval": "1m", "tests": [unit_test(case, rule)]}
+        test.write_text(yaml.safe_dump(content))
+        tests.append(test)
+    return promtool("test", "rules", *tests)
+
+
+def test_alerts_fire_and_stay_quiet(tmp_path: Path) -> None:
+    """promtool finds the alerts of each case, with their labels and summaries."""
+    done = judged(tmp_path, CASES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wrong_expectation_is_found(tmp_path: Path) -> None:
+    """The counter-run: promtool fails if a case expects another summary, or an alert that does not fire."""
+    firing = next(case for case in CASES if case.alert == "NativeLinkRedisDown" and case.fires)
+    for wrong in (replace(firing, fires={"Redis is down": {}}), replace(firing, minute=1)):
+        assert judged(tmp_path, [wrong]).returncode == 1
+
+
+def test_each_alert_has_a_firing_and_a_quiet_case() -> None:
+    """Each alert of each backend is tried in both ways."""
+    assert {case.alert for case in CASES if case.fires} == set(NAMES)
+    assert {case.alert for case in CASES if not case.fires} == set(NAMES)
+
+
+def test_each_backend_has_its_alerts() -> None:
+    """An entry with everything has all alerts, except that some are about Redis."""
+    assert {name: rule["labels"]["severity"] for name, rule in rules("redis").items()} == NAMES
+    assert set(rules("memory")) == set(NAMES) - ONLY_ON_REDIS
+
+
+@pytest.mark.parametrize(
+    ("variables", "gone"),
+    [
+        (
+            {"nativelink_prometheus_scrapes": ["edge", "keda", "gitops"]},
+            {"NativeLinkCASPodDown", "NativeLinkDrainStuck"},
+        ),
+        ({"nativelink_prometheus_scrapes": ["cluster"]}, {"NativeLinkEdgeErrors", "NativeLinkKEDAFallback"}),
+        ({"nativelink_metrics": ["scheduler"]}, {"NativeLinkUploadErrors", "NativeLinkCacheHitRateCollapsed"}),
+        ({"nativelink_version": "v1.3.2"}, {"NativeLinkUploadErrors", "NativeLinkWorkersGivenUp"}),
+        ({"nativelink_edge_tls_secret": ""}, {"NativeLinkCertificateExpiry"}),
+        ({"nativelink_scaling": "none"}, {"NativeLinkDemandLost", "NativeLinkPoolAtMaximum", "NativeLinkKEDAFallback"}),
+        ({"gitops_provider": "none"}, {"NativeLinkGitOpsOutOfSync", "NativeLinkGitOpsFailing"}),
+        (
+            {"nativelink_prometheus": "annotations", "nativelink_prometheus_scrapes": []},
+            {"NativeLinkSchedulerNotMatching", "NativeLinkDemandLost", "NativeLinkPoolAtMaximum"},
+        ),
+    ],
+)
+def test_an_alert_needs_its_series(variables: dict[str, Any], gone: set[str]) -> None:
+    """An alert whose series do not exist in a cluster is not rendered."""
+    assert gone <= set(rules("memory"))
+    assert not gone & set(rules("memory", **variables))
+
+
+def test_an_existing_prometheus_has_all_alerts() -> None:
+    """A Prometheus of the user scrapes what exists, so an operator's rules are complete without a list of scrapes."""
+    asked = {"nativelink_metrics_namespaces": ["metrics"], "nativelink_prometheus_scrapes": []}
+    tree = files("redis", nativelink_prometheus="operator", **asked)
+    rule = yaml.safe_load(tree["monitoring/alerts.yaml"])
+    assert (rule["kind"], rule["metadata"]["name"]) == ("PrometheusRule", "nativelink-alerts")
+    found = {each["alert"] for group in rule["spec"]["groups"] for each in group["rules"]}
+    assert found == set(NAMES)
+
+
+@pytest.mark.parametrize("backend", VARIABLES)
+def test_the_rules_are_sound(backend: str, tmp_path: Path) -> None:
+    """promtool and pint accept the rules without a remark."""
+    file = tmp_path / "rules.yaml"
+    file.write_text(files(backend)[RULES])
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pint = build.binaries(build.PINT_SET)["pint"]
+    judged = subprocess.run(
+        # Our names of pods and volumes have several parts, so selectors have, too.
+        [
+            pint,
+            "--offline",
+            "--no-color",
+            "--disabled=promql/regexp",
+            "lint",
+            "--min-severity=info",
+            "--fail-on=info",
+            file,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def test_an_inhibition_hides_nothing_that_is_more_severe() -> None:
+    """All names of inhibitions exist, and no warning silences a page."""
+    for each in alerts.INHIBITIONS:
+        assert {*each.sources, *each.targets} <= set(NAMES)
+        if "warning" in {NAMES[name] for name in each.sources}:
+            assert {NAMES[name] for name in each.targets} == {"warning"}, each

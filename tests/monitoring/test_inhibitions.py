@@ -1,0 +1,175 @@
+"""A real Alertmanager with the rendered rules notifies no one of what a firing alert already says."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed import build
+from testbed.waiting import until
+from tests.monitoring.entries import files
+
+RULES = "monitoring/inhibit-rules.yaml"
+Label = dict[str, str]
+
+
+def alert(name: str, **labels: str) -> Label:
+    return {"alertname": name, "cluster": "test", "namespace": "nativelink", **labels}
+
+
+# A firing alert, one that says nothing new beside it, and one that does.
+INHIBITED: tuple[tuple[Label, Label, Label], ...] = (
+    (
+        alert("NativeLinkRedisDown"),
+        alert("NativeLinkSchedulerDown"),
+        alert("NativeLinkSchedulerDown", cluster="other"),
+    ),
+    (alert("NativeLinkRedisDown"), alert("NativeLinkDemandLost"), alert("NativeLinkCASPodDown")),
+    (
+        alert("NativeLinkSchedulerDown"),
+        alert("NativeLinkSchedulerNotMatching"),
+        alert("NativeLinkSchedulerNotMatching", namespace="other"),
+    ),
+    (
+        alert("NativeLinkSchedulerDown"),
+        alert("NativeLinkEdgeErrors", route="nativelink-execution"),
+        alert("NativeLinkEdgeErrors", route="nativelink-cache"),
+    ),
+    (
+        alert("NativeLinkSchedulerLoopDead", pod="a"),
+        alert("NativeLinkSchedulerNotMatching", pool="default"),
+        alert("NativeLinkRedisFull"),
+    ),
+    (alert("NativeLinkDemandLost"), alert("NativeLinkKEDAFallback", pool="default"), alert("NativeLinkCASPodDown")),
+    (
+        alert("NativeLinkDemandLost"),
+        alert("NativeLinkMetricsLost", source="scheduler"),
+        alert("NativeLinkMetricsLost", source="cas"),
+    ),
+    (alert("NativeLinkCASPodDown", pod="a"), alert("NativeLinkUploadErrors", pod="b"), alert("NativeLinkCASDiskFull")),
+    (
+        alert("NativeLinkCASPodDown"),
+        alert("NativeLinkEdgeGivesUp", route="nativelink-cache"),
+        alert("NativeLinkEdgeGivesUp", route="nativelink-execution"),
+    ),
+    (alert("NativeLinkCASInodesFull"), alert("NativeLinkUploadErrors"), alert("NativeLinkUploadsRefused")),
+    (
+        alert("NativeLinkWorkersPending", pool="large"),
+        alert("NativeLinkPoolAtMaximum", pool="large"),
+        alert("NativeLinkPoolAtMaximum", pool="default"),
+    ),
+    (alert("NativeLinkWorkerOutOfMemory", pod="a"), alert("NativeLinkWorkersGivenUp"), alert("NativeLinkDrainStuck")),
+    (
+        alert("NativeLinkEdgeErrors", route="nativelink-cache"),
+        alert("NativeLinkEdgeGivesUp", route="nativelink-cache"),
+        alert("NativeLinkEdgeGivesUp", route="nativelink-execution"),
+    ),
+    (alert("NativeLinkGitOpsFailing"), alert("NativeLinkGitOpsOutOfSync"), alert("NativeLinkSchedulerDown")),
+)
+
+
+# The Alertmanager sees all of them at once, so each row has a cluster of its own.
+def of_row(number: int, labels: Label) -> Label:
+    return dict(sorted({**labels, "cluster": f"{labels['cluster']}-{number}"}.items()))
+
+
+@contextmanager
+def alertmanager(folder: Path, rules: list[Any]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Run an Alertmanager in which all alerts fire. Yield a function that returns their states."""
+    program = build.binaries({"alertmanager": build.COMPONENT_SETS["alertmanager"]})["alertmanager"]
+    settings = {"route": {"receiver": "none"}, "receivers": [{"name": "none"}], "inhibit_rules": rules}
+    (folder / "alertmanager.yaml").write_text(yaml.safe_dump(settings))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={folder / 'alertmanager.yaml'}",
+                f"--storage.path={folder / 'data'}",
+                f"--web.listen-address={address}",
+                "--cluster.listen-address=",
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    fired = [{"labels": of_row(number, each)} for number, row in enumerate(INHIBITED) for each in row]
+
+    def states() -> list[dict[str, Any]]:
+        with urllib.request.urlopen(f"http://{address}/api/v2/alerts", timeout=10) as answer:
+            return list(json.loads(answer.read()))
+
+    def sent() -> bool:
+        body = json.dumps(fired).encode()
+        request = urllib.request.Request(f"http://{address}/api/v2/alerts", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=10).close()
+        return True
+
+    try:
+        until("Alertmanager to take the alerts", sent, 30, log.read_text)
+        until("the alerts to fire", lambda: len(states()) == len(fired), 30, log.read_text)
+        yield states
+    finally:
+        process.kill()
+        process.wait()
+
+
+def silenced(states: list[dict[str, Any]]) -> list[Label]:
+    return [dict(sorted(each["labels"].items())) for each in states if each["status"]["inhibitedBy"]]
+
+
+def test_alerts_that_say_nothing_new_are_inhibited(tmp_path: Path) -> None:
+    """The second alert of each row is inhibited, and the first and the third are not."""
+    rules = yaml.safe_load(files("memory")[RULES])["inhibit_rules"]
+    wanted = [of_row(number, target) for number, (_, target, _) in enumerate(INHIBITED)]
+    with alertmanager(tmp_path, rules) as states:
+        until("the inhibited alerts", lambda: len(silenced(states())) >= len(wanted), 30)
+        assert sorted(silenced(states()), key=str) == sorted(wanted, key=str)
+
+
+def test_without_rules_nothing_is_inhibited(tmp_path: Path) -> None:
+    """The counter-run."""
+    with alertmanager(tmp_path, []) as states:
+        assert silenced(states()) == []
+
+
+def test_each_rule_is_tried() -> None:
+    """Each rule has a row."""
+    rules = yaml.safe_load(files("memory")[RULES])["inhibit_rules"]
+    for rule in rules:
+        source, target = (rule[f"{side}_matchers"][0] for side in ("source", "target"))
+        assert any(first["alertname"] in source and second["alertname"] in target for first, second, _ in INHIBITED), (
+            rule
+        )
+
+
+def test_the_prometheus_operator_has_the_same_rules() -> None:
+    """The AlertmanagerConfig and the plain file say the same."""
+    asked = {"nativelink_metrics_namespaces": ["metrics"]}
+    tree = files("memory", nativelink_prometheus="operator", **asked)
+    made = yaml.safe_load(tree["monitoring/alertmanagerconfig.yaml"])
+    assert (made["apiVersion"], made["kind"]) == ("monitoring.coreos.com/v1alpha1", "AlertmanagerConfig")
+    assert RULES not in tree
+
+    def plain(side: list[dict[str, str]]) -> list[str]:
+        return [f'{each["name"]}{each["matchType"]}"{each["value"]}"' for each in side]
+
+    rules = [
+        {
+            "source_matchers": plain(each["sourceMatch"]),
+            "target_matchers": plain(each["targetMatch"]),
+            "equal": each["equal"],
+        }
+        for each in made["spec"]["inhibitRules"]
+    ]
+    assert rules == yaml.safe_load(files("memory")[RULES])["inhibit_rules"]
