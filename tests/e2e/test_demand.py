@@ -26,9 +26,10 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from testbed import build, cluster, components, node
-from testbed.cluster import Cluster
+from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import until
 from tests.e2e import chain, nativelink
+from tests.e2e.alerting import Prometheus, hurry
 from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
 from tests.e2e.site import pool
 from tests.render.conftest import values_of
@@ -232,10 +233,11 @@ def queue_depths(prometheus: str) -> list[Object]:
 
 
 class Watched:
-    """An entry, and a record of its pools."""
+    """An entry, a record of its pools, and its Prometheus."""
 
     def __init__(self, entry: Entry, record: Record) -> None:
         self.entry, self.record = entry, record
+        self.prometheus = Prometheus(entry.where, entry.name)
 
     def replicas(self, *names: str) -> dict[str, int]:
         return {name: self.record.replicas(f"nativelink-worker-{name}") for name in names}
@@ -318,6 +320,8 @@ def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         nativelink_redis_volume_size="1Gi",
         nativelink_prometheus="bundled",
     )
+    hurry(shared.folder)
+    shared.apply_folder()
     chain.await_keda(where)
     memory.await_ready()
     where.rolled_out("memory", "deployment/nativelink-prometheus")
@@ -416,13 +420,51 @@ def test_each_pool_follows_its_own_demand_on_redis(both: tuple[Watched, Watched]
         assert shared.moved("large", began) == [1]
         recorded = {"small": 8.0, "large": 0.0, "careless": 12.0, "(unmatched)": 3.0}
         until(f"Prometheus to have {recorded}", lambda: shared.recorded() == recorded, 30)
-        for lost in ("deployment/nativelink-demand", "statefulset/nativelink-redis"):
+        shared.prometheus.fires("ActionsUnmatched")
+        alerts = {"deployment/nativelink-demand": "DemandLost", "statefulset/nativelink-redis": "RedisDown"}
+        for lost, alert in alerts.items():
             with shared.without(lost) as gone:
+                shared.prometheus.fires(alert)
                 shared.become(careless=2, seconds=90)
                 assert shared.moved("small", gone) == [4], lost
                 assert shared.moved("large", gone) == [1], lost
             shared.become(small=4, careless=6, seconds=90)
     shared.become(small=1, careless=1)
+
+
+def test_a_full_redis_is_noticed(both: tuple[Watched, Watched]) -> None:
+    _, shared = both
+    shared.prometheus.quiet("SchedulerNotMatching", "ActionsUnmatched")
+    client = ("-n", "shared", "exec", "nativelink-redis-0", "--", "/opt/redis-stack/bin/redis-cli", "-e", "EVAL")
+    each = "for number = 1, 33 do redis.call({}) end"
+    fill, empty = each.format("'SET', number, string.rep('x', 10485760)"), each.format("'DEL', number")
+    shared.entry.where.run(*client, fill, "0")
+    shared.prometheus.fires("RedisFull")
+    shared.entry.where.run(*client, empty, "0")
+    shared.prometheus.quiet("SchedulerNotMatching", "ActionsUnmatched")
+
+
+def test_a_dead_matching_loop_is_noticed(both: tuple[Watched, Watched]) -> None:
+    """Without its guard a scheduler on Redis takes actions and never runs one. This test leaves it so."""
+    _, shared = both
+    container = {
+        "name": "nativelink",
+        "command": ["/shared/nativelink", "/config/scheduler.json5"],
+        "env": [{"name": "NATIVELINK_STANDIN_DEAD_STARTS", "value": "100"}],
+        "startupProbe": None,
+    }
+    patch = json.dumps({"spec": {"template": {"spec": {"containers": [container]}}}})
+    scheduler = "deployment/nativelink-scheduler"
+    shared.entry.where.run("-n", "shared", "patch", scheduler, "--type=strategic", "-p", patch)
+    for _ in range(10 if nativelink.SAVED else 1):  # half of the original's starts are dead
+        shared.entry.where.rolled_out("shared", scheduler)
+        with shared.entry.load(pool="small") as load:
+            load.hold(1)  # a call that the scheduler counts
+        with contextlib.suppress(ClusterError):
+            shared.prometheus.fires("SchedulerLoopDead", seconds=90)
+            return
+        shared.entry.where.run("-n", "shared", "rollout", "restart", scheduler)
+    raise AssertionError("the alert did not fire")
 
 
 # A stand-in for a metrics adapter, because prometheus-adapter is not available here.

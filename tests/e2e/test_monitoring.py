@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from testbed import build, components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from tests.e2e import chain, nativelink
+from tests.e2e.alerting import Prometheus, hurry
 from tests.e2e.authority import Authority
 from tests.e2e.chain import Load
 from tests.e2e.edge import CAS, HOST, NAME, Edge, opened, secret
 from tests.e2e.site import pool
-from tests.monitoring.hurried import hurried
 
 Object = dict[str, Any]
 WORKERS = "nativelink-workers"
-HURRY = 10
 # A shell loop over the processes of NativeLink in a worker's pod, as $each of /proc.
 OF_NATIVELINK = 'for each in /proc/[0-9]*; do [ "$(readlink $each/exe)" = /shared/nativelink ] && '
 # Each job, and the number of its targets.
@@ -49,53 +44,10 @@ JOBS = {
 
 
 @dataclass(frozen=True)
-class Monitored:
+class Monitored(Prometheus):
     """A farm with an edge, and its Prometheus."""
 
     edge: Edge
-
-    @property
-    def where(self) -> Cluster:
-        return self.edge.where
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer of Prometheus' API."""
-        address = self.where.service_address(CAS, "nativelink-prometheus")
-        query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"http://{address}:9090/api/v1/{path}?{query}", timeout=10) as answer:
-            return json.load(answer)["data"]
-
-    def series(self, query: str) -> list[Object]:
-        """Return the result of a query."""
-        return list(self.ask("query", query=query)["result"])
-
-    def targets(self) -> dict[str, list[str]]:
-        """Return the health of the targets of each job."""
-        found: dict[str, list[str]] = {}
-        for each in self.ask("targets", state="active")["activeTargets"]:
-            found.setdefault(each["labels"]["job"], []).append(each["health"])
-        return found
-
-    def firing(self) -> set[str]:
-        """Return the names of the alerts that fire, without the common prefix."""
-        alerts = self.ask("alerts")["alerts"]
-        return {each["labels"]["alertname"].removeprefix("NativeLink") for each in alerts if each["state"] == "firing"}
-
-    def fires(self, *names: str, seconds: float = 120) -> None:
-        """Wait until each of these alerts has fired since the call. Other alerts may fire too."""
-        seen: set[str] = set()
-
-        def look() -> bool:
-            seen.update(self.firing())
-            return seen >= set(names)
-
-        began = time.monotonic()
-        until(f"the alerts {', '.join(names)}", look, seconds, lambda: f": {sorted(seen)} fired")
-        print(f"{', '.join(names)} after {time.monotonic() - began:.0f} s; all: {', '.join(sorted(seen))}")
-
-    def quiet(self, *allowed: str, seconds: float = 150) -> None:
-        """Wait until no alert fires, except for allowed ones."""
-        until("all alerts to end", lambda: self.firing() <= set(allowed), seconds, lambda: f": {self.firing()} fire")
 
     def scale(self, workload: str, replicas: int) -> None:
         self.where.run("-n", CAS, "scale", workload, f"--replicas={replicas}")
@@ -129,32 +81,6 @@ class Monitored:
         return self.edge.load(
             "--platform=pool=default", command, *(f"--{key}={value}" for key, value in options.items())
         )
-
-
-def impatient(text: str) -> str:
-    """Shorten the waits, ranges and offsets of a file of alerting rules."""
-    groups = hurried(yaml.safe_load(text)["groups"], HURRY)
-    for rule in (rule for group in groups for rule in group["rules"]):
-        rule["for"] = f"{min(15, int(rule['for'].removesuffix('s')))}s"
-    return yaml.safe_dump({"groups": groups})
-
-
-def hurry(tree: Path) -> None:
-    """Shorten the times of a tree's monitoring."""
-    for path, change in (
-        ("monitoring/alert-rules.yaml", impatient),
-        (
-            "monitoring/prometheus.yaml",
-            lambda text: re.sub(r"(scrape|evaluation)_interval: 15s", r"\1_interval: 2s", text),
-        ),
-        ("monitoring/collector.yaml", lambda text: text.replace("metric_expiration: 60s", "metric_expiration: 8s")),
-        ("cas/statefulset.yaml", lambda text: text.replace('"15000"', '"2000"')),
-        ("worker/default/deployment.yaml", lambda text: text.replace('"15000"', '"2000"')),
-    ):
-        file = tree / "rendered" / path
-        before = file.read_text()
-        file.write_text(change(before))
-        assert file.read_text() != before, f"{path} has no time to shorten"
 
 
 def prepare(where: Cluster) -> None:
@@ -200,11 +126,11 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moni
     with opened("e2e-monitoring", tmp_path_factory.mktemp("monitoring"), prepare, **variables) as edge:
         chain.await_keda(edge.where)
         edge.where.apply(chain.this_machine(edge.where, CAS), api_server(edge.where))
-        hurry(edge.site.tree_of(NAME))
+        hurry(edge.site.tree_of(NAME) / "rendered")
         edge.apply()
         edge.ready()
         edge.where.rolled_out(CAS, "deployment/nativelink-collector", "deployment/nativelink-prometheus")
-        yield Monitored(edge)
+        yield Monitored(edge.where, CAS, edge)
 
 
 def test_all_targets_are_up(farm: Monitored) -> None:
