@@ -204,6 +204,12 @@ def test_the_table_of_the_documentation_is_complete() -> None:
     assert dict(re.findall(r"^\| \W(\w+)\S+ \| (critical|warning) \|", text, re.MULTILINE)) == NAMES
 
 
+def test_each_alert_has_a_runbook() -> None:
+    """The pages that the alerts link to exist, and there is none for an alert that does not exist."""
+    pages = {path.stem for path in (ROOT / "docs/alerts").glob("NativeLink*.md")}
+    assert pages == set(NAMES)
+
+
 def test_an_inhibition_hides_nothing_that_is_more_severe() -> None:
     """All names of inhibitions exist, and no warning silences a page."""
     for each in alerts.INHIBITIONS:
