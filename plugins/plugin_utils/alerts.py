@@ -171,8 +171,8 @@ class _Farm:
         )
 
 
-# What MetricsLost looks for: the source, the conditions, and a series that it always has.
 def _sources(farm: _Farm) -> tuple[tuple[str, tuple[str, ...], str], ...]:
+    """The sources of metrics that we scrape: the name, the conditions, and a series that it always has."""
     passes = series("nativelink_scheduler_matching_passes_total", **farm.scheduler)
     argocd = series("argocd_app_info", namespace=farm.engine, name=farm.sync)
     flux = series("gotk_reconcile_duration_seconds_count", namespace=farm.engine, kind="Kustomization", name=farm.sync)
@@ -566,7 +566,7 @@ def _gitops(known: Mapping[str, Any], farm: _Farm) -> Iterator[Alert]:
 
 
 def _lost(farm: _Farm, when: Mapping[str, bool]) -> Iterator[Alert]:
-    """No rule can say "absent" of several series at once, and each cluster has others."""
+    """One rule for all sources of a cluster, because absent() takes one series."""
     absent = [
         f'label_replace(absent({selector}), "source", "{source}", "", "")'
         for source, needs, selector in _sources(farm)

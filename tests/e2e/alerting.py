@@ -73,7 +73,7 @@ def impatient(text: str) -> str:
     """Shorten the waits, ranges and offsets of a file of alerting rules."""
     groups = hurried(yaml.safe_load(text)["groups"], HURRY)
     for rule in (rule for group in groups for rule in group["rules"]):
-        rule["for"] = f"{min(15, int(rule['for'].removesuffix('s')))}s"
+        rule["for"] = f"{min(15, int(rule.get('for', '0s').removesuffix('s')))}s"
     return yaml.safe_dump({"groups": groups})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import alerts
 from testbed import build
 from tests.monitoring.cases import CASES, Case
 from tests.monitoring.entries import VARIABLES, files
+from tests.render.conftest import ROOT
 
 RULES = "monitoring/alert-rules.yaml"
 NAMES = {
@@ -194,6 +196,18 @@ def test_the_rules_are_sound(backend: str, tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert judged.returncode == 0, judged.stdout + judged.stderr
+
+
+def test_the_table_of_the_documentation_is_complete() -> None:
+    """docs/monitoring.md has each alert with its severity."""
+    text = (ROOT / "docs/monitoring.md").read_text()
+    assert dict(re.findall(r"^\| \W(\w+)\S+ \| (critical|warning) \|", text, re.MULTILINE)) == NAMES
+
+
+def test_each_alert_has_a_runbook() -> None:
+    """The pages that the alerts link to exist, and there is none for an alert that does not exist."""
+    pages = {path.stem for path in (ROOT / "docs/alerts").glob("NativeLink*.md")}
+    assert pages == set(NAMES)
 
 
 def test_an_inhibition_hides_nothing_that_is_more_severe() -> None:

@@ -89,11 +89,17 @@ def test_objects_for_a_prometheus_operator_are_accepted(api: Cluster) -> None:
     labels = {"release": "prometheus"}
     wishes = {"nativelink_prometheus": "operator", "nativelink_prometheus_labels": labels}
     found = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **wishes)))
-    ours = [find(found, kind, "nativelink-demand") for kind in ("ServiceMonitor", "PrometheusRule")]
+    ours = [find(found, "ServiceMonitor", "nativelink"), find(found, "PrometheusRule", "nativelink-demand")]
     assert [each["metadata"]["labels"]["release"] for each in ours] == ["prometheus", "prometheus"]
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(ours))
     assert (done.returncode, done.stderr) == (0, "")
-    # The counter-run: the definition refuses an expression that is not a text.
+    alerts = [find(found, kind, "nativelink-alerts") for kind in ("PrometheusRule", "AlertmanagerConfig")]
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(alerts))
+    assert (done.returncode, done.stderr) == (0, "")
+    # The counter-runs: the definitions refuse an expression that is not a text, and a matcher that does not exist.
+    alerts[1]["spec"]["inhibitRules"][0]["sourceMatch"][0]["matchType"] = "~"
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(alerts[1]))
+    assert "inhibitRules[0].sourceMatch[0].matchType" in done.stderr
     ours[1]["spec"]["groups"][0]["rules"][0]["expr"] = ["not", "one"]
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(ours[1]))
     assert "groups[0].rules[0].expr" in done.stderr
