@@ -172,6 +172,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "prometheus operator with kubelets": prometheus == "operator" and "cluster" in own("prometheus_scrapes"),
         "plain alerts": prometheus in ("bundled", "annotations"),
         "scrape annotations": prometheus == "annotations",
+        "dashboards": own("dashboards"),
         "gateway": gateway,
         "envoy gateway": envoy_gateway,
         "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),

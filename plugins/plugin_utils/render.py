@@ -16,6 +16,8 @@ from .context import template_context
 from .specs import ROOT
 
 TEMPLATES = ROOT / "roles/nativelink/templates"
+# Made by `python -m dashboards`, and copied as they are: Grafana replaces the variables in them.
+DASHBOARD_FILES = ROOT / "roles/nativelink/files/dashboards"
 
 # The rendered files: the template without .j2, which is also the file below rendered/, and its condition in
 # `template_context()["when"]`.
@@ -92,6 +94,7 @@ POOL_FILES = {
 # Once for each of the others that Prometheus scrapes.
 PODMONITOR = "monitoring/podmonitor.yaml"
 KUSTOMIZATION = "kustomization.yaml"
+DASHBOARDS = "monitoring/dashboards/"
 # YAML, but no object for the API server.
 CONFIGURATIONS = frozenset(f"monitoring/{name}.yaml" for name in ("alert-rules", "collector", "prometheus", "rules"))
 
@@ -113,7 +116,10 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     context = template_context(values)
     files = {path: _render(template, scope) for path, template, scope in _wanted(context)}
     resources = sorted(path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS)
-    files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, "resources": resources})
+    dashboards = _dashboards() if context["when"]["dashboards"] else {}
+    files |= {f"{DASHBOARDS}{name}.json": text for name, text in dashboards.items()}
+    more = {"resources": resources, "dashboards": list(dashboards)}
+    files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, **more})
     return files
 
 
@@ -140,6 +146,12 @@ def warm() -> None:
     """Compile all templates now, so that processes forked from this one need not."""
     for name in _environment().list_templates():
         _environment().get_template(name)
+
+
+@cache
+def _dashboards() -> dict[str, str]:
+    """The JSON of Grafana's dashboards, by name. JSON has no comments, so they have no header."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(DASHBOARD_FILES.glob("*.json"))}
 
 
 def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
