@@ -50,9 +50,11 @@ LISTENERS = f'{OURS},envoy_http_conn_manager_prefix=~"https?-.+"'
 
 FARM = ("cluster", "namespace")
 POOLS = ("cluster", "workers_namespace", "pool")
+# A series of each farm, whatever its version and its backend.
+_REPORTS = '__name__=~"nativelink_execution_active_count|redis_script_values"'
 _VARIABLES = {
-    "cluster": "label_values(nativelink_worker_connected_count, cluster)",
-    "namespace": 'label_values(nativelink_worker_connected_count{cluster="$cluster"}, namespace)',
+    "cluster": f"label_values({{{_REPORTS}}}, cluster)",
+    "namespace": f"label_values({{{_REPORTS},{OURS}}}, namespace)",
     "workers_namespace": (
         f'label_values(kube_deployment_spec_replicas{{{SHARED},deployment=~"nativelink-worker-.+"}}, namespace)'
     ),
@@ -103,6 +105,11 @@ def or_zero(query: str) -> str:
 DEMAND = (
     f'sum by (execution_stage) (nativelink_execution_active_count{{{OURS},execution_stage=~"queued|executing"}}'
     f' or label_replace(redis_script_values{{{OURS}}}, "execution_stage", "$1", "key", ".+:([a-z]+)"))'
+)
+# The recording rule of the same has no label cluster on Redis.
+DEMAND_BY_POOL = (
+    f'sum by (pool) (label_replace(redis_script_values{{{OURS}}}, "pool", "$1", "key", "(.+):[a-z]+"))'
+    f" or on() sum(nativelink_scheduler_queue_depth{{{OURS}}})"
 )
 EXECUTING = (
     f'sum(nativelink_execution_active_count{{{OURS},execution_stage="executing"}}'

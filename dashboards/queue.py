@@ -7,6 +7,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from dashboards.panels import (
     AUTOSCALERS,
     DEMAND,
+    DEMAND_BY_POOL,
     OURS,
     POOLS,
     READY,
@@ -55,7 +56,7 @@ def made() -> Dashboard:
             "short",
             "Queued and executing actions, which scaling follows. A scheduler in memory does not tell the pools apart. "
             "(unmatched) is what no pool can run: runbook NativeLinkActionsUnmatched.",
-            (f"sum by (pool) (nativelink_scheduler_queue_depth{{{OURS}}})", "demand {{pool}}"),
+            (DEMAND_BY_POOL, "demand {{pool}}"),
             stacked=True,
         ),
         graph(
@@ -77,8 +78,8 @@ def made() -> Dashboard:
             "Retries of actions",
             "short",
             "Actions that the scheduler had to give away again, in 5 minutes. A worker that drains refuses what it is "
-            "offered, and each refusal counts: hundreds in a drain are normal. Many without a drain: workers end while "
-            "they run actions; look at the dashboard Workers.",
+            "offered, and each refusal counts: thousands while a pool shrinks are normal. Many without a drain: "
+            "workers end while they run actions; look at the dashboard Workers.",
             (or_zero(f"sum(increase(nativelink_execution_retry_count_total{{{OURS}}}[5m]))"), "retries"),
         ),
         graph(
