@@ -232,6 +232,5 @@ def made() -> Dashboard:
             text_variable(
                 "price", "Price of a worker-hour", "0.4", "What an hour of one worker costs, in any currency."
             ),
-            text_variable("runbooks", "Runbooks", "docs/alerts", "URL of the folder of the runbooks."),
         ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,6 @@ from grafana_foundation_sdk.models.dashboard import (
     DynamicConfigValue,
     Threshold,
     ThresholdsMode,
-    VariableHide,
     VariableOption,
     VariableRefresh,
     VariableSort,
@@ -32,8 +32,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 TAG = "nativelink"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
-# What NativeLink, the edge, KEDA and GitOps report has the label cluster. The series of a kube-state-metrics or a
-# kubelet that somebody else scrapes may have none.
+# The series of NativeLink, the edge, KEDA and the GitOps engine have the label cluster. Those of kube-state-metrics and
+# the kubelets may have none if another installation scrapes them.
 OURS = 'cluster="$cluster"'
 SHARED = 'cluster=~"$cluster|"'
 CAS_PODS = f'{SHARED},namespace="$namespace",pod=~"nativelink-cas-[0-9]+"'
@@ -48,6 +48,7 @@ AUTOSCALERS = (
 ROUTES = f'{OURS},envoy_cluster_name=~"grpcroute/$namespace/.+"'
 LISTENERS = f'{OURS},envoy_http_conn_manager_prefix=~"https?-.+"'
 
+# What a dashboard `needs`: the variables by which its queries find a farm, or the pools of one.
 FARM = ("cluster", "namespace")
 POOLS = ("cluster", "workers_namespace", "pool")
 # A series of each farm, whatever its version and its backend.
@@ -233,7 +234,10 @@ def board(
     for variable, query in _VARIABLES.items():
         if variable in needs:
             made.with_variable(_query_variable(variable, query))
-    for variable in variables:
+    for variable in (
+        *variables,
+        text_variable("runbooks", "Runbooks", "docs/alerts", "URL of the folder of the runbooks."),
+    ):
         made.with_variable(variable)
     _widen(parts)
     for number_, part in enumerate(parts, 1):
@@ -258,11 +262,10 @@ def _widen(parts: Sequence[Any]) -> None:
                 panel.span(24 * (position + 1) // len(panels) - 24 * position // len(panels))
 
 
-def text_variable(name: str, label: str, value: str, description: str, *, hidden: bool = False) -> Any:
+def text_variable(name: str, label: str, value: str, description: str) -> dashboard.TextBoxVariable:
     """Return a variable that the reader types."""
     made = dashboard.TextBoxVariable(name).label(label).description(description).default_value(value)
-    made.current(VariableOption(selected=True, text=value, value=value))
-    return made.hide(VariableHide.HIDE_VARIABLE) if hidden else made
+    return made.current(VariableOption(selected=True, text=value, value=value))
 
 
 def _query_variable(name: str, query: str) -> dashboard.QueryVariable:
@@ -290,8 +293,13 @@ def _made(
     instant: bool = False,
     as_table: bool = False,
 ) -> Any:
-    """Fill in what all panels have. `instant` asks for the values at the end of the range only."""
+    """Fill in what all panels have, with a link to each runbook that the description names.
+
+    `instant` asks for the values at the end of the range only.
+    """
     panel.title(title).unit(unit).description(description).datasource(SOURCE)
+    runbooks = dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", description))
+    panel.links([dashboard.DashboardLink(name).url(f"${{runbooks}}/{name}.md").target_blank(True) for name in runbooks])
     for reference, (query, legend) in zip("ABCDEFGH", targets, strict=False):
         target = prometheus.Dataquery().expr(query).legend_format(legend or "__auto").ref_id(reference)
         if instant:

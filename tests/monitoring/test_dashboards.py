@@ -76,11 +76,15 @@ def test_each_panel_says_what_it_shows_and_what_to_do(models: dict[str, dict[str
     assert len(titles) == len(set(titles))
 
 
-def test_each_runbook_that_a_description_names_exists(models: dict[str, dict[str, Any]]) -> None:
-    texts = " ".join(panel["description"] for model in models.values() for panel in dashboards.panels(model))
-    named = set(re.findall(r"NativeLink[A-Z]\w+", texts))
-    assert "NativeLinkCASPodDown" in named
-    assert named <= set(RUNBOOKS.split())
+def test_a_panel_links_to_each_runbook_that_its_description_names(models: dict[str, dict[str, Any]]) -> None:
+    linked = set()
+    for model in models.values():
+        for panel in dashboards.panels(model):
+            named = list(dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", panel["description"])))
+            assert [link["url"] for link in panel.get("links", ())] == [f"${{runbooks}}/{name}.md" for name in named]
+            linked.update(named)
+    assert "NativeLinkCASPodDown" in linked
+    assert linked <= set(RUNBOOKS.split())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -117,7 +121,7 @@ def test_a_dashboard_has_the_variables_that_its_queries_use(models: dict[str, di
     queries = [target["expr"] for panel in dashboards.panels(models[name]) for target in panel["targets"]]
     asked = [each["query"]["query"] for each in variables if each["type"] == "query"]
     used = set(re.findall(r"\$([a-z_]+)", " ".join([*queries, *asked]))) - {"__rate_interval", "__range"}
-    # The link of a column uses the last one, and all panels the first.
+    # All panels use the first one, and links the last one.
     assert used == {each["name"] for each in variables} - {"datasource", "runbooks"}
 
 
