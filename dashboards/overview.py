@@ -197,8 +197,8 @@ def made() -> Dashboard:
         ),
         share(
             "Slots in use now",
-            "Executing actions, of what the ready workers can run at once. Needs an autoscaler on the pool, and counts "
-            "its target as the number of slots.",
+            "Executing actions, of what the running workers can take at once. Needs an autoscaler on the pool, and "
+            "counts its target as the number of slots.",
             (UTILISATION, "in use"),
         ),
         graph(

@@ -127,7 +127,8 @@ SLOTS = (
     )
     + ")"
 )
-UTILISATION = f"{EXECUTING} / sum({READY} * {SLOTS})"
+# A worker that drains still executes, and is still paid for.
+UTILISATION = f"{EXECUTING} / sum({RUNNING} * {SLOTS})"
 # Results that a client, or the scheduler before it queues an action, found in the action cache.
 _LOOKUPS = f'{OURS},cache_type=~"ac|ac_lookup",cache_operation_name="read"'
 HITS = f'nativelink_cache_operations_total{{{_LOOKUPS},cache_operation_result="hit"}}'

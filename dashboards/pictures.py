@@ -141,7 +141,7 @@ def _series(
     else:
         axes.yaxis.set_major_locator(MaxNLocator(TICKS))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, defaults["unit"])))
-    axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=6))
+    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=7))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
     axes.tick_params(colors=_FAINT, labelsize=6.5, length=0)
     axes.grid(color="#2c3235", linewidth=0.5)

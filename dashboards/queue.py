@@ -121,7 +121,7 @@ def made() -> Dashboard:
         graph(
             "Slots in use",
             "percentunit",
-            "Executing actions, of what the ready workers can run at once. Normal: above 0.7 during builds.",
+            "Executing actions, of what the running workers can take at once. Normal: above 0.7 during builds.",
             (UTILISATION, "in use"),
             top=1,
         ),
