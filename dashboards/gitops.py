@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from dashboards.panels import OURS, board, graph, listing, number, or_zero, row
+from dashboards.panels import OURS, SHARED, board, graph, listing, number, or_zero, row
 
-# Both engines name their objects after the cluster. The series say their namespace in a label of that name, which the
-# scrape renames, because it sets the namespace of the controller.
+# Both engines name their objects after the cluster.
 _FLUX = f'{OURS},kind=~"GitRepository|Kustomization",name=~"nativelink-.+"'
+_READY = f'{SHARED},name=~"nativelink-.+"'
 _ARGO = f'{OURS},name=~"nativelink-.+"'
 _FAILED = f'{OURS},controller=~"gitrepository|kustomization"'
 
@@ -29,10 +29,17 @@ def made() -> Dashboard:
             warn=1,
         ),
         number(
-            "Applications that are not healthy",
+            "Objects that are not ready",
             "short",
-            "Argo CD. Normal: 0, or 1 while a rollout runs. Otherwise look at the pods.",
-            (or_zero(f'sum(argocd_app_info{{{_ARGO},health_status!="Healthy"}})'), "not healthy"),
+            "Normal: 0, or 1 while a rollout runs. Otherwise: runbook NativeLinkGitOpsFailing. Flux's are known only "
+            "to a kube-state-metrics that watches Flux's resources.",
+            (
+                or_zero(
+                    f'sum(gotk_resource_info{{{_READY},ready="False"}})'
+                    f' or sum(argocd_app_info{{{_ARGO},health_status!="Healthy"}})'
+                ),
+                "not ready",
+            ),
             warn=1,
         ),
         number(

@@ -27,7 +27,7 @@ from dashboards.panels import (
     row,
 )
 
-_SCALED = f'{SHARED},exported_namespace="$workers_namespace",scaledObject=~"nativelink-worker-($pool)"'
+_SCALED = f'{SHARED},namespace="$workers_namespace",scaledObject=~"nativelink-worker-($pool)"'
 
 
 def _autoscaler(name: str) -> str:
