@@ -121,8 +121,9 @@ conformance: venv ## run the rendered configurations on a real NativeLink: NATIV
 ##@ Housekeeping
 
 .PHONY: generate
-generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables
+generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables, and the dashboards
 	python docs/generate.py --write
+	python -m dashboards
 
 .PHONY: docs
 docs: venv ## build the documentation site: .site/index.html. A dead link is an error

@@ -81,7 +81,7 @@ DEMAND_BY_POOL = {
     "rules": [
         {
             "record": "nativelink_scheduler_queue_depth",
-            "expr": 'sum by (pool) (label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))',
+            "expr": 'sum by (cluster, namespace, pool) (label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))',
         }
     ],
 }
@@ -184,6 +184,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "prometheus operator with kubelets": prometheus == "operator" and "cluster" in own("prometheus_scrapes"),
         "plain alerts": prometheus in ("bundled", "annotations"),
         "scrape annotations": prometheus == "annotations",
+        "dashboards": own("dashboards"),
         "gateway": gateway,
         "envoy gateway": envoy_gateway,
         "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +17,8 @@ from .context import template_context
 from .specs import ROOT
 
 TEMPLATES = ROOT / "roles/nativelink/templates"
+# Made by `python -m dashboards`, and copied as they are: Grafana replaces the variables in them.
+DASHBOARD_FILES = ROOT / "roles/nativelink/files/dashboards"
 
 # The rendered files: the template without .j2, which is also the file below rendered/, and its condition in
 # `template_context()["when"]`.
@@ -96,6 +99,7 @@ POOL_FILES = {
 # Once for each of the others that Prometheus scrapes.
 PODMONITOR = "monitoring/podmonitor.yaml"
 KUSTOMIZATION = "kustomization.yaml"
+DASHBOARDS = "monitoring/dashboards/"
 # YAML, but no object for the API server.
 CONFIGURATIONS = frozenset(
     f"monitoring/{name}.yaml" for name in ("alert-rules", "collector", "inhibit-rules", "prometheus", "rules")
@@ -119,7 +123,12 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     context = template_context(values)
     files = {path: _render(template, scope) for path, template, scope in _wanted(context)}
     resources = sorted(path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS)
-    files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, "resources": resources})
+    dashboards = _dashboards() if context["when"]["dashboards"] else {}
+    # Their links to the runbooks begin with the default of nativelink_runbook_url.
+    runbooks = json.dumps(values["nativelink_runbook_url"])
+    files |= {f"{DASHBOARDS}{name}.json": text.replace('"docs/alerts"', runbooks) for name, text in dashboards.items()}
+    more = {"resources": resources, "dashboards": list(dashboards)}
+    files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, **more})
     return files
 
 
@@ -146,6 +155,12 @@ def warm() -> None:
     """Compile all templates now, so that processes forked from this one need not."""
     for name in _environment().list_templates():
         _environment().get_template(name)
+
+
+@cache
+def _dashboards() -> dict[str, str]:
+    """The JSON of Grafana's dashboards, by name. JSON has no comments, so they have no header."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(DASHBOARD_FILES.glob("*.json"))}
 
 
 def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -11,7 +11,7 @@ import yaml
 
 from . import committed
 from .quantities import duration_text
-from .render import KUSTOMIZATION
+from .render import DASHBOARDS, KUSTOMIZATION
 
 Files = Mapping[str, str]
 # A tree with conflict markers, for example.
@@ -108,6 +108,8 @@ def running(directory: Path, after: Files, revision: str) -> dict[str, str]:
 
 def _matters(path: str) -> bool:
     """Return whether a file is a workload, or is mounted by one."""
+    if path.startswith(DASHBOARDS):
+        return False
     return path.endswith(_WORKLOADS) or not path.endswith(".yaml") or path.startswith("monitoring/")
 
 

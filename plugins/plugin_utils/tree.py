@@ -16,6 +16,8 @@ from .render import KUSTOMIZATION
 from .specs import ROOT
 
 USER_FILES = ROOT / "roles/nativelink/files"
+# kustomization.yaml is the last one, because it says that all are there.
+_NAMES = ("patches/README.md", KUSTOMIZATION)
 RENDERED = "rendered"
 # The new files at their paths in the cluster's folder, and the former rendered/ as `replaced`.
 TEMPORARY = ".nativelink-gitops.tmp"
@@ -172,10 +174,9 @@ def _missing_user_files(directory: Path) -> dict[str, str]:
     """
     if os.path.lexists(directory / KUSTOMIZATION):
         return {}
-    names = [path.relative_to(USER_FILES) for path in USER_FILES.rglob("*") if path.is_file()]
     return {
         str(name): (USER_FILES / name).read_text(encoding="utf-8")
-        for name in sorted(names, reverse=True)  # kustomization.yaml last, because it says that all are there
+        for name in map(Path, _NAMES)
         if not os.path.lexists(directory / name)
         and not (directory / name.parent).is_symlink()
         and not (directory / name.parent).is_file()

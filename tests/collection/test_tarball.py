@@ -14,7 +14,7 @@ from .conftest import ROOT, Collection
 # `*` matches slashes, too.
 WANTED = (
     *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md"),
-    *("docs/*.md", "docs/*.svg", "meta/*.yml", "meta/*.txt", "playbooks/*.yml", "plugins/*.py"),
+    *("docs/*.md", "docs/*.png", "docs/*.svg", "meta/*.yml", "meta/*.txt", "playbooks/*.yml", "plugins/*.py"),
     *("roles/*", "schemas/cluster.schema.json"),
 )
 
@@ -31,6 +31,7 @@ def test_the_tarball_holds_only_what_users_need(collection: Collection) -> None:
         "playbooks/tasks/render.yml",
         "plugins/action/report.py",
         "plugins/modules/report.py",
+        "roles/nativelink/files/dashboards/overview.json",
         "roles/nativelink/files/patches/README.md",
         "roles/nativelink/templates/cas/statefulset.yaml.j2",
     } <= set(names)

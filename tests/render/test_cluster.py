@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 from hypothesis import Phase, given, settings
 
 from testbed import cluster, manifests
@@ -72,6 +73,13 @@ def test_a_tree_is_accepted_without_a_warning(api: Cluster, name: str) -> None:
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == {"local": 37, "dev": 37, "staging": 46, "prod": 37}[name]
+
+
+def test_a_tree_with_dashboards_is_accepted_without_a_warning(api: Cluster, folder: Path) -> None:
+    tree.write(folder, render.tree(values_of(nativelink_dashboards=True)))
+    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("configmap/nativelink-dashboard-") == 6
 
 
 def test_an_unknown_field_is_refused(api: Cluster) -> None:

@@ -1,0 +1,184 @@
+"""Grafana's dashboards: what all panels have, and that Prometheus takes their queries."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+import dashboards
+from dashboards import pictures, prometheus
+from testbed import build
+from testbed.waiting import until
+
+NAMES = list(dashboards.MODULES)
+VALUES = pictures.variables("test", "nativelink", "nativelink-workers", 60)
+# The pages in docs/alerts.
+RUNBOOKS = """
+NativeLinkCASPodDown NativeLinkCASDiskFull NativeLinkCASInodesFull NativeLinkUploadsRefused NativeLinkUploadErrors
+NativeLinkSchedulerDown NativeLinkSchedulerNotMatching NativeLinkSchedulerLoopDead NativeLinkActionsUnmatched
+NativeLinkPoolAtMaximum NativeLinkWorkersPending NativeLinkWorkerOutOfMemory NativeLinkWorkerEvicted
+NativeLinkDrainStuck NativeLinkWorkersGivenUp NativeLinkRedisDown NativeLinkRedisFull NativeLinkDemandLost
+NativeLinkKEDAFallback NativeLinkEdgeErrors NativeLinkEdgeGivesUp NativeLinkCertificateExpiry
+NativeLinkGitOpsOutOfSync NativeLinkGitOpsFailing NativeLinkCacheHitRateCollapsed NativeLinkMetricsLost
+"""
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, dict[str, Any]]:
+    return dashboards.models()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a Prometheus without any target, and return its address."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "prometheus.yaml").write_text("{}\n")
+    program = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["prometheus"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    arguments = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("w") as log, subprocess.Popen(
+        [program, *arguments, f"--web.listen-address={address.removeprefix('http://')}"], stderr=log
+    ) as process:  # fmt: skip
+        try:
+            until("Prometheus to be ready", lambda: urlopen(f"{address}/-/ready").status == 200, 30)
+            yield address
+        finally:
+            process.terminate()
+
+
+def test_the_files_are_what_the_code_makes() -> None:
+    """`make generate` writes them."""
+    wanted = dashboards.files()
+    assert {path: path.read_text() for path in dashboards.FOLDER.iterdir()} == wanted
+    assert [path.name for path in wanted] == [f"{name}.json" for name in NAMES]
+    assert dashboards.files() == wanted, "the code makes the same text every time"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_panel_says_what_it_shows_and_what_to_do(models: dict[str, dict[str, Any]], name: str) -> None:
+    titles = []
+    for panel in dashboards.panels(models[name]):
+        titles.append(panel["title"])
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert len(panel["description"]) > 30, panel["title"]
+        assert panel["targets"], panel["title"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert len(titles) == len(set(titles))
+
+
+def test_a_panel_links_to_each_runbook_that_its_description_names(models: dict[str, dict[str, Any]]) -> None:
+    linked = set()
+    for model in models.values():
+        for panel in dashboards.panels(model):
+            named = list(dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", panel["description"])))
+            assert [link["url"] for link in panel.get("links", ())] == [f"${{runbooks}}/{name}.md" for name in named]
+            linked.update(named)
+    assert "NativeLinkCASPodDown" in linked
+    assert linked <= set(RUNBOOKS.split())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dashboard_keeps_its_address_and_has_nothing_that_changes(
+    models: dict[str, dict[str, Any]], name: str
+) -> None:
+    model = models[name]
+    assert model["uid"] == f"nativelink-{name}"
+    assert model.keys() & {"id", "version", "revision"} == set()
+    assert [panel["id"] for panel in model["panels"]] == list(range(1, len(model["panels"]) + 1))
+    (link,) = model["links"]
+    assert (link["type"], link["tags"], link["includeVars"], link["keepTime"]) == (
+        "dashboards",
+        ["nativelink"],
+        True,
+        True,
+    )
+    assert model["tags"] == ["nativelink"], "the link finds it by that"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_panel_covers_another_one_or_leaves_the_grid(models: dict[str, dict[str, Any]], name: str) -> None:
+    places = [panel["gridPos"] for panel in models[name]["panels"]]
+    for one, other in combinations(places, 2):
+        apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert apart or above, (one, other)
+    assert max(place["x"] + place["w"] for place in places) == 24
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dashboard_has_the_variables_that_its_queries_use(models: dict[str, dict[str, Any]], name: str) -> None:
+    variables = models[name]["templating"]["list"]
+    queries = [target["expr"] for panel in dashboards.panels(models[name]) for target in panel["targets"]]
+    asked = [each["query"]["query"] for each in variables if each["type"] == "query"]
+    used = set(re.findall(r"\$([a-z_]+)", " ".join([*queries, *asked]))) - {"__rate_interval", "__range"}
+    # All panels use the first one, and links the last one.
+    assert used == {each["name"] for each in variables} - {"datasource", "runbooks"}
+
+
+def test_the_variables_get_their_values() -> None:
+    query = 'label_replace(x{cluster="$cluster"}[$__range], "pool", "$1", "pod", "(.+)") * ${price}'
+    assert dashboards.substituted(query, {"cluster": "a", "__range": "5m", "price": "2"}) == (
+        'label_replace(x{cluster="a"}[5m], "pool", "$1", "pod", "(.+)") * 2'
+    )
+    with pytest.raises(KeyError, match="missing"):
+        dashboards.substituted("x{a='$missing'}", {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prometheus_takes_each_query(server: str, models: dict[str, dict[str, Any]], name: str) -> None:
+    asked = [query for query in dashboards.queries(VALUES) if query.dashboard == name]
+    assert len(asked) >= len(list(dashboards.panels(models[name])))
+    for query in asked:
+        assert "$" not in query.expr.replace('"$1"', "")
+        prometheus.vector(server, query.expr, 0)
+    for variable in models[name]["templating"]["list"]:
+        if variable["type"] == "query":
+            series = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+            assert series
+            prometheus.vector(server, dashboards.substituted(series[1], VALUES), 0)
+
+
+def test_prometheus_refuses_a_wrong_query(server: str) -> None:
+    """The counter-run."""
+    with pytest.raises(prometheus.QueryError, match=r"sum\(x.*unclosed left parenthesis"):
+        prometheus.vector(server, "sum(x", 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.5, "percentunit", "50%"),
+        (0.043, "s", "43 ms"),
+        (1209600, "s", "14 d"),
+        (1500, "ms", "1.5 s"),
+        (3 * 1024**2, "bytes", "3 MiB"),
+        (2048, "Bps", "2 KiB/s"),
+        (12000, "short", "12k"),
+        (0, "ops", "0 ops/s"),
+        (float("nan"), "s", "NaN"),
+    ],
+)
+def test_a_picture_shows_values_in_their_units(value: float, unit: str, text: str) -> None:
+    assert pictures.shown(value, unit) == text
+
+
+def test_a_dashboard_is_drawn_without_any_data(server: str, models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Panels without data say so, and the picture is made all the same."""
+    pictures.draw(models["gitops"], server, VALUES, 0, 3600).savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_there_is_a_picture_of_each_dashboard() -> None:
+    for name in NAMES:
+        picture = dashboards.ROOT / f"docs/images/dashboard-{name}.png"
+        assert 10_000 < picture.stat().st_size < 150_000, name

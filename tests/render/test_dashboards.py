@@ -1,0 +1,75 @@
+"""The tree holds Grafana's dashboards if the inventory wants them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.rollouts import rollouts, running
+
+from tests.render.conftest import Object, values_of
+from tests.repository import git
+
+NAMES = ["cache", "edge", "gitops", "overview", "queue", "workers"]
+MOST = 256 * 1024  # bytes: Argo CD and kubectl copy an object that they apply on the client's side into an annotation
+
+
+def files(**variables: Any) -> dict[str, str]:
+    return render.tree(values_of(**variables))
+
+
+def dashboards(folder: Path, kustomize: Callable[[Path], list[Object]]) -> dict[str, Object]:
+    return {
+        item["metadata"]["name"]: item
+        for item in kustomize(folder)
+        if item["kind"] == "ConfigMap" and "grafana_dashboard" in item["metadata"]["labels"]
+    }
+
+
+def test_a_tree_has_no_dashboard_unless_the_inventory_wants_them() -> None:
+    plain, wanted = files(), files(nativelink_dashboards=True)
+    assert sorted(set(wanted) - set(plain)) == [f"monitoring/dashboards/{name}.json" for name in NAMES]
+    assert [path for path in plain if plain[path] != wanted[path]] == ["kustomization.yaml"]
+
+
+def test_the_sidecar_finds_a_config_map_for_each_dashboard(
+    folder: Path, kustomize: Callable[[Path], list[Object]]
+) -> None:
+    tree.write(folder, files(nativelink_dashboards=True, nativelink_namespace="farm"))
+    found = dashboards(folder, kustomize)
+    assert sorted(found) == [f"nativelink-dashboard-{name}" for name in NAMES], "the names have no hash"
+    for name in NAMES:
+        item = found[f"nativelink-dashboard-{name}"]
+        assert item["metadata"]["namespace"] == "farm"
+        assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert item["metadata"]["labels"]["app.kubernetes.io/part-of"] == "nativelink"
+        assert item["metadata"]["annotations"]["grafana_folder"] == "NativeLink"
+        assert json.loads(item["data"][f"{name}.json"])["uid"] == f"nativelink-{name}"
+        assert len(json.dumps(item)) < MOST
+    # The counter-run: the other ConfigMaps do not have the label, and their names have a hash.
+    (cas,) = [item for item in kustomize(folder) if item["metadata"]["name"].startswith("nativelink-cas-config")]
+    assert cas["metadata"]["name"] != "nativelink-cas-config"
+    assert "grafana_dashboard" not in cas["metadata"]["labels"]
+
+
+def test_the_users_part_of_a_folder_has_no_dashboard(folder: Path) -> None:
+    tree.write(folder, files())
+    assert sorted(path.name for path in folder.iterdir()) == ["kustomization.yaml", "patches", "rendered"]
+    assert [path.name for path in (folder / "patches").iterdir()] == ["README.md"]
+
+
+def test_a_dashboard_restarts_nothing(folder: Path) -> None:
+    plain, wanted = files(), files(nativelink_dashboards=True)
+    changed = {**wanted, "monitoring/dashboards/queue.json": "{}\n"}
+    assert rollouts(plain, wanted) == rollouts(wanted, plain) == rollouts(wanted, changed) == []
+    # The counter-run: the configuration of a collector is in the same folder, and restarts it.
+    assert len(rollouts(wanted, {**wanted, "monitoring/collector.yaml": "changed: true\n"})) == 1
+    # The comparison with Git does not even read them.
+    tree.write(folder, wanted)
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message=tree")
+    assert not [path for path in running(folder, changed, "HEAD") if path.endswith(".json")]
