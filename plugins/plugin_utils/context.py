@@ -81,7 +81,8 @@ DEMAND_BY_POOL = {
     "rules": [
         {
             "record": "nativelink_scheduler_queue_depth",
-            "expr": 'sum by (cluster, namespace, pool) (label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))',
+            "expr": "sum by (cluster, namespace, pool) "
+            '(label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))',
         }
     ],
 }

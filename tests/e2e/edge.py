@@ -16,7 +16,7 @@ import ssl
 import struct
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,14 @@ class Edge:
             length = int.from_bytes(answer.read(9)[:3])
             return int(dict(struct.iter_unpack(">HI", answer.read(length)))[MAX_CONCURRENT_STREAMS])
 
-    def load(self, *arguments: str, before: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """Start a client with a certificate. The client asks for actions, and prints a report of them.
-
-        ``before`` is a command that runs the client.
-        """
+    def load(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a client with a certificate. The client asks for actions, and prints a report of them."""
         command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--connect-to={self.address}:443"]
         command += [f"--{of}-endpoint=grpcs://{HOST}:443" for of in ("execute", "cas")]
         command += [f"--tls-certificate={self.folder / 'servers.crt'}"]
         command += [f"--tls-client-{what}={self.folder / 'client.pem'}" for what in ("certificate", "key")]
         pipe = subprocess.PIPE
-        return subprocess.Popen([*before, *command, *arguments], stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
 
     @contextlib.contextmanager
     def without(self, component: str) -> Iterator[None]:

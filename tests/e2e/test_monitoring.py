@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dashboards
+from dashboards import pictures
 from testbed import build, components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
@@ -150,6 +153,30 @@ def test_no_alert_fires_under_normal_load(farm: Monitored) -> None:
     assert seen <= {"CertificateExpiry"}
 
 
+# A farm without a GitOps engine has nothing to show here.
+WITHOUT_DATA = dashboards.EMPTY_WHEN_WELL | {
+    ("gitops", name) for name in ("Objects", "Attempts a minute", "Time of an attempt", "Attempts by result")
+}
+
+
+def test_every_panel_of_the_dashboards_has_data(farm: Monitored) -> None:
+    """Some of the actions are new, and others are asked for again, while the panels are read."""
+    values = pictures.variables(NAME, CAS, WORKERS, 60)
+    missing = set(dashboards.queries(values))
+
+    def look() -> bool:
+        for query in list(missing):
+            if any(each["value"][1] != "NaN" for each in farm.series(query.expr)):
+                missing.discard(query)
+        return {(query.dashboard, query.panel) for query in missing} <= WITHOUT_DATA
+
+    load = ("--platform=pool=default", "--concurrency=3", "--seconds=0-1", "--lookup", "--actions=40", "--timeout=120")
+    with repeated(lambda: farm.edge.load(*load)), repeated(lambda: farm.edge.load(*load, "--salt=again")):
+        until("data of every panel", look, 120, lambda: f": {sorted(missing)}")
+    empty = {(query.dashboard, query.panel) for query in missing}
+    assert empty == WITHOUT_DATA - dashboards.EMPTY_WHEN_WELL | (empty & dashboards.EMPTY_WHEN_WELL)
+
+
 def test_a_certificate_that_expires_soon(farm: Monitored) -> None:
     farm.fires("CertificateExpiry")
     certificate, key = Authority("Servers of the tests").issue(HOST, days=90)
@@ -182,22 +209,31 @@ def test_a_cas_pod_that_is_gone(farm: Monitored) -> None:
 
 
 def test_a_cas_that_is_gone_for_the_edge(farm: Monitored) -> None:
-    with farm.without("statefulset/nativelink-cas", 2), requests(farm):
+    load = ("--platform=pool=default", "--seconds=0-0", "--retries=0", "--timeout=5")
+    with farm.without("statefulset/nativelink-cas", 2), repeated(lambda: farm.edge.load(*load)):
         farm.fires("CASPodDown", "EdgeErrors", "EdgeGivesUp", seconds=200)
     farm.quiet()
 
 
 @contextlib.contextmanager
-def requests(farm: Monitored) -> Iterator[None]:
-    """Ask for actions again and again, whether they run or not."""
-    script = 'while :; do "$@" > /dev/null 2>&1; sleep 0.2; done'
-    with farm.edge.load(
-        "--platform=pool=default", "--seconds=0-0", "--retries=0", "--timeout=5", before=["sh", "-c", script, "sh"]
-    ) as client:
-        try:
-            yield
-        finally:
-            client.kill()
+def repeated(start: Callable[[], subprocess.Popen[str]]) -> Iterator[None]:
+    """Run a client again and again, whether it succeeds or not."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(0.2):
+            with start() as client:
+                while client.poll() is None and not ended.wait(0.2):
+                    pass
+                client.kill()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_wrong_bytes_are_refused_and_noticed(farm: Monitored) -> None:
@@ -272,23 +308,16 @@ def test_a_disk_that_is_full(farm: Monitored) -> None:
     files = f"i=0; while [ $i -lt 2100 ]; do : > {path}/file$i || break; i=$((i + 1)); done"
     fill = f"head -c 100000000 /dev/zero > {path}/fill; {files}"
     subprocess.run([*inside, "sh", "-c", fill], capture_output=True, check=False)
-    with uploads(farm):
+    put = (
+        build.binaries(build.NODE_SETS)["reapi-load"],
+        "put",
+        "--right",
+        f"--cas-endpoint=grpc://{farm.address('cas')}:50051",
+    )
+    with repeated(lambda: subprocess.Popen(put, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)):
         farm.fires("CASDiskFull", "CASInodesFull", "UploadErrors", seconds=240)
     subprocess.run([*inside, "sh", "-c", f"rm -f {path}/fill {path}/file*"], check=True)
     farm.quiet("WorkerEvicted")
-
-
-@contextlib.contextmanager
-def uploads(farm: Monitored) -> Iterator[None]:
-    """Write blobs again and again, whether they are taken or not."""
-    tool = build.binaries(build.NODE_SETS)["reapi-load"]
-    script = 'while :; do "$@" > /dev/null 2>&1; sleep 0.2; done'
-    command = ["sh", "-c", script, "sh", tool, "put", "--right", f"--cas-endpoint=grpc://{farm.address('cas')}:50051"]
-    with subprocess.Popen(command) as client:
-        try:
-            yield
-        finally:
-            client.kill()
 
 
 def test_a_cache_that_no_longer_hits(farm: Monitored) -> None:
