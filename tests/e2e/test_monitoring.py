@@ -194,7 +194,13 @@ def test_actions_that_no_worker_runs(farm: Monitored) -> None:
 
 def test_a_scheduler_that_is_gone(farm: Monitored) -> None:
     with farm.without("deployment/nativelink-scheduler"):
-        farm.fires("SchedulerDown", "DemandLost", "KEDAFallback", "MetricsLost", seconds=200)
+        farm.fires("SchedulerDown", "DemandLost", "MetricsLost")
+    farm.quiet()
+
+
+def test_a_collector_that_is_gone(farm: Monitored) -> None:
+    with farm.without("deployment/nativelink-collector"):
+        farm.fires("DemandLost", "KEDAFallback", "MetricsLost", seconds=200)
     farm.quiet()
 
 
