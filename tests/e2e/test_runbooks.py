@@ -230,11 +230,11 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
         yield made
 
 
-def run(farm: Farm, *needs: str) -> list[str]:
-    """Run the blocks that need one of these parts, and return what is wrong with them."""
+def run(farm: Farm, *needs: str) -> str:
+    """Run the blocks that need one of these parts, and return what is wrong with them, a line each."""
     wanted = [block for part in needs for block in blocks(PAGES) if block.needs == part]
     assert {block.needs for block in wanted} == set(needs)
-    return [fault for block in wanted if (fault := faults(block, farm.where))]
+    return "\n".join(fault for block in wanted if (fault := faults(block, farm.where)))
 
 
 def test_each_part_that_a_block_needs_is_known() -> None:
@@ -245,23 +245,28 @@ def test_each_part_that_a_block_needs_is_known() -> None:
 
 def test_commands_run_with_the_queue_in_memory(farm: Farm) -> None:
     farm.send_wrong_bytes()
-    path = f"/api/v1/nodes/{PLACEHOLDERS['NODE']}/proxy/metrics"
-    until("the kubelet to measure the volume", lambda: "nativelink-cas-0" in farm.where.run("get", "--raw", path), 60)
+    path, volume = f"/api/v1/nodes/{PLACEHOLDERS['NODE']}/proxy/metrics", 'claim="data-nativelink-cas-0"'
+    until("the kubelet to measure the volume", lambda: volume in farm.where.run("get", "--raw", path), 60)
+    query = ("promtool", "query", "instant", "http://localhost:9090", "nativelink_worker_connected_count")
+    ask = ("-n", "nativelink", "exec", "deployment/nativelink-prometheus", "--", *query)
+    until("Prometheus to have the workers", lambda: "component" in farm.where.run(*ask), 60)
     with farm.entry.load(pool="no-pool-has-it") as load:
         load.hold(1)
-        assert run(farm, "", "memory") == []
+        assert run(farm, "", "memory") == ""
         if nativelink.SAVED:  # the stand-in does not log the reason
             log = ("-n", "nativelink", "logs", "deployment/nativelink-scheduler")
             until("the scheduler to log the action", lambda: "No candidate workers" in farm.where.run(*log), 90)
-            assert run(farm, "original") == []
+            assert run(farm, "original") == ""
 
 
 def test_commands_run_with_the_queue_in_redis(farm: Farm) -> None:
     farm.apply("redis")
     farm.ready("statefulset/nativelink-redis", "deployment/nativelink-demand")
+    schedulers = ("-n", "nativelink", "get", "pods", "-l", "app.kubernetes.io/component=scheduler", "-o", "name")
+    until("the scheduler in memory to be gone", lambda: len(farm.where.run(*schedulers).split()) == 1, 60)
     with farm.entry.load(pool="no-pool-has-it") as load:
         load.hold(1)
-        assert run(farm, "redis") == []
+        assert run(farm, "redis") == ""
 
 
 def test_commands_that_need_more_are_valid_for_the_shell(farm: Farm) -> None:
