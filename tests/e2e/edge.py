@@ -229,7 +229,7 @@ def opened(
         site.add(NAME, where, **stated)
         site.bootstrap()
         servers, clients = Authority("Servers of the tests"), Authority("Clients of the tests")
-        certificate, key = servers.issue(HOST)
+        certificate, key = servers.issue(HOST, days=90)
         where.apply(
             secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}),
             secret("clients-ca", "Opaque", {"ca.crt": clients.pem}),
