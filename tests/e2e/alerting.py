@@ -1,39 +1,46 @@
-"""The bundled Prometheus of a tree: its targets, and its alerts with shorter times."""
+"""The alerts of a tree with shorter times, in the tree's own Prometheus or in one on this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
+import subprocess
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 
+from testbed import build
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.monitoring.hurried import hurried
+from tests.render.conftest import values_of
 
 Object = dict[str, Any]
 HURRY = 10
 """All times of a hurried tree's monitoring are divided by this."""
 
 
-@dataclass(frozen=True)
-class Prometheus:
-    """The Prometheus of a tree in a namespace."""
+class Alerts:
+    """The alerts of a Prometheus."""
 
-    where: Cluster
-    namespace: str
+    @property
+    def url(self) -> str:
+        """The address of Prometheus."""
+        raise NotImplementedError
 
     def ask(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of Prometheus' API."""
-        address = self.where.service_address(self.namespace, "nativelink-prometheus")
         query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"http://{address}:9090/api/v1/{path}?{query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
             return json.load(answer)["data"]
 
     def series(self, query: str) -> list[Object]:
@@ -69,9 +76,88 @@ class Prometheus:
         until("all alerts to end", lambda: self.firing() <= set(allowed), seconds, lambda: f": {self.firing()} fire")
 
 
-def impatient(text: str) -> str:
-    """Shorten the waits, ranges and offsets of a file of alerting rules."""
-    groups = hurried(yaml.safe_load(text)["groups"], HURRY)
+@dataclass(frozen=True)
+class Prometheus(Alerts):
+    """The Prometheus of a tree in a namespace."""
+
+    where: Cluster
+    namespace: str
+
+    @property
+    def url(self) -> str:
+        """The address of Prometheus."""
+        return f"http://{self.where.service_address(self.namespace, 'nativelink-prometheus')}:9090"
+
+
+@dataclass(frozen=True)
+class Local(Alerts):
+    """A Prometheus on this machine."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The address of Prometheus."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextlib.contextmanager
+def engine_alerts(folder: Path, addresses: Mapping[str, str], **variables: Any) -> Iterator[Local]:
+    """Start a Prometheus with a cluster's alerts about its GitOps engine. It scrapes the addresses of some jobs.
+
+    ``variables`` are those of the cluster, whose name is ``cluster``.
+    """
+    stated = {"nativelink_prometheus": "operator", "nativelink_metrics_namespaces": ["monitoring"], **variables}
+    groups = template_context(values_of(stated.pop("cluster"), **stated))["prometheus"]["alerts"]
+    (group,) = [group for group in groups if group["name"] == "nativelink-gitops"]
+    (folder / "rules.yaml").write_text(impatient({"groups": [group]}, factor=60))  # scrapes are a second apart
+    jobs = [
+        {"job_name": job, "honor_labels": True, "static_configs": [{"targets": [address]}]}
+        for job, address in addresses.items()
+    ]
+    times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config = {"global": times, "rule_files": [str(folder / "rules.yaml")], "scrape_configs": jobs}
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    program = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["prometheus"]
+    command = [program, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
+    with (
+        (folder / "prometheus.log").open("w") as log,
+        subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log) as process,
+    ):
+        try:
+            made = Local(port)
+            jobs_up = {job: ["up"] for job in addresses}
+            until(f"{', '.join(addresses)} to be scraped", lambda: made.targets() == jobs_up, 30)
+            yield made
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def forwarded(where: Cluster, namespace: str, what: str, port: int) -> Iterator[str]:
+    """Forward a port of a pod to this machine, which NetworkPolicies may keep out. Yield the address."""
+    command = where.command("-n", namespace, "port-forward", what, f":{port}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            assert line.startswith("Forwarding from 127.0.0.1:"), f"kubectl port-forward printed {line!r}"
+            yield line.split()[2]
+        finally:
+            process.kill()
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def impatient(rules: Object, factor: int = HURRY) -> str:
+    """Return a file of alerting rules with shorter waits, ranges and offsets."""
+    groups = hurried(rules["groups"], factor)
     for rule in (rule for group in groups for rule in group["rules"]):
         rule["for"] = f"{min(15, int(rule.get('for', '0s').removesuffix('s')))}s"
     return yaml.safe_dump({"groups": groups})
@@ -80,7 +166,7 @@ def impatient(text: str) -> str:
 def hurry(tree: Path) -> None:
     """Shorten the times of the monitoring in a folder of rendered files."""
     for name, change in (
-        ("alert-rules", impatient),
+        ("alert-rules", lambda text: impatient(yaml.safe_load(text))),
         ("prometheus", lambda text: re.sub(r"(scrape|evaluation)_interval: 15s", r"\1_interval: 2s", text)),
         ("collector", lambda text: text.replace("metric_expiration: 60s", "metric_expiration: 8s")),
     ):

@@ -24,6 +24,7 @@ import yaml
 from testbed import build, cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
+from tests.e2e.alerting import Alerts, engine_alerts, forwarded
 from tests.e2e.git_server import GitServer, address_for, certificate
 from tests.e2e.site import SMALL, Site, by_ssh, pool
 
@@ -178,6 +179,17 @@ def argo(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Argo
             argo = Argo(where, site, server)
             argo.arrives(site.publish(server), seconds=180)
             yield argo
+
+
+@pytest.fixture(scope="module")
+def alerts(argo: Argo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerts]:
+    """Start a Prometheus that scrapes Argo CD."""
+    variables = {"cluster": NAME, "gitops_provider": "argocd", "gitops_namespace": "argocd"}
+    with (
+        forwarded(argo.where, "argocd", "statefulset/argocd-application-controller", 8082) as address,
+        engine_alerts(tmp_path_factory.mktemp("alerts"), {"nativelink-gitops": address}, **variables) as found,
+    ):
+        yield found
 
 
 @pytest.fixture(autouse=True)
@@ -385,7 +397,7 @@ def test_deleting_the_cas_in_git_does_not_delete_it(argo: Argo) -> None:
     assert argo.running() == after
 
 
-def test_broken_build_is_reported_and_reverted(argo: Argo) -> None:
+def test_broken_build_is_reported_and_reverted(argo: Argo, alerts: Alerts) -> None:
     before = argo.running()
     own = argo.file("kustomization.yaml")
     own.write_text(own.read_text() + "components:\n  - missing\n")
@@ -393,7 +405,9 @@ def test_broken_build_is_reported_and_reverted(argo: Argo) -> None:
     argo.refresh("hard")
     argo.eventually("the error in the status", lambda: "missing" in argo.errors(), 30)
     assert argo.running() == before
+    alerts.fires("GitOpsFailing")
     argo.arrives(argo.site.revert())
+    alerts.quiet()
     assert argo.errors() == ""
     assert argo.running() == before
 
@@ -432,7 +446,7 @@ def test_the_project_refuses_other_kinds_and_namespaces(argo: Argo, kind: str, n
     argo.arrives(argo.site.revert())
 
 
-def test_a_suspended_application_stays_suspended(argo: Argo) -> None:
+def test_a_suspended_application_stays_suspended(argo: Argo, alerts: Alerts) -> None:
     def replicas() -> int:
         return int(argo.get("deployment", "nativelink-worker-fixed", WORKERS)["spec"]["replicas"])
 
@@ -445,6 +459,7 @@ def test_a_suspended_application_stays_suspended(argo: Argo) -> None:
         argo.refresh("hard")
         assert argo.status()[0] == "OutOfSync"
     assert replicas() == 2
+    alerts.fires("GitOpsOutOfSync")
 
     # docs/changes.md tells users to check in this way that the engine knows the new commit.
     argo.file("patches/note.txt").write_text("A commit that changes no object.\n")
@@ -458,6 +473,7 @@ def test_a_suspended_application_stays_suspended(argo: Argo) -> None:
     command = shlex.split(line.partition("resume it: ")[2])
     subprocess.run([argo.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=ROOT)
     argo.eventually("the replicas of Git", lambda: replicas() == 1, 30)
+    alerts.quiet()
     assert "suspended" not in argo.site.playbook("connect").summary[NAME]
 
 

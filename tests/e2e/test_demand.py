@@ -29,7 +29,7 @@ from testbed import build, cluster, components, node
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import until
 from tests.e2e import chain, nativelink
-from tests.e2e.alerting import Prometheus, hurry
+from tests.e2e.alerting import Prometheus, free_port, hurry
 from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
 from tests.e2e.site import pool
 from tests.render.conftest import values_of
@@ -41,12 +41,6 @@ DOWN_AT_ONCE = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Percent"
 
 
 # The collector alone ---------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Source:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import cluster, components, images
+from testbed import build, cluster, components, images
 from testbed.cluster import Cluster
 from testbed.waiting import ClusterError, patient, until
+from tests.e2e.alerting import Alerts, engine_alerts, forwarded, free_port
 from tests.e2e.git_server import GitServer, address_for, certificate
 from tests.e2e.site import SMALL, Site, by_ssh, pool
 
@@ -133,6 +134,60 @@ def flux(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flux
             said = site.bootstrap().summary[NAME]
             assert f"push clusters/{NAME} to main of {server.https_url}: flux applies it from there" in said
             yield Flux(where, server, site)
+
+
+# The state of Flux's objects as Flux's documentation has kube-state-metrics tell it.
+STATES = {
+    "kind": "CustomResourceStateMetrics",
+    "spec": {
+        "resources": [
+            {
+                "groupVersionKind": {"group": "kustomize.toolkit.fluxcd.io", "version": "v1", "kind": "Kustomization"},
+                "metricNamePrefix": "gotk",
+                "metrics": [
+                    {
+                        "name": "resource_info",
+                        "help": "The state of an object of Flux.",
+                        "each": {"type": "Info", "info": {"labelsFromPath": {"name": ["metadata", "name"]}}},
+                        "labelsFromPath": {
+                            "exported_namespace": ["metadata", "namespace"],
+                            "ready": ["status", "conditions", "[type=Ready]", "status"],
+                        },
+                    }
+                ],
+            }
+        ]
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def alerts(flux: Flux, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerts]:
+    """Start a Prometheus that scrapes Flux and kube-state-metrics, which runs on this machine."""
+    folder = tmp_path_factory.mktemp("alerts")
+    (folder / "states.yaml").write_text(yaml.safe_dump(STATES))
+    port = free_port()
+    sets = {"kube-state-metrics": build.COMPONENT_SETS["kube-state-metrics"]}
+    command = [build.binaries(sets)["kube-state-metrics"], f"--kubeconfig={flux.where.kubeconfig}"]
+    command += ["--custom-resource-state-only", f"--custom-resource-state-config-file={folder / 'states.yaml'}"]
+    command += ["--host=127.0.0.1", f"--port={port}", f"--telemetry-port={free_port()}"]
+    variables = {
+        "cluster": NAME,
+        "gitops_provider": "flux",
+        "gitops_namespace": "flux-system",
+        "gitops_interval": "5s",
+    }
+    with (
+        (folder / "states.log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as states,
+        forwarded(flux.where, "flux-system", "deployment/kustomize-controller", 8080) as address,
+    ):
+        try:
+            jobs = {"nativelink-gitops": address, "nativelink-kube-state-metrics": f"127.0.0.1:{port}"}
+            with engine_alerts(folder, jobs, **variables) as found:
+                yield found
+        finally:
+            states.kill()
 
 
 def test_first_sync_brings_everything_to_ready(flux: Flux) -> None:
@@ -259,7 +314,7 @@ def test_the_cas_stays_when_its_file_is_removed(flux: Flux) -> None:
     ids=["build", "schema"],
 )  # fmt: skip
 def test_a_broken_commit_is_reported_and_changes_nothing(
-    flux: Flux, file: str, old: str, new: str, reason: str, words: str
+    flux: Flux, alerts: Alerts, file: str, old: str, new: str, reason: str, words: str
 ) -> None:
     before = {each: flux.get(each)["spec"] for each in ("service/nativelink-cas", CAS, SCHEDULER)}
     flux.edit(file, old, new)
@@ -268,6 +323,7 @@ def test_a_broken_commit_is_reported_and_changes_nothing(
     flux.refused(reason, words)
     print(f"{reason} told in {time.monotonic() - started:.1f} s")
     assert {each: flux.get(each)["spec"] for each in before} == before
+    alerts.fires("GitOpsFailing")
     started = time.monotonic()
     flux.applied(flux.site.revert())
     print(f"reverted in {time.monotonic() - started:.1f} s")
@@ -335,7 +391,7 @@ def test_the_sync_may_touch_neither_secrets_nor_other_namespaces(flux: Flux) -> 
         flux.applied(flux.site.revert())
 
 
-def test_a_suspended_sync_stays_suspended(flux: Flux) -> None:
+def test_a_suspended_sync_stays_suspended(flux: Flux, alerts: Alerts) -> None:
     kind = "kustomization.kustomize.toolkit.fluxcd.io"
     flux.where.run(
         "-n", "flux-system", "patch", kind, f"nativelink-{NAME}", "--type=merge", "-p", '{"spec":{"suspend":true}}'
@@ -350,7 +406,7 @@ def test_a_suspended_sync_stays_suspended(flux: Flux) -> None:
     # docs/changes.md tells users to check in this way that the engine knows the new commit.
     seen = f"--for=jsonpath={{.status.artifact.revision}}=main@sha1:{commit}"
     flux.where.run("-n", "flux-system", "wait", f"gitrepository/nativelink-{NAME}", seen, f"--timeout={patient(60)}s")
-    time.sleep(6)  # more than an interval
+    alerts.fires("GitOpsOutOfSync")  # after more than an interval
     assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 1
 
     # The summary tells users to run this command.
