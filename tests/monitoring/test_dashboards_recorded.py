@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import ROOT
+
 import dashboards
 from dashboards import pictures
 from tests.monitoring.recorded import Recorded
@@ -33,3 +35,9 @@ def test_a_name_or_a_label_that_does_not_exist_is_found(recording: Recorded) -> 
     assert recording.missing(query.replace("retry_count_total", "retries_total")) != []
     assert recording.missing(query.replace('cluster="test"', 'cluster="other"')) != []
     assert recording.missing(query) == []
+
+
+def test_the_queries_of_the_page_about_cost_select_recorded_series(recording: Recorded) -> None:
+    queries = re.findall(r"```promql\n(.+?)\n```", (ROOT / "docs/cost.md").read_text(), re.DOTALL)
+    assert len(queries) == 3
+    assert [each for query in queries for each in recording.missing(query)] == []
