@@ -214,7 +214,9 @@ def _cas(farm: _Farm) -> Iterator[Alert]:
         CRITICAL,
         ("cluster series",),
         "3m",
-        f"max by (namespace, pod) ({ready}) == 0 or on (namespace) {running} < {replicas}",
+        # These two have the label pod of what tells of them.
+        f"max by (namespace, pod) ({ready}) == 0"
+        f" or on (namespace) max by (namespace, statefulset) ({running} < {replicas})",
         "{{ with $labels.pod }}CAS pod {{ . }} is not ready{{ else }}A pod of nativelink-cas is missing{{ end }}",
         "The content in the pod's slice is away. Builds that need it wait or fail.",
     )

@@ -25,7 +25,7 @@ class Case:
 
 
 CAS_READY = 'kube_pod_status_ready{namespace="nativelink",pod="nativelink-cas-1",uid="1",condition="true"}'
-CAS_COUNT = '{namespace="nativelink",statefulset="nativelink-cas"}'
+CAS_COUNT = '{namespace="nativelink",statefulset="nativelink-cas",pod="kube-state-metrics-0"}'
 VOLUME = '{namespace="nativelink",persistentvolumeclaim="data-nativelink-cas-2"}'
 _WRITE = 'rpc_service="google.bytestream.ByteStream",rpc_method="Write"'
 

@@ -24,10 +24,12 @@ from testbed.waiting import ClusterError, until
 from .conftest import Live, Object, Play, Run
 
 PROVISION = ["nativelink/provision", "storage_classes", "keda", "ingress"]
-EVERYTHING = [*PROVISION, "nativelink/handover", "gitops"]
+EVERYTHING = [*PROVISION, "nativelink/handover", "gitops", "nativelink/monitoring"]
 REFERENCE = {
     "nativelink_scheduler_backend": "redis",
     "nativelink_priority_classes": True,
+    "nativelink_prometheus": "bundled",
+    "nativelink_prometheus_scrapes": ["edge", "keda", "gitops", "cluster"],
     "gitops_provider": "argocd",
     "gitops_repository": "https://git.example.com/builds.git",
     "storage_classes_list": [{"name": "fast", "preset": "aws-ebs-gp3", "default": True}],
@@ -94,6 +96,25 @@ def test_pod_security_labels(live: Live) -> None:
 def test_the_priority_class_is_not_the_default(live: Live) -> None:
     made = live("priorityclass", "nativelink-control-plane")
     assert (made["value"], made.get("globalDefault", False)) == (1_000_000, False)
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_the_bundled_prometheus_may_find_what_it_scrapes_and_read_nothing_else(dev: Cluster) -> None:
+    def may(verb: str, what: str, namespace: str = "") -> bool:
+        account = "--as=system:serviceaccount:nativelink:nativelink-prometheus"
+        where = ["-n", namespace] if namespace else ["--all-namespaces"]
+        done = subprocess.run(
+            dev.command("auth", "can-i", verb, what, account, *where), capture_output=True, check=False
+        )
+        return done.returncode == 0
+
+    scraped = ("envoy-gateway-system", "keda", "argocd", "kube-system")
+    assert [may("list", "pods", namespace) for namespace in scraped] == [True] * 4
+    assert may("list", "nodes")
+    assert may("get", "nodes/metrics")
+    assert not may("list", "pods", "nativelink-workers")
+    assert [may("get", "secrets", namespace) for namespace in scraped] == [False] * 4
+    assert not may("get", "nodes/proxy")
 
 
 @pytest.mark.usefixtures("provisioned")
