@@ -188,7 +188,15 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_worker_upload_timeout": DURATIONS,
                 "nativelink_scaling": st.sampled_from(["keda", "hpa", "none"]),
                 "nativelink_metrics_interval": st.integers(1, 60),
+                "nativelink_metrics": st.lists(st.sampled_from(["cas", "worker"]), max_size=2).map(
+                    lambda more: ["scheduler", *more]
+                ),
+                "nativelink_traces_endpoint": st.sampled_from(
+                    ["", "https://traces.example.com:4317", "http://[fd00::2]:1"]
+                ),
+                "nativelink_traces_percent": st.floats(0, 100),
                 "nativelink_prometheus": st.sampled_from(["none", "bundled"]),
+                "nativelink_dashboards": st.booleans(),
                 "nativelink_edge_annotations": ANNOTATIONS,
                 "nativelink_client_peers": st.lists(PEER, max_size=2),
                 "nativelink_dns_peers": st.lists(PEER, min_size=1, max_size=2),
@@ -211,6 +219,8 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
     ways = {pool.get("scaling") or stated.get("nativelink_scaling") for pool in variables["nativelink_worker_pools"]}
     if "hpa" in ways or draw(st.booleans()):
         variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))
+    if variables.get("nativelink_prometheus") == "bundled":
+        variables["nativelink_prometheus_scrapes"] = draw(st.lists(st.sampled_from(["keda", "cluster"]), max_size=2))
     if edge == "ingress" or draw(st.booleans()):
         variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
         if edge == "gateway" and variables["ingress_provider"] == "envoy-gateway":

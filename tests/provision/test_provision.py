@@ -67,7 +67,7 @@ def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live:
         "argocd 3.6.1: would be installed",
     ):
         assert line in run.summary["provisioned"]
-    assert len(run.changed) == 10
+    assert len(run.changed) == 12
     assert {each["metadata"]["name"] for each in live("namespace")["items"]} == before
     assert live("storageclass", "fast") == {}
     assert not any("keda" in each["metadata"]["name"] for each in live("crd")["items"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,8 @@ def kustomize() -> Callable[[Path], list[Object]]:
     def objects(folder: Path) -> list[Object]:
         done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
-        return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
+        # kustomize does not quote a "=", which is a type of its own in YAML 1.1.
+        return list(yaml.load_all(re.sub(r": =$", ': "="', done.stdout, flags=re.MULTILINE), yaml.CSafeLoader))
 
     return objects
 

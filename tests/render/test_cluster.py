@@ -34,7 +34,7 @@ def api() -> Iterator[Cluster]:
     """Start a cluster with the real CRDs, and with the namespaces as provisioning makes them."""
     name = f"render-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}"
     with cluster.fresh(name) as with_crds:
-        for component in ("keda", "gateway-api", "envoy-gateway"):
+        for component in ("keda", "gateway-api", "envoy-gateway", "prometheus-operator"):
             with_crds.apply(*_definitions(component))
         for namespace, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
             _namespace(with_crds, namespace, level)
@@ -72,7 +72,7 @@ def get(api: Cluster, *arguments: str) -> list[Object]:
 def test_a_tree_is_accepted_without_a_warning(api: Cluster, name: str) -> None:
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == {"local": 37, "dev": 37, "staging": 46, "prod": 37}[name]
+    assert len(done.stdout.splitlines()) == {"local": 37, "dev": 37, "staging": 46, "prod": 49}[name]
 
 
 def test_a_tree_with_dashboards_is_accepted_without_a_warning(api: Cluster, folder: Path) -> None:
@@ -92,8 +92,6 @@ def test_an_unknown_field_is_refused(api: Cluster) -> None:
 
 
 def test_objects_for_a_prometheus_operator_are_accepted(api: Cluster) -> None:
-    api.apply(*_definitions("prometheus-operator"))
-    api.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
     labels = {"release": "prometheus"}
     wishes = {"nativelink_prometheus": "operator", "nativelink_prometheus_labels": labels}
     found = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **wishes)))

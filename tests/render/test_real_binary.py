@@ -101,7 +101,7 @@ def test_the_scheduler_answers_only_from_complete_results() -> None:
 
 def test_the_scheduler_looks_into_the_action_cache_first() -> None:
     (scheduler,) = configuration(committed("prod"), "scheduler/scheduler.json5")["schedulers"]
-    assert (scheduler["name"], scheduler["cache_lookup"]["ac_store"]) == ("MAIN", "AC")
+    assert (scheduler["name"], scheduler["cache_lookup"]["ac_store"]) == ("MAIN", "COUNTED_AC")
 
 
 def test_open_files_are_as_many_as_the_variable_says() -> None:
