@@ -74,6 +74,12 @@ class Monitored(Prometheus):
         """Return a load of actions that no worker can run."""
         return Load(self.address("scheduler"), self.address("cas"), 10, self.address("scheduler-workers"))
 
+    def put(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a client that writes wrong bytes to the CAS, or right ones."""
+        tool = build.binaries(build.NODE_SETS)["reapi-load"]
+        command = [tool, "put", f"--cas-endpoint=grpc://{self.address('cas')}:50051", *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
     def address(self, name: str) -> str:
         return self.where.service_address(CAS, f"nativelink-{name}")
 
@@ -187,8 +193,10 @@ def test_every_panel_of_the_dashboards_has_data(farm: Monitored) -> None:
 
 
 def test_a_certificate_that_expires_soon(farm: Monitored) -> None:
+    authority = Authority("Servers of the tests")
+    (farm.edge.folder / "servers.crt").write_bytes(authority.pem)
     for days in (1, 90):
-        certificate, key = Authority("Servers of the tests").issue(HOST, days=days)
+        certificate, key = authority.issue(HOST, days=days)
         farm.where.apply(secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}))
         if days == 1:
             farm.fires("CertificateExpiry")
@@ -203,9 +211,12 @@ def test_actions_that_no_worker_runs(farm: Monitored) -> None:
     farm.quiet()
 
 
+REQUESTS = ("--platform=pool=default", "--seconds=0-0", "--retries=0", "--timeout=60", "--concurrency=5", "--actions=5")
+
+
 def test_a_scheduler_that_is_gone(farm: Monitored) -> None:
-    with farm.without("deployment/nativelink-scheduler"):
-        farm.fires("SchedulerDown", "DemandLost", "MetricsLost")
+    with farm.without("deployment/nativelink-scheduler"), repeated(lambda: farm.edge.load(*REQUESTS)):
+        farm.fires("SchedulerDown", "DemandLost", "MetricsLost", "EdgeErrors", "EdgeGivesUp", seconds=200)
     farm.quiet()
 
 
@@ -215,20 +226,14 @@ def test_a_collector_that_is_gone(farm: Monitored) -> None:
     farm.quiet()
 
 
-def test_a_cas_pod_that_is_gone(farm: Monitored) -> None:
+def test_cas_pods_that_find_no_node(farm: Monitored) -> None:
     farm.where.run("cordon", "real-1")
     try:
-        farm.where.run("-n", CAS, "delete", "pod", "nativelink-cas-1", "--wait=false")
-        farm.fires("CASPodDown")
+        farm.where.run("-n", CAS, "delete", "pod", "nativelink-cas-0", "nativelink-cas-1", "--wait=false")
+        with repeated(lambda: farm.edge.load(*REQUESTS)):
+            farm.fires("CASPodDown", "EdgeGivesUp")
     finally:
         farm.where.run("uncordon", "real-1")
-    farm.quiet()
-
-
-def test_a_cas_that_is_gone_for_the_edge(farm: Monitored) -> None:
-    load = ("--platform=pool=default", "--seconds=0-0", "--retries=0", "--timeout=5")
-    with farm.without("statefulset/nativelink-cas", 2), repeated(lambda: farm.edge.load(*load)):
-        farm.fires("CASPodDown", "EdgeErrors", "EdgeGivesUp", seconds=200)
     farm.quiet()
 
 
@@ -254,13 +259,8 @@ def repeated(start: Callable[[], subprocess.Popen[str]]) -> Iterator[None]:
 
 
 def test_wrong_bytes_are_refused_and_noticed(farm: Monitored) -> None:
-    put = (build.binaries(build.NODE_SETS)["reapi-load"], "put", f"--cas-endpoint=grpc://{farm.address('cas')}:50051")
-    # The second one makes sure that an increase is seen even if the first one is the first of its kind.
-    for _ in range(2):
-        said = json.loads(subprocess.run(put, capture_output=True, text=True, check=True).stdout)
-        assert all(each.startswith("refused") for each in said.values()), said
-        time.sleep(5)
-    farm.fires("UploadsRefused")
+    with repeated(lambda: farm.put()):
+        farm.fires("UploadsRefused")
     farm.quiet()
 
 
@@ -325,13 +325,7 @@ def test_a_disk_that_is_full(farm: Monitored) -> None:
     files = f"i=0; while [ $i -lt 2100 ]; do : > {path}/file$i || break; i=$((i + 1)); done"
     fill = f"head -c 100000000 /dev/zero > {path}/fill; {files}"
     subprocess.run([*inside, "sh", "-c", fill], capture_output=True, check=False)
-    put = (
-        build.binaries(build.NODE_SETS)["reapi-load"],
-        "put",
-        "--right",
-        f"--cas-endpoint=grpc://{farm.address('cas')}:50051",
-    )
-    with repeated(lambda: subprocess.Popen(put, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)):
+    with repeated(lambda: farm.put("--right")):
         farm.fires("CASDiskFull", "CASInodesFull", "UploadErrors", seconds=240)
     subprocess.run([*inside, "sh", "-c", f"rm -f {path}/fill {path}/file*"], check=True)
     farm.quiet("WorkerEvicted")

@@ -100,7 +100,7 @@ def test_the_priority_class_is_not_the_default(live: Live) -> None:
 
 @pytest.mark.usefixtures("provisioned")
 def test_the_bundled_prometheus_may_find_what_it_scrapes_and_read_nothing_else(dev: Cluster) -> None:
-    def may(verb: str, what: str, namespace: str = "") -> bool:
+    def may(verb: str, what: str, namespace: str = "", subresource: str = "") -> bool:
         account = "--as=system:serviceaccount:nativelink:nativelink-prometheus"
         where = ["-n", namespace] if namespace else ["--all-namespaces"]
         done = subprocess.run(
@@ -111,10 +111,10 @@ def test_the_bundled_prometheus_may_find_what_it_scrapes_and_read_nothing_else(d
     scraped = ("envoy-gateway-system", "keda", "argocd", "kube-system")
     assert [may("list", "pods", namespace) for namespace in scraped] == [True] * 4
     assert may("list", "nodes")
-    assert may("get", "nodes/metrics")
+    assert may("get", "nodes", subresource="metrics")
     assert not may("list", "pods", "nativelink-workers")
     assert [may("get", "secrets", namespace) for namespace in scraped] == [False] * 4
-    assert not may("get", "nodes/proxy")
+    assert not may("get", "nodes", subresource="proxy")
 
 
 @pytest.mark.usefixtures("provisioned")
