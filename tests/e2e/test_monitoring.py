@@ -259,7 +259,7 @@ def repeated(start: Callable[[], subprocess.Popen[str]]) -> Iterator[None]:
 
 
 def test_wrong_bytes_are_refused_and_noticed(farm: Monitored) -> None:
-    with repeated(lambda: farm.put()):
+    with repeated(farm.put):
         farm.fires("UploadsRefused")
     farm.quiet()
 
