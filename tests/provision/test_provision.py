@@ -103,9 +103,8 @@ def test_the_bundled_prometheus_may_find_what_it_scrapes_and_read_nothing_else(d
     def may(verb: str, what: str, namespace: str = "", subresource: str = "") -> bool:
         account = "--as=system:serviceaccount:nativelink:nativelink-prometheus"
         where = ["-n", namespace] if namespace else ["--all-namespaces"]
-        done = subprocess.run(
-            dev.command("auth", "can-i", verb, what, account, *where), capture_output=True, check=False
-        )
+        asked = ("auth", "can-i", verb, what, account, *where, f"--subresource={subresource}")
+        done = subprocess.run(dev.command(*asked), capture_output=True, check=False)
         return done.returncode == 0
 
     scraped = ("envoy-gateway-system", "keda", "argocd", "kube-system")
