@@ -357,7 +357,8 @@ def test_no_alert_fires_in_an_hour_of_normal_load(state: Path, tmp_path: Path) -
         began, most, least = time.monotonic(), 0, 99
         while (passed := time.monotonic() - began) < HOUR:
             size = 60 if passed % 600 < 300 else 3  # five minutes of load, five of nearly none
-            load = ("--platform=pool=default", f"--actions={size}", "--seconds=0-3", "--lookup", "--timeout=300")
+            salt = f"--salt={int(passed) // 60 % 2 * passed}"  # in every second minute the same actions again
+            load = ("--platform=pool=default", f"--actions={size}", "--seconds=0-3", "--lookup", "--timeout=300", salt)
             with calm.edge.load(*load) as client:
                 while client.poll() is None:
                     for alert in calm.firing():
