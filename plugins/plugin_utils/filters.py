@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 
 import yaml
@@ -11,6 +12,9 @@ import yaml
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9/._@-]*(?::[A-Za-z0-9/._@-]+)*|[0-9]+(?:m|[KMGTP]i)")
 # YAML 1.1 or 1.2 reads these as something else than a text.
 _RESERVED = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+# A text that is longer is folded, if it has printable ASCII characters only, and no two spaces in a row.
+_LONG = 100
+_FOLDABLE = re.compile(r"[!-~]+( [!-~]+)*")
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 
 
@@ -44,12 +48,19 @@ def _yaml_lines(value: object) -> list[str]:
             inner = _yaml_lines(item)
             if isinstance(item, Mapping | list) and item:
                 lines += [f"{_scalar(key)}:", *(f"  {line}" for line in inner)]
+            elif isinstance(item, str) and len(item) > _LONG and _FOLDABLE.fullmatch(item):
+                lines += [f"{_scalar(key)}: >-", *(f"  {line}" for line in _folded(item))]
             else:
                 lines.append(f"{_scalar(key)}: {inner[0]}")
         return lines
     if isinstance(value, list) and value:
         return [f"{'  ' if number else '- '}{line}" for item in value for number, line in enumerate(_yaml_lines(item))]
     return [_scalar(value)]
+
+
+def _folded(text: str) -> list[str]:
+    """Lines that a reader of YAML joins by spaces."""
+    return textwrap.wrap(text, _LONG, break_long_words=False, break_on_hyphens=False)
 
 
 def _scalar(value: object) -> str:

@@ -27,6 +27,23 @@ def test_to_nice_yaml_reads_back_where_it_is_indented(data: Any) -> None:
     assert yaml.load(text.render(data=data), yaml.CSafeLoader) == {"top": {"data": data}}
 
 
+LONG = st.lists(st.text("abc#:- \"'{[&*!|>%@`\n", min_size=1, max_size=30), min_size=20).map(" ".join)
+
+
+@given(LONG)
+def test_a_long_text_reads_back(text: str) -> None:
+    data = {"top": [{"expr": text, "for": "5m"}]}
+    assert yaml.load(filters.to_nice_yaml(data), yaml.CSafeLoader) == data
+
+
+def test_a_long_text_is_folded() -> None:
+    text = "sum by (pool) (rate(a_total[5m])) / " * 6 + "1"
+    lines = filters.to_nice_yaml({"expr": text}).splitlines()
+    assert lines[0] == "expr: >-"
+    assert max(map(len, lines)) <= 102
+    assert yaml.load("\n".join(lines), yaml.CSafeLoader) == {"expr": text}
+
+
 @given(st.text())
 def test_quoted_reads_back(text: str) -> None:
     assert yaml.load(f"key: {filters.quoted(text)}", yaml.CSafeLoader) == {"key": text}
