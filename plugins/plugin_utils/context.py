@@ -231,10 +231,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "token": bool(own("prometheus_scrapes")),
         },
         "collector": monitoring.collector(senders),
-        "traces": {
-            "endpoint": own("traces_endpoint"),
-            **_peer(own("traces_endpoint").partition("://")[2], monitoring.SENDERS["scheduler"]),
-        },
+        "traces": _receiver(own("traces_endpoint")),
         "telemetry": {sender: monitoring.environment(known, senders, sender) for sender in ("scheduler", "cas")},
         "log": {"format": own("log_format"), "level": own("log_level")},
         "max_open_files": own("max_open_files"),
@@ -549,6 +546,12 @@ def _namespace(name: str) -> dict[str, Any]:
 
 def _image(name: str, tag: str, digest: str) -> str:
     return f"{name}:{tag}@{digest}" if digest else f"{name}:{tag}"
+
+
+def _receiver(url: str) -> dict[str, Any]:
+    """Where traces go: the address as the collector wants it, and the peer of a NetworkPolicy."""
+    scheme, _, address = url.rstrip("/").partition("://")
+    return {"endpoint": address, "insecure": scheme == "http", **_peer(address, monitoring.SENDERS["scheduler"])}
 
 
 def _peer(address: str, default_port: int) -> dict[str, Any]:

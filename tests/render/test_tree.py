@@ -402,7 +402,7 @@ def test_all_workloads_send_metrics_and_traces_to_ports_of_their_own() -> None:
         "OTEL_BLRP_MAX_QUEUE_SIZE": "0",
     }
     collector = yaml.safe_load(files[COLLECTOR])
-    assert collector["exporters"]["otlp_grpc"] == {"endpoint": "https://traces.example.com:4317"}
+    assert collector["exporters"]["otlp_grpc"] == {"endpoint": "traces.example.com:4317", "tls": {"insecure": False}}
     assert collector["service"]["pipelines"]["traces"] == {
         "receivers": ["otlp/scheduler", "otlp/cas", "otlp/worker"],
         "exporters": ["otlp_grpc"],
