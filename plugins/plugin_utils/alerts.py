@@ -425,13 +425,17 @@ def _pools(farm: _Farm) -> Iterator[Alert]:
 
 def _demand(farm: _Farm) -> Iterator[Alert]:
     used, most = (series(f"redis_memory_{each}_bytes", namespace=farm.ours) for each in ("used", "max"))
+    # While Redis is away, the exporter tries for longer than a scrape lasts (1.45, 13 s: seen).
+    scraped = series("up", job="nativelink-demand", namespace=farm.ours)
+    exporter = series("kube_deployment_status_replicas_available", namespace=farm.ours, deployment="nativelink-demand")
     yield Alert(
         "NativeLinkRedisDown",
         "demand",
         CRITICAL,
         ("demand by pool",),
         "1m",
-        f"max({series('redis_up', namespace=farm.ours)}) == 0",
+        f"max({series('redis_up', namespace=farm.ours)}) == 0"
+        f" or on () (max({scraped}) == 0 and on () max({exporter}) > 0)",
         "The Redis of NativeLink in " + farm.ours + " does not answer",
         "No action starts or ends. Schedulers wait for half a minute before they drop results.",
     )

@@ -155,6 +155,21 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def api_server(where: Cluster, namespace: str) -> Object:
+    """Return a policy that lets Prometheus reach the API server, whose port here is neither 443 nor 6443."""
+    (port,) = where.run("get", "endpointslices", "kubernetes", "-o", "jsonpath={.ports[*].port}").split()
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "api-server", "namespace": namespace},
+        "spec": {
+            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "prometheus"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"ports": [{"protocol": "TCP", "port": int(port)}]}],
+        },
+    }
+
+
 def impatient(rules: Object, factor: int = HURRY) -> str:
     """Return a file of alerting rules with shorter waits, ranges and offsets."""
     groups = hurried(rules["groups"], factor)

@@ -25,11 +25,11 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
-from testbed import build, cluster, components, node
+from testbed import build, cluster, components, manifests, node
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import until
 from tests.e2e import chain, nativelink
-from tests.e2e.alerting import Prometheus, free_port, hurry
+from tests.e2e.alerting import Prometheus, api_server, free_port, hurry
 from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
 from tests.e2e.site import pool
 from tests.render.conftest import values_of
@@ -285,9 +285,10 @@ class Watched:
 @pytest.fixture(scope="module")
 def where(state: Path) -> Iterator[Cluster]:
     with cluster.fresh("e2e-demand", nodes=3, real=True) as made:
-        wanted = ("keda", "collector", "redis", "redis-exporter", "prometheus")
+        wanted = ("keda", "collector", "redis", "redis-exporter", "prometheus", "kube-state-metrics")
         made.load(*(image for name in wanted for image in components.images_of(name)))
         chain.install_keda(made)
+        made.run("apply", "--server-side", "-f", str(manifests.path("kube-state-metrics")))
         yield made
 
 
@@ -313,9 +314,19 @@ def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         nativelink_redis_resources=small,
         nativelink_redis_volume_size="1Gi",
         nativelink_prometheus="bundled",
+        nativelink_prometheus_scrapes=["cluster"],
     )
     hurry(shared.folder)
     shared.apply_folder()
+    # The playbook grants what Prometheus may read, but no playbook has run here.
+    where.run(
+        "create",
+        "clusterrolebinding",
+        "prometheus",
+        "--clusterrole=cluster-admin",
+        "--serviceaccount=shared:nativelink-prometheus",
+    )
+    where.apply(api_server(where, "shared"))
     chain.await_keda(where)
     memory.await_ready()
     where.rolled_out("memory", "deployment/nativelink-prometheus")

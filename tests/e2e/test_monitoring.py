@@ -25,7 +25,7 @@ from testbed import build, components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from tests.e2e import chain, nativelink
-from tests.e2e.alerting import Prometheus, hurry
+from tests.e2e.alerting import Prometheus, api_server, hurry
 from tests.e2e.authority import Authority
 from tests.e2e.chain import Load
 from tests.e2e.edge import CAS, HOST, NAME, Edge, opened, secret
@@ -100,21 +100,6 @@ def prepare(where: Cluster) -> None:
     where.run("apply", "--server-side", "-f", str(manifests.path("kube-state-metrics")))
 
 
-def api_server(where: Cluster) -> Object:
-    """Return a policy that lets Prometheus reach the API server, whose port here is neither 443 nor 6443."""
-    (port,) = where.run("get", "endpointslices", "kubernetes", "-o", "jsonpath={.ports[*].port}").split()
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "api-server", "namespace": CAS},
-        "spec": {
-            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "prometheus"}},
-            "policyTypes": ["Egress"],
-            "egress": [{"ports": [{"protocol": "TCP", "port": int(port)}]}],
-        },
-    }
-
-
 POOL = pool(
     "default",
     **{"slots": 2, "min_replicas": 1, "max_replicas": 2, "longest_action": "2m"},
@@ -136,7 +121,7 @@ def monitored(name: str, folder: Path, **variables: Any) -> Iterator[Monitored]:
     }
     with opened(name, folder, prepare, **stated) as edge:
         chain.await_keda(edge.where)
-        edge.where.apply(chain.this_machine(edge.where, CAS), api_server(edge.where))
+        edge.where.apply(chain.this_machine(edge.where, CAS), api_server(edge.where, CAS))
         yield Monitored(edge.where, CAS, edge)
 
 

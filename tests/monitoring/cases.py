@@ -26,6 +26,8 @@ class Case:
 
 CAS_READY = 'kube_pod_status_ready{namespace="nativelink",pod="nativelink-cas-1",uid="1",condition="true"}'
 CAS_COUNT = '{namespace="nativelink",statefulset="nativelink-cas",pod="kube-state-metrics-0"}'
+DEMAND_UP = 'up{job="nativelink-demand",namespace="nativelink"}'
+EXPORTER = 'kube_deployment_status_replicas_available{namespace="nativelink",deployment="nativelink-demand"}'
 VOLUME = '{namespace="nativelink",persistentvolumeclaim="data-nativelink-cas-2"}'
 _WRITE = 'rpc_service="google.bytestream.ByteStream",rpc_method="Write"'
 
@@ -472,7 +474,15 @@ CASES = (
         3,
         {"The Redis of NativeLink in nativelink does not answer": {}},
     ),
-    Case("NativeLinkRedisDown", "it answers", {redis("up"): "1x10"}, 3),
+    Case(
+        "NativeLinkRedisDown",
+        "the exporter runs, and answers too late",
+        {DEMAND_UP: "1 0x10", EXPORTER: "1x10"},
+        3,
+        {"The Redis of NativeLink in nativelink does not answer": {}},
+    ),
+    Case("NativeLinkRedisDown", "it answers", {redis("up"): "1x10", DEMAND_UP: "1x10", EXPORTER: "1x10"}, 3),
+    Case("NativeLinkRedisDown", "the exporter is away", {DEMAND_UP: "0x10", EXPORTER: "0x10"}, 3),
     Case(
         "NativeLinkRedisFull",
         "95 %",
