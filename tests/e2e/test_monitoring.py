@@ -252,10 +252,8 @@ def test_wrong_bytes_are_refused_and_noticed(farm: Monitored) -> None:
 def test_a_worker_that_finds_no_node(farm: Monitored) -> None:
     farm.where.run("cordon", "real-1")
     try:
-        with farm.queue() as load:
-            load.hold(10)
-            farm.fires("WorkersPending", seconds=240)
-            load.hold(0)
+        farm.where.run("-n", WORKERS, "delete", "pod", farm.worker(), "--wait=false")
+        farm.fires("WorkersPending", seconds=200)
     finally:
         farm.where.run("uncordon", "real-1")
     farm.quiet()
