@@ -273,6 +273,7 @@ def test_a_worker_that_fills_its_disk(farm: Monitored) -> None:
     farm.quiet("WorkersGivenUp", "WorkerEvicted")
 
 
+@pytest.mark.soak
 def test_a_worker_that_hangs(farm: Monitored) -> None:
     pod = farm.worker()
     farm.where.run("-n", WORKERS, "exec", pod, "--", "sh", "-c", OF_NATIVELINK + "kill -STOP ${each#/proc/}; done")
@@ -281,6 +282,7 @@ def test_a_worker_that_hangs(farm: Monitored) -> None:
     farm.quiet("WorkerEvicted")
 
 
+@pytest.mark.soak
 def test_a_drain_that_does_not_end(farm: Monitored) -> None:
     pod = farm.worker()
     finalizers = ("-n", WORKERS, "patch", "pod", pod, "--type=merge", "-p")
@@ -293,6 +295,7 @@ def test_a_drain_that_does_not_end(farm: Monitored) -> None:
     farm.quiet("WorkerEvicted")
 
 
+@pytest.mark.soak
 def test_a_disk_that_is_full(farm: Monitored) -> None:
     """A small file system lies on the volume of a CAS pod, and something else fills it."""
     volume = nativelink.claimed(farm.where, CAS, "data-nativelink-cas-0")
@@ -314,6 +317,7 @@ def test_a_disk_that_is_full(farm: Monitored) -> None:
     farm.quiet("WorkerEvicted")
 
 
+@pytest.mark.soak
 def test_a_cache_that_no_longer_hits(farm: Monitored) -> None:
     load = ("--platform=pool=default", "--actions=150", "--concurrency=3", "--seconds=0-0", "--lookup")
 
