@@ -260,9 +260,10 @@ def test_a_worker_that_finds_no_node(farm: Monitored) -> None:
 
 
 def test_a_worker_that_runs_out_of_memory(farm: Monitored) -> None:
-    # On a machine with cgroup v1 only one process is killed. It has to be NativeLink.
+    # On a machine with cgroup v1 the kernel ends one process only, here NativeLink: no other is as large.
     chosen = f"{OF_NATIVELINK} echo 1000 > $each/oom_score_adj; done; "
-    with farm.act(chosen + "head -c 600000000 /dev/zero | tail -c 600000000 > /dev/null; sleep 5"):
+    small = "head -c 4000000 /dev/zero | tail -c 4000000 | (sleep 15; cat > /dev/null) & "
+    with farm.act(f"{chosen} i=0; while [ $i -lt 90 ]; do {small} i=$((i + 1)); done; wait"):
         farm.fires("WorkerOutOfMemory")
     farm.quiet("WorkersGivenUp")
 
