@@ -277,7 +277,9 @@ def test_a_worker_that_fills_its_disk(farm: Monitored) -> None:
 @pytest.mark.soak
 def test_a_worker_that_hangs(farm: Monitored) -> None:
     pod = farm.worker()
-    farm.where.run("-n", WORKERS, "exec", pod, "--", "sh", "-c", OF_NATIVELINK + "kill -STOP ${each#/proc/}; done")
+    farm.where.run(
+        "-n", WORKERS, "exec", pod, "--", "sh", "-c", OF_NATIVELINK + "kill -STOP ${each#/proc/}; done; true"
+    )
     farm.fires("WorkersGivenUp")
     farm.where.run("-n", WORKERS, "delete", "pod", pod, "--force", "--grace-period=0")
     farm.quiet("WorkerEvicted")
