@@ -304,19 +304,22 @@ def test_a_disk_that_is_full(farm: Monitored) -> None:
     volume = nativelink.claimed(farm.where, CAS, "data-nativelink-cas-0")
     farm.where.run("cordon", "real-1")
     farm.where.run("-n", CAS, "delete", "pod", "nativelink-cas-0")
-    inside = ["nsenter", "--target", str(node.process(farm.where.home)), "--mount", "--root", "--wd=/"]
-    path = f"/opt/local-path-provisioner/{volume.name}"
-    subprocess.run(
-        [*inside, "mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=2000,mode=777", "tmpfs", path], check=True
-    )
+    holder, path = node.process(farm.where.home), f"/opt/local-path-provisioner/{volume.name}"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=2000,mode=777", "tmpfs", path]
+    subprocess.run(["nsenter", f"--target={holder}", "--mount", "--root", "--wd=/", *mount], check=True)
     farm.where.run("uncordon", "real-1")
     farm.where.rolled_out(CAS, "statefulset/nativelink-cas")
-    files = f"i=0; while [ $i -lt 2100 ]; do : > {path}/file$i || break; i=$((i + 1)); done"
-    fill = f"head -c 100000000 /dev/zero > {path}/fill; {files}"
-    subprocess.run([*inside, "sh", "-c", fill], capture_output=True, check=False)
+    inside = Path(f"/proc/{holder}/root{path}")
+    with contextlib.suppress(OSError):  # it is full
+        (inside / "fill").write_bytes(bytes(100_000_000))
+    others = [inside / f"file-{number}" for number in range(2000)]
+    with contextlib.suppress(OSError):  # it has no inode left
+        for other in others:
+            other.touch()
     with repeated(lambda: farm.put("--right")):
         farm.fires("CASDiskFull", "CASInodesFull", "UploadErrors", seconds=240)
-    subprocess.run([*inside, "sh", "-c", f"rm -f {path}/fill {path}/file*"], check=True)
+    for other in (inside / "fill", *others):
+        other.unlink(missing_ok=True)
     farm.quiet("WorkerEvicted")
 
 
