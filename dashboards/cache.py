@@ -215,7 +215,7 @@ def made() -> Dashboard:
         number(
             "Content stays for",
             "s",
-            "What the volumes hold, over what is written in the range. In a full cache, content that nobody reads is "
+            "What the volumes hold, over what is written in the range. In a full cache, content that is not read is "
             "evicted after about this time: NativeLink reports no evictions. Less than a few days: use larger volumes.",
             (f"sum({_USED}) / sum(rate({_BYTES}{{{_WRITES}}}[$__range]))", "about"),
         ),
