@@ -30,7 +30,7 @@ from dashboards import ROOT, models, substituted
 from dashboards.prometheus import matrix, vector
 
 COLUMNS, WIDTH, ROW = 24, 13.0, 0.33  # of Grafana's grid; inches of a picture, and of one row of the grid
-POINTS, TICKS, COLORS = 180, 5, 160
+POINTS, TICKS, COLORS = 180, 5, 96
 _PAGE, _PANEL, _TEXT, _FAINT = "#111217", "#181b1f", "#ccccdc", "#8e8e99"
 _COLORS = ["#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#f2495c", "#b877d9", "#8ab8ff", "#ffb357"]
 _NAMED = {"green": "#73bf69", "yellow": "#f2cc0c", "red": "#f2495c"}
