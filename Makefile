@@ -107,7 +107,7 @@ newest: # an environment with a newer Python for the tests on the newest ansible
 	@if python=$$(.ci/newest-python); then .ci/venv .venv-newest "$$python"; fi
 
 .PHONY: soak
-soak: venv ## run the long tests: the bootstrap interrupted at 20 random points; with root also those of draining and scaling
+soak: venv ## run the long tests: the bootstrap interrupted at 20 random points; with root also those of draining, scaling and alerts (hours)
 	pytest tests/bootstrap tests/e2e -m soak -s
 
 .PHONY: bench
