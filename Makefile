@@ -77,7 +77,7 @@ manifests: venv
 test molecule pytest e2e bench: export GOGC := 400
 
 .PHONY: test
-test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (10 minutes; 17 the first time)
+test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (12 minutes; 20 the first time)
 
 .PHONY: lint
 lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ruff, and check the documentation's links
@@ -97,7 +97,7 @@ pytest: venv newest ## run the tests in tests/ that need no real node
 	TESTBED_PATIENCE=2 pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/e2e
 
 .PHONY: e2e
-e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (16 minutes; 33 the first time)
+e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (25 minutes; 50 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
 	TESTBED_PATIENCE=4 pytest -n 4 --dist loadfile --no-loadscope-reorder -rs --durations=25 -m 'not soak and not alone' tests/e2e
