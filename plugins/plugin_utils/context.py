@@ -155,8 +155,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     senders = [name for name in monitoring.SENDERS if name in own("metrics") and read]
     pools = [_pool(pool, cluster, upload, known, senders) for pool in own("worker_pools")]
     bundled = backend == "redis" and own("redis_provider") == "bundled"
-    gateway = own("edge") == "gateway"
-    envoy_gateway = gateway and known["ingress_provider"] == "envoy-gateway"
+    envoy_gateway = behind_envoy_gateway(known)
     several = own("scheduler_replicas") > 1
     behind = {"nativelink-cache": own("cas_replicas"), "nativelink-execution": own("scheduler_replicas")}
     single_pod_routes = [route for route, pods in behind.items() if pods == 1]
@@ -186,7 +185,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "plain alerts": prometheus in ("bundled", "annotations"),
         "scrape annotations": prometheus == "annotations",
         "dashboards": own("dashboards"),
-        "gateway": gateway,
+        "gateway": own("edge") == "gateway",
         "envoy gateway": envoy_gateway,
         "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),
         "ingress": own("edge") == "ingress",
@@ -316,7 +315,7 @@ def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str,
     engine = known["gitops_provider"]
     exists = {
         "cluster": True,
-        "edge": known["nativelink_edge"] == "gateway" and known["ingress_provider"] == "envoy-gateway",
+        "edge": behind_envoy_gateway(known),
         "keda": any(pool["scaling"] == "keda" for pool in pools),
         "gitops": engine != "none",
     }
@@ -340,6 +339,11 @@ def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str,
 def redis_may_fill(limit: str) -> int:
     """Bytes that the bundled Redis may fill of its memory limit, a quantity."""
     return part_of("70%", bytes_of(limit))
+
+
+def behind_envoy_gateway(known: Mapping[str, Any]) -> bool:
+    """Whether a cluster's edge is a Gateway that Envoy Gateway serves."""
+    return bool(known["nativelink_edge"] == "gateway" and known["ingress_provider"] == "envoy-gateway")
 
 
 def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import specs, versions
-from ..context import COPIES, derived_properties, redis_may_fill, scaling_of
+from ..context import COPIES, behind_envoy_gateway, derived_properties, redis_may_fill, scaling_of
 from ..findings import Findings
 from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from ..specs import Values
@@ -243,7 +243,7 @@ def edge(values: Values) -> Findings:
             if not values[name]:
                 yield name, "is empty, but NGINX serves gRPC only with a host name and TLS", remedy
     if values["nativelink_edge_client_ca_secret"]:
-        if wanted != "gateway" or provider != "envoy-gateway":
+        if not behind_envoy_gateway(values):
             problem = "is set, but only a Gateway of the ingress_provider envoy-gateway asks clients for certificates"
             remedy = "remove it, and configure your controller to ask for certificates"
             yield "nativelink_edge_client_ca_secret", problem, remedy
@@ -308,8 +308,7 @@ def scrapes(values: Values) -> Findings:
             f"is set, but nativelink_prometheus is {values['nativelink_prometheus']}",
             "remove it, or set nativelink_prometheus to bundled or operator",
         )
-    envoy = values["nativelink_edge"] == "gateway" and values["ingress_provider"] == "envoy-gateway"
-    if "edge" in wanted and not envoy:
+    if "edge" in wanted and not behind_envoy_gateway(values):
         yield "nativelink_prometheus_scrapes", "has edge, but no Envoy Gateway is the edge", "remove edge"
     if "gitops" in wanted and values["gitops_provider"] == "none":
         yield "nativelink_prometheus_scrapes", "has gitops, but gitops_provider is none", "remove gitops"
