@@ -71,11 +71,14 @@ def collector(senders: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Target:
-    """A port of one of the tree's own Services, and the condition of `template_context()["when"]` for it."""
+    """A port of one of the tree's own Services, and the condition of `template_context()["when"]` for it.
+
+    `port` is a name in `context.PORTS`.
+    """
 
     name: str
     component: str
-    port: int
+    port: str
     port_name: str
     condition: str
     # True where scaling may follow it.
@@ -83,9 +86,9 @@ class Target:
 
 
 OWN = (
-    Target("nativelink-collector", "collector", 9464, "http-metrics", "collected demand", demand=True),
-    Target("nativelink-reported", "collector", 9465, "http-reported", "collector", demand=False),
-    Target("nativelink-demand", "demand", 9121, "http-metrics", "demand", demand=True),
+    Target("nativelink-collector", "collector", "metrics", "http-metrics", "collected demand", demand=True),
+    Target("nativelink-reported", "collector", "reported", "http-reported", "collector", demand=False),
+    Target("nativelink-demand", "demand", "demand", "http-metrics", "demand", demand=True),
 )
 
 
