@@ -275,7 +275,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "worker": {
             "upload_timeout": upload,
             "egress": own("worker_egress"),
-            "apart_from": ["cas", "redis", "scheduler"] if own("workers_apart") else [],
+            "affinity": _away_from(own("namespace"), ["cas", "redis", "scheduler"]) if own("workers_apart") else {},
         },
         # Tolerations of pods that are the only one of their kind.
         "only_pod_tolerations": _back_soon([]),
@@ -546,6 +546,17 @@ def _labels(cluster: str, component: str) -> dict[str, str]:
 def _namespace(name: str) -> dict[str, Any]:
     """A NetworkPolicy's peer: all pods of a namespace."""
     return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+def _away_from(namespace: str, components: list[str]) -> dict[str, Any]:
+    """A pod's affinity that keeps it off the nodes of some of NativeLink's components in a namespace."""
+    expression = {"key": "app.kubernetes.io/component", "operator": "In", "values": components}
+    term = {
+        "topologyKey": "kubernetes.io/hostname",
+        "namespaces": [namespace],
+        "labelSelector": {"matchExpressions": [expression]},
+    }
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def _image(name: str, tag: str, digest: str) -> str:
