@@ -433,6 +433,11 @@ class Kind:
     by_client: dict[str, Callable[[Farm], str]]
 
     @property
+    def folder(self) -> str:
+        """The name of the folder of its farm, without spaces."""
+        return self.where.partition(", ")[2].replace(" ", "-")
+
+    @property
     def on_redis(self) -> bool:
         """True if the farm has a Redis."""
         return self.variables.get("nativelink_scheduler_backend") == "redis"
@@ -485,7 +490,7 @@ def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
                 reason = f"no Redis: {tools.missing['redis']}"
                 yield Row(subject.title, kind.where, "all checks", table.NOT_RUN, reason)
             else:
-                farm = Farm(subject, tools, network, folder / kind.where.rpartition(" ")[2], kind.variables)
+                farm = Farm(subject, tools, network, folder / kind.folder, kind.variables)
                 yield from _checked(subject, kind, farm, bazel)
 
 

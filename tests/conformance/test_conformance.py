@@ -17,6 +17,7 @@ import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from conformance import trees
+from conformance.checks import KINDS
 from conformance.subject import SubjectError, subject
 from conformance.workloads import SECRET, workloads_of
 from testbed import build
@@ -261,6 +262,11 @@ def test_the_tree_of_an_unknown_cluster_is_not_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"{VERSION:9} mine")]
     assert "not run  its tree is for another version" in row
+
+
+def test_each_kind_of_farm_has_a_folder_of_its_own() -> None:
+    """A run without --only starts all of them."""
+    assert sorted(kind.folder for kind in KINDS) == ["Redis", "memory", "metrics", "metrics-and-Redis", "tools"]
 
 
 @needs_namespaces
