@@ -96,7 +96,7 @@ INHIBITIONS = (
 def series(name: str, /, **labels: str) -> str:
     """A selector of PromQL. A value that begins with ~ is a regular expression, one with !~ is a negated one."""
     stated = []
-    for key, value in labels.items():
+    for key, value in sorted(labels.items()):
         operator = next((each for each in ("!~", "~") if value.startswith(each)), "")
         text = value.removeprefix(operator).replace("\\", r"\\").replace('"', r"\"")
         stated.append(f'{key}{"=~" if operator == "~" else operator or "="}"{text}"')
@@ -145,6 +145,17 @@ class _Farm:
         self.cas = {"namespace": self.ours, "component": "cas"}
         self.routes = {"envoy_cluster_name": f"~grpcroute/{self.ours}/nativelink-(cache|execution)/.+"}
         self.pool_queries = {stage: f"~({'|'.join(names)}):{stage}" for stage in ("queued", "executing")}
+
+    def lookups(self, window: str, result: str) -> str:
+        """The lookups of action results in a window."""
+        selector = series(
+            "nativelink_cache_operations_total",
+            namespace=self.ours,
+            cache_type="ac",
+            cache_operation_name="read",
+            cache_operation_result=result,
+        )
+        return f"sum(increase({selector}[{window}]))"
 
     def stage(self, stage: str) -> str:
         """The actions in a stage, where the scheduler is in memory."""
@@ -262,26 +273,16 @@ def _cas(farm: _Farm) -> Iterator[Alert]:
         "The pod cannot write to its volume, or does not reach other CAS pods. Builds fail, or run without a cache.",
     )
 
-    def lookups(window: str, result: str) -> str:
-        selector = series(
-            "nativelink_cache_operations_total",
-            namespace=farm.ours,
-            cache_type="ac",
-            cache_operation_name="read",
-            cache_operation_result=result,
-        )
-        return f"sum(increase({selector}[{window}]))"
-
     # The series of the hits begins with the first one.
-    now = f"({lookups('30m', 'hit')} or vector(0)) / {lookups('30m', '~hit|miss')}"
-    usual = f"{lookups('4h', 'hit')} / {lookups('4h', '~hit|miss')}"
+    now = f"({farm.lookups('30m', 'hit')} or vector(0)) / {farm.lookups('30m', '~hit|miss')}"
+    usual = f"{farm.lookups('4h', 'hit')} / {farm.lookups('4h', '~hit|miss')}"
     yield Alert(
         "NativeLinkCacheHitRateCollapsed",
         "cas",
         WARNING,
         ("cas metrics",),
         "15m",
-        f"{now} < 0.5 * ({usual} > 0.2) and {lookups('30m', '~hit|miss')} > 100",
+        f"{now} < 0.5 * ({usual} > 0.2) and {farm.lookups('30m', '~hit|miss')} > 100",
         "The action cache answers {{ $value | humanizePercentage }} of the lookups of NativeLink in " + farm.ours,
         "That is less than half of the rate of the last 4 hours, so builds run what they have run before.",
     )
@@ -599,23 +600,22 @@ def groups(
     `when` are the conditions of `template_context()`, and `pools` its pools.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    entry = dict(zip(ENTRY, (known["cluster"], known["nativelink_namespace"]), strict=True))
+    entry = {"cluster": known["cluster"], "namespace": known["nativelink_namespace"]}
     for alert in alerts(known, when, pools):
         if all(when[need] for need in alert.needs):
-            found.setdefault(alert.group, []).append(
-                {
-                    "alert": alert.name,
-                    "expr": alert.expression,
-                    **({"for": alert.wait} if alert.wait else {}),
-                    "labels": {**entry, "severity": alert.severity},
-                    "annotations": {
-                        "summary": alert.summary,
-                        "description": alert.description,
-                        "runbook_url": f"{known['nativelink_runbook_url'].rstrip('/')}/{alert.name}.md",
-                    },
-                }
-            )
-    return [{"name": f"nativelink-{name}", "rules": rules} for name, rules in found.items()]
+            rule = {
+                "alert": alert.name,
+                "expr": alert.expression,
+                **({"for": alert.wait} if alert.wait else {}),
+                "labels": {**entry, "severity": alert.severity},
+                "annotations": {
+                    "summary": alert.summary,
+                    "description": alert.description,
+                    "runbook_url": f"{known['nativelink_runbook_url'].rstrip('/')}/{alert.name}.md",
+                },
+            }
+            found[alert.group] = [*found.get(alert.group, []), rule]
+    return [{"name": f"nativelink-{name}", "rules": rules} for name, rules in sorted(found.items())]
 
 
 def inhibitions() -> list[dict[str, list[str]]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from . import alerts, monitoring
-from .quantities import bytes_of, cpu_of, part_of, seconds_of
+from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
 from .specs import with_defaults
 from .versions import VERSIONS
 
@@ -134,11 +133,6 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     def own(name: str) -> Any:
         return known[f"nativelink_{name}"]
 
-    def stated(component: str) -> dict[str, Any]:
-        """All variables of a component, without the prefix: a template may use each as it stands."""
-        prefix = f"nativelink_{component}_"
-        return {name.removeprefix(prefix): value for name, value in known.items() if name.startswith(prefix)}
-
     cluster, backend = known["cluster"], own("scheduler_backend")
     upload = seconds_of(own("worker_upload_timeout"))
     # Always declared: v1.6.6 lets actions of undeclared properties run anywhere, also those that ask for a persistent
@@ -152,7 +146,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     # The workloads that send metrics, if something reads them. On Redis scaling does not.
     read = prometheus != "none" or own("metrics_namespaces") or own("traces_endpoint")
     read = bool(read or (autoscaled and backend == "memory"))
-    senders = [name for name in monitoring.SENDERS if name in own("metrics") and read]
+    senders = [name for name in ("scheduler", "cas", "worker") if name in own("metrics") and read]
     pools = [_pool(pool, cluster, upload, known, senders) for pool in own("worker_pools")]
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     envoy_gateway = behind_envoy_gateway(known)
@@ -236,7 +230,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "max_open_files": own("max_open_files"),
         "priority_class": PRIORITY_CLASS if own("priority_classes") else "",
         "cas": {
-            **stated("cas"),
+            **_stated(known, "cas"),
             "shards": {
                 kind: _shards(kind, own("cas_replicas"), own("namespace"), VERSIONS[own("version")].read_batching)
                 for kind in ("cas", "ac")
@@ -250,14 +244,14 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
         },
         "scheduler": {
-            **stated("scheduler"),
+            **_stated(known, "scheduler"),
             "properties": properties,
             # It frees what a crashed scheduler left in Redis. A value below an action's time would fail healthy builds.
             "executing_timeout": max(pool["grace"] for pool in pools),
             "tolerations": _back_soon(own("scheduler_tolerations")),
         },
         "redis": {
-            **stated("redis"),
+            **_stated(known, "redis"),
             "bundled": bundled,
             "address": f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"),
             **_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"), PORTS["redis"]),
@@ -298,8 +292,36 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "ingress_annotations": {**INGRESS_ANNOTATIONS, **own("edge_annotations")},
         },
         "metrics_interval": own("metrics_interval"),
+        "config_maps": _config_maps(own("namespace"), when),
         "when": when,
     }
+
+
+def _config_maps(namespace: str, when: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
+    """The ConfigMaps of the components, with the rendered files that each holds; those of pools are in the pools."""
+    files = {
+        "cas": ["cas/cas.json5"],
+        "scheduler": ["scheduler/scheduler.json5"],
+        "collector": ["monitoring/collector.yaml"],
+        "demand": ["monitoring/demand.lua"],
+        "prometheus": ["monitoring/prometheus.yaml", "monitoring/alert-rules.yaml"],
+    }
+    if when["redis"]:
+        files["scheduler"] = [*files["scheduler"], "scheduler/guard.sh", "scheduler/housekeeping.lua"]
+    if when["bundled prometheus with demand"]:
+        files["prometheus"] = [*files["prometheus"], "monitoring/rules.yaml"]
+    conditions = {"collector": "collector", "demand": "demand", "prometheus": "bundled prometheus"}
+    return {
+        component: {"name": f"nativelink-{component}-config", "namespace": namespace, "files": paths}
+        for component, paths in files.items()
+        if when[conditions.get(component, "always")]
+    }
+
+
+def _stated(known: Mapping[str, Any], component: str) -> dict[str, Any]:
+    """All variables of a component, without the prefix: a template may use each as it stands."""
+    prefix = f"nativelink_{component}_"
+    return {name.removeprefix(prefix): value for name, value in known.items() if name.startswith(prefix)}
 
 
 def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str, Any]]) -> dict[str, bool]:
@@ -415,6 +437,16 @@ def _pool(
         "workload": f"nativelink-worker-{name}",
         "labels": {**_labels(cluster, "worker"), "nativelink-gitops/pool": name},
         "selector": {**_selector("worker"), "nativelink-gitops/pool": name},
+        "config_map": {
+            "name": f"nativelink-worker-{name}-config",
+            "namespace": known["nativelink_workers_namespace"],
+            "files": [
+                f"worker/{name}/worker.json5",
+                "worker/start.sh",
+                "worker/precondition.sh",
+                "worker/drain.sh",
+            ],
+        },
         "image": f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
         "platform_properties": properties,
         "resources": _reserved(pool),
@@ -572,14 +604,8 @@ def _receiver(url: str) -> dict[str, Any]:
 def _peer(address: str, default_port: int) -> dict[str, Any]:
     """Host, port, and the network of a host that is an IP address: a NetworkPolicy knows no host names."""
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        network = ""
-    else:
-        network = f"{ip}/{ip.max_prefixlen}"
-    return {"host": host, "port": int(port) if port.isdigit() else default_port, "network": network}
+    host = host.removeprefix("[").removesuffix("]")
+    return {"host": host, "port": int(port) if port.isdigit() else default_port, "network": network_of(host)}
 
 
 def _texts(value: object) -> list[str]:

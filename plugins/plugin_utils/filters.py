@@ -31,13 +31,19 @@ def to_nice_yaml(value: object) -> str:
 
 
 def to_nice_json(value: object) -> str:
-    """`value` as indented JSON."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """`value` as indented JSON, its keys in alphabetical order."""
+    return _json(value, indent=2)
 
 
 def to_json(value: object) -> str:
-    """`value` as JSON on one line."""
-    return json.dumps(value, ensure_ascii=False)
+    """`value` as JSON on one line, its keys in alphabetical order."""
+    return _json(value)
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    """As Go writes it too: it escapes these two line ends, and knows no other order of keys."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, sort_keys=True)
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _yaml_lines(value: object) -> list[str]:

@@ -12,10 +12,10 @@ SENDERS = {"scheduler": 4317, "cas": 14317, "worker": 24317}
 # Seconds between two exports of what scaling does not follow.
 REPORT_INTERVAL = 15
 # NativeLink has no switch for its exporters. A queue of length zero takes no log (seen on v1.6.6 and v1.3.2).
-_NO_LOGS = {"OTEL_BLRP_MAX_QUEUE_SIZE": "0"}
-_NO_TRACES = {"OTEL_TRACES_SAMPLER": "always_off"}
+_NO_LOGS = ("OTEL_BLRP_MAX_QUEUE_SIZE", "0")
+_NO_TRACES = ("OTEL_TRACES_SAMPLER", "always_off")
 # The interval is a year.
-_NO_METRICS = {"OTEL_METRIC_EXPORT_INTERVAL": "31536000000"}
+_NO_METRICS = ("OTEL_METRIC_EXPORT_INTERVAL", "31536000000")
 # The services that NativeLink serves, as a regular expression. All others are what clients made up.
 SERVICES = r"^(build\\.bazel|google|com\\.github\\.trace_machina|grpc)\\."
 
@@ -39,24 +39,24 @@ def environment(
     sender says of itself besides its pod.
     """
     if sender not in senders:
-        return _variables({**_NO_METRICS, **_NO_TRACES, **_NO_LOGS})
-    traces = _NO_TRACES
+        return _variables([_NO_METRICS, _NO_TRACES, _NO_LOGS])
+    traces = [_NO_TRACES]
     if known["nativelink_traces_endpoint"]:
-        ratio = f"{known['nativelink_traces_percent'] / 100:g}"
-        traces = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": ratio}
+        ratio = f"{known['nativelink_traces_percent'] * 0.01:g}"
+        traces = [("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", ratio)]
     interval = known["nativelink_metrics_interval"] if sender == "scheduler" else REPORT_INTERVAL
     address = f"nativelink-collector.{known['nativelink_namespace']}.svc:{SENDERS[sender]}"
-    of_itself = {"k8s.pod.name": "$(POD_NAME)", **{f"nativelink.{name}": value for name, value in attributes.items()}}
+    of_itself = ["k8s.pod.name=$(POD_NAME)", *(f"nativelink.{name}={value}" for name, value in attributes.items())]
     # A worker has it anyway.
-    name = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    return ([] if sender == "worker" else [name]) + _variables(
-        {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{address}",
-            "OTEL_METRIC_EXPORT_INTERVAL": str(interval * 1000),
-            "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{name}={value}" for name, value in of_itself.items()),
-            **traces,
-            **_NO_LOGS,
-        }
+    pod = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    return ([] if sender == "worker" else [pod]) + _variables(
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{address}"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", str(interval * 1000)),
+            ("OTEL_RESOURCE_ATTRIBUTES", ",".join(of_itself)),
+            *traces,
+            _NO_LOGS,
+        ]
     )
 
 
@@ -170,5 +170,5 @@ def others(known: Mapping[str, Any]) -> list[Scrape]:
     return [scrape for name, scrape in found if name in wanted and scrape]
 
 
-def _variables(values: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": value} for name, value in values.items()]
+def _variables(values: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from fractions import Fraction
 from typing import NamedTuple, Self
@@ -89,6 +90,15 @@ def part_of(share: Text, whole: int) -> int:
         return bytes_of(share)
     except QuantityError:
         raise QuantityError(f"{share!r} is neither a percentage nor a size") from None
+
+
+def network_of(host: str) -> str:
+    """The network that is one IP address, such as `10.0.0.1/32`, and "" for the name of a host."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ""
+    return f"{address}/{address.max_prefixlen}"
 
 
 def size_text(size: int) -> str:

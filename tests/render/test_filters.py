@@ -23,7 +23,7 @@ def test_to_nice_yaml_reads_back(data: Any) -> None:
 
 @given(DATA)
 def test_to_nice_yaml_reads_back_where_it_is_indented(data: Any) -> None:
-    text = render._environment().from_string("top:\n  data:\n    {{ data | to_nice_yaml | indent(4) }}\n")
+    text = render.environment().from_string("top:\n  data:\n    {{ data | to_nice_yaml | indent(4) }}\n")
     assert yaml.load(text.render(data=data), yaml.CSafeLoader) == {"top": {"data": data}}
 
 

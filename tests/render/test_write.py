@@ -410,9 +410,9 @@ def test_an_output_that_does_not_parse_names_cluster_and_template(monkeypatch: p
     values = values_of("prod", nativelink_cas_node_selector={"zone": "a: b: [c"})
     assert render.tree(values)
     monkeypatch.setitem(
-        render._environment().filters, "to_nice_yaml", lambda value: str(value).strip("{}").replace("'", "")
+        render.environment().filters, "to_nice_yaml", lambda value: str(value).strip("{}").replace("'", "")
     )
-    render._environment().cache.clear()
+    render.environment().cache.clear()
     with pytest.raises(render.RenderError, match=r"^prod: roles/nativelink/templates/cas/\S+\.j2: "):
         render.tree(values)
-    render._environment.cache_clear()
+    render.environment.cache_clear()
