@@ -113,6 +113,11 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def known(values: Values) -> dict[str, Any]:
+    """Those of `values` that are variables of a role."""
+    return {name: value for name, value in values.items() if name in options()}
+
+
 def _load(path: Path) -> dict[str, Any]:
     return (yaml.load(path.read_text(), yaml.CSafeLoader) or {}) if path.is_file() else {}
 

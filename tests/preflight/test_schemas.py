@@ -34,7 +34,7 @@ def objects() -> list[dict[str, Any]]:
 
 
 def definition_of(item: dict[str, Any]) -> dict[str, Any]:
-    return dict(schemas._definitions(VERSION)[schemas._kinds(VERSION)[item["apiVersion"], item["kind"]]])
+    return dict(schemas.definitions(VERSION)[schemas._kinds(VERSION)[item["apiVersion"], item["kind"]]])
 
 
 def changed(value: Any) -> Iterator[Any]:
@@ -52,7 +52,7 @@ def changed(value: Any) -> Iterator[Any]:
 
 
 def test_a_general_validator_finds_faults_in_the_same_changed_objects() -> None:
-    contents = {"$id": "urn:kubernetes", "$defs": schemas._definitions(VERSION)}
+    contents = {"$id": "urn:kubernetes", "$defs": schemas.definitions(VERSION)}
     registry = Registry().with_resource("urn:kubernetes", Resource(contents, DRAFT202012))
     seen = {True: 0, False: 0}
     by_kind = {item["kind"]: item for item in objects()}
@@ -63,7 +63,7 @@ def test_a_general_validator_finds_faults_in_the_same_changed_objects() -> None:
         for each in changed(item):
             if not isinstance(each, dict) or any(each.get(key) != item[key] for key in ("apiVersion", "kind")):
                 continue  # these two keys choose the definition
-            found = list(schemas.shape_findings(schemas._definitions(VERSION), definition_of(item), "", each))
+            found = list(schemas.shape_findings(schemas.definitions(VERSION), definition_of(item), "", each))
             assert (found == []) == validator.is_valid(each), json.dumps(each)
             seen[found == []] += 1
     assert min(seen.values()) > 100, seen
@@ -74,7 +74,7 @@ def reachable(schema: Any, seen: set[str]) -> Iterator[dict[str, Any]]:
     name = schema.get("$ref", "").rpartition("/")[2]
     if name and name not in seen:
         seen.add(name)
-        yield from reachable(schemas._definitions(VERSION)[name], seen)
+        yield from reachable(schemas.definitions(VERSION)[name], seen)
     parts = [*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")]
     for part in parts:
         if isinstance(part, dict):

@@ -31,7 +31,8 @@ IMAGE = re.compile(
 SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
 
 
-def _dns_label(value: str) -> Format:
+def dns_label(value: str) -> Format:
+    """A label of DNS, such as the name of a namespace."""
     if not _LABEL.fullmatch(value):
         yield (
             f"{value!r} is not a valid DNS label",
@@ -39,7 +40,8 @@ def _dns_label(value: str) -> Format:
         )
 
 
-def _dns_name(value: str) -> Format:
+def dns_name(value: str) -> Format:
+    """A name of DNS, in parts separated by dots."""
     if len(value) > 253 or not all(_LABEL.fullmatch(label) for label in value.split(".")):
         yield (
             f"{value!r} is not a valid DNS name",
@@ -47,14 +49,16 @@ def _dns_name(value: str) -> Format:
         )
 
 
-def _secret_name(value: str) -> Format:
-    if value:  # empty means no Secret; the rules check where one is required
-        yield from _dns_name(value)
+def secret_name(value: str) -> Format:
+    """The name of a Secret. Empty means none; the rules check where one is required."""
+    if value:
+        yield from dns_name(value)
 
 
-def _pool_name(value: str) -> Format:
+def pool_name(value: str) -> Format:
+    """The name of a pool, from which longer names are made."""
     # The longest name made from it is that of KEDA's HPA, keda-hpa-nativelink-worker-<pool>, which is also a label.
-    yield from _dns_label(value) if len(value) <= 63 else ()
+    yield from dns_label(value) if len(value) <= 63 else ()
     if len(value) > 36:
         yield f"has {len(value)} characters, which is too long for the names made from it", "use at most 36"
 
@@ -68,27 +72,37 @@ def too_small(size: int, value: Yaml) -> str:
     return f"{value!r} is only {size} bytes, less than the minimum of 1Mi" if size < SMALLEST_SIZE else ""
 
 
-def _size(value: Yaml) -> Format:
+def size(value: Yaml) -> Format:
+    """A size of something that takes up space."""
     remedy = "write a size with its unit, such as 200Gi"
-    findings = list(_parsed(bytes_of, value, remedy))
-    yield from findings
-    if not findings and (problem := too_small(bytes_of(value), value)):
-        yield problem, remedy
+    try:
+        amount = bytes_of(value)
+        yield from _enough(amount, too_small(amount, value), value, remedy)
+    except QuantityError as error:
+        yield str(error), remedy
 
 
-def _share(value: Yaml) -> Format:
+def share(value: Yaml) -> Format:
+    """A percentage, or a size as above."""
     remedy = "write a percentage such as 80%, or a size such as 160Gi"
-    findings = list(_parsed(lambda share: part_of(share, 10**15), value, remedy))
-    yield from findings
-    if not findings and "%" not in str(value) and (problem := too_small(bytes_of(value), value)):
-        yield problem, remedy
+    try:
+        amount = part_of(value, 10**15)
+        yield from _enough(amount, "" if "%" in str(value) else too_small(amount, value), value, remedy)
+    except QuantityError as error:
+        yield str(error), remedy
 
 
-def _duration(value: Yaml) -> Format:
-    yield from _parsed(seconds_of, value, "write 30m, 1h30m or a number of seconds")
+def duration(value: Yaml) -> Format:
+    """A duration that is not 0."""
+    remedy = "write 30m, 1h30m or a number of seconds"
+    try:
+        yield from _enough(seconds_of(value), "", value, remedy)
+    except QuantityError as error:
+        yield str(error), remedy
 
 
-def _flux_interval(value: str) -> Format:
+def flux_interval(value: str) -> Format:
+    """A duration that is not 0, as Flux writes it."""
     # Flux accepts fractions and milliseconds, but no days and no number without a unit.
     if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h))+", value, re.ASCII) or not re.search("[1-9]", value):
         yield f"{value!r} is not a valid duration for Flux", "write a duration such as 30s, 1m or 1h30m"
@@ -99,22 +113,23 @@ _FLUX_SECONDS = {"ms": Fraction(1, 1000), "s": 1, "m": 60, "h": 3600}
 
 def _flux_timeout(value: str) -> Format:
     parts = re.findall(r"([\d.]+)(ms|s|m|h)", value)
-    if malformed := list(_flux_interval(value)):
+    if malformed := list(flux_interval(value)):
         yield from malformed
     elif sum(Fraction(number) * _FLUX_SECONDS[unit] for number, unit in parts) < 30:
         # Flux accepts less, but waits for 30s.
         yield f"is {value}, but Flux waits for at least 30s", "write 30s or more"
 
 
-def _parsed(parse: Callable[[Yaml], int], value: Yaml, remedy: str) -> Format:
-    try:
-        if parse(value) <= 0:
-            yield f"must be greater than 0, not {value!r}", remedy
-    except QuantityError as error:
-        yield str(error), remedy
+def _enough(amount: int, problem: str, value: Yaml, remedy: str) -> Format:
+    """Nothing is 0, or has a `problem`."""
+    if amount <= 0:
+        yield f"must be greater than 0, not {value!r}", remedy
+    elif problem:
+        yield problem, remedy
 
 
-def _digest(value: str) -> Format:
+def digest(value: str) -> Format:
+    """The digest of an image."""
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
         yield f"{value!r} is not a valid digest", "write sha256: and 64 hexadecimal digits"
 
@@ -124,14 +139,16 @@ def _sha256(value: str) -> Format:
         yield f"{value!r} is not a valid SHA-256 checksum", "write 64 hexadecimal digits"
 
 
-def _image(value: str) -> Format:
+def image(value: str) -> Format:
+    """The name of an image."""
     if not IMAGE.fullmatch(value):
         yield f"{value!r} is not a valid image name", "write a name such as ghcr.io/tracemachina/nativelink"
 
 
-def _host_and_port(value: str) -> Format:
+def host_and_port(value: str) -> Format:
+    """An address with its port."""
     host, _, port = value.rpartition(":")
-    is_host = not any(_dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
+    is_host = not any(dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
     if not is_host or not port.isdigit() or not 0 < int(port) < 65536:
         yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"
 
@@ -141,7 +158,8 @@ def _kubernetes_version(value: str) -> Format:
         yield f"{value!r} is not a version of Kubernetes", 'write a version such as "1.31"'
 
 
-def _instance_name(value: str) -> Format:
+def instance_name(value: str) -> Format:
+    """A remote instance name."""
     if not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", value):
         yield f"{value!r} is not a valid instance name", "use letters, digits, dots, hyphens and underscores"
 
@@ -186,7 +204,8 @@ def _git_revision(value: str) -> Format:
         yield f"{value!r} is not a Git revision", "write a branch, a tag or a commit, such as origin/main"
 
 
-def _otlp_receiver(value: str) -> Format:
+def otlp_receiver(value: str) -> Format:
+    """The URL of a receiver of traces."""
     try:
         url = urlsplit(value)
         valid = url.scheme in ("http", "https") and url.hostname and url.port and url.path in ("", "/")
@@ -199,7 +218,8 @@ def _otlp_receiver(value: str) -> Format:
         )
 
 
-def _percent(value: float) -> Format:
+def percent(value: float) -> Format:
+    """A number from 0 to 100."""
     if not 0 <= value <= 100:
         yield f"must be from 0 to 100, not {value:g}", "write a percentage"
 
@@ -217,7 +237,8 @@ def _manifest(value: str | list[str]) -> Format:
             yield f"the file {source} does not exist", "write the path or URL of a release manifest"
 
 
-def _some(value: list[Any]) -> Format:
+def some(value: list[Any]) -> Format:
+    """A list with at least one item."""
     if not value:
         yield "is an empty list", "add an item, or remove the line to use the default"
 
@@ -230,7 +251,8 @@ def _at_least(low: int) -> Callable[[Yaml], Format]:
     return check
 
 
-def _text_values(value: Values) -> Format:
+def text_values(value: Values) -> Format:
+    """A mapping whose values are texts."""
     for key, item in value.items():
         if not isinstance(item, str):
             yield f"the value of {key} is {shown(item)}, but must be text", f"write {_quoted(key, item)}"
@@ -240,7 +262,8 @@ def _quoted(key: str, item: Yaml) -> str:
     return f'{key}: "{str(item).lower() if isinstance(item, bool) else item}"'
 
 
-def _environment(value: Values) -> Format:
+def environment(value: Values) -> Format:
+    """Environment variables."""
     for name, item in value.items():
         if item is None or isinstance(item, list | dict):
             yield f"the value of {name} is {shown(item)}, but must be text", "write a text or a number"
@@ -250,42 +273,42 @@ def _environment(value: Values) -> Format:
 
 # Globs of paths, in which a dot stands for `[]`: nativelink_worker_pools..scratch_size.
 FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
-    ("cluster", _dns_label),
-    ("*_namespace", _dns_label),
-    ("*storage_class", _dns_name),
-    ("*_class_name", _dns_name),
-    ("*_secret", _dns_name),
-    ("*_secret_name", _secret_name),
-    ("nativelink_image_pull_secrets.", _dns_name),
-    ("nativelink_metrics_namespaces.", _dns_label),
-    ("storage_classes_list..name", _dns_name),
-    ("nativelink_hostname", _dns_name),
-    ("nativelink_worker_pools", _some),
-    ("nativelink_worker_pools..name", _pool_name),
-    ("nativelink_instance_name", _instance_name),
-    ("nativelink_redis_address", _host_and_port),
-    ("*image", _image),
-    ("*_digest", _digest),
+    ("cluster", dns_label),
+    ("*_namespace", dns_label),
+    ("*storage_class", dns_name),
+    ("*_class_name", dns_name),
+    ("*_secret", dns_name),
+    ("*secret_name", secret_name),
+    ("nativelink_image_pull_secrets.", dns_name),
+    ("nativelink_metrics_namespaces.", dns_label),
+    ("storage_classes_list..name", dns_name),
+    ("nativelink_hostname", dns_name),
+    ("nativelink_worker_pools", some),
+    ("nativelink_worker_pools..name", pool_name),
+    ("nativelink_instance_name", instance_name),
+    ("nativelink_redis_address", host_and_port),
+    ("*image", image),
+    ("*digest", digest),
     ("*_sha256", _sha256),
     ("*_manifest", _manifest),
-    ("*_volume_size", _size),
-    ("*.scratch_size", _size),
-    ("*_store_size", _share),
-    ("preflight_api_timeout", _duration),
-    ("nativelink_worker_upload_timeout", _duration),
+    ("*_volume_size", size),
+    ("*.scratch_size", size),
+    ("*_store_size", share),
+    ("preflight_api_timeout", duration),
+    ("nativelink_worker_upload_timeout", duration),
     ("nativelink_cas_startup_timeout", _at_least(1)),
     ("nativelink_scheduler_worker_timeout", _at_least(1)),
     ("nativelink_scheduler_max_job_retries", _at_least(1)),
     ("nativelink_max_open_files", _at_least(1024)),
     ("*_wait_timeout", _at_least(1)),
     ("gitops_argocd_sync_timeout", _at_least(1)),
-    ("gitops_interval", _flux_interval),
+    ("gitops_interval", flux_interval),
     ("gitops_sync_timeout", _flux_timeout),
     ("nativelink_metrics_interval", _at_least(1)),
-    ("nativelink_traces_endpoint", _otlp_receiver),
-    ("nativelink_traces_percent", _percent),
+    ("nativelink_traces_endpoint", otlp_receiver),
+    ("nativelink_traces_percent", percent),
     ("*.polling_interval", _at_least(1)),
-    ("*.longest_action", _duration),
+    ("*.longest_action", duration),
     ("*.cooldown_period", _at_least(0)),
     ("nativelink_cas_replicas", _at_least(1)),
     ("nativelink_scheduler_replicas", _at_least(1)),
@@ -296,11 +319,11 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*.headroom", _at_least(0)),
     ("*.slots", _at_least(0)),
     ("*.target", _at_least(0)),
-    ("nativelink_dns_peers", _some),
-    ("*node_selector", _text_values),
-    ("*annotations", _text_values),
-    ("*_labels", _text_values),
-    ("*.env", _environment),
+    ("nativelink_dns_peers", some),
+    ("*node_selector", text_values),
+    ("*annotations", text_values),
+    ("*_labels", text_values),
+    ("*.env", environment),
     ("preflight_minimum_kubernetes", _kubernetes_version),
     ("gitops_repository", _repository),
     ("gitops_path", _inside_repository),

@@ -27,9 +27,10 @@ _QUANTITY = re.compile(
 _UNITS = {unit: Fraction(1000) ** power for power, unit in enumerate("num", start=-3)}
 _UNITS |= {unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)}
 _UNITS |= {f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)}
-_PORT = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
+_PORT = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
+_LETTER = re.compile(r"[a-z]")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_TAGS = (
+TAGS = (
     "nativelink_redis_version",
     "nativelink_collector_version",
     "nativelink_redis_exporter_version",
@@ -53,10 +54,9 @@ def node_selectors(values: Values) -> Findings:
 
 
 def annotations(values: Values) -> Findings:
-    """The keys of annotations. Their prefix may have upper-case letters, unlike that of labels."""
+    """The keys of annotations."""
     for path, stated in _stated(values, "annotations"):
-        for key in stated:
-            yield from _label_key(path, key, str(key).lower())
+        yield from _annotations(path, stated)
 
 
 def extended_resources(values: Values) -> Findings:
@@ -87,7 +87,7 @@ def behavior(values: Values) -> Findings:
 
 def image_tags(values: Values) -> Findings:
     """Versions that become the tags of images. The API server takes any, but no node can pull a malformed one."""
-    for name in _TAGS:
+    for name in TAGS:
         if name in values and not _TAG.fullmatch(values[name]):
             problem = f"{shown(values[name])} is not a valid image tag"
             yield (
@@ -111,8 +111,8 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
 
 def _stated(values: Values, name: str) -> Iterator[tuple[str, Yaml]]:
     """The variables of this name with a prefix, and the pools' keys."""
-    for variable, value in values.items():
-        if variable in specs.options() and variable.endswith(f"_{name}"):
+    for variable, value in specs.known(values).items():
+        if variable.endswith(f"_{name}"):
             yield variable, value
     for path, pool in pools_of(values):
         if name in pool:
@@ -158,6 +158,12 @@ def _labels(path: str, labels: Values) -> Findings:
         yield from _label_key(path, key)
         if value is not None:
             yield from _label_value(f"{path}.{key}", value)
+
+
+def _annotations(path: str, stated: Values) -> Findings:
+    """The prefix of a key may have upper-case letters, unlike that of a label."""
+    for key in stated:
+        yield from _label_key(path, key, str(key).lower())
 
 
 def _selector(path: str, selector: Values) -> Findings:
@@ -223,7 +229,8 @@ def _peer(path: str, peer: Values) -> Findings:
     elif "ipBlock" in stated and len(stated) > 1:
         yield path, "has ipBlock and a selector, which Kubernetes does not combine", "write two peers"
     for key in stated:
-        yield from (_ip_block if key == "ipBlock" else _selector)(f"{path}.{key}", peer[key])
+        where = f"{path}.{key}"
+        yield from _ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
 
 
 def _ip_block(path: str, block: Values) -> Findings:
@@ -260,7 +267,7 @@ def _network(
 
 def _policy_port(path: str, item: Values) -> Findings:
     port, end, protocol = item.get("port"), item.get("endPort"), item.get("protocol")
-    if isinstance(port, str) and not _PORT.fullmatch(port):
+    if isinstance(port, str) and (not _PORT.fullmatch(port) or not _LETTER.search(port) or "--" in port):
         remedy = (
             "write the number without quotes"
             if port.isdigit()
@@ -320,7 +327,7 @@ def _resources(path: str, stated: Values) -> Findings:
             problem = f"is {requests[name]}, and the limit is {limits[name]}: Kubernetes does not overcommit {name}"
             yield f"{path}.requests.{name}", problem, "write the same amount in both"
     huge = [name for name in names if name.startswith("hugepages-")]
-    if huge and not {"cpu", "memory"} & {*requests, *limits}:
+    if huge and not any(name in requests or name in limits for name in ("cpu", "memory")):
         yield path, f"asks for {huge[0]} without cpu and memory", "add a request of cpu or memory"
 
 
@@ -333,17 +340,23 @@ def _resource(path: str, name: str, amount: Yaml) -> Findings:
     if faults := list(_label_key(path, name)):
         yield from faults
     elif (
-        "/" in name and not _native(name) and (name.startswith("requests.") or name.index("/") > 253 - len("requests."))
+        "/" in name
+        and not _native(name)
+        and (name.startswith("requests.") or len(name.partition("/")[0]) > 253 - len("requests."))
     ):
         yield path, f"{name} is not a valid resource", "write the name that the device plugin states"
     elif number is None or number < 0:
         yield where, f"{shown(amount)} is not a valid amount", "write a whole number"
     elif name.startswith("hugepages-"):
         page = _amount(name.removeprefix("hugepages-"))
-        if not page or number % page:
+        if not page or not _is_multiple(number, page):
             yield where, f"{shown(amount)} is not a multiple of the page size of {name}", "write 0 or a multiple of it"
-    elif not _native(name) and number.denominator != 1:
+    elif not _native(name) and not _is_multiple(number, 1):
         yield where, f"is {amount}, and Kubernetes hands out {name} in whole numbers", "write a whole number"
+
+
+def _is_multiple(number: Fraction, unit: Fraction | int) -> bool:
+    return number % unit == 0
 
 
 def _amount(value: Yaml) -> Fraction | None:

@@ -130,7 +130,7 @@ def redis_memory(values: Values) -> Findings:
     resources = values["nativelink_redis_resources"]
     limit, request = (resources.get(kind, {}).get("memory") for kind in ("limits", "requests"))
     if limit and request and bytes_of(request) < redis_may_fill(limit):
-        least = -(-redis_may_fill(limit) // 2**20)
+        least = (redis_may_fill(limit) + 2**20 - 1) // 2**20
         yield (
             "nativelink_redis_resources.requests.memory",
             f"is {request}, which is less than the {least}Mi that Redis may fill (70 % of its limit of {limit})",
@@ -467,6 +467,13 @@ IMAGE_VERSIONS = {
 """The variables of images, and those of their tags."""
 
 
+_DEFAULT_IMAGES = tuple(
+    (name, version, specs.options()[name].default, specs.options()[version].default.startswith("v"))
+    for name, version in IMAGE_VERSIONS.items()
+)
+_VERSION_TAG = re.compile(r"v?[0-9]")
+
+
 def images_without_tag(values: Values) -> Findings:
     """The tag and digest of an image are in variables of their own."""
     for name, version in IMAGE_VERSIONS.items():
@@ -479,12 +486,11 @@ def images_without_tag(values: Values) -> Findings:
 
 def image_versions(values: Values) -> Findings:
     """The tag of a default image begins with v if the default tag does. The tags of other images are not known."""
-    for name, version in IMAGE_VERSIONS.items():
-        default = specs.options()[version].default
-        if not values.get(name) or version not in values or values[name] != specs.options()[name].default:
+    for name, version, default, has_v in _DEFAULT_IMAGES:
+        if not values.get(name) or version not in values or values[name] != default:
             continue
-        tag, has_v = values[version], default.startswith("v")
-        if re.match(r"v?\d", tag) and tag.startswith("v") != has_v:
+        tag = values[version]
+        if _VERSION_TAG.match(tag) and tag.startswith("v") != has_v:
             other = f"v{tag}" if has_v else tag[1:]
             yield version, f"is {tag}, but the tags of {values[name]} have {'a' if has_v else 'no'} v", f"write {other}"
 

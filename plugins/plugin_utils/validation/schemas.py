@@ -54,7 +54,7 @@ def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) 
     """Yield the faults of `value` at `path` as a `name` of the API, such as io.k8s.api.core.v1.Toleration."""
 
     def findings_of(version: KubernetesVersion) -> list[Found]:
-        return list(shape_findings(_definitions(version), _definitions(version)[name], path, value))
+        return list(shape_findings(definitions(version), definitions(version)[name], path, value))
 
     for finding in findings_of(shipped_version(minimum)):
         if since := _known_since(finding, findings_of, minimum):
@@ -94,7 +94,7 @@ def _text_findings(version: KubernetesVersion, text: str) -> tuple[Found, ...]:
     name = _kinds(version).get((item["apiVersion"], item["kind"]))
     if name is None:
         return ()  # a custom resource, whose schema is its operator's
-    return tuple(shape_findings(_definitions(version), _definitions(version)[name], "", item))
+    return tuple(shape_findings(definitions(version), definitions(version)[name], "", item))
 
 
 def shape_findings(definitions: Mapping[str, Schema], schema: Schema, path: str, value: Yaml) -> Findings:
@@ -185,7 +185,7 @@ def _shipped() -> tuple[KubernetesVersion, ...]:
 
 
 @cache
-def _definitions(version: KubernetesVersion) -> Mapping[str, Schema]:
+def definitions(version: KubernetesVersion) -> Mapping[str, Schema]:
     """Every type of the API of a version, by its full name."""
     (folder,) = _folder().glob(f"v{version}.*-local-strict")
     return json.loads((folder / "_definitions.json").read_text())["$defs"]
@@ -196,7 +196,7 @@ def _kinds(version: KubernetesVersion) -> Mapping[tuple[str, str], str]:
     """The full name of each kind's type, by apiVersion and kind."""
     return {
         ("/".join(filter(None, (kind["group"], kind["version"]))), kind["kind"]): name
-        for name, schema in _definitions(version).items()
+        for name, schema in definitions(version).items()
         for kind in schema.get("x-kubernetes-group-version-kind", ())
         if name.startswith("io.k8s.")
     }
