@@ -1,0 +1,197 @@
+"""The JSON Schema of the chart's values, from the argument specs, the formats of preflight, and Kubernetes' own API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, kubernetes, rules, schemas
+
+from . import values
+
+Schema = dict[str, Any]
+_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_NUMBER = r"([0-9]+(\.[0-9]+)?|\.[0-9]+)"
+_SIZE = rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE][0-9]{{1,2}})?"
+_NAME = {"pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253}
+_IMAGE = r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*"
+_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_INT32 = 2**31 - 1
+# A format of preflight as a schema. What a schema cannot say, such as that a size is not tiny, the rules say.
+_FORMATS: dict[Callable[..., Any], Schema] = {
+    formats.dns_label: {"pattern": f"^{_LABEL}$"},
+    formats.dns_name: _NAME,
+    formats.secret_name: {"anyOf": [{"const": ""}, _NAME]},
+    formats.pool_name: {"pattern": f"^{_LABEL}$", "maxLength": 36},
+    formats.size: {"pattern": f"^{_SIZE}$"},
+    formats.share: {"pattern": f"^({_SIZE}|{_NUMBER}%)$"},
+    formats.duration: {
+        "type": ["string", "integer"],
+        "pattern": r"^([0-9]*[1-9][0-9]*|([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?)$",
+        "minLength": 1,
+        "minimum": 1,
+    },
+    formats.digest: {"pattern": "^sha256:[0-9a-f]{64}$"},
+    formats.image: {"pattern": rf"{_IMAGE}$"},
+    formats.host_and_port: {"pattern": rf"^({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]):[0-9]{{1,5}}$"},
+    formats.instance_name: {"pattern": r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"},
+    formats.some: {"minItems": 1},
+    formats.text_values: {"additionalProperties": {"type": "string"}},
+    formats.environment: {
+        "patternProperties": {"^[A-Za-z_][A-Za-z0-9_]*$": {"type": ["string", "number", "boolean"]}},
+        "additionalProperties": False,
+    },
+    formats.flux_interval: {"allOf": [{"pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"}, {"pattern": "[1-9]"}]},
+    formats.otlp_receiver: {"pattern": r"^https?://[^/?#]+:[0-9]{1,5}/?$"},
+    formats.percent: {"minimum": 0, "maximum": 100},
+}
+# An image without variables for its tag and its digest may have both.
+_TAGGED_IMAGE = {"pattern": rf"{_IMAGE}(:{_TAG})?(@sha256:[0-9a-f]{{64}})?$"}
+_AMOUNTS = {
+    "type": "object",
+    "properties": {
+        "cpu": {"type": ["string", "number"], "pattern": rf"^{_NUMBER}m?$", "minimum": 0},
+        "memory": {"type": ["string", "number"], "pattern": f"^{_SIZE}$", "minimum": 2**20},
+        "ephemeral-storage": {"type": ["string", "number"], "pattern": f"^{_SIZE}$", "minimum": 2**20},
+    },
+    # Of device plugins, and huge pages.
+    "patternProperties": {"(/|^hugepages-)": {"type": ["string", "number"]}},
+    "additionalProperties": False,
+}
+_IPV4 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/([0-9]|[12][0-9]|3[0-2])"
+_IPV6 = "[0-9a-fA-F:]+/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8])"
+_RANGE = {"pattern": f"^({_IPV4}|{_IPV6})$"}
+# The definitions of Kubernetes for what users write in its own terms, by the end of the variable's name.
+_DEFINED = {
+    "tolerations": "io.k8s.api.core.v1.Toleration",
+    "peers": "io.k8s.api.networking.v1.NetworkPolicyPeer",
+    "egress": "io.k8s.api.networking.v1.NetworkPolicyEgressRule",
+    "scale_up": "io.k8s.api.autoscaling.v2.HPAScalingRules",
+    "scale_down": "io.k8s.api.autoscaling.v2.HPAScalingRules",
+}
+# What the API server checks beyond its own schema.
+_STRICTER: dict[tuple[str, str], Schema] = {
+    ("Toleration", "operator"): {"enum": ["Exists", "Equal"]},
+    ("Toleration", "effect"): {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+    ("LabelSelectorRequirement", "operator"): {"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+    ("NetworkPolicyPort", "protocol"): {"enum": ["TCP", "UDP", "SCTP"]},
+    ("HPAScalingRules", "selectPolicy"): {"enum": ["Max", "Min", "Disabled"]},
+    ("HPAScalingRules", "stabilizationWindowSeconds"): {"minimum": 0, "maximum": 3600},
+    ("HPAScalingRules", "tolerance"): {"type": ["string", "number"], "pattern": rf"^{_NUMBER}m?$", "minimum": 0},
+    ("HPAScalingRules", "policies"): {"minItems": 1},
+    ("HPAScalingPolicy", "type"): {"enum": ["Pods", "Percent"]},
+    ("HPAScalingPolicy", "value"): {"minimum": 1},
+    ("HPAScalingPolicy", "periodSeconds"): {"minimum": 1, "maximum": 1800},
+    ("IPBlock", "cidr"): _RANGE,
+    ("IPBlock", "except"): {"items": _RANGE},
+}
+
+
+def schema() -> Schema:
+    """The content of values.schema.json."""
+    properties: dict[str, Any] = {
+        "cluster": {"description": values.CLUSTER, "type": "string", "pattern": f"^({_LABEL})?$", "maxLength": 52},
+        "global": {"description": "Helm's own, for all charts of a parent.", "type": "object"},
+    }
+    definitions: dict[str, Schema] = {}
+    for name, option in values.variables().items():
+        path = values.path_of(name)
+        found = _option(option, name, definitions)
+        if len(path) == 1:
+            properties[path[0]] = found
+        else:
+            group = properties.setdefault(
+                path[0], {"type": "object", "properties": {}, "additionalProperties": False, "required": []}
+            )
+            group["properties"][path[1]] = found
+            group["required"].append(path[1])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Values of the chart nativelink",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "required": [name for name in properties if name != "global"],
+        "$defs": definitions,
+    }
+
+
+def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Schema:
+    found: Schema = {}
+    if option.description:
+        found["description"] = values.description(option)
+    if option.type in _TYPES:
+        found["type"] = _TYPES[option.type]
+    if option.choices and option.type != "list":
+        found["enum"] = list(option.choices)
+    if option.type == "int":
+        found["maximum"] = _INT32
+    if option.type == "list":
+        found["items"] = _option(option.element, f"{pattern}[]", definitions)
+    if option.options and option.type == "dict":
+        found |= {
+            "properties": {
+                values.camel(name): _option(key, f"{pattern}.{name}", definitions)
+                for name, key in option.options.items()
+            },
+            "additionalProperties": False,
+        }
+        if required := [values.camel(name) for name, key in option.options.items() if key.required]:
+            found["required"] = required
+    if pattern.endswith((".requests", ".limits")):
+        found |= _AMOUNTS
+    ending = next((ending for ending in _DEFINED if re.search(rf"[_.]{ending}(\[\])?$", pattern)), "")
+    if ending and option.type == "dict":
+        found |= {"$ref": f"#/$defs/{_defined(_DEFINED[ending], definitions)}"}
+        found.pop("additionalProperties", None)
+    limits: Schema = {"pattern": f"^{_TAG}$"} if pattern in kubernetes.TAGS else {}
+    for check in formats.checks(pattern):
+        limits |= _limit(check, pattern)
+    if pattern in values.REQUIRED:
+        limits["minLength"] = 1
+    elif limits and option.type == "str" and (option.default == "" or specs.holds_template(option.default)):
+        limits = {"anyOf": [{"const": ""}, limits]}
+    return found | limits
+
+
+def _limit(check: Callable[..., Any], pattern: str) -> Schema:
+    if check is formats.image and pattern not in rules.IMAGE_VERSIONS:
+        return _TAGGED_IMAGE
+    if check.__closure__:  # at least
+        return {"minimum": check.__closure__[0].cell_contents}
+    return _FORMATS[check]
+
+
+def _defined(name: str, definitions: dict[str, Schema]) -> str:
+    """A definition of the oldest supported Kubernetes, and those that it refers to, become a part of `definitions`."""
+    short = name.rpartition(".")[2]
+    if short not in definitions:
+        definitions[short] = {}
+        version = schemas.shipped_version(specs.defaults()["preflight_minimum_kubernetes"])
+        definitions[short] = _tightened(schemas.definitions(version)[name], short, definitions)
+    return short
+
+
+def _tightened(node: Any, owner: str, definitions: dict[str, Schema]) -> Any:
+    if isinstance(node, list):
+        return [_tightened(item, owner, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if reference := node.get("$ref"):
+        return {"$ref": f"#/$defs/{_defined(reference.rpartition('/')[2], definitions)}"}
+    kept = {
+        key: item
+        for key, item in node.items()
+        if key not in ("description", "properties") and "x-kubernetes" not in key
+    }
+    found = {key: _tightened(item, owner, definitions) for key, item in kept.items()}
+    if "properties" in node:
+        found["properties"] = {
+            name: _tightened(item, owner, definitions) | _STRICTER.get((owner, name), {})
+            for name, item in node["properties"].items()
+        }
+    return found

@@ -1,0 +1,39 @@
+"""The chart and the tree of a cluster, as the objects that an API server would get."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chart import values
+from testbed import build
+
+CHART = Path(__file__).resolve().parents[2] / "charts/nativelink"
+Done = subprocess.CompletedProcess[str]
+Helm = Callable[..., Done]
+Cluster = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def helm() -> Helm:
+    """Return a function that runs Helm with these arguments."""
+    binary = build.binaries(build.HELM_SET)["helm"]
+    return lambda *arguments: subprocess.run([binary, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def template(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Done]:
+    """Return a function that renders a chart with the values of a cluster, given by its variables."""
+    file = tmp_path_factory.mktemp("values") / "values.json"
+
+    def run(cluster: Cluster, chart: Path = CHART) -> Done:
+        file.write_text(json.dumps(values.helm_values(cluster), ensure_ascii=False))
+        namespace = str(cluster["nativelink_namespace"])
+        return helm("template", cluster["cluster"], chart, "--namespace", namespace, "--values", file, "--skip-tests")
+
+    return run

@@ -1,0 +1,105 @@
+"""The chart makes the same objects as the tree, and its files in ConfigMaps byte for byte."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from hypothesis import HealthCheck, given, settings
+
+from chart import FOLDER, files, values
+from testbed import build
+from tests.chart.conftest import CHART, Cluster, Done, Helm
+from tests.inventories import inventories
+from tests.render.conftest import values_of
+
+Template = Callable[..., Done]
+Objects = dict[tuple[str, str, str], dict[str, Any]]
+CLASS = {"nativelink_cas_storage_class": "gp3"}
+REFERENCE = {name: {**cluster, **CLASS} for name, cluster in values.reference().items()}
+
+
+def loaded(text: str) -> Objects:
+    """Return the objects of a text, by kind, namespace and name."""
+    # Neither of the two writes quotes around a "=", which is a type of its own in YAML 1.1.
+    documents = yaml.load_all(re.sub(r": =$", ': "="', text, flags=re.MULTILINE), yaml.CSafeLoader)
+    return {
+        (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item
+        for item in documents
+        if item
+    }
+
+
+def of_the_tree(cluster: Cluster, folder: Path) -> Objects:
+    shutil.rmtree(folder, ignore_errors=True)
+    for path, text in render.tree(cluster).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    done = subprocess.run(
+        [build.binaries()["kubectl"], "kustomize", folder], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return loaded(done.stdout)
+
+
+def of_the_chart(template: Template, cluster: Cluster, chart: Path = CHART) -> Objects:
+    done = template(cluster, chart)
+    assert (done.returncode, done.stderr) == (0, "")
+    return loaded(done.stdout)
+
+
+def test_the_chart_is_what_the_sources_generate() -> None:
+    wanted = files()
+    found = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*") if path.is_file()} - {"README.md"}
+    stale = sorted(found ^ wanted.keys()) + [
+        path for path in found & wanted.keys() if (FOLDER / path).read_text() != wanted[path]
+    ]
+    assert not stale, "run `make generate` and commit"
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_a_committed_inventory(name: str, template: Template, tmp_path: Path) -> None:
+    assert of_the_chart(template, REFERENCE[name]) == of_the_tree(REFERENCE[name], tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_the_values_file_of_a_committed_inventory(name: str, helm: Helm, tmp_path: Path) -> None:
+    done = helm("template", name, CHART, "-n", "nativelink", "-f", CHART / f"values-{name}.yaml", "--skip-tests")
+    assert loaded(done.stdout) == of_the_tree(REFERENCE[name], tmp_path / name), done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trees") / "tree"
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(inventories())
+def test_a_generated_inventory(template: Template, folder: Path, variables: dict[str, Any]) -> None:
+    cluster = values_of(
+        **{**variables, "nativelink_cas_storage_class": variables.get("nativelink_cas_storage_class") or "gp3"}
+    )
+    assert of_the_chart(template, cluster) == of_the_tree(cluster, folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("templates/cas/_cas.json5.tpl", "verify_hash: true", "verify_hash: false"),
+        ("templates/cas/statefulset.yaml", "podManagementPolicy: Parallel", "podManagementPolicy: OrderedReady"),
+        ("templates/_functions.tpl", '"startup_period" 10', '"startup_period" 20'),
+    ],
+)
+def test_a_difference_is_seen(file: str, old: str, new: str, template: Template, tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "nativelink")
+    text = (chart / file).read_text()
+    assert old in text
+    (chart / file).write_text(text.replace(old, new))
+    assert of_the_chart(template, REFERENCE["dev"], chart) != of_the_tree(REFERENCE["dev"], tmp_path / "tree")
