@@ -3,7 +3,7 @@
 import sys
 
 from chart.files import FOLDER, files, write
-from chart.python import Untranslatable
+from chart.go import Untranslatable
 
 try:
     write(FOLDER, files())

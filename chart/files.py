@@ -12,7 +12,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, s
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.filters import to_nice_yaml
 
 from . import functions, jinja, values
-from .python import PREFIX, constant, quoted
+from .go import PREFIX, constant, quoted
 from .schema import schema
 
 FOLDER = specs.ROOT / "charts/nativelink"

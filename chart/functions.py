@@ -10,23 +10,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Opt
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, kubernetes, rules, schemas
 
 from . import values
-from .python import (
-    BOOL,
-    DICT,
-    FLOAT,
-    INT,
-    LIST,
-    NONE,
-    PREFIX,
-    STR,
-    UNKNOWN,
-    Builtin,
-    Go,
-    Kind,
-    Program,
-    constant,
-    quoted,
-)
+from .go import BOOL, DICT, FLOAT, INT, LIST, NONE, PREFIX, STR, UNKNOWN, Go, Kind, constant, quoted
+from .python import Builtin, Program
 
 # Rules about what is not in the chart, and those whose findings the schema of the values has.
 _SCHEMA_HAS = (

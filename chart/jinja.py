@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from jinja2 import Environment, nodes
 
-from .python import PREFIX, Untranslatable, quoted
+from .go import PREFIX, Untranslatable, quoted
 
 _FILTERS: dict[str, Callable[..., str]] = {
     "quoted": lambda value: f'include "{PREFIX}.quoted" {value}',

@@ -23,7 +23,28 @@ from pathlib import Path
 from types import FunctionType, GenericAlias, ModuleType
 from typing import Any
 
-PREFIX = "nativelink"
+from .go import (
+    BOOL,
+    DICT,
+    FLOAT,
+    FUNCTION,
+    INT,
+    LIST,
+    LISTS,
+    NONE,
+    PREFIX,
+    RECORDS,
+    STR,
+    UNKNOWN,
+    Go,
+    Kind,
+    Untranslatable,
+    bare,
+    common,
+    constant,
+    quoted,
+)
+
 # Go's operators are functions.
 _ARITHMETIC = {ast.Sub: "sub", ast.Mult: "mul", ast.FloorDiv: "div", ast.Mod: "mod"}
 _COMPARISONS = {ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge"}
@@ -39,81 +60,9 @@ _KINDS = {
 _ANNOTATIONS = {name: name for name in ("str", "int", "float", "bool", "list", "tuple", "dict", "set")}
 _ANNOTATIONS |= {"Sequence": "list", "Iterator": "list", "Mapping": "dict", "CheckedValues": "dict"}
 _ANNOTATIONS |= {"Fraction": "float"}
-NONE = '(index (dict) "")'
-
-
-class Untranslatable(Exception):
-    """Python that this module cannot express as a Go template; the message begins with file and line."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What is known of a type: a value of _ANNOTATIONS or the name of a class, and the types of what it holds."""
-
-    name: str = ""
-    parts: tuple[Kind, ...] = ()
-
-    @property
-    def element(self) -> Kind:
-        """The type of each item of a list."""
-        return self.parts[0] if self.parts and len(set(self.parts)) == 1 else UNKNOWN
-
-    @property
-    def value(self) -> Kind:
-        """The type of each value of a dict."""
-        return self.parts[-1] if self.name == "dict" and self.parts else UNKNOWN
-
-
-UNKNOWN = Kind()
-STR, INT, BOOL, FLOAT, LIST, DICT = map(Kind, ("str", "int", "bool", "float", "list", "dict"))
-FUNCTION, NOTHING = Kind("function"), Kind("none")
-LISTS = ("list", "tuple", "set")
-
-
-@dataclasses.dataclass(frozen=True)
-class Go:
-    """An operand of a Go template, and its type."""
-
-    code: str
-    kind: Kind = UNKNOWN
-
-
-# The dataclasses of the program, by name. In Go each is a dict.
-_RECORDS: dict[str, Any] = {}
 # What takes a function's place: what makes the Go of a call from that of its arguments, or a template written by hand,
 # by its name and the type of its result.
 Builtin = Callable[..., Go] | tuple[str, Kind]
-
-
-def quoted(text: str) -> str:
-    """A Go string literal."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def constant(value: Any) -> Go:
-    """A value of Python as Go. A dataclass becomes a dict."""
-    if value is None:
-        return Go("nil", NOTHING)
-    if isinstance(value, bool):
-        return Go("true" if value else "false", BOOL)
-    if isinstance(value, int | float):
-        return Go(repr(value), Kind(type(value).__name__))
-    if isinstance(value, str):
-        return Go(quoted(value), STR)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _RECORDS[type(value).__name__] = type(value)
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return Go(constant(fields).code, Kind(type(value).__name__))
-    if isinstance(value, Mapping):
-        items = [f"{quoted(str(key))} {constant(item).code}" for key, item in value.items()]
-        kinds = {constant(item).kind for item in value.values()}
-        kind = Kind("dict", (STR, _common(*kinds)))
-        return Go(f"(dict {' '.join(items)})" if items else "dict", kind)
-    if isinstance(value, list | tuple):
-        found = [constant(item) for item in value]
-        kind = Kind("tuple", tuple(item.kind for item in found))
-        return Go(f"(list {' '.join(item.code for item in found)})" if found else "list", kind)
-    raise TypeError(f"{value!r} is not a constant of a Go template")
 
 
 class Program:
@@ -189,11 +138,13 @@ class _Function:
 
     def _block(self, statements: list[ast.stmt]) -> None:
         for index, statement in enumerate(statements):
-            if isinstance(statement, ast.If) and _ends(statement.body) and statements[index + 1 :]:
+            rest = statements[index + 1 :]
+            if rest and isinstance(statement, ast.If) and _ends(statement.body):
                 # Go has no return, so what follows belongs to the other branch.
-                rest = [*statement.orelse, *statements[index + 1 :]]
-                self._if(statement.test, statement.body, rest)
+                self._if(statement.test, statement.body, [*statement.orelse, *rest])
                 return
+            if (rest or isinstance(statement, ast.For)) and _leaves(statement):
+                raise self._error(statement, "a return out of a loop or of a part of a branch")
             self._statement(statement)
 
     def _statement(self, node: ast.stmt) -> None:
@@ -290,7 +241,7 @@ class _Function:
                 raise self._error(node, "this assignment")
 
     def _if(self, test: ast.expr, body: list[ast.stmt], orelse: list[ast.stmt]) -> None:
-        self._emit(f"if {_bare(self._value(test).code)}")
+        self._emit(f"if {bare(self._value(test).code)}")
         with self._deeper(), self._narrowed(test):
             self._block(body)
         if orelse:
@@ -313,6 +264,7 @@ class _Function:
             ):
                 found = self._value(mapping)
                 pair = STR, found.kind.value
+                self._check_order(iterated, mapping)
             case ast.Call(func=ast.Name(id="enumerate"), args=[each]):
                 found = self._listed(self._value(each), each)
                 pair = INT, found.kind.element
@@ -321,7 +273,7 @@ class _Function:
                 found = Go(found.code, Kind("list", (found.kind.value,)))
             case _:
                 found = self._listed(self._value(iterated), iterated)
-        operand = _bare(found.code)
+        operand = bare(found.code)
         unpacked: list[str] = []
         match target:
             case ast.Name(id=name) if not pair:
@@ -348,6 +300,15 @@ class _Function:
             yield
         self._emit("end")
 
+    def _check_order(self, node: ast.expr, mapping: ast.expr) -> None:
+        """Go loops over a map in the order of its keys, so a constant has to be in that order, too."""
+        try:
+            found = None if isinstance(mapping, ast.Name) and mapping.id in self.kinds else self._object(mapping)
+        except Untranslatable:
+            return
+        if isinstance(found, Mapping) and list(found) != sorted(found):
+            raise self._error(node, "a loop over a constant whose keys are not in order")
+
     # Expressions ----------------------------------------------------------------------------------------------------
 
     def _value(self, node: ast.expr) -> Go:
@@ -365,7 +326,7 @@ class _Function:
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
                 return self._list(elements)
             case ast.Set(elts=elements):
-                return Go(f"({_bare(self._list(elements).code)} | uniq)", Kind("set"))
+                return Go(f"({bare(self._list(elements).code)} | uniq)", Kind("set"))
             case ast.Dict():
                 return self._dict(node)
             case (
@@ -390,7 +351,7 @@ class _Function:
                 return self._choice(test, body, orelse)
             case ast.NamedExpr(target=ast.Name(id=name), value=value):
                 self._assign(node.target, value)
-                return Go(f"${name}", self.kinds.get(name, ""))
+                return Go(f"${name}", self.kinds.get(name, UNKNOWN))
             case ast.Call():
                 return self._call(node)
         raise self._error(node, "this expression")
@@ -447,7 +408,7 @@ class _Function:
                 return Go(quoted(self.program.template(found)), FUNCTION)
             return constant(found)
         owner = self._value(node.value)
-        record = _RECORDS.get(owner.kind.name)
+        record = RECORDS.get(owner.kind.name)
         annotation = record.__annotations__.get(node.attr, "") if record else ""
         return Go(f"{owner.code}.{node.attr}", self._annotated(annotation))
 
@@ -505,7 +466,7 @@ class _Function:
                 found = self._value(value)
                 plain += [self._value(key).code, found.code]
                 kinds.add(found.kind)
-        kind = Kind("dict", (STR, _common(*kinds)))
+        kind = Kind("dict", (STR, common(*kinds)))
         if plain:
             parts.append(Go(f"(dict {' '.join(plain)})", kind))
         if not parts:
@@ -517,11 +478,11 @@ class _Function:
         found = self._temporary()
         self._emit(f"{found} := dict")
         for part in parts:
-            self._emit(f"range $key, $item := {_bare(part.code)}")
+            self._emit(f"range $key, $item := {bare(part.code)}")
             self._emit(f"$_ := set {found} $key $item", deeper=True)
             self._emit("end")
         kinds = {part.kind.value for part in parts}
-        return Go(found, Kind("dict", (STR, _common(*kinds))))
+        return Go(found, Kind("dict", (STR, common(*kinds))))
 
     def _comprehension(self, generators: list[ast.comprehension], value: ast.expr, key: ast.expr | None = None) -> Go:
         found = self._temporary()
@@ -540,7 +501,7 @@ class _Function:
                 return
             with self._range(rest[0].target, rest[0].iter):
                 for condition in rest[0].ifs:
-                    self._emit(f"if {_bare(self._value(condition).code)}")
+                    self._emit(f"if {bare(self._value(condition).code)}")
                     self.depth += 1
                     self.kinds |= _narrowing(condition, self.kinds)
                 nested(rest[1:])
@@ -573,12 +534,12 @@ class _Function:
             self._emit(f"{result} = {operand.code}", deeper=True)
             self._emit("end")
             found = Go(result)
-        return Go(found.code, _common(*kinds))
+        return Go(found.code, common(*kinds))
 
     def _choice(self, test: ast.expr, body: ast.expr, orelse: ast.expr) -> Go:
         result = self._temporary()
         self._emit(f'{result} := ""')
-        self._emit(f"if {_bare(self._value(test).code)}")
+        self._emit(f"if {bare(self._value(test).code)}")
         kinds = []
         for branch in (body, orelse):
             with self._deeper(), self._narrowed(test if branch is body else None):
@@ -586,7 +547,7 @@ class _Function:
                 self._emit(f"{result} = {NONE if found.code == 'nil' else found.code}")
             kinds.append(found.kind)
             self._emit("else" if branch is body else "end")
-        return Go(result, _common(*kinds))
+        return Go(result, common(*kinds))
 
     def _operation(self, node: ast.BinOp) -> Go:
         left, right = self._value(node.left), self._value(node.right)
@@ -594,7 +555,7 @@ class _Function:
             if {left.kind.name, right.kind.name} & set(LISTS):
                 return Go(
                     f"(concat {left.code} {right.code})",
-                    Kind("list", (_common(left.kind.element, right.kind.element),)),
+                    Kind("list", (common(left.kind.element, right.kind.element),)),
                 )
             if STR in (left.kind, right.kind):
                 return Go(f"(print {left.code} {right.code})", STR)
@@ -682,9 +643,8 @@ class _Function:
 
     def _macro(self, node: ast.Call, macro: ast.FunctionDef) -> Go:
         """The value of a function inside of the function, whose body is one expression (and a docstring)."""
-        (last,) = [each for each in macro.body if not isinstance(each, ast.Expr)] if macro.body else [None]
-        if not isinstance(last, ast.Return) or last.value is None:
-            # Several statements, the last of which returns: they run here.
+        *_, last = macro.body
+        if not isinstance(last, ast.Return) or last.value is None or len(macro.body) > 2:
             raise self._error(macro, "a function inside of a function with more than one statement")
         names = [argument.arg for argument in macro.args.args]
         given = dict(zip(names, node.args, strict=False))
@@ -746,7 +706,7 @@ class _Function:
         index = self._temporary()
         names = constant([field.name for field in fields]).code
         if node.args:
-            self._emit(f"range {index}, $item := {_bare(values.code)}")
+            self._emit(f"range {index}, $item := {bare(values.code)}")
             self._emit(f"$_ := set {made} (index {names} {index}) $item", deeper=True)
             self._emit("end")
         for keyword in node.keywords:
@@ -757,7 +717,7 @@ class _Function:
             if isinstance(each, property) and each.fget:
                 found = self._run(f"template {quoted(self.program.template(each.fget, owner))}", [made], UNKNOWN)
                 self._emit(f"$_ := set {made} {quoted(name)} {found.code}")
-        _RECORDS[owner.__name__] = owner
+        RECORDS[owner.__name__] = owner
         return Go(made, Kind(owner.__name__))
 
     def _method(self, node: ast.Call, function: ast.Attribute) -> Go:
@@ -832,7 +792,7 @@ class _Function:
                     return self._annotated(str(alias))
                 found_class = getattr(self.module, name, None)
                 if isinstance(found_class, type) and dataclasses.is_dataclass(found_class):
-                    _RECORDS[name] = found_class
+                    RECORDS[name] = found_class
                     return Kind(name)
                 return Kind(name if name in self._classes() else _ANNOTATIONS.get(name, ""))
         return UNKNOWN
@@ -956,32 +916,8 @@ def _unpacked(kind: Kind, count: int) -> tuple[Kind, ...]:
     return kind.parts if len(kind.parts) == count else (kind.element,) * count
 
 
-def _common(*kinds: Kind) -> Kind:
-    """The type of values that are of one of these types."""
-    known = sorted({kind for kind in kinds if kind not in (NOTHING, UNKNOWN)}, key=repr) or [UNKNOWN]
-    names = {kind.name for kind in known}
-    found = next((kind for kind in known if kind.parts), known[0])
-    return found if len(names) == 1 or names <= set(LISTS) else UNKNOWN
-
-
 def _returns(function: Any) -> str:
     return str(function.__annotations__.get("return", ""))
-
-
-def _bare(code: str) -> str:
-    """An operand as a pipeline, without the parentheses around it."""
-    if not (code.startswith("(") and code.endswith(")")):
-        return code
-    depth, inside = 0, False
-    for position, character in enumerate(code):
-        if character == '"' and code[position - 1] != "\\":
-            inside = not inside
-        if inside:
-            continue
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth == 0 and position < len(code) - 1:
-            return code
-    return code[1:-1]
 
 
 def _ends(statements: list[ast.stmt]) -> bool:
@@ -990,6 +926,12 @@ def _ends(statements: list[ast.stmt]) -> bool:
     if isinstance(last, ast.If):
         return bool(last.orelse) and _ends(last.body) and _ends(last.orelse)
     return isinstance(last, ast.Return)
+
+
+def _leaves(statement: ast.stmt) -> bool:
+    """Whether a statement may return."""
+    inside = not isinstance(statement, ast.FunctionDef)
+    return inside and any(isinstance(each, ast.Return) for each in ast.walk(statement))
 
 
 def _any(function: _Function, node: ast.Call, wanted: bool) -> Go:
@@ -1005,7 +947,7 @@ def _any(function: _Function, node: ast.Call, wanted: bool) -> Go:
         conditions = [function._value(each).code for each in loop.ifs]
         value = function._value(generator.elt).code
         test = value if wanted else f"(not {value})"
-        whole = f"and {' '.join([*conditions, test])}" if conditions else _bare(test)
+        whole = f"and {' '.join([*conditions, test])}" if conditions else bare(test)
         function._emit(f"if {whole}")
         function._emit(f"{found} = {'true' if wanted else 'false'}", deeper=True)
         function._emit("break", deeper=True)
@@ -1025,7 +967,7 @@ def _next(function: _Function, node: ast.Call) -> Go:
     with function._range(loop.target, loop.iter):
         conditions = [function._value(each).code for each in loop.ifs]
         for condition in conditions:
-            function._emit(f"if {_bare(condition)}")
+            function._emit(f"if {bare(condition)}")
         function._emit(f"{found} = {function._value(generator.elt).code}")
         function._emit("break")
         for _ in conditions:
@@ -1039,7 +981,7 @@ def _extreme(function: _Function, node: ast.Call, name: str) -> Go:
         return Go(f"({name} {' '.join(function._value(each).code for each in node.args)})", INT)
     found, values = function._temporary(), function._value(node.args[0])
     function._emit(f"{found} := index {values.code} 0")
-    function._emit(f"range $item := {_bare(values.code)}")
+    function._emit(f"range $item := {bare(values.code)}")
     function._emit(f"{found} = {name} {found} $item", deeper=True)
     function._emit("end")
     return Go(found, INT)
@@ -1080,7 +1022,7 @@ def _as_dict(function: _Function, node: ast.Call) -> Go:
         return function._updated([found])
     made = function._temporary()
     function._emit(f"{made} := dict")
-    function._emit(f"range $item := {_bare(found.code)}")
+    function._emit(f"range $item := {bare(found.code)}")
     function._emit(f"$_ := set {made} (index $item 0) (index $item 1)", deeper=True)
     function._emit("end")
     return Go(made, Kind("dict", found.kind.element.parts))

@@ -15,8 +15,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import filters, 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option
 from jinja2 import Environment
 
+from .go import constant, quoted
 from .jinja import expression
-from .python import constant, quoted
 
 POOLS = "nativelink_worker_pools"
 # A value whose name begins with one of these is a part of this mapping.

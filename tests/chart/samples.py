@@ -122,6 +122,21 @@ def endless(number: int) -> int:
     return number
 
 
+def returns_from_a_loop(numbers: list[int]) -> int:
+    """Go templates have no return."""
+    for number in numbers:
+        return number
+    return 0
+
+
+UNORDERED = {"b": 1, "a": 2}
+
+
+def unordered() -> list[str]:
+    """Go's order of the keys is another one."""
+    return [f"{name}={number}" for name, number in UNORDERED.items()]
+
+
 def untyped(things):  # noqa: ANN001, ANN201 - the lack of a type is what the test is about
     """A loop over something of an unknown type."""
     return [thing for thing in things]  # noqa: C416 - a comprehension is what the test is about

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import quantities, render
 
-from chart import jinja, python, values
+from chart import go, jinja, python, values
 from chart.files import STATIC
 from tests.chart import samples
 from tests.chart.conftest import Done
@@ -70,7 +70,7 @@ def test_functions_give_the_same_in_both_languages(answers: Callable[..., list[A
     program = python.Program({}, {})
     calls = ""
     for number, (function, arguments, _) in enumerate(CALLS):
-        calls += f'{{{{- $call{number} := dict "args" {python.constant(arguments).code} -}}}}\n'
+        calls += f'{{{{- $call{number} := dict "args" {go.constant(arguments).code} -}}}}\n'
         calls += f'{{{{- template "{program.template(function)}" $call{number} -}}}}\n'
     found = answers([f"toJson $call{number}.result" for number in range(len(CALLS))], program.text() + calls)
     for (function, arguments, expected), answer in zip(CALLS, found, strict=True):
@@ -101,6 +101,14 @@ def test_quantities_are_the_same_in_both_languages(answers: Callable[..., list[A
     [
         (samples.endless, "samples.py:{}: this statement cannot be translated to a Go template"),
         (
+            samples.returns_from_a_loop,
+            "samples.py:{}: a return out of a loop or of a part of a branch cannot be translated to a Go template",
+        ),
+        (
+            samples.unordered,
+            "samples.py:{}: a loop over a constant whose keys are not in order cannot be translated to a Go template",
+        ),
+        (
             samples.untyped,
             "samples.py:{}: a loop over things, whose type is not known, cannot be translated to a Go template",
         ),
@@ -110,7 +118,7 @@ def test_python_that_cannot_be_translated_is_named(function: Callable[..., Any],
     program = python.Program({}, {})
     program.template(function)
     line = function.__code__.co_firstlineno + 2
-    with pytest.raises(python.Untranslatable) as error:
+    with pytest.raises(go.Untranslatable) as error:
         program.text()
     assert str(error.value) == message.format(line)
 
@@ -125,7 +133,7 @@ def test_python_that_cannot_be_translated_is_named(function: Callable[..., Any],
     ],
 )
 def test_jinja_that_cannot_be_translated_is_named(source: str, what: str) -> None:
-    with pytest.raises(python.Untranslatable) as error:
+    with pytest.raises(go.Untranslatable) as error:
         jinja.translate(source, "x.j2", render.environment())
     assert str(error.value) == f"x.j2:2: {what} cannot be translated to a Go template"
 
