@@ -499,19 +499,24 @@ class _Function:
                 else:
                     self._emit(f"$_ := set {found} {self._value(key).code} {made.code}")
                 return
-            with self._range(rest[0].target, rest[0].iter):
-                for condition in rest[0].ifs:
-                    self._emit(f"if {bare(self._value(condition).code)}")
-                    self.depth += 1
-                    self.kinds |= _narrowing(condition, self.kinds)
+            with self._range(rest[0].target, rest[0].iter), self._filtered(rest[0].ifs):
                 nested(rest[1:])
-                for _ in rest[0].ifs:
-                    self.depth -= 1
-                    self._emit("end")
 
         nested(generators)
         self.kinds = before
         return Go(found, Kind("list", (kinds[0],)) if key is None else Kind("dict", (STR, kinds[0])))
+
+    @contextmanager
+    def _filtered(self, conditions: list[ast.expr]) -> Iterator[None]:
+        """The body of a loop that runs where all conditions hold."""
+        for condition in conditions:
+            self._emit(f"if {bare(self._value(condition).code)}")
+            self.depth += 1
+            self.kinds |= _narrowing(condition, self.kinds)
+        yield
+        for _ in conditions:
+            self.depth -= 1
+            self._emit("end")
 
     def _short_circuit(self, operator: str, values: list[ast.expr]) -> Go:
         """`and` or `or`. What a later operand computes first must not run where Python would not run it."""
@@ -935,45 +940,38 @@ def _leaves(statement: ast.stmt) -> bool:
 
 
 def _any(function: _Function, node: ast.Call, wanted: bool) -> Go:
-    """`any` and `all` of a generator. The loop ends at the first item that decides."""
-    found = function._temporary()
-    (generator,) = node.args
-    if not isinstance(generator, ast.GeneratorExp) or len(generator.generators) != 1:
-        raise function._error(node, "any or all of something else than a generator")
-    loop = generator.generators[0]
-    before = dict(function.kinds)
-    function._emit(f"{found} := {'false' if wanted else 'true'}")
-    with function._range(loop.target, loop.iter):
-        conditions = [function._value(each).code for each in loop.ifs]
-        value = function._value(generator.elt).code
-        test = value if wanted else f"(not {value})"
-        whole = f"and {' '.join([*conditions, test])}" if conditions else bare(test)
-        function._emit(f"if {whole}")
-        function._emit(f"{found} = {'true' if wanted else 'false'}", deeper=True)
-        function._emit("break", deeper=True)
-        function._emit("end")
-    function.kinds = before
-    return Go(found, BOOL)
+    """`any` and `all`, which look for an item that decides."""
+    loop, value = _generator(function, node)
+    test = value if wanted else ast.copy_location(ast.UnaryOp(ast.Not(), value), value)
+    found = _searched(function, loop, [*loop.ifs, test], ast.Constant(wanted), ast.Constant(not wanted))
+    return Go(found.code, BOOL)
 
 
 def _next(function: _Function, node: ast.Call) -> Go:
-    generator, default = node.args
-    found = function._temporary()
-    if not isinstance(generator, ast.GeneratorExp) or len(generator.generators) != 1:
-        raise function._error(node, "next of something else than a generator")
-    loop = generator.generators[0]
-    before = dict(function.kinds)
-    function._emit(f"{found} := {function._value(default).code}")
-    with function._range(loop.target, loop.iter):
-        conditions = [function._value(each).code for each in loop.ifs]
-        for condition in conditions:
-            function._emit(f"if {bare(condition)}")
-        function._emit(f"{found} = {function._value(generator.elt).code}")
+    loop, value = _generator(function, node)
+    return _searched(function, loop, loop.ifs, value, node.args[1])
+
+
+def _generator(function: _Function, node: ast.Call) -> tuple[ast.comprehension, ast.expr]:
+    """The loop and the element of a generator with one loop, which is the first argument of a call."""
+    match node.args[0]:
+        case ast.GeneratorExp(elt=element, generators=[loop]):
+            return loop, element
+    raise function._error(node, f"a call of {ast.unparse(node.func)} with something else than a generator")
+
+
+def _searched(
+    function: _Function, loop: ast.comprehension, conditions: list[ast.expr], value: ast.expr, default: ast.expr
+) -> Go:
+    """The value for the first item for which all conditions hold, or else the default."""
+    found, before = function._temporary(), dict(function.kinds)
+    start = function._value(default)
+    function._emit(f"{found} := {start.code}")
+    with function._range(loop.target, loop.iter), function._filtered(conditions):
+        function._emit(f"{found} = {function._value(value).code}")
         function._emit("break")
-        for _ in conditions:
-            function._emit("end")
     function.kinds = before
-    return Go(found, STR)
+    return Go(found, start.kind)
 
 
 def _extreme(function: _Function, node: ast.Call, name: str) -> Go:

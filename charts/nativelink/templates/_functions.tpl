@@ -949,8 +949,8 @@
   {{- $t1 := "" -}}
   {{- range $each := list "!~" "~" -}}
     {{- if hasPrefix $each $value -}}
-    {{- $t1 = $each -}}
-    {{- break -}}
+      {{- $t1 = $each -}}
+      {{- break -}}
     {{- end -}}
   {{- end -}}
   {{- $operator = $t1 -}}
