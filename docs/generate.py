@@ -1,4 +1,4 @@
-"""Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, lists in READMEs.
+"""Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, parts of pages.
 
 `make generate` writes them; `python docs/generate.py --check` fails if a file is out of date.
 """
@@ -127,20 +127,41 @@ def _code(value: Yaml) -> str:
     return f"`{value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}`"
 
 
-_MARKERS = re.compile(r"(<!-- variables -->\n).*?(<!-- /variables -->)", re.DOTALL)
+# What a cluster needs of other projects. Envoy Gateway's manifest has the Gateway API, too.
+_MANIFESTS = ("keda_manifest", "ingress_envoy_gateway_manifest")
+_VARIABLE = re.compile(r"\{\{ (\w+) \}\}")
+
+
+def _manifests() -> str:
+    """The commands that apply the release manifests, at the addresses that are the roles' defaults."""
+    options = specs.options()
+
+    def default(name: str) -> str:
+        return _VARIABLE.sub(lambda found: default(found[1]), str(options[name].default))
+
+    commands = [f"kubectl apply --server-side -f {default(name)}\n" for name in _MANIFESTS]
+    return f"```sh\n{''.join(commands)}```"
+
+
+def _marked(page: Path, name: str, text: str) -> str:
+    """The page with another text between its markers of this name. A page without them raises ValueError."""
+    before, rest = page.read_text().split(f"<!-- {name} -->\n")
+    _, after = rest.split(f"<!-- /{name} -->")
+    return f"{before}<!-- {name} -->\n\n{text}\n\n<!-- /{name} -->{after}"
 
 
 def generated() -> dict[Path, str]:
-    """The content of each generated file, by absolute path. In a README, only the part between the markers changes."""
+    """The content of each generated file, by absolute path. Some change only between their markers."""
+    helm = specs.ROOT / "docs/helm.md"
     files = {
         specs.ROOT / "schemas/cluster.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         specs.ROOT / "docs/variables.md": variables_markdown(),
+        helm: _marked(helm, "manifests", _manifests()),
     }
     for role in specs.ROLES:
         readme = specs.ROOT / "roles" / role / "README.md"
         if readme.is_file():
-            listed = _lists(role)
-            files[readme] = _MARKERS.sub(lambda found, t=listed: f"{found[1]}\n{t}\n\n{found[2]}", readme.read_text())
+            files[readme] = _marked(readme, "variables", _lists(role))
     return files
 
 
