@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     command("kubeconfig", "print the path of a cluster's kubeconfig")
     built = command("build", "only build the binaries", named=False)
     built.add_argument("--images", action="store_true", help="also make all images for a real node, and pint")
+    added = command("tool", "print the path of a tool that checks or packages the chart", named=False)
+    added.add_argument("tool", choices=[tool for names in build.CHART_SETS.values() for tool in names])
     command("manifests", "only make the release manifests, and print their paths", named=False)
     command("bpf", "compile the eBPF program of role low_latency into the role's object file", named=False)
     added = command("load", "give a cluster with a real node the images of components")
@@ -90,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"{name:<24} {path}")
                 for image in _images() if given.images else ():
                     print(f"{image.reference:<64} {images.layout(image)}")
+            case "tool":
+                sets = {name: tools for name, tools in build.CHART_SETS.items() if given.tool in tools}
+                print(build.binaries(sets)[given.tool])
             case "manifests":
                 from testbed import manifests
 

@@ -38,7 +38,7 @@ NODE_SETS = {
 # The programs in the images of components (testbed/components.py). Each is built when an image first needs it.
 COMPONENT_SETS = {
     "keda": ("keda", "keda-adapter", "keda-admission-webhooks"),
-    "flux-controllers": ("source-controller", "kustomize-controller"),
+    "flux-controllers": ("source-controller", "kustomize-controller", "helm-controller"),
     "collector": ("otelcol",),
     "prometheus": ("prometheus", "promtool"),
     "argocd": ("argocd", "kustomize"),
@@ -47,6 +47,8 @@ COMPONENT_SETS = {
     "alertmanager": ("alertmanager", "amtool"),
 }
 HELM_SET = {"helm": ("helm",)}
+# What checks and packages the chart.
+CHART_SETS = HELM_SET | {"helm-docs": ("helm-docs",), "chart-testing": ("ct",), "kubeconform": ("kubeconform",)}
 # pint checks alert rules.
 PINT_SET = {"pint": ("pint",)}
 
@@ -61,7 +63,7 @@ _FIRST_TIME = {
     "crane": "some seconds",
     "standin": "about half a minute",
     "keda": "about 4 minutes",
-    "flux-controllers": "about 2 minutes",
+    "flux-controllers": "about 3 minutes",
     "collector": "about a minute",
     "prometheus": "about a minute",
     "helm": "about a minute",
@@ -70,6 +72,9 @@ _FIRST_TIME = {
     "kube-state-metrics": "about 3 minutes",
     "alertmanager": "about a minute",
     "pint": "about a minute",
+    "helm-docs": "about half a minute",
+    "chart-testing": "about half a minute",
+    "kubeconform": "some seconds",
 }
 # Go names a binary after the last element of its package, which is "server" for etcd and "cmd" for Argo CD.
 _RENAMED = {

@@ -29,12 +29,12 @@ _ARGOCD_SCRIPTS = ("git-verify-wrapper.sh", "gpg-wrapper.sh")
 
 
 def _argocd() -> list[Image]:
-    """Return the images of Argo CD and its Redis, for a core installation that deploys kustomize trees.
+    """Return the images of Argo CD and its Redis, for a core installation. They do not contain the web page.
 
-    The image of Argo CD contains neither Helm nor the web page.
+    Argo CD 3.6 calls Helm in the version of our own pin.
     """
     modules = pins.module_set("argocd")
-    tools = _only("argocd")
+    tools = build.binaries({"argocd": build.COMPONENT_SETS["argocd"], **build.HELM_SET})
 
     def prepare(draft: Path) -> None:
         for name in _ARGOCD_SCRIPTS:
@@ -47,7 +47,7 @@ def _argocd() -> list[Image]:
     made = cache.made(cache.root() / "images" / f"argocd-files-{key}", prepare)
     files = {f"/usr/local/bin/{name}": made / name for name in _ARGOCD_SCRIPTS}
     files |= {f"/etc/{name}": made / name for name in ("passwd", "group")}
-    files |= {f"/usr/local/bin/{name}": tools[name] for name in ("argocd", "kustomize")}
+    files |= {f"/usr/local/bin/{name}": tools[name] for name in ("argocd", "helm", "kustomize")}
     return [
         Image(
             f"quay.io/argoproj/argocd:{modules.version}",
@@ -75,10 +75,10 @@ def _named_in(component: str, part: str) -> str:
     return found
 
 
-def _of_role(role: str, image: str, version: str) -> str:
-    """Return the image that a role names by two of its variables, which are given without the role's prefix."""
+def _of_role(role: str, *variables: str) -> str:
+    """Return the image that a role names, from the variables with its name and tag without the role's prefix."""
     defaults = yaml.safe_load((_ROLES / role / "defaults" / "main.yml").read_text())
-    return f"{defaults[f'{role}_{image}']}:{defaults[f'{role}_{version}']}"
+    return ":".join(defaults[f"{role}_{variable}"] for variable in variables)
 
 
 def _only(name: str) -> dict[str, Path]:
@@ -116,8 +116,8 @@ def _keda_previous() -> list[Image]:
     return _keda(versions["keda-previous"], stands_in=f"the binaries of {versions['keda']}")
 
 
-def _flux() -> list[Image]:
-    """Return the images of the two controllers that we install.
+def _flux(engine: str) -> list[Image]:
+    """Return the images of source-controller and of an engine.
 
     They contain neither git nor gpg, which only verification and decryption may need.
     """
@@ -132,7 +132,7 @@ def _flux() -> list[Image]:
             user="65534:65534",
             stands_in=stands_in.get(name, ""),
         )
-        for name in build.COMPONENT_SETS["flux-controllers"]
+        for name in ("source-controller", engine)
     ]
 
 
@@ -230,6 +230,17 @@ def _redis_exporter() -> list[Image]:
     ]
 
 
+def _buildpack_deps() -> list[Image]:
+    return [
+        Image(
+            _of_role("nativelink", "worker_image"),
+            ("/bin/bash",),
+            root=debian.root("bash", "coreutils", "curl", "dash", "findutils", "grep", "sed"),
+            stands_in="Debian's shell, its tools and curl, without a compiler",
+        )
+    ]
+
+
 def _bpftool() -> list[Image]:
     return [
         Image(
@@ -269,9 +280,11 @@ _IMAGES: dict[str, Callable[[], list[Image]]] = {
     "argocd": _argocd,
     "alertmanager": _alertmanager,
     "bpftool": _bpftool,
+    "buildpack-deps": _buildpack_deps,
     "collector": _collector,
     "envoy-gateway": _envoy_gateway,
-    "flux": _flux,
+    "flux": lambda: _flux("kustomize-controller"),
+    "flux-helm": lambda: _flux("helm-controller"),
     "keda": lambda: _keda(pins.versions()["keda"]),
     "keda-previous": _keda_previous,
     "kube-state-metrics": _kube_state_metrics,

@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +137,14 @@ def _argocd(modules: pins.ModuleSet, _work: Path) -> str:
     return (source(modules, modules.main) / "manifests" / "core-install.yaml").read_text()
 
 
-def _flux(modules: pins.ModuleSet, work: Path) -> str:
-    """Render manifests/install with the controllers that we pin, as ``flux install --components`` does.
+def _flux(modules: pins.ModuleSet, work: Path, *, engine: str) -> str:
+    """Render manifests/install with source-controller and an engine, as ``flux install --components`` does.
 
     The bases fetch the release assets of each controller, which are replaced with config/crd and config/manager of the
     controller's module.
     """
     manifests = _copy(source(modules, modules.main) / "manifests", work)
-    controllers = {module.rpartition("/")[2]: module for module in modules.requires if module != modules.main}
+    controllers = {name: f"github.com/fluxcd/{name}" for name in ("source-controller", engine)}
 
     for name, module in controllers.items():
         base = manifests / "bases" / name
@@ -170,13 +171,14 @@ def _flux(modules: pins.ModuleSet, work: Path) -> str:
     return _kustomize(manifests / "install")
 
 
-# Each component has a recipe and its module sets. The first set is the version that the project installs.
+# Each component has a recipe and its module sets. The first set is the version that the project uses.
 _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]]] = {
     "keda": (_keda, ("keda", "keda-previous")),
     "gateway-api": (_gateway_api, ("gateway-api",)),
     "envoy-gateway": (_envoy_gateway, ("envoy-gateway",)),
     "argocd": (_argocd, ("argocd",)),
-    "flux": (_flux, ("flux",)),
+    "flux": (partial(_flux, engine="kustomize-controller"), ("flux",)),
+    "flux-helm": (partial(_flux, engine="helm-controller"), ("flux",)),
     "kube-state-metrics": (_kube_state_metrics, ("kube-state-metrics",)),
     "prometheus-operator": (_prometheus_operator, ("prometheus-operator",)),
 }
@@ -186,15 +188,15 @@ def path(component: str, version: str | None = None, label: str = "") -> Path:
     """Return the manifest of a component, and make it if needed.
 
     ``component`` is a key of ``_RECIPES``, such as ``keda``. ``version`` is a pinned version, as ``pins.versions()``
-    writes it. By default it is the version that the project installs. ``label`` (``[2/3]``) begins the line that
+    writes it. By default it is the version that the project uses. ``label`` (``[2/3]``) begins the line that
     announces the work. KeyError is raised for a component or version that isn't pinned, ``build.BuildError`` if the
     manifest can't be made.
     """
     recipe, sets = _RECIPES[component]
     pinned = {pins.release(modules): modules for modules in map(pins.module_set, sets)}
-    modules = pinned[version or pins.versions()[component]]
+    modules = pinned[version or next(iter(pinned))]
     makers = [pins.module_set(maker).version for maker in _MAKERS]
-    key = cache.digest(modules.content, Path(__file__).read_bytes(), *makers)
+    key = cache.digest(component, modules.content, Path(__file__).read_bytes(), *makers)
     file = f"{component}-{pins.release(modules)}.yaml"
 
     def make(draft: Path) -> None:

@@ -66,7 +66,7 @@ def named_in(text: str) -> frozenset[str]:
 @pytest.fixture
 def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put empty files in place of the binaries, because the names do not depend on them."""
-    for name in (name for names in build.COMPONENT_SETS.values() for name in names):
+    for name in (name for names in (*build.COMPONENT_SETS.values(), *build.HELM_SET.values()) for name in names):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
 
@@ -75,12 +75,14 @@ def references(component: str) -> set[str]:
     return {image.reference for image in components.images_of(component)}
 
 
-MANIFESTS = {name: name for name in ("flux", "keda", "kube-state-metrics")} | {"keda-previous": "keda"}
+# The component whose manifest names the images, and its version if it is not the one that the project uses.
+MANIFESTS = {name: (name, None) for name in ("flux", "flux-helm", "keda", "kube-state-metrics")}
+MANIFESTS |= {"keda-previous": ("keda", pins.versions()["keda-previous"])}
 
 
 @pytest.mark.parametrize("component", MANIFESTS)
 def test_a_component_has_the_images_of_its_manifest(component: str, request: pytest.FixtureRequest) -> None:
-    text = manifests.path(MANIFESTS[component], pins.versions()[component]).read_text()
+    text = manifests.path(*MANIFESTS[component]).read_text()
     request.getfixturevalue("unbuilt")  # after the manifest, because kubectl makes that
     assert references(component) == named_in(text)
 
@@ -100,8 +102,15 @@ def test_the_collector_is_built_in_the_version_that_the_role_names(unbuilt: None
 
 def test_the_controllers_of_flux_are_built_in_the_versions_that_its_manifest_is_made_of() -> None:
     read, built = pins.module_set("flux").requires, pins.module_set("flux-controllers").requires
-    for module in ("github.com/fluxcd/source-controller", "github.com/fluxcd/kustomize-controller"):
-        assert built[module] == read[module]
+    for name in ("source-controller", "kustomize-controller", "helm-controller"):
+        assert built[f"github.com/fluxcd/{name}"] == read[f"github.com/fluxcd/{name}"]
+
+
+def test_helm_is_the_one_that_argo_cd_calls() -> None:
+    modules = pins.module_set("argocd")
+    text = (manifests.source(modules, modules.main) / "hack" / "tool-versions.sh").read_text()
+    (version,) = re.findall(r"^HELM_VERSION=(\S+)$", text, re.MULTILINE)
+    assert pins.versions()["helm"] == f"v{version}"
 
 
 def test_envoy_is_the_one_that_envoy_gateway_starts() -> None:
@@ -126,7 +135,7 @@ def test_bpftool_has_the_name_that_the_role_gives_it() -> None:
 
 
 def test_images_that_stand_in_for_others_say_so(unbuilt: None) -> None:
-    for component in ("bpftool", "collector", "keda-previous", "prometheus", "redis-exporter"):
+    for component in ("bpftool", "buildpack-deps", "collector", "keda-previous", "prometheus", "redis-exporter"):
         assert all(image.stands_in for image in components.images_of(component)), component
     for component in ("alertmanager", "keda", "kube-state-metrics"):
         assert not any(image.stands_in for image in components.images_of(component)), component

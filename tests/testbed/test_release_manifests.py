@@ -72,12 +72,13 @@ def test_argocd() -> None:
     assert names(path, "StatefulSet") == {"argocd-application-controller"}
 
 
-def test_flux_ships_the_two_pinned_controllers_without_events() -> None:
-    path = manifests.path("flux")
+@pytest.mark.parametrize(("component", "engine"), [("flux", "kustomize-controller"), ("flux-helm", "helm-controller")])
+def test_flux_ships_the_two_pinned_controllers_without_events(component: str, engine: str) -> None:
+    path = manifests.path(component)
     pinned = pins.module_set("flux").requires
     assert images(path) == {
         f"ghcr.io/fluxcd/source-controller:{pinned['github.com/fluxcd/source-controller']}",
-        f"ghcr.io/fluxcd/kustomize-controller:{pinned['github.com/fluxcd/kustomize-controller']}",
+        f"ghcr.io/fluxcd/{engine}:{pinned[f'github.com/fluxcd/{engine}']}",
     }
     assert "events-addr" not in path.read_text()
     assert names(path, "Namespace") == {"flux-system"}
