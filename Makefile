@@ -80,12 +80,12 @@ test molecule pytest e2e bench: export GOGC := 400
 test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (12 minutes; 20 the first time)
 
 .PHONY: lint
-lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ruff, and check the documentation's links
+lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ruff, and check the documentation and the chart
 	yamllint --strict .
 	ansible-lint --offline
 	ruff check
 	ruff format --check
-	pytest -q tests/lint/test_documents.py
+	pytest -q tests/lint/test_documents.py tests/lint/test_chart.py
 
 .PHONY: molecule
 molecule: venv ## test every role on one embedded cluster
@@ -121,9 +121,16 @@ conformance: venv ## run the rendered configurations on a real NativeLink: NATIV
 ##@ Housekeeping
 
 .PHONY: generate
-generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables, and the dashboards
+generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables, the dashboards, and the chart
 	python docs/generate.py --write
 	python -m dashboards
+	python -m chart
+	"$$(python -m testbed tool helm-docs)" --chart-search-root charts
+
+.PHONY: package
+package: venv ## make a release from the commit, in dist/: chart, collection, checksums, provenance (KEY=NAME KEYRING=FILE sign the chart)
+	rm -rf dist
+	python .ci/package.py dist $(if $(KEY),--key "$(KEY)" --keyring "$(KEYRING)") $(if $(BUILDER),--builder "$(BUILDER)")
 
 .PHONY: docs
 docs: venv ## build the documentation site: .site/index.html. A dead link is an error
@@ -139,5 +146,5 @@ lock: ## update requirements.txt from pyproject.toml (needs uv)
 	  --upgrade --group dev pyproject.toml -o requirements.txt
 
 .PHONY: clean
-clean: ## remove the Python environments, the site, and the caches of tools in the checkout
-	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache .site
+clean: ## remove the Python environments, the site, the release, and the caches of tools in the checkout
+	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache .site dist

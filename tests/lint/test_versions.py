@@ -52,6 +52,14 @@ def test_the_project_has_one_version() -> None:
     assert yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"] == version
     tarballs = re.findall(r"nativelink-gitops-(\S+?)\.tar\.gz", (ROOT / "execution-environment.yml").read_text())
     assert tarballs == [version, version]
+    assert yaml.safe_load((ROOT / "charts/nativelink/Chart.yaml").read_text())["version"] == version
+
+
+def test_the_chart_installs_the_versions_of_the_roles() -> None:
+    chart = yaml.safe_load((ROOT / "charts/nativelink/Chart.yaml").read_text())
+    assert chart["appVersion"] == f"v{default('nativelink', 'nativelink_version')}"
+    # Without "-0" Helm would refuse the versions of cloud providers, such as v1.31.4-eks-1a2b3c.
+    assert chart["kubeVersion"] == f">={default('preflight', 'preflight_minimum_kubernetes')}.0-0"
 
 
 def test_the_collection_requires_what_its_plugins_import() -> None:

@@ -1,0 +1,153 @@
+"""What `make package` makes of the last commit: what a user would download, and how a user verifies it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from testbed import build
+from tests.repository import git
+
+from .conftest import ROOT, install, run
+
+VERSION = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+CHART = f"nativelink-{VERSION}.tgz"
+COLLECTION = f"nativelink-gitops-{VERSION}.tar.gz"
+STATEMENT = f"nativelink-gitops-{VERSION}.intoto.json"
+
+
+def package(folder: Path, *arguments: str | Path) -> Path:
+    """Make the release."""
+    run(sys.executable, ROOT / ".ci/package.py", folder, *arguments, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package(tmp_path_factory.mktemp("release") / "dist", "--builder", "https://ci.example.com/1")
+
+
+@pytest.fixture
+def copy(release: Path, tmp_path: Path) -> Path:
+    """Return a copy of the release, which a test may spoil."""
+    return shutil.copytree(release, tmp_path / "dist")
+
+
+def spoil(path: Path) -> None:
+    """Change the last byte of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def test_a_release_has_a_chart_a_collection_and_what_verifies_them(release: Path) -> None:
+    assert {path.name for path in release.iterdir()} == {CHART, COLLECTION, STATEMENT, "SHA256SUMS"}
+
+
+def test_the_chart_holds_what_helm_needs(release: Path) -> None:
+    with tarfile.open(release / CHART) as chart:
+        names = set(chart.getnames())
+    assert {
+        "nativelink/Chart.yaml",
+        "nativelink/README.md",
+        "nativelink/values.yaml",
+        "nativelink/values.schema.json",
+        "nativelink/values-dev.yaml",
+        "nativelink/values-staging.yaml",
+        "nativelink/values-prod.yaml",
+    } <= names
+    assert [name for name in names if name.startswith("nativelink/templates/")]
+    assert "nativelink/README.md.gotmpl" not in names
+
+
+def test_the_collection_can_be_installed(release: Path, tmp_path: Path) -> None:
+    install(release / COLLECTION, tmp_path)
+    assert (tmp_path / "ansible_collections/nativelink/gitops/playbooks/bootstrap.yml").is_file()
+
+
+def test_the_same_commit_makes_the_same_bytes(release: Path, tmp_path: Path) -> None:
+    again = package(tmp_path / "dist", "--builder", "https://ci.example.com/1")
+    assert {path.name: path.read_bytes() == (release / path.name).read_bytes() for path in again.iterdir()} == {
+        CHART: True,
+        COLLECTION: True,
+        STATEMENT: True,
+        "SHA256SUMS": True,
+    }
+
+
+@pytest.mark.parametrize("file", [CHART, COLLECTION, STATEMENT])
+def test_the_checksums_notice_a_changed_file(file: str, copy: Path) -> None:
+    check = ("sha256sum", "--check", "--strict", "SHA256SUMS")
+    assert run(*check, cwd=copy).stdout.count(": OK\n") == 3
+    spoil(copy / file)
+    done = run(*check, cwd=copy, check=False)
+    assert done.returncode == 1
+    assert f"{file}: FAILED" in done.stdout
+
+
+def test_the_statement_says_what_was_made_from_which_commit(release: Path) -> None:
+    commit = git(ROOT, "rev-parse", "HEAD").strip()
+    sums = {name: hashlib.sha256((release / name).read_bytes()).hexdigest() for name in (CHART, COLLECTION)}
+    assert json.loads((release / STATEMENT).read_text()) == {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sums.items()],
+        "predicateType": "https://slsa.dev/provenance/v1",
+        "predicate": {
+            "buildDefinition": {
+                "buildType": "https://git.example.com/platform/nativelink-gitops#make-package",
+                "externalParameters": {"commit": commit},
+                "resolvedDependencies": [
+                    {
+                        "uri": "git+https://git.example.com/platform/nativelink-gitops",
+                        "digest": {"gitCommit": commit},
+                    }
+                ],
+            },
+            "runDetails": {"builder": {"id": "https://ci.example.com/1"}},
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that signs, and the two keyrings in the format that Helm reads."""
+
+    name: str
+    secret: Path
+    public: Path
+
+
+@pytest.fixture(scope="module")
+def key() -> Iterator[Key]:
+    """Make a key with GnuPG, whose agent accepts only a short path."""
+    if not shutil.which("gpg"):
+        pytest.skip("gpg is not installed")
+    with tempfile.TemporaryDirectory(prefix="gpg") as name:
+        made = Key("release@example.com", Path(name, "secret.gpg"), Path(name, "public.gpg"))
+        gpg = ("gpg", "--homedir", name, "--batch", "--quiet", "--passphrase", "")
+        subprocess.run([*gpg, "--quick-generate-key", made.name, "rsa3072", "sign", "never"], check=True)
+        subprocess.run([*gpg, "--output", made.secret, "--export-secret-keys"], check=True)
+        subprocess.run([*gpg, "--output", made.public, "--export"], check=True)
+        yield made
+        subprocess.run(["gpgconf", "--homedir", name, "--kill", "gpg-agent"], check=True)
+
+
+def test_helm_verifies_a_signed_chart(key: Key, tmp_path: Path) -> None:
+    release = package(tmp_path / "dist", "--key", key.name, "--keyring", key.secret)
+    assert f"  {CHART}.prov\n" in (release / "SHA256SUMS").read_text()
+    verify = (build.binaries(build.HELM_SET)["helm"], "verify", CHART, "--keyring", key.public)
+    assert f"Signed by: {key.name}" in run(*verify, cwd=release).stdout
+    spoil(release / CHART)
+    done = run(*verify, cwd=release, check=False)
+    assert done.returncode == 1
+    assert "sha256 sum does not match" in done.stdout
