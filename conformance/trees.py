@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,9 +56,10 @@ def _rendered(version: str, clusters: list[str]) -> Iterator[tuple[str, Tree]]:
     """Render committed clusters for a version with the playbook, and return their trees."""
     stated = {"nativelink_version": version, **_OLDER.get(version, {})}
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
-        options = [f"-e{name}={value}" for name, value in {**stated, "nativelink_clusters_dir": folder}.items()]
+        # As JSON, because NAME=VALUE is always text.
+        extra = json.dumps({**stated, "nativelink_clusters_dir": folder})
         for inventory in INVENTORIES:
-            done = run_playbook("render", inventory, *options)
+            done = run_playbook("render", inventory, f"-e{extra}")
             if done.status:
                 raise TreeError(f"{inventory} for {version}: {done.output[-4000:]}")
         for cluster in clusters:

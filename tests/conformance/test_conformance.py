@@ -21,7 +21,7 @@ from conformance.checks import KINDS
 from conformance.subject import SubjectError, subject
 from conformance.workloads import SECRET, workloads_of
 from testbed import build
-from tests.render.conftest import ROOT, VERSION, committed
+from tests.render.conftest import CLUSTERS, ROOT, VERSION, committed
 
 OLDER = next(version for version in VERSIONS if version != VERSION)
 REFUSES = f"""#!/bin/sh
@@ -201,6 +201,14 @@ def first_on_redis() -> str:
         and variables.get("nativelink_redis_provider", "bundled") == "bundled"
     ]
     return f"generated-{bundled[0]:02}"
+
+
+def test_the_committed_clusters_are_rendered_again_for_the_older_version() -> None:
+    found = dict(trees.trees(CLUSTERS, "v1.3.2", 0))
+    assert set(found) == {"dev (again)", "local (again)", "prod (again)", "staging (again)"}
+    for tree in found.values():
+        assert "image: ghcr.io/tracemachina/nativelink:v1.3.2\n" in tree["cas/statefulset.yaml"]
+        assert "max_action_timeout:" in next(text for path, text in tree.items() if path.endswith("worker.json5"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
