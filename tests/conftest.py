@@ -7,8 +7,8 @@ LONGEST = (
     *("provision", "bootstrap", "site", "scripts", "guard", "release_manifest", "interrupted", "cluster"),
     *("testbed_cluster", "standin", "conformance"),
     # These run on a real node, and take from ten minutes down to two. Demand, scaling and drain mostly wait.
-    *("monitoring", "argocd", "demand", "edge", "drain", "scaling", "flux", "upgrade", "switching", "provisioning"),
-    *("runbooks", "real_node", "build"),
+    *("monitoring", "helm", "argocd", "demand", "edge", "drain", "scaling", "flux", "upgrade"),
+    *("switching", "provisioning", "runbooks", "real_node", "build"),
 )
 
 
