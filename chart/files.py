@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, specs
@@ -74,7 +73,6 @@ def _translated(template: str) -> dict[str, str]:
             f"{_variables(template)}{render.header(template)}{body}{{{{ end -}}}}\n"
         )
         return {f"templates/{folder}/_{file}.tpl": text}
-    # The blank before the text keeps the comments of the template, with which it may begin.
     text = f"---\n{body}"
     for line in reversed(_loops(template)):
         text = f"{{{{- {line} }}}}\n{text}{{{{- end }}}}\n"
@@ -105,16 +103,11 @@ def _when(owner: str, condition: str) -> str:
     return f"index {owner}.when {quoted(condition)}" if " " in condition else f"{owner}.when.{condition}"
 
 
-def write(folder: Path, wanted: Mapping[str, Any]) -> list[str]:
-    """Bring a folder to the wanted files; the paths that were not as they should be. The README is helm-docs'."""
+def write(folder: Path, wanted: Mapping[str, str]) -> None:
+    """Bring a folder to the wanted files. The README is helm-docs'."""
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"README.md"}
-    stale = sorted(present - wanted.keys())
-    for path in stale:
+    for path in present - wanted.keys():
         (folder / path).unlink()
     for path, text in wanted.items():
-        file = folder / path
-        if not file.is_file() or file.read_text() != text:
-            stale.append(path)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-    return stale
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)

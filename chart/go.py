@@ -92,15 +92,4 @@ def common(*kinds: Kind) -> Kind:
 
 def bare(code: str) -> str:
     """An operand as a pipeline, without the parentheses around it."""
-    if not (code.startswith("(") and code.endswith(")")):
-        return code
-    depth, inside = 0, False
-    for position, character in enumerate(code):
-        if character == '"' and code[position - 1] != "\\":
-            inside = not inside
-        if inside:
-            continue
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth == 0 and position < len(code) - 1:
-            return code
-    return code[1:-1]
+    return code[1:-1] if code.startswith("(") and code.endswith(")") else code

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from jinja2 import Environment, nodes
 
-from .go import PREFIX, Untranslatable, quoted
+from .go import PREFIX, Untranslatable, bare, quoted
 
 _FILTERS: dict[str, Callable[..., str]] = {
     "quoted": lambda value: f'include "{PREFIX}.quoted" {value}',
@@ -98,8 +98,7 @@ class _Template:
 
     def pipeline(self, node: nodes.Node | None) -> str:
         """An expression where Go expects a pipeline."""
-        code = self.value(node)
-        return code[1:-1] if code.startswith("(") and _closes(code) else code
+        return bare(self.value(node))
 
     def value(self, node: nodes.Node | None) -> str:
         """An expression as an operand."""
@@ -136,9 +135,8 @@ class _Template:
             case nodes.CondExpr(test=test, expr1=first, expr2=second) if second:
                 return f"(ternary {self.value(first)} {self.value(second)} (not (not {self.value(test)})))"
             case nodes.Concat(nodes=parts):
-                return f"(print {' '.join(map(self.value, parts))})".replace(
-                    "(print ", f'(printf "{"%v" * len(parts)}" '
-                )
+                form = quoted("%v" * len(parts))
+                return f"(printf {form} {' '.join(map(self.value, parts))})"
             case nodes.List(items=items):
                 return f"(list {' '.join(map(self.value, items))})"
             case nodes.Dict(items=pairs):
@@ -157,16 +155,3 @@ class _Template:
 
 def _escaped(text: str) -> str:
     return re.sub(r"\{\{|\}\}", lambda found: f"{{{{ {quoted(found[0])} }}}}", text) if "{{" in text else text
-
-
-def _closes(code: str) -> bool:
-    """Whether the first parenthesis closes with the last one."""
-    depth, inside = 0, False
-    for position, character in enumerate(code):
-        if character == '"' and code[position - 1] != "\\":
-            inside = not inside
-        if not inside:
-            depth += {"(": 1, ")": -1}.get(character, 0)
-            if depth == 0:
-                return position == len(code) - 1
-    return False
