@@ -5,7 +5,7 @@ import pytest
 # The files that take minutes, without "test_". They start first, so that none runs alone at the end of a parallel run.
 LONGEST = (
     *("provision", "bootstrap", "site", "scripts", "guard", "release_manifest", "interrupted", "cluster"),
-    *("testbed_cluster", "standin", "conformance"),
+    *("testbed_cluster", "standin", "conformance", "parity"),
     # These run on a real node, and take from ten minutes down to two. Demand, scaling and drain mostly wait.
     *("monitoring", "helm", "argocd", "demand", "edge", "drain", "scaling", "flux", "upgrade"),
     *("switching", "provisioning", "runbooks", "real_node", "build"),
