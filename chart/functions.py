@@ -103,11 +103,11 @@ _BUILTINS: dict[Callable[..., Any], Builtin] = {
     specs.known: lambda found: Go(found, DICT),
     specs.with_defaults: lambda known: Go(known, DICT),
     schemas.definition_findings: lambda *_: Go("list", LIST),
-    kubernetes._amount: ("amount", FLOAT),
-    kubernetes._is_multiple: lambda number, unit: Go(
+    kubernetes.quantity_of: ("amount", FLOAT),
+    kubernetes.is_multiple: lambda number, unit: Go(
         f"(eq (mulf (divf {number} {unit} | floor) {unit}) {number})", BOOL
     ),
-    kubernetes._ip_block: ("ipBlock", LIST),
+    kubernetes.ip_block: ("ipBlock", LIST),
 }
 
 

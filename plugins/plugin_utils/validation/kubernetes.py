@@ -230,10 +230,11 @@ def _peer(path: str, peer: Values) -> Findings:
         yield path, "has ipBlock and a selector, which Kubernetes does not combine", "write two peers"
     for key in stated:
         where = f"{path}.{key}"
-        yield from _ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
+        yield from ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
 
 
-def _ip_block(path: str, block: Values) -> Findings:
+def ip_block(path: str, block: Values) -> Findings:
+    """Findings of an IPBlock. The chart has its own version for IPv4, because Go templates know no addresses."""
     faults, network = _network(f"{path}.cidr", block["cidr"])
     yield from faults
     for index, text in enumerate(block.get("except") or ()):
@@ -302,7 +303,7 @@ def _scaling_rules(path: str, stated: Values) -> Findings:
         yield from _range(f"{where}.value", policy["value"], 1, None)
         yield from _range(f"{where}.periodSeconds", policy["periodSeconds"], 1, 1800)
     if (tolerance := stated.get("tolerance")) is not None:
-        amount = _amount(tolerance)
+        amount = quantity_of(tolerance)
         if amount is None or amount < 0:
             yield f"{path}.tolerance", f"{shown(tolerance)} is not a fraction such as 0.1", "write 0 or more"
 
@@ -319,7 +320,7 @@ def _resources(path: str, stated: Values) -> Findings:
             yield from _resource(f"{path}.{kind}", name, amount)
     names = dict.fromkeys(name for name in (*requests, *limits) if not overcommitted(name) and not _native(name))
     for name in names:
-        request, limit = _amount(requests.get(name)), _amount(limits.get(name))
+        request, limit = quantity_of(requests.get(name)), quantity_of(limits.get(name))
         if name not in limits:
             problem = f"is not set, and a request of {name} needs an equal limit"
             yield f"{path}.limits.{name}", problem, f"write {requests[name]}"
@@ -336,7 +337,7 @@ def _native(name: str) -> bool:
 
 
 def _resource(path: str, name: str, amount: Yaml) -> Findings:
-    where, number = f"{path}.{name}", _amount(amount)
+    where, number = f"{path}.{name}", quantity_of(amount)
     if faults := list(_label_key(path, name)):
         yield from faults
     elif (
@@ -348,18 +349,19 @@ def _resource(path: str, name: str, amount: Yaml) -> Findings:
     elif number is None or number < 0:
         yield where, f"{shown(amount)} is not a valid amount", "write a whole number"
     elif name.startswith("hugepages-"):
-        page = _amount(name.removeprefix("hugepages-"))
-        if not page or not _is_multiple(number, page):
+        page = quantity_of(name.removeprefix("hugepages-"))
+        if not page or not is_multiple(number, page):
             yield where, f"{shown(amount)} is not a multiple of the page size of {name}", "write 0 or a multiple of it"
-    elif not _native(name) and not _is_multiple(number, 1):
+    elif not _native(name) and not is_multiple(number, 1):
         yield where, f"is {amount}, and Kubernetes hands out {name} in whole numbers", "write a whole number"
 
 
-def _is_multiple(number: Fraction, unit: Fraction | int) -> bool:
+def is_multiple(number: Fraction, unit: Fraction | int) -> bool:
+    """Return whether a number is a multiple of a unit."""
     return number % unit == 0
 
 
-def _amount(value: Yaml) -> Fraction | None:
+def quantity_of(value: Yaml) -> Fraction | None:
     """A Kubernetes quantity as a number; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
