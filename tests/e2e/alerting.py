@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -22,6 +21,7 @@ from testbed import build
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.monitoring.hurried import hurried
+from tests.ports import free_port
 from tests.render.conftest import values_of
 
 Object = dict[str, Any]
@@ -146,13 +146,6 @@ def forwarded(where: Cluster, namespace: str, what: str, port: int) -> Iterator[
             yield line.split()[2]
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    """Return a port of this machine on which nothing listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def api_server(where: Cluster, namespace: str) -> Object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 from collections.abc import Iterator
 from itertools import combinations
@@ -17,6 +16,7 @@ import dashboards
 from dashboards import pictures, prometheus
 from testbed import build
 from testbed.waiting import until
+from tests.ports import free_port
 
 NAMES = list(dashboards.MODULES)
 VALUES = pictures.variables("test", "nativelink", "nativelink-workers", 60)
@@ -42,9 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("prometheus")
     (folder / "prometheus.yaml").write_text("{}\n")
     program = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["prometheus"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     arguments = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("w") as log, subprocess.Popen(
         [program, *arguments, f"--web.listen-address={address.removeprefix('http://')}"], stderr=log

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import yaml
 from testbed import build
 from testbed.waiting import until
 from tests.monitoring.entries import files
+from tests.ports import free_port
 
 RULES = "monitoring/inhibit-rules.yaml"
 Label = dict[str, str]
@@ -87,9 +87,7 @@ def alertmanager(folder: Path, rules: list[Any]) -> Iterator[Callable[[], list[d
     program = build.binaries({"alertmanager": build.COMPONENT_SETS["alertmanager"]})["alertmanager"]
     settings = {"route": {"receiver": "none"}, "receivers": [{"name": "none"}], "inhibit_rules": rules}
     (folder / "alertmanager.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -16,8 +16,9 @@ import pytest
 
 from testbed import build
 from testbed.waiting import until
+from tests.ports import free_port, free_ports
 from tests.render.conftest import ROOT, VERSION, committed
-from tests.render.redis import Redis, free_port
+from tests.render.redis import Redis
 
 SHELLS = ("dash", "bash")
 SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / f"schemas/nativelink-{VERSION}.schema.json")}
@@ -224,7 +225,7 @@ class Farm(Pod):
         super().__init__(folder, "dash", self.redis.cli)
         self.programs = build.binaries({"standin": build.NODE_SETS["standin"]})
         self.running: list[subprocess.Popen[bytes]] = []
-        self.cas, self.client, self.workers, self.health = (free_port() for _ in range(4))
+        self.cas, self.client, self.workers, self.health = free_ports(4)
         self.turn = {"-h nativelink-redis -p 6379": f"-h 127.0.0.1 -p {self.redis.port}", "50080": str(self.health)}
         self.binary.symlink_to(self.programs["nativelink"])
         text = self.files["scheduler/scheduler.json5"]

@@ -16,8 +16,9 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from testbed import debian
 from testbed.waiting import until
+from tests.ports import free_port
 from tests.render.conftest import values_of
-from tests.render.redis import Redis, free_port
+from tests.render.redis import Redis
 
 INDEX = "aa__state_sort_key_3e762c15"
 POOLS = [

@@ -5,7 +5,6 @@ It has the messages of the original (v1.6.6, and v1.3.2 where named): testbed/go
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ import pytest
 
 from testbed import build, components, images
 from testbed.waiting import patient, until
+from tests.ports import free_port, free_ports
 
 Object = dict[str, Any]
 Edit = Callable[[Object], object]
@@ -33,14 +33,6 @@ NEWEST, V132 = (images.nativelink_schema(version) for version in (images.NATIVEL
 
 def program(name: str) -> str:
     return str(build.binaries({"standin": build.NODE_SETS["standin"]})[name])
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def configuration(folder: Path, public: int = 0, internal: int = 0) -> Object:
@@ -471,7 +463,7 @@ class Redis:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         (image,) = components.images_of("redis")
         self.files = {Path(name).name: source for name, source in image.files.items()}
         (folder / "libraries").mkdir(parents=True)
