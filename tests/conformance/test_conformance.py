@@ -252,7 +252,7 @@ def test_the_row_of_a_refused_configuration_has_its_output(tmp_path: Path) -> No
 
 @needs_namespaces
 def test_the_stand_in_refuses_what_nativelink_refuses(tmp_path: Path) -> None:
-    bad = clusters(tmp_path / "clusters", "dev", '"weight": 1,', "")
+    bad = clusters(tmp_path / "clusters", "dev", '"weight": 1', "")
     done = run(stand_in(tmp_path / "image.tar"), "--part=configurations", "--inventories=0", f"--clusters={bad}")
     assert done.returncode == 1, done.stdout + done.stderr
     rows = {line[27:].split()[0]: line for line in done.stdout.splitlines() if line.startswith(f"{VERSION}* ")}
