@@ -2,7 +2,8 @@
 
 Each size is a fresh inventory in a temporary folder, with clusters like those of inventories/reference.
 `ansible-playbook playbooks/render.yml` renders it twice, first into an empty folder. For comparison, a loop of
-`ansible.builtin.template` renders the same templates, and `kubectl kustomize` builds the same trees.
+`ansible.builtin.template` renders the same templates, `helm template` renders the chart, and `kubectl kustomize` builds
+the same trees.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 
 from bench import numbers
+from chart import values
+from chart.files import FOLDER as CHART
 from testbed import build
 from tests.inventories import write_inventory
 from tests.playbooks import start_playbook
@@ -68,8 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
             _row(size, "render again (nothing to write)", _playbook("render", inventory))
             if _written(folder / "clusters") != before:
                 raise SystemExit(f"the second run wrote files again (with {size} clusters)")
-            _row(size, "kubectl kustomize", _kustomize(folder / "clusters"), ours[size])
+            _row(size, "kubectl kustomize", _commands(_kustomize(folder / "clusters")), ours[size])
             if size in given.loop_sizes:
+                _row(size, "helm template of the chart", _commands(_helm(folder)), ours[size])
                 loop = _playbook(_loop(folder), inventory)
                 loops[size] = loop.seconds / size
                 _row(size, "loop of the template module", loop, ours[size])
@@ -106,6 +110,12 @@ def _inventory(folder: Path, size: int) -> Path:
     return write_inventory(folder / "inventory", hosts, **common)
 
 
+def _clusters(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the effective variables of the inventory's clusters, by name."""
+    hosts = yaml.load((folder / "inventory/hosts.yml").read_text(), yaml.CSafeLoader)["all"]
+    return {name: values_of(name, **hosts["vars"], **variables) for name, variables in hosts["hosts"].items()}
+
+
 def _loop(folder: Path) -> Path:
     """Write a playbook that renders the same files with the template module, and return its path.
 
@@ -113,12 +123,10 @@ def _loop(folder: Path) -> Path:
     """
     (folder / "filter_plugins").mkdir()
     (folder / "filter_plugins/nativelink.py").write_text(FILTERS)
-    hosts = yaml.load((folder / "inventory/hosts.yml").read_text(), yaml.CSafeLoader)["all"]
-    for name, variables in hosts["hosts"].items():
-        values = values_of(name, **hosts["vars"], **variables)
-        context = template_context(values)
+    for name, cluster in _clusters(folder).items():
+        context = template_context(cluster)
         files = [(path, f"{template}.j2", scope) for path, template, scope in render._wanted(context)]
-        resources = [path for path in render.tree(values) if path.endswith(".yaml")]
+        resources = [path for path in render.tree(cluster) if path.endswith(".yaml")]
         jobs = [
             {"src": str(render.TEMPLATES / src), "dest": str(folder / "loop" / name / path), "scope": scope}
             for path, src, scope in [*files, ("kustomization.yaml", "kustomization.yaml.j2", {})]
@@ -128,6 +136,8 @@ def _loop(folder: Path) -> Path:
         data = {
             **{key: value for key, value in context.items() if key != "cluster"},
             "resources": resources,
+            "dashboards": [],
+            "generated": render.config_maps(context),
             "jobs": jobs,
         }
         (folder / "inventory/host_vars").mkdir(exist_ok=True)
@@ -202,16 +212,29 @@ def _memory(root: int) -> float:
     return total / 1024
 
 
-def _kustomize(clusters: Path) -> Run:
-    """Build every tree, as many at a time as there are cores."""
+def _kustomize(clusters: Path) -> list[list[str]]:
+    """Return the commands that build every tree."""
     kubectl = str(build.binaries()["kubectl"])
+    return [[kubectl, "kustomize", str(folder)] for folder in sorted(clusters.iterdir())]
+
+
+def _helm(folder: Path) -> list[list[str]]:
+    """Write the values of every cluster, and return the commands that render the chart with them."""
+    helm = str(build.binaries(build.HELM_SET)["helm"])
+    commands = []
+    for name, cluster in _clusters(folder).items():
+        file = folder / f"{name}.json"
+        file.write_text(json.dumps(values.helm_values({**cluster, "nativelink_cas_storage_class": "gp3"})))
+        commands.append([helm, "template", name, str(CHART), "--namespace=nativelink", f"--values={file}"])
+    return commands
+
+
+def _commands(commands: list[list[str]]) -> Run:
+    """Run commands, as many at a time as there are cores."""
     began = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        builds = [
-            pool.submit(subprocess.run, [kubectl, "kustomize", str(folder)], stdout=subprocess.DEVNULL, check=True)
-            for folder in sorted(clusters.iterdir())
-        ]
-        for each in builds:
+        runs = [pool.submit(subprocess.run, each, stdout=subprocess.DEVNULL, check=True) for each in commands]
+        for each in runs:
             each.result()
     return Run(time.monotonic() - began, 0)
 

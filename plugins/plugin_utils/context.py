@@ -212,7 +212,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
             "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
             "demand": [{**DEMAND_BY_POOL, "interval": f"{own('metrics_interval')}s"}],
-            "alerts": alerts.groups(known, when, pools),
+            "alerts": alerts.groups(known, when, pools) if prometheus != "none" else [],
             "inhibitions": alerts.inhibitions(),
             "operator_inhibitions": alerts.operator_inhibitions(),
             "interval": monitoring.REPORT_INTERVAL,

@@ -127,8 +127,7 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     # Their links to the runbooks begin with the default of nativelink_runbook_url.
     runbooks = json.dumps(values["nativelink_runbook_url"])
     files |= {f"{DASHBOARDS}{name}.json": text.replace('"docs/alerts"', runbooks) for name, text in dashboards.items()}
-    generated = [*context["config_maps"].values(), *(pool["config_map"] for pool in context["pools"])]
-    more = {"resources": resources, "dashboards": list(dashboards), "generated": generated}
+    more = {"resources": resources, "dashboards": list(dashboards), "generated": config_maps(context)}
     files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, **more})
     return files
 
@@ -150,6 +149,11 @@ def objects(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             with _named(template, scope):
                 text = _body(template, scope)
             yield path, text
+
+
+def config_maps(context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The ConfigMaps that kustomize generates from rendered files, of the context of a cluster."""
+    return [*context["config_maps"].values(), *(pool["config_map"] for pool in context["pools"])]
 
 
 def header(template: str) -> str:

@@ -1814,171 +1814,177 @@
 {{- range $key, $item := dict "interval" (printf "%vs" $known.nativelink_metrics_interval) -}}
   {{- $_ := set $t29 $key $item -}}
 {{- end -}}
-{{- $t30 := dict "args" (list $known $when $pools) -}}
-{{- template "nativelink.alerts.groups" $t30 -}}
-{{- $t31 := dict "args" list -}}
-{{- template "nativelink.alerts.inhibitions" $t31 -}}
+{{- $t30 := "" -}}
+{{- if ne $prometheus "none" -}}
+  {{- $t31 := dict "args" (list $known $when $pools) -}}
+  {{- template "nativelink.alerts.groups" $t31 -}}
+  {{- $t30 = $t31.result -}}
+{{- else -}}
+  {{- $t30 = list -}}
+{{- end -}}
 {{- $t32 := dict "args" list -}}
-{{- template "nativelink.alerts.operator_inhibitions" $t32 -}}
-{{- $t33 := list -}}
+{{- template "nativelink.alerts.inhibitions" $t32 -}}
+{{- $t33 := dict "args" list -}}
+{{- template "nativelink.alerts.operator_inhibitions" $t33 -}}
+{{- $t34 := list -}}
 {{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
   {{- if index $when $each.condition -}}
-    {{- $t33 = append $t33 $each -}}
+    {{- $t34 = append $t34 $each -}}
   {{- end -}}
 {{- end -}}
-{{- $t34 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.others" $t34 -}}
-{{- $t35 := "" -}}
+{{- $t35 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.others" $t35 -}}
+{{- $t36 := "" -}}
 {{- if has "cluster" $known.nativelink_prometheus_scrapes -}}
-  {{- $t35 = (list "/metrics" "/metrics/cadvisor") -}}
+  {{- $t36 = (list "/metrics" "/metrics/cadvisor") -}}
 {{- else -}}
-  {{- $t35 = list -}}
+  {{- $t36 = list -}}
 {{- end -}}
-{{- $t36 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.kubelet_series" $t36 -}}
-{{- $t37 := dict "args" (list $senders) -}}
-{{- template "nativelink.monitoring.collector" $t37 -}}
-{{- $t38 := dict "args" (list $known.nativelink_traces_endpoint) -}}
-{{- template "nativelink.context._receiver" $t38 -}}
-{{- $t39 := dict -}}
+{{- $t37 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.kubelet_series" $t37 -}}
+{{- $t38 := dict "args" (list $senders) -}}
+{{- template "nativelink.monitoring.collector" $t38 -}}
+{{- $t39 := dict "args" (list $known.nativelink_traces_endpoint) -}}
+{{- template "nativelink.context._receiver" $t39 -}}
+{{- $t40 := dict -}}
 {{- range $sender := list "scheduler" "cas" -}}
-  {{- $t40 := dict "args" (list $known $senders $sender dict) -}}
-  {{- template "nativelink.monitoring.environment" $t40 -}}
-  {{- $_ := set $t39 $sender $t40.result -}}
+  {{- $t41 := dict "args" (list $known $senders $sender dict) -}}
+  {{- template "nativelink.monitoring.environment" $t41 -}}
+  {{- $_ := set $t40 $sender $t41.result -}}
 {{- end -}}
-{{- $t41 := "" -}}
+{{- $t42 := "" -}}
 {{- if $known.nativelink_priority_classes -}}
-  {{- $t41 = "nativelink-control-plane" -}}
+  {{- $t42 = "nativelink-control-plane" -}}
 {{- else -}}
-  {{- $t41 = "" -}}
+  {{- $t42 = "" -}}
 {{- end -}}
-{{- $t42 := dict "args" (list $known "cas") -}}
-{{- template "nativelink.context._stated" $t42 -}}
-{{- $t43 := dict -}}
+{{- $t43 := dict "args" (list $known "cas") -}}
+{{- template "nativelink.context._stated" $t43 -}}
+{{- $t44 := dict -}}
 {{- range $kind := list "cas" "ac" -}}
-  {{- $t44 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
-  {{- template "nativelink.context._shards" $t44 -}}
-  {{- $_ := set $t43 $kind $t44.result -}}
+  {{- $t45 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
+  {{- template "nativelink.context._shards" $t45 -}}
+  {{- $_ := set $t44 $kind $t45.result -}}
 {{- end -}}
-{{- $t45 := dict "args" (list $known) -}}
-{{- template "nativelink.context._cas_stores" $t45 -}}
-{{- $t46 := "" -}}
+{{- $t46 := dict "args" (list $known) -}}
+{{- template "nativelink.context._cas_stores" $t46 -}}
+{{- $t47 := "" -}}
 {{- if has "cas" $senders -}}
-  {{- $t46 = "COUNTED_" -}}
+  {{- $t47 = "COUNTED_" -}}
 {{- else -}}
-  {{- $t46 = "" -}}
+  {{- $t47 = "" -}}
 {{- end -}}
-{{- $t47 := dict -}}
-{{- range $key, $item := $t42.result -}}
-  {{- $_ := set $t47 $key $item -}}
+{{- $t48 := dict -}}
+{{- range $key, $item := $t43.result -}}
+  {{- $_ := set $t48 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "shards" $t43 "storage_class" $storage_class -}}
-  {{- $_ := set $t47 $key $item -}}
+{{- range $key, $item := dict "shards" $t44 "storage_class" $storage_class -}}
+  {{- $_ := set $t48 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t45.result -}}
-  {{- $_ := set $t47 $key $item -}}
+{{- range $key, $item := $t46.result -}}
+  {{- $_ := set $t48 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "served" $t46 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
-  {{- $_ := set $t47 $key $item -}}
+{{- range $key, $item := dict "served" $t47 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
+  {{- $_ := set $t48 $key $item -}}
 {{- end -}}
-{{- $t48 := dict "args" (list $known "scheduler") -}}
-{{- template "nativelink.context._stated" $t48 -}}
-{{- $t50 := list -}}
+{{- $t49 := dict "args" (list $known "scheduler") -}}
+{{- template "nativelink.context._stated" $t49 -}}
+{{- $t51 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t50 = append $t50 $pool.grace -}}
+  {{- $t51 = append $t51 $pool.grace -}}
 {{- end -}}
-{{- $t49 := index $t50 0 -}}
-{{- range $item := $t50 -}}
-  {{- $t49 = max $t49 $item -}}
+{{- $t50 := index $t51 0 -}}
+{{- range $item := $t51 -}}
+  {{- $t50 = max $t50 $item -}}
 {{- end -}}
-{{- $t51 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
-{{- template "nativelink.context._back_soon" $t51 -}}
-{{- $t52 := dict -}}
-{{- range $key, $item := $t48.result -}}
-  {{- $_ := set $t52 $key $item -}}
+{{- $t52 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
+{{- template "nativelink.context._back_soon" $t52 -}}
+{{- $t53 := dict -}}
+{{- range $key, $item := $t49.result -}}
+  {{- $_ := set $t53 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "properties" $properties "executing_timeout" $t49 "tolerations" $t51.result -}}
-  {{- $_ := set $t52 $key $item -}}
+{{- range $key, $item := dict "properties" $properties "executing_timeout" $t50 "tolerations" $t52.result -}}
+  {{- $_ := set $t53 $key $item -}}
 {{- end -}}
-{{- $t53 := dict "args" (list $known "redis") -}}
-{{- template "nativelink.context._stated" $t53 -}}
-{{- $t54 := "" -}}
-{{- if $bundled -}}
-  {{- $t54 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- else -}}
-  {{- $t54 = $known.nativelink_redis_address -}}
-{{- end -}}
+{{- $t54 := dict "args" (list $known "redis") -}}
+{{- template "nativelink.context._stated" $t54 -}}
 {{- $t55 := "" -}}
 {{- if $bundled -}}
   {{- $t55 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
 {{- else -}}
   {{- $t55 = $known.nativelink_redis_address -}}
 {{- end -}}
-{{- $t56 := dict "args" (list $t55 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- template "nativelink.context._peer" $t56 -}}
-{{- $t57 := "" -}}
+{{- $t56 := "" -}}
+{{- if $bundled -}}
+  {{- $t56 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- else -}}
+  {{- $t56 = $known.nativelink_redis_address -}}
+{{- end -}}
+{{- $t57 := dict "args" (list $t56 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- template "nativelink.context._peer" $t57 -}}
+{{- $t58 := "" -}}
 {{- if $memory -}}
-  {{- $t58 := dict "args" (list $memory) -}}
-  {{- template "nativelink.context.redis_may_fill" $t58 -}}
-  {{- $t57 = $t58.result -}}
+  {{- $t59 := dict "args" (list $memory) -}}
+  {{- template "nativelink.context.redis_may_fill" $t59 -}}
+  {{- $t58 = $t59.result -}}
 {{- else -}}
-  {{- $t57 = 0 -}}
+  {{- $t58 = 0 -}}
 {{- end -}}
-{{- $t59 := dict -}}
-{{- range $key, $item := $t53.result -}}
-  {{- $_ := set $t59 $key $item -}}
+{{- $t60 := dict -}}
+{{- range $key, $item := $t54.result -}}
+  {{- $_ := set $t60 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "bundled" $bundled "address" $t54 -}}
-  {{- $_ := set $t59 $key $item -}}
+{{- range $key, $item := dict "bundled" $bundled "address" $t55 -}}
+  {{- $_ := set $t60 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t56.result -}}
-  {{- $_ := set $t59 $key $item -}}
+{{- range $key, $item := $t57.result -}}
+  {{- $_ := set $t60 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t57 -}}
-  {{- $_ := set $t59 $key $item -}}
+{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t58 -}}
+  {{- $_ := set $t60 $key $item -}}
 {{- end -}}
-{{- $t60 := list -}}
+{{- $t61 := list -}}
 {{- range $each := $edges -}}
-  {{- $t61 := dict "args" (list $each) -}}
-  {{- template "nativelink.context._namespace" $t61 -}}
-  {{- $t60 = append $t60 $t61.result -}}
+  {{- $t62 := dict "args" (list $each) -}}
+  {{- template "nativelink.context._namespace" $t62 -}}
+  {{- $t61 = append $t61 $t62.result -}}
 {{- end -}}
-{{- $t62 := list -}}
+{{- $t63 := list -}}
 {{- range $name := $readers | uniq -}}
-  {{- $t63 := dict "args" (list $name) -}}
-  {{- template "nativelink.context._namespace" $t63 -}}
-  {{- $t62 = append $t62 $t63.result -}}
+  {{- $t64 := dict "args" (list $name) -}}
+  {{- template "nativelink.context._namespace" $t64 -}}
+  {{- $t63 = append $t63 $t64.result -}}
 {{- end -}}
-{{- $t64 := "" -}}
+{{- $t65 := "" -}}
 {{- if $known.nativelink_workers_apart -}}
-  {{- $t65 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
-  {{- template "nativelink.context._away_from" $t65 -}}
-  {{- $t64 = $t65.result -}}
+  {{- $t66 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
+  {{- template "nativelink.context._away_from" $t66 -}}
+  {{- $t65 = $t66.result -}}
 {{- else -}}
-  {{- $t64 = dict -}}
+  {{- $t65 = dict -}}
 {{- end -}}
-{{- $t66 := dict "args" (list list) -}}
-{{- template "nativelink.context._back_soon" $t66 -}}
-{{- $t67 := list -}}
+{{- $t67 := dict "args" (list list) -}}
+{{- template "nativelink.context._back_soon" $t67 -}}
+{{- $t68 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t68 := dict -}}
+  {{- $t69 := dict -}}
   {{- range $key, $texts := $pool.platform_properties -}}
     {{- if $texts -}}
-      {{- $_ := set $t68 $key (last $texts) -}}
+      {{- $_ := set $t69 $key (last $texts) -}}
     {{- end -}}
   {{- end -}}
-  {{- $t67 = append $t67 (dict "name" $pool.name "properties" $t68) -}}
+  {{- $t68 = append $t68 (dict "name" $pool.name "properties" $t69) -}}
 {{- end -}}
-{{- $t69 := dict -}}
+{{- $t70 := dict -}}
 {{- range $key, $item := dict "nginx.org/grpc-services" "nativelink-scheduler,nativelink-cas" "nginx.org/client-max-body-size" "0" "nginx.org/proxy-read-timeout" "86400s" "nginx.org/proxy-send-timeout" "86400s" "nginx.ingress.kubernetes.io/backend-protocol" "GRPC" "nginx.ingress.kubernetes.io/proxy-body-size" "0" "nginx.ingress.kubernetes.io/proxy-read-timeout" "86400" "nginx.ingress.kubernetes.io/proxy-send-timeout" "86400" -}}
-  {{- $_ := set $t69 $key $item -}}
+  {{- $_ := set $t70 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $known.nativelink_edge_annotations -}}
-  {{- $_ := set $t69 $key $item -}}
+  {{- $_ := set $t70 $key $item -}}
 {{- end -}}
-{{- $t70 := dict "args" (list $known.nativelink_namespace $when) -}}
-{{- template "nativelink.context._config_maps" $t70 -}}
-{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t17 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t19 "images" $t25 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t26.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t28 "demand" (list $t29) "alerts" $t30.result "inhibitions" $t31.result "operator_inhibitions" $t32.result "interval" 15 "own" $t33 "others" $t34.result "kubelet_paths" $t35 "kubelet_series" $t36.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t37.result "traces" $t38.result "telemetry" $t39 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t41 "cas" $t47 "scheduler" $t52 "redis" $t59 "peers" (dict "clients" (concat $t60 $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t62) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t64) "only_pod_tolerations" $t66.result "pools" $pools "demand_pools" $t67 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t69) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t70.result "when" $when) -}}
+{{- $t71 := dict "args" (list $known.nativelink_namespace $when) -}}
+{{- template "nativelink.context._config_maps" $t71 -}}
+{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t17 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t19 "images" $t25 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t26.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t28 "demand" (list $t29) "alerts" $t30 "inhibitions" $t32.result "operator_inhibitions" $t33.result "interval" 15 "own" $t34 "others" $t35.result "kubelet_paths" $t36 "kubelet_series" $t37.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t38.result "traces" $t39.result "telemetry" $t40 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t42 "cas" $t48 "scheduler" $t53 "redis" $t60 "peers" (dict "clients" (concat $t61 $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t63) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t65) "only_pod_tolerations" $t67.result "pools" $pools "demand_pools" $t68 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t70) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t71.result "when" $when) -}}
 {{- end -}}
 
 {{- define "nativelink.formats._enough" -}}
