@@ -203,6 +203,11 @@ def install_wheels(requirements: Path, draft: Path) -> None:
     run(*command)
 
 
+def helm_home(folder: Path) -> dict[str, str]:
+    """Return the variables with which Helm keeps its caches and settings in a folder, and reads none of the user's."""
+    return {f"HELM_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
+
+
 def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run a command, and return its stdout. BuildError with the end of its stderr if it fails or is missing."""
     try:

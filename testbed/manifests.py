@@ -116,9 +116,7 @@ def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
     values.with_name("values.yaml").write_text(text)
 
     def helm(*arguments: str | Path) -> str:
-        # Helm keeps its caches and settings in these folders, so that the user's own settings have no effect.
-        env = {f"HELM_{kind}_HOME": str(work / kind) for kind in ("CACHE", "CONFIG", "DATA")}
-        return build.run(build.binaries(build.HELM_SET)["helm"], "template", *arguments, env=env)
+        return build.run(build.binaries(build.HELM_SET)["helm"], "template", *arguments, env=build.helm_home(work))
 
     crds = helm(
         "eg-crds", charts / "gateway-crds-helm", "--set=crds.gatewayAPI.enabled=true,crds.envoyGateway.enabled=true"

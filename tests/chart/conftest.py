@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,11 @@ Cluster = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def helm() -> Helm:
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
     """Return a function that runs Helm with these arguments."""
     binary = build.binaries(build.HELM_SET)["helm"]
-    return lambda *arguments: subprocess.run([binary, *arguments], capture_output=True, text=True, check=False)
+    env = os.environ | build.helm_home(tmp_path_factory.mktemp("helm"))
+    return lambda *arguments: subprocess.run([binary, *arguments], env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")

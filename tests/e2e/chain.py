@@ -74,8 +74,8 @@ class Entry:
             (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / path).write_text(text)
         self.where.apply(
-            _namespace(self.name, "restricted"),
-            _namespace(self.workers, "baseline"),
+            secure_namespace(self.name, "restricted"),
+            secure_namespace(self.workers, "baseline"),
             this_machine(self.where, self.name),
         )
         self.apply_folder()
@@ -124,7 +124,8 @@ def this_machine(where: Cluster, namespace: str) -> Object:
     }
 
 
-def _namespace(name: str, security: str) -> Object:
+def secure_namespace(name: str, security: str) -> Object:
+    """Return a Namespace with a level of Pod Security."""
     labels = {"pod-security.kubernetes.io/enforce": security}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 

@@ -57,7 +57,7 @@ class Release:
         target = ("--namespace", self.namespace, "--kubeconfig", self.where.kubeconfig)
         done = subprocess.run(
             [build.binaries(build.HELM_SET)["helm"], *command.split(), self.name, *arguments, *target],
-            env=os.environ | {f"HELM_{kind}_HOME": str(self.folder / kind) for kind in ("CACHE", "CONFIG", "DATA")},
+            env=os.environ | build.helm_home(self.folder),
             capture_output=True,
             text=True,
             check=False,

@@ -32,7 +32,7 @@ from testbed import build, cluster, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from tests.e2e import nativelink
-from tests.e2e.chain import Change, Record
+from tests.e2e.chain import Change, Record, secure_namespace
 from tests.e2e.site import SMALL, pool
 from tests.render.conftest import values_of
 
@@ -301,9 +301,7 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
         assert network
         folder = tmp_path_factory.mktemp("clusters") / "drain"
         tree(folder, network.machine)
-        for name, security in ((SPACE, "restricted"), (WORKERS, "baseline")):
-            labels = {"pod-security.kubernetes.io/enforce": security}
-            where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        where.apply(secure_namespace(SPACE, "restricted"), secure_namespace(WORKERS, "baseline"))
         with Record(where, f"/api/v1/namespaces/{WORKERS}/pods") as pods:
             where.run("apply", "--server-side", "--field-manager=engine", "-k", str(folder))
             where.rolled_out(SPACE, "deployment/nativelink-scheduler", "statefulset/nativelink-cas")

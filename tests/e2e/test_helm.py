@@ -19,7 +19,7 @@ from testbed import components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from tests.e2e.bazel_client import Bazel
-from tests.e2e.chain import Entry
+from tests.e2e.chain import Entry, secure_namespace
 from tests.e2e.edge import CAS, GATEWAY, HOST, NAME, PROXIES, Edge, made_known, opened
 from tests.e2e.git_server import BRANCH, GitServer, address_for
 from tests.e2e.release import BASE, CHART, SMALL, Release
@@ -216,9 +216,7 @@ def policies(where: Cluster) -> set[str]:
 def prepared(where: Cluster, name: str, folder: Path) -> tuple[Entry, Object]:
     """Make the namespaces of another farm, without an edge. Return the farm and its values."""
     farm = Entry(where, name, folder)
-    for namespace, security in ((name, "restricted"), (farm.workers, "baseline")):
-        labels = {"pod-security.kubernetes.io/enforce": security}
-        where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}})
+    where.apply(secure_namespace(name, "restricted"), secure_namespace(farm.workers, "baseline"))
     network = node.network(where.home)
     assert network
     values = {

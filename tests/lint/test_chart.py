@@ -35,7 +35,7 @@ def tools() -> Mapping[str, Path]:
 def environment(tools: Mapping[str, Path], tmp_path: Path) -> dict[str, str]:
     """Return an environment with Helm and yamale, which chart-testing runs, and no settings of the user."""
     path = os.pathsep.join([str(tools["helm"].parent), str(Path(sys.executable).parent), os.environ["PATH"]])
-    return os.environ | {"PATH": path} | {f"HELM_{kind}_HOME": str(tmp_path) for kind in ("CACHE", "CONFIG", "DATA")}
+    return os.environ | {"PATH": path} | build.helm_home(tmp_path)
 
 
 @pytest.fixture
