@@ -60,6 +60,17 @@ _KINDS = {
 _ANNOTATIONS = {name: name for name in ("str", "int", "float", "bool", "list", "tuple", "dict", "set")}
 _ANNOTATIONS |= {"Sequence": "list", "Iterator": "list", "Mapping": "dict", "CheckedValues": "dict"}
 _ANNOTATIONS |= {"Fraction": "float"}
+# Methods of texts that are functions in Go, by name and number of arguments: the text itself is {0}.
+_METHODS = {
+    ("startswith", 1): ("(hasPrefix {1} {0})", BOOL),
+    ("endswith", 1): ("(hasSuffix {1} {0})", BOOL),
+    ("removeprefix", 1): ("(trimPrefix {1} {0})", STR),
+    ("removesuffix", 1): ("(trimSuffix {1} {0})", STR),
+    ("lower", 0): ("(lower {0})", STR),
+    ("isdigit", 0): ('(regexMatch "^[0-9]+$" {0})', BOOL),
+    ("replace", 2): ("(replace {1} {2} {0})", STR),
+    ("join", 1): ("(join {0} {1})", STR),
+}
 # What takes a function's place: what makes the Go of a call from that of its arguments, or a template written by hand,
 # by its name and the type of its result.
 Builtin = Callable[..., Go] | tuple[str, Kind]
@@ -115,15 +126,15 @@ class _Function:
     def text(self, name: str) -> str:
         """The whole template."""
         self._emit("$frame := .")
-        for index, (parameter, annotation) in enumerate(_parameters(self.tree)):
+        parameters = dict(_parameters(self.tree))
+        for index, (parameter, annotation) in enumerate(parameters.items()):
             self.kinds[parameter] = self._annotated(annotation)
             self._emit(f"${parameter} := index .args {index}")
         if self.owner and self.function.__name__ == "__init__":
             self._emit("$self = dict")
         if self.owner:
             self.kinds["self"] = Kind(self.owner.__name__)
-        parameters = {parameter for parameter, _ in _parameters(self.tree)}
-        for local in sorted(self._assigned() - parameters):
+        for local in sorted(self._assigned() - parameters.keys()):
             self._emit(f'${local} := ""')
         if self.yields:
             self._emit("$yielded := list")
@@ -686,15 +697,12 @@ class _Function:
         frame = self._temporary()
         listed = f"(list {' '.join(arguments)})" if arguments else "list"
         self._emit(f'{frame} := dict "args" {listed}')
-        if action.startswith("template"):
-            self._emit(f"{action} {frame}")
-        else:
-            self._emit(f"$_ := {action} {frame}")
+        self._emit(f"{action} {frame}")
         return Go(f"{frame}.result", kind)
 
     def _dynamic(self, function: Go, node: ast.Call) -> Go:
         """A call of a function that is a value. The text that `include` returns is empty."""
-        return self._run(f"include {function.code}", [self._value(argument).code for argument in node.args], LIST)
+        return self._run(f"$_ := include {function.code}", [self._value(argument).code for argument in node.args], LIST)
 
     def _constructed(self, owner: type, node: ast.Call) -> Go:
         initial: Any = owner.__init__  # type: ignore[misc]
@@ -741,6 +749,10 @@ class _Function:
             return self._called(template, method, node, owner)
         arguments = [self._value(argument) for argument in node.args]
         codes = [argument.code for argument in arguments]
+        form = _METHODS.get((name, len(codes)))
+        # Python also takes a tuple of prefixes or suffixes.
+        if form and (name not in ("startswith", "endswith") or arguments[0].kind == STR):
+            return Go(form[0].format(owner.code, *codes), form[1])
         match name, len(codes):
             case "get", 1:
                 return self._item(owner, arguments[0])
@@ -748,25 +760,9 @@ class _Function:
                 found = self._item(owner, arguments[0])
                 kind = found.kind if found.kind != UNKNOWN else arguments[1].kind
                 return Go(f"(ternary {found.code} {codes[1]} (hasKey {owner.code} {codes[0]}))", kind)
-            case "startswith", 1 if arguments[0].kind == STR:
-                return Go(f"(hasPrefix {codes[0]} {owner.code})", BOOL)
-            case "endswith", 1 if arguments[0].kind == STR:
-                return Go(f"(hasSuffix {codes[0]} {owner.code})", BOOL)
-            case "removeprefix", 1:
-                return Go(f"(trimPrefix {codes[0]} {owner.code})", STR)
-            case "removesuffix", 1:
-                return Go(f"(trimSuffix {codes[0]} {owner.code})", STR)
             case "rstrip", 1:
                 pattern = f"[{json.loads(codes[0])}]+$"
                 return Go(f'(regexReplaceAll {quoted(pattern)} {owner.code} "")', STR)
-            case "lower", 0:
-                return Go(f"(lower {owner.code})", STR)
-            case "isdigit", 0:
-                return Go(f'(regexMatch "^[0-9]+$" {owner.code})', BOOL)
-            case "replace", 2:
-                return Go(f"(replace {codes[0]} {codes[1]} {owner.code})", STR)
-            case "join", 1:
-                return Go(f"(join {owner.code} {codes[0]})", STR)
             case "partition" | "rpartition", 1:
                 return self._run(f'template "{PREFIX}.{name}"', [owner.code, codes[0]], LIST)
             case "count", 1:
@@ -793,11 +789,11 @@ class _Function:
                 endless = len(parts) < len(items)
                 return Kind("list" if endless else found.name, parts) if found != UNKNOWN else UNKNOWN
             case ast.Name(id=name) | ast.Attribute(attr=name):
-                if isinstance(alias := getattr(self.module, name, None), GenericAlias):
-                    return self._annotated(str(alias))
-                found_class = getattr(self.module, name, None)
-                if isinstance(found_class, type) and dataclasses.is_dataclass(found_class):
-                    RECORDS[name] = found_class
+                meant = getattr(self.module, name, None)
+                if isinstance(meant, GenericAlias):
+                    return self._annotated(str(meant))
+                if isinstance(meant, type) and dataclasses.is_dataclass(meant):
+                    RECORDS[name] = meant
                     return Kind(name)
                 return Kind(name if name in self._classes() else _ANNOTATIONS.get(name, ""))
         return UNKNOWN
