@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import quantities, specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, kubernetes, rules, schemas
 
@@ -14,49 +14,55 @@ from . import values
 
 Schema = dict[str, Any]
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
-_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_NUMBER = r"([0-9]+(\.[0-9]+)?|\.[0-9]+)"
-_SIZE = rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE][0-9]{{1,2}})?"
-_NAME = {"pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253}
-_IMAGE = r"^([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._/-]+[a-z0-9]+)*"
-_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _INT32 = 2**31 - 1
+
+
+def _whole(*patterns: re.Pattern[str]) -> Schema:
+    """A text that one of the patterns of preflight describes."""
+    return {"pattern": f"^({'|'.join(pattern.pattern for pattern in patterns)})$"}
+
+
+_LABEL = formats.LABEL.pattern
+_NAME = {"pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253}
+_CPU, _SIZE = _whole(quantities.CPU), _whole(quantities.SIZE)
 # A format of preflight as a schema. What a schema cannot say, such as that a size is not tiny, the rules say.
 _FORMATS: dict[Callable[..., Any], Schema] = {
-    formats.dns_label: {"pattern": f"^{_LABEL}$"},
+    formats.dns_label: _whole(formats.LABEL),
     formats.dns_name: _NAME,
     formats.secret_name: {"anyOf": [{"const": ""}, _NAME]},
-    formats.pool_name: {"pattern": f"^{_LABEL}$", "maxLength": 36},
-    formats.size: {"pattern": f"^{_SIZE}$"},
-    formats.share: {"pattern": f"^({_SIZE}|{_NUMBER}%)$"},
+    formats.pool_name: {**_whole(formats.LABEL), "maxLength": 36},
+    formats.size: _SIZE,
+    formats.share: _whole(quantities.SIZE, quantities.PERCENT),
     formats.duration: {
         "type": ["string", "integer"],
-        "pattern": r"^([0-9]*[1-9][0-9]*|([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?)$",
+        "anyOf": [{"type": "integer"}, {"pattern": "^[0-9]+$"}, _whole(quantities.DURATION)],
         "minLength": 1,
         "minimum": 1,
     },
-    formats.digest: {"pattern": "^sha256:[0-9a-f]{64}$"},
-    formats.image: {"pattern": rf"{_IMAGE}$"},
+    formats.digest: _whole(formats.DIGEST),
+    formats.image: _whole(formats.IMAGE_NAME),
     formats.host_and_port: {"pattern": rf"^({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]):[0-9]{{1,5}}$"},
-    formats.instance_name: {"pattern": r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"},
+    formats.instance_name: _whole(formats.INSTANCE_NAME),
     formats.some: {"minItems": 1},
     formats.text_values: {"additionalProperties": {"type": "string"}},
     formats.environment: {
-        "patternProperties": {"^[A-Za-z_][A-Za-z0-9_]*$": {"type": ["string", "number", "boolean"]}},
+        "patternProperties": {
+            f"^{formats.ENVIRONMENT_VARIABLE.pattern}$": {"type": ["string", "number", "boolean"]},
+        },
         "additionalProperties": False,
     },
-    formats.flux_interval: {"allOf": [{"pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"}, {"pattern": "[1-9]"}]},
+    formats.flux_interval: {"allOf": [_whole(formats.FLUX_DURATION), {"pattern": "[1-9]"}]},
     formats.otlp_receiver: {"pattern": r"^https?://[^/?#]+:[0-9]{1,5}/?$"},
     formats.percent: {"minimum": 0, "maximum": 100},
 }
 # An image without variables for its tag and its digest may have both.
-_TAGGED_IMAGE = {"pattern": rf"{_IMAGE}(:{_TAG})?(@sha256:[0-9a-f]{{64}})?$"}
+_TAGGED_IMAGE = {"pattern": f"^{formats.IMAGE_NAME.pattern}(:{formats.TAG.pattern})?(@{formats.DIGEST.pattern})?$"}
 _AMOUNTS = {
     "type": "object",
     "properties": {
-        "cpu": {"type": ["string", "number"], "pattern": rf"^{_NUMBER}m?$", "minimum": 0},
-        "memory": {"type": ["string", "number"], "pattern": f"^{_SIZE}$", "minimum": 2**20},
-        "ephemeral-storage": {"type": ["string", "number"], "pattern": f"^{_SIZE}$", "minimum": 2**20},
+        "cpu": {"type": ["string", "number"], **_CPU, "minimum": 0},
+        "memory": {"type": ["string", "number"], **_SIZE, "minimum": 2**20},
+        "ephemeral-storage": {"type": ["string", "number"], **_SIZE, "minimum": 2**20},
     },
     # Of device plugins, and huge pages.
     "patternProperties": {"(/|^hugepages-)": {"type": ["string", "number"]}},
@@ -81,7 +87,7 @@ _STRICTER: dict[tuple[str, str], Schema] = {
     ("NetworkPolicyPort", "protocol"): {"enum": ["TCP", "UDP", "SCTP"]},
     ("HPAScalingRules", "selectPolicy"): {"enum": ["Max", "Min", "Disabled"]},
     ("HPAScalingRules", "stabilizationWindowSeconds"): {"minimum": 0, "maximum": 3600},
-    ("HPAScalingRules", "tolerance"): {"type": ["string", "number"], "pattern": rf"^{_NUMBER}m?$", "minimum": 0},
+    ("HPAScalingRules", "tolerance"): {"type": ["string", "number"], **_CPU, "minimum": 0},
     ("HPAScalingRules", "policies"): {"minItems": 1},
     ("HPAScalingPolicy", "type"): {"enum": ["Pods", "Percent"]},
     ("HPAScalingPolicy", "value"): {"minimum": 1},
@@ -148,7 +154,7 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
     if ending and option.type == "dict":
         found |= {"$ref": f"#/$defs/{_defined(_DEFINED[ending], definitions)}"}
         found.pop("additionalProperties", None)
-    limits: Schema = {"pattern": f"^{_TAG}$"} if pattern in kubernetes.TAGS else {}
+    limits: Schema = _whole(formats.TAG) if pattern in kubernetes.TAGS else {}
     for check in formats.checks(pattern):
         limits |= _limit(check, pattern)
     if pattern in values.REQUIRED:

@@ -172,12 +172,7 @@ def described(option: Option) -> list[str]:
 
 def description(option: Option) -> str:
     """The description of a variable, in the names of the chart."""
-    return _DESCRIPTIONS.get(option.name) or translated(plain(" ".join(option.description)))
-
-
-def plain(text: str) -> str:
-    """Ansible's markup as that of Markdown."""
-    return re.sub(r"\b[CVO]\(((?:[^()]|\([^()]*\))*)\)", r"`\1`", text)
+    return _DESCRIPTIONS.get(option.name) or translated(specs.MARKUP.sub(r"`\1`", " ".join(option.description)))
 
 
 def translated(text: str) -> str:

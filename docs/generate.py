@@ -18,8 +18,6 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option, Yaml
 
 _JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
-# Ansible's markup for code, a value and an option. The text in the brackets may contain a pair of brackets.
-_MARKUP = re.compile(r"\b[CVO]\(((?:[^()]|\([^()]*\))*)\)")
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
 
 
@@ -55,7 +53,7 @@ def json_schema() -> dict[str, Any]:
 def _schema(option: Option) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     if option.description:
-        schema["description"] = _MARKUP.sub(r"\1", " ".join(option.description))
+        schema["description"] = specs.MARKUP.sub(r"\1", " ".join(option.description))
     if option.default is not specs.MISSING:
         schema["default"] = option.default
     if option.type == "list":
@@ -115,7 +113,7 @@ def _list(options: Iterable[Option]) -> str:
             kind += ", **required**"
         elif option.default is not specs.MISSING:
             kind += f", default {_code(option.default)}"
-        text = _MARKUP.sub(r"`\1`", " ".join(option.description))
+        text = specs.MARKUP.sub(r"`\1`", " ".join(option.description))
         if option.choices:
             text += f" One of {', '.join(_code(choice) for choice in option.choices)}."
         items.append(f"- `{option.name}` ({kind}): {text.strip()}")

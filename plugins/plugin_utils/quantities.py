@@ -10,10 +10,10 @@ from typing import NamedTuple, Self
 Text = str | int | float
 
 _NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-_SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE]\d{{1,2}})?")
-_CPU = re.compile(rf"{_NUMBER}(m)?")
-_PERCENT = re.compile(rf"{_NUMBER}%")
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE]\d{{1,2}})?")
+CPU = re.compile(rf"{_NUMBER}(m)?")
+PERCENT = re.compile(rf"{_NUMBER}%")
+DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 _SECONDS = (86400, 3600, 60, 1)
 _BINARY = {unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
@@ -45,7 +45,7 @@ class KubernetesVersion(NamedTuple):
 
 def bytes_of(size: Text) -> int:
     """Bytes of a Kubernetes quantity such as `200Gi`, `1.5T`, `1e9` or a number, rounded up to whole bytes."""
-    number, unit = _match(_SIZE, size, "is not a valid size")
+    number, unit = _match(SIZE, size, "is not a valid size")
     if unit and unit[0] in "eE" and len(unit) > 1 and unit[1:].isdigit():
         factor = 10 ** int(unit[1:])
     else:
@@ -55,7 +55,7 @@ def bytes_of(size: Text) -> int:
 
 def cpu_of(cpu: Text) -> int:
     """Thousandths of a CPU of a Kubernetes quantity such as `500m`, `4` or `0.5`."""
-    number, milli = _match(_CPU, cpu, "is not a valid amount of CPU")
+    number, milli = _match(CPU, cpu, "is not a valid amount of CPU")
     thousandths = Fraction(number) * (1 if milli else 1000)
     if thousandths.denominator != 1:
         raise QuantityError(f"{cpu!r} is more precise than 1m, a thousandth of a CPU")
@@ -67,7 +67,7 @@ def seconds_of(duration: Text) -> int:
     text = _text(duration)
     if text.isascii() and text.isdigit():
         return int(text)
-    found = _DURATION.fullmatch(text)
+    found = DURATION.fullmatch(text)
     if not text or not found:
         raise QuantityError(f"{duration!r} is not a valid duration")
     return sum(int(count or 0) * unit for count, unit in zip(found.groups(), _SECONDS, strict=True))
@@ -84,7 +84,7 @@ def duration_text(seconds: int) -> str:
 
 def part_of(share: Text, whole: int) -> int:
     """Bytes of a share of `whole` bytes, which is a percentage such as `80%` (rounded down) or a size."""
-    if found := _PERCENT.fullmatch(_text(share)):
+    if found := PERCENT.fullmatch(_text(share)):
         return int(Fraction(found[1]) * whole / 100)
     try:
         return bytes_of(share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROLES = ("preflight", "storage_classes", "keda", "ingress", "low_latency", "nativelink", "gitops")
 # The connection variables (cluster_*) belong to no role. The preflight role lists them, and they are required.
 PREFIXES = ("cluster_", *(f"{role}_" for role in ROLES))
+# Ansible's markup for code, a value and an option. The text in the brackets may contain a pair of brackets.
+MARKUP = re.compile(r"\b[CVO]\(((?:[^()]|\([^()]*\))*)\)")
 # A value that YAML can hold: None, bool, int, float, str, and lists and dicts of these.
 Yaml = Any
 Values = Mapping[str, Any]

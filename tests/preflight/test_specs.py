@@ -149,7 +149,7 @@ def test_an_item_of_a_list_is_as_secret_as_the_list() -> None:
 
 def test_markup_may_hold_brackets() -> None:
     said = "Write C(lookup('env', 'A')) (or V(a)), as in O(b)."
-    assert generate._MARKUP.sub(r"`\1`", said) == "Write `lookup('env', 'A')` (or `a`), as in `b`."
+    assert specs.MARKUP.sub(r"`\1`", said) == "Write `lookup('env', 'A')` (or `a`), as in `b`."
 
 
 def test_generated_files_are_current() -> None:

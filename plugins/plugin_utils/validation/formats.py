@@ -19,21 +19,23 @@ from ..quantities import QuantityError, bytes_of, part_of, seconds_of
 from ..specs import Values, Yaml
 
 Format = Iterator[tuple[str, str]]
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # Docker's grammar of image names, without the detailed rules for registries; tag and digest are optional.
-IMAGE = re.compile(
-    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*"
-    r"(?P<tag>:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?P<digest>@sha256:[0-9a-f]{64})?"
-)
-
-
+IMAGE_NAME = re.compile(r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+IMAGE = re.compile(rf"{IMAGE_NAME.pattern}(?P<tag>:{TAG.pattern})?(?P<digest>@{DIGEST.pattern})?")
+INSTANCE_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Flux accepts fractions and milliseconds, but no days and no number without a unit.
+FLUX_DURATION = re.compile(r"(\d+(\.\d+)?(ms|s|m|h))+", re.ASCII)
 # Git's short form of an SSH address, git@host:path.
 SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
 
 
 def dns_label(value: str) -> Format:
     """A label of DNS, such as the name of a namespace."""
-    if not _LABEL.fullmatch(value):
+    if not LABEL.fullmatch(value):
         yield (
             f"{value!r} is not a valid DNS label",
             "use at most 63 lower-case letters, digits and hyphens, with no hyphen at an end",
@@ -42,7 +44,7 @@ def dns_label(value: str) -> Format:
 
 def dns_name(value: str) -> Format:
     """A name of DNS, in parts separated by dots."""
-    if len(value) > 253 or not all(_LABEL.fullmatch(label) for label in value.split(".")):
+    if len(value) > 253 or not all(LABEL.fullmatch(label) for label in value.split(".")):
         yield (
             f"{value!r} is not a valid DNS name",
             "use lower-case letters, digits and hyphens, in parts separated by dots",
@@ -103,8 +105,7 @@ def duration(value: Yaml) -> Format:
 
 def flux_interval(value: str) -> Format:
     """A duration that is not 0, as Flux writes it."""
-    # Flux accepts fractions and milliseconds, but no days and no number without a unit.
-    if not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h))+", value, re.ASCII) or not re.search("[1-9]", value):
+    if not FLUX_DURATION.fullmatch(value) or not re.search("[1-9]", value):
         yield f"{value!r} is not a valid duration for Flux", "write a duration such as 30s, 1m or 1h30m"
 
 
@@ -130,7 +131,7 @@ def _enough(amount: int, problem: str, value: Yaml, remedy: str) -> Format:
 
 def digest(value: str) -> Format:
     """The digest of an image."""
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+    if not DIGEST.fullmatch(value):
         yield f"{value!r} is not a valid digest", "write sha256: and 64 hexadecimal digits"
 
 
@@ -160,7 +161,7 @@ def _kubernetes_version(value: str) -> Format:
 
 def instance_name(value: str) -> Format:
     """A remote instance name."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", value):
+    if not INSTANCE_NAME.fullmatch(value):
         yield f"{value!r} is not a valid instance name", "use letters, digits, dots, hyphens and underscores"
 
 
@@ -267,7 +268,7 @@ def environment(value: Values) -> Format:
     for name, item in value.items():
         if item is None or isinstance(item, list | dict):
             yield f"the value of {name} is {shown(item)}, but must be text", "write a text or a number"
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+        if not ENVIRONMENT_VARIABLE.fullmatch(str(name)):
             yield f"{name!r} is not a valid name of an environment variable", "use letters, digits and underscores"
 
 

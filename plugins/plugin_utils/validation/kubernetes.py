@@ -15,7 +15,7 @@ from typing import Any
 from .. import specs
 from ..findings import Findings
 from ..specs import Values, Yaml
-from .formats import nearest, one_of, shown
+from .formats import TAG, nearest, one_of, shown
 from .rules import overcommitted, pools_of
 from .schemas import definition_findings
 
@@ -29,7 +29,6 @@ _UNITS |= {unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", 
 _UNITS |= {f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)}
 _PORT = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 _LETTER = re.compile(r"[a-z]")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 TAGS = (
     "nativelink_redis_version",
     "nativelink_collector_version",
@@ -88,7 +87,7 @@ def behavior(values: Values) -> Findings:
 def image_tags(values: Values) -> Findings:
     """Versions that become the tags of images. The API server takes any, but no node can pull a malformed one."""
     for name in TAGS:
-        if name in values and not _TAG.fullmatch(values[name]):
+        if name in values and not TAG.fullmatch(values[name]):
             problem = f"{shown(values[name])} is not a valid image tag"
             yield (
                 name,
