@@ -10,7 +10,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Opt
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, kubernetes, rules, schemas
 
 from . import values
-from .go import BOOL, DICT, FLOAT, INT, LIST, NONE, PREFIX, STR, UNKNOWN, Go, Kind, constant, quoted
+from .go import BOOL, DICT, FLOAT, INT, LIST, NONE, PREFIX, STR, Go, Kind, common, constant, quoted
 from .python import Builtin, Program
 
 # Rules about what is not in the chart, and those whose findings the schema of the values has.
@@ -38,22 +38,22 @@ def program() -> str:
             f"{{{{- template {quoted(translated.template(rule))} $call -}}}}",
             "{{- $findings = concat $findings $call.result -}}",
         ]
-    for path, check in _sizes():
-        lines += _size_findings(path, translated.template(check))
+    for path, check in _amounts():
+        lines += _amount_findings(path, translated.template(check))
     lines += ['{{- $_ := set . "result" $findings -}}', "{{- end -}}", ""]
     return translated.text() + "\n" + "\n".join(lines) + "\n" + _names()
 
 
-def _sizes() -> Iterator[tuple[str, Any]]:
-    """The variables and keys of pools whose format a schema cannot say, because a size must not be tiny."""
+def _amounts() -> Iterator[tuple[str, Any]]:
+    """The variables and keys of pools whose format a schema cannot say, because an amount must not be 0 or tiny."""
     for name, option in values.variables().items():
         for path in [name, *(f"{name}[].{key}" for key in option.element.options)]:
             for check in formats.checks(path):
-                if check in (formats.size, formats.share):
+                if check in (formats.size, formats.share, formats.duration):
                     yield path, check
 
 
-def _size_findings(path: str, template: str) -> list[str]:
+def _amount_findings(path: str, template: str) -> list[str]:
     """The lines that collect the findings of a format."""
     variable, _, key = path.partition("[].")
     item = f"$item.{key}" if key else "$item"
@@ -121,6 +121,5 @@ def _kind(option: Option) -> Kind:
     if option.type == "list":
         return Kind("list", (_kind(option.element),))
     if option.type == "dict":
-        parts = {_kind(key) for key in option.options.values()}
-        return Kind("dict", (STR, parts.pop() if len(parts) == 1 else UNKNOWN))
+        return Kind("dict", (STR, common(*map(_kind, option.options.values()))))
     return Kind({"path": "str", "raw": ""}.get(option.type, option.type))

@@ -72,6 +72,11 @@ def test_a_fault_is_refused(case: dict[str, Any], template: Callable[..., Done])
             "such as 200Gi",
         ),
         (
+            {"nativelink_worker_pools": [{"name": "linux", "longest_action": "0s"}]},
+            "test: workerPools[linux].longestAction: must be greater than 0, not '0s'; write 30m, 1h30m or a number of "
+            "seconds",
+        ),
+        (
             {"nativelink_client_peers": [{"ipBlock": {"cidr": "10.0.0.1/8"}}]},
             "test: clientPeers[0].ipBlock.cidr: '10.0.0.1/8' is an address inside of a range; write 10.0.0.0/8",
         ),

@@ -2004,6 +2004,18 @@
 {{- $_ := set $frame "result" $yielded -}}
 {{- end -}}
 
+{{- define "nativelink.formats.duration" -}}
+{{- $frame := . -}}
+{{- $value := index .args 0 -}}
+{{- $remedy := "" -}}
+{{- $yielded := list -}}
+{{- $remedy = "write 30m, 1h30m or a number of seconds" -}}
+{{- $t1 := dict "args" (list (include "nativelink.seconds" $value | int64) "" $value $remedy) -}}
+{{- template "nativelink.formats._enough" $t1 -}}
+{{- $yielded = concat $yielded $t1.result -}}
+{{- $_ := set $frame "result" $yielded -}}
+{{- end -}}
+
 {{- define "nativelink.formats.one_of" -}}
 {{- $frame := . -}}
 {{- $near := index .args 0 -}}
@@ -3754,6 +3766,13 @@
   {{- end -}}
 {{- end -}}
 {{- range $item := (index .args 0).nativelink_worker_pools -}}
+  {{- $call := dict "args" (list $item.longest_action) -}}
+  {{- template "nativelink.formats.duration" $call -}}
+  {{- range $found := $call.result -}}
+    {{- $findings = append $findings (concat (list (printf "nativelink_worker_pools[%v].longest_action" $item.name)) $found) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $item := (index .args 0).nativelink_worker_pools -}}
   {{- $call := dict "args" (list $item.scratch_size) -}}
   {{- template "nativelink.formats.size" $call -}}
   {{- range $found := $call.result -}}
@@ -3765,6 +3784,13 @@
   {{- template "nativelink.formats.share" $call -}}
   {{- range $found := $call.result -}}
     {{- $findings = append $findings (concat (list (printf "nativelink_worker_pools[%v].fast_store_size" $item.name)) $found) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $item := list (index .args 0).nativelink_worker_upload_timeout -}}
+  {{- $call := dict "args" (list $item) -}}
+  {{- template "nativelink.formats.duration" $call -}}
+  {{- range $found := $call.result -}}
+    {{- $findings = append $findings (concat (list "nativelink_worker_upload_timeout") $found) -}}
   {{- end -}}
 {{- end -}}
 {{- $_ := set . "result" $findings -}}
