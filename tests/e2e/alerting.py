@@ -17,11 +17,10 @@ from typing import Any
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 
-from testbed import build
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.monitoring.hurried import hurried
-from tests.ports import free_port
+from tests.monitoring.local import local
 from tests.render.conftest import values_of
 
 Object = dict[str, Any]
@@ -32,10 +31,8 @@ HURRY = 10
 class Alerts:
     """The alerts of a Prometheus."""
 
-    @property
-    def url(self) -> str:
-        """The address of Prometheus."""
-        raise NotImplementedError
+    url: str
+    """The address of Prometheus."""
 
     def ask(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of Prometheus' API."""
@@ -93,12 +90,7 @@ class Prometheus(Alerts):
 class Local(Alerts):
     """A Prometheus on this machine."""
 
-    port: int
-
-    @property
-    def url(self) -> str:
-        """The address of Prometheus."""
-        return f"http://127.0.0.1:{self.port}"
+    url: str
 
 
 @contextlib.contextmanager
@@ -116,22 +108,12 @@ def engine_alerts(folder: Path, addresses: Mapping[str, str], **variables: Any) 
         for job, address in addresses.items()
     ]
     times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config = {"global": times, "rule_files": [str(folder / "rules.yaml")], "scrape_configs": jobs}
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    port = free_port()
-    program = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["prometheus"]
-    command = [program, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
-    with (
-        (folder / "prometheus.log").open("w") as log,
-        subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log) as process,
-    ):
-        try:
-            made = Local(port)
-            jobs_up = {job: ["up"] for job in addresses}
-            until(f"{', '.join(addresses)} to be scraped", lambda: made.targets() == jobs_up, 30)
-            yield made
-        finally:
-            process.kill()
+    config = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
+    with local("prometheus", folder, config) as address:
+        made = Local(address)
+        jobs_up = {job: ["up"] for job in addresses}
+        until(f"{', '.join(addresses)} to be scraped", lambda: made.targets() == jobs_up, 30)
+        yield made
 
 
 @contextlib.contextmanager

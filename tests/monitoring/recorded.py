@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import subprocess
 import threading
 import urllib.parse
 import urllib.request
@@ -18,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from testbed import build
 from testbed.waiting import until
 from tests.monitoring.entries import files
+from tests.monitoring.local import local
 
 SCRAPES = Path(__file__).with_name("scrapes")
 # The job and the target's labels of each file. Its own labels win, as in the rendered scrape configuration.
@@ -87,8 +84,8 @@ def recorded(folder: Path) -> Iterator[Recorded]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            with _prometheus(folder, f"127.0.0.1:{server.server_port}") as address:
-                yield Recorded(address)
+            with _prometheus(folder, f"127.0.0.1:{server.server_port}") as found:
+                yield found
         finally:
             server.shutdown()
 
@@ -101,7 +98,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def _prometheus(folder: Path, served: str) -> Iterator[str]:
+def _prometheus(folder: Path, served: str) -> Iterator[Recorded]:
     (folder / "rules.yaml").write_text(files("redis")["monitoring/rules.yaml"])
     jobs = [
         {
@@ -112,34 +109,15 @@ def _prometheus(folder: Path, served: str) -> Iterator[str]:
         }
         for name, labels in TARGETS.items()
     ]
-    settings = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["rules.yaml"]}
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump({**settings, "scrape_configs": jobs}))
-    program = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["prometheus"]
-    command = [program, f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}"]
-    log = folder / "prometheus.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--web.listen-address=127.0.0.1:0"], stdout=output, stderr=subprocess.STDOUT, cwd=folder
-        )
-    try:
-        until("Prometheus to listen", lambda: bool(_address(log)), 60, log.read_text)
-        found = Recorded(_address(log))
+    times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    settings = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
+    with local("prometheus", folder, settings) as address:
+        found = Recorded(address)
 
         def scraped() -> bool:
             up = {each["metric"]["job"]: each["value"][1] for each in found.ask("query", query="up")["result"]}
             counted = found.ask("query", query='nativelink_scheduler_queue_depth{pool="default"}')["result"]
             return len(up) == len({labels["job"] for labels in TARGETS.values()}) and bool(counted)
 
-        until("Prometheus to have scraped all recordings", scraped, 60, log.read_text)
-        yield found.address
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _address(log: Path) -> str:
-    """The address that Prometheus says it listens on, or nothing yet."""
-    for line in log.read_text().splitlines():
-        if "Listening on" in line:
-            return f"http://{line.partition('address=')[2].split()[0]}"
-    return ""
+        until("Prometheus to have scraped all recordings", scraped, 60, (folder / "prometheus.log").read_text)
+        yield found

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 
 import dashboards
 from dashboards import pictures, prometheus
-from testbed import build
-from testbed.waiting import until
-from tests.ports import free_port
+from tests.monitoring.local import local
 
 NAMES = list(dashboards.MODULES)
 VALUES = pictures.variables("test", "nativelink", "nativelink-workers", 60)
@@ -39,19 +35,8 @@ def models() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Prometheus without any target, and return its address."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    (folder / "prometheus.yaml").write_text("{}\n")
-    program = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["prometheus"]
-    address = f"http://127.0.0.1:{free_port()}"
-    arguments = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "log").open("w") as log, subprocess.Popen(
-        [program, *arguments, f"--web.listen-address={address.removeprefix('http://')}"], stderr=log
-    ) as process:  # fmt: skip
-        try:
-            until("Prometheus to be ready", lambda: urlopen(f"{address}/-/ready").status == 200, 30)
-            yield address
-        finally:
-            process.terminate()
+    with local("prometheus", tmp_path_factory.mktemp("prometheus"), {}) as address:
+        yield address
 
 
 def test_the_files_are_what_the_code_makes() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +11,9 @@ from typing import Any
 
 import yaml
 
-from testbed import build
 from testbed.waiting import until
 from tests.monitoring.entries import files
-from tests.ports import free_port
+from tests.monitoring.local import local
 
 RULES = "monitoring/inhibit-rules.yaml"
 Label = dict[str, str]
@@ -84,42 +82,21 @@ def of_row(number: int, labels: Label) -> Label:
 @contextmanager
 def alertmanager(folder: Path, rules: list[Any]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """Run an Alertmanager in which all alerts fire. Yield a function that returns their states."""
-    program = build.binaries({"alertmanager": build.COMPONENT_SETS["alertmanager"]})["alertmanager"]
     settings = {"route": {"receiver": "none"}, "receivers": [{"name": "none"}], "inhibit_rules": rules}
-    (folder / "alertmanager.yaml").write_text(yaml.safe_dump(settings))
-    address = f"127.0.0.1:{free_port()}"
-    log = folder / "log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={folder / 'alertmanager.yaml'}",
-                f"--storage.path={folder / 'data'}",
-                f"--web.listen-address={address}",
-                "--cluster.listen-address=",
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
     fired = [{"labels": of_row(number, each)} for number, row in enumerate(INHIBITED) for each in row]
 
-    def states() -> list[dict[str, Any]]:
-        with urllib.request.urlopen(f"http://{address}/api/v2/alerts", timeout=10) as answer:
-            return list(json.loads(answer.read()))
+    body = json.dumps(fired).encode()
+    with local("alertmanager", folder, settings) as address:
+        url = f"{address}/api/v2/alerts"
 
-    def sent() -> bool:
-        body = json.dumps(fired).encode()
-        request = urllib.request.Request(f"http://{address}/api/v2/alerts", body, {"Content-Type": "application/json"})
-        urllib.request.urlopen(request, timeout=10).close()
-        return True
+        def states() -> list[dict[str, Any]]:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return list(json.loads(answer.read()))
 
-    try:
-        until("Alertmanager to take the alerts", sent, 30, log.read_text)
-        until("the alerts to fire", lambda: len(states()) == len(fired), 30, log.read_text)
+        sent = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(sent, timeout=10).close()
+        until("the alerts to fire", lambda: len(states()) == len(fired), 30, (folder / "alertmanager.log").read_text)
         yield states
-    finally:
-        process.kill()
-        process.wait()
 
 
 def silenced(states: list[dict[str, Any]]) -> list[Label]:
