@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from ansible.inventory.manager import InventoryManager
@@ -40,7 +41,8 @@ OTHERS = (
     "gitops_interval",
 )
 # The release has a namespace, and the others are about the folder of the trees.
-_ABSENT = ("nativelink_namespace", "nativelink_clusters_dir", "nativelink_base_revision", "nativelink_allow_changes")
+_ABSENT = ("nativelink_namespace", "nativelink_clusters_dir", "nativelink_base_revision")
+ALLOWED = "nativelink_allow_changes"
 # What rules read of variables that are not values of the chart.
 CONSTANTS = {
     "keda_install": "existing",
@@ -55,6 +57,8 @@ _DESCRIPTIONS = {
     "ingress_provider": "Controller of the edge: `envoy-gateway`, `nginx` (F5's NGINX Ingress Controller), another "
     "`existing` one, or `none`.",
     "gitops_namespace": "Namespace of the engine, for its alerts. Empty for that of the provider.",
+    ALLOWED: "Breaking changes that an upgrade may make: `cas_replicas`. The others that the chart refuses need steps "
+    "by hand, which its messages give. Remove the permission after the upgrade.",
     "nativelink_cas_storage_class": "StorageClass of the CAS volumes. It is required.",
     "nativelink_priority_classes": "Whether CAS, scheduler and Redis have the PriorityClass "
     "`nativelink-control-plane`, which must exist. On a full node the kubelet then evicts workers first.",
@@ -85,11 +89,13 @@ def path_of(variable: str) -> Path:
 
 def variables() -> dict[str, Option]:
     """The variables that are values of the chart."""
-    return {
+    found = {
         name: option
         for name, option in specs.options().items()
         if name in OTHERS or (option.role == "nativelink" and name not in _ABSENT)
     }
+    # The API server refuses the other changes for which preflight has a permission.
+    return {**found, ALLOWED: replace(found[ALLOWED], choices=("cas_replicas",))}
 
 
 def default_of(option: Option) -> Any:

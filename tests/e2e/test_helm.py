@@ -177,6 +177,8 @@ def test_another_installation_finds_the_cache_that_an_uninstallation_leaves(
 def test_an_upgrade_and_a_rollback_of_a_limit_keep_the_cache(edge: Edge, client: Bazel, release: Release) -> None:
     before = identities(edge.where)
     revision = json.loads(release.helm("status", "--output=json"))["version"]
+    with pytest.raises(AssertionError, match=r"cas\.replicas: 1 shards of the running StatefulSet would become 2"):
+        release.deploy("upgrade", "--set=cas.replicas=2")
     release.deploy("upgrade", "--set=cas.resources.limits.memory=300Mi")
     assert limit(edge.where) == "300Mi"
     assert client.build("first", RULES) == HITS
@@ -288,6 +290,12 @@ def test_flux_installs_the_chart(edge: Edge, bazel: Bazel, server: GitServer, tm
 
     until("Flux to have installed the chart", installed, 240, lambda: where.run(*look, "jsonpath={.items[*].status}"))
     check_that_it_builds(farm, bazel)
+
+    release = ("-n", "flux-system", "helmrelease", name)
+    where.run("patch", *release, "--type=merge", "-p", '{"spec": {"values": {"cas": {"replicas": 2}}}}')
+    path = 'jsonpath={.status.conditions[?(@.type=="Ready")].message}'
+    refused = "cas.replicas: 1 shards of the running StatefulSet would become 2"
+    until("Flux to refuse more shards", lambda: refused in where.run("get", *release, "-o", path), 60)
 
 
 def test_argo_cd_installs_the_chart(edge: Edge, bazel: Bazel, server: GitServer, tmp_path: Path) -> None:

@@ -8,16 +8,12 @@ for all templates, and fails with all findings of the rules when the values are 
   {{- template "nativelink.values" $values -}}
   {{- $findings := dict "args" (list $values.result) -}}
   {{- template "nativelink.findings" $findings -}}
-  {{- if $findings.result -}}
-    {{- $lines := list -}}
-    {{- range $finding := $findings.result -}}
-      {{- $line := printf "%v: %v; %v" (index $finding 0) (index $finding 1) (index $finding 2) -}}
-      {{- $lines = append $lines (printf "%s: %s" $values.result.cluster (include "nativelink.translated" $line)) -}}
-    {{- end -}}
-    {{- fail (printf "the values have faults:\n%s" ($lines | sortAlpha | join "\n")) -}}
-  {{- end -}}
+  {{- template "nativelink.refuse" (list $values.result.cluster "the values have faults" $findings.result) -}}
   {{- $context := dict "args" (list $values.result) -}}
   {{- template "nativelink.context.template_context" $context -}}
+  {{- $changes := dict "args" (list $context.result $values.result.nativelink_allow_changes) -}}
+  {{- template "nativelink.changes" $changes -}}
+  {{- template "nativelink.refuse" (list $values.result.cluster "this would break what runs" $changes.result) -}}
   {{- $_ := set . "nativelink" $context.result -}}
   {{- /* As kustomize does in the tree: a changed configuration has a new name, which rolls its pods. */ -}}
   {{- range $config_map := .nativelink.config_maps -}}
@@ -26,6 +22,19 @@ for all templates, and fails with all findings of the rules when the values are 
   {{- range $pool := .nativelink.pools -}}
     {{- template "nativelink.named" (dict "config_map" $pool.config_map "context" $context.result "pool" $pool) -}}
   {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Fails with all findings, a list of lists of variable, problem and remedy, if there are any. */ -}}
+{{- define "nativelink.refuse" -}}
+{{- $cluster := index . 0 -}}
+{{- $lines := list -}}
+{{- range $finding := index . 2 -}}
+  {{- $line := printf "%v: %v; %v" (index $finding 0) (index $finding 1) (index $finding 2) -}}
+  {{- $lines = append $lines (printf "%s: %s" $cluster (include "nativelink.translated" $line)) -}}
+{{- end -}}
+{{- if $lines -}}
+  {{- fail (printf "%s:\n%s" (index . 1) ($lines | sortAlpha | join "\n")) -}}
 {{- end -}}
 {{- end -}}
 

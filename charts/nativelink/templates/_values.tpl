@@ -23,6 +23,7 @@
 {{- $_ := set $values "nativelink_priority_classes" $root.Values.priorityClasses -}}
 {{- $_ := set $values "nativelink_workers_namespace" $root.Values.workersNamespace -}}
 {{- $_ := set $values "nativelink_instance_name" $root.Values.instanceName -}}
+{{- $_ := set $values "nativelink_allow_changes" $root.Values.allowChanges -}}
 {{- $_ := set $values "nativelink_cas_replicas" $root.Values.cas.replicas -}}
 {{- $_ := set $values "nativelink_cas_volume_size" $root.Values.cas.volumeSize -}}
 {{- $_ := set $values "nativelink_cas_storage_class" $root.Values.cas.storageClass -}}
