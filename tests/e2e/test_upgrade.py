@@ -23,7 +23,7 @@ from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e import nativelink
 from tests.e2e.bazel_client import Bazel
-from tests.e2e.chain import Entry
+from tests.e2e.chain import Entry, secure_namespace
 from tests.e2e.site import SMALL, pool
 from tests.render.conftest import values_of
 
@@ -41,6 +41,7 @@ OLD, NEW = images.NATIVELINK_VERSIONS
 CAS = 2 if nativelink.SAVED else 1  # only shards of the original say something about shards of two versions
 REPLICAS, SLOTS = 2, 3  # the number of workers, and of each worker's actions
 SURGE = 1  # the workers that a rolling update adds at a time
+RUNNING = (REPLICAS + SURGE) * SLOTS  # the most actions that run at a time
 RULES, SECONDS = 24, 3  # of each build of a load
 FEW = 6  # the rules of other builds
 
@@ -108,14 +109,16 @@ class Farm:
                 found.setdefault(component, []).extend(image.rpartition(":")[2] for image in used)
         return found
 
-    def build(self, word: str, rules: int = FEW, seconds: int = 1) -> None:
+    def build(self, word: str, rules: int = FEW, seconds: int = 1, *, missed: int = 0) -> None:
         """Build rules of a new word, all of which have to run.
 
-        If a client misses the answer because the scheduler stops, and asks again, it gets the result as a cache hit.
+        A client that misses an answer because the scheduler stops asks again, and then gets the result as a cache hit.
+        At most ``missed`` rules may be such hits.
         """
         kinds = self.bazel.build(word, rules, seconds)
-        assert kinds.keys() <= {"remote", "remote cache hit"}
-        assert sum(kinds.values()) == rules
+        hits = kinds.pop("remote cache hit", 0)
+        assert hits <= missed
+        assert kinds == {"remote": rules - hits}
         assert self.begun(f"{word}-") >= rules
         self.built[word] = rules, seconds
 
@@ -138,9 +141,7 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
         made = Farm(where, folder, Bazel(tmp_path_factory.mktemp("bazel")))
         with ThreadPoolExecutor(1) as background:
             started = background.submit(made.bazel.run, "info", "release")
-            for name, security in ((NAME, "restricted"), (WORKERS, "baseline")):
-                labels = {"pod-security.kubernetes.io/enforce": security}
-                where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+            where.apply(secure_namespace(NAME, "restricted"), secure_namespace(WORKERS, "baseline"))
             where.apply(SHARED)
             folder.mkdir()
             patches = [{"patch": yaml.safe_dump(PATCH)}]
@@ -169,7 +170,7 @@ def test_one_push_under_load_loses_no_action_and_no_result(farm: Farm, word: str
         builds = 0
         while not builds or not over.is_set():
             builds += 1
-            farm.build(f"{word}-{builds}", RULES, SECONDS)
+            farm.build(f"{word}-{builds}", RULES, SECONDS, missed=RUNNING)
         return builds * RULES
 
     with ThreadPoolExecutor(1) as background:
@@ -184,7 +185,7 @@ def test_one_push_under_load_loses_no_action_and_no_result(farm: Farm, word: str
         actions = building.result()
     again = farm.begun(word) - actions
     print(f"{word} to {version}: all new in {seconds:.0f} s, {again} of {actions} actions began twice")
-    assert 0 <= again <= (REPLICAS + SURGE) * SLOTS
+    assert 0 <= again <= RUNNING
     print(f"{word} to {version}: {farm.hits()} cache hits")
     there = farm.versions()
     assert there["cas"] + there["scheduler"] == [version] * (CAS + 1)

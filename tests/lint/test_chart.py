@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def chart_testing(chart: Path, size: str, ct: Path, environment: Mapping[str, str]) -> Done:
     """Run chart-testing, which runs `helm lint` with the values of a size.
 
-    It stops reading what those programs print when they end, and can lose it. So tests read what it prints itself.
+    It stops reading what the programs that it runs print when they end, and can lose it. `commands` finds them.
     """
     modules = pins.module_set("chart-testing")
     schema = manifests.source(modules, modules.main) / "etc/chart_schema.yaml"
@@ -73,9 +74,9 @@ def chart_testing(chart: Path, size: str, ct: Path, environment: Mapping[str, st
     return run(*command, f"--helm-lint-extra-args=--strict --values={values}", environment=environment)
 
 
-def programs(done: Done) -> list[str]:
-    """Return the first words of the commands that chart-testing ran, in their order."""
-    return re.findall(r"^>>> (\w+ [-\w]+)", done.stdout, re.MULTILINE)
+def commands(done: Done) -> list[list[str]]:
+    """Return the commands that chart-testing ran, in their order. If one failed, it is the last."""
+    return [shlex.split(line) for line in re.findall(r"^>>> (.+)$", done.stdout, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -84,25 +85,36 @@ def test_chart_testing_and_helm_lint_accept_the_chart(
 ) -> None:
     done = chart_testing(CHART, size, tools["ct"], environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert programs(done)[-2:] == ["yamale --schema", "helm lint"]
     assert "All charts linted successfully" in done.stdout
+    yamale, lint = commands(done)[-2:]
+    assert (yamale[0], lint[0]) == ("yamale", "helm")
+    assert "1 chart(s) linted, 0 chart(s) failed" in run(*lint, environment=environment).stdout
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "program"),
+    ("file", "old", "new", "program", "message"),
     [
-        ("Chart.yaml", "keywords:", "keyword:", "yamale --schema"),
-        ("values-dev.yaml", "storageClass:", "storageClas:", "helm lint"),
+        ("Chart.yaml", "keywords:", "keyword:", "yamale", "keyword: Unexpected element"),
+        ("values-dev.yaml", "storageClass:", "storageClas:", "helm", "additional properties 'storageClas' not allowed"),
     ],
 )
 def test_chart_testing_refuses_a_mistake(
-    file: str, old: str, new: str, program: str, copy: Path, tools: Mapping[str, Path], environment: dict[str, str]
+    file: str,
+    old: str,
+    new: str,
+    program: str,
+    message: str,
+    copy: Path,
+    tools: Mapping[str, Path],
+    environment: dict[str, str],
 ) -> None:
     replace(copy / file, old, new)
     done = chart_testing(copy, "dev", tools["ct"], environment)
     assert done.returncode == 1
-    assert programs(done)[-1] == program  # the last one, because it failed
     assert "failed linting charts" in done.stdout
+    *_, failed = commands(done)
+    assert failed[0] == program
+    assert message in run(*failed, environment=environment).stdout
 
 
 # --- helm-docs
