@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import context, quantities, specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import change_guard, context, quantities, specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, kubernetes, rules, schemas
 
@@ -24,9 +24,11 @@ RULES = tuple(rule for rule in (*rules.RULES, *kubernetes.RULES) if rule not in 
 
 
 def program() -> str:
-    """The Go templates `nativelink.context.template_context` and `nativelink.findings`, and all that they need."""
+    """The Go templates of the context, of the findings, and of the texts in `_changes.tpl`, with all that they need."""
     translated = Program(_BUILTINS, _kinds())
     translated.template(context.template_context)
+    for text in (change_guard.other_shards, change_guard.other_size, change_guard.other_class):
+        translated.template(text)
     lines = [
         "{{- /* The findings of all rules: a list of lists of variable, problem and remedy. */ -}}",
         f'{{{{- define "{PREFIX}.findings" -}}}}',

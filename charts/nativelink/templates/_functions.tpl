@@ -972,6 +972,38 @@
 {{- $_ := set $frame "result" $t3 -}}
 {{- end -}}
 
+{{- define "nativelink.change_guard.other_class" -}}
+{{- $frame := . -}}
+{{- $where := index .args 0 -}}
+{{- $old := index .args 1 -}}
+{{- $new := index .args 2 -}}
+{{- $_ := set $frame "result" (printf "%v %v would become %v, and a volume cannot change its class" $old $where $new) -}}
+{{- end -}}
+
+{{- define "nativelink.change_guard.other_shards" -}}
+{{- $frame := . -}}
+{{- $where := index .args 0 -}}
+{{- $old := index .args 1 -}}
+{{- $new := index .args 2 -}}
+{{- $_ := set $frame "result" (printf "%v shards %v would become %v, which moves the keys: cached results are lost, and the scheduler and all workers, which address the shards, are replaced" $old $where $new) -}}
+{{- end -}}
+
+{{- define "nativelink.change_guard.other_size" -}}
+{{- $frame := . -}}
+{{- $where := index .args 0 -}}
+{{- $old := index .args 1 -}}
+{{- $new := index .args 2 -}}
+{{- $why := "" -}}
+{{- $t1 := "" -}}
+{{- if lt (include "nativelink.bytes" $old | int64) (include "nativelink.bytes" $new | int64) -}}
+  {{- $t1 = "a StatefulSet cannot change it" -}}
+{{- else -}}
+  {{- $t1 = "a volume cannot shrink" -}}
+{{- end -}}
+{{- $why = $t1 -}}
+{{- $_ := set $frame "result" (printf "%v %v would become %v, and %v" $old $where $new $why) -}}
+{{- end -}}
+
 {{- define "nativelink.context._alerted" -}}
 {{- $frame := . -}}
 {{- $known := index .args 0 -}}
