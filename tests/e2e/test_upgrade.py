@@ -40,8 +40,7 @@ WORKLOADS = {
 OLD, NEW = images.NATIVELINK_VERSIONS
 CAS = 2 if nativelink.SAVED else 1  # only shards of the original say something about shards of two versions
 REPLICAS, SLOTS = 2, 3  # the number of workers, and of each worker's actions
-SURGE = 1  # the workers that a rolling update adds at a time
-RUNNING = (REPLICAS + SURGE) * SLOTS  # the most actions that run at a time
+RUNNING = 2 * REPLICAS * SLOTS  # the most actions that run at a time: old workers drain while all new ones work
 RULES, SECONDS = 24, 3  # of each build of a load
 FEW = 6  # the rules of other builds
 
