@@ -239,6 +239,8 @@ version = 2
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{images.PAUSE}"
 restrict_oom_score_adj = true  # else no pod starts where the machine itself may not lower its score
+[plugins."io.containerd.grpc.v1.cri".containerd]
+discard_unpacked_layers = true  # the registry has them
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "/etc/testbed/cni"
@@ -348,11 +350,24 @@ def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:
         raise ClusterError(f"cluster {cluster_home.name} has no real node, or the node has ended{logs(cluster_home)}")
     crane = build.binaries(build.NODE_SETS)["crane"]
     for reference, content in wanted.items():
+        _lend(content, _home(cluster_home) / "data" / "var" / "lib" / "containerd" / "registry")
         target = f"{where.node}:{_REGISTRY_PORT}/{images.mirrored(reference)}"
         try:
             _run(crane, "push", "--insecure", content, target)
         except ClusterError as error:
             raise ClusterError(f"{error}{logs(cluster_home)}") from None
+
+
+def _lend(content: Path, registry: Path) -> None:
+    """Link the blobs of an OCI layout into a registry's folder, so that ``crane push`` need not copy them.
+
+    A tarball has no blobs to link, and a link cannot lead to another file system. ``crane push`` then copies them.
+    """
+    (registry / "sha256").mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        for blob in content.glob("blobs/sha256/*"):
+            with contextlib.suppress(FileExistsError):  # another image has it too
+                (registry / "sha256" / blob.name).hardlink_to(blob)
 
 
 def addons(wanted: Network) -> list[dict[str, Any]]:
