@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from conformance.subject import subject
-from testbed import build, cache, images
+from testbed import build, cache, images, node
 from testbed.cluster import Cluster
 
 SAVED = {name: path for name, path in images.saved().items() if name.startswith(f"{images.NATIVELINK}:")}
@@ -68,6 +68,10 @@ def actions(where: Cluster, uid: str) -> set[str]:
         return set()
 
 
+VOLUMES = "/opt/local-path-provisioner"
+"""The folder of the node with all volumes of class local-path."""
+
+
 def claim(namespace: str, name: str) -> dict[str, Any]:
     """Return a claim of a volume that several pods of the node can mount, and whose folder ``claimed`` returns."""
     return {
@@ -84,5 +88,6 @@ def claim(namespace: str, name: str) -> dict[str, Any]:
 
 def claimed(where: Cluster, namespace: str, claim: str) -> Path:
     """Return the folder of a claim's volume of class local-path."""
-    (folder,) = (where.home / "node/data/opt/local-path-provisioner").glob(f"pvc-*_{namespace}_{claim}")
+    volumes = Path(f"/proc/{node.process(where.home)}/root{VOLUMES}")
+    (folder,) = volumes.glob(f"pvc-*_{namespace}_{claim}")
     return folder

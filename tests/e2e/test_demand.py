@@ -240,7 +240,13 @@ class Watched:
     def become(self, seconds: float = 60, **wanted: int) -> None:
         """Wait until each of these pools has this many workers."""
         what = f"pools of {self.entry.name} to be {wanted}"
-        until(what, lambda: self.replicas(*wanted) == wanted, seconds, lambda: f": they are {self.replicas(*wanted)}")
+        until(what, lambda: self.replicas(*wanted) == wanted, seconds, lambda: self.explained(*wanted))
+
+    def explained(self, *names: str) -> str:
+        """Return the number of workers of these pools, and what all HPAs of the entry say about their metrics."""
+        columns = 'custom-columns=HPA:.metadata.name,METRICS:.status.conditions[?(@.type=="ScalingActive")].message'
+        hpas = self.entry.where.run("-n", self.entry.workers, "get", "hpa", "-o", columns)
+        return f": they are {self.replicas(*names)}\n{hpas}"
 
     def moved(self, name: str, since: float) -> list[int]:
         """Return each number of workers that a pool had since a time."""
@@ -466,15 +472,19 @@ def test_a_dead_matching_loop_is_noticed(both: tuple[Watched, Watched]) -> None:
     patch = json.dumps({"spec": {"template": {"spec": {"containers": [container]}}}})
     scheduler = "deployment/nativelink-scheduler"
     shared.entry.where.run("-n", "shared", "patch", scheduler, "--type=strategic", "-p", patch)
-    for _ in range(10 if nativelink.SAVED else 1):  # half of the original's starts are dead
+    pods = ("-n", "shared", "get", "pods", "-l", "app.kubernetes.io/component=scheduler", "-o", "name")
+    for more in reversed(range(10 if nativelink.SAVED else 1)):  # half of the original's starts are dead
         shared.entry.where.rolled_out("shared", scheduler)
+        until("the old scheduler to be gone", lambda: len(shared.entry.where.run(*pods).split()) == 1, 60)
         with shared.entry.load(pool="small") as load:
-            load.hold(1)  # a call that the scheduler counts
-        with contextlib.suppress(ClusterError):
+            load.hold(1)  # a call that the new scheduler counts
+        try:
             shared.prometheus.fires("SchedulerLoopDead", seconds=90)
             return
+        except ClusterError:
+            if not more:
+                raise
         shared.entry.where.run("-n", "shared", "rollout", "restart", scheduler)
-    raise AssertionError("the alert did not fire")
 
 
 # A stand-in for a metrics adapter, because prometheus-adapter is not available here.

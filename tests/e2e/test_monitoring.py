@@ -92,8 +92,19 @@ class Monitored(Prometheus):
         )
 
 
+def mount_disk(where: Cluster, path: str, *options: str) -> None:
+    """Mount a disk in memory on a folder of the node."""
+    mount = ["mount", "-t", "tmpfs", "-o", ",".join(("mode=777", *options)), "tmpfs", path]
+    target = f"--target={node.process(where.home)}"
+    subprocess.run(["nsenter", target, "--mount", "--root", "--wd=/", *mount], check=True)
+
+
 def prepare(where: Cluster) -> None:
-    """Install what the farm finds on a cluster: KEDA and kube-state-metrics."""
+    """Install what the farm finds on a cluster: KEDA, kube-state-metrics, and a disk for the volumes.
+
+    Without its own disk a volume would be as full as the disk of this machine.
+    """
+    mount_disk(where, nativelink.VOLUMES, "size=2g")
     wanted = ("keda", "collector", "prometheus", "kube-state-metrics")
     where.load(*(image for name in wanted for image in components.images_of(name)))
     chain.install_keda(where)
@@ -305,21 +316,18 @@ def test_a_disk_that_is_full(farm: Monitored) -> None:
     volume = nativelink.claimed(farm.where, CAS, "data-nativelink-cas-0")
     farm.where.run("cordon", "real-1")
     farm.where.run("-n", CAS, "delete", "pod", "nativelink-cas-0")
-    holder, path = node.process(farm.where.home), f"/opt/local-path-provisioner/{volume.name}"
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=2000,mode=777", "tmpfs", path]
-    subprocess.run(["nsenter", f"--target={holder}", "--mount", "--root", "--wd=/", *mount], check=True)
+    mount_disk(farm.where, f"{nativelink.VOLUMES}/{volume.name}", "size=64m", "nr_inodes=2000")
     farm.where.run("uncordon", "real-1")
     farm.where.rolled_out(CAS, "statefulset/nativelink-cas")
-    inside = Path(f"/proc/{holder}/root{path}")
     with contextlib.suppress(OSError):  # it is full
-        (inside / "fill").write_bytes(bytes(100_000_000))
-    others = [inside / f"file-{number}" for number in range(2000)]
+        (volume / "fill").write_bytes(bytes(100_000_000))
+    others = [volume / f"file-{number}" for number in range(2000)]
     with contextlib.suppress(OSError):  # it has no inode left
         for other in others:
             other.touch()
     with repeated(lambda: farm.put("--right")):
         farm.fires("CASDiskFull", "CASInodesFull", "UploadErrors", seconds=240)
-    for other in (inside / "fill", *others):
+    for other in (volume / "fill", *others):
         other.unlink(missing_ok=True)
     farm.quiet("WorkerEvicted")
 
