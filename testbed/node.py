@@ -167,6 +167,11 @@ def process(cluster_home: Path) -> int | None:
     return processes(_home(cluster_home)).get("unshare")
 
 
+def run_inside(cluster_home: Path, *command: str) -> None:
+    """Run a program of the node in its mount namespace. ClusterError if it fails."""
+    _run("nsenter", f"--target={process(cluster_home)}", "--mount", *command)
+
+
 def _cgroup(cluster_home: Path) -> str:
     """Return the name of the node's cgroup, which differs for clusters of one name in two state folders.
 
@@ -349,8 +354,9 @@ def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:
     if not where:
         raise ClusterError(f"cluster {cluster_home.name} has no real node, or the node has ended{logs(cluster_home)}")
     crane = build.binaries(build.NODE_SETS)["crane"]
+    registry = _home(cluster_home) / "data" / "var" / "lib" / "containerd" / "registry"
     for reference, content in wanted.items():
-        _lend(content, _home(cluster_home) / "data" / "var" / "lib" / "containerd" / "registry")
+        _lend(content, registry)
         target = f"{where.node}:{_REGISTRY_PORT}/{images.mirrored(reference)}"
         try:
             _run(crane, "push", "--insecure", content, target)
@@ -364,10 +370,9 @@ def _lend(content: Path, registry: Path) -> None:
     A tarball has no blobs to link, and a link cannot lead to another file system. ``crane push`` then copies them.
     """
     (registry / "sha256").mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):
-        for blob in content.glob("blobs/sha256/*"):
-            with contextlib.suppress(FileExistsError):  # another image has it too
-                (registry / "sha256" / blob.name).hardlink_to(blob)
+    for blob in content.glob("blobs/sha256/*"):
+        with contextlib.suppress(OSError):  # among others FileExistsError, if another image has it too
+            (registry / "sha256" / blob.name).hardlink_to(blob)
 
 
 def addons(wanted: Network) -> list[dict[str, Any]]:

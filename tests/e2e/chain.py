@@ -24,7 +24,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from testbed import build, manifests, node
 from testbed.cluster import Cluster
-from testbed.waiting import patient
+from testbed.waiting import patient, until
 from tests.e2e import nativelink
 from tests.e2e.site import SMALL
 from tests.render.conftest import values_of
@@ -88,6 +88,17 @@ class Entry:
         """Wait for CAS, scheduler and collector."""
         parts = ("statefulset/nativelink-cas", "deployment/nativelink-scheduler", "deployment/nativelink-collector")
         self.where.rolled_out(self.name, *parts)
+
+    def only_scheduler(self) -> str:
+        """Wait until earlier schedulers, which still serve while they end, are gone. Return the name of the pod."""
+
+        def pods() -> list[str]:
+            selector = "app.kubernetes.io/component=scheduler"
+            return self.where.run("-n", self.name, "get", "pods", "-l", selector, "-o", "name").split()
+
+        until("the old scheduler to be gone", lambda: len(pods()) == 1, 60)
+        (name,) = pods()
+        return name.removeprefix("pod/")
 
     def address(self, name: str) -> str:
         """Return the address of one of the entry's Services, which this machine reaches."""

@@ -479,11 +479,9 @@ def test_a_dead_matching_loop_is_noticed(both: tuple[Watched, Watched]) -> None:
     patch = json.dumps({"spec": {"template": {"spec": {"containers": [container]}}}})
     scheduler = "deployment/nativelink-scheduler"
     shared.entry.where.run("-n", "shared", "patch", scheduler, "--type=strategic", "-p", patch)
-    pods = ("-n", "shared", "get", "pods", "-l", "app.kubernetes.io/component=scheduler", "-o", "name")
     for _ in range(10 if nativelink.SAVED else 1):  # half of the original's starts are dead
         shared.entry.where.rolled_out("shared", scheduler)
-        until("the old scheduler to be gone", lambda: len(shared.entry.where.run(*pods).split()) == 1, 60)
-        new = shared.entry.where.run(*pods).strip().removeprefix("pod/")
+        new = shared.entry.only_scheduler()
         with shared.entry.load(pool="small") as load:
             load.hold(1)  # a call that the new scheduler counts
         until("the alert, or a loop that matches", lambda new=new: fires() or matches(new), 90)  # type: ignore[misc]

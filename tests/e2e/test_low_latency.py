@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +101,6 @@ class Stage:
         assert len(pairs) == len(dict(pairs)), pairs
         return dict(pairs)
 
-    def inside(self, *command: str) -> None:
-        """Run a command in the node's mount namespace."""
-        holder = node.process(self.where.home)
-        subprocess.run(["nsenter", "--target", str(holder), "--mount", *command], check=True)
-
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
@@ -142,11 +136,11 @@ def test_without_the_role_no_connection_has_tcp_nodelay(stage: Stage) -> None:
 
 
 def test_a_node_without_a_bpf_file_system_is_reported_and_keeps_working(stage: Stage) -> None:
-    stage.inside("mount", "--no-mtab", "-t", "tmpfs", "none", "/sys/fs/bpf")
+    node.run_inside(stage.where.home, "mount", "--no-mtab", "-t", "tmpfs", "none", "/sys/fs/bpf")
     try:
         run = stage.provision(low_latency_enabled=True)
     finally:
-        stage.inside("umount", "--no-mtab", "/sys/fs/bpf")
+        node.run_inside(stage.where.home, "umount", "--no-mtab", "/sys/fs/bpf")
     said = "low latency: real-1: not attached: /sys/fs/bpf is not a BPF file system"
     assert said in run.summary["site"]
     assert "low latency: 0 of 1 nodes" in run.summary["site"]

@@ -94,9 +94,7 @@ class Monitored(Prometheus):
 
 def mount_disk(where: Cluster, path: str, *options: str) -> None:
     """Mount a disk in memory on a folder of the node."""
-    mount = ["mount", "-t", "tmpfs", "-o", ",".join(("mode=777", *options)), "tmpfs", path]
-    target = f"--target={node.process(where.home)}"
-    subprocess.run(["nsenter", target, "--mount", "--root", "--wd=/", *mount], check=True)
+    node.run_inside(where.home, "mount", "-t", "tmpfs", "-o", ",".join(("mode=777", *options)), "tmpfs", path)
 
 
 def prepare(where: Cluster) -> None:

@@ -262,8 +262,7 @@ def test_commands_run_with_the_queue_in_memory(farm: Farm) -> None:
 def test_commands_run_with_the_queue_in_redis(farm: Farm) -> None:
     farm.apply("redis")
     farm.ready("statefulset/nativelink-redis", "deployment/nativelink-demand")
-    schedulers = ("-n", "nativelink", "get", "pods", "-l", "app.kubernetes.io/component=scheduler", "-o", "name")
-    until("the scheduler in memory to be gone", lambda: len(farm.where.run(*schedulers).split()) == 1, 60)
+    farm.entry.only_scheduler()
     with farm.entry.load(pool="no-pool-has-it") as load:
         load.hold(1)
         assert run(farm, "redis") == ""
