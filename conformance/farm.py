@@ -52,6 +52,7 @@ VARIABLES: dict[str, Any] = {
     "nativelink_scheduler_replicas": 1,
     "nativelink_scaling": "none",
     "nativelink_edge": "none",
+    "nativelink_worker_access": "network_policy",
     "nativelink_worker_pools": [pool("default", 2)],
 }
 """Return the default variables of a farm's cluster."""
@@ -77,6 +78,7 @@ class Farm:
         self.version = subject.version
         self.tools, self.network, self.ledger = tools, network, folder / "ledger"
         self.ledger.mkdir(parents=True)
+        self.ledger.chmod(0o777)  # actions have users of their own
         self._services, self.workloads = services_of(tree), workloads_of(tree)
         self._extra = pods.programs(subject, tools) | {
             "/ledger": self.ledger,
@@ -180,7 +182,7 @@ class Farm:
 
     def recorded(self, seconds: str, salt: str) -> list[str]:
         """Return the arguments of a client whose actions note their start in the ledger, and sleep: see ``begun``."""
-        script = f"echo begun >> /ledger/{{salt}}-{{index}}; sleep {seconds}"
+        script = f"umask 0; echo begun >> /ledger/{{salt}}-{{index}}; sleep {seconds}"
         return [f"--command={json.dumps(['/bin/sh', '-c', script])}", f"--salt={salt}"]
 
     def begun(self, salt: str) -> dict[str, int]:

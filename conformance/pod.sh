@@ -1,9 +1,10 @@
 #!/bin/sh
-# Makes a pod's file system in its own mount namespace, and runs a command: pod.sh ROOT ETC [SOURCE TARGET]… -- COMMAND…
-# ROOT is an empty folder. The files in ETC replace those of the machine's /etc. Programs are the machine's.
+# Makes a pod's file system in its own mount namespace, and runs a command:
+# pod.sh PRIVILEGES ROOT ETC [SOURCE TARGET]… -- COMMAND…
+# PRIVILEGES is a command that gives some up, or "". ROOT is an empty folder. The files in ETC replace those of the machine's /etc. Programs are the machine's.
 set -eu
-root=$1 etc=$2
-shift 2
+privileges=$1 root=$2 etc=$3
+shift 3
 mount -t tmpfs -o mode=755 tmpfs "$root"
 for name in usr bin sbin lib lib32 lib64; do
   if [ -L "/$name" ]; then
@@ -13,7 +14,7 @@ for name in usr bin sbin lib lib32 lib64; do
     mount -o bind,ro "/$name" "$root/$name"
   fi
 done
-mkdir "$root/etc" "$root/proc" "$root/dev" "$root/tmp"
+mkdir "$root/etc" "$root/proc" "$root/dev" "$root/tmp" "$root/var" "$root/var/tmp"
 mount --rbind /etc "$root/etc"
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
@@ -31,4 +32,4 @@ while [ "$1" != -- ]; do
   shift 2
 done
 shift
-exec chroot "$root" "$@"
+exec chroot "$root" $privileges "$@"

@@ -103,7 +103,7 @@ class Pod:
             for name, text in files.items():
                 path = self.folder / "volumes" / volume / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
+                path.write_bytes(text if isinstance(text, bytes) else text.encode())
                 path.chmod(0o555)
 
     def configure(self, change: Callable[[str], str]) -> None:
@@ -137,10 +137,13 @@ class Pod:
         for mount in self.workload.mounts:
             volume = self.folder / "volumes" / mount.volume / mount.sub_path
             volume.mkdir(parents=True, exist_ok=True)
+            if not self.process and mount.volume not in self.workload.configuration:
+                volume.chmod(0o777)  # as an emptyDir
             mounts += [str(volume), mount.path]
         for path, source in self.extra.items():
             mounts += [str(source), path]
-        enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "sh", str(_SCRIPT)]
+        enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "--pid", "--fork"]
+        enter += ["--kill-child", "--mount-proc", "sh", str(_SCRIPT), self._privileges]
         folders = [str(self.folder / "root"), str(self.folder / "etc")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -151,6 +154,25 @@ class Pod:
                 stderr=log,
                 start_new_session=True,
             )
+
+    @property
+    def _privileges(self) -> str:
+        """The command that gives up privileges as the pod's security context says; "" for the machine's user."""
+        if not self.workload.component.startswith("worker"):
+            return ""
+        kept = [f"+{name.lower()}" for name in self.workload.capabilities]
+        words = ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set={','.join(['-all', *kept])}"]
+        if self.workload.user:
+            words += [f"--reuid={self.workload.user}", f"--regid={self.workload.user}", "--clear-groups"]
+        return " ".join(words)
+
+    @property
+    def _first(self) -> int:
+        """The number of the pod's first process. Its parent made the namespaces, and is not in all of them."""
+        assert self.process
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        until(f"{self.name} to run", lambda: bool(children.read_text()), 10)
+        return int(children.read_text())
 
     def await_ready(self, seconds: float = 60) -> None:
         """Wait until the pod has started, listens and is healthy. ClusterError if that takes too long."""
@@ -192,8 +214,8 @@ class Pod:
 
     def command(self, *words: str) -> list[str]:
         """Return the prefix that runs a command in the pod."""
-        assert self.process
-        return ["nsenter", f"--target={self.process.pid}", "--mount", "--net", "--root", "--wd=/", *words]
+        enter = ["nsenter", f"--target={self._first}", "--mount", "--net", "--pid", "--root", "--wd=/"]
+        return [*enter, *self._privileges.split(), *words]
 
     def run(self, *words: str, seconds: float = 60) -> str:
         """Run a command in the pod, and return its output. ClusterError if it fails or takes too long."""
@@ -210,7 +232,7 @@ class Pod:
     def terminate(self, seconds: float = 20) -> None:
         """Send SIGTERM, and wait until the pod ends. ClusterError if it does not."""
         assert self.process
-        self.process.terminate()
+        os.kill(self._first, signal.SIGTERM)
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:

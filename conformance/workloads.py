@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,8 +36,8 @@ class Workload:
     """One of the pods of a StatefulSet or Deployment.
 
     ``environment`` may contain ``$POD_NAME`` and ``$POD_IPS`` for the pod's name and addresses. ``configuration`` has
-    the files of a ConfigMap by volume. ``drain`` is the command of the preStop hook, and ``started`` that of the
-    startup probe, if there are any.
+    the files of a ConfigMap by volume, as texts or bytes. ``drain`` is the command of the preStop hook, and ``started``
+    that of the startup probe, if there are any. ``user`` and ``capabilities`` are those of the container.
     """
 
     name: str
@@ -45,10 +46,12 @@ class Workload:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     mounts: tuple[Mount, ...]
-    configuration: Mapping[str, Mapping[str, str]]
+    configuration: Mapping[str, Mapping[str, str | bytes]]
     ports: tuple[int, ...]
     drain: tuple[str, ...]
     started: tuple[str, ...]
+    user: int
+    capabilities: tuple[str, ...]
 
     @property
     def component(self) -> str:
@@ -60,7 +63,7 @@ class Workload:
     def settings(self) -> str:
         """The text of the NativeLink configuration, or "" if there is none."""
         files = [text for volume in self.configuration.values() for name, text in volume.items() if ".json5" in name]
-        return files[0] if files else ""
+        return str(files[0]) if files else ""
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,18 @@ def services_of(tree: Tree) -> list[Service]:
 
 def workloads_of(tree: Tree) -> dict[str, Workload]:
     """Return the workloads that run NativeLink, its Redis, or the collector, by ``Workload.component``."""
-    maps = {
+    maps: dict[str, Mapping[str, str | bytes]] = {
         each["name"]: {path.rpartition("/")[2]: tree[path] for path in each["files"]}
         for each in yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader).get("configMapGenerator", ())
     }
+    objects = objects_of(tree)
+    maps |= {
+        each["metadata"]["name"]: {name: b64decode(content) for name, content in each["binaryData"].items()}
+        for each in objects
+        if each["kind"] == "ConfigMap" and "binaryData" in each
+    }
     found = {}
-    for item in objects_of(tree):
+    for item in objects:
         component = item["metadata"]["labels"].get("app.kubernetes.io/component")
         if item["kind"] in ("StatefulSet", "Deployment") and component in _COMPONENTS:
             workload = _workload(item, maps)
@@ -108,7 +117,7 @@ def workloads_of(tree: Tree) -> dict[str, Workload]:
     return found
 
 
-def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str]]) -> Workload:
+def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str | bytes]]) -> Workload:
     template = item["spec"]["template"]
     (container,) = [each for each in template["spec"]["containers"] if each["name"] in _CONTAINERS]
     environment = {each["name"]: _value(each) for each in container.get("env", ())}
@@ -118,6 +127,7 @@ def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str]]) -> Wo
         for volume in template["spec"].get("volumes", ())
         if "configMap" in volume
     }
+    security = {**template["spec"].get("securityContext", {}), **container.get("securityContext", {})}
     hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {})
     return Workload(
         name=item["metadata"]["name"],
@@ -132,6 +142,8 @@ def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str]]) -> Wo
         ports=tuple(port["containerPort"] for port in container.get("ports", ())),
         drain=tuple(hook.get("command", ())),
         started=tuple(container.get("startupProbe", {}).get("exec", {}).get("command", ())),
+        user=security.get("runAsUser", 0),
+        capabilities=tuple(security.get("capabilities", {}).get("add", ())),
     )
 
 

@@ -137,6 +137,7 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             "scratch_storage_class": st.sampled_from(["", "local-path"]),
             "env": st.dictionaries(VARIABLES, PROPERTY.filter(lambda value: not isinstance(value, list)), max_size=2),
             "persistent_workers": st.booleans(),
+            "isolation": st.sampled_from(["", "users", "none"]),
             "scaling": st.sampled_from(["", "keda", "hpa", "none"]),
             "polling_interval": st.integers(1, 300),
             "paused": st.booleans(),
@@ -145,6 +146,8 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             "scale_down": st.just({"stabilizationWindowSeconds": 60}),
         }
         stated = draw(st.fixed_dictionaries({}, optional=optional))
+        if stated.get("persistent_workers"):
+            stated["isolation"] = "none"
         found.append({"name": name, "min_replicas": least, "max_replicas": least + draw(st.integers(0, 500)), **stated})
     return found
 
@@ -199,6 +202,10 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_dashboards": st.booleans(),
                 "nativelink_edge_annotations": ANNOTATIONS,
                 "nativelink_client_peers": st.lists(PEER, max_size=2),
+                "nativelink_writer_peers": st.lists(PEER, max_size=2),
+                "nativelink_worker_isolation": st.sampled_from(["users", "none"]),
+                "nativelink_worker_access": st.sampled_from(["node", "network_policy"]),
+                "nativelink_worker_user_namespaces": st.booleans(),
                 "nativelink_dns_peers": st.lists(PEER, min_size=1, max_size=2),
                 "nativelink_redis_volume_size": VOLUMES,
                 "storage_classes_list": st.just([{"name": "gp3", "preset": "aws-ebs-gp3"}]),

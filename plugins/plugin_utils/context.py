@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import alerts, monitoring
+from . import alerts, isolation, monitoring
 from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
 from .specs import with_defaults
 from .versions import VERSIONS
@@ -13,6 +13,8 @@ from .versions import VERSIONS
 PORTS = {
     "cas": 50051,  # cas, ac, bytestream and capabilities for clients
     "slice": 50052,  # a CAS pod's own part, for the other CAS pods, the scheduler and the workers
+    "writers": 50053,  # a CAS pod's own part of the action results, where workers write them
+    "client_writers": 50054,  # as cas, but for the clients that may write action results
     "scheduler": 50052,  # execution and capabilities for clients
     "worker_api": 50061,  # no authentication: workers only
     "health": 50080,  # /status of each NativeLink process: plain, whatever the other listeners become
@@ -184,6 +186,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),
         "ingress": own("edge") == "ingress",
         "autoscaled": autoscaled,
+        "isolated workers": any(pool["isolated"] for pool in pools),
+        "client writers": bool(own("writer_peers")),
         **_alerted(known, senders, pools),
     }
     return {
@@ -206,6 +210,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             },
         },
         "pull_secrets": own("image_pull_secrets"),
+        "isolation": {"name": isolation.CONFIG_MAP, "programs": isolation.PROGRAMS},
         "secrets": _secrets(known),
         "prometheus": {
             "address": own("prometheus_address")
@@ -233,7 +238,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             **_stated(known, "cas"),
             "shards": {
                 kind: _shards(kind, own("cas_replicas"), own("namespace"), VERSIONS[own("version")].read_batching)
-                for kind in ("cas", "ac")
+                for kind in ("cas", "ac", "writers")
             },
             "storage_class": storage_class,
             **_cas_stores(known),
@@ -263,12 +268,15 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         # Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out.
         "peers": {
             "clients": [*map(_namespace, edges), *own("client_peers")],
+            "writers": own("writer_peers"),
             "dns": own("dns_peers"),
             "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
         },
         "worker": {
             "upload_timeout": upload,
             "egress": own("worker_egress"),
+            "access": own("worker_access"),
+            "user_namespaces": own("worker_user_namespaces"),
             "affinity": _away_from(own("namespace"), ["cas", "redis", "scheduler"]) if own("workers_apart") else {},
         },
         # Tolerations of pods that are the only one of their kind.
@@ -373,6 +381,11 @@ def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     return pool["scaling"] or known["nativelink_scaling"]
 
 
+def isolation_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """Return the isolation of a pool's actions (its defaults filled in): `users` or `none`."""
+    return pool["isolation"] or known["nativelink_worker_isolation"]
+
+
 def cpus_of(pool: Mapping[str, Any]) -> int:
     """Whole CPUs that a worker of a pool (its defaults filled in) may use: its limit or else its request, never 0."""
     return max(1, cpu_of(_most(pool, "cpu") or 1) // 1000)
@@ -449,6 +462,7 @@ def _pool(
         },
         "image": f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
         "platform_properties": properties,
+        "isolated": isolation_of(pool, known) == "users",
         "resources": _reserved(pool),
         "slots": slots,
         "target": pool["target"] or slots,
@@ -506,9 +520,9 @@ def _cas_stores(known: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def _shards(kind: str, pods: int, namespace: str, read_batching: bool) -> list[dict[str, Any]]:
-    """The stores of NativeLink's `shard` store over the slices of all CAS pods, of kind `cas` or `ac`.
+    """The stores of NativeLink's `shard` store over the slices of all CAS pods, of kind `cas`, `ac` or `writers`.
 
-    Their order and weights decide where a key lives, so whoever shards has this list: CAS, scheduler and workers.
+    The last one is `ac` at the port where results may be written. Their order and weights decide where a key lives, so whoever shards has this list: CAS, scheduler and workers.
     """
     batching: dict[str, Any] = {"experimental_read_batching": {}} if read_batching and kind == "cas" else {}
     return [
@@ -520,10 +534,10 @@ def _shards(kind: str, pods: int, namespace: str, read_batching: bool) -> list[d
                     "endpoints": [
                         {
                             "address": f"grpc://nativelink-cas-{index}.nativelink-cas-headless.{namespace}.svc:"
-                            f"{PORTS['slice']}"
+                            f"{PORTS['writers' if kind == 'writers' else 'slice']}"
                         }
                     ],
-                    "store_type": kind,
+                    "store_type": "ac" if kind == "writers" else kind,
                     "retry": {"max_retries": 5, "delay": 0.3, "jitter": 0.5},
                     **batching,
                 }

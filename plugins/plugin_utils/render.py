@@ -71,6 +71,7 @@ FILES = {
     "scheduler/service-workers.yaml": "always",
     "scheduler/service.yaml": "always",
     "worker/drain.sh": "always",
+    "worker/isolation.yaml": "isolated workers",
     "worker/precondition.sh": "always",
     "worker/serviceaccount.yaml": "always",
     "worker/start.sh": "always",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import versions
-from ..context import cpus_of, failing_polls, memory_of, scaling_of
+from ..context import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
 from ..findings import Findings
 from ..quantities import size_text
 from ..specs import Values
@@ -58,6 +58,24 @@ def crowded_slots(values: Values) -> Findings:
                 "and an action that needs more may end all of them",
                 "lower slots, or raise the memory of resources",
             )
+
+
+def forging_actions(values: Values) -> Findings:
+    """What NativeLink's own user may do, an action of that user may do. Any one of them can fool the whole farm."""
+    for path, pool in pools_of(values):
+        if isolation_of(pool, values) == "none":
+            yield (
+                f"{path}.isolation",
+                "is none, so each action can write action results for everybody, act as a worker, and change the "
+                "inputs of later actions",
+                "set isolation to users",
+            )
+    if values["nativelink_worker_access"] == "network_policy":
+        yield (
+            "nativelink_worker_access",
+            "is network_policy, so each action can write action results for everybody, and act as a worker",
+            "write node, which needs node_agent_guard",
+        )
 
 
 def open_edge(values: Values) -> Findings:
@@ -126,6 +144,7 @@ NOTICES: tuple[Callable[[Values], Findings], ...] = (
     shared_demand,
     idle_headroom,
     crowded_slots,
+    forging_actions,
     open_edge,
     last_value_wins,
     hasty_zero,

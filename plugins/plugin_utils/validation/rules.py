@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import specs, versions
-from ..context import COPIES, behind_envoy_gateway, derived_properties, redis_may_fill, scaling_of
+from ..context import COPIES, behind_envoy_gateway, derived_properties, isolation_of, redis_may_fill, scaling_of
 from ..findings import Findings
 from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from ..specs import Values
@@ -27,6 +27,17 @@ def duplicate_pools(values: Values) -> Findings:
     names = [pool["name"] for _, pool in pools_of(values)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"nativelink_worker_pools[{name}].name", f"{names.count(name)} pools have this name", "rename the others"
+
+
+def persistent_workers(values: Values) -> Findings:
+    """A persistent worker serves several actions, so it cannot have the user of one."""
+    for path, pool in pools_of(values):
+        if pool["persistent_workers"] and isolation_of(pool, values) == "users":
+            yield (
+                f"{path}.persistent_workers",
+                "is true, but a process that serves several actions cannot have the user of one (isolation: users)",
+                "set the pool's isolation to none, or remove persistent_workers",
+            )
 
 
 def min_over_max(values: Values) -> Findings:
@@ -497,6 +508,7 @@ def image_versions(values: Values) -> Findings:
 
 RULES: tuple[Callable[[Any], Findings], ...] = (
     duplicate_pools,
+    persistent_workers,
     min_over_max,
     resources,
     scheduler_backend,
