@@ -141,6 +141,10 @@ docs: venv ## build the documentation site: .site/index.html. A dead link is an 
 bpf: venv ## compile the eBPF program of role low_latency, whose object file is committed
 	python -m testbed bpf
 
+.PHONY: isolation
+isolation: venv ## build the program that gives each action a user, which is committed for both architectures
+	python -m testbed isolation
+
 .PHONY: lock
 lock: ## update requirements.txt from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from testbed import bpf, build, cluster, components, images
+from testbed import bpf, build, cluster, components, images, isolation
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("tool", choices=[tool for names in build.CHART_SETS.values() for tool in names])
     command("manifests", "only make the release manifests, and print their paths", named=False)
     command("bpf", "compile the eBPF program of role low_latency into the role's object file", named=False)
+    command("isolation", "build the program of isolated workers into role nativelink", named=False)
     added = command("load", "give a cluster with a real node the images of components")
     added.add_argument("component", nargs="+", choices=components.COMPONENTS)
     added = command("never-ready", "keep new pods of a namespace Pending")
@@ -102,6 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
                     print(f"{label:<24} {path}")
             case "bpf":
                 bpf.OBJECT.write_bytes(bpf.compiled())
+            case "isolation":
+                for architecture in isolation.TARGETS:
+                    (isolation.FOLDER / architecture).write_bytes(isolation.compiled(architecture))
             case "load":
                 for component in given.component:
                     offered = components.images_of(component)

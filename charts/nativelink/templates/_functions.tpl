@@ -1322,60 +1322,62 @@
 {{- else -}}
   {{- $t16 = $image -}}
 {{- end -}}
-{{- $t17 := dict "args" (list $pool) -}}
-{{- template "nativelink.context._reserved" $t17 -}}
-{{- $t18 := dict -}}
+{{- $t17 := dict "args" (list $pool $known) -}}
+{{- template "nativelink.context.isolation_of" $t17 -}}
+{{- $t18 := dict "args" (list $pool) -}}
+{{- template "nativelink.context._reserved" $t18 -}}
+{{- $t19 := dict -}}
 {{- range $key, $item := $selector -}}
-  {{- $_ := set $t18 $key $item -}}
+  {{- $_ := set $t19 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $pool.node_selector -}}
-  {{- $_ := set $t18 $key $item -}}
+  {{- $_ := set $t19 $key $item -}}
 {{- end -}}
-{{- $t19 := dict "args" (list (le $grace 600)) -}}
-{{- template "nativelink.context._text" $t19 -}}
-{{- $t20 := dict -}}
-{{- range $key, $item := dict "cluster-autoscaler.kubernetes.io/safe-to-evict" $t19.result -}}
-  {{- $_ := set $t20 $key $item -}}
+{{- $t20 := dict "args" (list (le $grace 600)) -}}
+{{- template "nativelink.context._text" $t20 -}}
+{{- $t21 := dict -}}
+{{- range $key, $item := dict "cluster-autoscaler.kubernetes.io/safe-to-evict" $t20.result -}}
+  {{- $_ := set $t21 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $pool.annotations -}}
-  {{- $_ := set $t20 $key $item -}}
+  {{- $_ := set $t21 $key $item -}}
 {{- end -}}
-{{- $t21 := dict "args" (list $scratch) -}}
-{{- template "nativelink.context._inodes" $t21 -}}
-{{- $t22 := dict "args" (list $store (div $t21.result 2)) -}}
-{{- template "nativelink.context._eviction" $t22 -}}
-{{- $t23 := dict -}}
+{{- $t22 := dict "args" (list $scratch) -}}
+{{- template "nativelink.context._inodes" $t22 -}}
+{{- $t23 := dict "args" (list $store (div $t22.result 2)) -}}
+{{- template "nativelink.context._eviction" $t23 -}}
+{{- $t24 := dict -}}
 {{- range $key, $value := $pool.env -}}
-  {{- $t24 := dict "args" (list $value) -}}
-  {{- template "nativelink.context._text" $t24 -}}
-  {{- $_ := set $t23 $key (replace "$" "$$" $t24.result) -}}
+  {{- $t25 := dict "args" (list $value) -}}
+  {{- template "nativelink.context._text" $t25 -}}
+  {{- $_ := set $t24 $key (replace "$" "$$" $t25.result) -}}
 {{- end -}}
-{{- $t25 := dict "args" (list $known $senders "worker" (dict "pool" $name)) -}}
-{{- template "nativelink.monitoring.environment" $t25 -}}
-{{- $t26 := dict "args" (list $pool) -}}
-{{- template "nativelink.context.failing_polls" $t26 -}}
-{{- $t27 := dict -}}
-{{- range $key, $item := dict "stabilizationWindowSeconds" 0 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10000 "periodSeconds" 15) (dict "type" "Pods" "value" 200 "periodSeconds" 15)) -}}
-  {{- $_ := set $t27 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $pool.scale_up -}}
-  {{- $_ := set $t27 $key $item -}}
-{{- end -}}
+{{- $t26 := dict "args" (list $known $senders "worker" (dict "pool" $name)) -}}
+{{- template "nativelink.monitoring.environment" $t26 -}}
+{{- $t27 := dict "args" (list $pool) -}}
+{{- template "nativelink.context.failing_polls" $t27 -}}
 {{- $t28 := dict -}}
-{{- range $key, $item := dict "stabilizationWindowSeconds" 300 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10 "periodSeconds" 60) (dict "type" "Pods" "value" 4 "periodSeconds" 60)) -}}
+{{- range $key, $item := dict "stabilizationWindowSeconds" 0 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10000 "periodSeconds" 15) (dict "type" "Pods" "value" 200 "periodSeconds" 15)) -}}
   {{- $_ := set $t28 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $pool.scale_down -}}
+{{- range $key, $item := $pool.scale_up -}}
   {{- $_ := set $t28 $key $item -}}
 {{- end -}}
 {{- $t29 := dict -}}
+{{- range $key, $item := dict "stabilizationWindowSeconds" 300 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10 "periodSeconds" 60) (dict "type" "Pods" "value" 4 "periodSeconds" 60)) -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $pool.scale_down -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- $t30 := dict -}}
 {{- range $key, $item := $pool -}}
-  {{- $_ := set $t29 $key $item -}}
+  {{- $_ := set $t30 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "workload" (printf "nativelink-worker-%v" $name) "labels" $t13 "selector" $t15 "config_map" (dict "name" (printf "nativelink-worker-%v-config" $name) "namespace" $known.nativelink_workers_namespace "files" (list (printf "worker/%v/worker.json5" $name) "worker/start.sh" "worker/precondition.sh" "worker/drain.sh")) "image" $t16 "platform_properties" $properties "resources" $t17.result "slots" $slots "target" (or $pool.target $slots) "longest" $longest "grace" $grace "node_selector" $t18 "tolerations" (concat $tolerations $pool.tolerations) "annotations" $t20 "fast_store" $t22.result "env" $t23 "telemetry" $t25.result "fallback_replicas" (max 1 $pool.min_replicas) "failure_threshold" $t26.result "behavior" (dict "scaleUp" $t27 "scaleDown" $t28) "scaling" $scaling "when" (dict "always" true "keda" (eq $scaling "keda") "hpa" (eq $scaling "hpa") "headroom" (gt $pool.headroom 0) "prepull" $pool.prepull) -}}
-  {{- $_ := set $t29 $key $item -}}
+{{- range $key, $item := dict "workload" (printf "nativelink-worker-%v" $name) "labels" $t13 "selector" $t15 "config_map" (dict "name" (printf "nativelink-worker-%v-config" $name) "namespace" $known.nativelink_workers_namespace "files" (list (printf "worker/%v/worker.json5" $name) "worker/start.sh" "worker/precondition.sh" "worker/drain.sh")) "image" $t16 "platform_properties" $properties "isolated" (eq $t17.result "users") "resources" $t18.result "slots" $slots "target" (or $pool.target $slots) "longest" $longest "grace" $grace "node_selector" $t19 "tolerations" (concat $tolerations $pool.tolerations) "annotations" $t21 "fast_store" $t23.result "env" $t24 "telemetry" $t26.result "fallback_replicas" (max 1 $pool.min_replicas) "failure_threshold" $t27.result "behavior" (dict "scaleUp" $t28 "scaleDown" $t29) "scaling" $scaling "when" (dict "always" true "keda" (eq $scaling "keda") "hpa" (eq $scaling "hpa") "headroom" (gt $pool.headroom 0) "prepull" $pool.prepull) -}}
+  {{- $_ := set $t30 $key $item -}}
 {{- end -}}
-{{- $_ := set $frame "result" $t29 -}}
+{{- $_ := set $frame "result" $t30 -}}
 {{- end -}}
 
 {{- define "nativelink.context._receiver" -}}
@@ -1519,14 +1521,26 @@
 {{- $batching = $t1 -}}
 {{- $t2 := list -}}
 {{- range $index := until ($pods | int) -}}
-  {{- $t3 := dict -}}
-  {{- range $key, $item := dict "instance_name" "slice" "endpoints" (list (dict "address" (printf "grpc://nativelink-cas-%v.nativelink-cas-headless.%v.svc:%v" $index $namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).slice))) "store_type" $kind "retry" (dict "max_retries" 5 "delay" 0.3 "jitter" 0.5) -}}
-    {{- $_ := set $t3 $key $item -}}
+  {{- $t3 := "" -}}
+  {{- if eq $kind "writers" -}}
+    {{- $t3 = "writers" -}}
+  {{- else -}}
+    {{- $t3 = "slice" -}}
+  {{- end -}}
+  {{- $t4 := "" -}}
+  {{- if eq $kind "writers" -}}
+    {{- $t4 = "ac" -}}
+  {{- else -}}
+    {{- $t4 = $kind -}}
+  {{- end -}}
+  {{- $t5 := dict -}}
+  {{- range $key, $item := dict "instance_name" "slice" "endpoints" (list (dict "address" (printf "grpc://nativelink-cas-%v.nativelink-cas-headless.%v.svc:%v" $index $namespace (index (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) $t3)))) "store_type" $t4 "retry" (dict "max_retries" 5 "delay" 0.3 "jitter" 0.5) -}}
+    {{- $_ := set $t5 $key $item -}}
   {{- end -}}
   {{- range $key, $item := $batching -}}
-    {{- $_ := set $t3 $key $item -}}
+    {{- $_ := set $t5 $key $item -}}
   {{- end -}}
-  {{- $t2 = append $t2 (dict "weight" 1 "store" (dict "grpc" $t3)) -}}
+  {{- $t2 = append $t2 (dict "weight" 1 "store" (dict "grpc" $t5)) -}}
 {{- end -}}
 {{- $_ := set $frame "result" $t2 -}}
 {{- end -}}
@@ -1653,6 +1667,13 @@
 {{- $frame := . -}}
 {{- $pool := index .args 0 -}}
 {{- $_ := set $frame "result" (max 3 (div 10 $pool.polling_interval)) -}}
+{{- end -}}
+
+{{- define "nativelink.context.isolation_of" -}}
+{{- $frame := . -}}
+{{- $pool := index .args 0 -}}
+{{- $known := index .args 1 -}}
+{{- $_ := set $frame "result" (or $pool.isolation $known.nativelink_worker_isolation) -}}
 {{- end -}}
 
 {{- define "nativelink.context.memory_of" -}}
@@ -1789,234 +1810,241 @@
   {{- $t14 = $t13 -}}
 {{- end -}}
 {{- $storage_class = $t14 -}}
-{{- $t15 := dict "args" (list $known $senders $pools) -}}
-{{- template "nativelink.context._alerted" $t15 -}}
-{{- $t16 := dict -}}
-{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (not (not $senders)) "collected demand" (and (eq $backend "memory") (has "scheduler" $senders)) "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled -}}
-  {{- $_ := set $t16 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $t15.result -}}
-  {{- $_ := set $t16 $key $item -}}
-{{- end -}}
-{{- $when = $t16 -}}
-{{- $t17 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t18 := dict "args" (list $cluster $component) -}}
-  {{- template "nativelink.context._labels" $t18 -}}
-  {{- $_ := set $t17 $component $t18.result -}}
-{{- end -}}
-{{- $t19 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t20 := dict "args" (list $component) -}}
-  {{- template "nativelink.context._selector" $t20 -}}
-  {{- $_ := set $t19 $component $t20.result -}}
-{{- end -}}
-{{- $t21 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
-{{- template "nativelink.context._image" $t21 -}}
-{{- $t22 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
-{{- template "nativelink.context._image" $t22 -}}
-{{- $t23 := dict -}}
-{{- range $name := list "redis" "headroom" "collector" "redis_exporter" "prometheus" -}}
-  {{- $t24 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
-  {{- template "nativelink.context._image" $t24 -}}
-  {{- $_ := set $t23 $name $t24.result -}}
-{{- end -}}
-{{- $t25 := dict -}}
-{{- range $key, $item := dict "nativelink" $t21.result "worker_init" $t22.result -}}
-  {{- $_ := set $t25 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $t23 -}}
-  {{- $_ := set $t25 $key $item -}}
-{{- end -}}
-{{- $t26 := dict "args" (list $known) -}}
-{{- template "nativelink.context._secrets" $t26 -}}
-{{- $t27 := dict "args" (list $cluster "prometheus") -}}
-{{- template "nativelink.context._labels" $t27 -}}
-{{- $t28 := dict -}}
-{{- range $key, $item := $t27.result -}}
-  {{- $_ := set $t28 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $known.nativelink_prometheus_labels -}}
-  {{- $_ := set $t28 $key $item -}}
-{{- end -}}
-{{- $t29 := dict -}}
-{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
-  {{- $_ := set $t29 $key $item -}}
-{{- end -}}
-{{- range $key, $item := dict "interval" (printf "%vs" $known.nativelink_metrics_interval) -}}
-  {{- $_ := set $t29 $key $item -}}
-{{- end -}}
-{{- $t30 := "" -}}
-{{- if ne $prometheus "none" -}}
-  {{- $t31 := dict "args" (list $known $when $pools) -}}
-  {{- template "nativelink.alerts.groups" $t31 -}}
-  {{- $t30 = $t31.result -}}
-{{- else -}}
-  {{- $t30 = list -}}
-{{- end -}}
-{{- $t32 := dict "args" list -}}
-{{- template "nativelink.alerts.inhibitions" $t32 -}}
-{{- $t33 := dict "args" list -}}
-{{- template "nativelink.alerts.operator_inhibitions" $t33 -}}
-{{- $t34 := list -}}
-{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
-  {{- if index $when $each.condition -}}
-    {{- $t34 = append $t34 $each -}}
+{{- $t15 := false -}}
+{{- range $pool := $pools -}}
+  {{- if $pool.isolated -}}
+    {{- $t15 = true -}}
+    {{- break -}}
   {{- end -}}
 {{- end -}}
-{{- $t35 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.others" $t35 -}}
-{{- $t36 := "" -}}
+{{- $t16 := dict "args" (list $known $senders $pools) -}}
+{{- template "nativelink.context._alerted" $t16 -}}
+{{- $t17 := dict -}}
+{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (not (not $senders)) "collected demand" (and (eq $backend "memory") (has "scheduler" $senders)) "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled "isolated workers" $t15 "client writers" (not (not $known.nativelink_writer_peers)) -}}
+  {{- $_ := set $t17 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $t16.result -}}
+  {{- $_ := set $t17 $key $item -}}
+{{- end -}}
+{{- $when = $t17 -}}
+{{- $t18 := dict -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
+  {{- $t19 := dict "args" (list $cluster $component) -}}
+  {{- template "nativelink.context._labels" $t19 -}}
+  {{- $_ := set $t18 $component $t19.result -}}
+{{- end -}}
+{{- $t20 := dict -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
+  {{- $t21 := dict "args" (list $component) -}}
+  {{- template "nativelink.context._selector" $t21 -}}
+  {{- $_ := set $t20 $component $t21.result -}}
+{{- end -}}
+{{- $t22 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
+{{- template "nativelink.context._image" $t22 -}}
+{{- $t23 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
+{{- template "nativelink.context._image" $t23 -}}
+{{- $t24 := dict -}}
+{{- range $name := list "redis" "headroom" "collector" "redis_exporter" "prometheus" -}}
+  {{- $t25 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
+  {{- template "nativelink.context._image" $t25 -}}
+  {{- $_ := set $t24 $name $t25.result -}}
+{{- end -}}
+{{- $t26 := dict -}}
+{{- range $key, $item := dict "nativelink" $t22.result "worker_init" $t23.result -}}
+  {{- $_ := set $t26 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $t24 -}}
+  {{- $_ := set $t26 $key $item -}}
+{{- end -}}
+{{- $t27 := dict "args" (list $known) -}}
+{{- template "nativelink.context._secrets" $t27 -}}
+{{- $t28 := dict "args" (list $cluster "prometheus") -}}
+{{- template "nativelink.context._labels" $t28 -}}
+{{- $t29 := dict -}}
+{{- range $key, $item := $t28.result -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $known.nativelink_prometheus_labels -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- $t30 := dict -}}
+{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
+  {{- $_ := set $t30 $key $item -}}
+{{- end -}}
+{{- range $key, $item := dict "interval" (printf "%vs" $known.nativelink_metrics_interval) -}}
+  {{- $_ := set $t30 $key $item -}}
+{{- end -}}
+{{- $t31 := "" -}}
+{{- if ne $prometheus "none" -}}
+  {{- $t32 := dict "args" (list $known $when $pools) -}}
+  {{- template "nativelink.alerts.groups" $t32 -}}
+  {{- $t31 = $t32.result -}}
+{{- else -}}
+  {{- $t31 = list -}}
+{{- end -}}
+{{- $t33 := dict "args" list -}}
+{{- template "nativelink.alerts.inhibitions" $t33 -}}
+{{- $t34 := dict "args" list -}}
+{{- template "nativelink.alerts.operator_inhibitions" $t34 -}}
+{{- $t35 := list -}}
+{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
+  {{- if index $when $each.condition -}}
+    {{- $t35 = append $t35 $each -}}
+  {{- end -}}
+{{- end -}}
+{{- $t36 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.others" $t36 -}}
+{{- $t37 := "" -}}
 {{- if has "cluster" $known.nativelink_prometheus_scrapes -}}
-  {{- $t36 = (list "/metrics" "/metrics/cadvisor") -}}
+  {{- $t37 = (list "/metrics" "/metrics/cadvisor") -}}
 {{- else -}}
-  {{- $t36 = list -}}
+  {{- $t37 = list -}}
 {{- end -}}
-{{- $t37 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.kubelet_series" $t37 -}}
-{{- $t38 := dict "args" (list $senders) -}}
-{{- template "nativelink.monitoring.collector" $t38 -}}
-{{- $t39 := dict "args" (list $known.nativelink_traces_endpoint) -}}
-{{- template "nativelink.context._receiver" $t39 -}}
-{{- $t40 := dict -}}
+{{- $t38 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.kubelet_series" $t38 -}}
+{{- $t39 := dict "args" (list $senders) -}}
+{{- template "nativelink.monitoring.collector" $t39 -}}
+{{- $t40 := dict "args" (list $known.nativelink_traces_endpoint) -}}
+{{- template "nativelink.context._receiver" $t40 -}}
+{{- $t41 := dict -}}
 {{- range $sender := list "scheduler" "cas" -}}
-  {{- $t41 := dict "args" (list $known $senders $sender dict) -}}
-  {{- template "nativelink.monitoring.environment" $t41 -}}
-  {{- $_ := set $t40 $sender $t41.result -}}
+  {{- $t42 := dict "args" (list $known $senders $sender dict) -}}
+  {{- template "nativelink.monitoring.environment" $t42 -}}
+  {{- $_ := set $t41 $sender $t42.result -}}
 {{- end -}}
-{{- $t42 := "" -}}
+{{- $t43 := "" -}}
 {{- if $known.nativelink_priority_classes -}}
-  {{- $t42 = "nativelink-control-plane" -}}
+  {{- $t43 = "nativelink-control-plane" -}}
 {{- else -}}
-  {{- $t42 = "" -}}
+  {{- $t43 = "" -}}
 {{- end -}}
-{{- $t43 := dict "args" (list $known "cas") -}}
-{{- template "nativelink.context._stated" $t43 -}}
-{{- $t44 := dict -}}
-{{- range $kind := list "cas" "ac" -}}
-  {{- $t45 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
-  {{- template "nativelink.context._shards" $t45 -}}
-  {{- $_ := set $t44 $kind $t45.result -}}
+{{- $t44 := dict "args" (list $known "cas") -}}
+{{- template "nativelink.context._stated" $t44 -}}
+{{- $t45 := dict -}}
+{{- range $kind := list "cas" "ac" "writers" -}}
+  {{- $t46 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
+  {{- template "nativelink.context._shards" $t46 -}}
+  {{- $_ := set $t45 $kind $t46.result -}}
 {{- end -}}
-{{- $t46 := dict "args" (list $known) -}}
-{{- template "nativelink.context._cas_stores" $t46 -}}
-{{- $t47 := "" -}}
+{{- $t47 := dict "args" (list $known) -}}
+{{- template "nativelink.context._cas_stores" $t47 -}}
+{{- $t48 := "" -}}
 {{- if has "cas" $senders -}}
-  {{- $t47 = "COUNTED_" -}}
+  {{- $t48 = "COUNTED_" -}}
 {{- else -}}
-  {{- $t47 = "" -}}
+  {{- $t48 = "" -}}
 {{- end -}}
-{{- $t48 := dict -}}
-{{- range $key, $item := $t43.result -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- $t49 := dict -}}
+{{- range $key, $item := $t44.result -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "shards" $t44 "storage_class" $storage_class -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $key, $item := dict "shards" $t45 "storage_class" $storage_class -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t46.result -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $key, $item := $t47.result -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "served" $t47 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $key, $item := dict "served" $t48 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- $t49 := dict "args" (list $known "scheduler") -}}
-{{- template "nativelink.context._stated" $t49 -}}
-{{- $t51 := list -}}
+{{- $t50 := dict "args" (list $known "scheduler") -}}
+{{- template "nativelink.context._stated" $t50 -}}
+{{- $t52 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t51 = append $t51 $pool.grace -}}
+  {{- $t52 = append $t52 $pool.grace -}}
 {{- end -}}
-{{- $t50 := index $t51 0 -}}
-{{- range $item := $t51 -}}
-  {{- $t50 = max $t50 $item -}}
+{{- $t51 := index $t52 0 -}}
+{{- range $item := $t52 -}}
+  {{- $t51 = max $t51 $item -}}
 {{- end -}}
-{{- $t52 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
-{{- template "nativelink.context._back_soon" $t52 -}}
-{{- $t53 := dict -}}
-{{- range $key, $item := $t49.result -}}
-  {{- $_ := set $t53 $key $item -}}
+{{- $t53 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
+{{- template "nativelink.context._back_soon" $t53 -}}
+{{- $t54 := dict -}}
+{{- range $key, $item := $t50.result -}}
+  {{- $_ := set $t54 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "properties" $properties "executing_timeout" $t50 "tolerations" $t52.result -}}
-  {{- $_ := set $t53 $key $item -}}
+{{- range $key, $item := dict "properties" $properties "executing_timeout" $t51 "tolerations" $t53.result -}}
+  {{- $_ := set $t54 $key $item -}}
 {{- end -}}
-{{- $t54 := dict "args" (list $known "redis") -}}
-{{- template "nativelink.context._stated" $t54 -}}
-{{- $t55 := "" -}}
-{{- if $bundled -}}
-  {{- $t55 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- else -}}
-  {{- $t55 = $known.nativelink_redis_address -}}
-{{- end -}}
+{{- $t55 := dict "args" (list $known "redis") -}}
+{{- template "nativelink.context._stated" $t55 -}}
 {{- $t56 := "" -}}
 {{- if $bundled -}}
-  {{- $t56 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+  {{- $t56 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
 {{- else -}}
   {{- $t56 = $known.nativelink_redis_address -}}
 {{- end -}}
-{{- $t57 := dict "args" (list $t56 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- template "nativelink.context._peer" $t57 -}}
-{{- $t58 := "" -}}
+{{- $t57 := "" -}}
+{{- if $bundled -}}
+  {{- $t57 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- else -}}
+  {{- $t57 = $known.nativelink_redis_address -}}
+{{- end -}}
+{{- $t58 := dict "args" (list $t57 (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- template "nativelink.context._peer" $t58 -}}
+{{- $t59 := "" -}}
 {{- if $memory -}}
-  {{- $t59 := dict "args" (list $memory) -}}
-  {{- template "nativelink.context.redis_may_fill" $t59 -}}
-  {{- $t58 = $t59.result -}}
+  {{- $t60 := dict "args" (list $memory) -}}
+  {{- template "nativelink.context.redis_may_fill" $t60 -}}
+  {{- $t59 = $t60.result -}}
 {{- else -}}
-  {{- $t58 = 0 -}}
+  {{- $t59 = 0 -}}
 {{- end -}}
-{{- $t60 := dict -}}
-{{- range $key, $item := $t54.result -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- $t61 := dict -}}
+{{- range $key, $item := $t55.result -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "bundled" $bundled "address" $t55 -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := dict "bundled" $bundled "address" $t56 -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t57.result -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := $t58.result -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t58 -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t59 -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- $t61 := list -}}
+{{- $t62 := list -}}
 {{- range $each := $edges -}}
-  {{- $t62 := dict "args" (list $each) -}}
-  {{- template "nativelink.context._namespace" $t62 -}}
-  {{- $t61 = append $t61 $t62.result -}}
+  {{- $t63 := dict "args" (list $each) -}}
+  {{- template "nativelink.context._namespace" $t63 -}}
+  {{- $t62 = append $t62 $t63.result -}}
 {{- end -}}
-{{- $t63 := list -}}
+{{- $t64 := list -}}
 {{- range $name := $readers | uniq -}}
-  {{- $t64 := dict "args" (list $name) -}}
-  {{- template "nativelink.context._namespace" $t64 -}}
-  {{- $t63 = append $t63 $t64.result -}}
+  {{- $t65 := dict "args" (list $name) -}}
+  {{- template "nativelink.context._namespace" $t65 -}}
+  {{- $t64 = append $t64 $t65.result -}}
 {{- end -}}
-{{- $t65 := "" -}}
+{{- $t66 := "" -}}
 {{- if $known.nativelink_workers_apart -}}
-  {{- $t66 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
-  {{- template "nativelink.context._away_from" $t66 -}}
-  {{- $t65 = $t66.result -}}
+  {{- $t67 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
+  {{- template "nativelink.context._away_from" $t67 -}}
+  {{- $t66 = $t67.result -}}
 {{- else -}}
-  {{- $t65 = dict -}}
+  {{- $t66 = dict -}}
 {{- end -}}
-{{- $t67 := dict "args" (list list) -}}
-{{- template "nativelink.context._back_soon" $t67 -}}
-{{- $t68 := list -}}
+{{- $t68 := dict "args" (list list) -}}
+{{- template "nativelink.context._back_soon" $t68 -}}
+{{- $t69 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t69 := dict -}}
+  {{- $t70 := dict -}}
   {{- range $key, $texts := $pool.platform_properties -}}
     {{- if $texts -}}
-      {{- $_ := set $t69 $key (last $texts) -}}
+      {{- $_ := set $t70 $key (last $texts) -}}
     {{- end -}}
   {{- end -}}
-  {{- $t68 = append $t68 (dict "name" $pool.name "properties" $t69) -}}
+  {{- $t69 = append $t69 (dict "name" $pool.name "properties" $t70) -}}
 {{- end -}}
-{{- $t70 := dict -}}
+{{- $t71 := dict -}}
 {{- range $key, $item := dict "nginx.org/grpc-services" "nativelink-scheduler,nativelink-cas" "nginx.org/client-max-body-size" "0" "nginx.org/proxy-read-timeout" "86400s" "nginx.org/proxy-send-timeout" "86400s" "nginx.ingress.kubernetes.io/backend-protocol" "GRPC" "nginx.ingress.kubernetes.io/proxy-body-size" "0" "nginx.ingress.kubernetes.io/proxy-read-timeout" "86400" "nginx.ingress.kubernetes.io/proxy-send-timeout" "86400" -}}
-  {{- $_ := set $t70 $key $item -}}
+  {{- $_ := set $t71 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $known.nativelink_edge_annotations -}}
-  {{- $_ := set $t70 $key $item -}}
+  {{- $_ := set $t71 $key $item -}}
 {{- end -}}
-{{- $t71 := dict "args" (list $known.nativelink_namespace $when) -}}
-{{- template "nativelink.context._config_maps" $t71 -}}
-{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t17 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t19 "images" $t25 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t26.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t28 "demand" (list $t29) "alerts" $t30 "inhibitions" $t32.result "operator_inhibitions" $t33.result "interval" 15 "own" $t34 "others" $t35.result "kubelet_paths" $t36 "kubelet_series" $t37.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t38.result "traces" $t39.result "telemetry" $t40 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t42 "cas" $t48 "scheduler" $t53 "redis" $t60 "peers" (dict "clients" (concat $t61 $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t63) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t65) "only_pod_tolerations" $t67.result "pools" $pools "demand_pools" $t68 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t70) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t71.result "when" $when) -}}
+{{- $t72 := dict "args" (list $known.nativelink_namespace $when) -}}
+{{- template "nativelink.context._config_maps" $t72 -}}
+{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t18 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t20 "images" $t26 "pull_secrets" $known.nativelink_image_pull_secrets "isolation" (dict "name" "nativelink-isolation-8fcf84eecf" "programs" (dict "amd64" "f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAaBogAAAAAABAAAAAAAAAAEg4AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABmCgAAAAAAAGYKAAAAAAAAABAAAAAAAAABAAAABQAAAGgKAAAAAAAAaBogAAAAAABoGiAAAAAAADYtAAAAAAAANi0AAAAAAAAAEAAAAAAAAAEAAAAGAAAAoDcAAAAAAACgVyAAAAAAAKBXIAAAAAAAYAAAAAAAAADQAAEAAAAAAAAQAAAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAAAAAgAAAAIAAAACAAAAAgGNhcGFiaWxpdGllcwB0aGUgY29tbWFuZCAARk9XTkVSAGdpdmluZyBhd2F5IABkcm9wcGluZyAAZ3JvdXAAIG11c3Qgbm90IGJlIGV4ZWN1dGVkAC9zY3JhdGNoL3VzZXJzLzAubG9jawAvZHJhaW4vYWN0aW9uAHByZXBhcmUAcnVucwAgcHJlcGFyZSBbZ3VhcmRlZF0AL3Zhci90bXAAL3Byb2Mvc2VsZi9leGUAdGhlIGNvbnRhaW5lciBtdXN0IG5vdCBhbGxvdyBwcml2aWxlZ2UgZXNjYWxhdGlvbiAoYWxsb3dQcml2aWxlZ2VFc2NhbGF0aW9uOiBmYWxzZSkAIGNhbm5vdCBiZSByZWFkOiBlcnJvciAALwAgaXMgbm8gcHJvZ3JhbSBmb3IgdGhpcyBtYWNoaW5lAC90bXAAaXNvbGF0aW9uOiAAAHRha2luZyAAc2V0dGluZyAAL3NjcmF0Y2gvdXNlcnMAdGhlIGtlcm5lbCBsYWNrcyBvcGVuYXQyLCB3aGljaCA1LjYgYW5kIG5ld2VyIGhhdmUAQ0hPV04AL3dvcmsAb3BlbmluZyAAZ3JvdXBzAC9zY3JhdGNoAHRoZSBjb250YWluZXIgbGFja3MgdGhlIGNhcGFiaWxpdGllcwBTRVRHSUQAdGhlIGRpcmVjdG9yeSBvZiBhbm90aGVyIGFjdGlvbjogAHVzZXIAdGhlIGNvbW1hbmQgaXMgbm90IGluIHRoZSBkaXJlY3Rvcnkgb2YgYW4gYWN0aW9uOiAAIGNhbm5vdCBiZSBleGVjdXRlZAAgaXMgYSBsaW5rIHRoYXQgbGVhZHMgb3V0IG9mIHRoZSBhY3Rpb24ncyBkaXJlY3RvcnkAIGlzIHN0aWxsIG9wZW4gZm9yIHdyaXRpbmcAdGhlIHByb2Nlc3NlcyBvZiB1c2VyIABub19uZXdfcHJpdnMAUEFUSABUTVBESVIALCBzbyB0aGV5IGNvdWxkIHdyaXRlIGFjdGlvbiByZXN1bHRzIG9yIGFjdCBhcyB3b3JrZXJzLiBSdW4gcm9sZSBub2RlX2FnZW50IGZvciBpdCAobm9kZV9hZ2VudF9ndWFyZCksIG9yIHNldCBuYXRpdmVsaW5rX3dvcmtlcl9hY2Nlc3MgdG8gbmV0d29ya19wb2xpY3kAdXNhZ2U6IABhbGwgdXNlcnMgYXJlIHRha2VuIGJ5IHJ1bm5pbmcgYWN0aW9ucwAgaGFzIG5vIGxlYXNlcwBEQUNfT1ZFUlJJREUAYWN0aW9uAC9kZXYvc2htAC9kcmFpbgBjbG9zaW5nIAB0YWtpbmcgYSAAdGhlIGFjdGlvbiBoYXMgdG9vIG1hbnkgZW52aXJvbm1lbnQgdmFyaWFibGVzACBiZWxvbmdzIHRvIGFub3RoZXIgdXNlcgAKAGhhbmRpbmcgb3ZlciAAdGhlIG5vZGUgbGV0cyBhY3Rpb25zIGNvbm5lY3QgdG8gcG9ydCAAS0lMTABndWFyZGVkAHN0YXJ0aW5nIAAvZHJhaW4vZ3VhcmRlZAAvc2NyYXRjaC91c2Vycy8AdGhlIGZpbGUgc3lzdGVtIG9mIAAgY291bGQgbm90IGJlIGVuZGVkACBkb2VzIG5vdCBleGlzdAAvYWN0aW9uLwAvc2NyYXRjaC9zdG9yZQAgZmFpbHMgd2l0aCBlcnJvciAAbWFya2luZyAAbWFraW5nIABTRVRVSUQAL3NjcmF0Y2gvYWN0aW9ucwByZWFkaW5nIAB0aGUgY29udGFpbmVyIG11c3QgcnVuIGFzIHVzZXIgMCAocnVuQXNVc2VyKQB0aGUgY29tbWFuZAAubG9jawAvdXNyL2xvY2FsL2JpbjovYmluOi91c3IvYmluAHRoZXJlIGlzIG5vIGNvbW1hbmQAYSBwcm9jZXNzAHRoZSBjb21tYW5kIGlzIG5vdCBpbiBhIGRpcmVjdG9yeSBvZiAAd29yawByZWZ1c2VkOiAAAAAAAAAAAAAAMwMgAAAAAACEByAAAAAAACYGIAAAAAAAAAAAAAAAAAAzAyAAAAAAAKIHIAAAAAAADgcgAAAAAAAmBiAAAAAAAAAAAAAAAAAAMwMgAAAAAAALBCAAAAAAAABYIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAA5AMgAAAAAAAAWCAAAAAAACYGIAAAAAAAAAAAAAAAAAAAAAAAAAAAAC9zY3JhdGNoL3VzZXJzLwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAzAyAAAAAAAHIFIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAAzQcgAAAAAABweCAAAAAAACYGIAAAAAAAAAAAAAAAAAAAAAAAAAAAAC4DIAAAAAAAiAIgAAAAAAC8BSAAAAAAAAAAAAAAAAAAMwMgAAAAAADfBSAAAAAAACYGIAAAAAAAAAAAAAAAAAAAACgAAAAAAAAAAAAAAAAACgAAAAAAAAAzAyAAAAAAAJMGIAAAAAAArwMgAAAAAACZBSAAAAAAACYGIAAAAAAAAAAAAAAAAAAAACgAAAAAAAAAAAAAAAAACAAAAAAAAAAzAyAAAAAAACgHIAAAAAAAJgYgAAAAAAAAAAAAAAAAAJMDIAAAAAAAqAUgAAAAAAAAAAAAAAAAAAoCIAAAAAAAAAAAAAAAAABdBiAAAAAAAN0DIAAAAAAABwcgAAAAAAAzAyAAAAAAAKACIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAAYAMgAAAAAAAmBiAAAAAAAAAAAAAAAAAAL3NjcmF0Y2gvYWN0aW9ucy8AhcONwwAAMe1IiedIg+Tw6FsFAABIifhIhdJ0EjHJQIo8DkCIPAhI/8FIOcp18MNIifhIhdIPhDMFAABIjUoPSIPh8Ej/ymZID27CZg9wwEQx0mYPbx2k5v//Zg9vJczm//9mD28tBOf//2YPbzXs5v//Zg9vPcTm//9mRA9vBZvm//9mRA9vDfLm//9mRQ920mZMD27aZkUPcNtEZkUPb+tmRQ/r6GZED2/gZkUP7+FmRQ/v6WZFD2/9ZkUPZvxmRQ9w96DyQQ9wzuhmRQ927GZFD3Dt9fJBD3DV6GYP29FmRQ9w//XyQQ9wz+hmD+vKZkEP78pmD2vJZg9+z0D2xwF0BECINBBmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZFD2vtZkUPY+1mRA9+78HvCED2xwF0BUCIdBABZkEPb8tmD+vPZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg9+z8HvEED2xwF0BUCIdBAC80EPcM2E80EPcNaEZg/b0fNBD3DPhGYP68pmQQ/vymYPa8lmD2PJZg9+z8HvGED2xwF0BUCIdBADZkEPb8tmD+vOZkEP78lmD2/RZkEPZtRmRA9w8qDyRQ9w/uhmQQ92zGZED3Dp9fJBD3DN6GZBD9vPZkQPcPr18kEPcNfoZg/r0WZBD+/SZg9rymYPY8lmD8X5AkD2xwF0BUCIdBAEZkUP2+5mRQ/r72ZFD2vtZkUP7+pmQQ9rzWYPY8lmD8X5AsHvCED2xwF0BUCIdBAFZkEPb8tmD+vNZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg/F+QNA9scBdAVAiHQQBvNBD3DNhPNBD3DWhGYP29HzQQ9wz4RmD+vKZkEP78pmD2vJZg9jyWYPxfkDwe8IQPbHAXQFQIh0EAdmQQ9vy2YP68xmQQ/vyWYPb9FmQQ9m1GZED3DyoPJFD3D+6GZBD3bMZkQPcOn18kEPcM3oZkEP289mRA9w+vXyQQ9w1+hmD+vRZkEP79JmD2vSZg9jymYPxfkEQPbHAXQFQIh0EAhmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZFD2vtZkEPY81mD8X5BMHvCED2xwF0BUCIdBAJZkEPb8tmD+vLZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg/F+QVA9scBdAVAiHQQCvNBD3DNhPNBD3DWhGYP29HzQQ9wz4RmD+vKZkEP78pmD2vJZg9jyWYPxfkFwe8IQPbHAXQFQIh0EAtmQQ9vy2YP6w0T4///ZkEP78lmD2/RZkEPZtRmRA9w8qDyRQ9w/uhmQQ92zGZED3Dp9fJBD3DN6GZBD9vPZkQPcPr18kEPcNfoZg/r0WZBD+/SZg9rymYPY8lmD8X5BkD2xwF0BUCIdBAMZkUP2+5mRQ/r72ZFD2vtZkUP7+pmQQ9rzWYPY8lmD8X5BsHvCED2xwF0BUCIdBANZkQP6x094v//ZkUP79lmQQ9vy2ZBD2bMZkQPcOmgZkUPdtxmRQ9w2/VmQQ9v02ZBD9vVZkQPcOH1ZkEP69RmD2vKZkEP78pmD2vJZg9jyWYPxfkHQPbHAXQFQIh0EA7zQQ9wzYTzQQ9w04RmD9vR80EPcMyEZg/rymZBD+/KZg9ryWYPY8lmD8X5B8HvCED2xwF0BUCIdBAPSIPCEEg50Q+FI/v//8NVQVZTSIHsIBEAAEiNVwhIiw9Ii0cISI1wAUQPtkb/QYP4L3QHRYXAdQXrCEiJ8Ej/xuvmMfZIg/4GdBZEigQwTI1OAUQ6hrUFIABMic505usegHgGAHUYSI00ykiDxghIg8cQ6DIFAACJx+gTBQAAMdJIg/oHdBZAijQQTI1CAUA6smIGIABMicJ05usSgHgHAHUM6NAIAAAx/+jjBAAASIP5Ag+MhwAAAEiLVxAx9kiD/gd0FkSKBDJMjU4BRDqGaAIgAEyJznTm6zeAegcAdTFAtQFIg/kCD4ScAAAASItHGDHJSIP5Bw+EhAAAAIoUCEiNcQE6kWIGIABIifF05Ot4SIP5AnUoMclIg/kEdBZAijQKSI15AUA6sXACIABIifl05usKgHoEAA+EaP///0iNvCTwAAAASMcHMwMgAEjHRwhqBSAASIlHEEjHRxh1AiAASMdHICYGIABIx0coAAAAAOhECQAAv34AAADoEAQAAIB4BwBAD5XFSI28JCABAAC6ABAAADH26DH5//9Ix0QkCCIFCCAPV8APKYQksAAAAEjHhCTAAAAAAAAAAA8QDRHo//8PKYwkkAAAAEjHhCSgAAAACAAAAA8phCSAAAAADylEJHAPKUQkYA8pRCRQDylEJEAPKUQkMA8pRCQgDylEJBC4awAAADH/MfYx0kUx0kUxwEUxyQ8FSIXAD4VTAgAARTH2SI18JAhIjZwksAAAALh9AAAASIneMdJFMdJFMcBFMckPBb4fByAAuvABIABIicfokwoAAIsD99Al6wAAAEQPo/BzbzHJgHwMEABIjUkBdfVIg/l/dwfGRAwPIOsDSP/JxkQMEABKiwz10AkgADH2SIn3SP/GgHw8EAB180iNVv9Ig/5/dydAijFAhPZ0H0j/wUiJ+kCIdBQQSP/CQIoxQIT2dAlI/8FIg/p/cufGRBQQAEn/xkmD/gh1goB8JBAAD4WUAQAAvycAAAC4nQAAADH2MdJFMdJFMcBFMckPBUiD+AEPhaYBAABIjZQkkAAAAL4MAyAAQboYAAAAuLUBAABIx8ec////RTHARTHJDwVIg/juD4V/AQAAv68DIAC+yQEAAOisIwAAv8UFIAC+wAEAAOidIwAAv9QGIAAx9uhaEAAAv1EDIAAx9uhOEAAAv8UFIAAx9uhCEAAAv9QGIAC+wAEAAOhqIwAAv1EDIAC+yQEAAOhbIwAAvi4DIAC7GAkgALoAAAsAuAEBAABIx8ec////RTHSRTHARTHJDwVIicdIhcB4F77/AwAAuFsAAAAx0kUx0kUxwEUxyQ8FuAMAAAAx9jHSRTHSRTHARTHJDwVIizNIg8MISIX2daVMjXQkEEyJ9+hKBwAAvkQCIAC6AAAIALgBAQAASMfHnP///0Ux0kUxwEUxyQ8FSInDSWM+uAMAAAAx9jHSRTHSRTHARTHJDwW+AAQAALhIAAAASInfMdJFMdJFMcBFMckPBUiFwHldv2gJIADp/fz//7+wCSAA6fP8//9IjbwkyAAAAEjHBzMDIABIx0cIuAMgAEiNRCQQSIlHEEjHRxgmBiAASMdHIAAAAADpvvz//78QCiAA6bT8//+/MAogAOmq/P//ugIAAAC4SAAAAEiJ30Ux0kUxwEUxyQ8Fv/8PAADorQ0AAEiNnCQgAQAAvpECIABBuv8PAAC4CwEAAEjHx5z///9IidpFMcBFMckPBb4fByAAupECIABIicfoxgcAALpaAiAAuAoBAABIid9Ix8ac////RTHSRTHARTHJDwW+/wYgAEiJx+iaBwAAQITtD4VM+///SI28JCABAAC6dAYgALgKAQAASMfGnP///0Ux0kUxwEUxyQ8Fvv8GIABIicfoYAcAAOkR+///if+45wAAADH2MdJFMdJFMcBFMckPBevqQVdBVkFVQVRTSIHsUBEAAEiJ80mJ/r8AWCAAvgAQAAC4TwAAADHSRTHSRTHARTHJDwVIhcB4IUjHwO////9IhcB0HIqIEVggAEiNUAE6iGEKIABIidB05r8ACCAA60BIx8D/////gLgSWCAAAEiNQAF180iD+CRyIUjHwPv///9IhcB0KYqIOlggAEiNUAE6iJ4DIABIidB05r8oCCAA6G4EAAC/fgAAAOg6////D7YFGTIAAIXAdAWD+C913MYFBDIAAAC+AFggALoAAAsAuAEBAABIx8ec////RTHSRTHARTHJDwWJBehBAABIY/i+nwMgALoAWCAA6EUGAABIYz3PQQAASYnnvj8DIAC6ABEAAEG6/wcAALhMAQAATYn4RTHJDwW+HwcgALoAWCAASInH6AwGAABBg38UAA+FVwIAAPZEJB0CD4VMAgAASGM9gEEAAL4GAAAAuEkAAAAx0kUx0kUxwEUxyQ8FSIXAD4UlAgAASI28JAQBAAC+AFggALpMEAAA6H/z//+4JwAAADH/MfYx0kUx0kUxwEUxyQ8FxwQkAAAAAEmDPgAPhPEBAABJicdMjaQkSBEAAEyJ5+jtAwAAQYlEJARIx8D/////gLwEBREAAABIjUABdfJIjUgBSIP5P3crQLYvuoQGIABAiLQMAxEAAECKMkiNQQFAhPZ0DEj/wkiD+T9IicFy4Ej/yMaEBAQRAAAAi4wkTBEAAL5oaCAASL/NzMzMzMzMzEiJyEj350jB6gONBBJEjQSAichEKcAMMIhG/kj/zkiD+QlIidF32UjHwf////+AvAwFEQAAAEiNSQF18kiNUQFIg/o/dyCIhBQDEQAAigZIjUoBhMB0DEj/xkiD+j9Iicpy40j/ycaEDAQRAAAAvgAQAAC6AwAAAEG6IQAAALgJAAAAMf9Jx8D/////RTHJDwVJicTHAAB+AAC/EQAAALg4AAAAMfYx0kUx0kUxwEUxyQ8FSYnFvmoGIAC6mAcgAEiJx+hJBAAATYXtD4SqAAAASGO8JEgRAAC4AwAAADH2MdJFMdJFMcBFMckPBUhjvCREEQAAuAMAAAAx9jHSRTHSRTHARTHJDwVIiea4PQAAAEyJ7zHSRTHSRTHARTHJDwVIg/j8dOWDPCQAdQhBiwQkqH90Hr4JAAAAuD4AAABMif8x0kUx0kUxwEUxyQ8FQYsEJA+2xEiBxFARAABbQVxBXUFeQV/Dv1AIIADp/Pz//7/gByAA6fL8//9IjbwkBAEAAEyJ/kyJ8kiJ2egHBAAAQYkEJDH/6Br8//9VU0iD7DjHRCQEAAAAAL8RAAAAuDgAAAAx9jHSRTHSRTHARTHJDwVIicO+agYgALqYByAASInH6DkDAABIhdt0MkiNdCQEuD0AAABIid8x0kUx0kUxwEUxyQ8FSIP4/HTlg3wkBAAPhc4AAABIg8Q4W13Dvx9eAAC+H14AALofXgAA6GwOAABAtQExwA+3nABiCiAAvwIAAACJ3ugyHAAAhcB0J78KAAAAid7oIhwAAIXAdBe4AQAAAED2xQG9AAAAAHXIMf/oT/v//0jHRCQIMwMgAEjHRCQQNgYgALlnaCAASL7NzMzMzMzMzEiJ2Ej35kjB6gONBBKNBICJ3ynHQIDPMECIef9I/8lIg/sJSInTd9hIjXwkCEiJTxBIx0cY0QQgAEjHRyAmBiAASMdHKAAAAADoCgAAAL9+AAAA6Nb6///GBevtAAAASIsHSIXAdGJIx8H/////MdJIidaAuXEYIQAASI1JAUiNUgF17EiNUQFIgfr/PwAAdyeKEITSdCFI/8BIifGIkXAYIQBI/8GKEITSdAxI/8BIgfn/PwAAcuXGgXAYIQAASItHCEiDxwjrmUjHwv////+AunEYIQAASI1SAXXzvwIAAAC+cBghALgBAAAARTHSRTHARTHJDwXDQVdBVkFUU0iD7EhJif4x20m8zczMzMzMzMxJiecPKAVu3f//DylEJDAPKAVS3f//DylEJCAPKAU23f//DylEJBAPKAUa3f//DykEJL9naCAASInZSInISffkSIn4SMHqA400Eo08tonOKf5AgM4wSI14/0CIcP9Ig/kJSInRd9Qx0kiJ0Uj/woA8DAB19EiD+j93GkCINAxI/8FAijBAhPZ0EUj/wEiD+T9y6OsGSP/KSInRxgQMADHJSInISP/BgDwEAHX0SIP5P3cesi65YgcgAIgUBEj/wIoRhNJ0EUj/wUiD+D9y6+sGSP/JSInIxgQEALpCAAoAQbqAAQAAuAEBAABIx8ec////TIn+RTHARTHJDwVBiQZIY/i+nwMgAEyJ+uhoAAAASWM+vgYAAAC4SQAAADHSRTHSRTHARTHJDwVIhcB0O0ljPrgDAAAAMfYx0kUx0kUxwEUxyQ8FSP/DSIH7ABAAAA+Frv7//7/ACCAA6Of9//+/fgAAAOiz+P//idhIg8RIW0FcQV5BX8NIhf94AcNIg+w4SMcEJDMDIABIiXQkCEiJVCQQSMdEJBjjBiAASPffuWdoIABIvs3MzMzMzMzMSIn4SPfmSMHqA40EEo0EgEGJ+EEpwEGAyDBEiEH/SP/JSIP/CUiJ13fWSInnSIlPIEjHRygmBiAASMdHMAAAAADoUv3//79+AAAA6B74//9VQVdBVkFVQVRTSIPsKEiJTCQISYnUSIn7SI1MJCBIxwEAQAEAvSBOAAADr0gQAABJifaJbCQEQboIAAAAuA4AAAAx/0iJzjHSRTHARTHJDwW/AQAAAL4PAAAAuJ0AAAAx0kUx0kUxwEUxyQ8FvyQAAAC+AQAAALidAAAAMdJFMdJFMcBFMckPBbhuAAAAMf8x9jHSRTHSRTHARTHJDwVMOfAPhWIEAACLu0gQAADocQQAAEyNswAQAABMifcx9uiMBQAAusABAAC4AgEAAEjHx5z///9MifZFMdJFMcBFMckPBYnqQbgAAQAAuAQBAABJidJFMckPBb7/BiAASInHTIl0JBBMifLobP7//0hju0AQAAC+yQMAALhbAAAAMdJFMdJFMcBFMckPBb72BiAASInHSIna6D7+//9IY7tAEAAAvsgHIABBurUFIAC4PAEAAEiJ+kUxwEUxyQ8FvkADIABIicdIidroDP7//0hju0AQAAC+tQUgALoAAAsAuAEBAABFMdJFMcBFMckPBUmJxb6fAyAASInHSIna6Nj9//9Eie+J7ugCBQAAvhECIABIicdIidrovv3//78RAAAAuDgAAAAx9jHSRTHSRTHARTHJDwVJice+agYgALpVByAASInH6JD9//9Nhf8PhCIDAABIx0QkGABAAQBIiebHBgAAAAC6AQAAALg9AAAASMfH/////0Ux0kUxwEUxyQ8FTDn4dFxJieRMjXQkGEiFwH8kQboIAAAAuIAAAABMifcx9jHSRTHARTHJDwVIg/gPD4SpAgAAxwQkAAAAALoBAAAAuD0AAABIx8f/////TInmRTHSRTHARTHJDwVMOfh1rESLNCRIY7tAEAAAvsADAAC4WwAAADHSRTHSRTHARTHJDwWLu0gQAADodgIAAEjHx/////+4PQAAADH2MdJFMdJFMcBFMckPBUiD+PZ15kWF9g+I2AEAAIktVDgAAESJLVE4AAC4CAAAAEyJ7zH2MdJFMdJFMcBFMckPBb5oaCAA6LoHAABIicFIhcAPmcKKBSVIAACEwEAPlcZACNYPhSkBAABIx8D/////gLhxeCAAAEiNQAF184oV/DcAAITSQA+UxkiNeAFIgf8AIAAAQA+Tx0AI93UfvnFoIACIkHB4IABI/8CKFoTSdAtI/8ZIPf8fAABy5saAcHggAABIx8D/////gLhxeCAAAEiNQAF180iNUAFIgfr/HwAAdyVAtiC69QIgAECIsHB4IABI/8BAijJAhPZ0C0j/wkg9/x8AAHLjxoBweCAAAEj32b5oaCAASL/NzMzMzMzMzEiJyEj350jB6gONBBJEjQSAichEKcAMMIhG/kj/zkiD+QlIidF32UjHwf////+AuXF4IAAASI1JAXXzSI1RAUiB+v8fAAB3G4iBcHggAEj/wYoGhMB0DEj/xkiB+f8fAABy5caBcHggAACKBe1GAACEwHQtv+AIIADo7fj//0hju0AQAAC+yAcgALrAAQAAuAIBAABFMdJFMcBFMckPBesySGO7QBAAAL61BSAAQbrIByAAuDwBAABIifpFMcBFMckPBb4oBiAASInHSIna6Mn6//9Ii3wkEDH26JQBAAC/LgMgAEG/GAkgAEiNXCQESIne6HwBAABJiz9Jg8cISIX/deyAPVNGAAAAuAB+AABBD0TGSIPEKFtBXEFdQV5BX13DQb7/////6Xv9//+/fgAAAOgK8///SInfTInmSItUJAjo4gEAAEFWU0iD7DiJ+8dEJAQAAAAAvxEAAAC4OAAAADH2MdJFMdJFMcBFMckPBUmJxr5qBiAAupgHIABIicfoFvr//02F9nQvSI10JAS4PQAAAEyJ9zHSRTHSRTHARTHJDwVIg/j8dOWDfCQEAHVCSIPEOFtBXsONuyBeAACBwyBOAACJ3on66EsFAAC+CQAAALg+AAAASMfH/////zHSRTHSRTHARTHJDwUx/+hN8v//SMdEJAgzAyAASMdEJBChBCAAgcMgTgAAuWdoIABIvs3MzMzMzMzMSInYSPfmSMHqA40EEo0EgInfKcdAgM8wQIh5/0j/yUiD+wlIidN32EiNfCQISIlPEEjHRxinBiAASMdHICYGIABIx0coAAAAAOgC9///v34AAADozvH//0FWU1BIifNIif66AAALALgBAQAASMfHnP///0Ux0kUxwEUxyQ8FSIXAeCpJica+AjogAESJ90iJ2uiCBQAAuAMAAABMifcx9jHSRTHSRTHARTHJDwVIg8QIW0Few1NIg+wQiftIjVQkDIkyvtI7IADoSwUAAEiFwHg2SGP7i1QkDLhdAAAASInWRTHSRTHARTHJDwVIhcB4F77AAQAAuFsAAAAx0kUx0kUxwEUxyQ8FSIPEEFvDVUFXQVZBVUFUU0iB7EgQAABJidZIiTQkSYn8vsUEIABIidfo5wcAAEmJxb0gTgAAQQOsJEgQAABIx0QkCAAAAAC+ygQgAEyJ9+jBBwAASIXAD4WZAAAASMfA/////4C4oVcgAABIjUABdfNBiowkABAAAITJD5TCSI1wAUiD/mBAD5PGQAjWdSFJgcQBEAAAiIigVyAASP/AQYoMJITJdAlJ/8RIg/hfcubGgKBXIAAASMcFeGMAAKBXIABJiwZIhcB0JrkIAAAASIH5+H8AAA+EigIAAEiJgXCYIABJiwQOSIPBCEiFwHXfQb5wmCAASI10JAi/AgAAAEG6CAAAALgOAAAAMdJFMcBFMckPBb8SAAAAuF8AAAAx9jHSRTHSRTHARTHJDwWJ74nuierovgIAAL8BAAAAvgkAAAC4nQAAADHSRTHSRTHARTHJDwVIiwQkTIsgTIngD7YIhcl0CoP5L3QvSP/A6+9BgDwkAHVISIsEJEiLAEjHRCQQMwMgAEjHRCQY/QEgAEiJRCQg6awBAAC4OwAAAEyJ50iLNCRMifJFMdJFMcBFMckPBUmJxUiLBulkAQAATYXtQb9nByAATQ9F/UnHxf7///8x7UyJ+7oAEAAASI18JEAx9uhy5P//Sf/HuQEAAAAxwEEPtlf/hdJ0EIP6OnQLSf/HSP/ISP/B6+dMieJI/8GAOgBIjVIBdfRIgfn/DwAAD4fXAAAASIXAdBQxyYoUC4hUDEBI/8FIicJIAcp17kiFwHQkMcCAfARAAEiNQAF19Ug9/w8AAHcHxkQEPy/rA0j/yMZEBEAAMdJIidBI/8KAfARAAHXzQYoMJITJQA+UxkiB+gAQAABAD5PHQAj3dR9J/8SITARASP/AQYoMJITJdBNJ/8RIPf8PAABy5usGSP/KSInQxkQEQAC4OwAAAEiNfCRASIs0JEyJ8kUx0kUxwEUxyQ8FSYnFMcBJg/3zD5TACcVMiehIg8AUSIP4EnckuYEABABID6PBcxlBgH//AHQSSIsEJEyLIEGAPCQAD4W9/v//SIsEJEiLAIXtdVdIx0QkEDMDIABIx0QkGP0BIABIiUQkIEmD/fN0UUmD/f51DLi7BiAAu38AAADrSUmD/fi5DgMgALg+BCAASA9EweswvzAJIADo2PL//79+AAAA6KTt//9Ix0QkEDMDIABIx0QkGP0BIABIiUQkILguAiAAu34AAABIjXwkEEiJRxhIx0cgJgYgAEjHRygAAAAA6I/y//+J3+he7f//VVNIifOJ/Uhj/7hdAAAAMfYx0kUx0kUxwEUxyQ8FSIXAeBG+lzwgAInvSInaW13pHAEAAFtdw1VBV0FWQVRTSIPsMInVQYn0QYn/SI1cJAhIxwMiBQggD1fATI10JBBBDykGScdGEAAAAAC4dAAAADH/MfYx0kUx0kUxwEUxyQ8Fvh4CIAC6qAMgAEiJx+gm9P//RYnkuHcAAABMiedMieZMieJFMdJFMcBFMckPBb7VBSAAuigCIABIicfo+PP//0SJ/4nquHUAAABMieZFMdJFMcBFMckPBb7VBSAAugYEIABIicfozvP//7h+AAAASInfTIn2MdJFMdJFMcBFMckPBb4eAiAAuvABIABIicfopPP//78mAAAAvgEAAAC4nQAAADHSRTHSRTHARTHJDwW+SAMgALq4BCAASInH6Hbz//9Ig8QwW0FcQV5BX13DVUFXQVZBVUFUU0iB7AggAABIidNJifaJ/Uxj/0iNdCQIugAgAAC42QAAAEyJ/0Ux0kUxwEUxyQ8FSYnFSIXAfmZFMeRKjTQkSIPGCIB+Ey51BoB+FAB0H4B+Ey51DIB+FC51BoB+FQB0DYnvSInaQf/WSIXAeC1CD7dEJBhJAcRNOexyv7oAIAAAuNkAAABMif9IjXQkCEUx0kUxwEUxyQ8F65VJicVMiehIgcQIIAAAW0FcQV1BXkFfXcNVQVdBVkFUU0iB7AABAABIifOJ/UiF0nRJSYnXSI1zEzHSgHsTAEhj/Q+UwsHiDEiBygABAABFMfZJieBBuv8HAAC4TAEAAEUxyQ8FSIXAD4XwAAAAi0QkFEE7Bw+F4AAAAInvSIne6OwAAACFwA+ElgAAAEiDwxNMY/26AAALALgBAQAATIn/SIneRTHSRTHARTHJDwVJicZIhcAPiKMAAAC6AAIAALgHAQAATIn/SIneRTHSRTHARTHJDwVIg/jZdWi4CAAAAEyJ9zH2MdJFMdJFMcBFMckPBb4COiAAMdLoXv7//0iFwHm3SYnEuAMAAABMifcx9jHSRTHSRTHARTHJDwVNiebrO0hj/UiDwxNFMfa4BwEAAEiJ3jHSRTHSRTHARTHJDwXrGrgDAAAATIn3MfYx0kUx0kUxwEUxyQ8FRTH2TInwSIHEAAEAAFtBXEFeQV9dw1NIgeyAAAAAD7ZGEoP4BHRThcB1VkiNThMx0oB+EwBIY/8PlMLB4gxIgcoAAQAAMdtMjUQkgEG6/wcAALhMAQAASInORTHJDwVIhcB1Hw+3RCScJQDwAAAx2z0AQAAAD5TD6wm7AQAAAOsCMduJ2EiBxIAAAABbw1VBV0FWU1BIidNJifaJ/eh0////hcB0UEmDxhNIY/26AAALALgBAQAATIn2RTHSRTHARTHJDwVJicdJicZIhcB4DYszRIn/6MX3//9Jica4AwAAAEyJ/zH2MdJFMdJFMcBFMckPBesDRTH2TInwSIPECFtBXkFfXcNIiwdIhcB0QTHJihQOhNJ0DkyNQQE4FAhMicF07esTMcmAPA4ASI1JAXX2gHwI/z10CkiLRwhIg8cI68dI/8CAPgBIjXYBdfTDMcDDVUFXQVZBVUFUU0iB7AgCAABIidNJifWJ/UUx9k2J9En/xkKAfCMIAHXyTY19E0hj/THSQYB9EwAPlMLB4gxIgcoAAQAATI1EJAhBuv8HAAC4TAEAAEiJPCRMif5FMckPBUmJwEiFwHhOSMfA/+///0GAvAUUEAAAAEiNQAF18UkBxkjHwNz///9Jgf7/7///D4JUAgAATYXkdCwxwIB8AwgASI1AAXX1SD3/DwAAdw/GRAMHL+sLTInA6SsCAABI/8jGRAMIAEjHwP////+AfAMJAEiNQAF19UGKD4TJQA+UxkiNUAFIgfoAEAAAQA+Tx0AI93UmSYPFFIhMEwdBik0ASI1CAYTJdA9J/8VIgfr/DwAASInCcuFI/8jGRAMIAA+3RCQkJQDwAAA9AEAAAHVUugAACwC4AQEAAEiLPCRMif5FMdJFMcBFMckPBUmJx0iJwUiFwHgORIn/SIne6Pv5//9IicG4AwAAAEyJ/zH2MdJFMdJJic5FMcBFMckPBelbAQAAi0wkHDsLD4UFAQAAPQCgAAAPhF8BAAA9AIAAAA+FcgEAALoACAoAuAEBAABIizwkTIn+RTHSRTHARTHJDwVIhcAPiBcBAABIY/hJicZMjYQkCAEAAL4/AyAAugARAABBuv8HAAC4TAEAAEUxyQ8FSIXAD4g6AQAAuF0AAABMifcx9jHSRTHSRTHARTHJDwVIhcAPiBoBAAAPt7QkJAEAAIHm7QAAAEiBzgABAAC4WwAAAEyJ9zHSRTHSRTHARTHJDwVJicdIhcAPiOcAAAC+AAQAALhIAAAATIn3MdJFMdJFMcBFMckPBUiFwA+I4wAAALoCAAAAuEgAAABNifVMifdFMdJFMcBFMckPBemnAAAATYnGhcl0D74NBiAASInf6BcGAADrNA+3wD0AoAAAdSqJ70yJ/kiJ2uioAAAAhcB0GbgHAQAASIs8JEyJ/jHSRTHSRTHARTHJDwVMifBCxkQjCABIgcQIAgAAW0FcQV1BXkFfXcOJ70yJ/kiJ2uhjAAAAhcB0Db5SBCAASInf6KgFAABBuAABAAC4BAEAAEiLPCRMif4x0kUx0kUxyQ8F66xJicdNifW4AwAAAEyJ7zH2MdJFMdJFMcBFMckPBUyJ+OuKTYn1voYEIABIid/oWAUAAOvSVUFXQVZBVUFUU0iB7DhSAABJidZIifOJ/Q8QBS3J//8PKUQkEEjHRCQgCgAAAEyNvCQwAgAARTHkugAQAABMif8x9uhG2v//SGP9Qbr/DwAAuAsBAABIid5MifpFMcBFMckPBUmD/BF0HEKKhCQwAgAASY1MJAFBOoQkUAogAEmJzHTg6ztIx8D/////gLwEMQIAAABIjUABdfJIg/g3ciAx2zHASIP4CHRsiowEZQIAAEiNUAE6iMsGIABIidB05EmNdggx20iNVCQQQboYAAAASWN+BLi1AQAARTHARTHJDwVIicdIg/j1dRBIjUMBSIH76AMAAEiJw3LWMdtIhf94KLgDAAAAMfYx0kUx0kUxwEUxyQ8FidhIgcQ4UgAAW0FcQV1BXkFfXcNIg//sdOZIg//+dOBIg//uD4WLAwAAuwEAAACAvCQwAgAAL3XHTI28JDASAAAx27oAIAAATIn/MfboJdn//74MAyAAugAAKAC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJxYC8HDASAAAASI1bAXXyioQkMAIAAITAD5TBSIH7ABAAAA+Twkj/ywjKdSRIjYwkMQIAAIiEHDASAABI/8OKAYTAdAxI/8FIgfv/DwAAcuTGhBwwEgAAALsBAAAASIXtD4gSAwAARTHtSI18JDC6AAEAADH26IjY//9NjWcBQQ+2B4P4L3UISf/HSf/E6++FwA+EtwIAAEyJbCQIRTHthMB0FQ+2wIP4L3QNQ4pELwFJ/8VJ/8Tr50mB/f8AAAAPj/sCAABNhe10KzHAQYoMB4hMBDBI/8BJOcV18IB8JDAudRKAfCQxLnULgHwkMgAPhMsCAABIY/2+PwMgALoAEQAAQbr/BwAAuEwBAABMjYQkMAEAAEUxyQ8FSIXAD4WdAgAAg7wkRAEAAAAPhY8CAAD2hCRMAQAAEg+FgQIAALoAACoAuAEBAABIie9IjXQkMEUx0kUxwEUxyQ8FSIXAD4hbAgAASYnGSWP+vj8DIAC6ABEAAEG6/wcAALhMAQAATI2EJDABAABFMckPBUiFwA+FKgIAAE0B7w+3hCRMAQAAJQDwAAA9AKAAAA+FYAEAALoAIAAATI2sJDAyAABMie8x9ug61///Qbr/DwAAuAsBAABIie9IjXQkMEyJ6kUxwEUxyQ8Fg7wkRAEAAABMi2wkCA+FxwEAAEiFwA+OvgEAAEGD/ScPj7QBAABB/8UxyUiJykj/wYC8FDAyAAAAdfBIjUH/SIH5/x8AAHcnQYoPhMl0IEiJ0IiMBDAyAABI/8BBigwkhMl0C0n/xEg9/x8AAHLjxoQEMDIAAABIx8AA4P//gLwEMFIAAABIjUABdfJIPQDg//8PgkIBAAAxwIC8BDAyAAAASI1AAXXySIXAdBgxyYqUDDAyAACIlAwwEgAASP/BSDnIdeq4AwAAAEyJ9zH2MdJFMdJFMcBFMckPBYC8JDASAAAvdTu4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBb4MAyAAugAAKAC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJxUyNvCQwEgAA6x+4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBUyJ9UyLbCQISI18JDBIhe0PiTD9///rODHbSIP/2A+Vw+k9/P//SGP9TI2EJDABAAC+PwMgALoAEQAAQbr/BwAAuEwBAABFMckPBUiFwHQcuAMAAABIie8x9jHSRTHSRTHARTHJDwXp9/v//w+3hCRMAQAAicGB4QDwAABm99lxz4O8JEQBAAAAdcWoEnXBMduoBA+Uw+u4uwEAAADpwfv//4A9EDMAAAB0AcNIx8D/////gLhxeCAAAEiNQAF184pPCITJD5TCTI1AAUmB+AAgAABBD5PAQQjQdR5Ig8cJiIhweCAASP/Aig+EyXQLSP/HSD3/HwAAcubGgHB4IAAASMfA/////4C4cXggAABIjUABdfOKDoTJD5TCSI14AUiB/wAgAABAD5PHQAjXdR1I/8aIiHB4IABI/8CKDoTJdAtI/8ZIPf8fAABy5saAcHggAADDVVOJ9Yn7D1fADxFEJOhIx0Qk+AAAAACJ/74BAAgAuCkAAAAx0kUx0kUxwEUxyQ8FSInHSIXAeDZmiVwk5GbBxQhmiWwk5kiNdCTkg/sCdSTHRgR/AAABuhAAAAC4KgAAAEUx0kUxwEUxyQ8F6x9Ig/+f6zTGRhcBuhwAAAC4KgAAAEUx0kUxwEUxyQ8FSInDuAMAAAAx9jHSRTHSRTHARTHJDwVIg/v/D5TAD7bAW13DQVdBVlNIiftBifZFMf+4AgEAAEjHx5z///9Iid5MifJFMdJFMcBFMckPBUiD+O9JD0THvv8GIABIicdIidror+X//7oAAAsAuAEBAABIx8ec////SIneRTHSRTHARTHJDwVJice+nwMgAEiJx0iJ2uh95f//uF0AAABMif8x9jHSRTHSRTHARTHJDwW+QAMgAEiJx0iJ2uhW5f//uFsAAABMif9MifYx0kUx0kUxwEUxyQ8FvswFIABIicdIidroLuX//7gDAAAATIn/MfYx0kUx0kUxwEUxyQ8FW0FeQV/DAABUTVBESVI9AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABMaW5rZXI6IERlYmlhbiBMTEQgMTkuMS43AAAucm9kYXRhAC50ZXh0AC5kYXRhAC5ic3MALmNvbW1lbnQALnNoc3RydGFiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAQAAAAEAAAAyAAAAAAAAAGABIAAAAAAAYAEAAAAAAAAGCQAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAkAAAABAAAABgAAAAAAAABoGiAAAAAAAGgKAAAAAAAANi0AAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAPAAAAAQAAAAMAAAAAAAAAoFcgAAAAAACgNwAAAAAAAGAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAFQAAAAgAAAADAAAAAAAAAABYIAAAAAAAADgAAAAAAABwAAEAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAABoAAAABAAAAMAAAAAAAAAAAAAAAAAAAAAA4AAAAAAAAGgAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAQAAAAAAAAAjAAAAAwAAAAAAAAAAAAAAAAAAAAAAAAAaOAAAAAAAAC0AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAA" "arm64" "f0VMRgIBAQAAAAAAAAAAAAIAtwABAAAARAohAAAAAABAAAAAAAAAABg6AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABECgAAAAAAAEQKAAAAAAAAAAABAAAAAAABAAAABQAAAEQKAAAAAAAARAohAAAAAABECiEAAAAAACgvAAAAAAAAKC8AAAAAAAAAAAEAAAAAAAEAAAAGAAAAbDkAAAAAAABsOSIAAAAAAGw5IgAAAAAAYAAAAAAAAADUAAEAAAAAAAAAAQAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAY2FwYWJpbGl0aWVzAHRoZSBjb21tYW5kIABGT1dORVIAZ2l2aW5nIGF3YXkgAGRyb3BwaW5nIABncm91cAAgbXVzdCBub3QgYmUgZXhlY3V0ZWQAL3NjcmF0Y2gvdXNlcnMvMC5sb2NrAC9kcmFpbi9hY3Rpb24AcHJlcGFyZQBydW5zACBwcmVwYXJlIFtndWFyZGVkXQAvdmFyL3RtcAAvcHJvYy9zZWxmL2V4ZQB0aGUgY29udGFpbmVyIG11c3Qgbm90IGFsbG93IHByaXZpbGVnZSBlc2NhbGF0aW9uIChhbGxvd1ByaXZpbGVnZUVzY2FsYXRpb246IGZhbHNlKQAgY2Fubm90IGJlIHJlYWQ6IGVycm9yIAAvACBpcyBubyBwcm9ncmFtIGZvciB0aGlzIG1hY2hpbmUAL3RtcABpc29sYXRpb246IAAAdGFraW5nIABzZXR0aW5nIAAvc2NyYXRjaC91c2VycwB0aGUga2VybmVsIGxhY2tzIG9wZW5hdDIsIHdoaWNoIDUuNiBhbmQgbmV3ZXIgaGF2ZQBDSE9XTgAvd29yawBvcGVuaW5nIABncm91cHMAL3NjcmF0Y2gAdGhlIGNvbnRhaW5lciBsYWNrcyB0aGUgY2FwYWJpbGl0aWVzAFNFVEdJRAB0aGUgZGlyZWN0b3J5IG9mIGFub3RoZXIgYWN0aW9uOiAAdXNlcgB0aGUgY29tbWFuZCBpcyBub3QgaW4gdGhlIGRpcmVjdG9yeSBvZiBhbiBhY3Rpb246IAAgY2Fubm90IGJlIGV4ZWN1dGVkACBpcyBhIGxpbmsgdGhhdCBsZWFkcyBvdXQgb2YgdGhlIGFjdGlvbidzIGRpcmVjdG9yeQAgaXMgc3RpbGwgb3BlbiBmb3Igd3JpdGluZwB0aGUgcHJvY2Vzc2VzIG9mIHVzZXIgAG5vX25ld19wcml2cwBQQVRIAFRNUERJUgAsIHNvIHRoZXkgY291bGQgd3JpdGUgYWN0aW9uIHJlc3VsdHMgb3IgYWN0IGFzIHdvcmtlcnMuIFJ1biByb2xlIG5vZGVfYWdlbnQgZm9yIGl0IChub2RlX2FnZW50X2d1YXJkKSwgb3Igc2V0IG5hdGl2ZWxpbmtfd29ya2VyX2FjY2VzcyB0byBuZXR3b3JrX3BvbGljeQB1c2FnZTogAGFsbCB1c2VycyBhcmUgdGFrZW4gYnkgcnVubmluZyBhY3Rpb25zACBoYXMgbm8gbGVhc2VzAERBQ19PVkVSUklERQBhY3Rpb24AL2Rldi9zaG0AL2RyYWluAGNsb3NpbmcgAHRha2luZyBhIAB0aGUgYWN0aW9uIGhhcyB0b28gbWFueSBlbnZpcm9ubWVudCB2YXJpYWJsZXMAIGJlbG9uZ3MgdG8gYW5vdGhlciB1c2VyAAoAaGFuZGluZyBvdmVyIAB0aGUgbm9kZSBsZXRzIGFjdGlvbnMgY29ubmVjdCB0byBwb3J0IABLSUxMAGd1YXJkZWQAc3RhcnRpbmcgAC9kcmFpbi9ndWFyZGVkAC9zY3JhdGNoL3VzZXJzLwB0aGUgZmlsZSBzeXN0ZW0gb2YgACBjb3VsZCBub3QgYmUgZW5kZWQAIGRvZXMgbm90IGV4aXN0AC9hY3Rpb24vAC9zY3JhdGNoL3N0b3JlACBmYWlscyB3aXRoIGVycm9yIABtYXJraW5nIAAvc2NyYXRjaC9hY3Rpb25zLwBtYWtpbmcgAFNFVFVJRAAvc2NyYXRjaC9hY3Rpb25zAHJlYWRpbmcgAHRoZSBjb250YWluZXIgbXVzdCBydW4gYXMgdXNlciAwIChydW5Bc1VzZXIpAHRoZSBjb21tYW5kAC5sb2NrAC91c3IvbG9jYWwvYmluOi9iaW46L3Vzci9iaW4AdGhlcmUgaXMgbm8gY29tbWFuZABhIHByb2Nlc3MAdGhlIGNvbW1hbmQgaXMgbm90IGluIGEgZGlyZWN0b3J5IG9mIAB3b3JrAHJlZnVzZWQ6IAAAAAAAAAAAIwMgAAAAAACGByAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAKQHIAAAAAAAEAcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAAD7AyAAAAAAANA5IgAAAAAAFgYgAAAAAAAAAAAAAAAAACMDIAAAAAAA1AMgAAAAAADQOSIAAAAAABYGIAAAAAAAAAAAAAAAAAAvc2NyYXRjaC91c2Vycy8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIwMgAAAAAABiBSAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8HIAAAAAAAPFoiAAAAAAAWBiAAAAAAAAAAAAAAAAAAHgMgAAAAAAB4AiAAAAAAAKwFIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8FIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAKAAAAAAAAACMDIAAAAAAAgwYgAAAAAACfAyAAAAAAAIkFIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAIAAAAAAAAACMDIAAAAAAAKgcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAgwMgAAAAAACYBSAAAAAAAAAAAAAAAAAA+gEgAAAAAAAAAAAAAAAAAE0GIAAAAAAAzQMgAAAAAAAJByAAAAAAACMDIAAAAAAAkAIgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAABQAyAAAAAAABYGIAAAAAAAAAAAAAAAAACFw43DHQCA0uADAJGQAACUwgAAtOgDAKopFEA4QgQA8QkVADih//9UwANf1uIQALRJBADRiv//kIv//5AgDQhOQV3APWJtwD2J//+Qiv//kIv//5BIPACRI1nAPURlwD1ldcA9if//kIr//5CL//+QCO18kiZxwD1HacA9cGHAPegDCMsJHACR6gGAUks9ANFxDQhOMh6wThI88m5SKqEOUxpADnMaAA5rPgEOSwAANiGRHzhSGkAOUhoADks+Aw5LAAA2IaEfODIep04SPPJuUiqhDhMYUg5zGgAOaz4FDksAADYhsR84EhhSDlIaAA5LPgcOSwAANiHBHzgyHqZOEjzyblIqoQ5TGkAOExgTDms+CQ5LAAA2IdEfOFIaQA4SGBIOSz4LDksAADYh4R84Mh6lThI88m5SKqEOExhSDhMYEw5rPg0OSwAANiHxHzgSGFIOEhgSDks+Dw5LAAA2IQEAOTIepE4SPPJuUiqhDlMaQA5zGgAOaz4BDksAADYhBQA5UhpADlIaAA5LPgMOSwAANiEJADkyHqNOEjzyblIqoQ4TGFIOcxoADms+BQ5LAAA2IQ0AORIYUg5SGgAOSz4HDksAADYhEQA5Mh6iThI88m5SKqEOUxpADhMYEw5rPgkOSwAANiEVADlSGkAOEhgSDks+Cw5LAAA2IRkAOTEeoU4RPPFuMSqhDhIYUQ4SGBIOSz4NDksAADYhHQA5ERhRDhEYEQ4rPg8OSwAANiEhADlKQQCRKUEAkQsBCot/PQDxQfL/VMADX9b9e7yp/AsA+f0DAJH2VwKp9E8Dqf8HQNH/gwTR6gMAqgkAQPmzAwPRSI1A+AsFAJFs8V84n70AcWAAAFRsAAA1BAAAFOgDC6prBQCR+f//F+sDH6ofIAPVDMb3MH8ZAPHgAABUjWlrOA5pazhrBQCR3wENa0D//1QIAAAUCxlAOcsAADVIDQmLAEAAkQEhAJFpAQCUXgEAlOsDH6qK//+QSkkZkX8dAPHgAABUTGlrOA1pazhrBQCRvwEMa0D//1QGAAAUCx1AOYsAADVvAgCU4AMfKk4BAJQ/CQDxawUAVAsIQPnsAx+qjf//kK1hCZGfHQDx4AAAVK5pbDhvaWw4jAUAkf8BDmtA//9UEAAAFGwdQDnMAQA1PwkA8UABAFQIDED56QMfqj8dAPHABABUS2lpOAxpaTgpBQCRnwELa0D//1Q2AIBSIgAAFD8JAPHBAQBU6QMfqor//5BKgQmRPxEA8eAAAFRMaWk4bWlpOCkFAJG/AQxrQP//VAMAABRpEUA5afr/NIn//5ApjQyRiv//kEppFZHgIwCR6asAqYn//5AplQmR6KcBqYj//5AIWRiR6P8CqY0CAJTAD4BSEwEAlAgdQDkfAQBx9gefGuDjAJHhAx8qAgCCUgH//5cA5ABvSKSAUon//5ApISaRCAGkcr9/PqkhAcA9vyM/qQgBgFKoAx344AMfqugVgFJgggCt4QMfquIDH6pgggGt4wMfquQDH6pgggKt5QMfqmCGA61gAoA9AQAA1KAVALWgIwDRoYMA0UgLgFLiAx+q4wMfquQDH6rlAx+qAQAA1IH//5AhhByRgv//kEKAB5EEAwCUqgNeuGsdgFLoAx+qCQSAUoz//5CMASeRagEqCqsDA9FNJcgaDQQANq4DA9ENAICSzxVAOK0FAJHP//81rwUAkf/9AfFoAABU7QMPqsnxHziPeWj47gMfqn9pLThtaW448AMOqs4FAJGt//813/0B8c0FANFoAQBU7gFAOS4BADTvBQCR7QMQqm5pLTitBQCR7hVAOG4AADS//QHxY///VH9pLTgIBQCRHyEA8aH7/1RoAkA5qA4ANeAEgFLoFIBS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUHwQA8eEOAFRgDICSgf//kCHwC5GiAwHRqDaAUgMDgFLkAx+q5QMfqgEAANQfSACx4Q0AVGD///AAfA6RITmAUg8KAJRz///wc9YWkQE4gFLgAxOqCgoAlHT///CUEhuR4QMfquADFKp/BACUdf//8LUGDZHhAx+q4AMVqnoEAJTgAxOq4QMfqncEAJTgAxSqATiAUvoJAJTgAxWqITmAUvcJAJRh///wIXgMkWr///BKISSRAgCYUmAMgJIIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANTpAwCqIAH4t+ADCaqIBoBS4X+AUuIDH6rjAx+q5AMfquUDH6oBAADU4AMJqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANRBhUD4ofz/taADA9EIAgCUYAyAkmH///Ah0AiRCAeAUgIBoFLjAx+q5AMfquUDH6oBAADU5gMAqqADlLgoB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMGqigDgFIBgIBS4gMfquMDH6rkAx+q5QMfqgEAANQgA/i2YP//8ABgJZEz//8XYP//8ACAJpEw//8XaP//8AiNDJFp///wKaEOkb+DE/igowPRqKcxqagDA9Fp///wKVkYkainMqkk//8XYP//8AAAKJEh//8XYP//8ACAKJEe//8X4AMGqigDgFIBgIBSQgCAUuMDH6rkAx+q5QMfqgEAANTg/4FSvwMAlGn///ApBQqRYAyAkuLjAJHICYBS4QMJquP/gVLkAx+q5QMfqgEAANRh///wIYQckeIDCao4AgCU4OMAkWL///BCKAmRiASAUmEMgJLjAx+q5AMfquUDH6oBAADUYf//8CEEHJEsAgCU9tcHN+DjAJFi///wQpAZkYgEgFJhDICS4wMfquQDH6rlAx+qAQAA1GH///AhBByRHwIAlLH+/xfpAwAq4QMfquIDH6rjAx+q5AMfquUDH6rgAwmqyAuAUgEAANT9//8X/Xu8qfxfAan9AwCR9lcCqfRPA6n/B0DR/0MF0R8gA9WVNwkQ9AMAquADFarzAwGqKAKAUgEAglLiAx+q4wMfquQDH6rlAx+qAQAA1GAB+LfoAx+qaf//8Cm9G5EfRQDxIAEAVCppaDiramg4CAUAkX8BCmtA//9UYP//8AAAIJEUAAAUqWpoOAgFAJHJ//81CEkA0R+RAPGDAQBU6AMfqmn///ApJQ6RHxUA8YABAFSqAgiLK2loOAgFAJFK1UA5XwELayD//1Rg///wAKAgkToBAJTAD4BSwP//l4gAANAIKWg5aAAANB+9AHHh/v9Uv9YAOQgHgFICAJhSYAyAkuEDFaoCAaBy4wMfquQDH6rlAx+qAQAA1Ah8QJOgQhC5Yf//8CE8DpHiAxWq4AMIqscBAJSgQpC5Yf//8CG8DJGkAwTRaCSAUgIgglLj/4BS5QMfqgEAANRh///wIYQckeIDFaq6AQCUqENRuIgVADWow1F4SBVIN4gAAPDBAIBS4gMfqgARirkIBIBS4wMfquQDH6rlAx+qAQAA1AAUALUfIAPVYSsJEOATAJGCCYJS9hMAkXf9/5fgAx+qiBWAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1L8DELiIAkD5SBIAtIgIglL1AwCqwAIIixwBAJTpAx+qyAZAkQoAglLgTxC5ywIJiykFAJFraWo4q///NT/9APHoAQBU6hMAkewFgFJr///wa9EZkUr9P5FMaSk4bBVAOC0FAJGMAAA0P/0A8ekDDapD//9UqQUA0QIAABQpBQDRH2kpOOrnArKJAADwKdEoketPULmqmZnyTAGAUm19ypt/JQDxrv1D082tDBvrAw6qrQUcMi3hHzgpBQDRCP//VOoDH6qrHQAS7BMAkQ0AglKOAQqLSgUAkc5pbTiu//81X/0A8YgBAFTsEwCRjP0/kYtpKjgrFUA4TQUAkYsAADRf/QDx6gMNqkP//1SpBQDRAgAAFEkFANHgAx+qH2kpOMgbgFLlAx+qAQCCUmIAgFIjBIBSBACAkgEAANQIwI9S9gMAquEDH6oIAAC54gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJoHpH3AwCqPgEAlPcGALTgS5C5KAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1CgHgFLgR5C54QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMXqqEDBNGIIIBS4gMfquMDH6rkAx+q5QMfqgEAANQfEACx4P7/VKgDULiIAAA1yAJAuR8ZAHJAAQBU4AMVqigQgFIhAYBS4gMfquMDH6rkAx+q5QMfqgEAANTIAkC5AD0IU/8HQJH/QwWR9E9DqfZXQqn8X0Gp/XvEqMADX9Zg///wAEAhkSv//xcfIAPVoIf3ECj//xfgEwCR4QMVquIDFKrjAxOqIwEAlMACALngAx8q4v7/l/+DAdH9ewOp/cMAkeEDH6r1IwD54gMfqiACgFL0TwWpiBuAUuMDH6q/HwC55AMfquUDH6oBAADUYf//8CFoGZFi///wQmgekfMDAKrrAACUUwIAtOADE6qhcwCRiCCAUuIDH6rjAx+q5AMfquUDH6oBAADUHxAAseD+/1SoH0C56AYANfRPRan1I0D5/XtDqf+DAZHAA1/W4MOLUuHDi1Liw4tS7QMAlOgDH6opAIBSHyAD1dST9xCBemh4QACAUvUDCSozPECS4wcAlEABADRAAYBS4QMTKt8HAJTAAAA06QMfKigAgFKV/gc34AMfKqX+/5dp///wKY0MkWr///BKmRiRiAAA8AjNKJHpKwCp6ecCskoBgFKpmZnya37Jm38mAPFr/UPTbM0KG/MDC6qMBRwyDP0fOCj//1Rp///wKQUTkeADAJHoJwGpaP//8AhZGJHofwKpAwAAlMAPgFKJ/v+X6AAA0B8BKTnoAADQCAEpkQoAQPnqAgC06f+HUusDH6oMaWs47QMLqmsFAJGs//81bP1O02sFANFsAQC1TAFAOSwBADRKBQCR6wMNqgxpKzhrBQCRTBVAOGwAADR/AQnrY///VB9pKzgKjED4iv3/tekDH6oKaWk4KQUAkcr//zVAAIBS4QAA0CEAKZEiBQDRCAiAUuMDH6rkAx+q5QMfqgEAANTAA1/W/0MD0Wj///AI4SGR9lcLqQEBQK325wKy+mcJqbaZmfJ5///wOZMdkfhfCqmXAADw984okeAHAa1YAYBSAQFBrfRPDKn0AwCq8wMfqvoDAZF1///wtT4Okf17CKn9AwKR4AcAreAHQa3pAxeq6gMTquEDAq3gB0Ct4QMDrUh91ptfJQDxC/1D0+gDCapsqRgb6gMLqowFHDIs/R84CP//VOsDH6qJHQASTGtrOOoDC6prBQCRrP//NX/9APEIAQBUSWsqOAkVQDhKBQCRqQAANF/9APFj//9UAgAAFGoFANHpAx+qX2sqOEpraTjoAwmqKQUAkar//zU//QDxSAEAVMkFgFLqAxmqSWsoOEkVQDgIBQCRqQAANB/9APFj//9UAgAAFCgFANFfayg4CAeAUkIIkFJgDICS4QMBkQIBoHIDMIBS5AMfquUDH6oBAADUCHxAk4ACALniAwGR4QMVquADCKoiAACUgAKAuQgEgFLBAIBS4gMfquMDH6rkAx+q5QMfqgEAANQgAgC0gAKAueEDH6riAx+q4wMfquQDH6rlAx+qKAeAUgEAANRzBgCRfwZA8YH1/1Rg///wAOAikWb//5fAD4BS7P3/l+ADEyr0T0yp9ldLqfhfSqn6Z0mp/XtIqf9DA5HAA1/WQAD4t8ADX9b/QwHRav//8EpNG5Fo///wCI0MkeKrAanq5wKy6IcAqekDAMuIAADwCM0okaqZmfJLAYBS/XsEqf0DAZEsfcqbPyUA8Yz9Q9ONpQsb6QMMqq0FHDIN/R84KP//VGn///ApWRiR4CMAkeinAqn/HwD5Pf//l8APgFLD/f+X/8MB0QhIULn5GwD5GQCIUgrEiVL0TwapOQCgchQBCgv9ewKp8wMAqvhfBKngAx+q6QMBqvZXBan1AwOq9gMCqvkLAPnhQwCR6BCAUvQPALniAx+qAwGAUuQDH6rlAx+qAQAA1CAAgFLoFIBS4QGAUuIDH6rjAx+q5AMfquUDH6oBAADU6BSAUoAEgFIhAIBS4gMfquMDH6rkAx+q5QMfqgEAANSoFYBS4QMfquADH6riAx+q4wMfquQDH6rlAx+qAQAA1B8ACev9gwCR4SMAVGBKULkjAQCUYAZAkeEDH6pzAQCUYAyAkmEGQJFIBIBSAjiAUuMDH6rkAx+q5QMfqgEAANRhBkCRYAyAksgGgFLiAxSq4wMUqgQggFLlAx+qAQAA1GH///AhBByRYgZAkZP//5dgQpC5iAaAUiF5gFLiAx+q4wMfquQDH6rlAx+qAQAA1GH///AhmBuR4gMTqof//5dgQpC5HyAD1VdF9zBh///wISgfkYgigFLiAwCq4wMXquQDH6rlAx+qAQAA1GH///AhwAyR4gMTqnj//5cCAJhSYEKQueEDF6oCAaByCAeAUuMDH6rkAx+q5QMfqgEAANRh///wITwOkeIDE6r3AwCqav//l+ADFyrhAxQqUQEAlGH///AhBAiR4gMTqmP//5fhAx+q4gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJcHZH4AwCqVf//lzgZALS5DwD5AACAkqETANG/wx+4iCCAUiIAgFLjAx+q5AMfquUDH6oBAADUHwAY6+ACAFQfAADxbAEAVKBjAJEoEYBS4QMfquIDH6oDAYBS5AMfquUDH6oBAADUHzwA8aAVAFS/wx+4AACAkqETANGIIIBSIgCAUuMDH6rkAx+q5QMfqgEAANTp//8XtcNfuGBCkLmIBoBSAXiAUuIDH6rjAx+q5AMfquUDH6oBAADUYEpQuaAAAJQAAICSiCCAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1B8oALHh/v9UtgAAkNUO+DeJAADwKdEokeADF6o0XQApyAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1OEDCargAxcqFAIAlMjyaDlACfi2KAkANekDH6qoAACQCPEokQppaTgpBQCRyv//NSr9TdMpBQDRqgEAtYoAAPBK8Wg5SgEANIsAAPBr9SiR7P+DUgppKThqFUA4KQUAkWoAADQ/AQzrY///VOoDH6ofaSk4CWlqOEoFAJHJ//81S/1N00kFANFrAQC1CwSAUmr///BKlQuR7P+DUgtpKThLFUA4KQUAkWsAADQ/AQzrY///VOrnArIfaSk4iQAA8CnRKJHsAwDLqpmZ8ksBgFKNfcqbnyUA8a79Q9PNsQsb7AMOqq0FHDIt4R84KQUA0Qj//1TrAx+qqh0AEgxpazhrBQCRzP//NWz9TdNrBQDRDAEAtez/g1IKaSs4KhVAOGsFAJFqAAA0fwEM62P//1QfaSs4CAFAOcgBADRg///QAGAjkRn+/5dgQpC5Yf//0CEoH5FIBIBSAjiAUuMDH6rkAx+q5QMfqgEAANQPAAAUYEKQuR8gA9XhKvcwY///0GMoH5GIIoBS4gMAquQDH6rlAx+qAQAA1GH//9AhYBiR4gMTqqb+/5dgBkCR4QMfqm8AAJRg///QAHgMkXP//9BzIiSR4TMAkWkAAJRghkD4oP//tcjyaDn0T0ap+F9EqfkbQPkfAQBxCMCPUqACiBr2V0Wp/XtCqf/DAZHAA1/WFQCAEl7//xfAD4BSb/z/l+ADE6rhAxaq4gMVqpEAAJT/gwHR/XsEqf0DAZHhAx+q9E8FqfMDACriAx+qv8MfuCACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH//9AhaBmRYv//0EJoHpH0AwCqdP7/lzQCALTgAxSqoRMA0YgggFLiAx+q4wMfquQDH6rlAx+qAQAA1B8QALHg/v9UqMNfuKgCADX0T0Wp/XtEqf+DAZHAA1/WCMSLUgnEiVJgAggLYQIJC2ICCAt1AQCUAACAkigQgFIhAYBS4gMfquMDH6rkAx+q5QMfqgEAANTgAx8qNvz/l2j//9AIjQyRaf//0ClFEpFKAYBS6KcAqQnEiVKIAADQCM0okWsCCQvp5wKyqZmZ8mx9yZt/JQDxjP1D042tChvrAwyqrQUcMg39Hzgo//9Uaf//0CldGpHgIwCR6KcBqWj//9AIWRiR6P8CqZL9/5fAD4BSGPz/l+kDAaoCAJhS4QMAqmAMgJIIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANRgAvi3/Xu+qQEAAJAhcCeR4gMJqvMLAPn9AwCR8wMAqpABAJTgAxOqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1PMLQPn9e8KowANf1v17vqn9AwCR8wsA+fMDACqhHwC5AQAAkCHgL5GicwCRfAEAlGAC+LdpfkCToR9AuegGgFLjAx+q5AMfquUDH6rgAwmq4gMBqgEAANQgAfi34AMJqogGgFIBOIBS4gMfquMDH6rkAx+q5QMfqgEAANTzC0D5/XvCqMADX9b9e7qp/G8Bqf0DAJH6ZwKp+F8DqfZXBKn0TwWp/wdA0f8DAdHzAwGq9QMAqmH//9Ah1BKR4AMCqvQDAqpLAgCU9gMAqrdKULlh///QIegSkeADFKq/Ax/4RAIAlEAEALXpAx+qqwZAkR8gA9WIrggQCmlpOCkFAJHK//81P30B8SkFANFIAQBUagFAOQoBADRrBQCRCmkpOCkFAJFqFUA4agAAND99AfFj//9UH2kpOKkAALApASmRKAEA+YgCQPkIAQC0KgCAUl/9P/GgFgBUKHkq+Ih6avhKBQCRaP//tfQDCapAAIBSoUMA0egQgFLiAx+qAwGAUuQDH6rlAx+qAQAA1MgUgFJAAoBS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUCMSJUuACCAvhAggL4gIIC8IAAJQgAIBS6BSAUiEBgFLiAx+q4wMfquQDH6rlAx+qAQAA1HUCQPnoAxWqCQFAOakAADQ/vQBxoAEAVAgFAJH7//8XqAJAOYgCADVoAkD5af//0CmNDJFq///QSrUHkekrAKnoCwD5dgAAFOADFaqoG4BS4QMTquIDFKrjAx+q5AMfquUDH6oBAADU9wMAqmgCQPlhAAAUaP//0AilHZHfAgDxOhCAUvgDHyo3AICSCQGWmvbDAJE5AIBSmgCgcvsFgFLgwwCR4QMfKgIAglL8AwmqTfn/l+gDH6qJBwCRKgCAUivxXzjrAAA0f+kAcaAAAFQpBQCRCAUA0UoFAJH5//8X6wMVqmwVQDhKBQCRzP//NV/9P/EoBwBU6AAAtOoDH6qLa2o4y2oqOEoFAJEfAQqrgf//VIgBALTowwCRCgCAkgsVQDhKBQCRy///NUsFAJF//T/xaAAAVOoDC6ob8R8432oqOOgDH6rKamg47AMIqggFAJGq//81H/0/8QgFANFoAQBUqgJAOSoBADSrBgCR6AMMqspqKDgIBQCRahVAOGoAADQf/T/xY///VN9qKDjgwwCR4QMTquIDFKrjAx+q5AMfquUDH6qoG4BSAQAA1B80ALEIUACR9wMAquoXnxofSQDxGAMKKigBAFQoI8iaHwEa6sAAAFQo8V84iAAANHUCQPmoAkA5yPX/NWgCQPl4AwA1af//0CmNDJFq///QSrUHkf82ALHoCwD56SsAqSADAFT/CgCxoQAAVGj//9AIrRqR8w+AUhYAABRo///QCLkQkWn//9Ap+QuR/yIAsSgBiJoOAAAUYP//0ACAJJFo/P+XwA+AUu76/5dp///QKY0MkWr//9BKtQeR6AsA+ekrAKlo///QCHkIkdMPgFJp///QKVkYkeADAJHopwGp/xcA+Vf8/5fgAxMq3fr/l+oDACrpAwGq6AaAUkB9QJPhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTAAPi3AQAAkCEQNJHgAwoq4gMJqlgAABTAA1/W/4MB0UikgFL9ewKp/YMAkQgBpHL3GwD54wMfqvZXBKn2AwAq4AMfqvRPBan0AwIq9QMBKqgPAPnoE4BS4QMfqv//AKniAx+q5AMfqv8PAPnlAx+qc///0HM6CJEBAADUYv//0EJgDpHhAxOqzfz/l/UDFSqoEoBS4wMfquADFarhAxWq4gMVquQDH6rlAx+qAQAA1Hf//9D3FheRYv//0EJgCJHhAxeqvvz/l+ADFiriAxQqaBKAUuEDFarjAx+q5AMfquUDH6oBAADUYv//0ELYD5HhAxeqsvz/l6BjAJHhIwCRaAuAUuIDH6rjAx+q5AMfquUDH6oBAADUYv//0EKAB5HhAxOqpvz/l8AEgFLoFIBSIQCAUuIDH6rjAx+q5AMfquUDH6oBAADUYf//0CHgDJFi///QQqASkZn8/5f0T0Wp9xtA+fZXRKn9e0Kp/4MBkcADX9b9e7qp/AsA+f0DAJH6ZwKp+F8DqfZXBKn0TwWp/wtA0fUDACrzAwKq9AMBqrZ+QJPhAwCRqAeAUgIAhFLjAx+q5AMfquADFqrlAx+q+QMAkQEAANT3AwCqHwQA8csEAFT6Ax+qOAMaiwhPQDkfuQBxYQAAVAhTQDnIAQA0CE9AOR+5AHHBAABUCFNAOR+5AHFhAABUCFdAOcgAADTgAxUq4QMYquIDE6qAAj/WIAL4twgjQHlaAwiLXwMX60P9/1TgAxaq4QMAkagHgFICAIRS4wMfquQDH6rlAx+qAQAA1PcDAKofAADxzPv/VAIAABT3AwCq4AMXqv8LQJH0T0Wp/AtA+fZXRKn4X0Op+mdCqf17xqjAA1/W/wMF0fRPE6nzAwGq9AMAKv17EKn9AwSR/IsA+fZXEqliAgC04QMTqoB+QJMKIIBSKDxBOAsgglLpAwKq5AMAkeP/gFIfAQBxaCSAUuUDH6piAYqaAQAA1EAJALXoF0C5KQFAuR8BCWvBCABU4AMUKuEDE6pLAACUIAYANJV+QJMCAJhSYU4AkQgHgFICAaBy4wMfquADFarkAx+q5QMfqgEAANT0AwCq4Ab4txYAAJDWcieR4AMVqmFOAJFoBIBSAkCAUuMDH6rkAx+q5QMfqgEAANQfnACxQQQAVOADFKrIB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU4QMWquADFCriAx+qeP//l0D9/7bpAwCq4AMUqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANT0AwmqEwAAFIB+QJNhTgCRaASAUuIDH6rjAx+q5AMfquUDH6oBAADUCQAAFOADFKooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU9AMfquADFKr0T1Op9ldSqfyLQPn9e1Cp/wMFkcADX9YoSEA5HxEAcUACAFRoAgA1/0ME0Sg8QTj9gwD5AHxAkwkggFIKIIJSHwEAceQDAJFoJIBSQgGJmuP/gFLlAx+qAQAA1OAAALTgAx8qCQAAFCAAgFLAA1/W4AMfKsADX9boO0B5CA0UEh8RQHHgF58a/YNA+f9DBJHAA1/W/Xu9qfULAPn9AwCR9QMAKvRPAqnzAwKq9AMBqtr//5dAAwA0oH5AkwIAmFKBTgCRCAeAUgIBoHLjAx+q5AMfquUDH6oBAADU9AMAquYDAKqgAPi3YQJAueADFCqY/f+X5gMAquADFKooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUAgAAFOYDH6r0T0Kp4AMGqvULQPn9e8OowANf1ugDAKoAAED5AAMAtOkDAKrqAwGqSwFAOcsAADQsFUA4SgUAkZ8BC2tg//9UCQAAFAkEANHqAwGqSxVAOCkFAJHL//81KQFAOT/1AHGAAABUAI1A+MD9/7UEAAAUKBRAOAAEAJHI//81wANf1v17vKn8XwGp/QMAkfZXAqn0TwOp/wMI0fQDAqrqAwGq6QMAKksgAJEMAICSiAIMi4wFAJEIJUA5qP//NfYDCqo1fUCTDSCAUsg+QTgOIIJS4AMVquQDAJHj/4BSHwEAcWgkgFLhAxaqwgGNmuUDH6oBAADU8wMAqoAY+LeXAgyLiAVA0e0DFqquFUA4CAUAkc7//zUNAIKSHwEN62IAAFRzBICSuQAAFKwBALQIAICS7AMLqo0VQDgIBQCRzf//NQ0FAJG//T/xiAAAVOgFgFKI8R846AMNqn9pKDjoAx+qjAIIiwgFAJGMIUA5rP//NR/9P/ENBQDRqAEAVMwCQDlsAQA0jR4AkUpRAJGsaSg4DgUAkUwVQDiMAAA0H/0/8egDDqpD//9UzQUA0eg7QHl/aS04CA0UEh8RQHFBAwBUAgCYUuADFaoIB4BS4QMWqgIBoHLjAx+q5AMfquUDH6oBAADU9QMAqvMDAKqgAPi34AMVKuEDFKor/v+X8wMAquADFaooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUeQAAFOoXQLmLAkC5XwELa0EIAFQfKUBxwAoAVB8hQHGhCwBUAgCRUuADFaoIB4BS4QMWqgIBoHLjAx+q5AMfquUDH6oBAADU8wMAqsAM+LdgfkCTYf//0CG8DJHkAwSRaCSAUgIgglLj/4BS5QMfqgEAANRACvi34AMTqugGgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQgCfi36DtCeakdgFLgAxOq4gMfquMDH6rkAx+qCAEJiuUDH6oBAXiyiAaAUgEAANT1AwCqoAf4t+ADE6ooA4BSAYCAUuIDH6rjAx+q5AMfquUDH6oBAADUoAj4t+ADE6ooA4BSAYCAUkIAgFLjAx+q5AMfquUDH6oBAADUKwAAFMoAADRh///QIfQXkeADFKq8AQCULgAAFB8pQHGBBQBU4AMJKuEDFqriAxSqNQAAlOAEADTgAxWqaASAUuEDFqriAx+q4wMfquQDH6rlAx+qAQAA1B4AABTgAwkq4QMWquIDFKonAACUoAAANGH//7AhCBGR4AMUqqIBAJTgAxWqyAaAUuEDFqriAx+q4wMfqgQggFLlAx+qAQAA1PMDAKoLAAAU9QMAquADE6ooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU8wMVqv8iADngAxOq/wMIkfRPQ6n2V0Kp/F9Bqf17xKjAA1/WYf//sCHYEZHgAxSqggEAlOv//xf9e7qp/G8Bqf0DAJH6ZwKp+F8DqfZXBKn0TwWp/xdA0f8DCdFo//+wCAElkfMDAqoAAcA99AMBqvUDACpIAYBS9w9AkeBDAJHhAx8qAgCCUuAHhD33wgCR6BMI+fZDAJFU9v+XoH5Ak+EDFKrkAx+q5QMfquJDAJHICYBS4/+BUgEAANTpAx+qyNYAkWr//7BKvRuRP0UA8eAAAFRLaWk4zGppOCkFAJGfAQtrQP//VBMAABTpAx+q6kMAkUtpaTgpBQCRy///NSkFANE/3QDxYwEAVOkDH6pq//+wSu0akT8hAPGgAwBUS2lpOAxpaTgpBQCRnwELa0D//1TpAx+qYAaAueIHQJFhIgCRQkAAkag2gFIDA4BS5AMfquUDH6oBAADUHywAsYEAAFQ/oQ/xKQUAkWP+/1RgAvi3KAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1OkDHyrgAwkq/xdAkf8DCZH0T0Wp9ldEqfhfQ6n6Z0Kp/G9Bqf17xqjAA1/WH1AAsekDHyqA/v9UHwgAsUD+/1QfSACxQR4AVOhDQDkfvQBxQR4AVOAPQJHhAx8qAgCEUgDACJH0D0CRlMIIkfv1/5dgDICS4wMfquQDH6rlAx+q6QMfqmH//7Ah8AuRCAeAUgIFoFIBAADU8wMAqohqaTgpBQCRyP//NT/9P/EoBQDRqAEAVOlDQDlpAQA06kMAkesPQJFKAUCya8EIkWlpKDhJFUA4CAUAkWkAADQf/T/xY///VPgPQJEYwwiRH2soOPMa+Lf6D0CR9QdAkfQPQJFawwCRHACEUrXCAJH7/4NSlMIIkf8PALngD0CR4QMfKgIggFIAwACRzPX/l5kGAJGIAkA5H70AcYEAAFSUBgCROQcAkfv//xfIFgA06QMfqggdAHIAAQBUH70AccAAAFSIAgmLKQUAkTkHAJEIBUA5+P//Fz/9A/EMFQBU6QEAtOgDH6qKamg4SmsoOAgFAJE/AQjrgf//VOgCQDkfuQBxwQAAVOgGQDkfuQBxYQAAVOgKQDkoEwA0YH5Ak+QPQJFoJIBShMAEkWH//7AhvAyRAiCCUuP/gFLlAx+qAQAA1MARALXoR3G5iBEANeg6QnlKAoBSHwEKagERAFThD0CRAgCQUuADE6ohwACRCAeAUgIFoHLjAx+q5AMfquUDH6oBAADUoA/4t/YDAKoAfECT5A9AkYTABJFoJIBSYf//sCG8DJECIIJS4/+AUuUDH6oBAADUIA4Ateg6QnmUAgmLCA0UEh8pQHHBCwBU4AdAkeEDHyoCAIRSAMAAkXf1/5fhD0CR4gdAkeADE6ohwACRQsAAkcgJgFLj/4FS5AMfquUDH6oBAADU6EdxuWgLADUfBADxKwsAVOgPQLkfnQBxzAoAVOkPQLnoAx+qKQUAEekPALmpamg46gMIqggFAJGp//81Cf1N0wgFANFJAQC1iQJAOQkBADToAwqqqWooOCkXQDgIBQCRaQAANB8BG+tj//9Uv2ooOOj/g5KpAgiLCAUAkSlpfDip//81HwlAsUMHAFToAx+qqWpoOAgFAJHJ//816AAAtOkDH6qqamk4CmspOCkFAJEfAQnrgf//VOADFqooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU6AJIOR+9AHFhAgBU4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQIB4BSYAyAkmH//7Ah8AuRAgWgUuMDH6rkAx+q5QMfqgEAANTzAwCq9A9AkZTCCJEKAAAU4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTzAxaqs+j/thEAABQfoACx6QefGvz+/xcpAIBS+v7/F2B+QJPkD0CRYf//sCG8DJGEwASRaCSAUgIgglLj/4BS5QMfqgEAANRgAQC0KQCAUuADE6ooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU5f7/F+g6QnkJDRQSPyFAcSkAgFJh/v9U6kdxuSr+/zVJAoBSHwEJaikAgFKh/f9UKQloCuv//xeIAADQCPFoOUgAADTAA1/W6QMfqogAANAI8SiRCmlpOCkFAJHK//81Kv1N0ykFANFqAQC1CiBAOSoBADQLJACR7P+DUgppKTgpBQCRahVAOGoAADQ/AQzrY///VOoDH6ofaSk4CWlqOEoFAJHJ//81S/1N00kFANFrAQC1KgBAOSoBADQrBACR7P+DUgppKTgpBQCRahVAOGoAADQ/AQzrY///VB9pKTjAA1/W/4MA0esDASrqAwAq//8AqeADACr/gwH4IQCAUsgYgFIBAaBy4gMfquMDH6rkAx+q5QMfqgEAANTpAwCqYAL4t2gJwFpfCQBx6gsAeQh9EFPoDwB54QEAVOgPgFLgAwmq4RMAkQggoHICAoBS4wMfqugLALloGYBS5AMfquUDH6oBAADUDQAAFD+FAbEVAAAUKACAUuADCarhEwCR6G8AOWgZgFKCA4BS4wMfquQDH6rlAx+qAQAA1OoDAKrgAwmqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1F8FALHgF58a/4MAkcADX9b9e72p9QsA+UgEgFLjAx+q9E8CqfMDAKr0AwEqYAyAkuQDH6rhAxOq4gMUquUDH6oBAADUH0QAsWH//7AhBByR4AOAmuIDE6r9AwCRm/j/lwIAmFLhAxOqYAyAkgIBoHIIB4BS4wMfquQDH6rlAx+qAQAA1GH//7AhPA6R4gMTqvUDAKqN+P+X4AMVqugGgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANRh//+wIcAMkeIDE6qB+P+X4AMVqogGgFLhAxSq4gMfquMDH6rkAx+q5QMfqgEAANRh//+wIfAWkeIDE6p1+P+X4AMVqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANT0T0Kp9QtA+f17w6jAA1/WVE1QRElSPQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAATGlua2VyOiBEZWJpYW4gTExEIDE5LjEuNwAALnJvZGF0YQAudGV4dAAuZGF0YQAuYnNzAC5jb21tZW50AC5zaHN0cnRhYgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAAAAAQAAADIAAAAAAAAAYAEgAAAAAABgAQAAAAAAAOQIAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAACQAAAAEAAAAGAAAAAAAAAEQKIQAAAAAARAoAAAAAAAAoLwAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAA8AAAABAAAAAwAAAAAAAABsOSIAAAAAAGw5AAAAAAAAYAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAVAAAACAAAAAMAAAAAAAAA0DkiAAAAAADMOQAAAAAAAHAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAAAAAAAAAAAGgAAAAEAAAAwAAAAAAAAAAAAAAAAAAAAzDkAAAAAAAAaAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAABAAAAAAAAACMAAAADAAAAAAAAAAAAAAAAAAAAAAAAAOY5AAAAAAAALQAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAA=")) "secrets" $t27.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t29 "demand" (list $t30) "alerts" $t31 "inhibitions" $t33.result "operator_inhibitions" $t34.result "interval" 15 "own" $t35 "others" $t36.result "kubelet_paths" $t37 "kubelet_series" $t38.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t39.result "traces" $t40.result "telemetry" $t41 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t43 "cas" $t49 "scheduler" $t54 "redis" $t61 "peers" (dict "clients" (concat $t62 $known.nativelink_client_peers) "writers" $known.nativelink_writer_peers "dns" $known.nativelink_dns_peers "metrics" $t64) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "access" $known.nativelink_worker_access "user_namespaces" $known.nativelink_worker_user_namespaces "affinity" $t66) "only_pod_tolerations" $t68.result "pools" $pools "demand_pools" $t69 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t71) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t72.result "when" $when) -}}
 {{- end -}}
 
 {{- define "nativelink.formats._enough" -}}
@@ -3366,6 +3394,28 @@
 {{- $_ := set $frame "result" (and (not (contains "/" $name)) (not (hasPrefix "hugepages-" $name))) -}}
 {{- end -}}
 
+{{- define "nativelink.rules.persistent_workers" -}}
+{{- $frame := . -}}
+{{- $values := index .args 0 -}}
+{{- $yielded := list -}}
+{{- $t1 := dict "args" (list $values) -}}
+{{- template "nativelink.rules.pools_of" $t1 -}}
+{{- range $t2 := $t1.result -}}
+  {{- $path := index $t2 0 -}}
+  {{- $pool := index $t2 1 -}}
+  {{- $t4 := $pool.persistent_workers -}}
+  {{- if $t4 -}}
+    {{- $t3 := dict "args" (list $pool $values) -}}
+    {{- template "nativelink.context.isolation_of" $t3 -}}
+    {{- $t4 = (eq $t3.result "users") -}}
+  {{- end -}}
+  {{- if $t4 -}}
+    {{- $yielded = append $yielded (list (printf "%v.persistent_workers" $path) "is true, but a process that serves several actions cannot have the user of one (isolation: users)" "set the pool's isolation to none, or remove persistent_workers") -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $yielded -}}
+{{- end -}}
+
 {{- define "nativelink.rules.pools_of" -}}
 {{- $frame := . -}}
 {{- $values := index .args 0 -}}
@@ -3701,6 +3751,9 @@
 {{- template "nativelink.rules.duplicate_pools" $call -}}
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
+{{- template "nativelink.rules.persistent_workers" $call -}}
+{{- $findings = concat $findings $call.result -}}
+{{- $call := dict "args" .args -}}
 {{- template "nativelink.rules.min_over_max" $call -}}
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
@@ -3830,7 +3883,7 @@
 
 {{- define "nativelink.translated" -}}
 {{- $text := . -}}
-{{- range $pair := list (list "nativelink_scheduler_platform_properties" "scheduler.platformProperties") (list "nativelink_kube_state_metrics_namespace" "kubeStateMetricsNamespace") (list "nativelink_redis_exporter_image_digest" "redisExporter.imageDigest") (list "nativelink_cas_retention_when_deleted" "cas.retentionWhenDeleted") (list "nativelink_cas_retention_when_scaled" "cas.retentionWhenScaled") (list "nativelink_scheduler_max_job_retries" "scheduler.maxJobRetries") (list "nativelink_scheduler_worker_timeout" "scheduler.workerTimeout") (list "nativelink_worker_init_image_digest" "worker.initImageDigest") (list "nativelink_prometheus_image_digest" "prometheus.imageDigest") (list "nativelink_scheduler_node_selector" "scheduler.nodeSelector") (list "nativelink_collector_image_digest" "collector.imageDigest") (list "nativelink_redis_exporter_version" "redisExporter.version") (list "nativelink_edge_client_ca_secret" "edge.clientCaSecret") (list "nativelink_headroom_image_digest" "headroom.imageDigest") (list "nativelink_scheduler_tolerations" "scheduler.tolerations") (list "nativelink_worker_upload_timeout" "worker.uploadTimeout") (list "nativelink_redis_exporter_image" "redisExporter.image") (list "nativelink_cas_startup_timeout" "cas.startupTimeout") (list "nativelink_redis_storage_class" "redis.storageClass") (list "nativelink_scheduler_resources" "scheduler.resources") (list "nativelink_image_pull_secrets" "imagePullSecrets") (list "nativelink_metrics_namespaces" "metrics.namespaces") (list "nativelink_prometheus_address" "prometheus.address") (list "nativelink_prometheus_scrapes" "prometheus.scrapes") (list "nativelink_prometheus_version" "prometheus.version") (list "nativelink_redis_image_digest" "redis.imageDigest") (list "nativelink_scheduler_replicas" "scheduler.replicas") (list "nativelink_cas_ac_store_size" "cas.acStoreSize") (list "nativelink_cas_node_selector" "cas.nodeSelector") (list "nativelink_cas_storage_class" "cas.storageClass") (list "nativelink_collector_version" "collector.version") (list "nativelink_prometheus_labels" "prometheus.labels") (list "nativelink_redis_secret_name" "redis.secretName") (list "nativelink_redis_volume_size" "redis.volumeSize") (list "nativelink_scheduler_backend" "scheduler.backend") (list "nativelink_worker_init_image" "worker.initImage") (list "nativelink_workers_namespace" "workersNamespace") (list "nativelink_edge_annotations" "edge.annotations") (list "nativelink_headroom_version" "headroom.version") (list "nativelink_metrics_interval" "metrics.interval") (list "nativelink_priority_classes" "priorityClasses") (list "nativelink_prometheus_image" "prometheus.image") (list "nativelink_cas_node_spread" "cas.nodeSpread") (list "nativelink_cas_tolerations" "cas.tolerations") (list "nativelink_cas_volume_size" "cas.volumeSize") (list "nativelink_collector_image" "collector.image") (list "nativelink_edge_tls_secret" "edge.tlsSecret") (list "nativelink_redis_resources" "redis.resources") (list "nativelink_traces_endpoint" "traces.endpoint") (list "nativelink_cas_store_size" "cas.storeSize") (list "nativelink_headroom_image" "headroom.image") (list "nativelink_max_open_files" "maxOpenFiles") (list "nativelink_redis_provider" "redis.provider") (list "nativelink_traces_percent" "traces.percent") (list "nativelink_allow_changes" "allowChanges") (list "nativelink_cas_resources" "cas.resources") (list "nativelink_instance_name" "instanceName") (list "nativelink_redis_address" "redis.address") (list "nativelink_redis_version" "redis.version") (list "nativelink_worker_egress" "worker.egress") (list "nativelink_workers_apart" "workersApart") (list "nativelink_cas_replicas" "cas.replicas") (list "nativelink_client_peers" "clientPeers") (list "nativelink_image_digest" "imageDigest") (list "nativelink_worker_image" "worker.image") (list "nativelink_worker_pools" "workerPools") (list "nativelink_redis_image" "redis.image") (list "nativelink_runbook_url" "runbookUrl") (list "nativelink_dashboards" "dashboards") (list "nativelink_log_format" "log.format") (list "nativelink_prometheus" "prometheus.provider") (list "scratch_storage_class" "scratchStorageClass") (list "nativelink_dns_peers" "dnsPeers") (list "nativelink_log_level" "log.level") (list "nativelink_namespace" "the namespace of the release") (list "nativelink_hostname" "hostname") (list "platform_properties" "platformProperties") (list "ingress_class_name" "ingress.className") (list "nativelink_metrics" "metrics.senders") (list "nativelink_scaling" "scaling") (list "nativelink_version" "version") (list "persistent_workers" "persistentWorkers") (list "ingress_namespace" "ingress.namespace") (list "gitops_namespace" "gitops.namespace") (list "ingress_provider" "ingress.provider") (list "nativelink_image" "image") (list "polling_interval" "pollingInterval") (list "cooldown_period" "cooldownPeriod") (list "fast_store_size" "fastStoreSize") (list "gitops_interval" "gitops.interval") (list "gitops_provider" "gitops.provider") (list "nativelink_edge" "edge.kind") (list "keda_namespace" "keda.namespace") (list "longest_action" "longestAction") (list "node_selector" "nodeSelector") (list "image_digest" "imageDigest") (list "max_replicas" "maxReplicas") (list "min_replicas" "minReplicas") (list "scratch_size" "scratchSize") (list "scale_down" "scaleDown") (list "scale_up" "scaleUp") -}}
+{{- range $pair := list (list "nativelink_scheduler_platform_properties" "scheduler.platformProperties") (list "nativelink_kube_state_metrics_namespace" "kubeStateMetricsNamespace") (list "nativelink_redis_exporter_image_digest" "redisExporter.imageDigest") (list "nativelink_cas_retention_when_deleted" "cas.retentionWhenDeleted") (list "nativelink_cas_retention_when_scaled" "cas.retentionWhenScaled") (list "nativelink_scheduler_max_job_retries" "scheduler.maxJobRetries") (list "nativelink_scheduler_worker_timeout" "scheduler.workerTimeout") (list "nativelink_worker_init_image_digest" "worker.initImageDigest") (list "nativelink_prometheus_image_digest" "prometheus.imageDigest") (list "nativelink_scheduler_node_selector" "scheduler.nodeSelector") (list "nativelink_collector_image_digest" "collector.imageDigest") (list "nativelink_redis_exporter_version" "redisExporter.version") (list "nativelink_worker_user_namespaces" "worker.userNamespaces") (list "nativelink_edge_client_ca_secret" "edge.clientCaSecret") (list "nativelink_headroom_image_digest" "headroom.imageDigest") (list "nativelink_scheduler_tolerations" "scheduler.tolerations") (list "nativelink_worker_upload_timeout" "worker.uploadTimeout") (list "nativelink_redis_exporter_image" "redisExporter.image") (list "nativelink_cas_startup_timeout" "cas.startupTimeout") (list "nativelink_redis_storage_class" "redis.storageClass") (list "nativelink_scheduler_resources" "scheduler.resources") (list "nativelink_image_pull_secrets" "imagePullSecrets") (list "nativelink_metrics_namespaces" "metrics.namespaces") (list "nativelink_prometheus_address" "prometheus.address") (list "nativelink_prometheus_scrapes" "prometheus.scrapes") (list "nativelink_prometheus_version" "prometheus.version") (list "nativelink_redis_image_digest" "redis.imageDigest") (list "nativelink_scheduler_replicas" "scheduler.replicas") (list "nativelink_cas_ac_store_size" "cas.acStoreSize") (list "nativelink_cas_node_selector" "cas.nodeSelector") (list "nativelink_cas_storage_class" "cas.storageClass") (list "nativelink_collector_version" "collector.version") (list "nativelink_prometheus_labels" "prometheus.labels") (list "nativelink_redis_secret_name" "redis.secretName") (list "nativelink_redis_volume_size" "redis.volumeSize") (list "nativelink_scheduler_backend" "scheduler.backend") (list "nativelink_worker_init_image" "worker.initImage") (list "nativelink_workers_namespace" "workersNamespace") (list "nativelink_edge_annotations" "edge.annotations") (list "nativelink_headroom_version" "headroom.version") (list "nativelink_metrics_interval" "metrics.interval") (list "nativelink_priority_classes" "priorityClasses") (list "nativelink_prometheus_image" "prometheus.image") (list "nativelink_worker_isolation" "worker.isolation") (list "nativelink_cas_node_spread" "cas.nodeSpread") (list "nativelink_cas_tolerations" "cas.tolerations") (list "nativelink_cas_volume_size" "cas.volumeSize") (list "nativelink_collector_image" "collector.image") (list "nativelink_edge_tls_secret" "edge.tlsSecret") (list "nativelink_redis_resources" "redis.resources") (list "nativelink_traces_endpoint" "traces.endpoint") (list "nativelink_cas_store_size" "cas.storeSize") (list "nativelink_headroom_image" "headroom.image") (list "nativelink_max_open_files" "maxOpenFiles") (list "nativelink_redis_provider" "redis.provider") (list "nativelink_traces_percent" "traces.percent") (list "nativelink_allow_changes" "allowChanges") (list "nativelink_cas_resources" "cas.resources") (list "nativelink_instance_name" "instanceName") (list "nativelink_redis_address" "redis.address") (list "nativelink_redis_version" "redis.version") (list "nativelink_worker_access" "worker.access") (list "nativelink_worker_egress" "worker.egress") (list "nativelink_workers_apart" "workersApart") (list "nativelink_cas_replicas" "cas.replicas") (list "nativelink_client_peers" "clientPeers") (list "nativelink_image_digest" "imageDigest") (list "nativelink_worker_image" "worker.image") (list "nativelink_worker_pools" "workerPools") (list "nativelink_writer_peers" "writerPeers") (list "nativelink_redis_image" "redis.image") (list "nativelink_runbook_url" "runbookUrl") (list "nativelink_dashboards" "dashboards") (list "nativelink_log_format" "log.format") (list "nativelink_prometheus" "prometheus.provider") (list "scratch_storage_class" "scratchStorageClass") (list "nativelink_dns_peers" "dnsPeers") (list "nativelink_log_level" "log.level") (list "nativelink_namespace" "the namespace of the release") (list "nativelink_hostname" "hostname") (list "platform_properties" "platformProperties") (list "ingress_class_name" "ingress.className") (list "nativelink_metrics" "metrics.senders") (list "nativelink_scaling" "scaling") (list "nativelink_version" "version") (list "persistent_workers" "persistentWorkers") (list "ingress_namespace" "ingress.namespace") (list "gitops_namespace" "gitops.namespace") (list "ingress_provider" "ingress.provider") (list "nativelink_image" "image") (list "polling_interval" "pollingInterval") (list "cooldown_period" "cooldownPeriod") (list "fast_store_size" "fastStoreSize") (list "gitops_interval" "gitops.interval") (list "gitops_provider" "gitops.provider") (list "nativelink_edge" "edge.kind") (list "keda_namespace" "keda.namespace") (list "longest_action" "longestAction") (list "node_selector" "nodeSelector") (list "image_digest" "imageDigest") (list "max_replicas" "maxReplicas") (list "min_replicas" "minReplicas") (list "scratch_size" "scratchSize") (list "scale_down" "scaleDown") (list "scale_up" "scaleUp") -}}
   {{- $text = regexReplaceAll (printf "\\b%s\\b" (index $pair 0)) $text (index $pair 1) -}}
 {{- end -}}
 {{- $text -}}

@@ -68,6 +68,7 @@ type workerConfig struct {
 	LongestOld   float64                              `json:"max_action_timeout"`
 	Longest      float64                              `json:"max_action_timeout_s"`
 	Precondition expanded                             `json:"experimental_precondition_script"`
+	Entrypoint   expanded                             `json:"entrypoint"`
 	Properties   map[string]struct{ Values []string } `json:"platform_properties"`
 	Environment  map[string]struct{ Value *expanded } `json:"additional_environment"`
 }

@@ -257,20 +257,30 @@ func (w *worker) execute(
 	for _, variable := range command.EnvironmentVariables {
 		environment[variable.Name] = variable.Value
 	}
-	program := command.Arguments[0]
+	arguments := command.Arguments
+	entrypoint := string(w.config.Entrypoint)
+	if entrypoint != "" {
+		arguments = slices.Concat([]string{entrypoint}, arguments)
+	}
+	program := arguments[0]
 	if !strings.Contains(program, "/") {
 		program, _ = exec.LookPath(program)
 	}
 	var stdout, stderr strings.Builder
 	process := exec.CommandContext(ctx, program)
 	process.Path, process.Err = program, nil // a relative path is relative to the folder
-	process.Args, process.Dir, process.Env = command.Arguments, folder, []string{}
+	process.Args, process.Dir, process.Env = arguments, folder, []string{}
 	for _, name := range slices.Sorted(maps.Keys(environment)) {
 		process.Env = append(process.Env, name+"="+environment[name])
 	}
 	process.Stdout, process.Stderr = &stdout, &stderr
 	process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	process.Cancel = func() error { return syscall.Kill(-process.Process.Pid, syscall.SIGKILL) }
+	process.Cancel = func() error {
+		if entrypoint != "" { // which the original ends alone
+			return process.Process.Kill()
+		}
+		return syscall.Kill(-process.Process.Pid, syscall.SIGKILL)
+	}
 	process.WaitDelay = 30 * time.Second
 	metadata.ExecutionStartTimestamp = timestamppb.Now()
 	err := process.Run()
@@ -319,7 +329,8 @@ func (w *worker) furnish(ctx context.Context, from digest, folder string) error 
 		if file.IsExecutable {
 			mode = 0o555
 		}
-		if err := os.WriteFile(filepath.Join(folder, file.Name), content, mode); err != nil {
+		path := filepath.Join(folder, file.Name)
+		if err := errors.Join(os.WriteFile(path, content, mode), os.Chmod(path, mode)); err != nil {
 			return err
 		}
 	}
