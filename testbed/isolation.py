@@ -1,4 +1,4 @@
-"""The program of isolated workers, which Debian's clang and lld build to the same bytes each time, for both architectures.
+"""The program of isolated workers, for both architectures. Debian's clang and lld build the same bytes each time.
 
 It has no C library, so that it runs in every image.
 """

@@ -522,7 +522,8 @@ def _cas_stores(known: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 def _shards(kind: str, pods: int, namespace: str, read_batching: bool) -> list[dict[str, Any]]:
     """The stores of NativeLink's `shard` store over the slices of all CAS pods, of kind `cas`, `ac` or `writers`.
 
-    The last one is `ac` at the port where results may be written. Their order and weights decide where a key lives, so whoever shards has this list: CAS, scheduler and workers.
+    The last one is `ac` at the port where results may be written. Their order and weights decide where a key lives, so
+    whoever shards has this list: CAS, scheduler and workers.
     """
     batching: dict[str, Any] = {"experimental_read_batching": {}} if read_batching and kind == "cas" else {}
     return [

@@ -155,9 +155,36 @@ def test_a_refused_action_does_not_delay_a_drain(worker: Worker) -> None:
 
 def test_without_a_note_of_begun_actions_a_drain_would_end_too_early(worker: Worker) -> None:
     """The counter-run of the tests above takes the note out of the precondition script."""
-    worker.write("precondition", committed("prod")["worker/precondition.sh"].replace(" && echo > /drain/begun", ""))
+    worker.write("precondition", committed("prod")["worker/precondition.sh"].replace("\necho > /drain/begun", ""))
     assert worker.accepts()
     assert worker.start("drain").wait(timeout=8) == 0
+
+
+@pytest.mark.parametrize("kind", ["directory", "FIFO"])
+def test_a_drain_and_a_start_go_on_whatever_an_action_has_put_in_place_of_their_files(
+    worker: Worker, kind: str
+) -> None:
+    """Without isolation an action has the user of NativeLink."""
+    make = {"directory": Path.mkdir, "FIFO": os.mkfifo}[kind]
+    make(worker.begun)
+    assert worker.accepts()
+    make(worker.marker)
+    assert not worker.accepts()
+    for path in (worker.begun, worker.work):
+        age(path, 3600)
+    assert worker.start("drain").wait(timeout=15) == 0
+    (worker.folder / "shared/nativelink").symlink_to("/bin/true")
+    assert worker.start("start").wait(timeout=10) == 0
+    assert worker.accepts()
+
+
+def test_an_action_is_refused_while_the_node_does_not_guard(worker: Worker) -> None:
+    guard = worker.folder / "drain/guarded"
+    guard.symlink_to("/bin/false")
+    assert not worker.accepts()
+    guard.unlink()
+    guard.symlink_to("/bin/true")
+    assert worker.accepts()
 
 
 def test_a_second_hook_waits_as_well(worker: Worker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import json5
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from tests.playbooks import run_playbook
@@ -120,8 +122,17 @@ def test_prod_configurations() -> None:
         "cas_store": {"ref_store": {"name": "CAS_SHARD"}},
     }
     listeners = {server["name"]: server for server in cas["servers"]}
-    assert listeners["public"]["services"]["ac"] == [{"instance_name": "main", "ac_store": "COUNTED_AC_COMPLETE"}]
     assert listeners["slice"]["services"]["cas"] == [{"instance_name": "slice", "cas_store": "COUNTED_CAS_SLICE"}]
+    results = {name: listener["services"]["ac"][0] for name, listener in listeners.items() if name != "health"}
+    assert results == {
+        "public": {"instance_name": "main", "ac_store": "COUNTED_AC_COMPLETE", "read_only": True},
+        "slice": {"instance_name": "slice", "ac_store": "COUNTED_AC_SLICE", "read_only": True},
+        "writers": {"instance_name": "slice", "ac_store": "COUNTED_AC_SLICE"},
+    }
+    assert listeners["writers"]["listener"]["http"]["socket_address"] == "0.0.0.0:50053"
+    assert "cas" not in listeners["writers"]["services"]
+    (client, *_) = json5.loads(files["scheduler/scheduler.json5"])["servers"]
+    assert client["services"]["ac"] == [{"instance_name": "main", "ac_store": "AC", "read_only": True}]
 
     scheduler = simple(files)
     assert scheduler["worker_timeout_s"] == 60
@@ -129,8 +140,14 @@ def test_prod_configurations() -> None:
     # The longest action of any pool (1 h), its upload (10 m) and a margin.
     assert scheduler["max_action_executing_timeout_s"] > 60 * 60 + 10 * 60
 
-    (worker,) = json5.loads(files["worker/default/worker.json5"])["workers"]
+    settings = json5.loads(files["worker/default/worker.json5"])
+    (results,) = (store["shard"]["stores"] for store in settings["stores"] if store["name"] == "AC")
+    assert [store["store"]["grpc"]["endpoints"][0]["address"] for store in results] == [
+        f"grpc://nativelink-cas-{index}.nativelink-cas-headless.nativelink.svc:50053" for index in range(3)
+    ]
+    (worker,) = settings["workers"]
     local = worker["local"]
+    assert local["entrypoint"] == "/drain/action"
     assert (local["max_inflight_tasks"], local["max_action_timeout_s"], local["max_upload_timeout_s"]) == (
         8,
         3600,
@@ -803,7 +820,8 @@ def test_every_workload(cluster: str) -> None:
         assert workload["spec"]["selector"]["matchLabels"].items() <= labels.items(), name
         assert (namespace, spec["serviceAccountName"]) in accounts, name
         assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False), name
-        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        isolated = workload["metadata"]["labels"]["app.kubernetes.io/component"] == "worker"
+        assert spec["securityContext"].get("runAsNonRoot", False) is not isolated, name
         (budget,) = [
             budget
             for budget in budgets
@@ -813,9 +831,11 @@ def test_every_workload(cluster: str) -> None:
         assert budget["spec"]["maxUnavailable"] in (1, "25%"), name  # both allow the eviction of a single replica
         assert not [probe for probe in _probes(spec) if "grpc" in probe], name
         for part in [*spec["containers"], *spec.get("initContainers", [])]:
-            assert part["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+            added = {"add": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"]}
+            expected = {"drop": ["ALL"], **(added if part["name"] == "worker" else {})}
+            assert part["securityContext"]["capabilities"] == expected, name
             assert part["securityContext"]["allowPrivilegeEscalation"] is False, name
-            assert part["securityContext"]["readOnlyRootFilesystem"] is (part["name"] != "worker"), name
+            assert part["securityContext"]["readOnlyRootFilesystem"] is True, name
             assert "requests" in part["resources"], name
     for account in (item for item in objects if item["kind"] == "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
@@ -833,7 +853,7 @@ def _probes(spec: Object) -> list[Object]:
 def test_a_worker_drains() -> None:
     worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")["spec"]["template"]["spec"]
     (part,) = worker["containers"]
-    assert part["command"] == ["/config/start.sh"]
+    assert part["command"] == ["/config/start.sh", "guarded"]
     assert part["lifecycle"]["preStop"] == {"exec": {"command": ["/config/drain.sh"]}}
     # The drain may wait for 30 m of action and 10 m of upload. A liveness kill must not wait that long.
     assert worker["terminationGracePeriodSeconds"] > 30 * 60 + 10 * 60
@@ -847,6 +867,84 @@ def test_a_worker_drains() -> None:
     assert "/scratch" in mounts
     assert local["local"]["work_directory"] == "/scratch/actions"
     assert not {"/scratch/actions", "/scratch/store"} & mounts
+
+
+def worker_of(**variables: object) -> Object:
+    """Return the pod of the only pool."""
+    found = find(objects_of(render.tree(values_of(**variables))), "Deployment", "nativelink-worker-default")
+    return dict(found["spec"]["template"]["spec"])
+
+
+def test_an_isolated_worker_is_root_with_the_program_for_both_architectures() -> None:
+    files = render.tree(values_of())
+    (program,) = [item for item in objects_of(files) if item["kind"] == "ConfigMap" and "isolation" in str(item)]
+    headers = {name: base64.b64decode(content)[:20] for name, content in program["binaryData"].items()}
+    # ELF for the machines 62 (x86-64) and 183 (AArch64).
+    assert {name: (each[:4], each[18]) for name, each in headers.items()} == {
+        "amd64": (b"\x7fELF", 62),
+        "arm64": (b"\x7fELF", 183),
+    }
+    assert (program["immutable"], program["metadata"]["namespace"]) == (True, "nativelink-workers")
+    pod = worker_of()
+    assert program["metadata"]["name"] in [each.get("configMap", {}).get("name") for each in pod["volumes"]]
+    security = pod["containers"][0]["securityContext"]
+    assert (security["runAsUser"], security["runAsGroup"]) == (0, 0)
+    # The image of the first process has a user of its own, which no action has.
+    assert "runAsUser" not in pod["securityContext"]
+    assert "hostUsers" not in pod
+    mounts = {each["mountPath"]: each.get("subPath") for each in pod["containers"][0]["volumeMounts"]}
+    assert (mounts["/tmp"], mounts["/var/tmp"]) == ("tmp", "var-tmp")
+
+
+def test_without_isolation_actions_have_the_user_of_nativelink() -> None:
+    files = render.tree(values_of(nativelink_worker_isolation="none"))
+    assert "worker/isolation.yaml" not in files
+    assert "entrypoint" not in files["worker/default/worker.json5"]
+    pod = worker_of(nativelink_worker_isolation="none")
+    (part,) = pod["containers"]
+    assert part["command"] == ["/config/start.sh"]
+    assert part["securityContext"] == {
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["securityContext"]["runAsNonRoot"] is True
+
+
+def test_a_pool_has_an_isolation_of_its_own() -> None:
+    pools = [{"name": "default", "isolation": "none"}, {"name": "other"}]
+    files = render.tree(values_of(nativelink_worker_pools=pools))
+    assert "entrypoint" not in files["worker/default/worker.json5"]
+    assert 'entrypoint: "/drain/action"' in files["worker/other/worker.json5"]
+    assert "worker/isolation.yaml" in files
+
+
+def test_user_namespaces_and_the_guard_are_by_choice() -> None:
+    assert worker_of(nativelink_worker_user_namespaces=True)["hostUsers"] is False
+    assert worker_of(nativelink_worker_access="network_policy")["containers"][0]["command"] == ["/config/start.sh"]
+
+
+def test_the_program_refuses_actions_at_the_ports_that_are_only_for_workers() -> None:
+    source = (ROOT / "roles/nativelink/files/isolation/isolate.c").read_text()
+    assert "GUARDED[] = {50053, 50061};" in source
+    assert (PORTS["writers"], PORTS["worker_api"]) == (50053, 50061)
+
+
+def test_clients_that_may_write_have_a_listener_only_if_somebody_is_let_in() -> None:
+    files = render.tree(values_of())
+    assert "client-writers" not in "".join(files.values())
+    peer = {"namespaceSelector": {"matchLabels": {"ci": "yes"}}}
+    files = render.tree(values_of(nativelink_writer_peers=[peer]))
+    servers = {each["name"]: each for each in json5.loads(files["cas/cas.json5"])["servers"]}
+    listener = servers["client-writers"]
+    assert listener["listener"]["http"]["socket_address"] == "0.0.0.0:50054"
+    assert listener["services"]["ac"] == [{"instance_name": "main", "ac_store": "AC_WRITABLE"}]
+    service = find(objects_of(files), "Service", "nativelink-cas")["spec"]
+    assert [port["port"] for port in service["ports"]] == [50051, 50054]
+    rules = find(objects_of(files), "NetworkPolicy", "nativelink-cas")["spec"]["ingress"]
+    assert {"from": [peer], "ports": [{"protocol": "TCP", "port": 50054}]} in rules
 
 
 def test_the_first_process_of_a_worker_collects_processes_that_actions_leave() -> None:
