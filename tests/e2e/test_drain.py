@@ -50,7 +50,7 @@ POOLS = [
     pool("small", min_replicas=3),
     pool("drained", min_replicas=4),
     pool("fragile"),
-    pool("forgetful"),
+    pool("forgetful", isolation="none"),  # the entrypoint of isolation needs start.sh
     *([] if nativelink.SAVED else DELAYED),
 ]
 delays = nativelink.only_stand_in("make an action's folder late, and report late")

@@ -121,7 +121,7 @@ func (p *properties) Set(text string) error {
 func (l *load) upload(ctx context.Context, index int, seconds float64, salt string) (*repb.Digest, error) {
 	script := fmt.Sprintf(": %s; read -r run < /proc/sys/kernel/random/uuid; ", salt)
 	if l.begun != "" {
-		script += fmt.Sprintf("mkdir -p %[1]s; echo $run >> %[1]s/%[2]d; ", l.begun, index)
+		script += fmt.Sprintf("umask 0; mkdir -p %[1]s; echo $run >> %[1]s/%[2]d; umask 022; ", l.begun, index)
 	}
 	script += fmt.Sprintf("sleep %.2f; echo action %d run $run", seconds, index)
 	arguments := []string{"/bin/sh", "-c", script}
