@@ -84,7 +84,7 @@ def rollouts(before: Files, after: Files) -> list[str]:
         old, new = _workloads(before), _workloads(after)
     except _BROKEN:
         return []
-    return list(_lines(old, new)) if old else []
+    return [*_lines(old, new), *_results(before, after)] if old else []
 
 
 def running(directory: Path, after: Files, revision: str) -> dict[str, str]:
@@ -145,6 +145,16 @@ def _workloads(files: Files) -> dict[str, _Workload]:
                 configuration={file: files.get(file) for name in mounted for file in configurations.get(name, ())},
             )
     return found
+
+
+def _results(before: Files, after: Files) -> Iterator[str]:
+    """A line where the listener for workers is new, because clients can no longer write action results then."""
+    old, new = (files.get("cas/cas.json5", "") for files in (before, after))
+    if old and '"writers"' in new and '"writers"' not in old:
+        yield (
+            "action results: only workers write them; clients that upload results of their own need "
+            "nativelink_writer_peers (docs/upgrades.md)"
+        )
 
 
 def _lines(old: Mapping[str, _Workload], new: Mapping[str, _Workload]) -> Iterator[str]:

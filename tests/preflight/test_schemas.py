@@ -56,7 +56,7 @@ def test_a_general_validator_finds_faults_in_the_same_changed_objects() -> None:
     registry = Registry().with_resource("urn:kubernetes", Resource(contents, DRAFT202012))
     seen = {True: 0, False: 0}
     by_kind = {item["kind"]: item for item in objects()}
-    assert len(by_kind) == 8
+    assert len(by_kind) == 9
     for item in by_kind.values():
         name = schemas._kinds(VERSION)[item["apiVersion"], item["kind"]]
         validator = jsonschema.Draft202012Validator({"$ref": f"urn:kubernetes#/$defs/{name}"}, registry=registry)

@@ -204,6 +204,18 @@ def test_slots_that_are_too_many_for_one_process_are_noticed() -> None:
     assert notices(nativelink_worker_pools=[{**pool, "slots": 64}]) == []
 
 
+def test_actions_that_can_forge_are_noticed() -> None:
+    pools = [{"name": "linux"}, {"name": "tools", "isolation": "none", "persistent_workers": True}]
+    assert notices(nativelink_worker_pools=pools, nativelink_scaling="none") == [
+        "nativelink_worker_pools[tools].isolation: is none, so each action can write action results for everybody, "
+        "act as a worker, and change the inputs of later actions; set isolation to users"
+    ]
+    assert notices(nativelink_worker_access="network_policy") == [
+        "nativelink_worker_access: is network_policy, so each action can write action results for everybody, and act "
+        "as a worker; write node, which needs node_agent_guard"
+    ]
+
+
 def test_an_edge_that_does_not_authenticate_clients_is_noticed() -> None:
     anyone = {"nativelink_edge_client_ca_secret": ""}
     assert notices(**anyone) == [

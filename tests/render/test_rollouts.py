@@ -51,6 +51,15 @@ def test_only_the_pods_that_change_are_replaced(variables: dict[str, Any], lines
     assert rollouts(tree(), tree(**variables)) == lines
 
 
+def test_clients_that_could_write_action_results_before_are_told() -> None:
+    before = tree()
+    before["cas/cas.json5"] = before["cas/cas.json5"].replace('"writers"', '"other"')
+    assert rollouts(before, tree())[-1] == (
+        "action results: only workers write them; clients that upload results of their own need "
+        "nativelink_writer_peers (docs/upgrades.md)"
+    )
+
+
 def test_redis_keeps_its_queue() -> None:
     redis = {"nativelink_scheduler_backend": "redis"}
     changed = rollouts(tree(**redis), tree(**redis, nativelink_redis_version="7.4.0-v9"))
