@@ -38,6 +38,12 @@ def farm(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Entry:
     pools = [pool("default", slots=SLOTS, min_replicas=2)]
     made.apply(pools, nativelink_scaling="none", nativelink_cas_replicas=len(CAS))
     where.rolled_out(NAME, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
+    # A volume of all workers, on which each rule of a build leaves a file when it begins.
+    where.apply(nativelink.claim(made.workers, "begun"))
+    worker = {"name": "worker", "volumeMounts": [{"name": "begun", "mountPath": "/begun"}]}
+    volume = {"name": "begun", "persistentVolumeClaim": {"claimName": "begun"}}
+    change = json.dumps({"spec": {"template": {"spec": {"containers": [worker], "volumes": [volume]}}}})
+    where.run("-n", made.workers, "patch", "deployment", WORKERS, "-p", change)
     where.rolled_out(made.workers, f"deployment/{WORKERS}")
     return made
 
@@ -123,9 +129,7 @@ def begun_again(farm: Entry, client: Bazel, word: str, *arguments: str) -> int:
         goes = next(iter(workers(farm)))
         farm.where.run("-n", farm.workers, "delete", "pod", goes, "--wait=false", *arguments)
         assert building.result(timeout=patient(PATIENCE)) == {"remote": 2 * SLOTS}
-    # Each rule leaves a file on its worker when it begins. The files of the deleted worker are gone with its pod.
-    folders = [nativelink.scratch(farm.where, uid) / "tmp" for uid in workers(farm).values()]
-    return len([file for folder in folders for file in folder.glob(f"begun-{word}-*")]) - SLOTS
+    return len([*nativelink.claimed(farm.where, farm.workers, "begun").glob(f"{word}-*")]) - 2 * SLOTS
 
 
 def test_each_cas_pod_serves_the_blobs_of_all_cas_pods(farm: Entry) -> None:

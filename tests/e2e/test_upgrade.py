@@ -44,8 +44,8 @@ RUNNING = 2 * REPLICAS * SLOTS  # the most actions that run at a time: old worke
 RULES, SECONDS = 24, 3  # of each build of a load
 FEW = 6  # the rules of other builds
 
-# A volume of all workers, in the place of their own /tmp.
-SHARED = nativelink.claim(WORKERS, "tmp")
+# A volume of all workers, on which each rule of a build leaves a file when it begins.
+SHARED = nativelink.claim(WORKERS, "begun")
 PATCH = {
     "apiVersion": "apps/v1",
     "kind": "Deployment",
@@ -53,10 +53,8 @@ PATCH = {
     "spec": {
         "template": {
             "spec": {
-                "containers": [
-                    {"name": "worker", "volumeMounts": [{"name": "tmp", "mountPath": "/tmp", "subPath": None}]}
-                ],
-                "volumes": [{"name": "tmp", "persistentVolumeClaim": {"claimName": "tmp"}}],
+                "containers": [{"name": "worker", "volumeMounts": [{"name": "begun", "mountPath": "/begun"}]}],
+                "volumes": [{"name": "begun", "persistentVolumeClaim": {"claimName": "begun"}}],
             }
         }
     },
@@ -130,7 +128,7 @@ class Farm:
 
     def begun(self, word: str) -> int:
         """Return how often rules of words that start like this began."""
-        return len([*nativelink.claimed(self.where, WORKERS, "tmp").glob(f"begun-{word}*")])
+        return len([*nativelink.claimed(self.where, WORKERS, "begun").glob(f"{word}*")])
 
 
 @pytest.fixture(scope="module")
