@@ -264,6 +264,16 @@ def test_a_container_that_was_killed_is_followed_by_one_attachment(node: Node) -
     assert node.attached == node.pinned == guard("pod-a again")
 
 
+def test_a_container_that_fails_after_one_that_did_not_is_not_ready(node: Node) -> None:
+    first = attached(node, "pod-a", "guard")
+    first.kill()
+    first.wait()
+    node.start("pod-a", "guard", CANNOT_LOAD="guard")
+    node.says("pod-a", "not attached: guard: bpftool says: libbpf: Operation not permitted Error: failed ")
+    assert not node.ready("pod-a").exists()
+    assert node.attached == guard("pod-a")
+
+
 def test_a_container_that_was_killed_while_it_began_is_cleaned_up(node: Node) -> None:
     """It had pinned its programs and attached none."""
     left = node.pins / "pod-a-AbCdEf" / "guard"
