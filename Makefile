@@ -138,7 +138,7 @@ docs: venv ## build the documentation site: .site/index.html. A dead link is an 
 	NO_MKDOCS_2_WARNING=1 mkdocs build
 
 .PHONY: bpf
-bpf: venv ## compile the eBPF program of role low_latency, whose object file is committed
+bpf: venv ## compile the eBPF programs of role node_agent, whose object files are committed
 	python -m testbed bpf
 
 .PHONY: isolation

@@ -5,7 +5,7 @@ slots. One run measures three ways:
 
 - "public listener": scheduler and workers use the public listener of the CAS, as older trees did;
 - "slices": they reach the slices directly, as it is rendered;
-- "slices, low latency": the same with the role low_latency.
+- "slices, low latency": the same with low latency of the role node_agent.
 
 NativeLink is the original if TESTBED_IMAGES has it (testbed/README.md). Otherwise it is the stand-in, which then leaves
 Nagle's algorithm on, as the original does.
@@ -136,7 +136,7 @@ def _direct(made: Edge) -> None:
 
 def _low_latency(made: Edge) -> None:
     made.where.load(*components.images_of("bpftool"))
-    made.site.set(edge.NAME, low_latency_enabled=True)
+    made.site.set(edge.NAME, node_agent_low_latency=True)
     made.site.playbook("provision")
 
 

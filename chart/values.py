@@ -47,7 +47,7 @@ ALLOWED = "nativelink_allow_changes"
 CONSTANTS = {
     "keda_install": "existing",
     "storage_classes_list": [],
-    "low_latency_namespace": specs.defaults()["low_latency_namespace"],
+    "node_agent_namespace": specs.defaults()["node_agent_namespace"],
 }
 # Where the description of the variable says what the bootstrap does.
 _DESCRIPTIONS = {

@@ -112,7 +112,7 @@ def made() -> Dashboard:
             "Reads, 95 % below",
             "ms",
             "cas and ac are what clients see, cas_slice and ac_slice a pod's own disk. Normal: milliseconds on disk. A "
-            "slow disk raises all of them, a slow network only cas and ac. Without role low_latency each hop adds 40 "
+            "slow disk raises all of them, a slow network only cas and ac. Without low latency each hop adds 40 "
             "ms.",
             (
                 quantile(

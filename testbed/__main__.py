@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     added = command("tool", "print the path of a tool that checks or packages the chart", named=False)
     added.add_argument("tool", choices=[tool for names in build.CHART_SETS.values() for tool in names])
     command("manifests", "only make the release manifests, and print their paths", named=False)
-    command("bpf", "compile the eBPF program of role low_latency into the role's object file", named=False)
+    command("bpf", "compile the eBPF programs of role node_agent into the role's object files", named=False)
     command("isolation", "build the program of isolated workers into role nativelink", named=False)
     added = command("load", "give a cluster with a real node the images of components")
     added.add_argument("component", nargs="+", choices=components.COMPONENTS)
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
                 for label, path in manifests.build_all().items():
                     print(f"{label:<24} {path}")
             case "bpf":
-                bpf.OBJECT.write_bytes(bpf.compiled())
+                bpf.write()
             case "isolation":
                 for architecture in isolation.TARGETS:
                     (isolation.FOLDER / architecture).write_bytes(isolation.compiled(architecture))

@@ -1,4 +1,4 @@
-"""The eBPF program of role low_latency, which Debian's clang compiles to the same bytes each time.
+"""The eBPF programs of role node_agent, which Debian's clang compiles to the same bytes each time.
 
 The name of the compiler's package contains its version, so that another release of Debian compiles the same.
 """
@@ -12,18 +12,17 @@ from pathlib import Path
 
 from testbed import build, debian
 
-SOURCE = Path(__file__).parents[1] / "roles/low_latency/files/tcp_nodelay.c"
-OBJECT = SOURCE.with_suffix(".o")
+SOURCES = sorted((Path(__file__).parents[1] / "roles/node_agent/files").glob("*.c"))
 _CLANG = "clang-19"
 
 
-def compiled(source: Path = SOURCE) -> bytes:
+def compiled(source: Path) -> bytes:
     """Compile a program, and return its object file. ``build.BuildError`` if that fails."""
     root = debian.root(_CLANG)
     libraries = root / "usr/lib/x86_64-linux-gnu"
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "object"
-        # Every kernel that has what the program needs also has version 2 of the instructions.
+        # Every kernel that has what the programs need also has version 2 of the instructions.
         command = [root / "usr/bin" / _CLANG, "-target", "bpfel", "-mcpu=v2", "-O2", "-Wall", "-Wextra", "-Werror"]
         command += ["-nostdinc", "-isystem", root / "usr/include", "-isystem", root / "usr/include/x86_64-linux-gnu"]
         # The object then contains neither the compiler's version nor the name of a folder.
@@ -33,3 +32,9 @@ def compiled(source: Path = SOURCE) -> bytes:
         if done.returncode:
             raise build.BuildError(f"compiling {source.name} failed: {done.stderr.strip()[-2000:]}")
         return target.read_bytes()
+
+
+def write() -> None:
+    """Compile all programs, and write their object files beside them."""
+    for source in SOURCES:
+        source.with_suffix(".o").write_bytes(compiled(source))

@@ -244,7 +244,7 @@ def _buildpack_deps() -> list[Image]:
 def _bpftool() -> list[Image]:
     return [
         Image(
-            _of_role("low_latency", "image", "image_version"),
+            _of_role("node_agent", "image", "image_version"),
             ("/usr/sbin/bpftool",),
             root=debian.root("bpftool", "coreutils", "dash"),
             stands_in="Debian's bpftool",

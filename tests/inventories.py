@@ -22,8 +22,9 @@ NO_ADD_ONS = {
     "nativelink_scaling": "none",
     "ingress_provider": "none",
     "nativelink_edge": "none",
+    "node_agent_guard": False,
 }
-"""A cluster without KEDA and the edge."""
+"""A cluster without KEDA, the edge and the node agent."""
 _OFFLINE = Path(__file__).resolve().parents[1] / ".ci" / "offline.py"
 
 

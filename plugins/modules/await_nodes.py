@@ -31,10 +31,10 @@ options:
 EXAMPLES = r"""
 - name: Wait for the nodes
   nativelink.gitops.await_nodes:
-    namespace: nativelink-low-latency
-    name: nativelink-low-latency
+    namespace: nativelink-node-agent
+    name: node-agent
     timeout: 120
-    what: low latency
+    what: node agent
 """
 
 RETURN = r"""

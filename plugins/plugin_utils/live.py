@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from .api import Api, ApiError, server_of
 from .findings import Finding, Findings
 from .quantities import KubernetesVersion, seconds_of
-from .specs import Values
+from .specs import Values, namespaces
 
 
 def live_findings(values: Values) -> list[Finding]:
@@ -64,8 +64,7 @@ def _questions(values: Values, timeout: float) -> Findings:
         return
     yield from _storage_classes(api, values)
     if not _may_create_namespaces(api):
-        low_latency = ("low_latency_namespace",) if values["low_latency_enabled"] else ()
-        for name in ("nativelink_namespace", "nativelink_workers_namespace", *low_latency):
+        for name in namespaces(values):
             yield from _namespace(api, name, values[name])
 
 

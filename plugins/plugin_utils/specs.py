@@ -13,7 +13,19 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ("preflight", "storage_classes", "keda", "ingress", "low_latency", "nativelink", "gitops")
+ROLES = ("preflight", "storage_classes", "keda", "ingress", "node_agent", "nativelink", "gitops")
+# Variables of earlier releases, and their names now.
+RENAMED = {
+    "low_latency_enabled": "node_agent_low_latency",
+    "low_latency_namespace": "node_agent_namespace",
+    "low_latency_image": "node_agent_image",
+    "low_latency_image_version": "node_agent_image_version",
+    "low_latency_image_digest": "node_agent_image_digest",
+    "low_latency_node_selector": "node_agent_node_selector",
+    "low_latency_tolerations": "node_agent_tolerations",
+    "low_latency_selinux_type": "node_agent_selinux_type",
+    "low_latency_wait_timeout": "node_agent_wait_timeout",
+}
 # The connection variables (cluster_*) belong to no role. The preflight role lists them, and they are required.
 PREFIXES = ("cluster_", *(f"{role}_" for role in ROLES))
 # Ansible's markup for code, a value and an option. The text in the brackets may contain a pair of brackets.
@@ -114,6 +126,12 @@ def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         name: _filled(options()[name], value) if name in options() else deepcopy(value)
         for name, value in values.items()
     }
+
+
+def namespaces(values: Values) -> tuple[str, ...]:
+    """Names of the variables whose namespaces a cluster has for itself: the node agent's only if it runs."""
+    agent = ("node_agent_namespace",) if values.get("node_agent_guard") or values.get("node_agent_low_latency") else ()
+    return ("nativelink_namespace", "nativelink_workers_namespace", *agent)
 
 
 def known(values: Values) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def test_bootstrap_provisions_the_cluster(story: Story) -> None:
         "Deployment keda/keda-operator",
         "CustomResourceDefinition /grpcroutes.gateway.networking.k8s.io",
         "GatewayClass /nativelink",
+        "DaemonSet nativelink-node-agent/node-agent",
         "Application argocd/nativelink-alpha",
     ):
         assert name in story.made

@@ -15,11 +15,12 @@ from tests.playbooks import Project
 
 from .conftest import objects
 
-# The edge's controller is left out to save time. It is installed in the same way as KEDA and Argo CD.
+# The edge's controller and the node agent are left out to save time. They are installed like KEDA and Argo CD.
 VARIABLES = {
     **LOCAL_PATH,
     "ingress_provider": "none",
     "nativelink_edge": "none",
+    "node_agent_guard": False,
     "gitops_provider": "argocd",
     "gitops_repository": "https://git.example.com/platform/clusters.git",
 }

@@ -63,9 +63,9 @@ class Bazel:
     ) -> dict[str, int]:
         """Build rules that sleep and write a word, and return the number of processes by kind: ``{"remote": 20}``.
 
-        Each rule leaves its own file ``/begun/WORD-…`` when it begins, if there is such a folder. The outputs of earlier
-        builds are removed. Another word, number or time makes other actions. ``properties`` are additional properties of the actions.
-        Raise AssertionError if the build takes longer than ``timeout`` seconds.
+        Each rule leaves its own file ``/begun/WORD-…`` when it begins, if there is such a folder. The outputs of
+        earlier builds are removed. Another word, number or time makes other actions. ``properties`` are additional
+        properties of the actions. Raise AssertionError if the build takes longer than ``timeout`` seconds.
         """
         command = "[ ! -d /begun ] || mktemp /begun/{2}-XXXXXX > /dev/null; sleep {1}; echo {2} {0} > $@"
         rule = f'genrule(name = "rule{{0}}", outs = ["{{0}}.txt"], cmd = "{command}")\n'

@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
     "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_worker_image": images.DEBIAN,
     "nativelink_worker_access": "network_policy",  # test_isolation.py has the agent of the nodes
-    **NO_ADD_ONS,  # the tests of KEDA and of the edge switch them on
+    **NO_ADD_ONS,  # the tests of KEDA, of the edge and of the node agent switch them on
 }
 """The variables of a cluster that fits a test machine, with the images of a real node."""
 

@@ -15,7 +15,7 @@ import yaml
 from testbed import pins
 
 ROOT = Path(__file__).parents[2]
-ROLES = ("gitops", "ingress", "keda", "low_latency", "nativelink", "preflight", "storage_classes")
+ROLES = ("gitops", "ingress", "keda", "node_agent", "nativelink", "preflight", "storage_classes")
 # The names are in pieces, so that this file does not contain them.
 REGISTRIES = (
     ("pypi", "org"),

@@ -32,8 +32,8 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
         "preflight_minimum_kubernetes": "1.31",
         "nativelink_namespace": "nativelink",
         "nativelink_workers_namespace": "nativelink-workers",
-        "low_latency_enabled": False,
-        "low_latency_namespace": "nativelink-low-latency",
+        "node_agent_guard": False,
+        "node_agent_namespace": "nativelink-node-agent",
         "nativelink_cas_storage_class": "",
         "nativelink_redis_storage_class": "",
         "nativelink_redis_provider": "bundled",
@@ -327,17 +327,18 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
         'in API group "storage.k8s.io" at the cluster scope; '
         "correct the credentials of this context, or let its user do that"
     ]
-    low_latency, *others = [
+    *others, agent = [
         f"prod: {variable}: this user can neither find nor create the namespace {name}; "
         "create it, or let the user of cluster_context create namespaces"
         for variable, name in (
-            ("low_latency_namespace", "nativelink-low-latency"),
             ("nativelink_namespace", "nativelink"),
             ("nativelink_workers_namespace", "nativelink-workers"),
+            ("node_agent_namespace", "nativelink-node-agent"),
         )
     ]
     assert lines(file, real.context) == others
-    assert lines(file, real.context, low_latency_enabled=True) == [low_latency, *others]
+    for switch in ("node_agent_guard", "node_agent_low_latency"):
+        assert lines(file, real.context, **{switch: True}) == [*others, agent]
 
 
 def test_a_user_whom_the_server_does_not_know(real: Cluster, tmp_path: Path) -> None:

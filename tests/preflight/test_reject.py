@@ -143,6 +143,29 @@ def test_two_hosts_on_one_api_server_are_found_by_its_address(tmp_path: Path) ->
     assert validation.shared_clusters(clusters) == []
 
 
+def test_two_hosts_on_one_api_server_have_one_node_agent(tmp_path: Path) -> None:
+    file = str(kubeconfig(tmp_path / "file", "https://api.example.com"))
+    clusters = {
+        name: {
+            "cluster_kubeconfig": file,
+            "cluster_context": "good",
+            "nativelink_namespace": name,
+            "node_agent_guard": True,
+            "node_agent_namespace": "nativelink-node-agent",
+        }
+        for name in ("one", "two")
+    }
+    assert [str(fault) for fault in validation.shared_clusters(clusters)] == [
+        f"{name}: node_agent_namespace: the cluster {other} also uses nativelink-node-agent on "
+        "https://api.example.com:443; set node_agent_guard and node_agent_low_latency to false in one of them, because "
+        "one agent serves all"
+        for name, other in (("one", "two"), ("two", "one"))
+    ]
+
+    clusters["two"]["node_agent_guard"] = False
+    assert validation.shared_clusters(clusters) == []
+
+
 def test_all_faults_come_at_once_and_sorted(reject_run: Run) -> None:
     assert reject_run.status == 2
     lines = reject_run.findings

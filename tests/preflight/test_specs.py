@@ -13,7 +13,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 from docs import generate
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ("preflight", "storage_classes", "keda", "ingress", "low_latency", "nativelink", "gitops")
+ROLES = ("preflight", "storage_classes", "keda", "ingress", "node_agent", "nativelink", "gitops")
 
 
 def documents(role: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -254,13 +254,13 @@ def test_a_step_to_zero_before_a_lost_source_is_known_is_noticed() -> None:
 
 
 def test_low_latency_with_a_nativelink_that_sets_tcp_nodelay_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert notices(low_latency_enabled=True) == []
+    assert notices(node_agent_low_latency=True) == []
     version = specs.defaults()["nativelink_version"]
     newer = replace(versions.VERSIONS[version], tcp_nodelay=True)
     monkeypatch.setitem(versions.VERSIONS, version, newer)
-    assert notices(low_latency_enabled=True) == [
-        f"low_latency_enabled: is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself; "
-        "remove it; the next run deletes its objects"
+    assert notices(node_agent_low_latency=True) == [
+        f"node_agent_low_latency: is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself; "
+        "remove it; the next run takes it off the nodes"
     ]
     assert notices() == []
 

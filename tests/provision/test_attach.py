@@ -1,4 +1,4 @@
-"""Real shells run the script of role low_latency on a fake node, with its kernel, mounts and bpftool."""
+"""Real shells run the script of role node_agent on a fake node, with its kernel, mounts and bpftool."""
 
 from __future__ import annotations
 
@@ -15,19 +15,30 @@ import pytest
 from testbed import bpf
 from testbed.waiting import until
 
-SCRIPT = Path(__file__).parents[2] / "roles/low_latency/files/attach.sh"
+SCRIPT = Path(__file__).parents[2] / "roles/node_agent/files/attach.sh"
 SHELLS = ("dash", "bash")
 
 # This bpftool records its arguments, and keeps the state of the kernel: pinned programs as files, and attached ones.
+# A program is named like "connect4 of pod-a", and followed by a number in all containers but a pod's first.
 BPFTOOL = """#!/bin/sh
 echo "$*" >> "$NODE_FOLDER/told"
 case "$1 $2" in
-  "prog load") [ -z "$CANNOT_LOAD" ] || { printf '%s\\n' "$CANNOT_LOAD" >&2; exit 255; }; echo "$POD" > "$4" ;;
-  "cgroup attach") cat "$6" >> "$NODE_FOLDER/attached" ;;
-  "cgroup detach") grep -vxF "$(cat "$6")" "$NODE_FOLDER/attached" > "$NODE_FOLDER/rest"
+  "prog loadall")
+    case "$3" in
+      *"/$CANNOT_LOAD.o") printf '%s\\n' "libbpf: Operation not permitted" "Error: failed" >&2; exit 255 ;;
+    esac
+    mkdir "$4"
+    case "$3" in */guard.o) names="connect4 connect6" ;; *) names=sock_ops ;; esac
+    for name in $names; do echo "$name of $POD$RUN" > "$4/nl_$name"; done ;;
+  "cgroup attach")
+    [ "$4" != "$CANNOT_ATTACH" ] || { echo "Error: failed to attach program" >&2; exit 255; }
+    cat "$6" >> "$NODE_FOLDER/attached" ;;
+  "cgroup detach")
+    grep -vxF "$(cat "$6")" "$NODE_FOLDER/attached" > "$NODE_FOLDER/rest"
     mv "$NODE_FOLDER/rest" "$NODE_FOLDER/attached" ;;
 esac
 """
+BOTH = ("guard", "low_latency")
 
 
 @dataclass
@@ -39,7 +50,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.cgroup, self.bpf = self.folder / "cgroup", self.folder / "bpf"
-        self.pins = self.bpf / "nativelink-low-latency"
+        self.pins = self.bpf / "nativelink-node-agent"
         self.pods: list[subprocess.Popen[bytes]] = []
         for path in (self.cgroup / "unified", self.bpf, self.folder / "bin"):
             path.mkdir(parents=True)
@@ -61,15 +72,21 @@ class Node:
         cases = "".join(f"  {path}) echo {kind} ;;\n" for path, kind in found.items())
         self.program("stat", f'#!/bin/sh\ncase "$4" in\n{cases}  *) echo tmpfs ;;\nesac\n')
 
-    def start(self, pod: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, pod: str, *programs: str, **environment: str) -> subprocess.Popen[bytes]:
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        variables = {"PATH": path, "NODE": "node-1", "POD": pod, "NODE_FOLDER": str(self.folder), "CANNOT_LOAD": ""}
-        command = [str(shutil.which(self.shell)), str(SCRIPT), str(self.cgroup), str(self.pins)]
+        variables = {"PATH": path, "NODE": "node-1", "POD": pod, "NODE_FOLDER": str(self.folder), "RUN": ""}
+        variables |= {"CANNOT_LOAD": "", "CANNOT_ATTACH": ""}
+        command = [str(shutil.which(self.shell)), str(SCRIPT), str(self.cgroup), str(self.pins), str(self.ready(pod))]
         with self.log(pod).open("w") as log:
             self.pods.append(
-                subprocess.Popen(command, env=variables | environment, stdout=log, stderr=log, start_new_session=True)
+                subprocess.Popen(
+                    [*command, *programs], env=variables | environment, stdout=log, stderr=log, start_new_session=True
+                )
             )
         return self.pods[-1]
+
+    def ready(self, pod: str) -> Path:
+        return self.folder / f"{pod}.ready"
 
     def log(self, pod: str) -> Path:
         return self.folder / f"{pod}.log"
@@ -83,11 +100,11 @@ class Node:
 
     @property
     def attached(self) -> list[str]:
-        return (self.folder / "attached").read_text().split()
+        return (self.folder / "attached").read_text().splitlines()
 
     @property
     def pinned(self) -> list[str]:
-        return sorted(path.name for path in self.pins.iterdir()) if self.pins.exists() else []
+        return sorted(path.read_text().strip() for path in self.pins.glob("*/*/*"))
 
 
 @pytest.fixture(params=SHELLS)
@@ -104,42 +121,94 @@ def ended(pod: subprocess.Popen[bytes]) -> int:
     return pod.wait(timeout=5)
 
 
-def test_the_committed_program_is_what_its_source_compiles_to() -> None:
-    assert bpf.compiled() == bpf.OBJECT.read_bytes()
+def guard(pod: str) -> list[str]:
+    return [f"connect4 of {pod}", f"connect6 of {pod}"]
 
 
-def test_the_script_attaches_and_detaches(node: Node) -> None:
-    pod = node.start("pod-a")
-    node.says("pod-a", "attached")
-    assert (node.pinned, node.attached) == (["pod-a"], ["pod-a"])
+@pytest.mark.parametrize("name", BOTH)
+def test_the_committed_programs_are_what_their_sources_compile_to(name: str) -> None:
+    source = SCRIPT.parent / f"{name}.c"
+    assert source in bpf.SOURCES
+    assert bpf.compiled(source) == source.with_suffix(".o").read_bytes()
+
+
+def test_the_script_attaches_the_programs_and_leaves_them_at_its_end(node: Node) -> None:
+    pod = node.start("pod-a", *BOTH)
+    node.says("pod-a", "attached: guard low_latency")
+    assert node.ready("pod-a").exists()
+    assert node.attached == node.pinned == [*guard("pod-a"), "sock_ops of pod-a"]
+    (pins,) = node.pins.iterdir()
     assert node.told == [
-        f"prog load {SCRIPT.parent}/tcp_nodelay.o {node.pins}/pod-a",
-        f"cgroup attach {node.cgroup} sock_ops pinned {node.pins}/pod-a multi",
+        f"prog loadall {SCRIPT.parent}/guard.o {pins}/guard",
+        f"cgroup attach {node.cgroup} connect4 pinned {pins}/guard/nl_connect4 multi",
+        f"cgroup attach {node.cgroup} connect6 pinned {pins}/guard/nl_connect6 multi",
+        f"prog loadall {SCRIPT.parent}/low_latency.o {pins}/low_latency",
+        f"cgroup attach {node.cgroup} sock_ops pinned {pins}/low_latency/nl_sock_ops multi",
     ]
     assert ended(pod) == 0
+    assert node.attached == node.pinned == [*guard("pod-a"), "sock_ops of pod-a"]
+
+
+def test_a_successor_attaches_its_programs_before_it_detaches_the_others(node: Node) -> None:
+    ended(attached(node, "pod-a", *BOTH))
+    attached(node, "pod-b", *BOTH)
+    assert node.attached == node.pinned == [*guard("pod-b"), "sock_ops of pod-b"]
+    told = [" ".join(line.split()[:2] + line.split()[3:4]) for line in node.told if line.startswith("cgroup")][3:]
+    assert told == [
+        "cgroup attach connect4",
+        "cgroup attach connect6",
+        "cgroup detach connect4",
+        "cgroup detach connect6",
+        "cgroup attach sock_ops",
+        "cgroup detach sock_ops",
+    ]
+    assert len([*node.pins.iterdir()]) == 1
+
+
+def test_a_pod_without_programs_detaches_all(node: Node) -> None:
+    ended(attached(node, "pod-a", *BOTH))
+    node.start("pod-b")
+    node.says("pod-b", "detached")
+    assert node.ready("pod-b").exists()
     assert node.attached == []
-    assert node.told[2:] == [f"cgroup detach {node.cgroup} sock_ops pinned {node.pins}/pod-a"]
     assert not node.pins.exists()
+
+
+def test_a_program_that_is_not_wanted_any_more_is_detached(node: Node) -> None:
+    ended(attached(node, "pod-a", *BOTH))
+    attached(node, "pod-b", "guard")
+    assert node.attached == node.pinned == guard("pod-b")
+    ended(attached(node, "pod-c", "low_latency"))
+    assert node.attached == node.pinned == ["sock_ops of pod-c"]
 
 
 def test_in_the_hybrid_layout_the_script_uses_the_root_of_version_2(node: Node) -> None:
     node.types({node.cgroup / "unified": "cgroup2fs", node.bpf: "bpf_fs"})
-    node.start("pod-a")
-    node.says("pod-a", "attached")
-    assert f"cgroup attach {node.cgroup}/unified sock_ops pinned {node.pins}/pod-a multi" in node.told
+    attached(node, "pod-a", "low_latency")
+    assert node.told[-1].startswith(f"cgroup attach {node.cgroup}/unified sock_ops pinned {node.pins}/pod-a-")
 
 
 @pytest.mark.parametrize("release", ["6.1.0-28-cloud-amd64", "6.18.44", "10.0.1"])
 def test_kernels_that_are_new_enough(node: Node, release: str) -> None:
     node.kernel(release)
-    node.start("pod-a")
-    node.says("pod-a", "attached")
+    attached(node, "pod-a", *BOTH)
 
 
-@pytest.mark.parametrize("release", ["5.15.0-1073-azure", "6.0.19", "6.0-rc1", "4.18.0-553.el8"])
-def test_a_kernel_that_is_too_old(node: Node, release: str) -> None:
+@pytest.mark.parametrize("release", ["5.15.0-1073-azure", "6.0.19", "6.0-rc1", "5.8.0"])
+def test_a_kernel_that_is_too_old_for_low_latency_has_the_guard(node: Node, release: str) -> None:
     node.kernel(release)
-    refused(node, f"the kernel is {release}, and 6.1 or newer is needed")
+    node.start("pod-a", *BOTH)
+    node.says("pod-a", f"not attached: low_latency: the kernel is {release}, and 6.1 or newer is needed")
+    assert node.attached == guard("pod-a")
+    assert not node.ready("pod-a").exists()
+    attached(node, "pod-b", "guard")
+    assert node.attached == node.pinned == guard("pod-b")
+
+
+def test_a_kernel_that_is_too_old(node: Node) -> None:
+    node.kernel("4.18.0-553.el8")
+    why = "the kernel is 4.18.0-553.el8, and"
+    refused(node, f"guard: {why} 5.8 or newer is needed; low_latency: {why} 6.1 or newer is needed")
 
 
 def test_a_node_without_cgroup_v2(node: Node) -> None:
@@ -150,52 +219,84 @@ def test_a_node_without_cgroup_v2(node: Node) -> None:
 def test_a_node_without_a_bpf_file_system(node: Node) -> None:
     node.types({node.cgroup: "cgroup2fs"})
     refused(node, "/sys/fs/bpf is not a BPF file system")
+    node.start("pod-b")
+    node.says("pod-b", "not detached: /sys/fs/bpf is not a BPF file system")
 
 
-def test_a_kernel_that_refuses_the_program(node: Node) -> None:
-    said = "libbpf: load failed: Operation not permitted\nError: failed to load object file"
-    refused(node, f"bpftool says: {said.replace(chr(10), ' ')} ", CANNOT_LOAD=said)
+def test_a_kernel_that_refuses_a_program(node: Node) -> None:
+    said = "libbpf: Operation not permitted Error: failed "
+    node.start("pod-a", *BOTH, CANNOT_LOAD="guard")
+    node.says("pod-a", f"not attached: guard: bpftool says: {said}")
+    assert node.attached == node.pinned == ["sock_ops of pod-a"]
+    assert not node.ready("pod-a").exists()
 
 
-def refused(node: Node, why: str, **environment: str) -> None:
+def test_half_a_guard_is_detached_and_the_predecessors_stays(node: Node) -> None:
+    ended(attached(node, "pod-a", "guard"))
+    node.start("pod-b", "guard", CANNOT_ATTACH="connect6")
+    node.says("pod-b", "not attached: guard: bpftool says: Error: failed to attach program ")
+    assert node.attached == node.pinned == guard("pod-a")
+
+
+def attached(node: Node, pod: str, *programs: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a pod, and wait until it has attached its programs."""
+    process = node.start(pod, *programs, **environment)
+    node.says(pod, f"attached: {' '.join(programs)}")
+    return process
+
+
+def refused(node: Node, why: str) -> None:
     """Check that the script reports this on one line, keeps running, changes nothing, and ends on SIGTERM."""
-    pod = node.start("pod-a", **environment)
+    pod = node.start("pod-a", *BOTH)
     node.says("pod-a", f"not attached: {why}")
     assert pod.poll() is None
-    assert (node.pinned, node.attached) == ([], [])
-    assert not any("attach" in line for line in node.told)
+    assert (node.pinned, node.attached, node.told) == ([], [], [])
+    assert not node.ready("pod-a").exists()
     assert ended(pod) == 0
 
 
 def test_a_container_that_was_killed_is_followed_by_one_attachment(node: Node) -> None:
-    first = node.start("pod-a")
-    node.says("pod-a", "attached")
+    first = attached(node, "pod-a", "guard")
     first.kill()
     first.wait()
-    assert (node.pinned, node.attached) == (["pod-a"], ["pod-a"])
-    node.start("pod-a")
-    node.says("pod-a", "attached")
-    assert (node.pinned, node.attached) == (["pod-a"], ["pod-a"])
-    assert [line.split()[1] for line in node.told] == ["load", "attach", "detach", "load", "attach"]
+    assert node.attached == guard("pod-a")
+    attached(node, "pod-a", "guard", RUN=" again")
+    assert node.attached == node.pinned == guard("pod-a again")
+
+
+def test_a_container_that_fails_after_one_that_did_not_is_not_ready(node: Node) -> None:
+    first = attached(node, "pod-a", "guard")
+    first.kill()
+    first.wait()
+    node.start("pod-a", "guard", CANNOT_LOAD="guard")
+    node.says("pod-a", "not attached: guard: bpftool says: libbpf: Operation not permitted Error: failed ")
+    assert not node.ready("pod-a").exists()
+    assert node.attached == guard("pod-a")
+
+
+def test_a_container_that_was_killed_while_it_began_is_cleaned_up(node: Node) -> None:
+    """It had pinned its programs and attached none."""
+    left = node.pins / "pod-a-AbCdEf" / "guard"
+    left.mkdir(parents=True)
+    (left / "nl_connect4").write_text("connect4 of pod-a\n")
+    attached(node, "pod-b", "guard")
+    assert node.attached == node.pinned == guard("pod-b")
+    assert not left.parent.exists()
 
 
 def test_a_pod_that_ends_late_leaves_its_successor_alone(node: Node) -> None:
     """Two pods run for a while, as after a forced deletion."""
-    old = node.start("pod-a")
-    node.says("pod-a", "attached")
-    new = node.start("pod-b")
-    node.says("pod-b", "attached")
-    assert (node.pinned, node.attached) == (["pod-b"], ["pod-b"])
+    old = attached(node, "pod-a", "guard")
+    attached(node, "pod-b", "guard")
+    assert node.attached == node.pinned == guard("pod-b")
     assert ended(old) == 0
-    assert (node.pinned, node.attached) == (["pod-b"], ["pod-b"])
-    assert ended(new) == 0
-    assert node.attached == []
+    assert node.attached == node.pinned == guard("pod-b")
 
 
 def test_programs_of_others_stay(node: Node) -> None:
     (node.folder / "attached").write_text("theirs\n")
-    pod = node.start("pod-a")
-    node.says("pod-a", "attached")
-    assert node.attached == ["theirs", "pod-a"]
-    ended(pod)
+    ended(attached(node, "pod-a", "guard"))
+    assert node.attached == ["theirs", *guard("pod-a")]
+    node.start("pod-b")
+    node.says("pod-b", "detached")
     assert node.attached == ["theirs"]

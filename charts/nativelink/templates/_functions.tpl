@@ -3220,7 +3220,7 @@
 {{- $other := "" -}}
 {{- $tag := "" -}}
 {{- $yielded := list -}}
-{{- range $t1 := list (list "nativelink_image" "nativelink_version" "ghcr.io/tracemachina/nativelink" true) (list "nativelink_worker_init_image" "nativelink_version" "ghcr.io/tracemachina/nativelink-worker-init" true) (list "nativelink_redis_image" "nativelink_redis_version" "docker.io/redis/redis-stack-server" false) (list "nativelink_headroom_image" "nativelink_headroom_version" "registry.k8s.io/pause" false) (list "nativelink_collector_image" "nativelink_collector_version" "docker.io/otel/opentelemetry-collector-contrib" false) (list "nativelink_redis_exporter_image" "nativelink_redis_exporter_version" "docker.io/oliver006/redis_exporter" true) (list "nativelink_prometheus_image" "nativelink_prometheus_version" "quay.io/prometheus/prometheus" true) (list "low_latency_image" "low_latency_image_version" "ghcr.io/libbpf/bpftool" false) (list "ingress_envoy_image" "ingress_envoy_gateway_version" "" false) -}}
+{{- range $t1 := list (list "nativelink_image" "nativelink_version" "ghcr.io/tracemachina/nativelink" true) (list "nativelink_worker_init_image" "nativelink_version" "ghcr.io/tracemachina/nativelink-worker-init" true) (list "nativelink_redis_image" "nativelink_redis_version" "docker.io/redis/redis-stack-server" false) (list "nativelink_headroom_image" "nativelink_headroom_version" "registry.k8s.io/pause" false) (list "nativelink_collector_image" "nativelink_collector_version" "docker.io/otel/opentelemetry-collector-contrib" false) (list "nativelink_redis_exporter_image" "nativelink_redis_exporter_version" "docker.io/oliver006/redis_exporter" true) (list "nativelink_prometheus_image" "nativelink_prometheus_version" "quay.io/prometheus/prometheus" true) (list "node_agent_image" "node_agent_image_version" "ghcr.io/libbpf/bpftool" false) (list "ingress_envoy_image" "ingress_envoy_gateway_version" "" false) -}}
   {{- $name := index $t1 0 -}}
   {{- $version := index $t1 1 -}}
   {{- $default := index $t1 2 -}}
@@ -3356,9 +3356,9 @@
   {{- $_ := set $t6 $key $item -}}
 {{- end -}}
 {{- $taken = $t6 -}}
-{{- $owner = (index $taken $values.low_latency_namespace) -}}
+{{- $owner = (index $taken $values.node_agent_namespace) -}}
 {{- if $owner -}}
-  {{- $yielded = append $yielded (list "low_latency_namespace" (printf "is %v, which %v uses" $values.low_latency_namespace $owner) $remedy) -}}
+  {{- $yielded = append $yielded (list "node_agent_namespace" (printf "is %v, which %v uses" $values.node_agent_namespace $owner) $remedy) -}}
 {{- end -}}
 {{- $_ := set $frame "result" $yielded -}}
 {{- end -}}

@@ -6,7 +6,7 @@
 {{- $_ := set $values "nativelink_namespace" $root.Release.Namespace -}}
 {{- $_ := set $values "keda_install" "existing" -}}
 {{- $_ := set $values "storage_classes_list" list -}}
-{{- $_ := set $values "low_latency_namespace" "nativelink-low-latency" -}}
+{{- $_ := set $values "node_agent_namespace" "nativelink-node-agent" -}}
 {{- $_ := set $values "keda_namespace" $root.Values.keda.namespace -}}
 {{- $_ := set $values "ingress_provider" $root.Values.ingress.provider -}}
 {{- $_ := set $values "ingress_class_name" ($root.Values.ingress.className | default (ternary "nginx" "nativelink" (not (not (eq $values.ingress_provider "nginx"))))) -}}

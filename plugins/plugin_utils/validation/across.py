@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from .. import kubeconfig
 from ..findings import Finding
-from ..specs import Values
+from ..specs import Values, namespaces
 
 
 def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
@@ -24,8 +24,7 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
             except kubeconfig.KubeconfigError:
                 read[path] = {}  # the live checks report it
         server = read[path].get(context) or f"context {context} of {path}"
-        low_latency = ("low_latency_namespace",) if values.get("low_latency_enabled") else ()
-        for name in ("nativelink_namespace", "nativelink_workers_namespace", *low_latency):
+        for name in namespaces(values):
             if name in values:
                 owners.setdefault((server, values[name]), []).append((cluster, name))
     faults = {}
@@ -34,6 +33,9 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
             if other := next((other for other, _ in users if other != cluster), None):
                 problem = f"the cluster {other} also uses {namespace} on {server}"
                 remedy = "give one of them other namespaces or another API server"
+                if name == "node_agent_namespace":
+                    switches = "node_agent_guard and node_agent_low_latency"
+                    remedy = f"set {switches} to false in one of them, because one agent serves all"
                 # One finding for each cluster is enough: clusters that share one namespace usually share all.
                 faults.setdefault(cluster, Finding(cluster, name, problem, remedy))
     return list(faults.values())

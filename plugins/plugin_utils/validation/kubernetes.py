@@ -34,7 +34,7 @@ TAGS = (
     "nativelink_collector_version",
     "nativelink_redis_exporter_version",
     "nativelink_prometheus_version",
-    "low_latency_image_version",
+    "node_agent_image_version",
     "ingress_envoy_gateway_version",
 )
 

@@ -132,11 +132,11 @@ def hasty_zero(values: Values) -> Findings:
 def needless_low_latency(values: Values) -> Findings:
     """NativeLink versions that set TCP_NODELAY do not need it from the nodes."""
     version = values["nativelink_version"]
-    if values["low_latency_enabled"] and versions.tcp_nodelay(version):
+    if values["node_agent_low_latency"] and versions.tcp_nodelay(version):
         yield (
-            "low_latency_enabled",
+            "node_agent_low_latency",
             f"is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself",
-            "remove it; the next run deletes its objects",
+            "remove it; the next run takes it off the nodes",
         )
 
 

@@ -426,7 +426,7 @@ def existing_argocd(values: Values) -> Findings:
 def namespaces(values: Values) -> Findings:
     """Nothing else uses NativeLink's namespaces, which deny all other traffic and have Pod Security labels.
 
-    The low_latency role deletes its namespace when it is disabled.
+    The node_agent role deletes its namespace when it is switched off.
     """
     taken = {"default": "Kubernetes", "kube-system": "Kubernetes", "kube-public": "Kubernetes"}
     taken |= {values["keda_namespace"]: "keda_namespace", values["ingress_namespace"]: "ingress_namespace"}
@@ -440,8 +440,8 @@ def namespaces(values: Values) -> Findings:
         problem = f"is {values[workers]}, which is also nativelink_namespace"
         yield workers, problem, "choose another one, because workers run the commands of clients"
     taken |= {values[name]: name for name in (own, workers)}
-    if owner := taken.get(values["low_latency_namespace"]):
-        yield "low_latency_namespace", f"is {values['low_latency_namespace']}, which {owner} uses", remedy
+    if owner := taken.get(values["node_agent_namespace"]):
+        yield "node_agent_namespace", f"is {values['node_agent_namespace']}, which {owner} uses", remedy
 
 
 def cas_storage_class(values: Values) -> Findings:
@@ -472,7 +472,7 @@ IMAGE_VERSIONS = {
     "nativelink_collector_image": "nativelink_collector_version",
     "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
     "nativelink_prometheus_image": "nativelink_prometheus_version",
-    "low_latency_image": "low_latency_image_version",
+    "node_agent_image": "node_agent_image_version",
     "ingress_envoy_image": "ingress_envoy_gateway_version",
 }
 """The variables of images, and those of their tags."""

@@ -80,6 +80,9 @@ def checked(variables: Values) -> tuple[CheckedValues, list[tuple[str, str, str]
 def _unknown(name: str, variables: Values) -> Findings:
     if name.startswith("__"):
         return
+    if name in specs.RENAMED:
+        yield name, "has another name in this release", f"write {specs.RENAMED[name]}"
+        return
     has_prefix = name.startswith(specs.PREFIXES)
     near = nearest(name, tuple(specs.options()), 0.7 if has_prefix else 0.88)
     if has_prefix:

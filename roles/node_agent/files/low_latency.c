@@ -6,7 +6,7 @@
 
 static long (*setsockopt)(struct bpf_sock_ops *, int, int, void *, int) = (void *)BPF_FUNC_setsockopt;
 
-SECTION("sockops") int nl_tcp_nodelay(struct bpf_sock_ops *connection)
+SECTION("sockops") int nl_sock_ops(struct bpf_sock_ops *connection)
 {
 	int on = 1;
 	int port = connection->local_port;

@@ -1,11 +1,13 @@
-"""The role low_latency on a real node, and its effect on connections of pods, from the first run to the removal.
+"""The role node_agent on a real node, and its effect on connections of pods, from the first run to the removal.
 
 The tests share one cluster and run in the order of the file. A server in a pod tells each client whether the accepted
-socket has TCP_NODELAY. A privileged pod lists the programs that are attached to the node's cgroup.
+socket has TCP_NODELAY. Pods of several users connect to ports of their own in all ways that might get around the guard.
+A privileged pod lists the programs that are attached to the node's cgroup.
 """
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import os
@@ -25,10 +27,16 @@ from testbed.waiting import patient, until
 from tests.e2e.site import SMALL, Site, pool
 from tests.playbooks import Run
 
-SPACE = "nativelink-low-latency"
+SPACE = "nativelink-node-agent"
 # The path at which a pod sees the node's root of cgroup v2.
 CGROUP = "/node/cgroup" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "/node/cgroup/unified"
-OURS, THEIRS = "nl_tcp_nodelay", "theirs"
+THEIRS = "theirs"
+GUARD, LOW_LATENCY = {"nl_connect4", "nl_connect6"}, {"nl_sock_ops"}
+ALL = {THEIRS, *GUARD, *LOW_LATENCY}
+ATTACHED_TO = ("cgroup_sock_ops", "cgroup_inet4_connect", "cgroup_inet6_connect")
+BOTH = {"node_agent_guard": True, "node_agent_low_latency": True}
+NEITHER = dict.fromkeys(BOTH, False)
+ACTION = 20003  # a user of actions
 
 PORTS = ("50051", "50052", "50061", "50053")  # the last port is not NativeLink's
 ON, OFF = dict(zip(PORTS, "1110", strict=True)), dict.fromkeys(PORTS, "0")
@@ -42,6 +50,42 @@ def serve(port):
         connection.close()
 for port in {PORTS}:
     threading.Thread(target=serve, args=[int(port)]).start()
+"""
+# Prints how connections to each port end: TCP and MPTCP, connect() and TCP Fast Open, over IPv4, IPv6 and both.
+CONNECT = """
+import errno, itertools, os, socket
+protocols = (6, 262) if os.path.exists("/proc/sys/net/mptcp") else (6,)
+hosts = (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET6, "::ffff:127.0.0.1")
+def ended(protocol, family, host, port, fast):
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as client:
+        try:
+            client.sendto(b"x", socket.MSG_FASTOPEN, (host, port)) if fast else client.connect((host, port))
+        except OSError as error:
+            return errno.errorcode[error.errno]
+    return "connected"
+found = {}
+for port in (50053, 50061, 50055):
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocols[-1]) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind(("::", port))
+        server.listen(64)
+        ways = itertools.product(protocols, hosts, (False, True))
+        found[port] = sorted({ended(protocol, *host, port, fast) for protocol, host, fast in ways})
+print(found)
+"""
+FREE = {50053: ["connected"], 50061: ["connected"], 50055: ["connected"]}
+GUARDED = {50053: ["EPERM"], 50061: ["EPERM"], 50055: ["connected"]}
+# Connects to itself all the time, and prints each success.
+PROBE = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 50061), backlog=4096)
+while True:
+    with socket.socket() as client:
+        if client.connect_ex(("127.0.0.1", 50061)) == 0:
+            print("connected", flush=True)
+            server.accept()[0].close()
+    time.sleep(0.001)
 """
 PYTHON = "docker.io/testbed/python:v0"
 # Another user's program, which does nothing.
@@ -60,7 +104,7 @@ class Stage:
 
     def provision(self, **variables: object) -> Run:
         self.site.set("site", **variables)
-        return self.site.playbook("provision", "--tags", "low_latency")
+        return self.site.playbook("provision", "--tags", "node_agent")
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the pods of the role's DaemonSet."""
@@ -75,6 +119,17 @@ class Stage:
         """Start a pod with the server."""
         container = {"name": "main", "image": PYTHON, "args": ["-c", SERVER]}
         self.start(name, container | {"readinessProbe": {"tcpSocket": {"port": int(PORTS[-1])}, "periodSeconds": 1}})
+
+    def user(self, user: int, name: str = "", script: str = "import time; time.sleep(1e6)") -> None:
+        """Start a pod that runs a Python script as this user."""
+        context = {"runAsUser": user, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        container = {"name": "main", "image": PYTHON, "args": ["-c", script], "securityContext": context}
+        self.start(name or f"user-{user}", container)
+
+    def reached(self, user: int) -> dict[int, list[str]]:
+        """Return how a user's connections end, by port."""
+        text = self.where.run("exec", f"user-{user}", "--", "python3", "-c", CONNECT)
+        return dict(ast.literal_eval(text))
 
     def start(self, name: str, container: dict[str, Any], *volumes: dict[str, Any]) -> None:
         metadata = {"name": name, "namespace": "default"}
@@ -97,14 +152,14 @@ class Stage:
     def attached(self) -> dict[str, int]:
         """Return the programs that are attached to the node's cgroup, and check that each is attached once."""
         found = json.loads(self.bpftool("--json", "cgroup", "show", CGROUP))
-        pairs = [(each["name"], each["id"]) for each in found if each["attach_type"] == "cgroup_sock_ops"]
+        pairs = [(each["name"], each["id"]) for each in found if each["attach_type"] in ATTACHED_TO]
         assert len(pairs) == len(dict(pairs)), pairs
         return dict(pairs)
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with cluster.fresh("low-latency", nodes=0, real=True) as where:
+    with cluster.fresh("node-agent", nodes=0, real=True) as where:
         site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
         site.add("site", where, **SMALL, nativelink_worker_pools=[pool("default")])
         stage = Stage(where, site)
@@ -127,53 +182,60 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         stage.bpftool("prog", "load", "/node/program/theirs.o", "/node/bpf/theirs")
         stage.bpftool("cgroup", "attach", CGROUP, "sock_ops", "pinned", "/node/bpf/theirs", "multi")
         stage.serve("early")
+        for user in (0, ACTION, 28192):
+            stage.user(user)
         yield stage
 
 
-def test_without_the_role_no_connection_has_tcp_nodelay(stage: Stage) -> None:
+def test_without_the_role_no_connection_has_tcp_nodelay_and_every_user_connects(stage: Stage) -> None:
     assert stage.accepted("early") == OFF
-    assert [*stage.attached()] == [THEIRS]
+    assert stage.reached(0) == stage.reached(ACTION) == FREE
+    assert {*stage.attached()} == {THEIRS}
 
 
 def test_a_node_without_a_bpf_file_system_is_reported_and_keeps_working(stage: Stage) -> None:
     node.run_inside(stage.where.home, "mount", "--no-mtab", "-t", "tmpfs", "none", "/sys/fs/bpf")
     try:
-        run = stage.provision(low_latency_enabled=True)
+        run = stage.provision(**BOTH)
     finally:
         node.run_inside(stage.where.home, "umount", "--no-mtab", "/sys/fs/bpf")
-    said = "low latency: real-1: not attached: /sys/fs/bpf is not a BPF file system"
+    said = "node agent: real-1: not attached: /sys/fs/bpf is not a BPF file system"
     assert said in run.summary["site"]
-    assert "low latency: 0 of 1 nodes" in run.summary["site"]
+    assert "node agent: 0 of 1 nodes" in run.summary["site"]
     (pod,) = stage.pods()
     (state,) = pod["status"]["containerStatuses"]
     assert (pod["status"]["phase"], state["ready"], state["restartCount"]) == ("Running", False, 0)
-    assert [*stage.attached()] == [THEIRS]
-    # The BPF file system is mounted again, so the next pod attaches the program.
+    assert {*stage.attached()} == {THEIRS}
+    # The BPF file system is mounted again, so the next pod attaches the programs.
     stage.where.run("-n", SPACE, "delete", "pod", pod["metadata"]["name"])
     until("the next pod to be ready", stage.ready, 40)
 
 
 def test_connections_that_nativelinks_ports_accept_have_tcp_nodelay(stage: Stage) -> None:
     run = stage.provision()
-    assert "low latency: 1 of 1 nodes" in run.summary["site"]
-    assert "low latency: real-1" not in run.summary["site"]
+    assert "node agent: 1 of 1 nodes" in run.summary["site"]
+    assert "node agent: real-1" not in run.summary["site"]
     assert run.changed == 0
-    assert {*stage.attached()} == {OURS, THEIRS}
+    assert {*stage.attached()} == ALL
     stage.serve("late")
     assert stage.accepted("early") == ON
     assert stage.accepted("late") == ON
 
 
-def test_a_container_that_is_killed_is_followed_by_one_attachment(stage: Stage) -> None:
+def test_users_of_actions_cannot_connect_to_nativelinks_own_ports(stage: Stage) -> None:
+    assert stage.reached(ACTION) == GUARDED
+    assert stage.reached(0) == stage.reached(28192) == FREE
+    stage.user(ACTION, "probe", PROBE)
+
+
+def test_a_container_that_is_killed_is_followed_by_one_attachment_without_a_gap(stage: Stage) -> None:
     before = stage.attached()
     (pod,) = stage.pods()
     os.kill(loader(pod["metadata"]["uid"]), signal.SIGKILL)
     until("the container to be restarted", lambda: stage.ready(restarts=1), 40)
-    after = stage.attached()
-    assert {*after} == {OURS, THEIRS}
-    assert after[OURS] != before[OURS]
-    assert after[THEIRS] == before[THEIRS]
+    replaced(before, stage.attached())
     assert stage.accepted("early") == ON
+    assert stage.where.run("logs", "probe") == ""
 
 
 def loader(pod: str) -> int:
@@ -187,24 +249,42 @@ def loader(pod: str) -> int:
     raise AssertionError(f"pod {pod} runs no script")
 
 
-def test_an_upgrade_ends_with_one_attachment(stage: Stage) -> None:
+def replaced(before: dict[str, int], after: dict[str, int]) -> None:
+    """Check that each of the role's programs was replaced, and the other one was not."""
+    assert {*before} == {*after} == ALL
+    assert {name for name in ALL if before[name] == after[name]} == {THEIRS}
+
+
+def test_an_upgrade_ends_with_one_attachment_and_has_no_gap(stage: Stage) -> None:
     before = stage.attached()
-    stage.where.run("-n", SPACE, "rollout", "restart", "daemonset/low-latency")
-    stage.where.rolled_out(SPACE, "daemonset/low-latency")
-    after = stage.attached()
-    assert {*after} == {OURS, THEIRS}
-    assert after[OURS] != before[OURS]
+    stage.where.run("-n", SPACE, "rollout", "restart", "daemonset/node-agent")
+    stage.where.rolled_out(SPACE, "daemonset/node-agent")
+    replaced(before, stage.attached())
     assert stage.accepted("early") == ON
+    assert stage.where.run("logs", "probe") == ""
+
+
+def test_without_the_guard_users_of_actions_connect(stage: Stage) -> None:
+    """The counter-run of the guard, and of the probe that found no gap."""
+    stage.provision(node_agent_guard=False)
+    assert {*stage.attached()} == {THEIRS, *LOW_LATENCY}
+    assert stage.reached(ACTION) == FREE
+    assert "connected" in stage.where.run("logs", "probe", "--tail=1")
+    stage.where.run("delete", "pod", "probe", "--now")
+    stage.provision(**BOTH)
+    assert stage.reached(ACTION) == GUARDED
 
 
 def test_the_disabled_role_leaves_nothing(stage: Stage) -> None:
-    run = stage.provision(low_latency_enabled=False)
-    assert "low latency: removed" in run.summary["site"]
-    assert [*stage.attached()] == [THEIRS]
-    assert OURS not in stage.bpftool("prog", "list")
+    run = stage.provision(**NEITHER)
+    assert "removal of the node agent: 1 of 1 nodes" in run.summary["site"]
+    assert "node agent: removed" in run.summary["site"]
+    assert {*stage.attached()} == {THEIRS}
+    assert not any(name in stage.bpftool("prog", "list") for name in ALL - {THEIRS})
     pins = stage.where.run("exec", "watcher", "--", "ls", "/node/bpf").split()
     assert (SPACE in pins, THEIRS in pins) == (False, True)
     assert stage.accepted("early") == OFF
     assert stage.accepted("late") == OFF
+    assert stage.reached(ACTION) == FREE
     there = ("get", "namespace", SPACE, "--ignore-not-found", "-o", "name")
     until("the namespace to be gone", lambda: stage.where.run(*there) == "", 40)

@@ -1,0 +1,126 @@
+"""The role node_agent on a real API server whose nodes are fake: what it makes, reports and removes."""
+
+from __future__ import annotations
+
+from testbed.cluster import Cluster
+from testbed.waiting import until
+
+from .conftest import Live, Object, Play
+
+SPACE = "nativelink-node-agent"
+OFF: Object = {"node_agent_guard": False}
+OLD = "nativelink-low-latency"
+
+
+def test_both_switched_off_makes_nothing(play: Play, live: Live) -> None:
+    run = play(["node_agent"], **OFF)
+    assert (run.status, run.changed, run.summary) == (0, [], {})
+    assert live("namespace", SPACE) == {}
+
+
+def test_check_mode_makes_nothing(play: Play, live: Live) -> None:
+    run = play(["node_agent"], "--check", "--diff")
+    assert run.status == 0, run.message
+    assert run.changed == ["node_agent : Make the DaemonSet"]
+    assert live("namespace", SPACE) == {}
+
+
+def test_the_second_run_changes_nothing(play: Play, live: Live) -> None:
+    first = play(["node_agent"])
+    assert first.status == 0, first.message
+    assert first.changed == ["node_agent : Make the DaemonSet"]
+    assert first.summary["provisioned"] == ["node agent: 6 of 6 nodes"]
+    assert programs(live) == ["guard"]
+    again = play(["node_agent"])
+    assert (again.status, again.changed) == (0, [])
+    assert again.summary["provisioned"] == ["node agent: 6 of 6 nodes"]
+
+
+def test_each_switch_names_its_program(play: Play, live: Live) -> None:
+    assert play(["node_agent"], **OFF, node_agent_low_latency=True).status == 0
+    assert programs(live) == ["low_latency"]
+    assert play(["node_agent"], node_agent_low_latency=True).status == 0
+    assert programs(live) == ["guard", "low_latency"]
+
+
+def programs(live: Live) -> list[str]:
+    """Return the last arguments of the script, which name the programs."""
+    (container,) = live("daemonset", "node-agent", SPACE)["spec"]["template"]["spec"]["containers"]
+    command: list[str] = container["command"]
+    return command[command.index("/run/ready") + 1 :]
+
+
+def test_nodes_whose_pods_are_not_ready_are_reported_and_do_not_fail_the_run(play: Play, dev: Cluster) -> None:
+    zone = {"node_agent_node_selector": {"topology.kubernetes.io/zone": "zone-b"}}
+    dev.never_ready(SPACE)
+    try:
+        run = play(["node_agent"], node_agent_wait_timeout=3, **zone)
+    finally:
+        dev.never_ready(SPACE, on=False)
+    assert run.status == 0, run.message
+    assert run.summary["provisioned"] == ["node agent: 0 of 2 nodes"]
+    (notices,) = (result["notices"]["dev"] for _, result in run.tasks if "notices" in result)
+    assert [line.split()[:3] for line in notices] == [["node", "agent:", "node-2:"], ["node", "agent:", "node-5:"]]
+
+
+def test_the_namespace_of_another_cluster_entry_stays(play: Play, live: Live, dev: Cluster) -> None:
+    dev.run("label", "--overwrite", "namespace", SPACE, "app.kubernetes.io/instance=other")
+    run = play(["node_agent"], **OFF)
+    assert (run.status, run.changed) == (0, [])
+    assert live("daemonset", "node-agent", SPACE)
+    dev.run("label", "--overwrite", "namespace", SPACE, "app.kubernetes.io/instance=dev")
+
+
+def test_switching_both_off_detaches_and_removes_once(play: Play, live: Live) -> None:
+    checked = play(["node_agent"], "--check", **OFF)
+    assert checked.summary["provisioned"] == ["node agent: would be removed"]
+    assert live("daemonset", "node-agent", SPACE)
+
+    run = play(["node_agent"], **OFF)
+    assert run.status == 0, run.message
+    # The pods of this DaemonSet have no program, so they detach those of earlier pods.
+    assert run.changed == ["node_agent : Make the DaemonSet", "node_agent : Remove the namespace"]
+    assert run.summary["provisioned"] == ["removal of the node agent: 6 of 6 nodes", "node agent: removed"]
+    until("the namespace to be gone", lambda: live("namespace", SPACE) == {}, 20)
+    again = play(["node_agent"], **OFF)
+    assert (again.status, again.changed, again.summary) == (0, [], {})
+
+
+def test_the_agent_of_an_earlier_release_is_removed_once(play: Play, live: Live, dev: Cluster) -> None:
+    low_latency(dev, "other")
+    assert play(["node_agent"]).summary["provisioned"] == ["node agent: 6 of 6 nodes"]
+    assert live("daemonset", "low-latency", OLD)
+
+    low_latency(dev, "dev")
+    run = play(["node_agent"])
+    assert run.status == 0, run.message
+    assert run.changed == [
+        f"node_agent : Remove the old {what}" for what in ("DaemonSet and wait for the end of its pods", "namespace")
+    ]
+    assert run.summary["provisioned"] == ["node agent: 6 of 6 nodes", "low latency of an earlier release: removed"]
+    assert live("pods", "", OLD).get("items", []) == []
+    until("the namespace to be gone", lambda: live("namespace", OLD) == {}, 20)
+    again = play(["node_agent"])
+    assert (again.status, again.changed) == (0, [])
+
+
+def low_latency(where: Cluster, instance: str) -> None:
+    """Apply what role low_latency of an earlier release made for a cluster entry."""
+    labels = {
+        "app.kubernetes.io/name": "low-latency",
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/part-of": "nativelink",
+        "app.kubernetes.io/managed-by": "nativelink-gitops",
+    }
+    named = {"matchLabels": {"app.kubernetes.io/name": "low-latency"}}
+    pod = {"containers": [{"name": "attach", "image": "registry.example.com/bpftool"}]}
+    template = {"metadata": {"labels": {"app.kubernetes.io/name": "low-latency"}}, "spec": pod}
+    where.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OLD, "labels": labels}},
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": "low-latency", "namespace": OLD, "labels": labels},
+            "spec": {"selector": named, "template": template},
+        },
+    )
