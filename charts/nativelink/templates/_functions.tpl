@@ -2179,16 +2179,24 @@
 {{- $frame := . -}}
 {{- $path := index .args 0 -}}
 {{- $rule := index .args 1 -}}
+{{- $problem := "" -}}
 {{- $yielded := list -}}
+{{- if not $rule.to -}}
+  {{- $problem = "is not set, so the rule allows every address, also 169.254.169.254, where a node's credentials are" -}}
+  {{- $yielded = append $yielded (list (printf "%v.to" $path) $problem "write to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}}]") -}}
+{{- end -}}
 {{- range $index, $peer := or $rule.to list -}}
   {{- $t1 := dict "args" (list (printf "%v.to[%v]" $path $index) $peer) -}}
   {{- template "nativelink.kubernetes._peer" $t1 -}}
   {{- $yielded = concat $yielded $t1.result -}}
+  {{- $t2 := dict "args" (list (printf "%v.to[%v].ipBlock" $path $index) (or $peer.ipBlock dict)) -}}
+  {{- template "nativelink.kubernetes._metadata" $t2 -}}
+  {{- $yielded = concat $yielded $t2.result -}}
 {{- end -}}
 {{- range $index, $port := or $rule.ports list -}}
-  {{- $t2 := dict "args" (list (printf "%v.ports[%v]" $path $index) $port) -}}
-  {{- template "nativelink.kubernetes._policy_port" $t2 -}}
-  {{- $yielded = concat $yielded $t2.result -}}
+  {{- $t3 := dict "args" (list (printf "%v.ports[%v]" $path $index) $port) -}}
+  {{- template "nativelink.kubernetes._policy_port" $t3 -}}
+  {{- $yielded = concat $yielded $t3.result -}}
 {{- end -}}
 {{- $_ := set $frame "result" $yielded -}}
 {{- end -}}
@@ -2248,6 +2256,34 @@
     {{- $t2 := dict "args" (list (printf "%v.%v" $path $key) $value) -}}
     {{- template "nativelink.kubernetes._label_value" $t2 -}}
     {{- $yielded = concat $yielded $t2.result -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $yielded -}}
+{{- end -}}
+
+{{- define "nativelink.kubernetes._metadata" -}}
+{{- $frame := . -}}
+{{- $path := index .args 0 -}}
+{{- $block := index .args 1 -}}
+{{- $left_out := "" -}}
+{{- $problem := "" -}}
+{{- $yielded := list -}}
+{{- range $address, $link := dict "169.254.169.254" "169.254.0.0/16" "fd00:ec2::254" "fd00:ec2::/32" -}}
+  {{- $t1 := false -}}
+  {{- range $part := or $block.except list -}}
+    {{- $t2 := dict "args" (list $address $part) -}}
+    {{- template "nativelink.inRange" $t2 -}}
+    {{- if $t2.result -}}
+      {{- $t1 = true -}}
+      {{- break -}}
+    {{- end -}}
+  {{- end -}}
+  {{- $left_out = $t1 -}}
+  {{- $t3 := dict "args" (list $address (or $block.cidr "")) -}}
+  {{- template "nativelink.inRange" $t3 -}}
+  {{- if and $t3.result (not $left_out) -}}
+    {{- $problem = (printf "contains %v, where a node's credentials are" $address) -}}
+    {{- $yielded = append $yielded (list $path $problem (printf "add except: [%v], or write a range without the address" $link)) -}}
   {{- end -}}
 {{- end -}}
 {{- $_ := set $frame "result" $yielded -}}
