@@ -157,7 +157,10 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     if any(pool["scaling"] == "keda" for pool in pools):
         readers = [known["keda_namespace"], *readers]
     # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
-    edges = [known["ingress_namespace"]] if own("edge") != "none" and known["ingress_namespace"] else []
+    edges = [_namespace(known["ingress_namespace"])] if own("edge") != "none" and known["ingress_namespace"] else []
+    if envoy_gateway:
+        # Proxies of other Gateways are in the same namespace.
+        edges = [{**edge, "podSelector": {"matchLabels": monitoring.proxies(known)}} for edge in edges]
     memory = own("redis_resources").get("limits", {}).get("memory")
     storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
     when = {
@@ -262,7 +265,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         },
         # Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out.
         "peers": {
-            "clients": [*map(_namespace, edges), *own("client_peers")],
+            "clients": [*edges, *own("client_peers")],
             "dns": own("dns_peers"),
             "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
         },

@@ -118,12 +118,16 @@ class Scrape:
         return ",".join([*stated, f"{self.key} in ({','.join(self.values)})"] if self.key else stated)
 
 
-def others(known: Mapping[str, Any]) -> list[Scrape]:
-    """The pods of other projects that `nativelink_prometheus_scrapes` names."""
-    gateway = {
+def proxies(known: Mapping[str, Any]) -> dict[str, str]:
+    """The labels that Envoy Gateway gives the proxies of the tree's Gateway."""
+    return {
         f"gateway.envoyproxy.io/owning-gateway-{key}": value
         for key, value in (("name", "nativelink"), ("namespace", known["nativelink_namespace"]))
     }
+
+
+def others(known: Mapping[str, Any]) -> list[Scrape]:
+    """The pods of other projects that `nativelink_prometheus_scrapes` names."""
     engines = {
         "argocd": Scrape(
             "nativelink-gitops",
@@ -152,7 +156,7 @@ def others(known: Mapping[str, Any]) -> list[Scrape]:
     )
     wanted = known["nativelink_prometheus_scrapes"]
     found = [
-        ("edge", Scrape("nativelink-edge", known["ingress_namespace"], gateway, 19001, "/stats/prometheus")),
+        ("edge", Scrape("nativelink-edge", known["ingress_namespace"], proxies(known), 19001, "/stats/prometheus")),
         ("keda", operator),
         ("gitops", engines.get(known["gitops_provider"])),
         (

@@ -93,7 +93,6 @@ POOL_FILES = {
     "worker/pool/poddisruptionbudget.yaml": "always",
     "worker/pool/prepull-daemonset.yaml": "prepull",
     "worker/pool/scaledobject.yaml": "keda",
-    "worker/pool/service.yaml": "always",
     "worker/pool/worker.json5": "always",
 }
 # Once for each of the others that Prometheus scrapes.

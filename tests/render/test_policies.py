@@ -38,7 +38,16 @@ PLACEHOLDER, PULLING = (
 PRUNED = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "a-pool-that-is-gone"})
 # A pod with our labels in another namespace.
 IMPOSTOR = ours("worker", "elsewhere")
-EDGE, KEDA, OTHER = Pod("edge", {"app": "envoy"}), Pod("keda", {"app": "keda-operator"}), Pod("elsewhere", {"app": "x"})
+
+
+def proxy(gateway: str, namespace: str) -> Pod:
+    """Return a proxy of Envoy Gateway for a Gateway."""
+    owner = "gateway.envoyproxy.io/owning-gateway"
+    return Pod("edge", {"app": "envoy", f"{owner}-name": gateway, f"{owner}-namespace": namespace})
+
+
+EDGE, OTHER_EDGE, COPY = proxy("nativelink", "nativelink"), proxy("x", "nativelink"), proxy("nativelink", "elsewhere")
+KEDA, OTHER = Pod("keda", {"app": "keda-operator"}), Pod("elsewhere", {"app": "x"})
 STRAY = Pod("nativelink-workers", {"app": "debug"})
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 API_SERVER = Pod("kube-system", {"component": "kube-apiserver"})
@@ -50,7 +59,6 @@ Flow = tuple[Pod, Pod, int]
 ALWAYS_ALLOWED: dict[str, Flow] = {
     "worker to scheduler": (WORKER, SCHEDULER, 50061),
     "worker to a slice": (WORKER, CAS, 50052),
-    "draining worker to CAS": (WORKER, CAS, 50051),
     "worker of a pruned pool to scheduler": (PRUNED, SCHEDULER, 50061),
     "worker of a pruned pool to a slice": (PRUNED, CAS, 50052),
     "scheduler to a slice": (SCHEDULER, CAS, 50052),
@@ -101,6 +109,7 @@ FORBIDDEN: dict[str, Flow] = {
     "another namespace to client port": (OTHER, SCHEDULER, 50052),
     "worker to client port": (WORKER, SCHEDULER, 50052),
     "scheduler to CAS": (SCHEDULER, CAS, 50051),
+    "worker to CAS": (WORKER, CAS, 50051),
     "a stray pod beside the workers to slice port": (STRAY, CAS, 50052),
     "an impostor to slice port": (IMPOSTOR, CAS, 50052),
     "another namespace to slice port": (OTHER, CAS, 50052),
@@ -231,7 +240,6 @@ MEMORY_BREAKS = {
     ("nativelink", "dns"): {"scheduler to DNS"},
     ("nativelink", "nativelink-cas"): {
         "worker to a slice",
-        "draining worker to CAS",
         "worker of a pruned pool to a slice",
         "scheduler to a slice",
         "CAS to CAS",
@@ -249,7 +257,6 @@ MEMORY_BREAKS = {
     ("nativelink-workers", "nativelink-worker"): {
         "worker to scheduler",
         "worker to a slice",
-        "draining worker to CAS",
         "worker of a pruned pool to scheduler",
         "worker of a pruned pool to a slice",
     },
@@ -348,6 +355,16 @@ def test_clients_come_from_the_edge_and_from_where_the_inventory_says(port: tupl
     # A controller that the cloud runs is not in a namespace.
     cloud = {"ingress_provider": "existing", "ingress_namespace": ""}
     assert clients(**cloud, nativelink_client_peers=[office]) == {"office"}
+
+
+@pytest.mark.parametrize("port", [(CAS, 50051), (SCHEDULER, 50052)], ids=["CAS", "scheduler"])
+def test_of_envoy_gateway_only_the_proxies_of_this_gateway_come_in(port: tuple[Pod, int]) -> None:
+    def allows(provider: str) -> list[bool]:
+        policies = policies_of(ingress_provider=provider)
+        return [allowed(policies, (pod, *port)) for pod in (EDGE, OTHER_EDGE, COPY, Pod("edge", {"app": "x"}))]
+
+    assert allows("envoy-gateway") == [True, False, False, False]
+    assert allows("existing") == [True] * 4, "the labels of the proxies of another provider are not known"
 
 
 def test_client_peers_reach_no_other_port() -> None:

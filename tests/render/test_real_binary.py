@@ -123,7 +123,7 @@ def test_logs_are_json_and_their_level_is_a_variable() -> None:
         return [{each["name"]: each.get("value", "") for each in variables} for variables in found]
 
     assert {(each["NL_LOG"], each["RUST_LOG"]) for each in environments()} == {
-        ("json", "info,nativelink::services=warn")
+        ("json", "info,nativelink::services=warn,nativelink_worker::running_actions_manager=error")
     }
     said = environments(nativelink_log_format="compact", nativelink_log_level="warn,nativelink_store=debug")
     assert {(each["NL_LOG"], each["RUST_LOG"]) for each in said} == {("compact", "warn,nativelink_store=debug")}

@@ -1773,250 +1773,262 @@
 {{- end -}}
 {{- $t12 := "" -}}
 {{- if and (ne $known.nativelink_edge "none") $known.ingress_namespace -}}
-  {{- $t12 = (list $known.ingress_namespace) -}}
+  {{- $t13 := dict "args" (list $known.ingress_namespace) -}}
+  {{- template "nativelink.context._namespace" $t13 -}}
+  {{- $t12 = (list $t13.result) -}}
 {{- else -}}
   {{- $t12 = list -}}
 {{- end -}}
 {{- $edges = $t12 -}}
+{{- if $envoy_gateway -}}
+  {{- $t14 := list -}}
+  {{- range $edge := $edges -}}
+    {{- $t15 := dict "args" (list $known) -}}
+    {{- template "nativelink.monitoring.proxies" $t15 -}}
+    {{- $t16 := dict -}}
+    {{- range $key, $item := $edge -}}
+      {{- $_ := set $t16 $key $item -}}
+    {{- end -}}
+    {{- range $key, $item := dict "podSelector" (dict "matchLabels" $t15.result) -}}
+      {{- $_ := set $t16 $key $item -}}
+    {{- end -}}
+    {{- $t14 = append $t14 $t16 -}}
+  {{- end -}}
+  {{- $edges = $t14 -}}
+{{- end -}}
 {{- $memory = (ternary $known.nativelink_redis_resources.limits dict (hasKey $known.nativelink_redis_resources "limits")).memory -}}
-{{- $t14 := $known.nativelink_cas_storage_class -}}
-{{- if not $t14 -}}
-  {{- $t13 := "" -}}
+{{- $t18 := $known.nativelink_cas_storage_class -}}
+{{- if not $t18 -}}
+  {{- $t17 := "" -}}
   {{- range $item := $known.storage_classes_list -}}
-    {{- $t13 = $item.name -}}
+    {{- $t17 = $item.name -}}
     {{- break -}}
   {{- end -}}
-  {{- $t14 = $t13 -}}
+  {{- $t18 = $t17 -}}
 {{- end -}}
-{{- $storage_class = $t14 -}}
-{{- $t15 := dict "args" (list $known $senders $pools) -}}
-{{- template "nativelink.context._alerted" $t15 -}}
-{{- $t16 := dict -}}
+{{- $storage_class = $t18 -}}
+{{- $t19 := dict "args" (list $known $senders $pools) -}}
+{{- template "nativelink.context._alerted" $t19 -}}
+{{- $t20 := dict -}}
 {{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (not (not $senders)) "collected demand" (and (eq $backend "memory") (has "scheduler" $senders)) "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled -}}
-  {{- $_ := set $t16 $key $item -}}
+  {{- $_ := set $t20 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t15.result -}}
-  {{- $_ := set $t16 $key $item -}}
+{{- range $key, $item := $t19.result -}}
+  {{- $_ := set $t20 $key $item -}}
 {{- end -}}
-{{- $when = $t16 -}}
-{{- $t17 := dict -}}
+{{- $when = $t20 -}}
+{{- $t21 := dict -}}
 {{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t18 := dict "args" (list $cluster $component) -}}
-  {{- template "nativelink.context._labels" $t18 -}}
-  {{- $_ := set $t17 $component $t18.result -}}
+  {{- $t22 := dict "args" (list $cluster $component) -}}
+  {{- template "nativelink.context._labels" $t22 -}}
+  {{- $_ := set $t21 $component $t22.result -}}
 {{- end -}}
-{{- $t19 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t20 := dict "args" (list $component) -}}
-  {{- template "nativelink.context._selector" $t20 -}}
-  {{- $_ := set $t19 $component $t20.result -}}
-{{- end -}}
-{{- $t21 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
-{{- template "nativelink.context._image" $t21 -}}
-{{- $t22 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
-{{- template "nativelink.context._image" $t22 -}}
 {{- $t23 := dict -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
+  {{- $t24 := dict "args" (list $component) -}}
+  {{- template "nativelink.context._selector" $t24 -}}
+  {{- $_ := set $t23 $component $t24.result -}}
+{{- end -}}
+{{- $t25 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
+{{- template "nativelink.context._image" $t25 -}}
+{{- $t26 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
+{{- template "nativelink.context._image" $t26 -}}
+{{- $t27 := dict -}}
 {{- range $name := list "redis" "headroom" "collector" "redis_exporter" "prometheus" -}}
-  {{- $t24 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
-  {{- template "nativelink.context._image" $t24 -}}
-  {{- $_ := set $t23 $name $t24.result -}}
-{{- end -}}
-{{- $t25 := dict -}}
-{{- range $key, $item := dict "nativelink" $t21.result "worker_init" $t22.result -}}
-  {{- $_ := set $t25 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $t23 -}}
-  {{- $_ := set $t25 $key $item -}}
-{{- end -}}
-{{- $t26 := dict "args" (list $known) -}}
-{{- template "nativelink.context._secrets" $t26 -}}
-{{- $t27 := dict "args" (list $cluster "prometheus") -}}
-{{- template "nativelink.context._labels" $t27 -}}
-{{- $t28 := dict -}}
-{{- range $key, $item := $t27.result -}}
-  {{- $_ := set $t28 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $known.nativelink_prometheus_labels -}}
-  {{- $_ := set $t28 $key $item -}}
+  {{- $t28 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
+  {{- template "nativelink.context._image" $t28 -}}
+  {{- $_ := set $t27 $name $t28.result -}}
 {{- end -}}
 {{- $t29 := dict -}}
-{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
+{{- range $key, $item := dict "nativelink" $t25.result "worker_init" $t26.result -}}
   {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $t27 -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- $t30 := dict "args" (list $known) -}}
+{{- template "nativelink.context._secrets" $t30 -}}
+{{- $t31 := dict "args" (list $cluster "prometheus") -}}
+{{- template "nativelink.context._labels" $t31 -}}
+{{- $t32 := dict -}}
+{{- range $key, $item := $t31.result -}}
+  {{- $_ := set $t32 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $known.nativelink_prometheus_labels -}}
+  {{- $_ := set $t32 $key $item -}}
+{{- end -}}
+{{- $t33 := dict -}}
+{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
+  {{- $_ := set $t33 $key $item -}}
 {{- end -}}
 {{- range $key, $item := dict "interval" (printf "%vs" $known.nativelink_metrics_interval) -}}
-  {{- $_ := set $t29 $key $item -}}
+  {{- $_ := set $t33 $key $item -}}
 {{- end -}}
-{{- $t30 := "" -}}
+{{- $t34 := "" -}}
 {{- if ne $prometheus "none" -}}
-  {{- $t31 := dict "args" (list $known $when $pools) -}}
-  {{- template "nativelink.alerts.groups" $t31 -}}
-  {{- $t30 = $t31.result -}}
+  {{- $t35 := dict "args" (list $known $when $pools) -}}
+  {{- template "nativelink.alerts.groups" $t35 -}}
+  {{- $t34 = $t35.result -}}
 {{- else -}}
-  {{- $t30 = list -}}
+  {{- $t34 = list -}}
 {{- end -}}
-{{- $t32 := dict "args" list -}}
-{{- template "nativelink.alerts.inhibitions" $t32 -}}
-{{- $t33 := dict "args" list -}}
-{{- template "nativelink.alerts.operator_inhibitions" $t33 -}}
-{{- $t34 := list -}}
+{{- $t36 := dict "args" list -}}
+{{- template "nativelink.alerts.inhibitions" $t36 -}}
+{{- $t37 := dict "args" list -}}
+{{- template "nativelink.alerts.operator_inhibitions" $t37 -}}
+{{- $t38 := list -}}
 {{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
   {{- if index $when $each.condition -}}
-    {{- $t34 = append $t34 $each -}}
+    {{- $t38 = append $t38 $each -}}
   {{- end -}}
 {{- end -}}
-{{- $t35 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.others" $t35 -}}
-{{- $t36 := "" -}}
+{{- $t39 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.others" $t39 -}}
+{{- $t40 := "" -}}
 {{- if has "cluster" $known.nativelink_prometheus_scrapes -}}
-  {{- $t36 = (list "/metrics" "/metrics/cadvisor") -}}
+  {{- $t40 = (list "/metrics" "/metrics/cadvisor") -}}
 {{- else -}}
-  {{- $t36 = list -}}
+  {{- $t40 = list -}}
 {{- end -}}
-{{- $t37 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.kubelet_series" $t37 -}}
-{{- $t38 := dict "args" (list $senders) -}}
-{{- template "nativelink.monitoring.collector" $t38 -}}
-{{- $t39 := dict "args" (list $known.nativelink_traces_endpoint) -}}
-{{- template "nativelink.context._receiver" $t39 -}}
-{{- $t40 := dict -}}
-{{- range $sender := list "scheduler" "cas" -}}
-  {{- $t41 := dict "args" (list $known $senders $sender dict) -}}
-  {{- template "nativelink.monitoring.environment" $t41 -}}
-  {{- $_ := set $t40 $sender $t41.result -}}
-{{- end -}}
-{{- $t42 := "" -}}
-{{- if $known.nativelink_priority_classes -}}
-  {{- $t42 = "nativelink-control-plane" -}}
-{{- else -}}
-  {{- $t42 = "" -}}
-{{- end -}}
-{{- $t43 := dict "args" (list $known "cas") -}}
-{{- template "nativelink.context._stated" $t43 -}}
+{{- $t41 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.kubelet_series" $t41 -}}
+{{- $t42 := dict "args" (list $senders) -}}
+{{- template "nativelink.monitoring.collector" $t42 -}}
+{{- $t43 := dict "args" (list $known.nativelink_traces_endpoint) -}}
+{{- template "nativelink.context._receiver" $t43 -}}
 {{- $t44 := dict -}}
-{{- range $kind := list "cas" "ac" -}}
-  {{- $t45 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
-  {{- template "nativelink.context._shards" $t45 -}}
-  {{- $_ := set $t44 $kind $t45.result -}}
+{{- range $sender := list "scheduler" "cas" -}}
+  {{- $t45 := dict "args" (list $known $senders $sender dict) -}}
+  {{- template "nativelink.monitoring.environment" $t45 -}}
+  {{- $_ := set $t44 $sender $t45.result -}}
 {{- end -}}
-{{- $t46 := dict "args" (list $known) -}}
-{{- template "nativelink.context._cas_stores" $t46 -}}
-{{- $t47 := "" -}}
-{{- if has "cas" $senders -}}
-  {{- $t47 = "COUNTED_" -}}
+{{- $t46 := "" -}}
+{{- if $known.nativelink_priority_classes -}}
+  {{- $t46 = "nativelink-control-plane" -}}
 {{- else -}}
-  {{- $t47 = "" -}}
+  {{- $t46 = "" -}}
 {{- end -}}
+{{- $t47 := dict "args" (list $known "cas") -}}
+{{- template "nativelink.context._stated" $t47 -}}
 {{- $t48 := dict -}}
-{{- range $key, $item := $t43.result -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $kind := list "cas" "ac" -}}
+  {{- $t49 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
+  {{- template "nativelink.context._shards" $t49 -}}
+  {{- $_ := set $t48 $kind $t49.result -}}
 {{- end -}}
-{{- range $key, $item := dict "shards" $t44 "storage_class" $storage_class -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- $t50 := dict "args" (list $known) -}}
+{{- template "nativelink.context._cas_stores" $t50 -}}
+{{- $t51 := "" -}}
+{{- if has "cas" $senders -}}
+  {{- $t51 = "COUNTED_" -}}
+{{- else -}}
+  {{- $t51 = "" -}}
 {{- end -}}
-{{- range $key, $item := $t46.result -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- $t52 := dict -}}
+{{- range $key, $item := $t47.result -}}
+  {{- $_ := set $t52 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "served" $t47 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $key, $item := dict "shards" $t48 "storage_class" $storage_class -}}
+  {{- $_ := set $t52 $key $item -}}
 {{- end -}}
-{{- $t49 := dict "args" (list $known "scheduler") -}}
-{{- template "nativelink.context._stated" $t49 -}}
-{{- $t51 := list -}}
+{{- range $key, $item := $t50.result -}}
+  {{- $_ := set $t52 $key $item -}}
+{{- end -}}
+{{- range $key, $item := dict "served" $t51 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
+  {{- $_ := set $t52 $key $item -}}
+{{- end -}}
+{{- $t53 := dict "args" (list $known "scheduler") -}}
+{{- template "nativelink.context._stated" $t53 -}}
+{{- $t55 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t51 = append $t51 $pool.grace -}}
+  {{- $t55 = append $t55 $pool.grace -}}
 {{- end -}}
-{{- $t50 := index $t51 0 -}}
-{{- range $item := $t51 -}}
-  {{- $t50 = max $t50 $item -}}
+{{- $t54 := index $t55 0 -}}
+{{- range $item := $t55 -}}
+  {{- $t54 = max $t54 $item -}}
 {{- end -}}
-{{- $t52 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
-{{- template "nativelink.context._back_soon" $t52 -}}
-{{- $t53 := dict -}}
-{{- range $key, $item := $t49.result -}}
-  {{- $_ := set $t53 $key $item -}}
+{{- $t56 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
+{{- template "nativelink.context._back_soon" $t56 -}}
+{{- $t57 := dict -}}
+{{- range $key, $item := $t53.result -}}
+  {{- $_ := set $t57 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "properties" $properties "executing_timeout" $t50 "tolerations" $t52.result -}}
-  {{- $_ := set $t53 $key $item -}}
+{{- range $key, $item := dict "properties" $properties "executing_timeout" $t54 "tolerations" $t56.result -}}
+  {{- $_ := set $t57 $key $item -}}
 {{- end -}}
-{{- $t54 := dict "args" (list $known "redis") -}}
-{{- template "nativelink.context._stated" $t54 -}}
-{{- $t55 := "" -}}
+{{- $t58 := dict "args" (list $known "redis") -}}
+{{- template "nativelink.context._stated" $t58 -}}
+{{- $t59 := "" -}}
 {{- if $bundled -}}
-  {{- $t55 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+  {{- $t59 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
 {{- else -}}
-  {{- $t55 = $known.nativelink_redis_address -}}
+  {{- $t59 = $known.nativelink_redis_address -}}
 {{- end -}}
-{{- $t56 := "" -}}
+{{- $t60 := "" -}}
 {{- if $bundled -}}
-  {{- $t56 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+  {{- $t60 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
 {{- else -}}
-  {{- $t56 = $known.nativelink_redis_address -}}
+  {{- $t60 = $known.nativelink_redis_address -}}
 {{- end -}}
-{{- $t57 := dict "args" (list $t56 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- template "nativelink.context._peer" $t57 -}}
-{{- $t58 := "" -}}
+{{- $t61 := dict "args" (list $t60 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- template "nativelink.context._peer" $t61 -}}
+{{- $t62 := "" -}}
 {{- if $memory -}}
-  {{- $t59 := dict "args" (list $memory) -}}
-  {{- template "nativelink.context.redis_may_fill" $t59 -}}
-  {{- $t58 = $t59.result -}}
+  {{- $t63 := dict "args" (list $memory) -}}
+  {{- template "nativelink.context.redis_may_fill" $t63 -}}
+  {{- $t62 = $t63.result -}}
 {{- else -}}
-  {{- $t58 = 0 -}}
+  {{- $t62 = 0 -}}
 {{- end -}}
-{{- $t60 := dict -}}
-{{- range $key, $item := $t54.result -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- $t64 := dict -}}
+{{- range $key, $item := $t58.result -}}
+  {{- $_ := set $t64 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "bundled" $bundled "address" $t55 -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := dict "bundled" $bundled "address" $t59 -}}
+  {{- $_ := set $t64 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t57.result -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := $t61.result -}}
+  {{- $_ := set $t64 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t58 -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t62 -}}
+  {{- $_ := set $t64 $key $item -}}
 {{- end -}}
-{{- $t61 := list -}}
-{{- range $each := $edges -}}
-  {{- $t62 := dict "args" (list $each) -}}
-  {{- template "nativelink.context._namespace" $t62 -}}
-  {{- $t61 = append $t61 $t62.result -}}
-{{- end -}}
-{{- $t63 := list -}}
+{{- $t65 := list -}}
 {{- range $name := $readers | uniq -}}
-  {{- $t64 := dict "args" (list $name) -}}
-  {{- template "nativelink.context._namespace" $t64 -}}
-  {{- $t63 = append $t63 $t64.result -}}
+  {{- $t66 := dict "args" (list $name) -}}
+  {{- template "nativelink.context._namespace" $t66 -}}
+  {{- $t65 = append $t65 $t66.result -}}
 {{- end -}}
-{{- $t65 := "" -}}
+{{- $t67 := "" -}}
 {{- if $known.nativelink_workers_apart -}}
-  {{- $t66 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
-  {{- template "nativelink.context._away_from" $t66 -}}
-  {{- $t65 = $t66.result -}}
+  {{- $t68 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
+  {{- template "nativelink.context._away_from" $t68 -}}
+  {{- $t67 = $t68.result -}}
 {{- else -}}
-  {{- $t65 = dict -}}
+  {{- $t67 = dict -}}
 {{- end -}}
-{{- $t67 := dict "args" (list list) -}}
-{{- template "nativelink.context._back_soon" $t67 -}}
-{{- $t68 := list -}}
+{{- $t69 := dict "args" (list list) -}}
+{{- template "nativelink.context._back_soon" $t69 -}}
+{{- $t70 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t69 := dict -}}
+  {{- $t71 := dict -}}
   {{- range $key, $texts := $pool.platform_properties -}}
     {{- if $texts -}}
-      {{- $_ := set $t69 $key (last $texts) -}}
+      {{- $_ := set $t71 $key (last $texts) -}}
     {{- end -}}
   {{- end -}}
-  {{- $t68 = append $t68 (dict "name" $pool.name "properties" $t69) -}}
+  {{- $t70 = append $t70 (dict "name" $pool.name "properties" $t71) -}}
 {{- end -}}
-{{- $t70 := dict -}}
+{{- $t72 := dict -}}
 {{- range $key, $item := dict "nginx.org/grpc-services" "nativelink-scheduler,nativelink-cas" "nginx.org/client-max-body-size" "0" "nginx.org/proxy-read-timeout" "86400s" "nginx.org/proxy-send-timeout" "86400s" "nginx.ingress.kubernetes.io/backend-protocol" "GRPC" "nginx.ingress.kubernetes.io/proxy-body-size" "0" "nginx.ingress.kubernetes.io/proxy-read-timeout" "86400" "nginx.ingress.kubernetes.io/proxy-send-timeout" "86400" -}}
-  {{- $_ := set $t70 $key $item -}}
+  {{- $_ := set $t72 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $known.nativelink_edge_annotations -}}
-  {{- $_ := set $t70 $key $item -}}
+  {{- $_ := set $t72 $key $item -}}
 {{- end -}}
-{{- $t71 := dict "args" (list $known.nativelink_namespace $when) -}}
-{{- template "nativelink.context._config_maps" $t71 -}}
-{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t17 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t19 "images" $t25 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t26.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t28 "demand" (list $t29) "alerts" $t30 "inhibitions" $t32.result "operator_inhibitions" $t33.result "interval" 15 "own" $t34 "others" $t35.result "kubelet_paths" $t36 "kubelet_series" $t37.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t38.result "traces" $t39.result "telemetry" $t40 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t42 "cas" $t48 "scheduler" $t53 "redis" $t60 "peers" (dict "clients" (concat $t61 $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t63) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t65) "only_pod_tolerations" $t67.result "pools" $pools "demand_pools" $t68 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t70) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t71.result "when" $when) -}}
+{{- $t73 := dict "args" (list $known.nativelink_namespace $when) -}}
+{{- template "nativelink.context._config_maps" $t73 -}}
+{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t21 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t23 "images" $t29 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t30.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t32 "demand" (list $t33) "alerts" $t34 "inhibitions" $t36.result "operator_inhibitions" $t37.result "interval" 15 "own" $t38 "others" $t39.result "kubelet_paths" $t40 "kubelet_series" $t41.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t42.result "traces" $t43.result "telemetry" $t44 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t46 "cas" $t52 "scheduler" $t57 "redis" $t64 "peers" (dict "clients" (concat $edges $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t65) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t67) "only_pod_tolerations" $t69.result "pools" $pools "demand_pools" $t70 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t72) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t73.result "when" $when) -}}
 {{- end -}}
 
 {{- define "nativelink.formats._enough" -}}
@@ -2936,72 +2948,78 @@
 {{- $known := index .args 0 -}}
 {{- $engines := "" -}}
 {{- $found := "" -}}
-{{- $gateway := "" -}}
 {{- $operator := "" -}}
 {{- $wanted := "" -}}
+{{- $t1 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t2, $item := list "nativelink-gitops" $known.gitops_namespace (dict "app.kubernetes.io/name" "argocd-application-controller") 8082 -}}
+  {{- $_ := set $t1 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t2) $item -}}
+{{- end -}}
+{{- $_ := set $t1 "honor_labels" true -}}
+{{- $t3 := dict "args" (list $t1) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t3 -}}
+{{- $_ := set $t1 "selector" $t3.result -}}
+{{- $t4 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t5, $item := list "nativelink-gitops" $known.gitops_namespace dict 8080 -}}
+  {{- $_ := set $t4 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t5) $item -}}
+{{- end -}}
+{{- $_ := set $t4 "key" "app" -}}
+{{- $_ := set $t4 "values" (list "kustomize-controller" "source-controller") -}}
+{{- $_ := set $t4 "honor_labels" true -}}
+{{- $t6 := dict "args" (list $t4) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t6 -}}
+{{- $_ := set $t4 "selector" $t6.result -}}
+{{- $engines = (dict "argocd" $t1 "flux" $t4) -}}
+{{- $t7 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t8, $item := list "nativelink-keda" $known.keda_namespace (dict "app" "keda-operator") 8080 -}}
+  {{- $_ := set $t7 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t8) $item -}}
+{{- end -}}
+{{- $_ := set $t7 "series" "keda_.+" -}}
+{{- $_ := set $t7 "honor_labels" true -}}
+{{- $t9 := dict "args" (list $t7) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t9 -}}
+{{- $_ := set $t7 "selector" $t9.result -}}
+{{- $operator = $t7 -}}
+{{- $wanted = $known.nativelink_prometheus_scrapes -}}
+{{- $t10 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.proxies" $t10 -}}
+{{- $t11 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t12, $item := list "nativelink-edge" $known.ingress_namespace $t10.result 19001 "/stats/prometheus" -}}
+  {{- $_ := set $t11 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t12) $item -}}
+{{- end -}}
+{{- $t13 := dict "args" (list $t11) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t13 -}}
+{{- $_ := set $t11 "selector" $t13.result -}}
+{{- $t14 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t15, $item := list "nativelink-kube-state-metrics" $known.nativelink_kube_state_metrics_namespace (dict "app.kubernetes.io/name" "kube-state-metrics") 8080 -}}
+  {{- $_ := set $t14 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t15) $item -}}
+{{- end -}}
+{{- $_ := set $t14 "series" "kube_(pod|deployment|statefulset|horizontalpodautoscaler|persistentvolumeclaim|node)_.+|gotk_resource_info" -}}
+{{- $_ := set $t14 "honor_labels" true -}}
+{{- $t16 := dict "args" (list $t14) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t16 -}}
+{{- $_ := set $t14 "selector" $t16.result -}}
+{{- $found = (list (list "edge" $t11) (list "keda" $operator) (list "gitops" (index $engines $known.gitops_provider)) (list "cluster" $t14)) -}}
+{{- $t17 := list -}}
+{{- range $t18 := $found -}}
+  {{- $name := index $t18 0 -}}
+  {{- $scrape := index $t18 1 -}}
+  {{- if and (has $name $wanted) $scrape -}}
+    {{- $t17 = append $t17 $scrape -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $t17 -}}
+{{- end -}}
+
+{{- define "nativelink.monitoring.proxies" -}}
+{{- $frame := . -}}
+{{- $known := index .args 0 -}}
 {{- $t1 := dict -}}
 {{- range $t2 := list (list "name" "nativelink") (list "namespace" $known.nativelink_namespace) -}}
   {{- $key := index $t2 0 -}}
   {{- $value := index $t2 1 -}}
   {{- $_ := set $t1 (printf "gateway.envoyproxy.io/owning-gateway-%v" $key) $value -}}
 {{- end -}}
-{{- $gateway = $t1 -}}
-{{- $t3 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t4, $item := list "nativelink-gitops" $known.gitops_namespace (dict "app.kubernetes.io/name" "argocd-application-controller") 8082 -}}
-  {{- $_ := set $t3 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t4) $item -}}
-{{- end -}}
-{{- $_ := set $t3 "honor_labels" true -}}
-{{- $t5 := dict "args" (list $t3) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t5 -}}
-{{- $_ := set $t3 "selector" $t5.result -}}
-{{- $t6 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t7, $item := list "nativelink-gitops" $known.gitops_namespace dict 8080 -}}
-  {{- $_ := set $t6 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t7) $item -}}
-{{- end -}}
-{{- $_ := set $t6 "key" "app" -}}
-{{- $_ := set $t6 "values" (list "kustomize-controller" "source-controller") -}}
-{{- $_ := set $t6 "honor_labels" true -}}
-{{- $t8 := dict "args" (list $t6) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t8 -}}
-{{- $_ := set $t6 "selector" $t8.result -}}
-{{- $engines = (dict "argocd" $t3 "flux" $t6) -}}
-{{- $t9 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t10, $item := list "nativelink-keda" $known.keda_namespace (dict "app" "keda-operator") 8080 -}}
-  {{- $_ := set $t9 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t10) $item -}}
-{{- end -}}
-{{- $_ := set $t9 "series" "keda_.+" -}}
-{{- $_ := set $t9 "honor_labels" true -}}
-{{- $t11 := dict "args" (list $t9) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t11 -}}
-{{- $_ := set $t9 "selector" $t11.result -}}
-{{- $operator = $t9 -}}
-{{- $wanted = $known.nativelink_prometheus_scrapes -}}
-{{- $t12 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t13, $item := list "nativelink-edge" $known.ingress_namespace $gateway 19001 "/stats/prometheus" -}}
-  {{- $_ := set $t12 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t13) $item -}}
-{{- end -}}
-{{- $t14 := dict "args" (list $t12) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t14 -}}
-{{- $_ := set $t12 "selector" $t14.result -}}
-{{- $t15 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t16, $item := list "nativelink-kube-state-metrics" $known.nativelink_kube_state_metrics_namespace (dict "app.kubernetes.io/name" "kube-state-metrics") 8080 -}}
-  {{- $_ := set $t15 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t16) $item -}}
-{{- end -}}
-{{- $_ := set $t15 "series" "kube_(pod|deployment|statefulset|horizontalpodautoscaler|persistentvolumeclaim|node)_.+|gotk_resource_info" -}}
-{{- $_ := set $t15 "honor_labels" true -}}
-{{- $t17 := dict "args" (list $t15) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t17 -}}
-{{- $_ := set $t15 "selector" $t17.result -}}
-{{- $found = (list (list "edge" $t12) (list "keda" $operator) (list "gitops" (index $engines $known.gitops_provider)) (list "cluster" $t15)) -}}
-{{- $t18 := list -}}
-{{- range $t19 := $found -}}
-  {{- $name := index $t19 0 -}}
-  {{- $scrape := index $t19 1 -}}
-  {{- if and (has $name $wanted) $scrape -}}
-    {{- $t18 = append $t18 $scrape -}}
-  {{- end -}}
-{{- end -}}
-{{- $_ := set $frame "result" $t18 -}}
+{{- $_ := set $frame "result" $t1 -}}
 {{- end -}}
 
 {{- define "nativelink.rules._amounts" -}}
