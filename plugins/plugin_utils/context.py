@@ -31,6 +31,7 @@ COMPONENTS = (
     "headroom",
     "prepull",
     "collector",
+    "collector-workers",
     "demand",
     "prometheus",
     "edge",
@@ -147,6 +148,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     read = prometheus != "none" or own("metrics_namespaces") or own("traces_endpoint")
     read = bool(read or (autoscaled and backend == "memory"))
     senders = [name for name in ("scheduler", "cas", "worker") if name in own("metrics") and read]
+    collected = backend == "memory" and "scheduler" in senders
     pools = [_pool(pool, cluster, upload, known, senders) for pool in own("worker_pools")]
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     envoy_gateway = behind_envoy_gateway(known)
@@ -168,8 +170,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "several schedulers": several,
         "redis": backend == "redis",
         "bundled redis": bundled,
-        "collector": bool(senders),
-        "collected demand": backend == "memory" and "scheduler" in senders,
+        "collector": "scheduler" in senders or "cas" in senders,
+        "collected demand": collected,
         "cas metrics": "cas" in senders,
         "scheduler metrics": "scheduler" in senders,
         "worker metrics": "worker" in senders,
@@ -226,7 +228,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             # It lists pods and nodes by the API.
             "token": bool(own("prometheus_scrapes")),
         },
-        "collector": monitoring.collector(senders),
+        "collectors": monitoring.collectors(senders, collected),
+        "reports": monitoring.reports(senders),
         "traces": _receiver(own("traces_endpoint")),
         "telemetry": {sender: monitoring.environment(known, senders, sender) for sender in ("scheduler", "cas")},
         "log": {"format": own("log_format"), "level": own("log_level")},
@@ -306,6 +309,7 @@ def _config_maps(namespace: str, when: Mapping[str, bool]) -> dict[str, dict[str
         "cas": ["cas/cas.json5"],
         "scheduler": ["scheduler/scheduler.json5"],
         "collector": ["monitoring/collector.yaml"],
+        "collector-workers": ["monitoring/collector-workers.yaml"],
         "demand": ["monitoring/demand.lua"],
         "prometheus": ["monitoring/prometheus.yaml", "monitoring/alert-rules.yaml"],
     }
@@ -313,7 +317,12 @@ def _config_maps(namespace: str, when: Mapping[str, bool]) -> dict[str, dict[str
         files["scheduler"] = [*files["scheduler"], "scheduler/guard.sh", "scheduler/housekeeping.lua"]
     if when["bundled prometheus with demand"]:
         files["prometheus"] = [*files["prometheus"], "monitoring/rules.yaml"]
-    conditions = {"collector": "collector", "demand": "demand", "prometheus": "bundled prometheus"}
+    conditions = {
+        "collector": "collector",
+        "collector-workers": "worker metrics",
+        "demand": "demand",
+        "prometheus": "bundled prometheus",
+    }
     return {
         component: {"name": f"nativelink-{component}-config", "namespace": namespace, "files": paths}
         for component, paths in files.items()

@@ -28,8 +28,8 @@ def ours(component: str, namespace: str = "nativelink", **labels: str) -> Pod:
     return Pod(namespace, {**NAME, "app.kubernetes.io/component": component, **labels})
 
 
-CAS, SCHEDULER, REDIS, COLLECTOR, DEMAND, PROMETHEUS = (
-    ours(name) for name in ("cas", "scheduler", "redis", "collector", "demand", "prometheus")
+CAS, SCHEDULER, REDIS, COLLECTOR, OF_WORKERS, DEMAND, PROMETHEUS = (
+    ours(name) for name in ("cas", "scheduler", "redis", "collector", "collector-workers", "demand", "prometheus")
 )
 WORKER = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "default"})
 PLACEHOLDER, PULLING = (
@@ -71,9 +71,11 @@ ALWAYS_ALLOWED: dict[str, Flow] = {
 REPORTING_ALLOWED: dict[str, Flow] = {
     "scheduler to its port of the collector": (SCHEDULER, COLLECTOR, 4317),
     "CAS to its port of the collector": (CAS, COLLECTOR, 14317),
-    "worker to its port of the collector": (WORKER, COLLECTOR, 24317),
+    "worker to its collector": (WORKER, OF_WORKERS, 24317),
     "Prometheus to the demand": (PROMETHEUS, COLLECTOR, 9464),
     "Prometheus to the collector": (PROMETHEUS, COLLECTOR, 9465),
+    "Prometheus to the collector of the workers": (PROMETHEUS, OF_WORKERS, 9465),
+    "the collector of the workers to a receiver of traces": (OF_WORKERS, TRACES, 4317),
     "the collector to a receiver of traces": (COLLECTOR, TRACES, 4317),
     "Prometheus to KEDA": (PROMETHEUS, KEDA, 8080),
     "Prometheus to Envoy": (PROMETHEUS, EDGE, 19001),
@@ -83,7 +85,11 @@ REPORTING_FORBIDDEN: dict[str, Flow] = {
     "CAS to the scheduler's port of the collector": (CAS, COLLECTOR, 4317),
     "worker to the scheduler's port of the collector": (WORKER, COLLECTOR, 4317),
     "worker to the port of the CAS of the collector": (WORKER, COLLECTOR, 14317),
-    "an impostor to the workers' port of the collector": (IMPOSTOR, COLLECTOR, 24317),
+    "worker to any port of the scheduler's collector": (WORKER, COLLECTOR, 24317),
+    "CAS to the collector of the workers": (CAS, OF_WORKERS, 24317),
+    "an impostor to the collector of the workers": (IMPOSTOR, OF_WORKERS, 24317),
+    "worker to the metrics of its collector": (WORKER, OF_WORKERS, 9465),
+    "the collector of the workers to the other one": (OF_WORKERS, COLLECTOR, 4317),
     "the collector to another host": (COLLECTOR, INTERNET, 4317),
     "Prometheus to the internet": (PROMETHEUS, INTERNET, 80),
     "Prometheus to a stranger": (PROMETHEUS, OTHER, 8080),

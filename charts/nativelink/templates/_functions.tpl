@@ -1134,14 +1134,14 @@
 {{- $when := index .args 1 -}}
 {{- $conditions := "" -}}
 {{- $files := "" -}}
-{{- $files = (dict "cas" (list "cas/cas.json5") "scheduler" (list "scheduler/scheduler.json5") "collector" (list "monitoring/collector.yaml") "demand" (list "monitoring/demand.lua") "prometheus" (list "monitoring/prometheus.yaml" "monitoring/alert-rules.yaml")) -}}
+{{- $files = (dict "cas" (list "cas/cas.json5") "scheduler" (list "scheduler/scheduler.json5") "collector" (list "monitoring/collector.yaml") "collector-workers" (list "monitoring/collector-workers.yaml") "demand" (list "monitoring/demand.lua") "prometheus" (list "monitoring/prometheus.yaml" "monitoring/alert-rules.yaml")) -}}
 {{- if $when.redis -}}
   {{- $_ := set $files "scheduler" (concat $files.scheduler (list "scheduler/guard.sh" "scheduler/housekeeping.lua")) -}}
 {{- end -}}
 {{- if index $when "bundled prometheus with demand" -}}
   {{- $_ := set $files "prometheus" (concat $files.prometheus (list "monitoring/rules.yaml")) -}}
 {{- end -}}
-{{- $conditions = (dict "collector" "collector" "demand" "demand" "prometheus" "bundled prometheus") -}}
+{{- $conditions = (dict "collector" "collector" "collector-workers" "worker metrics" "demand" "demand" "prometheus" "bundled prometheus") -}}
 {{- $t1 := dict -}}
 {{- range $component, $paths := $files -}}
   {{- if index $when (ternary (index $conditions $component) "always" (hasKey $conditions $component)) -}}
@@ -1684,6 +1684,7 @@
 {{- $behind := "" -}}
 {{- $bundled := "" -}}
 {{- $cluster := "" -}}
+{{- $collected := "" -}}
 {{- $demand := "" -}}
 {{- $edges := "" -}}
 {{- $envoy_gateway := "" -}}
@@ -1740,6 +1741,7 @@
   {{- end -}}
 {{- end -}}
 {{- $senders = $t6 -}}
+{{- $collected = (and (eq $backend "memory") (has "scheduler" $senders)) -}}
 {{- $t7 := list -}}
 {{- range $pool := $known.nativelink_worker_pools -}}
   {{- $t8 := dict "args" (list $pool $cluster $upload $known $senders) -}}
@@ -1810,7 +1812,7 @@
 {{- $t19 := dict "args" (list $known $senders $pools) -}}
 {{- template "nativelink.context._alerted" $t19 -}}
 {{- $t20 := dict -}}
-{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (not (not $senders)) "collected demand" (and (eq $backend "memory") (has "scheduler" $senders)) "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled -}}
+{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (or (has "scheduler" $senders) (has "cas" $senders)) "collected demand" $collected "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled -}}
   {{- $_ := set $t20 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $t19.result -}}
@@ -1818,13 +1820,13 @@
 {{- end -}}
 {{- $when = $t20 -}}
 {{- $t21 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "collector-workers" "demand" "prometheus" "edge" "policy" -}}
   {{- $t22 := dict "args" (list $cluster $component) -}}
   {{- template "nativelink.context._labels" $t22 -}}
   {{- $_ := set $t21 $component $t22.result -}}
 {{- end -}}
 {{- $t23 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "collector-workers" "demand" "prometheus" "edge" "policy" -}}
   {{- $t24 := dict "args" (list $component) -}}
   {{- template "nativelink.context._selector" $t24 -}}
   {{- $_ := set $t23 $component $t24.result -}}
@@ -1877,7 +1879,7 @@
 {{- $t37 := dict "args" list -}}
 {{- template "nativelink.alerts.operator_inhibitions" $t37 -}}
 {{- $t38 := list -}}
-{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
+{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-workers" "component" "collector-workers" "port" "reported" "port_name" "http-workers" "condition" "worker metrics" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
   {{- if index $when $each.condition -}}
     {{- $t38 = append $t38 $each -}}
   {{- end -}}
@@ -1892,143 +1894,145 @@
 {{- end -}}
 {{- $t41 := dict "args" (list $known) -}}
 {{- template "nativelink.monitoring.kubelet_series" $t41 -}}
-{{- $t42 := dict "args" (list $senders) -}}
-{{- template "nativelink.monitoring.collector" $t42 -}}
-{{- $t43 := dict "args" (list $known.nativelink_traces_endpoint) -}}
-{{- template "nativelink.context._receiver" $t43 -}}
-{{- $t44 := dict -}}
+{{- $t42 := dict "args" (list $senders $collected) -}}
+{{- template "nativelink.monitoring.collectors" $t42 -}}
+{{- $t43 := dict "args" (list $senders) -}}
+{{- template "nativelink.monitoring.reports" $t43 -}}
+{{- $t44 := dict "args" (list $known.nativelink_traces_endpoint) -}}
+{{- template "nativelink.context._receiver" $t44 -}}
+{{- $t45 := dict -}}
 {{- range $sender := list "scheduler" "cas" -}}
-  {{- $t45 := dict "args" (list $known $senders $sender dict) -}}
-  {{- template "nativelink.monitoring.environment" $t45 -}}
-  {{- $_ := set $t44 $sender $t45.result -}}
+  {{- $t46 := dict "args" (list $known $senders $sender dict) -}}
+  {{- template "nativelink.monitoring.environment" $t46 -}}
+  {{- $_ := set $t45 $sender $t46.result -}}
 {{- end -}}
-{{- $t46 := "" -}}
+{{- $t47 := "" -}}
 {{- if $known.nativelink_priority_classes -}}
-  {{- $t46 = "nativelink-control-plane" -}}
+  {{- $t47 = "nativelink-control-plane" -}}
 {{- else -}}
-  {{- $t46 = "" -}}
+  {{- $t47 = "" -}}
 {{- end -}}
-{{- $t47 := dict "args" (list $known "cas") -}}
-{{- template "nativelink.context._stated" $t47 -}}
-{{- $t48 := dict -}}
+{{- $t48 := dict "args" (list $known "cas") -}}
+{{- template "nativelink.context._stated" $t48 -}}
+{{- $t49 := dict -}}
 {{- range $kind := list "cas" "ac" -}}
-  {{- $t49 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
-  {{- template "nativelink.context._shards" $t49 -}}
-  {{- $_ := set $t48 $kind $t49.result -}}
+  {{- $t50 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
+  {{- template "nativelink.context._shards" $t50 -}}
+  {{- $_ := set $t49 $kind $t50.result -}}
 {{- end -}}
-{{- $t50 := dict "args" (list $known) -}}
-{{- template "nativelink.context._cas_stores" $t50 -}}
-{{- $t51 := "" -}}
+{{- $t51 := dict "args" (list $known) -}}
+{{- template "nativelink.context._cas_stores" $t51 -}}
+{{- $t52 := "" -}}
 {{- if has "cas" $senders -}}
-  {{- $t51 = "COUNTED_" -}}
+  {{- $t52 = "COUNTED_" -}}
 {{- else -}}
-  {{- $t51 = "" -}}
+  {{- $t52 = "" -}}
 {{- end -}}
-{{- $t52 := dict -}}
-{{- range $key, $item := $t47.result -}}
-  {{- $_ := set $t52 $key $item -}}
+{{- $t53 := dict -}}
+{{- range $key, $item := $t48.result -}}
+  {{- $_ := set $t53 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "shards" $t48 "storage_class" $storage_class -}}
-  {{- $_ := set $t52 $key $item -}}
+{{- range $key, $item := dict "shards" $t49 "storage_class" $storage_class -}}
+  {{- $_ := set $t53 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t50.result -}}
-  {{- $_ := set $t52 $key $item -}}
+{{- range $key, $item := $t51.result -}}
+  {{- $_ := set $t53 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "served" $t51 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
-  {{- $_ := set $t52 $key $item -}}
+{{- range $key, $item := dict "served" $t52 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
+  {{- $_ := set $t53 $key $item -}}
 {{- end -}}
-{{- $t53 := dict "args" (list $known "scheduler") -}}
-{{- template "nativelink.context._stated" $t53 -}}
-{{- $t55 := list -}}
+{{- $t54 := dict "args" (list $known "scheduler") -}}
+{{- template "nativelink.context._stated" $t54 -}}
+{{- $t56 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t55 = append $t55 $pool.grace -}}
+  {{- $t56 = append $t56 $pool.grace -}}
 {{- end -}}
-{{- $t54 := index $t55 0 -}}
-{{- range $item := $t55 -}}
-  {{- $t54 = max $t54 $item -}}
+{{- $t55 := index $t56 0 -}}
+{{- range $item := $t56 -}}
+  {{- $t55 = max $t55 $item -}}
 {{- end -}}
-{{- $t56 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
-{{- template "nativelink.context._back_soon" $t56 -}}
-{{- $t57 := dict -}}
-{{- range $key, $item := $t53.result -}}
-  {{- $_ := set $t57 $key $item -}}
+{{- $t57 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
+{{- template "nativelink.context._back_soon" $t57 -}}
+{{- $t58 := dict -}}
+{{- range $key, $item := $t54.result -}}
+  {{- $_ := set $t58 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "properties" $properties "executing_timeout" $t54 "tolerations" $t56.result -}}
-  {{- $_ := set $t57 $key $item -}}
+{{- range $key, $item := dict "properties" $properties "executing_timeout" $t55 "tolerations" $t57.result -}}
+  {{- $_ := set $t58 $key $item -}}
 {{- end -}}
-{{- $t58 := dict "args" (list $known "redis") -}}
-{{- template "nativelink.context._stated" $t58 -}}
-{{- $t59 := "" -}}
-{{- if $bundled -}}
-  {{- $t59 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- else -}}
-  {{- $t59 = $known.nativelink_redis_address -}}
-{{- end -}}
+{{- $t59 := dict "args" (list $known "redis") -}}
+{{- template "nativelink.context._stated" $t59 -}}
 {{- $t60 := "" -}}
 {{- if $bundled -}}
   {{- $t60 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
 {{- else -}}
   {{- $t60 = $known.nativelink_redis_address -}}
 {{- end -}}
-{{- $t61 := dict "args" (list $t60 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- template "nativelink.context._peer" $t61 -}}
-{{- $t62 := "" -}}
+{{- $t61 := "" -}}
+{{- if $bundled -}}
+  {{- $t61 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- else -}}
+  {{- $t61 = $known.nativelink_redis_address -}}
+{{- end -}}
+{{- $t62 := dict "args" (list $t61 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- template "nativelink.context._peer" $t62 -}}
+{{- $t63 := "" -}}
 {{- if $memory -}}
-  {{- $t63 := dict "args" (list $memory) -}}
-  {{- template "nativelink.context.redis_may_fill" $t63 -}}
-  {{- $t62 = $t63.result -}}
+  {{- $t64 := dict "args" (list $memory) -}}
+  {{- template "nativelink.context.redis_may_fill" $t64 -}}
+  {{- $t63 = $t64.result -}}
 {{- else -}}
-  {{- $t62 = 0 -}}
+  {{- $t63 = 0 -}}
 {{- end -}}
-{{- $t64 := dict -}}
-{{- range $key, $item := $t58.result -}}
-  {{- $_ := set $t64 $key $item -}}
+{{- $t65 := dict -}}
+{{- range $key, $item := $t59.result -}}
+  {{- $_ := set $t65 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "bundled" $bundled "address" $t59 -}}
-  {{- $_ := set $t64 $key $item -}}
+{{- range $key, $item := dict "bundled" $bundled "address" $t60 -}}
+  {{- $_ := set $t65 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t61.result -}}
-  {{- $_ := set $t64 $key $item -}}
+{{- range $key, $item := $t62.result -}}
+  {{- $_ := set $t65 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t62 -}}
-  {{- $_ := set $t64 $key $item -}}
+{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t63 -}}
+  {{- $_ := set $t65 $key $item -}}
 {{- end -}}
-{{- $t65 := list -}}
+{{- $t66 := list -}}
 {{- range $name := $readers | uniq -}}
-  {{- $t66 := dict "args" (list $name) -}}
-  {{- template "nativelink.context._namespace" $t66 -}}
-  {{- $t65 = append $t65 $t66.result -}}
+  {{- $t67 := dict "args" (list $name) -}}
+  {{- template "nativelink.context._namespace" $t67 -}}
+  {{- $t66 = append $t66 $t67.result -}}
 {{- end -}}
-{{- $t67 := "" -}}
+{{- $t68 := "" -}}
 {{- if $known.nativelink_workers_apart -}}
-  {{- $t68 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
-  {{- template "nativelink.context._away_from" $t68 -}}
-  {{- $t67 = $t68.result -}}
+  {{- $t69 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
+  {{- template "nativelink.context._away_from" $t69 -}}
+  {{- $t68 = $t69.result -}}
 {{- else -}}
-  {{- $t67 = dict -}}
+  {{- $t68 = dict -}}
 {{- end -}}
-{{- $t69 := dict "args" (list list) -}}
-{{- template "nativelink.context._back_soon" $t69 -}}
-{{- $t70 := list -}}
+{{- $t70 := dict "args" (list list) -}}
+{{- template "nativelink.context._back_soon" $t70 -}}
+{{- $t71 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t71 := dict -}}
+  {{- $t72 := dict -}}
   {{- range $key, $texts := $pool.platform_properties -}}
     {{- if $texts -}}
-      {{- $_ := set $t71 $key (last $texts) -}}
+      {{- $_ := set $t72 $key (last $texts) -}}
     {{- end -}}
   {{- end -}}
-  {{- $t70 = append $t70 (dict "name" $pool.name "properties" $t71) -}}
+  {{- $t71 = append $t71 (dict "name" $pool.name "properties" $t72) -}}
 {{- end -}}
-{{- $t72 := dict -}}
+{{- $t73 := dict -}}
 {{- range $key, $item := dict "nginx.org/grpc-services" "nativelink-scheduler,nativelink-cas" "nginx.org/client-max-body-size" "0" "nginx.org/proxy-read-timeout" "86400s" "nginx.org/proxy-send-timeout" "86400s" "nginx.ingress.kubernetes.io/backend-protocol" "GRPC" "nginx.ingress.kubernetes.io/proxy-body-size" "0" "nginx.ingress.kubernetes.io/proxy-read-timeout" "86400" "nginx.ingress.kubernetes.io/proxy-send-timeout" "86400" -}}
-  {{- $_ := set $t72 $key $item -}}
+  {{- $_ := set $t73 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $known.nativelink_edge_annotations -}}
-  {{- $_ := set $t72 $key $item -}}
+  {{- $_ := set $t73 $key $item -}}
 {{- end -}}
-{{- $t73 := dict "args" (list $known.nativelink_namespace $when) -}}
-{{- template "nativelink.context._config_maps" $t73 -}}
-{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t21 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t23 "images" $t29 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t30.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t32 "demand" (list $t33) "alerts" $t34 "inhibitions" $t36.result "operator_inhibitions" $t37.result "interval" 15 "own" $t38 "others" $t39.result "kubelet_paths" $t40 "kubelet_series" $t41.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t42.result "traces" $t43.result "telemetry" $t44 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t46 "cas" $t52 "scheduler" $t57 "redis" $t64 "peers" (dict "clients" (concat $edges $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t65) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t67) "only_pod_tolerations" $t69.result "pools" $pools "demand_pools" $t70 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t72) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t73.result "when" $when) -}}
+{{- $t74 := dict "args" (list $known.nativelink_namespace $when) -}}
+{{- template "nativelink.context._config_maps" $t74 -}}
+{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t21 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t23 "images" $t29 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t30.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t32 "demand" (list $t33) "alerts" $t34 "inhibitions" $t36.result "operator_inhibitions" $t37.result "interval" 15 "own" $t38 "others" $t39.result "kubelet_paths" $t40 "kubelet_series" $t41.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collectors" $t42.result "reports" $t43.result "traces" $t44.result "telemetry" $t45 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t47 "cas" $t53 "scheduler" $t58 "redis" $t65 "peers" (dict "clients" (concat $edges $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t66) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t68) "only_pod_tolerations" $t70.result "pools" $pools "demand_pools" $t71 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t73) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t74.result "when" $when) -}}
 {{- end -}}
 
 {{- define "nativelink.formats._enough" -}}
@@ -2879,14 +2883,51 @@
 {{- $_ := set $frame "result" $t1 -}}
 {{- end -}}
 
-{{- define "nativelink.monitoring.collector" -}}
+{{- define "nativelink.monitoring.collector_of" -}}
+{{- $frame := . -}}
+{{- $sender := index .args 0 -}}
+{{- $t1 := "" -}}
+{{- if eq $sender "worker" -}}
+  {{- $t1 = "collector-workers" -}}
+{{- else -}}
+  {{- $t1 = "collector" -}}
+{{- end -}}
+{{- $_ := set $frame "result" $t1 -}}
+{{- end -}}
+
+{{- define "nativelink.monitoring.collectors" -}}
 {{- $frame := . -}}
 {{- $senders := index .args 0 -}}
-{{- $t1 := list -}}
-{{- range $name := $senders -}}
-  {{- $t1 = append $t1 (dict "name" $name "port" (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $name)) -}}
+{{- $demand := index .args 1 -}}
+{{- $found := "" -}}
+{{- $own := "" -}}
+{{- $ports := "" -}}
+{{- $found = list -}}
+{{- range $component := list "collector" "collector-workers" -}}
+  {{- $t1 := list -}}
+  {{- range $name := $senders -}}
+    {{- $t2 := dict "args" (list $name) -}}
+    {{- template "nativelink.monitoring.collector_of" $t2 -}}
+    {{- if eq $t2.result $component -}}
+      {{- $t1 = append $t1 (dict "name" $name "port" (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $name)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- $own = $t1 -}}
+  {{- $t3 := "" -}}
+  {{- if eq $component "collector-workers" -}}
+    {{- $t3 = "workers" -}}
+  {{- else -}}
+    {{- $t3 = "reported" -}}
+  {{- end -}}
+  {{- $ports = (list (dict "name" $t3 "port" "reported")) -}}
+  {{- if and $demand (eq $component "collector") -}}
+    {{- $ports = (concat (list (dict "name" "metrics" "port" "metrics")) $ports) -}}
+  {{- end -}}
+  {{- if $own -}}
+    {{- $found = append $found (dict "component" $component "senders" $own "ports" $ports) -}}
+  {{- end -}}
 {{- end -}}
-{{- $_ := set $frame "result" (dict "senders" $t1 "services" "^(build\\\\.bazel|google|com\\\\.github\\\\.trace_machina|grpc)\\\\." "expiration" (mul 4 15)) -}}
+{{- $_ := set $frame "result" $found -}}
 {{- end -}}
 
 {{- define "nativelink.monitoring.environment" -}}
@@ -2918,22 +2959,24 @@
     {{- $t2 = 15 -}}
   {{- end -}}
   {{- $interval = $t2 -}}
-  {{- $address = (printf "nativelink-collector.%v.svc:%v" $known.nativelink_namespace (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $sender)) -}}
-  {{- $t3 := list -}}
+  {{- $t3 := dict "args" (list $sender) -}}
+  {{- template "nativelink.monitoring.collector_of" $t3 -}}
+  {{- $address = (printf "nativelink-%v.%v.svc:%v" $t3.result $known.nativelink_namespace (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $sender)) -}}
+  {{- $t4 := list -}}
   {{- range $name, $value := $attributes -}}
-    {{- $t3 = append $t3 (printf "nativelink.%v=%v" $name $value) -}}
+    {{- $t4 = append $t4 (printf "nativelink.%v=%v" $name $value) -}}
   {{- end -}}
-  {{- $of_itself = (concat (list "k8s.pod.name=$(POD_NAME)") $t3) -}}
+  {{- $of_itself = (concat (list "k8s.pod.name=$(POD_NAME)") $t4) -}}
   {{- $pod = (dict "name" "POD_NAME" "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.name"))) -}}
-  {{- $t4 := "" -}}
+  {{- $t5 := "" -}}
   {{- if eq $sender "worker" -}}
-    {{- $t4 = list -}}
+    {{- $t5 = list -}}
   {{- else -}}
-    {{- $t4 = (list $pod) -}}
+    {{- $t5 = (list $pod) -}}
   {{- end -}}
-  {{- $t5 := dict "args" (list (concat (list (list "OTEL_EXPORTER_OTLP_ENDPOINT" (printf "http://%v" $address)) (list "OTEL_METRIC_EXPORT_INTERVAL" (toString (mul $interval 1000))) (list "OTEL_RESOURCE_ATTRIBUTES" (join "," $of_itself))) $traces (list (list "OTEL_BLRP_MAX_QUEUE_SIZE" "0")))) -}}
-  {{- template "nativelink.monitoring._variables" $t5 -}}
-  {{- $_ := set $frame "result" (concat $t4 $t5.result) -}}
+  {{- $t6 := dict "args" (list (concat (list (list "OTEL_EXPORTER_OTLP_ENDPOINT" (printf "http://%v" $address)) (list "OTEL_METRIC_EXPORT_INTERVAL" (toString (mul $interval 1000))) (list "OTEL_RESOURCE_ATTRIBUTES" (join "," $of_itself))) $traces (list (list "OTEL_BLRP_MAX_QUEUE_SIZE" "0")))) -}}
+  {{- template "nativelink.monitoring._variables" $t6 -}}
+  {{- $_ := set $frame "result" (concat $t5 $t6.result) -}}
 {{- end -}}
 {{- end -}}
 
@@ -3020,6 +3063,18 @@
   {{- $_ := set $t1 (printf "gateway.envoyproxy.io/owning-gateway-%v" $key) $value -}}
 {{- end -}}
 {{- $_ := set $frame "result" $t1 -}}
+{{- end -}}
+
+{{- define "nativelink.monitoring.reports" -}}
+{{- $frame := . -}}
+{{- $senders := index .args 0 -}}
+{{- $t1 := list -}}
+{{- range $name := $senders -}}
+  {{- if ne $name "worker" -}}
+    {{- $t1 = append $t1 $name -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" (dict "senders" $t1 "services" "^(build\\\\.bazel|google|com\\\\.github\\\\.trace_machina|grpc)\\\\." "expiration" (mul 4 15) "worker_metrics" "^(store\\\\.tier\\\\.(operations|io)|connection\\\\.(pool\\\\.(acquisitions|available)|reconnects))$" "worker_attributes" (list "store.tier" "store.result" "store.direction" "connection.pool" "connection.result") "memory" 512 "memory_eager" 384) -}}
 {{- end -}}
 
 {{- define "nativelink.rules._amounts" -}}
