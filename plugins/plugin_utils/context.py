@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import alerts, monitoring
-from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
+from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of, size_text
 from .specs import with_defaults
 from .versions import VERSIONS
 
@@ -55,6 +55,9 @@ INDEX_PERCENT = 75
 EVICT_BYTES = 8 * 1024**2
 # A store of executable inputs keeps a second copy of each, which `max_bytes` does not count (v1.6.6: source).
 COPIES = 2
+# What a worker may write beside its scratch, of the scratch and at least: its log, /var/tmp, the root file system.
+BESIDE_PERCENT = 10
+BESIDE_LEAST = 2 * 1024**3
 # Kubernetes notices a lost node after 40 to 50 seconds, and then waits 5 minutes unless a pod says otherwise.
 LOST_NODE_SECONDS = 10
 LOST_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -395,6 +398,12 @@ def memory_of(pool: Mapping[str, Any]) -> int:
     return bytes_of(_most(pool, "memory") or 0)
 
 
+def promised_memory(pool: Mapping[str, Any]) -> int:
+    """Bytes of memory that a worker of a pool has for sure: its request or else its limit, 0 where it says neither."""
+    requests = pool["resources"].get("requests") or {}
+    return bytes_of(requests.get("memory") or 0) or memory_of(pool)
+
+
 def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> dict[str, list[str]]:
     """The platform properties that a pool offers without saying so, as far as the scheduler declares them.
 
@@ -402,7 +411,7 @@ def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> 
     asks for it (seen on v1.6.6).
     """
     found = {"OSFamily": "Linux", "cpu_count": str(cpus_of(pool))}
-    if memory := memory_of(pool):
+    if memory := promised_memory(pool):
         found["memory_kb"] = str(memory // 1024)
     found = {name: text for name, text in found.items() if declared.get(name, "ignore") != "ignore"}
     if pool["persistent_workers"]:
@@ -556,12 +565,20 @@ def _back_soon(tolerations: list[Any]) -> list[Any]:
 
 
 def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:
-    """The pool's resources, with its scratch: a node's disk that fills up takes all workers of the node along."""
-    resources = pool["resources"]
+    """The pool's resources, with its disk: a node's disk that fills up takes all workers of the node along.
+
+    The request is the scratch. The limit leaves room for the log and for what is written beside the scratch.
+    """
     disk = "ephemeral-storage"
-    if pool["scratch_storage_class"] or any(disk in amounts for amounts in resources.values()):
-        return dict(resources)
-    return {**resources, "requests": {**resources.get("requests", {}), disk: pool["scratch_size"]}}
+    requests, limits = (pool["resources"].get(kind) or {} for kind in ("requests", "limits"))
+    scratch = 0 if pool["scratch_storage_class"] else bytes_of(pool["scratch_size"])
+    if disk in limits:
+        return dict(pool["resources"])
+    if scratch and disk not in requests:
+        requests = {**requests, disk: pool["scratch_size"]}
+    most = max(scratch, bytes_of(requests.get(disk, 0)))
+    limit = size_text(most + max(most * BESIDE_PERCENT // 100, BESIDE_LEAST))
+    return {**pool["resources"], "requests": requests, "limits": {**limits, disk: limit}}
 
 
 def _spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:

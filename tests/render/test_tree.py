@@ -50,7 +50,7 @@ def test_prod_has_the_cas_of_the_reference_page() -> None:
         "resources": {"requests": {"storage": "200Gi"}},
     }
     assert container(cas)["resources"] == {
-        "requests": {"cpu": "1", "memory": "2Gi"},
+        "requests": {"cpu": "1", "memory": "8Gi"},
         "limits": {"cpu": "4", "memory": "8Gi"},
     }
     assert container(cas)["args"] == ["/config/cas.json5"]
@@ -67,8 +67,8 @@ def test_prod_has_the_scheduler_and_the_workers_of_the_reference_page() -> None:
     worker = find(objects, "Deployment", "nativelink-worker-default")
     assert "replicas" not in worker["spec"]
     assert container(worker)["resources"] == {
-        "requests": {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "100Gi"},
-        "limits": {"cpu": "8", "memory": "16Gi"},
+        "requests": {"cpu": "4", "memory": "16Gi", "ephemeral-storage": "100Gi"},
+        "limits": {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "110Gi"},
     }
     scaled = find(objects, "ScaledObject", "nativelink-worker-default")["spec"]
     assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (4, 200)
@@ -891,10 +891,17 @@ def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_anothe
         tree = render.tree(values_of(nativelink_worker_pools=[pool]))
         return dict(container(find(objects_of(tree), "Deployment", "nativelink-worker-one"))["resources"])
 
-    assert resources() == {"requests": {"cpu": "2", "ephemeral-storage": "40Gi"}}
-    assert resources(scratch_storage_class="gp3") == {"requests": {"cpu": "2"}}
-    none = {"requests": {"ephemeral-storage": "0"}}
-    assert resources(resources=none) == none
+    def disk(request: str, limit: str) -> Object:
+        return {"requests": {"cpu": "2", "ephemeral-storage": request}, "limits": {"ephemeral-storage": limit}}
+
+    # A tenth more is for the log and for what is written beside the scratch, and at least 2Gi.
+    assert resources() == disk("40Gi", "44Gi")
+    assert resources(scratch_size="10Gi") == disk("10Gi", "12Gi")
+    assert resources(resources={"requests": {"cpu": "2", "ephemeral-storage": "0"}}) == disk("0", "44Gi")
+    assert resources(resources={"requests": {"cpu": "2", "ephemeral-storage": "60Gi"}}) == disk("60Gi", "66Gi")
+    # Without a request, the limit is one.
+    with_volume = {"requests": {"cpu": "2"}, "limits": {"ephemeral-storage": "2Gi"}}
+    assert resources(scratch_storage_class="gp3") == with_volume
     limited = {"limits": {"ephemeral-storage": "60Gi"}}
     assert resources(resources=limited) == limited
     worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")["spec"]["template"]["spec"]

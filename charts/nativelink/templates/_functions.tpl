@@ -1406,42 +1406,60 @@
 {{- $frame := . -}}
 {{- $pool := index .args 0 -}}
 {{- $disk := "" -}}
-{{- $resources := "" -}}
-{{- $resources = $pool.resources -}}
+{{- $limit := "" -}}
+{{- $limits := "" -}}
+{{- $most := "" -}}
+{{- $requests := "" -}}
+{{- $scratch := "" -}}
 {{- $disk = "ephemeral-storage" -}}
-{{- $t2 := $pool.scratch_storage_class -}}
-{{- if not $t2 -}}
-  {{- $t1 := false -}}
-  {{- range $amounts := $resources -}}
-    {{- if hasKey $amounts $disk -}}
-      {{- $t1 = true -}}
-      {{- break -}}
-    {{- end -}}
-  {{- end -}}
-  {{- $t2 = $t1 -}}
+{{- $t1 := list -}}
+{{- range $kind := list "requests" "limits" -}}
+  {{- $t1 = append $t1 (or (index $pool.resources $kind) dict) -}}
 {{- end -}}
-{{- if $t2 -}}
-  {{- $t3 := dict -}}
-  {{- range $key, $item := $resources -}}
-    {{- $_ := set $t3 $key $item -}}
-  {{- end -}}
-  {{- $_ := set $frame "result" $t3 -}}
+{{- $t2 := $t1 -}}
+{{- $requests = (index $t2 0) -}}
+{{- $limits = (index $t2 1) -}}
+{{- $t3 := "" -}}
+{{- if $pool.scratch_storage_class -}}
+  {{- $t3 = 0 -}}
 {{- else -}}
+  {{- $t3 = (include "nativelink.bytes" $pool.scratch_size | int64) -}}
+{{- end -}}
+{{- $scratch = $t3 -}}
+{{- if hasKey $limits $disk -}}
   {{- $t4 := dict -}}
-  {{- range $key, $item := ternary $resources.requests dict (hasKey $resources "requests") -}}
+  {{- range $key, $item := $pool.resources -}}
     {{- $_ := set $t4 $key $item -}}
   {{- end -}}
-  {{- range $key, $item := dict $disk $pool.scratch_size -}}
-    {{- $_ := set $t4 $key $item -}}
+  {{- $_ := set $frame "result" $t4 -}}
+{{- else -}}
+  {{- if and $scratch (not (hasKey $requests $disk)) -}}
+    {{- $t5 := dict -}}
+    {{- range $key, $item := $requests -}}
+      {{- $_ := set $t5 $key $item -}}
+    {{- end -}}
+    {{- range $key, $item := dict $disk $pool.scratch_size -}}
+      {{- $_ := set $t5 $key $item -}}
+    {{- end -}}
+    {{- $requests = $t5 -}}
   {{- end -}}
-  {{- $t5 := dict -}}
-  {{- range $key, $item := $resources -}}
-    {{- $_ := set $t5 $key $item -}}
+  {{- $most = (max $scratch (include "nativelink.bytes" (ternary (index $requests $disk) 0 (hasKey $requests $disk)) | int64)) -}}
+  {{- $limit = (include "nativelink.sizeText" (add $most (max (div (mul $most 10) 100) 2147483648))) -}}
+  {{- $t6 := dict -}}
+  {{- range $key, $item := $limits -}}
+    {{- $_ := set $t6 $key $item -}}
   {{- end -}}
-  {{- range $key, $item := dict "requests" $t4 -}}
-    {{- $_ := set $t5 $key $item -}}
+  {{- range $key, $item := dict $disk $limit -}}
+    {{- $_ := set $t6 $key $item -}}
   {{- end -}}
-  {{- $_ := set $frame "result" $t5 -}}
+  {{- $t7 := dict -}}
+  {{- range $key, $item := $pool.resources -}}
+    {{- $_ := set $t7 $key $item -}}
+  {{- end -}}
+  {{- range $key, $item := dict "requests" $requests "limits" $t6 -}}
+    {{- $_ := set $t7 $key $item -}}
+  {{- end -}}
+  {{- $_ := set $frame "result" $t7 -}}
 {{- end -}}
 {{- end -}}
 
@@ -1627,7 +1645,7 @@
 {{- template "nativelink.context.cpus_of" $t1 -}}
 {{- $found = (dict "OSFamily" "Linux" "cpu_count" (toString $t1.result)) -}}
 {{- $t2 := dict "args" (list $pool) -}}
-{{- template "nativelink.context.memory_of" $t2 -}}
+{{- template "nativelink.context.promised_memory" $t2 -}}
 {{- $memory = $t2.result -}}
 {{- if $memory -}}
   {{- $_ := set $found "memory_kb" (toString (div $memory 1024)) -}}
@@ -1661,6 +1679,20 @@
 {{- $t1 := dict "args" (list $pool "memory") -}}
 {{- template "nativelink.context._most" $t1 -}}
 {{- $_ := set $frame "result" (include "nativelink.bytes" (or $t1.result 0) | int64) -}}
+{{- end -}}
+
+{{- define "nativelink.context.promised_memory" -}}
+{{- $frame := . -}}
+{{- $pool := index .args 0 -}}
+{{- $requests := "" -}}
+{{- $requests = (or $pool.resources.requests dict) -}}
+{{- $t2 := (include "nativelink.bytes" (or $requests.memory 0) | int64) -}}
+{{- if not $t2 -}}
+  {{- $t1 := dict "args" (list $pool) -}}
+  {{- template "nativelink.context.memory_of" $t1 -}}
+  {{- $t2 = $t1.result -}}
+{{- end -}}
+{{- $_ := set $frame "result" $t2 -}}
 {{- end -}}
 
 {{- define "nativelink.context.redis_may_fill" -}}
@@ -3757,6 +3789,26 @@
 {{- $_ := set $frame "result" $yielded -}}
 {{- end -}}
 
+{{- define "nativelink.rules.scratch_within_limit" -}}
+{{- $frame := . -}}
+{{- $values := index .args 0 -}}
+{{- $disk := "" -}}
+{{- $limit := "" -}}
+{{- $yielded := list -}}
+{{- $disk = "ephemeral-storage" -}}
+{{- $t1 := dict "args" (list $values) -}}
+{{- template "nativelink.rules.pools_of" $t1 -}}
+{{- range $t2 := $t1.result -}}
+  {{- $path := index $t2 0 -}}
+  {{- $pool := index $t2 1 -}}
+  {{- $limit = (index (or $pool.resources.limits dict) $disk) -}}
+  {{- if and (and $limit (not $pool.scratch_storage_class)) (lt (include "nativelink.bytes" $limit | int64) (include "nativelink.bytes" $pool.scratch_size | int64)) -}}
+    {{- $yielded = append $yielded (list (printf "%v.resources.limits.%v" $path $disk) (printf "is %v, which is less than scratch_size (%v), so a worker is evicted before its scratch is full" $limit $pool.scratch_size) "raise it, or lower scratch_size") -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $yielded -}}
+{{- end -}}
+
 {{- define "nativelink.rules.stores_fit_volume" -}}
 {{- $frame := . -}}
 {{- $values := index .args 0 -}}
@@ -3829,6 +3881,9 @@
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
 {{- template "nativelink.rules.scratch_fits_store" $call -}}
+{{- $findings = concat $findings $call.result -}}
+{{- $call := dict "args" .args -}}
+{{- template "nativelink.rules.scratch_within_limit" $call -}}
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
 {{- template "nativelink.rules.declared_properties" $call -}}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .. import versions
 from ..context import cpus_of, failing_polls, memory_of, scaling_of
 from ..findings import Findings
-from ..quantities import size_text
+from ..quantities import bytes_of, size_text
 from ..specs import Values
 from .rules import pools_of
 
@@ -57,6 +57,21 @@ def crowded_slots(values: Values) -> Findings:
                 f"{slots} actions at once share {size_text(memory)} of memory, {size_text(memory // slots)} each, "
                 "and an action that needs more may end all of them",
                 "lower slots, or raise the memory of resources",
+            )
+
+
+def evicted_first(values: Values) -> Findings:
+    """A node that is short of memory first evicts pods that use more than they request. A worker does not drain then."""
+    everything = [("nativelink_cas_resources", values["nativelink_cas_resources"])]
+    everything += [(f"{path}.resources", pool["resources"]) for path, pool in pools_of(values)]
+    for path, resources in everything:
+        request, limit = ((resources.get(kind) or {}).get("memory") for kind in ("requests", "limits"))
+        if request and limit and bytes_of(request) < bytes_of(limit):
+            yield (
+                f"{path}.requests.memory",
+                f"is {request}, less than the limit ({limit}): a node that is short of memory first evicts pods that "
+                "use more than they request",
+                f"write {limit}",
             )
 
 
@@ -126,6 +141,7 @@ NOTICES: tuple[Callable[[Values], Findings], ...] = (
     shared_demand,
     idle_headroom,
     crowded_slots,
+    evicted_first,
     open_edge,
     last_value_wins,
     hasty_zero,
