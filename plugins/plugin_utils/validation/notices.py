@@ -61,7 +61,7 @@ def crowded_slots(values: Values) -> Findings:
 
 
 def evicted_first(values: Values) -> Findings:
-    """A node that is short of memory first evicts pods that use more than they request. A worker does not drain then."""
+    """A node that is short of memory first evicts pods that use more than they request. A worker does not drain."""
     everything = [("nativelink_cas_resources", values["nativelink_cas_resources"])]
     everything += [(f"{path}.resources", pool["resources"]) for path, pool in pools_of(values)]
     for path, resources in everything:
