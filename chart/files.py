@@ -16,8 +16,8 @@ from .schema import schema
 
 FOLDER = specs.ROOT / "charts/nativelink"
 STATIC = Path(__file__).parent / "static"
-# Pods of others, pools and components have their templates once, with a variable.
-_VARIABLES = ("component", "pool", "scrape")
+# Pods of others, pools, collectors and components have their templates once, with a variable.
+_VARIABLES = ("collector", "component", "pool", "scrape")
 
 
 def files() -> dict[str, str]:
@@ -56,7 +56,7 @@ def _versions() -> str:
 def _templates() -> list[str]:
     """The templates of objects and of files in ConfigMaps, as render knows them."""
     components = [f"component/{name}" for name in render.COMPONENT_FILES]
-    return [*render.FILES, *components, *render.POOL_FILES, render.PODMONITOR]
+    return [*render.FILES, *components, *render.POOL_FILES, *render.COLLECTOR_FILES, render.PODMONITOR]
 
 
 def _translated(template: str) -> dict[str, str]:
@@ -93,6 +93,8 @@ def _loops(template: str) -> list[str]:
         condition = render.POOL_FILES[template]
         loop = ["range $pool := $context.pools"]
         return loop if condition == "always" else [*loop, f"if {_when('$pool', condition)}"]
+    if template in render.COLLECTOR_FILES:
+        return ["range $collector := $context.collectors"]
     if template == render.PODMONITOR:
         return [f"if {_when('$context', 'prometheus operator')}", "range $scrape := $context.prometheus.others"]
     components = constant(dict(render.COMPONENTS.values())).code

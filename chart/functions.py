@@ -110,6 +110,7 @@ _BUILTINS: dict[Callable[..., Any], Builtin] = {
         f"(eq (mulf (divf {number} {unit} | floor) {unit}) {number})", BOOL
     ),
     kubernetes.ip_block: ("ipBlock", LIST),
+    kubernetes.in_range: ("inRange", BOOL),
 }
 
 

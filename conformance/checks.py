@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL, SENDERS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
 
 from conformance import table
@@ -335,7 +335,7 @@ def reports(farm: Farm) -> str:
 def ignores_workers(farm: Farm) -> str:
     """Send the demand of a second scheduler to the worker's port, and then, as the counter-run, to the scheduler's."""
     variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
-    endpoint = farm.scheduler.workload.environment[variable]
+    senders = {"worker": farm.workloads["worker default"], "scheduler": farm.scheduler.workload}
 
     def queued() -> float:
         (found,) = (
@@ -346,9 +346,8 @@ def ignores_workers(farm: Farm) -> str:
         return found
 
     seen = {}
-    for sender in ("worker", "scheduler"):
-        address = endpoint.replace(f":{SENDERS['scheduler']}", f":{SENDERS[sender]}")
-        with farm.second_scheduler(**{variable: address}) as second:
+    for sender, workload in senders.items():
+        with farm.second_scheduler(**{variable: workload.environment[variable]}) as second:
             there = f"--execute-endpoint=grpc://{second.address}:50052"  # instead of the first scheduler's
             with running(farm.client("--hold=120", "--actions=3", there, platform=_POOL)) as client:
                 assert client.stdout

@@ -88,8 +88,12 @@ class Farm:
         self.cas = [self._pod("cas", f"nativelink-cas-{number}") for number in range(stated["nativelink_cas_replicas"])]
         self.scheduler = self._pod("scheduler", "nativelink-scheduler-0")
         self.redis = self._pod("redis", "nativelink-redis-0") if "redis" in self.workloads else None
-        self.collector = self._pod("collector", "nativelink-collector-0") if "collector" in self.workloads else None
-        self._serving = [*self.cas, self.scheduler, *filter(None, (self.redis, self.collector))]
+        self.collectors = [
+            self._pod(name, f"nativelink-{name}-0")
+            for name in ("collector", "collector-workers")
+            if name in self.workloads
+        ]
+        self._serving = [*self.cas, self.scheduler, *([self.redis] if self.redis else []), *self.collectors]
         self._pools: list[dict[str, Any]] = stated["nativelink_worker_pools"]
         self.workers: dict[str, list[Pod]] = {}
 
@@ -103,7 +107,7 @@ class Farm:
     def __enter__(self) -> Self:
         """Start everything. ClusterError or PodEnded if something does not serve."""
         try:
-            for pod in reversed(self._serving):  # Redis and the collector first
+            for pod in reversed(self._serving):  # Redis and the collectors first
                 self._start(pod)
             for pod in self._serving:
                 pod.await_ready()
@@ -175,10 +179,13 @@ class Farm:
             pod.remove()
 
     def scraped(self, port: int) -> str:
-        """Return what a Prometheus port of the collector serves."""
-        assert self.collector
-        with urllib.request.urlopen(f"http://{self.collector.address}:{port}/metrics", timeout=10) as answer:
-            return str(answer.read().decode())
+        """Return what a Prometheus port of the collectors serves. Not all of them have every port."""
+        found = ""
+        for pod in self.collectors:
+            if port in pod.workload.ports:
+                with urllib.request.urlopen(f"http://{pod.address}:{port}/metrics", timeout=10) as answer:
+                    found += answer.read().decode()
+        return found
 
     def recorded(self, seconds: str, salt: str) -> list[str]:
         """Return the arguments of a client whose actions note their start in the ledger, and sleep: see ``begun``."""

@@ -18,7 +18,7 @@ COLLECTOR = "/otelcol-contrib"  # the same of the collector
 SECRET = "conformance"  # the value of every key of every Secret
 # The containers, by their names, and the entrypoints of their images.
 _CONTAINERS = {"nativelink": NATIVELINK, "worker": "", "redis": "", "collector": COLLECTOR}
-_COMPONENTS = ("cas", "scheduler", "worker", "redis", "collector")
+_COMPONENTS = ("cas", "scheduler", "worker", "redis", "collector", "collector-workers")
 _REFERENCE = re.compile(r"\$\$|\$\((\w+)\)")
 
 
@@ -97,7 +97,7 @@ def services_of(tree: Tree) -> list[Service]:
 
 
 def workloads_of(tree: Tree) -> dict[str, Workload]:
-    """Return the workloads that run NativeLink, its Redis, or the collector, by ``Workload.component``."""
+    """Return the workloads that run NativeLink, its Redis, or a collector, by ``Workload.component``."""
     maps: dict[str, Mapping[str, str | bytes]] = {
         each["name"]: {path.rpartition("/")[2]: tree[path] for path in each["files"]}
         for each in yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader).get("configMapGenerator", ())

@@ -99,7 +99,10 @@ EGRESS = st.lists(
         [
             {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}], "ports": [{"port": 443}]},
             {"to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"on": "yes"}}}]},
-            {"ports": [{"protocol": "UDP", "port": 123, "endPort": 125}]},
+            {
+                "to": [{"ipBlock": {"cidr": "fd00::/8", "except": ["fd00:ec2::/32"]}}],
+                "ports": [{"protocol": "UDP", "port": 123, "endPort": 125}],
+            },
         ]
     ),
     max_size=2,

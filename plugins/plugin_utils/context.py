@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import alerts, isolation, monitoring
-from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
+from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of, size_text
 from .specs import with_defaults
 from .versions import VERSIONS
 
@@ -33,6 +33,7 @@ COMPONENTS = (
     "headroom",
     "prepull",
     "collector",
+    "collector-workers",
     "demand",
     "prometheus",
     "edge",
@@ -56,6 +57,9 @@ INDEX_PERCENT = 75
 EVICT_BYTES = 8 * 1024**2
 # A store of executable inputs keeps a second copy of each, which `max_bytes` does not count (v1.6.6: source).
 COPIES = 2
+# What a worker may write beside its scratch, of the scratch and at least: its log, /var/tmp, the root file system.
+BESIDE_PERCENT = 10
+BESIDE_LEAST = 2 * 1024**3
 # Kubernetes notices a lost node after 40 to 50 seconds, and then waits 5 minutes unless a pod says otherwise.
 LOST_NODE_SECONDS = 10
 LOST_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -149,6 +153,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     read = prometheus != "none" or own("metrics_namespaces") or own("traces_endpoint")
     read = bool(read or (autoscaled and backend == "memory"))
     senders = [name for name in ("scheduler", "cas", "worker") if name in own("metrics") and read]
+    collected = backend == "memory" and "scheduler" in senders
     pools = [_pool(pool, cluster, upload, known, senders) for pool in own("worker_pools")]
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     envoy_gateway = behind_envoy_gateway(known)
@@ -159,7 +164,10 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     if any(pool["scaling"] == "keda" for pool in pools):
         readers = [known["keda_namespace"], *readers]
     # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
-    edges = [known["ingress_namespace"]] if own("edge") != "none" and known["ingress_namespace"] else []
+    edges = [_namespace(known["ingress_namespace"])] if own("edge") != "none" and known["ingress_namespace"] else []
+    if envoy_gateway:
+        # Proxies of other Gateways are in the same namespace.
+        edges = [{**edge, "podSelector": {"matchLabels": monitoring.proxies(known)}} for edge in edges]
     memory = own("redis_resources").get("limits", {}).get("memory")
     storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
     when = {
@@ -167,8 +175,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "several schedulers": several,
         "redis": backend == "redis",
         "bundled redis": bundled,
-        "collector": bool(senders),
-        "collected demand": backend == "memory" and "scheduler" in senders,
+        "collector": "scheduler" in senders or "cas" in senders,
+        "collected demand": collected,
         "cas metrics": "cas" in senders,
         "scheduler metrics": "scheduler" in senders,
         "worker metrics": "worker" in senders,
@@ -228,7 +236,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             # It lists pods and nodes by the API.
             "token": bool(own("prometheus_scrapes")),
         },
-        "collector": monitoring.collector(senders),
+        "collectors": monitoring.collectors(senders, collected),
+        "reports": monitoring.reports(senders),
         "traces": _receiver(own("traces_endpoint")),
         "telemetry": {sender: monitoring.environment(known, senders, sender) for sender in ("scheduler", "cas")},
         "log": {"format": own("log_format"), "level": own("log_level")},
@@ -267,7 +276,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         },
         # Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out.
         "peers": {
-            "clients": [*map(_namespace, edges), *own("client_peers")],
+            "clients": [*edges, *own("client_peers")],
             "writers": own("writer_peers"),
             "dns": own("dns_peers"),
             "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
@@ -311,6 +320,7 @@ def _config_maps(namespace: str, when: Mapping[str, bool]) -> dict[str, dict[str
         "cas": ["cas/cas.json5"],
         "scheduler": ["scheduler/scheduler.json5"],
         "collector": ["monitoring/collector.yaml"],
+        "collector-workers": ["monitoring/collector-workers.yaml"],
         "demand": ["monitoring/demand.lua"],
         "prometheus": ["monitoring/prometheus.yaml", "monitoring/alert-rules.yaml"],
     }
@@ -318,7 +328,12 @@ def _config_maps(namespace: str, when: Mapping[str, bool]) -> dict[str, dict[str
         files["scheduler"] = [*files["scheduler"], "scheduler/guard.sh", "scheduler/housekeeping.lua"]
     if when["bundled prometheus with demand"]:
         files["prometheus"] = [*files["prometheus"], "monitoring/rules.yaml"]
-    conditions = {"collector": "collector", "demand": "demand", "prometheus": "bundled prometheus"}
+    conditions = {
+        "collector": "collector",
+        "collector-workers": "worker metrics",
+        "demand": "demand",
+        "prometheus": "bundled prometheus",
+    }
     return {
         component: {"name": f"nativelink-{component}-config", "namespace": namespace, "files": paths}
         for component, paths in files.items()
@@ -396,6 +411,12 @@ def memory_of(pool: Mapping[str, Any]) -> int:
     return bytes_of(_most(pool, "memory") or 0)
 
 
+def promised_memory(pool: Mapping[str, Any]) -> int:
+    """Bytes of memory that a worker of a pool has for sure: its request or else its limit, 0 where it says neither."""
+    requests = pool["resources"].get("requests") or {}
+    return bytes_of(requests.get("memory") or 0) or memory_of(pool)
+
+
 def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> dict[str, list[str]]:
     """The platform properties that a pool offers without saying so, as far as the scheduler declares them.
 
@@ -403,7 +424,7 @@ def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> 
     asks for it (seen on v1.6.6).
     """
     found = {"OSFamily": "Linux", "cpu_count": str(cpus_of(pool))}
-    if memory := memory_of(pool):
+    if memory := promised_memory(pool):
         found["memory_kb"] = str(memory // 1024)
     found = {name: text for name, text in found.items() if declared.get(name, "ignore") != "ignore"}
     if pool["persistent_workers"]:
@@ -559,12 +580,20 @@ def _back_soon(tolerations: list[Any]) -> list[Any]:
 
 
 def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:
-    """The pool's resources, with its scratch: a node's disk that fills up takes all workers of the node along."""
-    resources = pool["resources"]
+    """The pool's resources, with its disk: a node's disk that fills up takes all workers of the node along.
+
+    The request is the scratch. The limit leaves room for the log and for what is written beside the scratch.
+    """
     disk = "ephemeral-storage"
-    if pool["scratch_storage_class"] or any(disk in amounts for amounts in resources.values()):
-        return dict(resources)
-    return {**resources, "requests": {**resources.get("requests", {}), disk: pool["scratch_size"]}}
+    requests, limits = (pool["resources"].get(kind) or {} for kind in ("requests", "limits"))
+    scratch = 0 if pool["scratch_storage_class"] else bytes_of(pool["scratch_size"])
+    if disk in limits:
+        return dict(pool["resources"])
+    if scratch and disk not in requests:
+        requests = {**requests, disk: pool["scratch_size"]}
+    most = max(scratch, bytes_of(requests.get(disk, 0)))
+    limit = size_text(most + max(most * BESIDE_PERCENT // 100, BESIDE_LEAST))
+    return {**pool["resources"], "requests": requests, "limits": {**limits, disk: limit}}
 
 
 def _spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -19,6 +19,12 @@ _NO_METRICS = ("OTEL_METRIC_EXPORT_INTERVAL", "31536000000")
 # The services that NativeLink serves, as a regular expression. All others are what clients made up.
 SERVICES = r"^(build\\.bazel|google|com\\.github\\.trace_machina|grpc)\\."
 
+# All that workers send (v1.6.6: source), by name and attribute. What else comes to their port is made up, by an action.
+WORKER_METRICS = r"^(store\\.tier\\.(operations|io)|connection\\.(pool\\.(acquisitions|available)|reconnects))$"
+WORKER_ATTRIBUTES = ("store.tier", "store.result", "store.direction", "connection.pool", "connection.result")
+# MiB of memory that a collector may use, and those from which on it collects its garbage more eagerly.
+MEMORY, MEMORY_EAGER = 512, 384
+
 # The series of others that alerts and dashboards use.
 KEDA = "keda_.+"
 STATES = "kube_(pod|deployment|statefulset|horizontalpodautoscaler|persistentvolumeclaim|node)_.+|gotk_resource_info"
@@ -45,7 +51,7 @@ def environment(
         ratio = f"{known['nativelink_traces_percent'] * 0.01:g}"
         traces = [("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", ratio)]
     interval = known["nativelink_metrics_interval"] if sender == "scheduler" else REPORT_INTERVAL
-    address = f"nativelink-collector.{known['nativelink_namespace']}.svc:{SENDERS[sender]}"
+    address = f"nativelink-{collector_of(sender)}.{known['nativelink_namespace']}.svc:{SENDERS[sender]}"
     of_itself = ["k8s.pod.name=$(POD_NAME)", *(f"nativelink.{name}={value}" for name, value in attributes.items())]
     # A worker has it anyway.
     pod = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
@@ -60,12 +66,40 @@ def environment(
     )
 
 
-def collector(senders: Sequence[str]) -> dict[str, Any]:
-    """What the collector's configuration needs: its receivers, and how long it keeps what they sent, in seconds."""
+def collector_of(sender: str) -> str:
+    """The component that collects what a workload sends.
+
+    Workers have a collector of their own: whatever an action sends to it, the demand goes on.
+    """
+    return "collector-workers" if sender == "worker" else "collector"
+
+
+def collectors(senders: Sequence[str], demand: bool) -> list[dict[str, Any]]:
+    """The collectors that some workloads need: `component`, `senders`, and the Prometheus `ports` with their names.
+
+    `demand` is true where a collector serves the demand of a scheduler in memory.
+    """
+    found = []
+    for component in ("collector", "collector-workers"):
+        own = [{"name": name, "port": SENDERS[name]} for name in senders if collector_of(name) == component]
+        ports = [{"name": "workers" if component == "collector-workers" else "reported", "port": "reported"}]
+        if demand and component == "collector":
+            ports = [{"name": "metrics", "port": "metrics"}, *ports]
+        if own:
+            found.append({"component": component, "senders": own, "ports": ports})
+    return found
+
+
+def reports(senders: Sequence[str]) -> dict[str, Any]:
+    """What the configurations of the collectors need; `expiration` is in seconds, and memory in MiB."""
     return {
-        "senders": [{"name": name, "port": SENDERS[name]} for name in senders],
+        "senders": [name for name in senders if name != "worker"],
         "services": SERVICES,
         "expiration": 4 * REPORT_INTERVAL,
+        "worker_metrics": WORKER_METRICS,
+        "worker_attributes": WORKER_ATTRIBUTES,
+        "memory": MEMORY,
+        "memory_eager": MEMORY_EAGER,
     }
 
 
@@ -88,6 +122,7 @@ class Target:
 OWN = (
     Target("nativelink-collector", "collector", "metrics", "http-metrics", "collected demand", demand=True),
     Target("nativelink-reported", "collector", "reported", "http-reported", "collector", demand=False),
+    Target("nativelink-workers", "collector-workers", "reported", "http-workers", "worker metrics", demand=False),
     Target("nativelink-demand", "demand", "demand", "http-metrics", "demand", demand=True),
 )
 
@@ -118,12 +153,16 @@ class Scrape:
         return ",".join([*stated, f"{self.key} in ({','.join(self.values)})"] if self.key else stated)
 
 
-def others(known: Mapping[str, Any]) -> list[Scrape]:
-    """The pods of other projects that `nativelink_prometheus_scrapes` names."""
-    gateway = {
+def proxies(known: Mapping[str, Any]) -> dict[str, str]:
+    """The labels that Envoy Gateway gives the proxies of the tree's Gateway."""
+    return {
         f"gateway.envoyproxy.io/owning-gateway-{key}": value
         for key, value in (("name", "nativelink"), ("namespace", known["nativelink_namespace"]))
     }
+
+
+def others(known: Mapping[str, Any]) -> list[Scrape]:
+    """The pods of other projects that `nativelink_prometheus_scrapes` names."""
     engines = {
         "argocd": Scrape(
             "nativelink-gitops",
@@ -152,7 +191,7 @@ def others(known: Mapping[str, Any]) -> list[Scrape]:
     )
     wanted = known["nativelink_prometheus_scrapes"]
     found = [
-        ("edge", Scrape("nativelink-edge", known["ingress_namespace"], gateway, 19001, "/stats/prometheus")),
+        ("edge", Scrape("nativelink-edge", known["ingress_namespace"], proxies(known), 19001, "/stats/prometheus")),
         ("keda", operator),
         ("gitops", engines.get(known["gitops_provider"])),
         (

@@ -37,8 +37,7 @@ FILES = {
     "monitoring/alert-rules.yaml": "plain alerts",
     "monitoring/alertmanagerconfig.yaml": "prometheus operator",
     "monitoring/alerts.yaml": "prometheus operator",
-    "monitoring/collector-deployment.yaml": "collector",
-    "monitoring/collector-service.yaml": "collector",
+    "monitoring/collector-workers.yaml": "worker metrics",
     "monitoring/collector.yaml": "collector",
     "monitoring/demand-deployment.yaml": "demand",
     "monitoring/demand-service.yaml": "demand",
@@ -52,7 +51,6 @@ FILES = {
     "monitoring/servicemonitor-kubelet.yaml": "prometheus operator with kubelets",
     "monitoring/servicemonitor.yaml": "prometheus operator",
     "policy/cas.yaml": "always",
-    "policy/collector.yaml": "collector",
     "policy/default-deny.yaml": "always",
     "policy/demand.yaml": "demand",
     "policy/dns.yaml": "always",
@@ -81,6 +79,7 @@ COMPONENT_FILES = ("poddisruptionbudget.yaml", "serviceaccount.yaml")
 COMPONENTS = {
     "cas/": ("cas", "always"),
     "monitoring/collector-": ("collector", "collector"),
+    "monitoring/collector-workers-": ("collector-workers", "worker metrics"),
     "monitoring/demand-": ("demand", "demand"),
     "monitoring/prometheus-": ("prometheus", "bundled prometheus"),
     "scheduler/": ("scheduler", "always"),
@@ -94,16 +93,22 @@ POOL_FILES = {
     "worker/pool/poddisruptionbudget.yaml": "always",
     "worker/pool/prepull-daemonset.yaml": "prepull",
     "worker/pool/scaledobject.yaml": "keda",
-    "worker/pool/service.yaml": "always",
     "worker/pool/worker.json5": "always",
 }
+# Once a collector, whose component takes the place of `collector` in the name.
+COLLECTOR_FILES = (
+    "monitoring/collector-deployment.yaml",
+    "monitoring/collector-service.yaml",
+    "policy/collector.yaml",
+)
 # Once for each of the others that Prometheus scrapes.
 PODMONITOR = "monitoring/podmonitor.yaml"
 KUSTOMIZATION = "kustomization.yaml"
 DASHBOARDS = "monitoring/dashboards/"
 # YAML, but no object for the API server.
 CONFIGURATIONS = frozenset(
-    f"monitoring/{name}.yaml" for name in ("alert-rules", "collector", "inhibit-rules", "prometheus", "rules")
+    f"monitoring/{name}.yaml"
+    for name in ("alert-rules", "collector", "collector-workers", "inhibit-rules", "prometheus", "rules")
 )
 
 FILTERS = ("quoted", "to_nice_yaml", "to_nice_json", "to_json")
@@ -185,6 +190,10 @@ def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
         if context["when"][condition]:
             for name in COMPONENT_FILES:
                 yield f"{prefix}{name}", f"component/{name}", {**context, "component": component}
+    for collector in context["collectors"]:
+        for template in COLLECTOR_FILES:
+            path = template.replace("collector", collector["component"])
+            yield path, template, {**context, "collector": collector}
     if context["when"]["prometheus operator"]:
         for scrape in context["prometheus"]["others"]:
             yield f"monitoring/podmonitor-{scrape.name}.yaml", PODMONITOR, {**context, "scrape": scrape}

@@ -29,6 +29,7 @@ _COMPONENTS = {
     "headroom": ("headroom of pool", "its placeholders are replaced; they run no actions"),
     "prepull": ("pre-pull of pool", "its pods are replaced, and pull the images that are new; they run no actions"),
     "collector": ("collector", "restarts; the autoscalers keep all workers until it is back"),
+    "collector-workers": ("collector of the workers", "restarts; the metrics of workers pause until it is back"),
     "demand": ("demand", "restarts; the autoscalers keep all workers until it is back"),
     "prometheus": ("Prometheus", "restarts; the autoscalers keep all workers until it is back"),
 }

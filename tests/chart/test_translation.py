@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import quantities, render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes
 
 from chart import go, jinja, python, values
 from chart.files import STATIC
@@ -94,6 +95,35 @@ def test_quantities_are_the_same_in_both_languages(answers: Callable[..., list[A
         'include "nativelink.sizeText" 429496730': "409.6Mi",
     }
     assert answers(list(calls)) == list(calls.values())
+
+
+RANGES = [
+    ("169.254.169.254", "0.0.0.0/0", True),
+    ("169.254.169.254", "169.254.169.254/32", True),
+    ("169.254.169.254", "169.254.169.252/30", True),
+    ("169.254.169.254", "168.0.0.0/7", True),
+    ("169.254.169.254", "169.254.169.255/32", False),
+    ("169.254.169.254", "169.254.128.0/19", False),
+    ("169.254.169.254", "::/0", False),
+    ("169.254.169.254", "everywhere", False),
+    ("fd00:ec2::254", "::/0", True),
+    ("fd00:ec2::254", "fd00:ec2::254/128", True),
+    ("fd00:ec2::254", "FD00:0EC2:0:0:0:0:0:250/125", True),
+    ("fd00:ec2::254", "fd00:ec0::/30", True),
+    ("fd00:ec2::254", "fd00:ec3::/32", False),
+    ("fd00:ec2::254", "fd00:ec2:0:1::/64", False),
+    ("fd00:ec2::254", "0.0.0.0/0", False),
+]
+
+
+def test_ranges_contain_the_same_in_both_languages(answers: Callable[..., list[Any]]) -> None:
+    calls = ""
+    for number, (address, cidr, expected) in enumerate(RANGES):
+        assert kubernetes.in_range(address, cidr) is expected, cidr
+        calls += f'{{{{- $call{number} := dict "args" (list "{address}" "{cidr}") -}}}}\n'
+        calls += f'{{{{- template "nativelink.inRange" $call{number} -}}}}\n'
+    found = answers([f"toJson $call{number}.result" for number in range(len(RANGES))], calls)
+    assert [*zip(RANGES, found, strict=True)] == [((a, c, expected), expected) for a, c, expected in RANGES]
 
 
 @pytest.mark.parametrize(

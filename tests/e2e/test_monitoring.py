@@ -39,6 +39,7 @@ OF_NATIVELINK = 'for each in /proc/[0-9]*; do [ "$(readlink $each/exe)" = /share
 JOBS = {
     "nativelink-collector": 1,
     "nativelink-reported": 1,
+    "nativelink-workers": 1,
     "nativelink-edge": 1,
     "nativelink-keda": 1,
     "nativelink-kube-state-metrics": 1,

@@ -135,7 +135,7 @@ def test_defaults_of_a_pool_are_filled_in() -> None:
     one, other = specs.with_defaults(given)["nativelink_worker_pools"]
 
     assert (one["min_replicas"], one["max_replicas"], one["slots"]) == (4, 200, 0)
-    assert one["resources"] == {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"cpu": "8", "memory": "16Gi"}}
+    assert one["resources"] == {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"cpu": "8", "memory": "16Gi"}}
     assert (other["max_replicas"], other["resources"]) == (5, {"limits": {}})
     one["resources"]["limits"]["cpu"] = "changed"
     assert given == before

@@ -186,6 +186,22 @@ def test_headroom_that_no_worker_uses_is_noticed() -> None:
     assert notices(nativelink_worker_pools=[{"name": "linux", "scaling": "none"}]) == []
 
 
+def test_memory_that_is_not_promised_is_noticed() -> None:
+    def uses(request: str, limit: str) -> dict[str, object]:
+        return {"requests": {"memory": request}, "limits": {"memory": limit}}
+
+    pool = {"name": "linux", "resources": uses("8Gi", "16Gi")}
+    assert notices(nativelink_worker_pools=[pool], nativelink_cas_resources=uses("2Gi", "8Gi")) == [
+        "nativelink_cas_resources.requests.memory: is 2Gi, less than the limit (8Gi): a node that is short of "
+        "memory first evicts pods that use more than they request; write 8Gi",
+        "nativelink_worker_pools[linux].resources.requests.memory: is 8Gi, less than the limit (16Gi): a node "
+        "that is short of memory first evicts pods that use more than they request; write 16Gi",
+    ]
+    same = {"name": "linux", "resources": uses("16Gi", "16Gi")}
+    assert notices(nativelink_worker_pools=[same], nativelink_cas_resources=uses("8Gi", "8Gi")) == []
+    assert notices() == []
+
+
 def test_slots_that_share_little_memory_are_noticed() -> None:
     pool = {"name": "linux", "resources": {"requests": {"cpu": 4}, "limits": {"memory": "2Gi"}}}
     assert notices(nativelink_worker_pools=[pool]) == [

@@ -59,7 +59,12 @@ def dev(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def variables(dev: Cluster) -> Object:
-    return offline() | {"cluster_kubeconfig": str(dev.kubeconfig), "cluster_context": dev.context}
+    # The plays of the playbooks have the role preflight, which sets the version.
+    return offline() | {
+        "cluster_kubeconfig": str(dev.kubeconfig),
+        "cluster_context": dev.context,
+        "preflight_minimum_kubernetes": "1.31",
+    }
 
 
 @pytest.fixture(scope="module")

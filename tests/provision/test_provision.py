@@ -67,7 +67,7 @@ def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live:
         "argocd 3.6.1: would be installed",
     ):
         assert line in run.summary["provisioned"]
-    assert len(run.changed) == 12
+    assert len(run.changed) == 13
     assert {each["metadata"]["name"] for each in live("namespace")["items"]} == before
     assert live("storageclass", "fast") == {}
     assert not any("keda" in each["metadata"]["name"] for each in live("crd")["items"])
@@ -84,12 +84,39 @@ def test_the_first_run_provisions_and_the_second_changes_nothing(play: Play, pro
 
 
 @pytest.mark.usefixtures("provisioned")
-def test_pod_security_labels(live: Live) -> None:
-    labels = {name: live("namespace", name)["metadata"]["labels"] for name in ("nativelink", "nativelink-workers")}
-    assert labels["nativelink"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert labels["nativelink"]["pod-security.kubernetes.io/warn"] == "restricted"
-    assert labels["nativelink-workers"]["pod-security.kubernetes.io/enforce"] == "baseline"
-    assert "pod-security.kubernetes.io/warn" in labels["nativelink-workers"]
+@pytest.mark.parametrize(("namespace", "level"), [("nativelink", "restricted"), ("nativelink-workers", "baseline")])
+def test_pod_security_labels(namespace: str, level: str, live: Live) -> None:
+    labels = live("namespace", namespace)["metadata"]["labels"]
+    found = {key.removeprefix("pod-security.kubernetes.io/"): text for key, text in labels.items()}
+    levels = {"enforce": level, "warn": "restricted", "audit": "restricted"}
+    assert {key: found.get(key) for key in levels} == levels
+    assert {found.get(f"{key}-version") for key in levels} == {"v1.31"}
+
+
+@pytest.mark.usefixtures("provisioned")
+def test_a_pod_that_names_no_service_account_gets_no_token(dev: Cluster, live: Live) -> None:
+    def mounts(namespace: str) -> list[str]:
+        """Return where a pod mounts its volumes, after admission."""
+        security = {
+            "runAsNonRoot": True,
+            "runAsUser": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "added", "namespace": namespace},
+            "spec": {"containers": [{"name": "added", "image": "busybox", "securityContext": security}]},
+        }
+        text = dev.run("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(pod))
+        (container,) = json.loads(text)["spec"]["containers"]
+        return [each["mountPath"] for each in container.get("volumeMounts", [])]
+
+    until("a ServiceAccount of another namespace", lambda: live("serviceaccount", "default", "default") != {}, 30)
+    assert mounts("default") == ["/var/run/secrets/kubernetes.io/serviceaccount"], "the counter-run"
+    assert mounts("nativelink") == mounts("nativelink-workers") == []
 
 
 @pytest.mark.usefixtures("provisioned")

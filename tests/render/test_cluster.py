@@ -147,6 +147,7 @@ def test_thirty_inventories_are_accepted_without_a_warning(api: Cluster) -> None
                 ("nativelink", "nativelink-cas"): 3,
                 ("nativelink", "nativelink-scheduler"): 1,
                 ("nativelink", "nativelink-collector"): 1,
+                ("nativelink", "nativelink-collector-workers"): 1,
                 ("nativelink-workers", "nativelink-worker-default"): 1,
             },
         ),

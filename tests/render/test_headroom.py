@@ -36,7 +36,7 @@ def test_a_placeholder_takes_as_much_of_a_node_as_a_worker() -> None:
     spec = deployment["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert container["image"] == "registry.k8s.io/pause:3.10.1"
-    assert container["resources"]["requests"] == {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "100Gi"}
+    assert container["resources"]["requests"] == {"cpu": "4", "memory": "16Gi", "ephemeral-storage": "100Gi"}
     assert (spec["nodeSelector"], spec["tolerations"]) == ({"disk": "nvme"}, [TAINT])
     (apart,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     assert apart["labelSelector"]["matchExpressions"][0]["values"] == ["cas", "redis", "scheduler"]
@@ -85,7 +85,6 @@ def test_what_is_for_workers_does_not_select_the_other_pods_of_a_pool(kind: str,
     assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
     selectors = {
         "PodDisruptionBudget": find(found, "PodDisruptionBudget", "nativelink-worker-a")["spec"]["selector"],
-        "Service": {"matchLabels": find(found, "Service", "nativelink-worker-a")["spec"]["selector"]},
         "Deployment": find(found, "Deployment", "nativelink-worker-a")["spec"]["selector"],
         "NetworkPolicy": find(found, "NetworkPolicy", "nativelink-worker")["spec"]["podSelector"],
     }

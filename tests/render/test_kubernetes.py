@@ -38,7 +38,7 @@ def hpa(**keys: Any) -> dict[str, Any]:
 
 
 def egress(*ports: dict[str, Any]) -> dict[str, Any]:
-    return {"nativelink_worker_egress": [{"ports": list(ports)}]}
+    return {"nativelink_worker_egress": [{"to": [{"podSelector": {}}], "ports": list(ports)}]}
 
 
 def limits(**amounts: Any) -> dict[str, Any]:
@@ -88,7 +88,13 @@ ACCEPTED: dict[str, dict[str, Any]] = {
             }
         ]
     },
-    "any egress": {"nativelink_worker_egress": [{}, {"to": []}, {"ports": [{}], "to": None}]},
+    "any egress": {
+        "nativelink_worker_egress": [
+            {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}], "ports": None},
+            {"to": [{"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::/32", "fe80::/10"]}}], "ports": [{}]},
+            {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]},
+        ]
+    },
     "ports": egress({"port": 1, "endPort": 65535}, {"port": 7, "endPort": 7, "protocol": "SCTP"}, {"port": None}),
     "names of ports": egress({"port": "a"}, {"port": "0-a"}, {"port": "fifteen-letters"}),
     "longest window": hpa(scale_up={"stabilizationWindowSeconds": 3600}, scale_down={"stabilizationWindowSeconds": 0}),

@@ -28,8 +28,8 @@ def ours(component: str, namespace: str = "nativelink", **labels: str) -> Pod:
     return Pod(namespace, {**NAME, "app.kubernetes.io/component": component, **labels})
 
 
-CAS, SCHEDULER, REDIS, COLLECTOR, DEMAND, PROMETHEUS = (
-    ours(name) for name in ("cas", "scheduler", "redis", "collector", "demand", "prometheus")
+CAS, SCHEDULER, REDIS, COLLECTOR, OF_WORKERS, DEMAND, PROMETHEUS = (
+    ours(name) for name in ("cas", "scheduler", "redis", "collector", "collector-workers", "demand", "prometheus")
 )
 WORKER = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "default"})
 PLACEHOLDER, PULLING = (
@@ -38,7 +38,16 @@ PLACEHOLDER, PULLING = (
 PRUNED = ours("worker", "nativelink-workers", **{"nativelink-gitops/pool": "a-pool-that-is-gone"})
 # A pod with our labels in another namespace.
 IMPOSTOR = ours("worker", "elsewhere")
-EDGE, KEDA, OTHER = Pod("edge", {"app": "envoy"}), Pod("keda", {"app": "keda-operator"}), Pod("elsewhere", {"app": "x"})
+
+
+def proxy(gateway: str, namespace: str) -> Pod:
+    """Return a proxy of Envoy Gateway for a Gateway."""
+    owner = "gateway.envoyproxy.io/owning-gateway"
+    return Pod("edge", {"app": "envoy", f"{owner}-name": gateway, f"{owner}-namespace": namespace})
+
+
+EDGE, OTHER_EDGE, COPY = proxy("nativelink", "nativelink"), proxy("x", "nativelink"), proxy("nativelink", "elsewhere")
+KEDA, OTHER = Pod("keda", {"app": "keda-operator"}), Pod("elsewhere", {"app": "x"})
 STRAY = Pod("nativelink-workers", {"app": "debug"})
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 API_SERVER = Pod("kube-system", {"component": "kube-apiserver"})
@@ -51,7 +60,6 @@ ALWAYS_ALLOWED: dict[str, Flow] = {
     "worker to scheduler": (WORKER, SCHEDULER, 50061),
     "worker to a slice": (WORKER, CAS, 50052),
     "worker to the writers' port": (WORKER, CAS, 50053),
-    "draining worker to CAS": (WORKER, CAS, 50051),
     "worker of a pruned pool to scheduler": (PRUNED, SCHEDULER, 50061),
     "worker of a pruned pool to a slice": (PRUNED, CAS, 50052),
     "scheduler to a slice": (SCHEDULER, CAS, 50052),
@@ -64,9 +72,11 @@ ALWAYS_ALLOWED: dict[str, Flow] = {
 REPORTING_ALLOWED: dict[str, Flow] = {
     "scheduler to its port of the collector": (SCHEDULER, COLLECTOR, 4317),
     "CAS to its port of the collector": (CAS, COLLECTOR, 14317),
-    "worker to its port of the collector": (WORKER, COLLECTOR, 24317),
+    "worker to its collector": (WORKER, OF_WORKERS, 24317),
     "Prometheus to the demand": (PROMETHEUS, COLLECTOR, 9464),
     "Prometheus to the collector": (PROMETHEUS, COLLECTOR, 9465),
+    "Prometheus to the collector of the workers": (PROMETHEUS, OF_WORKERS, 9465),
+    "the collector of the workers to a receiver of traces": (OF_WORKERS, TRACES, 4317),
     "the collector to a receiver of traces": (COLLECTOR, TRACES, 4317),
     "Prometheus to KEDA": (PROMETHEUS, KEDA, 8080),
     "Prometheus to Envoy": (PROMETHEUS, EDGE, 19001),
@@ -76,7 +86,11 @@ REPORTING_FORBIDDEN: dict[str, Flow] = {
     "CAS to the scheduler's port of the collector": (CAS, COLLECTOR, 4317),
     "worker to the scheduler's port of the collector": (WORKER, COLLECTOR, 4317),
     "worker to the port of the CAS of the collector": (WORKER, COLLECTOR, 14317),
-    "an impostor to the workers' port of the collector": (IMPOSTOR, COLLECTOR, 24317),
+    "worker to any port of the scheduler's collector": (WORKER, COLLECTOR, 24317),
+    "CAS to the collector of the workers": (CAS, OF_WORKERS, 24317),
+    "an impostor to the collector of the workers": (IMPOSTOR, OF_WORKERS, 24317),
+    "worker to the metrics of its collector": (WORKER, OF_WORKERS, 9465),
+    "the collector of the workers to the other one": (OF_WORKERS, COLLECTOR, 4317),
     "the collector to another host": (COLLECTOR, INTERNET, 4317),
     "Prometheus to the internet": (PROMETHEUS, INTERNET, 80),
     "Prometheus to a stranger": (PROMETHEUS, OTHER, 8080),
@@ -102,6 +116,7 @@ FORBIDDEN: dict[str, Flow] = {
     "another namespace to client port": (OTHER, SCHEDULER, 50052),
     "worker to client port": (WORKER, SCHEDULER, 50052),
     "scheduler to CAS": (SCHEDULER, CAS, 50051),
+    "worker to CAS": (WORKER, CAS, 50051),
     "a stray pod beside the workers to slice port": (STRAY, CAS, 50052),
     "an impostor to slice port": (IMPOSTOR, CAS, 50052),
     "another namespace to the writers' port": (OTHER, CAS, 50053),
@@ -237,7 +252,6 @@ MEMORY_BREAKS = {
     ("nativelink", "nativelink-cas"): {
         "worker to a slice",
         "worker to the writers' port",
-        "draining worker to CAS",
         "worker of a pruned pool to a slice",
         "scheduler to a slice",
         "CAS to CAS",
@@ -256,7 +270,6 @@ MEMORY_BREAKS = {
         "worker to scheduler",
         "worker to a slice",
         "worker to the writers' port",
-        "draining worker to CAS",
         "worker of a pruned pool to scheduler",
         "worker of a pruned pool to a slice",
     },
@@ -356,6 +369,16 @@ def test_clients_come_from_the_edge_and_from_where_the_inventory_says(port: tupl
     # A controller that the cloud runs is not in a namespace.
     cloud = {"ingress_provider": "existing", "ingress_namespace": ""}
     assert clients(**cloud, nativelink_client_peers=[office]) == {"office"}
+
+
+@pytest.mark.parametrize("port", [(CAS, 50051), (SCHEDULER, 50052)], ids=["CAS", "scheduler"])
+def test_of_envoy_gateway_only_the_proxies_of_this_gateway_come_in(port: tuple[Pod, int]) -> None:
+    def allows(provider: str) -> list[bool]:
+        policies = policies_of(ingress_provider=provider)
+        return [allowed(policies, (pod, *port)) for pod in (EDGE, OTHER_EDGE, COPY, Pod("edge", {"app": "x"}))]
+
+    assert allows("envoy-gateway") == [True, False, False, False]
+    assert allows("existing") == [True] * 4, "the labels of the proxies of another provider are not known"
 
 
 def test_client_peers_reach_no_other_port() -> None:

@@ -52,7 +52,7 @@ def test_prod_has_the_cas_of_the_reference_page() -> None:
         "resources": {"requests": {"storage": "200Gi"}},
     }
     assert container(cas)["resources"] == {
-        "requests": {"cpu": "1", "memory": "2Gi"},
+        "requests": {"cpu": "1", "memory": "8Gi"},
         "limits": {"cpu": "4", "memory": "8Gi"},
     }
     assert container(cas)["args"] == ["/config/cas.json5"]
@@ -69,8 +69,8 @@ def test_prod_has_the_scheduler_and_the_workers_of_the_reference_page() -> None:
     worker = find(objects, "Deployment", "nativelink-worker-default")
     assert "replicas" not in worker["spec"]
     assert container(worker)["resources"] == {
-        "requests": {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "100Gi"},
-        "limits": {"cpu": "8", "memory": "16Gi"},
+        "requests": {"cpu": "4", "memory": "16Gi", "ephemeral-storage": "100Gi"},
+        "limits": {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "110Gi"},
     }
     scaled = find(objects, "ScaledObject", "nativelink-worker-default")["spec"]
     assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (4, 200)
@@ -408,24 +408,44 @@ def test_all_workloads_send_metrics_and_traces_to_ports_of_their_own() -> None:
     assert {name: each["OTEL_EXPORTER_OTLP_ENDPOINT"] for name, each in sent.items()} == {
         "nativelink-scheduler": "http://nativelink-collector.nativelink.svc:4317",
         "nativelink-cas": "http://nativelink-collector.nativelink.svc:14317",
-        "nativelink-worker-default": "http://nativelink-collector.nativelink.svc:24317",
+        "nativelink-worker-default": "http://nativelink-collector-workers.nativelink.svc:24317",
     }
     assert sent["nativelink-worker-default"] == {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://nativelink-collector.nativelink.svc:24317",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://nativelink-collector-workers.nativelink.svc:24317",
         "OTEL_METRIC_EXPORT_INTERVAL": "15000",
         "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=$(POD_NAME),nativelink.pool=default",
         "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
         "OTEL_TRACES_SAMPLER_ARG": "0.005",
         "OTEL_BLRP_MAX_QUEUE_SIZE": "0",
     }
-    collector = yaml.safe_load(files[COLLECTOR])
-    assert collector["exporters"]["otlp_grpc"] == {"endpoint": "traces.example.com:4317", "tls": {"insecure": False}}
-    assert collector["service"]["pipelines"]["traces"] == {
-        "receivers": ["otlp/scheduler", "otlp/cas", "otlp/worker"],
-        "exporters": ["otlp_grpc"],
-    }
-    # The demand comes from the scheduler's port only.
+    collector, workers = (yaml.safe_load(files[file]) for file in (COLLECTOR, "monitoring/collector-workers.yaml"))
+    for config, receivers in ((collector, ["otlp/scheduler", "otlp/cas"]), (workers, ["otlp/worker"])):
+        assert config["exporters"]["otlp_grpc"] == {"endpoint": "traces.example.com:4317", "tls": {"insecure": False}}
+        assert config["service"]["pipelines"]["traces"]["receivers"] == receivers
+        assert config["service"]["pipelines"]["traces"]["exporters"] == ["otlp_grpc"]
+        assert list(config["receivers"]) == receivers
+    # The demand comes from the scheduler's port only, and workers do not reach the process.
     assert collector["service"]["pipelines"]["metrics/demand"]["receivers"] == ["otlp/scheduler"]
+    assert "prometheus/demand" not in workers["exporters"]
+
+
+def test_a_collector_refuses_data_before_it_is_out_of_memory() -> None:
+    files = render.tree(
+        values_of(
+            nativelink_metrics=["worker", "cas", "scheduler"],
+            nativelink_prometheus="bundled",
+            nativelink_traces_endpoint="https://traces.example.com:4317",
+        )
+    )
+    for name, pipelines in (("collector", 4), ("collector-workers", 2)):
+        config = yaml.safe_load(files[f"monitoring/{name}.yaml"])
+        limiter = config["processors"]["memory_limiter"]
+        assert 0 < limiter["spike_limit_percentage"] < limiter["limit_percentage"] < 100
+        firsts = [pipeline["processors"][0] for pipeline in config["service"]["pipelines"].values()]
+        assert firsts == ["memory_limiter"] * pipelines
+        (only,) = find(objects_of(files), "Deployment", f"nativelink-{name}")["spec"]["template"]["spec"]["containers"]
+        assert only["resources"]["limits"]["memory"] == "512Mi"
+        assert only["env"] == [{"name": "GOMEMLIMIT", "value": "384MiB"}]
 
 
 def test_a_wrapper_counts_what_clients_and_shards_ask_the_cas() -> None:
@@ -526,6 +546,10 @@ def test_the_bundled_prometheus() -> None:
         "nativelink-collector": ("1s", [{"targets": ["nativelink-collector:9464"], "labels": own}]),
         "nativelink-reported": (None, [{"targets": ["nativelink-collector:9465"], "labels": own}]),
     }
+    both = {"nativelink_metrics": ["scheduler", "worker"], "nativelink_prometheus": "bundled"}
+    assert scraped(render.tree(values_of(**both))) == scraped(memory) | {
+        "nativelink-workers": (None, [{"targets": ["nativelink-collector-workers:9465"], "labels": own}]),
+    }
     # It asks no API server, so it has no token.
     pod = find(objects_of(memory), "Deployment", "nativelink-prometheus")["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
@@ -605,18 +629,25 @@ def test_a_prometheus_operator_scrapes_others() -> None:
 
 def test_an_existing_prometheus_finds_the_demand() -> None:
     asked = {"nativelink_prometheus_labels": {"release": "main"}, "nativelink_metrics_namespaces": ["metrics"]}
-    redis = values_of(nativelink_prometheus="operator", nativelink_scheduler_backend="redis", **asked)
+    redis = values_of(
+        nativelink_prometheus="operator",
+        nativelink_scheduler_backend="redis",
+        nativelink_metrics=["scheduler", "worker"],
+        **asked,
+    )
     objects = objects_of(render.tree(redis))
     monitor, rule = find(objects, "ServiceMonitor", "nativelink"), find(objects, "PrometheusRule", "nativelink-demand")
     assert monitor["metadata"]["labels"]["release"] == rule["metadata"]["labels"]["release"] == "main"
     ports = set()
-    for name in ("demand", "collector"):
+    for name in ("demand", "collector", "collector-workers"):
         service = find(objects, "Service", f"nativelink-{name}")
         assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
         (expression,) = monitor["spec"]["selector"]["matchExpressions"]
         assert service["metadata"]["labels"][expression["key"]] in expression["values"]
         ports |= {port["name"] for port in service["spec"]["ports"]}
-    assert {each["port"] for each in monitor["spec"]["endpoints"]} == {"http-metrics", "http-reported"} <= ports
+    endpoints = [each["port"] for each in monitor["spec"]["endpoints"]]
+    assert sorted(endpoints) == ["http-metrics", "http-reported", "http-workers"]
+    assert ports >= {*endpoints}
     memory = objects_of(render.tree(values_of(nativelink_prometheus="annotations", **asked)))
     pod = find(memory, "Deployment", "nativelink-collector")["spec"]["template"]["metadata"]
     assert pod["annotations"] == {
@@ -806,7 +837,7 @@ def test_the_cas_is_headless_and_parallel_and_its_pods_resolve_before_they_are_r
 def test_every_workload(cluster: str) -> None:
     objects = objects_of(committed(cluster))
     workloads = [item for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
-    assert len(workloads) == {"local": 4, "dev": 4, "staging": 6, "prod": 4}[cluster]
+    assert len(workloads) == {"local": 4, "dev": 4, "staging": 6, "prod": 5}[cluster]
     budgets = [item for item in objects if item["kind"] == "PodDisruptionBudget"]
     accounts = {
         (item["metadata"]["namespace"], item["metadata"]["name"])
@@ -958,10 +989,17 @@ def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_anothe
         tree = render.tree(values_of(nativelink_worker_pools=[pool]))
         return dict(container(find(objects_of(tree), "Deployment", "nativelink-worker-one"))["resources"])
 
-    assert resources() == {"requests": {"cpu": "2", "ephemeral-storage": "40Gi"}}
-    assert resources(scratch_storage_class="gp3") == {"requests": {"cpu": "2"}}
-    none = {"requests": {"ephemeral-storage": "0"}}
-    assert resources(resources=none) == none
+    def disk(request: str, limit: str) -> Object:
+        return {"requests": {"cpu": "2", "ephemeral-storage": request}, "limits": {"ephemeral-storage": limit}}
+
+    # A tenth more is for the log and for what is written beside the scratch, and at least 2Gi.
+    assert resources() == disk("40Gi", "44Gi")
+    assert resources(scratch_size="10Gi") == disk("10Gi", "12Gi")
+    assert resources(resources={"requests": {"cpu": "2", "ephemeral-storage": "0"}}) == disk("0", "44Gi")
+    assert resources(resources={"requests": {"cpu": "2", "ephemeral-storage": "60Gi"}}) == disk("60Gi", "66Gi")
+    # Without a request, the limit is one.
+    with_volume = {"requests": {"cpu": "2"}, "limits": {"ephemeral-storage": "2Gi"}}
+    assert resources(scratch_storage_class="gp3") == with_volume
     limited = {"limits": {"ephemeral-storage": "60Gi"}}
     assert resources(resources=limited) == limited
     worker = find(objects_of(committed("prod")), "Deployment", "nativelink-worker-default")["spec"]["template"]["spec"]
@@ -1055,6 +1093,7 @@ def test_every_template_is_rendered_under_a_condition_that_exists() -> None:
     assert templates == {
         *render.FILES,
         *render.POOL_FILES,
+        *render.COLLECTOR_FILES,
         *of_components,
         "monitoring/podmonitor.yaml",
         "kustomization.yaml",

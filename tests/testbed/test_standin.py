@@ -433,6 +433,14 @@ def test_rust_log_sets_the_level(tmp_path: Path) -> None:
         assert re.search(r"^\S+Z  WARN Process terminated via SIGTERM$", farm.said(), re.MULTILINE)
 
 
+@pytest.mark.parametrize(("level", "lines"), [("warn", 0), ("error", 0), ("info", 1)])
+def test_rust_log_can_leave_out_the_commands_of_actions(level: str, lines: int, tmp_path: Path) -> None:
+    with Farm(tmp_path, RUST_LOG=f"info,nativelink_worker::running_actions_manager={level}") as farm:
+        farm.runs("--platform", "cpu_count=1")
+        assert len(farm.told("Worker registered with scheduler")) == 1
+        assert [len(farm.told(message)) for message in ("Executing command", "Command complete")] == [lines] * 2
+
+
 TOOL = """#!/bin/sh
 touch left-behind
 while read -r request; do

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,14 +28,17 @@ SERIES = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 
 
 class Collector:
-    """A collector with the rendered configuration, to which a scheduler reports twice a second."""
+    """A collector with the rendered configuration, to which a process reports twice a second as one of the senders."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sender: str) -> None:
         self.otlp, self.demand, self.reported, health = free_ports(4)
-        config = yaml.safe_load(render.tree(values_of())["monitoring/collector.yaml"])
-        config["receivers"]["otlp/scheduler"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
-        config["exporters"]["prometheus/demand"]["endpoint"] = f"127.0.0.1:{self.demand}"
-        config["exporters"]["prometheus/reported"]["endpoint"] = f"127.0.0.1:{self.reported}"
+        files = render.tree(values_of(nativelink_metrics=["scheduler", sender], nativelink_prometheus="bundled"))
+        name = "collector-workers" if sender == "worker" else "collector"
+        config = yaml.safe_load(files[f"monitoring/{name}.yaml"])
+        ports = {"prometheus/demand": self.demand, "prometheus/reported": self.reported}
+        for exporter, settings in config["exporters"].items():
+            settings["endpoint"] = f"127.0.0.1:{ports[exporter]}"
+        config["receivers"][f"otlp/{sender}"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
         config["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{health}"
         self.file = folder / "collector.yaml"
         self.file.write_text(yaml.safe_dump(config))
@@ -60,8 +64,13 @@ class Collector:
 
 
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    made = Collector(tmp_path)
+def sender() -> str:
+    return "scheduler"
+
+
+@pytest.fixture
+def collector(tmp_path: Path, sender: str) -> Iterator[Collector]:
+    made = Collector(tmp_path, sender)
     program = build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
     with (tmp_path / "collector.log").open("wb") as log:
         process = subprocess.Popen([program, f"--config={made.file}"], stdout=log, stderr=log)
@@ -182,6 +191,20 @@ def test_the_series_and_their_buckets_are_those_of_the_original(tmp_path: Path, 
         buckets.pop("execution_cpu_time_seconds", None)
         assert {name: " ".join(limits) for name, limits in buckets.items()} == {
             name: f"{limits} +Inf" for name, limits in BUCKETS.items()
+        }
+
+
+@pytest.mark.parametrize("sender", ["worker"])
+def test_at_the_port_of_the_workers_only_their_series_get_through(tmp_path: Path, collector: Collector) -> None:
+    """The test above is the counter-run: the scheduler's port takes all series of the same farm."""
+    with Farm(tmp_path, counted, **collector.environment) as farm:
+        assert b"ExecuteResponse" in farm.execute(["/bin/true"])
+        until("the series", lambda: collector.reports() != {}, 20)
+        time.sleep(2)  # four more exports, with all that the scheduler and the CAS of the process report
+        assert {*collector.reports()} == {
+            'store_tier_io_bytes_total store_direction="read" store_tier="slow"',
+            'store_tier_operations_total store_result="hit" store_tier="slow"',
+            'store_tier_operations_total store_result="miss" store_tier="fast"',
         }
 
 

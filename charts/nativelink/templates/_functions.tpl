@@ -1134,14 +1134,14 @@
 {{- $when := index .args 1 -}}
 {{- $conditions := "" -}}
 {{- $files := "" -}}
-{{- $files = (dict "cas" (list "cas/cas.json5") "scheduler" (list "scheduler/scheduler.json5") "collector" (list "monitoring/collector.yaml") "demand" (list "monitoring/demand.lua") "prometheus" (list "monitoring/prometheus.yaml" "monitoring/alert-rules.yaml")) -}}
+{{- $files = (dict "cas" (list "cas/cas.json5") "scheduler" (list "scheduler/scheduler.json5") "collector" (list "monitoring/collector.yaml") "collector-workers" (list "monitoring/collector-workers.yaml") "demand" (list "monitoring/demand.lua") "prometheus" (list "monitoring/prometheus.yaml" "monitoring/alert-rules.yaml")) -}}
 {{- if $when.redis -}}
   {{- $_ := set $files "scheduler" (concat $files.scheduler (list "scheduler/guard.sh" "scheduler/housekeeping.lua")) -}}
 {{- end -}}
 {{- if index $when "bundled prometheus with demand" -}}
   {{- $_ := set $files "prometheus" (concat $files.prometheus (list "monitoring/rules.yaml")) -}}
 {{- end -}}
-{{- $conditions = (dict "collector" "collector" "demand" "demand" "prometheus" "bundled prometheus") -}}
+{{- $conditions = (dict "collector" "collector" "collector-workers" "worker metrics" "demand" "demand" "prometheus" "bundled prometheus") -}}
 {{- $t1 := dict -}}
 {{- range $component, $paths := $files -}}
   {{- if index $when (ternary (index $conditions $component) "always" (hasKey $conditions $component)) -}}
@@ -1408,42 +1408,60 @@
 {{- $frame := . -}}
 {{- $pool := index .args 0 -}}
 {{- $disk := "" -}}
-{{- $resources := "" -}}
-{{- $resources = $pool.resources -}}
+{{- $limit := "" -}}
+{{- $limits := "" -}}
+{{- $most := "" -}}
+{{- $requests := "" -}}
+{{- $scratch := "" -}}
 {{- $disk = "ephemeral-storage" -}}
-{{- $t2 := $pool.scratch_storage_class -}}
-{{- if not $t2 -}}
-  {{- $t1 := false -}}
-  {{- range $amounts := $resources -}}
-    {{- if hasKey $amounts $disk -}}
-      {{- $t1 = true -}}
-      {{- break -}}
-    {{- end -}}
-  {{- end -}}
-  {{- $t2 = $t1 -}}
+{{- $t1 := list -}}
+{{- range $kind := list "requests" "limits" -}}
+  {{- $t1 = append $t1 (or (index $pool.resources $kind) dict) -}}
 {{- end -}}
-{{- if $t2 -}}
-  {{- $t3 := dict -}}
-  {{- range $key, $item := $resources -}}
-    {{- $_ := set $t3 $key $item -}}
-  {{- end -}}
-  {{- $_ := set $frame "result" $t3 -}}
+{{- $t2 := $t1 -}}
+{{- $requests = (index $t2 0) -}}
+{{- $limits = (index $t2 1) -}}
+{{- $t3 := "" -}}
+{{- if $pool.scratch_storage_class -}}
+  {{- $t3 = 0 -}}
 {{- else -}}
+  {{- $t3 = (include "nativelink.bytes" $pool.scratch_size | int64) -}}
+{{- end -}}
+{{- $scratch = $t3 -}}
+{{- if hasKey $limits $disk -}}
   {{- $t4 := dict -}}
-  {{- range $key, $item := ternary $resources.requests dict (hasKey $resources "requests") -}}
+  {{- range $key, $item := $pool.resources -}}
     {{- $_ := set $t4 $key $item -}}
   {{- end -}}
-  {{- range $key, $item := dict $disk $pool.scratch_size -}}
-    {{- $_ := set $t4 $key $item -}}
+  {{- $_ := set $frame "result" $t4 -}}
+{{- else -}}
+  {{- if and $scratch (not (hasKey $requests $disk)) -}}
+    {{- $t5 := dict -}}
+    {{- range $key, $item := $requests -}}
+      {{- $_ := set $t5 $key $item -}}
+    {{- end -}}
+    {{- range $key, $item := dict $disk $pool.scratch_size -}}
+      {{- $_ := set $t5 $key $item -}}
+    {{- end -}}
+    {{- $requests = $t5 -}}
   {{- end -}}
-  {{- $t5 := dict -}}
-  {{- range $key, $item := $resources -}}
-    {{- $_ := set $t5 $key $item -}}
+  {{- $most = (max $scratch (include "nativelink.bytes" (ternary (index $requests $disk) 0 (hasKey $requests $disk)) | int64)) -}}
+  {{- $limit = (include "nativelink.sizeText" (add $most (max (div (mul $most 10) 100) 2147483648))) -}}
+  {{- $t6 := dict -}}
+  {{- range $key, $item := $limits -}}
+    {{- $_ := set $t6 $key $item -}}
   {{- end -}}
-  {{- range $key, $item := dict "requests" $t4 -}}
-    {{- $_ := set $t5 $key $item -}}
+  {{- range $key, $item := dict $disk $limit -}}
+    {{- $_ := set $t6 $key $item -}}
   {{- end -}}
-  {{- $_ := set $frame "result" $t5 -}}
+  {{- $t7 := dict -}}
+  {{- range $key, $item := $pool.resources -}}
+    {{- $_ := set $t7 $key $item -}}
+  {{- end -}}
+  {{- range $key, $item := dict "requests" $requests "limits" $t6 -}}
+    {{- $_ := set $t7 $key $item -}}
+  {{- end -}}
+  {{- $_ := set $frame "result" $t7 -}}
 {{- end -}}
 {{- end -}}
 
@@ -1641,7 +1659,7 @@
 {{- template "nativelink.context.cpus_of" $t1 -}}
 {{- $found = (dict "OSFamily" "Linux" "cpu_count" (toString $t1.result)) -}}
 {{- $t2 := dict "args" (list $pool) -}}
-{{- template "nativelink.context.memory_of" $t2 -}}
+{{- template "nativelink.context.promised_memory" $t2 -}}
 {{- $memory = $t2.result -}}
 {{- if $memory -}}
   {{- $_ := set $found "memory_kb" (toString (div $memory 1024)) -}}
@@ -1684,6 +1702,20 @@
 {{- $_ := set $frame "result" (include "nativelink.bytes" (or $t1.result 0) | int64) -}}
 {{- end -}}
 
+{{- define "nativelink.context.promised_memory" -}}
+{{- $frame := . -}}
+{{- $pool := index .args 0 -}}
+{{- $requests := "" -}}
+{{- $requests = (or $pool.resources.requests dict) -}}
+{{- $t2 := (include "nativelink.bytes" (or $requests.memory 0) | int64) -}}
+{{- if not $t2 -}}
+  {{- $t1 := dict "args" (list $pool) -}}
+  {{- template "nativelink.context.memory_of" $t1 -}}
+  {{- $t2 = $t1.result -}}
+{{- end -}}
+{{- $_ := set $frame "result" $t2 -}}
+{{- end -}}
+
 {{- define "nativelink.context.redis_may_fill" -}}
 {{- $frame := . -}}
 {{- $limit := index .args 0 -}}
@@ -1705,6 +1737,7 @@
 {{- $behind := "" -}}
 {{- $bundled := "" -}}
 {{- $cluster := "" -}}
+{{- $collected := "" -}}
 {{- $demand := "" -}}
 {{- $edges := "" -}}
 {{- $envoy_gateway := "" -}}
@@ -1761,6 +1794,7 @@
   {{- end -}}
 {{- end -}}
 {{- $senders = $t6 -}}
+{{- $collected = (and (eq $backend "memory") (has "scheduler" $senders)) -}}
 {{- $t7 := list -}}
 {{- range $pool := $known.nativelink_worker_pools -}}
   {{- $t8 := dict "args" (list $pool $cluster $upload $known $senders) -}}
@@ -1794,257 +1828,271 @@
 {{- end -}}
 {{- $t12 := "" -}}
 {{- if and (ne $known.nativelink_edge "none") $known.ingress_namespace -}}
-  {{- $t12 = (list $known.ingress_namespace) -}}
+  {{- $t13 := dict "args" (list $known.ingress_namespace) -}}
+  {{- template "nativelink.context._namespace" $t13 -}}
+  {{- $t12 = (list $t13.result) -}}
 {{- else -}}
   {{- $t12 = list -}}
 {{- end -}}
 {{- $edges = $t12 -}}
+{{- if $envoy_gateway -}}
+  {{- $t14 := list -}}
+  {{- range $edge := $edges -}}
+    {{- $t15 := dict "args" (list $known) -}}
+    {{- template "nativelink.monitoring.proxies" $t15 -}}
+    {{- $t16 := dict -}}
+    {{- range $key, $item := $edge -}}
+      {{- $_ := set $t16 $key $item -}}
+    {{- end -}}
+    {{- range $key, $item := dict "podSelector" (dict "matchLabels" $t15.result) -}}
+      {{- $_ := set $t16 $key $item -}}
+    {{- end -}}
+    {{- $t14 = append $t14 $t16 -}}
+  {{- end -}}
+  {{- $edges = $t14 -}}
+{{- end -}}
 {{- $memory = (ternary $known.nativelink_redis_resources.limits dict (hasKey $known.nativelink_redis_resources "limits")).memory -}}
-{{- $t14 := $known.nativelink_cas_storage_class -}}
-{{- if not $t14 -}}
-  {{- $t13 := "" -}}
+{{- $t18 := $known.nativelink_cas_storage_class -}}
+{{- if not $t18 -}}
+  {{- $t17 := "" -}}
   {{- range $item := $known.storage_classes_list -}}
-    {{- $t13 = $item.name -}}
+    {{- $t17 = $item.name -}}
     {{- break -}}
   {{- end -}}
-  {{- $t14 = $t13 -}}
+  {{- $t18 = $t17 -}}
 {{- end -}}
-{{- $storage_class = $t14 -}}
-{{- $t15 := false -}}
+{{- $storage_class = $t18 -}}
+{{- $t19 := false -}}
 {{- range $pool := $pools -}}
   {{- if $pool.isolated -}}
-    {{- $t15 = true -}}
+    {{- $t19 = true -}}
     {{- break -}}
   {{- end -}}
 {{- end -}}
-{{- $t16 := dict "args" (list $known $senders $pools) -}}
-{{- template "nativelink.context._alerted" $t16 -}}
-{{- $t17 := dict -}}
-{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (not (not $senders)) "collected demand" (and (eq $backend "memory") (has "scheduler" $senders)) "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled "isolated workers" $t15 "client writers" (not (not $known.nativelink_writer_peers)) -}}
-  {{- $_ := set $t17 $key $item -}}
+{{- $t20 := dict "args" (list $known $senders $pools) -}}
+{{- template "nativelink.context._alerted" $t20 -}}
+{{- $t21 := dict -}}
+{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (or (has "scheduler" $senders) (has "cas" $senders)) "collected demand" $collected "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled "isolated workers" $t19 "client writers" (not (not $known.nativelink_writer_peers)) -}}
+  {{- $_ := set $t21 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t16.result -}}
-  {{- $_ := set $t17 $key $item -}}
+{{- range $key, $item := $t20.result -}}
+  {{- $_ := set $t21 $key $item -}}
 {{- end -}}
-{{- $when = $t17 -}}
-{{- $t18 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t19 := dict "args" (list $cluster $component) -}}
-  {{- template "nativelink.context._labels" $t19 -}}
-  {{- $_ := set $t18 $component $t19.result -}}
+{{- $when = $t21 -}}
+{{- $t22 := dict -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "collector-workers" "demand" "prometheus" "edge" "policy" -}}
+  {{- $t23 := dict "args" (list $cluster $component) -}}
+  {{- template "nativelink.context._labels" $t23 -}}
+  {{- $_ := set $t22 $component $t23.result -}}
 {{- end -}}
-{{- $t20 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t21 := dict "args" (list $component) -}}
-  {{- template "nativelink.context._selector" $t21 -}}
-  {{- $_ := set $t20 $component $t21.result -}}
-{{- end -}}
-{{- $t22 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
-{{- template "nativelink.context._image" $t22 -}}
-{{- $t23 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
-{{- template "nativelink.context._image" $t23 -}}
 {{- $t24 := dict -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "collector-workers" "demand" "prometheus" "edge" "policy" -}}
+  {{- $t25 := dict "args" (list $component) -}}
+  {{- template "nativelink.context._selector" $t25 -}}
+  {{- $_ := set $t24 $component $t25.result -}}
+{{- end -}}
+{{- $t26 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
+{{- template "nativelink.context._image" $t26 -}}
+{{- $t27 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
+{{- template "nativelink.context._image" $t27 -}}
+{{- $t28 := dict -}}
 {{- range $name := list "redis" "headroom" "collector" "redis_exporter" "prometheus" -}}
-  {{- $t25 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
-  {{- template "nativelink.context._image" $t25 -}}
-  {{- $_ := set $t24 $name $t25.result -}}
-{{- end -}}
-{{- $t26 := dict -}}
-{{- range $key, $item := dict "nativelink" $t22.result "worker_init" $t23.result -}}
-  {{- $_ := set $t26 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $t24 -}}
-  {{- $_ := set $t26 $key $item -}}
-{{- end -}}
-{{- $t27 := dict "args" (list $known) -}}
-{{- template "nativelink.context._secrets" $t27 -}}
-{{- $t28 := dict "args" (list $cluster "prometheus") -}}
-{{- template "nativelink.context._labels" $t28 -}}
-{{- $t29 := dict -}}
-{{- range $key, $item := $t28.result -}}
-  {{- $_ := set $t29 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $known.nativelink_prometheus_labels -}}
-  {{- $_ := set $t29 $key $item -}}
+  {{- $t29 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
+  {{- template "nativelink.context._image" $t29 -}}
+  {{- $_ := set $t28 $name $t29.result -}}
 {{- end -}}
 {{- $t30 := dict -}}
-{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
+{{- range $key, $item := dict "nativelink" $t26.result "worker_init" $t27.result -}}
   {{- $_ := set $t30 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $t28 -}}
+  {{- $_ := set $t30 $key $item -}}
+{{- end -}}
+{{- $t31 := dict "args" (list $known) -}}
+{{- template "nativelink.context._secrets" $t31 -}}
+{{- $t32 := dict "args" (list $cluster "prometheus") -}}
+{{- template "nativelink.context._labels" $t32 -}}
+{{- $t33 := dict -}}
+{{- range $key, $item := $t32.result -}}
+  {{- $_ := set $t33 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $known.nativelink_prometheus_labels -}}
+  {{- $_ := set $t33 $key $item -}}
+{{- end -}}
+{{- $t34 := dict -}}
+{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
+  {{- $_ := set $t34 $key $item -}}
 {{- end -}}
 {{- range $key, $item := dict "interval" (printf "%vs" $known.nativelink_metrics_interval) -}}
-  {{- $_ := set $t30 $key $item -}}
+  {{- $_ := set $t34 $key $item -}}
 {{- end -}}
-{{- $t31 := "" -}}
+{{- $t35 := "" -}}
 {{- if ne $prometheus "none" -}}
-  {{- $t32 := dict "args" (list $known $when $pools) -}}
-  {{- template "nativelink.alerts.groups" $t32 -}}
-  {{- $t31 = $t32.result -}}
+  {{- $t36 := dict "args" (list $known $when $pools) -}}
+  {{- template "nativelink.alerts.groups" $t36 -}}
+  {{- $t35 = $t36.result -}}
 {{- else -}}
-  {{- $t31 = list -}}
+  {{- $t35 = list -}}
 {{- end -}}
-{{- $t33 := dict "args" list -}}
-{{- template "nativelink.alerts.inhibitions" $t33 -}}
-{{- $t34 := dict "args" list -}}
-{{- template "nativelink.alerts.operator_inhibitions" $t34 -}}
-{{- $t35 := list -}}
-{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
+{{- $t37 := dict "args" list -}}
+{{- template "nativelink.alerts.inhibitions" $t37 -}}
+{{- $t38 := dict "args" list -}}
+{{- template "nativelink.alerts.operator_inhibitions" $t38 -}}
+{{- $t39 := list -}}
+{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-workers" "component" "collector-workers" "port" "reported" "port_name" "http-workers" "condition" "worker metrics" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
   {{- if index $when $each.condition -}}
-    {{- $t35 = append $t35 $each -}}
+    {{- $t39 = append $t39 $each -}}
   {{- end -}}
 {{- end -}}
-{{- $t36 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.others" $t36 -}}
-{{- $t37 := "" -}}
+{{- $t40 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.others" $t40 -}}
+{{- $t41 := "" -}}
 {{- if has "cluster" $known.nativelink_prometheus_scrapes -}}
-  {{- $t37 = (list "/metrics" "/metrics/cadvisor") -}}
+  {{- $t41 = (list "/metrics" "/metrics/cadvisor") -}}
 {{- else -}}
-  {{- $t37 = list -}}
+  {{- $t41 = list -}}
 {{- end -}}
-{{- $t38 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.kubelet_series" $t38 -}}
-{{- $t39 := dict "args" (list $senders) -}}
-{{- template "nativelink.monitoring.collector" $t39 -}}
-{{- $t40 := dict "args" (list $known.nativelink_traces_endpoint) -}}
-{{- template "nativelink.context._receiver" $t40 -}}
-{{- $t41 := dict -}}
+{{- $t42 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.kubelet_series" $t42 -}}
+{{- $t43 := dict "args" (list $senders $collected) -}}
+{{- template "nativelink.monitoring.collectors" $t43 -}}
+{{- $t44 := dict "args" (list $senders) -}}
+{{- template "nativelink.monitoring.reports" $t44 -}}
+{{- $t45 := dict "args" (list $known.nativelink_traces_endpoint) -}}
+{{- template "nativelink.context._receiver" $t45 -}}
+{{- $t46 := dict -}}
 {{- range $sender := list "scheduler" "cas" -}}
-  {{- $t42 := dict "args" (list $known $senders $sender dict) -}}
-  {{- template "nativelink.monitoring.environment" $t42 -}}
-  {{- $_ := set $t41 $sender $t42.result -}}
+  {{- $t47 := dict "args" (list $known $senders $sender dict) -}}
+  {{- template "nativelink.monitoring.environment" $t47 -}}
+  {{- $_ := set $t46 $sender $t47.result -}}
 {{- end -}}
-{{- $t43 := "" -}}
-{{- if $known.nativelink_priority_classes -}}
-  {{- $t43 = "nativelink-control-plane" -}}
-{{- else -}}
-  {{- $t43 = "" -}}
-{{- end -}}
-{{- $t44 := dict "args" (list $known "cas") -}}
-{{- template "nativelink.context._stated" $t44 -}}
-{{- $t45 := dict -}}
-{{- range $kind := list "cas" "ac" "writers" -}}
-  {{- $t46 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
-  {{- template "nativelink.context._shards" $t46 -}}
-  {{- $_ := set $t45 $kind $t46.result -}}
-{{- end -}}
-{{- $t47 := dict "args" (list $known) -}}
-{{- template "nativelink.context._cas_stores" $t47 -}}
 {{- $t48 := "" -}}
-{{- if has "cas" $senders -}}
-  {{- $t48 = "COUNTED_" -}}
+{{- if $known.nativelink_priority_classes -}}
+  {{- $t48 = "nativelink-control-plane" -}}
 {{- else -}}
   {{- $t48 = "" -}}
 {{- end -}}
-{{- $t49 := dict -}}
-{{- range $key, $item := $t44.result -}}
-  {{- $_ := set $t49 $key $item -}}
+{{- $t49 := dict "args" (list $known "cas") -}}
+{{- template "nativelink.context._stated" $t49 -}}
+{{- $t50 := dict -}}
+{{- range $kind := list "cas" "ac" "writers" -}}
+  {{- $t51 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
+  {{- template "nativelink.context._shards" $t51 -}}
+  {{- $_ := set $t50 $kind $t51.result -}}
 {{- end -}}
-{{- range $key, $item := dict "shards" $t45 "storage_class" $storage_class -}}
-  {{- $_ := set $t49 $key $item -}}
+{{- $t52 := dict "args" (list $known) -}}
+{{- template "nativelink.context._cas_stores" $t52 -}}
+{{- $t53 := "" -}}
+{{- if has "cas" $senders -}}
+  {{- $t53 = "COUNTED_" -}}
+{{- else -}}
+  {{- $t53 = "" -}}
 {{- end -}}
-{{- range $key, $item := $t47.result -}}
-  {{- $_ := set $t49 $key $item -}}
-{{- end -}}
-{{- range $key, $item := dict "served" $t48 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
-  {{- $_ := set $t49 $key $item -}}
-{{- end -}}
-{{- $t50 := dict "args" (list $known "scheduler") -}}
-{{- template "nativelink.context._stated" $t50 -}}
-{{- $t52 := list -}}
-{{- range $pool := $pools -}}
-  {{- $t52 = append $t52 $pool.grace -}}
-{{- end -}}
-{{- $t51 := index $t52 0 -}}
-{{- range $item := $t52 -}}
-  {{- $t51 = max $t51 $item -}}
-{{- end -}}
-{{- $t53 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
-{{- template "nativelink.context._back_soon" $t53 -}}
 {{- $t54 := dict -}}
-{{- range $key, $item := $t50.result -}}
+{{- range $key, $item := $t49.result -}}
   {{- $_ := set $t54 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "properties" $properties "executing_timeout" $t51 "tolerations" $t53.result -}}
+{{- range $key, $item := dict "shards" $t50 "storage_class" $storage_class -}}
   {{- $_ := set $t54 $key $item -}}
 {{- end -}}
-{{- $t55 := dict "args" (list $known "redis") -}}
+{{- range $key, $item := $t52.result -}}
+  {{- $_ := set $t54 $key $item -}}
+{{- end -}}
+{{- range $key, $item := dict "served" $t53 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
+  {{- $_ := set $t54 $key $item -}}
+{{- end -}}
+{{- $t55 := dict "args" (list $known "scheduler") -}}
 {{- template "nativelink.context._stated" $t55 -}}
-{{- $t56 := "" -}}
-{{- if $bundled -}}
-  {{- $t56 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- else -}}
-  {{- $t56 = $known.nativelink_redis_address -}}
-{{- end -}}
-{{- $t57 := "" -}}
-{{- if $bundled -}}
-  {{- $t57 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- else -}}
-  {{- $t57 = $known.nativelink_redis_address -}}
-{{- end -}}
-{{- $t58 := dict "args" (list $t57 (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- template "nativelink.context._peer" $t58 -}}
-{{- $t59 := "" -}}
-{{- if $memory -}}
-  {{- $t60 := dict "args" (list $memory) -}}
-  {{- template "nativelink.context.redis_may_fill" $t60 -}}
-  {{- $t59 = $t60.result -}}
-{{- else -}}
-  {{- $t59 = 0 -}}
-{{- end -}}
-{{- $t61 := dict -}}
-{{- range $key, $item := $t55.result -}}
-  {{- $_ := set $t61 $key $item -}}
-{{- end -}}
-{{- range $key, $item := dict "bundled" $bundled "address" $t56 -}}
-  {{- $_ := set $t61 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $t58.result -}}
-  {{- $_ := set $t61 $key $item -}}
-{{- end -}}
-{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t59 -}}
-  {{- $_ := set $t61 $key $item -}}
-{{- end -}}
-{{- $t62 := list -}}
-{{- range $each := $edges -}}
-  {{- $t63 := dict "args" (list $each) -}}
-  {{- template "nativelink.context._namespace" $t63 -}}
-  {{- $t62 = append $t62 $t63.result -}}
-{{- end -}}
-{{- $t64 := list -}}
-{{- range $name := $readers | uniq -}}
-  {{- $t65 := dict "args" (list $name) -}}
-  {{- template "nativelink.context._namespace" $t65 -}}
-  {{- $t64 = append $t64 $t65.result -}}
-{{- end -}}
-{{- $t66 := "" -}}
-{{- if $known.nativelink_workers_apart -}}
-  {{- $t67 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
-  {{- template "nativelink.context._away_from" $t67 -}}
-  {{- $t66 = $t67.result -}}
-{{- else -}}
-  {{- $t66 = dict -}}
-{{- end -}}
-{{- $t68 := dict "args" (list list) -}}
-{{- template "nativelink.context._back_soon" $t68 -}}
-{{- $t69 := list -}}
+{{- $t57 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t70 := dict -}}
+  {{- $t57 = append $t57 $pool.grace -}}
+{{- end -}}
+{{- $t56 := index $t57 0 -}}
+{{- range $item := $t57 -}}
+  {{- $t56 = max $t56 $item -}}
+{{- end -}}
+{{- $t58 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
+{{- template "nativelink.context._back_soon" $t58 -}}
+{{- $t59 := dict -}}
+{{- range $key, $item := $t55.result -}}
+  {{- $_ := set $t59 $key $item -}}
+{{- end -}}
+{{- range $key, $item := dict "properties" $properties "executing_timeout" $t56 "tolerations" $t58.result -}}
+  {{- $_ := set $t59 $key $item -}}
+{{- end -}}
+{{- $t60 := dict "args" (list $known "redis") -}}
+{{- template "nativelink.context._stated" $t60 -}}
+{{- $t61 := "" -}}
+{{- if $bundled -}}
+  {{- $t61 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- else -}}
+  {{- $t61 = $known.nativelink_redis_address -}}
+{{- end -}}
+{{- $t62 := "" -}}
+{{- if $bundled -}}
+  {{- $t62 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- else -}}
+  {{- $t62 = $known.nativelink_redis_address -}}
+{{- end -}}
+{{- $t63 := dict "args" (list $t62 (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- template "nativelink.context._peer" $t63 -}}
+{{- $t64 := "" -}}
+{{- if $memory -}}
+  {{- $t65 := dict "args" (list $memory) -}}
+  {{- template "nativelink.context.redis_may_fill" $t65 -}}
+  {{- $t64 = $t65.result -}}
+{{- else -}}
+  {{- $t64 = 0 -}}
+{{- end -}}
+{{- $t66 := dict -}}
+{{- range $key, $item := $t60.result -}}
+  {{- $_ := set $t66 $key $item -}}
+{{- end -}}
+{{- range $key, $item := dict "bundled" $bundled "address" $t61 -}}
+  {{- $_ := set $t66 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $t63.result -}}
+  {{- $_ := set $t66 $key $item -}}
+{{- end -}}
+{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t64 -}}
+  {{- $_ := set $t66 $key $item -}}
+{{- end -}}
+{{- $t67 := list -}}
+{{- range $name := $readers | uniq -}}
+  {{- $t68 := dict "args" (list $name) -}}
+  {{- template "nativelink.context._namespace" $t68 -}}
+  {{- $t67 = append $t67 $t68.result -}}
+{{- end -}}
+{{- $t69 := "" -}}
+{{- if $known.nativelink_workers_apart -}}
+  {{- $t70 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
+  {{- template "nativelink.context._away_from" $t70 -}}
+  {{- $t69 = $t70.result -}}
+{{- else -}}
+  {{- $t69 = dict -}}
+{{- end -}}
+{{- $t71 := dict "args" (list list) -}}
+{{- template "nativelink.context._back_soon" $t71 -}}
+{{- $t72 := list -}}
+{{- range $pool := $pools -}}
+  {{- $t73 := dict -}}
   {{- range $key, $texts := $pool.platform_properties -}}
     {{- if $texts -}}
-      {{- $_ := set $t70 $key (last $texts) -}}
+      {{- $_ := set $t73 $key (last $texts) -}}
     {{- end -}}
   {{- end -}}
-  {{- $t69 = append $t69 (dict "name" $pool.name "properties" $t70) -}}
+  {{- $t72 = append $t72 (dict "name" $pool.name "properties" $t73) -}}
 {{- end -}}
-{{- $t71 := dict -}}
+{{- $t74 := dict -}}
 {{- range $key, $item := dict "nginx.org/grpc-services" "nativelink-scheduler,nativelink-cas" "nginx.org/client-max-body-size" "0" "nginx.org/proxy-read-timeout" "86400s" "nginx.org/proxy-send-timeout" "86400s" "nginx.ingress.kubernetes.io/backend-protocol" "GRPC" "nginx.ingress.kubernetes.io/proxy-body-size" "0" "nginx.ingress.kubernetes.io/proxy-read-timeout" "86400" "nginx.ingress.kubernetes.io/proxy-send-timeout" "86400" -}}
-  {{- $_ := set $t71 $key $item -}}
+  {{- $_ := set $t74 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $known.nativelink_edge_annotations -}}
-  {{- $_ := set $t71 $key $item -}}
+  {{- $_ := set $t74 $key $item -}}
 {{- end -}}
-{{- $t72 := dict "args" (list $known.nativelink_namespace $when) -}}
-{{- template "nativelink.context._config_maps" $t72 -}}
-{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t18 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t20 "images" $t26 "pull_secrets" $known.nativelink_image_pull_secrets "isolation" (dict "name" "nativelink-isolation-8fcf84eecf" "programs" (dict "amd64" "f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAaBogAAAAAABAAAAAAAAAAEg4AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABmCgAAAAAAAGYKAAAAAAAAABAAAAAAAAABAAAABQAAAGgKAAAAAAAAaBogAAAAAABoGiAAAAAAADYtAAAAAAAANi0AAAAAAAAAEAAAAAAAAAEAAAAGAAAAoDcAAAAAAACgVyAAAAAAAKBXIAAAAAAAYAAAAAAAAADQAAEAAAAAAAAQAAAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAAAAAgAAAAIAAAACAAAAAgGNhcGFiaWxpdGllcwB0aGUgY29tbWFuZCAARk9XTkVSAGdpdmluZyBhd2F5IABkcm9wcGluZyAAZ3JvdXAAIG11c3Qgbm90IGJlIGV4ZWN1dGVkAC9zY3JhdGNoL3VzZXJzLzAubG9jawAvZHJhaW4vYWN0aW9uAHByZXBhcmUAcnVucwAgcHJlcGFyZSBbZ3VhcmRlZF0AL3Zhci90bXAAL3Byb2Mvc2VsZi9leGUAdGhlIGNvbnRhaW5lciBtdXN0IG5vdCBhbGxvdyBwcml2aWxlZ2UgZXNjYWxhdGlvbiAoYWxsb3dQcml2aWxlZ2VFc2NhbGF0aW9uOiBmYWxzZSkAIGNhbm5vdCBiZSByZWFkOiBlcnJvciAALwAgaXMgbm8gcHJvZ3JhbSBmb3IgdGhpcyBtYWNoaW5lAC90bXAAaXNvbGF0aW9uOiAAAHRha2luZyAAc2V0dGluZyAAL3NjcmF0Y2gvdXNlcnMAdGhlIGtlcm5lbCBsYWNrcyBvcGVuYXQyLCB3aGljaCA1LjYgYW5kIG5ld2VyIGhhdmUAQ0hPV04AL3dvcmsAb3BlbmluZyAAZ3JvdXBzAC9zY3JhdGNoAHRoZSBjb250YWluZXIgbGFja3MgdGhlIGNhcGFiaWxpdGllcwBTRVRHSUQAdGhlIGRpcmVjdG9yeSBvZiBhbm90aGVyIGFjdGlvbjogAHVzZXIAdGhlIGNvbW1hbmQgaXMgbm90IGluIHRoZSBkaXJlY3Rvcnkgb2YgYW4gYWN0aW9uOiAAIGNhbm5vdCBiZSBleGVjdXRlZAAgaXMgYSBsaW5rIHRoYXQgbGVhZHMgb3V0IG9mIHRoZSBhY3Rpb24ncyBkaXJlY3RvcnkAIGlzIHN0aWxsIG9wZW4gZm9yIHdyaXRpbmcAdGhlIHByb2Nlc3NlcyBvZiB1c2VyIABub19uZXdfcHJpdnMAUEFUSABUTVBESVIALCBzbyB0aGV5IGNvdWxkIHdyaXRlIGFjdGlvbiByZXN1bHRzIG9yIGFjdCBhcyB3b3JrZXJzLiBSdW4gcm9sZSBub2RlX2FnZW50IGZvciBpdCAobm9kZV9hZ2VudF9ndWFyZCksIG9yIHNldCBuYXRpdmVsaW5rX3dvcmtlcl9hY2Nlc3MgdG8gbmV0d29ya19wb2xpY3kAdXNhZ2U6IABhbGwgdXNlcnMgYXJlIHRha2VuIGJ5IHJ1bm5pbmcgYWN0aW9ucwAgaGFzIG5vIGxlYXNlcwBEQUNfT1ZFUlJJREUAYWN0aW9uAC9kZXYvc2htAC9kcmFpbgBjbG9zaW5nIAB0YWtpbmcgYSAAdGhlIGFjdGlvbiBoYXMgdG9vIG1hbnkgZW52aXJvbm1lbnQgdmFyaWFibGVzACBiZWxvbmdzIHRvIGFub3RoZXIgdXNlcgAKAGhhbmRpbmcgb3ZlciAAdGhlIG5vZGUgbGV0cyBhY3Rpb25zIGNvbm5lY3QgdG8gcG9ydCAAS0lMTABndWFyZGVkAHN0YXJ0aW5nIAAvZHJhaW4vZ3VhcmRlZAAvc2NyYXRjaC91c2Vycy8AdGhlIGZpbGUgc3lzdGVtIG9mIAAgY291bGQgbm90IGJlIGVuZGVkACBkb2VzIG5vdCBleGlzdAAvYWN0aW9uLwAvc2NyYXRjaC9zdG9yZQAgZmFpbHMgd2l0aCBlcnJvciAAbWFya2luZyAAbWFraW5nIABTRVRVSUQAL3NjcmF0Y2gvYWN0aW9ucwByZWFkaW5nIAB0aGUgY29udGFpbmVyIG11c3QgcnVuIGFzIHVzZXIgMCAocnVuQXNVc2VyKQB0aGUgY29tbWFuZAAubG9jawAvdXNyL2xvY2FsL2JpbjovYmluOi91c3IvYmluAHRoZXJlIGlzIG5vIGNvbW1hbmQAYSBwcm9jZXNzAHRoZSBjb21tYW5kIGlzIG5vdCBpbiBhIGRpcmVjdG9yeSBvZiAAd29yawByZWZ1c2VkOiAAAAAAAAAAAAAAMwMgAAAAAACEByAAAAAAACYGIAAAAAAAAAAAAAAAAAAzAyAAAAAAAKIHIAAAAAAADgcgAAAAAAAmBiAAAAAAAAAAAAAAAAAAMwMgAAAAAAALBCAAAAAAAABYIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAA5AMgAAAAAAAAWCAAAAAAACYGIAAAAAAAAAAAAAAAAAAAAAAAAAAAAC9zY3JhdGNoL3VzZXJzLwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAzAyAAAAAAAHIFIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAAzQcgAAAAAABweCAAAAAAACYGIAAAAAAAAAAAAAAAAAAAAAAAAAAAAC4DIAAAAAAAiAIgAAAAAAC8BSAAAAAAAAAAAAAAAAAAMwMgAAAAAADfBSAAAAAAACYGIAAAAAAAAAAAAAAAAAAAACgAAAAAAAAAAAAAAAAACgAAAAAAAAAzAyAAAAAAAJMGIAAAAAAArwMgAAAAAACZBSAAAAAAACYGIAAAAAAAAAAAAAAAAAAAACgAAAAAAAAAAAAAAAAACAAAAAAAAAAzAyAAAAAAACgHIAAAAAAAJgYgAAAAAAAAAAAAAAAAAJMDIAAAAAAAqAUgAAAAAAAAAAAAAAAAAAoCIAAAAAAAAAAAAAAAAABdBiAAAAAAAN0DIAAAAAAABwcgAAAAAAAzAyAAAAAAAKACIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAAYAMgAAAAAAAmBiAAAAAAAAAAAAAAAAAAL3NjcmF0Y2gvYWN0aW9ucy8AhcONwwAAMe1IiedIg+Tw6FsFAABIifhIhdJ0EjHJQIo8DkCIPAhI/8FIOcp18MNIifhIhdIPhDMFAABIjUoPSIPh8Ej/ymZID27CZg9wwEQx0mYPbx2k5v//Zg9vJczm//9mD28tBOf//2YPbzXs5v//Zg9vPcTm//9mRA9vBZvm//9mRA9vDfLm//9mRQ920mZMD27aZkUPcNtEZkUPb+tmRQ/r6GZED2/gZkUP7+FmRQ/v6WZFD2/9ZkUPZvxmRQ9w96DyQQ9wzuhmRQ927GZFD3Dt9fJBD3DV6GYP29FmRQ9w//XyQQ9wz+hmD+vKZkEP78pmD2vJZg9+z0D2xwF0BECINBBmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZFD2vtZkUPY+1mRA9+78HvCED2xwF0BUCIdBABZkEPb8tmD+vPZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg9+z8HvEED2xwF0BUCIdBAC80EPcM2E80EPcNaEZg/b0fNBD3DPhGYP68pmQQ/vymYPa8lmD2PJZg9+z8HvGED2xwF0BUCIdBADZkEPb8tmD+vOZkEP78lmD2/RZkEPZtRmRA9w8qDyRQ9w/uhmQQ92zGZED3Dp9fJBD3DN6GZBD9vPZkQPcPr18kEPcNfoZg/r0WZBD+/SZg9rymYPY8lmD8X5AkD2xwF0BUCIdBAEZkUP2+5mRQ/r72ZFD2vtZkUP7+pmQQ9rzWYPY8lmD8X5AsHvCED2xwF0BUCIdBAFZkEPb8tmD+vNZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg/F+QNA9scBdAVAiHQQBvNBD3DNhPNBD3DWhGYP29HzQQ9wz4RmD+vKZkEP78pmD2vJZg9jyWYPxfkDwe8IQPbHAXQFQIh0EAdmQQ9vy2YP68xmQQ/vyWYPb9FmQQ9m1GZED3DyoPJFD3D+6GZBD3bMZkQPcOn18kEPcM3oZkEP289mRA9w+vXyQQ9w1+hmD+vRZkEP79JmD2vSZg9jymYPxfkEQPbHAXQFQIh0EAhmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZFD2vtZkEPY81mD8X5BMHvCED2xwF0BUCIdBAJZkEPb8tmD+vLZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg/F+QVA9scBdAVAiHQQCvNBD3DNhPNBD3DWhGYP29HzQQ9wz4RmD+vKZkEP78pmD2vJZg9jyWYPxfkFwe8IQPbHAXQFQIh0EAtmQQ9vy2YP6w0T4///ZkEP78lmD2/RZkEPZtRmRA9w8qDyRQ9w/uhmQQ92zGZED3Dp9fJBD3DN6GZBD9vPZkQPcPr18kEPcNfoZg/r0WZBD+/SZg9rymYPY8lmD8X5BkD2xwF0BUCIdBAMZkUP2+5mRQ/r72ZFD2vtZkUP7+pmQQ9rzWYPY8lmD8X5BsHvCED2xwF0BUCIdBANZkQP6x094v//ZkUP79lmQQ9vy2ZBD2bMZkQPcOmgZkUPdtxmRQ9w2/VmQQ9v02ZBD9vVZkQPcOH1ZkEP69RmD2vKZkEP78pmD2vJZg9jyWYPxfkHQPbHAXQFQIh0EA7zQQ9wzYTzQQ9w04RmD9vR80EPcMyEZg/rymZBD+/KZg9ryWYPY8lmD8X5B8HvCED2xwF0BUCIdBAPSIPCEEg50Q+FI/v//8NVQVZTSIHsIBEAAEiNVwhIiw9Ii0cISI1wAUQPtkb/QYP4L3QHRYXAdQXrCEiJ8Ej/xuvmMfZIg/4GdBZEigQwTI1OAUQ6hrUFIABMic505usegHgGAHUYSI00ykiDxghIg8cQ6DIFAACJx+gTBQAAMdJIg/oHdBZAijQQTI1CAUA6smIGIABMicJ05usSgHgHAHUM6NAIAAAx/+jjBAAASIP5Ag+MhwAAAEiLVxAx9kiD/gd0FkSKBDJMjU4BRDqGaAIgAEyJznTm6zeAegcAdTFAtQFIg/kCD4ScAAAASItHGDHJSIP5Bw+EhAAAAIoUCEiNcQE6kWIGIABIifF05Ot4SIP5AnUoMclIg/kEdBZAijQKSI15AUA6sXACIABIifl05usKgHoEAA+EaP///0iNvCTwAAAASMcHMwMgAEjHRwhqBSAASIlHEEjHRxh1AiAASMdHICYGIABIx0coAAAAAOhECQAAv34AAADoEAQAAIB4BwBAD5XFSI28JCABAAC6ABAAADH26DH5//9Ix0QkCCIFCCAPV8APKYQksAAAAEjHhCTAAAAAAAAAAA8QDRHo//8PKYwkkAAAAEjHhCSgAAAACAAAAA8phCSAAAAADylEJHAPKUQkYA8pRCRQDylEJEAPKUQkMA8pRCQgDylEJBC4awAAADH/MfYx0kUx0kUxwEUxyQ8FSIXAD4VTAgAARTH2SI18JAhIjZwksAAAALh9AAAASIneMdJFMdJFMcBFMckPBb4fByAAuvABIABIicfokwoAAIsD99Al6wAAAEQPo/BzbzHJgHwMEABIjUkBdfVIg/l/dwfGRAwPIOsDSP/JxkQMEABKiwz10AkgADH2SIn3SP/GgHw8EAB180iNVv9Ig/5/dydAijFAhPZ0H0j/wUiJ+kCIdBQQSP/CQIoxQIT2dAlI/8FIg/p/cufGRBQQAEn/xkmD/gh1goB8JBAAD4WUAQAAvycAAAC4nQAAADH2MdJFMdJFMcBFMckPBUiD+AEPhaYBAABIjZQkkAAAAL4MAyAAQboYAAAAuLUBAABIx8ec////RTHARTHJDwVIg/juD4V/AQAAv68DIAC+yQEAAOisIwAAv8UFIAC+wAEAAOidIwAAv9QGIAAx9uhaEAAAv1EDIAAx9uhOEAAAv8UFIAAx9uhCEAAAv9QGIAC+wAEAAOhqIwAAv1EDIAC+yQEAAOhbIwAAvi4DIAC7GAkgALoAAAsAuAEBAABIx8ec////RTHSRTHARTHJDwVIicdIhcB4F77/AwAAuFsAAAAx0kUx0kUxwEUxyQ8FuAMAAAAx9jHSRTHSRTHARTHJDwVIizNIg8MISIX2daVMjXQkEEyJ9+hKBwAAvkQCIAC6AAAIALgBAQAASMfHnP///0Ux0kUxwEUxyQ8FSInDSWM+uAMAAAAx9jHSRTHSRTHARTHJDwW+AAQAALhIAAAASInfMdJFMdJFMcBFMckPBUiFwHldv2gJIADp/fz//7+wCSAA6fP8//9IjbwkyAAAAEjHBzMDIABIx0cIuAMgAEiNRCQQSIlHEEjHRxgmBiAASMdHIAAAAADpvvz//78QCiAA6bT8//+/MAogAOmq/P//ugIAAAC4SAAAAEiJ30Ux0kUxwEUxyQ8Fv/8PAADorQ0AAEiNnCQgAQAAvpECIABBuv8PAAC4CwEAAEjHx5z///9IidpFMcBFMckPBb4fByAAupECIABIicfoxgcAALpaAiAAuAoBAABIid9Ix8ac////RTHSRTHARTHJDwW+/wYgAEiJx+iaBwAAQITtD4VM+///SI28JCABAAC6dAYgALgKAQAASMfGnP///0Ux0kUxwEUxyQ8Fvv8GIABIicfoYAcAAOkR+///if+45wAAADH2MdJFMdJFMcBFMckPBevqQVdBVkFVQVRTSIHsUBEAAEiJ80mJ/r8AWCAAvgAQAAC4TwAAADHSRTHSRTHARTHJDwVIhcB4IUjHwO////9IhcB0HIqIEVggAEiNUAE6iGEKIABIidB05r8ACCAA60BIx8D/////gLgSWCAAAEiNQAF180iD+CRyIUjHwPv///9IhcB0KYqIOlggAEiNUAE6iJ4DIABIidB05r8oCCAA6G4EAAC/fgAAAOg6////D7YFGTIAAIXAdAWD+C913MYFBDIAAAC+AFggALoAAAsAuAEBAABIx8ec////RTHSRTHARTHJDwWJBehBAABIY/i+nwMgALoAWCAA6EUGAABIYz3PQQAASYnnvj8DIAC6ABEAAEG6/wcAALhMAQAATYn4RTHJDwW+HwcgALoAWCAASInH6AwGAABBg38UAA+FVwIAAPZEJB0CD4VMAgAASGM9gEEAAL4GAAAAuEkAAAAx0kUx0kUxwEUxyQ8FSIXAD4UlAgAASI28JAQBAAC+AFggALpMEAAA6H/z//+4JwAAADH/MfYx0kUx0kUxwEUxyQ8FxwQkAAAAAEmDPgAPhPEBAABJicdMjaQkSBEAAEyJ5+jtAwAAQYlEJARIx8D/////gLwEBREAAABIjUABdfJIjUgBSIP5P3crQLYvuoQGIABAiLQMAxEAAECKMkiNQQFAhPZ0DEj/wkiD+T9IicFy4Ej/yMaEBAQRAAAAi4wkTBEAAL5oaCAASL/NzMzMzMzMzEiJyEj350jB6gONBBJEjQSAichEKcAMMIhG/kj/zkiD+QlIidF32UjHwf////+AvAwFEQAAAEiNSQF18kiNUQFIg/o/dyCIhBQDEQAAigZIjUoBhMB0DEj/xkiD+j9Iicpy40j/ycaEDAQRAAAAvgAQAAC6AwAAAEG6IQAAALgJAAAAMf9Jx8D/////RTHJDwVJicTHAAB+AAC/EQAAALg4AAAAMfYx0kUx0kUxwEUxyQ8FSYnFvmoGIAC6mAcgAEiJx+hJBAAATYXtD4SqAAAASGO8JEgRAAC4AwAAADH2MdJFMdJFMcBFMckPBUhjvCREEQAAuAMAAAAx9jHSRTHSRTHARTHJDwVIiea4PQAAAEyJ7zHSRTHSRTHARTHJDwVIg/j8dOWDPCQAdQhBiwQkqH90Hr4JAAAAuD4AAABMif8x0kUx0kUxwEUxyQ8FQYsEJA+2xEiBxFARAABbQVxBXUFeQV/Dv1AIIADp/Pz//7/gByAA6fL8//9IjbwkBAEAAEyJ/kyJ8kiJ2egHBAAAQYkEJDH/6Br8//9VU0iD7DjHRCQEAAAAAL8RAAAAuDgAAAAx9jHSRTHSRTHARTHJDwVIicO+agYgALqYByAASInH6DkDAABIhdt0MkiNdCQEuD0AAABIid8x0kUx0kUxwEUxyQ8FSIP4/HTlg3wkBAAPhc4AAABIg8Q4W13Dvx9eAAC+H14AALofXgAA6GwOAABAtQExwA+3nABiCiAAvwIAAACJ3ugyHAAAhcB0J78KAAAAid7oIhwAAIXAdBe4AQAAAED2xQG9AAAAAHXIMf/oT/v//0jHRCQIMwMgAEjHRCQQNgYgALlnaCAASL7NzMzMzMzMzEiJ2Ej35kjB6gONBBKNBICJ3ynHQIDPMECIef9I/8lIg/sJSInTd9hIjXwkCEiJTxBIx0cY0QQgAEjHRyAmBiAASMdHKAAAAADoCgAAAL9+AAAA6Nb6///GBevtAAAASIsHSIXAdGJIx8H/////MdJIidaAuXEYIQAASI1JAUiNUgF17EiNUQFIgfr/PwAAdyeKEITSdCFI/8BIifGIkXAYIQBI/8GKEITSdAxI/8BIgfn/PwAAcuXGgXAYIQAASItHCEiDxwjrmUjHwv////+AunEYIQAASI1SAXXzvwIAAAC+cBghALgBAAAARTHSRTHARTHJDwXDQVdBVkFUU0iD7EhJif4x20m8zczMzMzMzMxJiecPKAVu3f//DylEJDAPKAVS3f//DylEJCAPKAU23f//DylEJBAPKAUa3f//DykEJL9naCAASInZSInISffkSIn4SMHqA400Eo08tonOKf5AgM4wSI14/0CIcP9Ig/kJSInRd9Qx0kiJ0Uj/woA8DAB19EiD+j93GkCINAxI/8FAijBAhPZ0EUj/wEiD+T9y6OsGSP/KSInRxgQMADHJSInISP/BgDwEAHX0SIP5P3cesi65YgcgAIgUBEj/wIoRhNJ0EUj/wUiD+D9y6+sGSP/JSInIxgQEALpCAAoAQbqAAQAAuAEBAABIx8ec////TIn+RTHARTHJDwVBiQZIY/i+nwMgAEyJ+uhoAAAASWM+vgYAAAC4SQAAADHSRTHSRTHARTHJDwVIhcB0O0ljPrgDAAAAMfYx0kUx0kUxwEUxyQ8FSP/DSIH7ABAAAA+Frv7//7/ACCAA6Of9//+/fgAAAOiz+P//idhIg8RIW0FcQV5BX8NIhf94AcNIg+w4SMcEJDMDIABIiXQkCEiJVCQQSMdEJBjjBiAASPffuWdoIABIvs3MzMzMzMzMSIn4SPfmSMHqA40EEo0EgEGJ+EEpwEGAyDBEiEH/SP/JSIP/CUiJ13fWSInnSIlPIEjHRygmBiAASMdHMAAAAADoUv3//79+AAAA6B74//9VQVdBVkFVQVRTSIPsKEiJTCQISYnUSIn7SI1MJCBIxwEAQAEAvSBOAAADr0gQAABJifaJbCQEQboIAAAAuA4AAAAx/0iJzjHSRTHARTHJDwW/AQAAAL4PAAAAuJ0AAAAx0kUx0kUxwEUxyQ8FvyQAAAC+AQAAALidAAAAMdJFMdJFMcBFMckPBbhuAAAAMf8x9jHSRTHSRTHARTHJDwVMOfAPhWIEAACLu0gQAADocQQAAEyNswAQAABMifcx9uiMBQAAusABAAC4AgEAAEjHx5z///9MifZFMdJFMcBFMckPBYnqQbgAAQAAuAQBAABJidJFMckPBb7/BiAASInHTIl0JBBMifLobP7//0hju0AQAAC+yQMAALhbAAAAMdJFMdJFMcBFMckPBb72BiAASInHSIna6D7+//9IY7tAEAAAvsgHIABBurUFIAC4PAEAAEiJ+kUxwEUxyQ8FvkADIABIicdIidroDP7//0hju0AQAAC+tQUgALoAAAsAuAEBAABFMdJFMcBFMckPBUmJxb6fAyAASInHSIna6Nj9//9Eie+J7ugCBQAAvhECIABIicdIidrovv3//78RAAAAuDgAAAAx9jHSRTHSRTHARTHJDwVJice+agYgALpVByAASInH6JD9//9Nhf8PhCIDAABIx0QkGABAAQBIiebHBgAAAAC6AQAAALg9AAAASMfH/////0Ux0kUxwEUxyQ8FTDn4dFxJieRMjXQkGEiFwH8kQboIAAAAuIAAAABMifcx9jHSRTHARTHJDwVIg/gPD4SpAgAAxwQkAAAAALoBAAAAuD0AAABIx8f/////TInmRTHSRTHARTHJDwVMOfh1rESLNCRIY7tAEAAAvsADAAC4WwAAADHSRTHSRTHARTHJDwWLu0gQAADodgIAAEjHx/////+4PQAAADH2MdJFMdJFMcBFMckPBUiD+PZ15kWF9g+I2AEAAIktVDgAAESJLVE4AAC4CAAAAEyJ7zH2MdJFMdJFMcBFMckPBb5oaCAA6LoHAABIicFIhcAPmcKKBSVIAACEwEAPlcZACNYPhSkBAABIx8D/////gLhxeCAAAEiNQAF184oV/DcAAITSQA+UxkiNeAFIgf8AIAAAQA+Tx0AI93UfvnFoIACIkHB4IABI/8CKFoTSdAtI/8ZIPf8fAABy5saAcHggAABIx8D/////gLhxeCAAAEiNQAF180iNUAFIgfr/HwAAdyVAtiC69QIgAECIsHB4IABI/8BAijJAhPZ0C0j/wkg9/x8AAHLjxoBweCAAAEj32b5oaCAASL/NzMzMzMzMzEiJyEj350jB6gONBBJEjQSAichEKcAMMIhG/kj/zkiD+QlIidF32UjHwf////+AuXF4IAAASI1JAXXzSI1RAUiB+v8fAAB3G4iBcHggAEj/wYoGhMB0DEj/xkiB+f8fAABy5caBcHggAACKBe1GAACEwHQtv+AIIADo7fj//0hju0AQAAC+yAcgALrAAQAAuAIBAABFMdJFMcBFMckPBesySGO7QBAAAL61BSAAQbrIByAAuDwBAABIifpFMcBFMckPBb4oBiAASInHSIna6Mn6//9Ii3wkEDH26JQBAAC/LgMgAEG/GAkgAEiNXCQESIne6HwBAABJiz9Jg8cISIX/deyAPVNGAAAAuAB+AABBD0TGSIPEKFtBXEFdQV5BX13DQb7/////6Xv9//+/fgAAAOgK8///SInfTInmSItUJAjo4gEAAEFWU0iD7DiJ+8dEJAQAAAAAvxEAAAC4OAAAADH2MdJFMdJFMcBFMckPBUmJxr5qBiAAupgHIABIicfoFvr//02F9nQvSI10JAS4PQAAAEyJ9zHSRTHSRTHARTHJDwVIg/j8dOWDfCQEAHVCSIPEOFtBXsONuyBeAACBwyBOAACJ3on66EsFAAC+CQAAALg+AAAASMfH/////zHSRTHSRTHARTHJDwUx/+hN8v//SMdEJAgzAyAASMdEJBChBCAAgcMgTgAAuWdoIABIvs3MzMzMzMzMSInYSPfmSMHqA40EEo0EgInfKcdAgM8wQIh5/0j/yUiD+wlIidN32EiNfCQISIlPEEjHRxinBiAASMdHICYGIABIx0coAAAAAOgC9///v34AAADozvH//0FWU1BIifNIif66AAALALgBAQAASMfHnP///0Ux0kUxwEUxyQ8FSIXAeCpJica+AjogAESJ90iJ2uiCBQAAuAMAAABMifcx9jHSRTHSRTHARTHJDwVIg8QIW0Few1NIg+wQiftIjVQkDIkyvtI7IADoSwUAAEiFwHg2SGP7i1QkDLhdAAAASInWRTHSRTHARTHJDwVIhcB4F77AAQAAuFsAAAAx0kUx0kUxwEUxyQ8FSIPEEFvDVUFXQVZBVUFUU0iB7EgQAABJidZIiTQkSYn8vsUEIABIidfo5wcAAEmJxb0gTgAAQQOsJEgQAABIx0QkCAAAAAC+ygQgAEyJ9+jBBwAASIXAD4WZAAAASMfA/////4C4oVcgAABIjUABdfNBiowkABAAAITJD5TCSI1wAUiD/mBAD5PGQAjWdSFJgcQBEAAAiIigVyAASP/AQYoMJITJdAlJ/8RIg/hfcubGgKBXIAAASMcFeGMAAKBXIABJiwZIhcB0JrkIAAAASIH5+H8AAA+EigIAAEiJgXCYIABJiwQOSIPBCEiFwHXfQb5wmCAASI10JAi/AgAAAEG6CAAAALgOAAAAMdJFMcBFMckPBb8SAAAAuF8AAAAx9jHSRTHSRTHARTHJDwWJ74nuierovgIAAL8BAAAAvgkAAAC4nQAAADHSRTHSRTHARTHJDwVIiwQkTIsgTIngD7YIhcl0CoP5L3QvSP/A6+9BgDwkAHVISIsEJEiLAEjHRCQQMwMgAEjHRCQY/QEgAEiJRCQg6awBAAC4OwAAAEyJ50iLNCRMifJFMdJFMcBFMckPBUmJxUiLBulkAQAATYXtQb9nByAATQ9F/UnHxf7///8x7UyJ+7oAEAAASI18JEAx9uhy5P//Sf/HuQEAAAAxwEEPtlf/hdJ0EIP6OnQLSf/HSP/ISP/B6+dMieJI/8GAOgBIjVIBdfRIgfn/DwAAD4fXAAAASIXAdBQxyYoUC4hUDEBI/8FIicJIAcp17kiFwHQkMcCAfARAAEiNQAF19Ug9/w8AAHcHxkQEPy/rA0j/yMZEBEAAMdJIidBI/8KAfARAAHXzQYoMJITJQA+UxkiB+gAQAABAD5PHQAj3dR9J/8SITARASP/AQYoMJITJdBNJ/8RIPf8PAABy5usGSP/KSInQxkQEQAC4OwAAAEiNfCRASIs0JEyJ8kUx0kUxwEUxyQ8FSYnFMcBJg/3zD5TACcVMiehIg8AUSIP4EnckuYEABABID6PBcxlBgH//AHQSSIsEJEyLIEGAPCQAD4W9/v//SIsEJEiLAIXtdVdIx0QkEDMDIABIx0QkGP0BIABIiUQkIEmD/fN0UUmD/f51DLi7BiAAu38AAADrSUmD/fi5DgMgALg+BCAASA9EweswvzAJIADo2PL//79+AAAA6KTt//9Ix0QkEDMDIABIx0QkGP0BIABIiUQkILguAiAAu34AAABIjXwkEEiJRxhIx0cgJgYgAEjHRygAAAAA6I/y//+J3+he7f//VVNIifOJ/Uhj/7hdAAAAMfYx0kUx0kUxwEUxyQ8FSIXAeBG+lzwgAInvSInaW13pHAEAAFtdw1VBV0FWQVRTSIPsMInVQYn0QYn/SI1cJAhIxwMiBQggD1fATI10JBBBDykGScdGEAAAAAC4dAAAADH/MfYx0kUx0kUxwEUxyQ8Fvh4CIAC6qAMgAEiJx+gm9P//RYnkuHcAAABMiedMieZMieJFMdJFMcBFMckPBb7VBSAAuigCIABIicfo+PP//0SJ/4nquHUAAABMieZFMdJFMcBFMckPBb7VBSAAugYEIABIicfozvP//7h+AAAASInfTIn2MdJFMdJFMcBFMckPBb4eAiAAuvABIABIicfopPP//78mAAAAvgEAAAC4nQAAADHSRTHSRTHARTHJDwW+SAMgALq4BCAASInH6Hbz//9Ig8QwW0FcQV5BX13DVUFXQVZBVUFUU0iB7AggAABIidNJifaJ/Uxj/0iNdCQIugAgAAC42QAAAEyJ/0Ux0kUxwEUxyQ8FSYnFSIXAfmZFMeRKjTQkSIPGCIB+Ey51BoB+FAB0H4B+Ey51DIB+FC51BoB+FQB0DYnvSInaQf/WSIXAeC1CD7dEJBhJAcRNOexyv7oAIAAAuNkAAABMif9IjXQkCEUx0kUxwEUxyQ8F65VJicVMiehIgcQIIAAAW0FcQV1BXkFfXcNVQVdBVkFUU0iB7AABAABIifOJ/UiF0nRJSYnXSI1zEzHSgHsTAEhj/Q+UwsHiDEiBygABAABFMfZJieBBuv8HAAC4TAEAAEUxyQ8FSIXAD4XwAAAAi0QkFEE7Bw+F4AAAAInvSIne6OwAAACFwA+ElgAAAEiDwxNMY/26AAALALgBAQAATIn/SIneRTHSRTHARTHJDwVJicZIhcAPiKMAAAC6AAIAALgHAQAATIn/SIneRTHSRTHARTHJDwVIg/jZdWi4CAAAAEyJ9zH2MdJFMdJFMcBFMckPBb4COiAAMdLoXv7//0iFwHm3SYnEuAMAAABMifcx9jHSRTHSRTHARTHJDwVNiebrO0hj/UiDwxNFMfa4BwEAAEiJ3jHSRTHSRTHARTHJDwXrGrgDAAAATIn3MfYx0kUx0kUxwEUxyQ8FRTH2TInwSIHEAAEAAFtBXEFeQV9dw1NIgeyAAAAAD7ZGEoP4BHRThcB1VkiNThMx0oB+EwBIY/8PlMLB4gxIgcoAAQAAMdtMjUQkgEG6/wcAALhMAQAASInORTHJDwVIhcB1Hw+3RCScJQDwAAAx2z0AQAAAD5TD6wm7AQAAAOsCMduJ2EiBxIAAAABbw1VBV0FWU1BIidNJifaJ/eh0////hcB0UEmDxhNIY/26AAALALgBAQAATIn2RTHSRTHARTHJDwVJicdJicZIhcB4DYszRIn/6MX3//9Jica4AwAAAEyJ/zH2MdJFMdJFMcBFMckPBesDRTH2TInwSIPECFtBXkFfXcNIiwdIhcB0QTHJihQOhNJ0DkyNQQE4FAhMicF07esTMcmAPA4ASI1JAXX2gHwI/z10CkiLRwhIg8cI68dI/8CAPgBIjXYBdfTDMcDDVUFXQVZBVUFUU0iB7AgCAABIidNJifWJ/UUx9k2J9En/xkKAfCMIAHXyTY19E0hj/THSQYB9EwAPlMLB4gxIgcoAAQAATI1EJAhBuv8HAAC4TAEAAEiJPCRMif5FMckPBUmJwEiFwHhOSMfA/+///0GAvAUUEAAAAEiNQAF18UkBxkjHwNz///9Jgf7/7///D4JUAgAATYXkdCwxwIB8AwgASI1AAXX1SD3/DwAAdw/GRAMHL+sLTInA6SsCAABI/8jGRAMIAEjHwP////+AfAMJAEiNQAF19UGKD4TJQA+UxkiNUAFIgfoAEAAAQA+Tx0AI93UmSYPFFIhMEwdBik0ASI1CAYTJdA9J/8VIgfr/DwAASInCcuFI/8jGRAMIAA+3RCQkJQDwAAA9AEAAAHVUugAACwC4AQEAAEiLPCRMif5FMdJFMcBFMckPBUmJx0iJwUiFwHgORIn/SIne6Pv5//9IicG4AwAAAEyJ/zH2MdJFMdJJic5FMcBFMckPBelbAQAAi0wkHDsLD4UFAQAAPQCgAAAPhF8BAAA9AIAAAA+FcgEAALoACAoAuAEBAABIizwkTIn+RTHSRTHARTHJDwVIhcAPiBcBAABIY/hJicZMjYQkCAEAAL4/AyAAugARAABBuv8HAAC4TAEAAEUxyQ8FSIXAD4g6AQAAuF0AAABMifcx9jHSRTHSRTHARTHJDwVIhcAPiBoBAAAPt7QkJAEAAIHm7QAAAEiBzgABAAC4WwAAAEyJ9zHSRTHSRTHARTHJDwVJicdIhcAPiOcAAAC+AAQAALhIAAAATIn3MdJFMdJFMcBFMckPBUiFwA+I4wAAALoCAAAAuEgAAABNifVMifdFMdJFMcBFMckPBemnAAAATYnGhcl0D74NBiAASInf6BcGAADrNA+3wD0AoAAAdSqJ70yJ/kiJ2uioAAAAhcB0GbgHAQAASIs8JEyJ/jHSRTHSRTHARTHJDwVMifBCxkQjCABIgcQIAgAAW0FcQV1BXkFfXcOJ70yJ/kiJ2uhjAAAAhcB0Db5SBCAASInf6KgFAABBuAABAAC4BAEAAEiLPCRMif4x0kUx0kUxyQ8F66xJicdNifW4AwAAAEyJ7zH2MdJFMdJFMcBFMckPBUyJ+OuKTYn1voYEIABIid/oWAUAAOvSVUFXQVZBVUFUU0iB7DhSAABJidZIifOJ/Q8QBS3J//8PKUQkEEjHRCQgCgAAAEyNvCQwAgAARTHkugAQAABMif8x9uhG2v//SGP9Qbr/DwAAuAsBAABIid5MifpFMcBFMckPBUmD/BF0HEKKhCQwAgAASY1MJAFBOoQkUAogAEmJzHTg6ztIx8D/////gLwEMQIAAABIjUABdfJIg/g3ciAx2zHASIP4CHRsiowEZQIAAEiNUAE6iMsGIABIidB05EmNdggx20iNVCQQQboYAAAASWN+BLi1AQAARTHARTHJDwVIicdIg/j1dRBIjUMBSIH76AMAAEiJw3LWMdtIhf94KLgDAAAAMfYx0kUx0kUxwEUxyQ8FidhIgcQ4UgAAW0FcQV1BXkFfXcNIg//sdOZIg//+dOBIg//uD4WLAwAAuwEAAACAvCQwAgAAL3XHTI28JDASAAAx27oAIAAATIn/MfboJdn//74MAyAAugAAKAC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJxYC8HDASAAAASI1bAXXyioQkMAIAAITAD5TBSIH7ABAAAA+Twkj/ywjKdSRIjYwkMQIAAIiEHDASAABI/8OKAYTAdAxI/8FIgfv/DwAAcuTGhBwwEgAAALsBAAAASIXtD4gSAwAARTHtSI18JDC6AAEAADH26IjY//9NjWcBQQ+2B4P4L3UISf/HSf/E6++FwA+EtwIAAEyJbCQIRTHthMB0FQ+2wIP4L3QNQ4pELwFJ/8VJ/8Tr50mB/f8AAAAPj/sCAABNhe10KzHAQYoMB4hMBDBI/8BJOcV18IB8JDAudRKAfCQxLnULgHwkMgAPhMsCAABIY/2+PwMgALoAEQAAQbr/BwAAuEwBAABMjYQkMAEAAEUxyQ8FSIXAD4WdAgAAg7wkRAEAAAAPhY8CAAD2hCRMAQAAEg+FgQIAALoAACoAuAEBAABIie9IjXQkMEUx0kUxwEUxyQ8FSIXAD4hbAgAASYnGSWP+vj8DIAC6ABEAAEG6/wcAALhMAQAATI2EJDABAABFMckPBUiFwA+FKgIAAE0B7w+3hCRMAQAAJQDwAAA9AKAAAA+FYAEAALoAIAAATI2sJDAyAABMie8x9ug61///Qbr/DwAAuAsBAABIie9IjXQkMEyJ6kUxwEUxyQ8Fg7wkRAEAAABMi2wkCA+FxwEAAEiFwA+OvgEAAEGD/ScPj7QBAABB/8UxyUiJykj/wYC8FDAyAAAAdfBIjUH/SIH5/x8AAHcnQYoPhMl0IEiJ0IiMBDAyAABI/8BBigwkhMl0C0n/xEg9/x8AAHLjxoQEMDIAAABIx8AA4P//gLwEMFIAAABIjUABdfJIPQDg//8PgkIBAAAxwIC8BDAyAAAASI1AAXXySIXAdBgxyYqUDDAyAACIlAwwEgAASP/BSDnIdeq4AwAAAEyJ9zH2MdJFMdJFMcBFMckPBYC8JDASAAAvdTu4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBb4MAyAAugAAKAC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJxUyNvCQwEgAA6x+4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBUyJ9UyLbCQISI18JDBIhe0PiTD9///rODHbSIP/2A+Vw+k9/P//SGP9TI2EJDABAAC+PwMgALoAEQAAQbr/BwAAuEwBAABFMckPBUiFwHQcuAMAAABIie8x9jHSRTHSRTHARTHJDwXp9/v//w+3hCRMAQAAicGB4QDwAABm99lxz4O8JEQBAAAAdcWoEnXBMduoBA+Uw+u4uwEAAADpwfv//4A9EDMAAAB0AcNIx8D/////gLhxeCAAAEiNQAF184pPCITJD5TCTI1AAUmB+AAgAABBD5PAQQjQdR5Ig8cJiIhweCAASP/Aig+EyXQLSP/HSD3/HwAAcubGgHB4IAAASMfA/////4C4cXggAABIjUABdfOKDoTJD5TCSI14AUiB/wAgAABAD5PHQAjXdR1I/8aIiHB4IABI/8CKDoTJdAtI/8ZIPf8fAABy5saAcHggAADDVVOJ9Yn7D1fADxFEJOhIx0Qk+AAAAACJ/74BAAgAuCkAAAAx0kUx0kUxwEUxyQ8FSInHSIXAeDZmiVwk5GbBxQhmiWwk5kiNdCTkg/sCdSTHRgR/AAABuhAAAAC4KgAAAEUx0kUxwEUxyQ8F6x9Ig/+f6zTGRhcBuhwAAAC4KgAAAEUx0kUxwEUxyQ8FSInDuAMAAAAx9jHSRTHSRTHARTHJDwVIg/v/D5TAD7bAW13DQVdBVlNIiftBifZFMf+4AgEAAEjHx5z///9Iid5MifJFMdJFMcBFMckPBUiD+O9JD0THvv8GIABIicdIidror+X//7oAAAsAuAEBAABIx8ec////SIneRTHSRTHARTHJDwVJice+nwMgAEiJx0iJ2uh95f//uF0AAABMif8x9jHSRTHSRTHARTHJDwW+QAMgAEiJx0iJ2uhW5f//uFsAAABMif9MifYx0kUx0kUxwEUxyQ8FvswFIABIicdIidroLuX//7gDAAAATIn/MfYx0kUx0kUxwEUxyQ8FW0FeQV/DAABUTVBESVI9AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABMaW5rZXI6IERlYmlhbiBMTEQgMTkuMS43AAAucm9kYXRhAC50ZXh0AC5kYXRhAC5ic3MALmNvbW1lbnQALnNoc3RydGFiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAQAAAAEAAAAyAAAAAAAAAGABIAAAAAAAYAEAAAAAAAAGCQAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAkAAAABAAAABgAAAAAAAABoGiAAAAAAAGgKAAAAAAAANi0AAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAPAAAAAQAAAAMAAAAAAAAAoFcgAAAAAACgNwAAAAAAAGAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAFQAAAAgAAAADAAAAAAAAAABYIAAAAAAAADgAAAAAAABwAAEAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAABoAAAABAAAAMAAAAAAAAAAAAAAAAAAAAAA4AAAAAAAAGgAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAQAAAAAAAAAjAAAAAwAAAAAAAAAAAAAAAAAAAAAAAAAaOAAAAAAAAC0AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAA" "arm64" "f0VMRgIBAQAAAAAAAAAAAAIAtwABAAAARAohAAAAAABAAAAAAAAAABg6AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABECgAAAAAAAEQKAAAAAAAAAAABAAAAAAABAAAABQAAAEQKAAAAAAAARAohAAAAAABECiEAAAAAACgvAAAAAAAAKC8AAAAAAAAAAAEAAAAAAAEAAAAGAAAAbDkAAAAAAABsOSIAAAAAAGw5IgAAAAAAYAAAAAAAAADUAAEAAAAAAAAAAQAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAY2FwYWJpbGl0aWVzAHRoZSBjb21tYW5kIABGT1dORVIAZ2l2aW5nIGF3YXkgAGRyb3BwaW5nIABncm91cAAgbXVzdCBub3QgYmUgZXhlY3V0ZWQAL3NjcmF0Y2gvdXNlcnMvMC5sb2NrAC9kcmFpbi9hY3Rpb24AcHJlcGFyZQBydW5zACBwcmVwYXJlIFtndWFyZGVkXQAvdmFyL3RtcAAvcHJvYy9zZWxmL2V4ZQB0aGUgY29udGFpbmVyIG11c3Qgbm90IGFsbG93IHByaXZpbGVnZSBlc2NhbGF0aW9uIChhbGxvd1ByaXZpbGVnZUVzY2FsYXRpb246IGZhbHNlKQAgY2Fubm90IGJlIHJlYWQ6IGVycm9yIAAvACBpcyBubyBwcm9ncmFtIGZvciB0aGlzIG1hY2hpbmUAL3RtcABpc29sYXRpb246IAAAdGFraW5nIABzZXR0aW5nIAAvc2NyYXRjaC91c2VycwB0aGUga2VybmVsIGxhY2tzIG9wZW5hdDIsIHdoaWNoIDUuNiBhbmQgbmV3ZXIgaGF2ZQBDSE9XTgAvd29yawBvcGVuaW5nIABncm91cHMAL3NjcmF0Y2gAdGhlIGNvbnRhaW5lciBsYWNrcyB0aGUgY2FwYWJpbGl0aWVzAFNFVEdJRAB0aGUgZGlyZWN0b3J5IG9mIGFub3RoZXIgYWN0aW9uOiAAdXNlcgB0aGUgY29tbWFuZCBpcyBub3QgaW4gdGhlIGRpcmVjdG9yeSBvZiBhbiBhY3Rpb246IAAgY2Fubm90IGJlIGV4ZWN1dGVkACBpcyBhIGxpbmsgdGhhdCBsZWFkcyBvdXQgb2YgdGhlIGFjdGlvbidzIGRpcmVjdG9yeQAgaXMgc3RpbGwgb3BlbiBmb3Igd3JpdGluZwB0aGUgcHJvY2Vzc2VzIG9mIHVzZXIgAG5vX25ld19wcml2cwBQQVRIAFRNUERJUgAsIHNvIHRoZXkgY291bGQgd3JpdGUgYWN0aW9uIHJlc3VsdHMgb3IgYWN0IGFzIHdvcmtlcnMuIFJ1biByb2xlIG5vZGVfYWdlbnQgZm9yIGl0IChub2RlX2FnZW50X2d1YXJkKSwgb3Igc2V0IG5hdGl2ZWxpbmtfd29ya2VyX2FjY2VzcyB0byBuZXR3b3JrX3BvbGljeQB1c2FnZTogAGFsbCB1c2VycyBhcmUgdGFrZW4gYnkgcnVubmluZyBhY3Rpb25zACBoYXMgbm8gbGVhc2VzAERBQ19PVkVSUklERQBhY3Rpb24AL2Rldi9zaG0AL2RyYWluAGNsb3NpbmcgAHRha2luZyBhIAB0aGUgYWN0aW9uIGhhcyB0b28gbWFueSBlbnZpcm9ubWVudCB2YXJpYWJsZXMAIGJlbG9uZ3MgdG8gYW5vdGhlciB1c2VyAAoAaGFuZGluZyBvdmVyIAB0aGUgbm9kZSBsZXRzIGFjdGlvbnMgY29ubmVjdCB0byBwb3J0IABLSUxMAGd1YXJkZWQAc3RhcnRpbmcgAC9kcmFpbi9ndWFyZGVkAC9zY3JhdGNoL3VzZXJzLwB0aGUgZmlsZSBzeXN0ZW0gb2YgACBjb3VsZCBub3QgYmUgZW5kZWQAIGRvZXMgbm90IGV4aXN0AC9hY3Rpb24vAC9zY3JhdGNoL3N0b3JlACBmYWlscyB3aXRoIGVycm9yIABtYXJraW5nIAAvc2NyYXRjaC9hY3Rpb25zLwBtYWtpbmcgAFNFVFVJRAAvc2NyYXRjaC9hY3Rpb25zAHJlYWRpbmcgAHRoZSBjb250YWluZXIgbXVzdCBydW4gYXMgdXNlciAwIChydW5Bc1VzZXIpAHRoZSBjb21tYW5kAC5sb2NrAC91c3IvbG9jYWwvYmluOi9iaW46L3Vzci9iaW4AdGhlcmUgaXMgbm8gY29tbWFuZABhIHByb2Nlc3MAdGhlIGNvbW1hbmQgaXMgbm90IGluIGEgZGlyZWN0b3J5IG9mIAB3b3JrAHJlZnVzZWQ6IAAAAAAAAAAAIwMgAAAAAACGByAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAKQHIAAAAAAAEAcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAAD7AyAAAAAAANA5IgAAAAAAFgYgAAAAAAAAAAAAAAAAACMDIAAAAAAA1AMgAAAAAADQOSIAAAAAABYGIAAAAAAAAAAAAAAAAAAvc2NyYXRjaC91c2Vycy8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIwMgAAAAAABiBSAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8HIAAAAAAAPFoiAAAAAAAWBiAAAAAAAAAAAAAAAAAAHgMgAAAAAAB4AiAAAAAAAKwFIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8FIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAKAAAAAAAAACMDIAAAAAAAgwYgAAAAAACfAyAAAAAAAIkFIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAIAAAAAAAAACMDIAAAAAAAKgcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAgwMgAAAAAACYBSAAAAAAAAAAAAAAAAAA+gEgAAAAAAAAAAAAAAAAAE0GIAAAAAAAzQMgAAAAAAAJByAAAAAAACMDIAAAAAAAkAIgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAABQAyAAAAAAABYGIAAAAAAAAAAAAAAAAACFw43DHQCA0uADAJGQAACUwgAAtOgDAKopFEA4QgQA8QkVADih//9UwANf1uIQALRJBADRiv//kIv//5AgDQhOQV3APWJtwD2J//+Qiv//kIv//5BIPACRI1nAPURlwD1ldcA9if//kIr//5CL//+QCO18kiZxwD1HacA9cGHAPegDCMsJHACR6gGAUks9ANFxDQhOMh6wThI88m5SKqEOUxpADnMaAA5rPgEOSwAANiGRHzhSGkAOUhoADks+Aw5LAAA2IaEfODIep04SPPJuUiqhDhMYUg5zGgAOaz4FDksAADYhsR84EhhSDlIaAA5LPgcOSwAANiHBHzgyHqZOEjzyblIqoQ5TGkAOExgTDms+CQ5LAAA2IdEfOFIaQA4SGBIOSz4LDksAADYh4R84Mh6lThI88m5SKqEOExhSDhMYEw5rPg0OSwAANiHxHzgSGFIOEhgSDks+Dw5LAAA2IQEAOTIepE4SPPJuUiqhDlMaQA5zGgAOaz4BDksAADYhBQA5UhpADlIaAA5LPgMOSwAANiEJADkyHqNOEjzyblIqoQ4TGFIOcxoADms+BQ5LAAA2IQ0AORIYUg5SGgAOSz4HDksAADYhEQA5Mh6iThI88m5SKqEOUxpADhMYEw5rPgkOSwAANiEVADlSGkAOEhgSDks+Cw5LAAA2IRkAOTEeoU4RPPFuMSqhDhIYUQ4SGBIOSz4NDksAADYhHQA5ERhRDhEYEQ4rPg8OSwAANiEhADlKQQCRKUEAkQsBCot/PQDxQfL/VMADX9b9e7yp/AsA+f0DAJH2VwKp9E8Dqf8HQNH/gwTR6gMAqgkAQPmzAwPRSI1A+AsFAJFs8V84n70AcWAAAFRsAAA1BAAAFOgDC6prBQCR+f//F+sDH6ofIAPVDMb3MH8ZAPHgAABUjWlrOA5pazhrBQCR3wENa0D//1QIAAAUCxlAOcsAADVIDQmLAEAAkQEhAJFpAQCUXgEAlOsDH6qK//+QSkkZkX8dAPHgAABUTGlrOA1pazhrBQCRvwEMa0D//1QGAAAUCx1AOYsAADVvAgCU4AMfKk4BAJQ/CQDxawUAVAsIQPnsAx+qjf//kK1hCZGfHQDx4AAAVK5pbDhvaWw4jAUAkf8BDmtA//9UEAAAFGwdQDnMAQA1PwkA8UABAFQIDED56QMfqj8dAPHABABUS2lpOAxpaTgpBQCRnwELa0D//1Q2AIBSIgAAFD8JAPHBAQBU6QMfqor//5BKgQmRPxEA8eAAAFRMaWk4bWlpOCkFAJG/AQxrQP//VAMAABRpEUA5afr/NIn//5ApjQyRiv//kEppFZHgIwCR6asAqYn//5AplQmR6KcBqYj//5AIWRiR6P8CqY0CAJTAD4BSEwEAlAgdQDkfAQBx9gefGuDjAJHhAx8qAgCCUgH//5cA5ABvSKSAUon//5ApISaRCAGkcr9/PqkhAcA9vyM/qQgBgFKoAx344AMfqugVgFJgggCt4QMfquIDH6pgggGt4wMfquQDH6pgggKt5QMfqmCGA61gAoA9AQAA1KAVALWgIwDRoYMA0UgLgFLiAx+q4wMfquQDH6rlAx+qAQAA1IH//5AhhByRgv//kEKAB5EEAwCUqgNeuGsdgFLoAx+qCQSAUoz//5CMASeRagEqCqsDA9FNJcgaDQQANq4DA9ENAICSzxVAOK0FAJHP//81rwUAkf/9AfFoAABU7QMPqsnxHziPeWj47gMfqn9pLThtaW448AMOqs4FAJGt//813/0B8c0FANFoAQBU7gFAOS4BADTvBQCR7QMQqm5pLTitBQCR7hVAOG4AADS//QHxY///VH9pLTgIBQCRHyEA8aH7/1RoAkA5qA4ANeAEgFLoFIBS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUHwQA8eEOAFRgDICSgf//kCHwC5GiAwHRqDaAUgMDgFLkAx+q5QMfqgEAANQfSACx4Q0AVGD///AAfA6RITmAUg8KAJRz///wc9YWkQE4gFLgAxOqCgoAlHT///CUEhuR4QMfquADFKp/BACUdf//8LUGDZHhAx+q4AMVqnoEAJTgAxOq4QMfqncEAJTgAxSqATiAUvoJAJTgAxWqITmAUvcJAJRh///wIXgMkWr///BKISSRAgCYUmAMgJIIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANTpAwCqIAH4t+ADCaqIBoBS4X+AUuIDH6rjAx+q5AMfquUDH6oBAADU4AMJqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANRBhUD4ofz/taADA9EIAgCUYAyAkmH///Ah0AiRCAeAUgIBoFLjAx+q5AMfquUDH6oBAADU5gMAqqADlLgoB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMGqigDgFIBgIBS4gMfquMDH6rkAx+q5QMfqgEAANQgA/i2YP//8ABgJZEz//8XYP//8ACAJpEw//8XaP//8AiNDJFp///wKaEOkb+DE/igowPRqKcxqagDA9Fp///wKVkYkainMqkk//8XYP//8AAAKJEh//8XYP//8ACAKJEe//8X4AMGqigDgFIBgIBSQgCAUuMDH6rkAx+q5QMfqgEAANTg/4FSvwMAlGn///ApBQqRYAyAkuLjAJHICYBS4QMJquP/gVLkAx+q5QMfqgEAANRh///wIYQckeIDCao4AgCU4OMAkWL///BCKAmRiASAUmEMgJLjAx+q5AMfquUDH6oBAADUYf//8CEEHJEsAgCU9tcHN+DjAJFi///wQpAZkYgEgFJhDICS4wMfquQDH6rlAx+qAQAA1GH///AhBByRHwIAlLH+/xfpAwAq4QMfquIDH6rjAx+q5AMfquUDH6rgAwmqyAuAUgEAANT9//8X/Xu8qfxfAan9AwCR9lcCqfRPA6n/B0DR/0MF0R8gA9WVNwkQ9AMAquADFarzAwGqKAKAUgEAglLiAx+q4wMfquQDH6rlAx+qAQAA1GAB+LfoAx+qaf//8Cm9G5EfRQDxIAEAVCppaDiramg4CAUAkX8BCmtA//9UYP//8AAAIJEUAAAUqWpoOAgFAJHJ//81CEkA0R+RAPGDAQBU6AMfqmn///ApJQ6RHxUA8YABAFSqAgiLK2loOAgFAJFK1UA5XwELayD//1Rg///wAKAgkToBAJTAD4BSwP//l4gAANAIKWg5aAAANB+9AHHh/v9Uv9YAOQgHgFICAJhSYAyAkuEDFaoCAaBy4wMfquQDH6rlAx+qAQAA1Ah8QJOgQhC5Yf//8CE8DpHiAxWq4AMIqscBAJSgQpC5Yf//8CG8DJGkAwTRaCSAUgIgglLj/4BS5QMfqgEAANRh///wIYQckeIDFaq6AQCUqENRuIgVADWow1F4SBVIN4gAAPDBAIBS4gMfqgARirkIBIBS4wMfquQDH6rlAx+qAQAA1AAUALUfIAPVYSsJEOATAJGCCYJS9hMAkXf9/5fgAx+qiBWAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1L8DELiIAkD5SBIAtIgIglL1AwCqwAIIixwBAJTpAx+qyAZAkQoAglLgTxC5ywIJiykFAJFraWo4q///NT/9APHoAQBU6hMAkewFgFJr///wa9EZkUr9P5FMaSk4bBVAOC0FAJGMAAA0P/0A8ekDDapD//9UqQUA0QIAABQpBQDRH2kpOOrnArKJAADwKdEoketPULmqmZnyTAGAUm19ypt/JQDxrv1D082tDBvrAw6qrQUcMi3hHzgpBQDRCP//VOoDH6qrHQAS7BMAkQ0AglKOAQqLSgUAkc5pbTiu//81X/0A8YgBAFTsEwCRjP0/kYtpKjgrFUA4TQUAkYsAADRf/QDx6gMNqkP//1SpBQDRAgAAFEkFANHgAx+qH2kpOMgbgFLlAx+qAQCCUmIAgFIjBIBSBACAkgEAANQIwI9S9gMAquEDH6oIAAC54gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJoHpH3AwCqPgEAlPcGALTgS5C5KAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1CgHgFLgR5C54QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMXqqEDBNGIIIBS4gMfquMDH6rkAx+q5QMfqgEAANQfEACx4P7/VKgDULiIAAA1yAJAuR8ZAHJAAQBU4AMVqigQgFIhAYBS4gMfquMDH6rkAx+q5QMfqgEAANTIAkC5AD0IU/8HQJH/QwWR9E9DqfZXQqn8X0Gp/XvEqMADX9Zg///wAEAhkSv//xcfIAPVoIf3ECj//xfgEwCR4QMVquIDFKrjAxOqIwEAlMACALngAx8q4v7/l/+DAdH9ewOp/cMAkeEDH6r1IwD54gMfqiACgFL0TwWpiBuAUuMDH6q/HwC55AMfquUDH6oBAADUYf//8CFoGZFi///wQmgekfMDAKrrAACUUwIAtOADE6qhcwCRiCCAUuIDH6rjAx+q5AMfquUDH6oBAADUHxAAseD+/1SoH0C56AYANfRPRan1I0D5/XtDqf+DAZHAA1/W4MOLUuHDi1Liw4tS7QMAlOgDH6opAIBSHyAD1dST9xCBemh4QACAUvUDCSozPECS4wcAlEABADRAAYBS4QMTKt8HAJTAAAA06QMfKigAgFKV/gc34AMfKqX+/5dp///wKY0MkWr///BKmRiRiAAA8AjNKJHpKwCp6ecCskoBgFKpmZnya37Jm38mAPFr/UPTbM0KG/MDC6qMBRwyDP0fOCj//1Rp///wKQUTkeADAJHoJwGpaP//8AhZGJHofwKpAwAAlMAPgFKJ/v+X6AAA0B8BKTnoAADQCAEpkQoAQPnqAgC06f+HUusDH6oMaWs47QMLqmsFAJGs//81bP1O02sFANFsAQC1TAFAOSwBADRKBQCR6wMNqgxpKzhrBQCRTBVAOGwAADR/AQnrY///VB9pKzgKjED4iv3/tekDH6oKaWk4KQUAkcr//zVAAIBS4QAA0CEAKZEiBQDRCAiAUuMDH6rkAx+q5QMfqgEAANTAA1/W/0MD0Wj///AI4SGR9lcLqQEBQK325wKy+mcJqbaZmfJ5///wOZMdkfhfCqmXAADw984okeAHAa1YAYBSAQFBrfRPDKn0AwCq8wMfqvoDAZF1///wtT4Okf17CKn9AwKR4AcAreAHQa3pAxeq6gMTquEDAq3gB0Ct4QMDrUh91ptfJQDxC/1D0+gDCapsqRgb6gMLqowFHDIs/R84CP//VOsDH6qJHQASTGtrOOoDC6prBQCRrP//NX/9APEIAQBUSWsqOAkVQDhKBQCRqQAANF/9APFj//9UAgAAFGoFANHpAx+qX2sqOEpraTjoAwmqKQUAkar//zU//QDxSAEAVMkFgFLqAxmqSWsoOEkVQDgIBQCRqQAANB/9APFj//9UAgAAFCgFANFfayg4CAeAUkIIkFJgDICS4QMBkQIBoHIDMIBS5AMfquUDH6oBAADUCHxAk4ACALniAwGR4QMVquADCKoiAACUgAKAuQgEgFLBAIBS4gMfquMDH6rkAx+q5QMfqgEAANQgAgC0gAKAueEDH6riAx+q4wMfquQDH6rlAx+qKAeAUgEAANRzBgCRfwZA8YH1/1Rg///wAOAikWb//5fAD4BS7P3/l+ADEyr0T0yp9ldLqfhfSqn6Z0mp/XtIqf9DA5HAA1/WQAD4t8ADX9b/QwHRav//8EpNG5Fo///wCI0MkeKrAanq5wKy6IcAqekDAMuIAADwCM0okaqZmfJLAYBS/XsEqf0DAZEsfcqbPyUA8Yz9Q9ONpQsb6QMMqq0FHDIN/R84KP//VGn///ApWRiR4CMAkeinAqn/HwD5Pf//l8APgFLD/f+X/8MB0QhIULn5GwD5GQCIUgrEiVL0TwapOQCgchQBCgv9ewKp8wMAqvhfBKngAx+q6QMBqvZXBan1AwOq9gMCqvkLAPnhQwCR6BCAUvQPALniAx+qAwGAUuQDH6rlAx+qAQAA1CAAgFLoFIBS4QGAUuIDH6rjAx+q5AMfquUDH6oBAADU6BSAUoAEgFIhAIBS4gMfquMDH6rkAx+q5QMfqgEAANSoFYBS4QMfquADH6riAx+q4wMfquQDH6rlAx+qAQAA1B8ACev9gwCR4SMAVGBKULkjAQCUYAZAkeEDH6pzAQCUYAyAkmEGQJFIBIBSAjiAUuMDH6rkAx+q5QMfqgEAANRhBkCRYAyAksgGgFLiAxSq4wMUqgQggFLlAx+qAQAA1GH///AhBByRYgZAkZP//5dgQpC5iAaAUiF5gFLiAx+q4wMfquQDH6rlAx+qAQAA1GH///AhmBuR4gMTqof//5dgQpC5HyAD1VdF9zBh///wISgfkYgigFLiAwCq4wMXquQDH6rlAx+qAQAA1GH///AhwAyR4gMTqnj//5cCAJhSYEKQueEDF6oCAaByCAeAUuMDH6rkAx+q5QMfqgEAANRh///wITwOkeIDE6r3AwCqav//l+ADFyrhAxQqUQEAlGH///AhBAiR4gMTqmP//5fhAx+q4gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJcHZH4AwCqVf//lzgZALS5DwD5AACAkqETANG/wx+4iCCAUiIAgFLjAx+q5AMfquUDH6oBAADUHwAY6+ACAFQfAADxbAEAVKBjAJEoEYBS4QMfquIDH6oDAYBS5AMfquUDH6oBAADUHzwA8aAVAFS/wx+4AACAkqETANGIIIBSIgCAUuMDH6rkAx+q5QMfqgEAANTp//8XtcNfuGBCkLmIBoBSAXiAUuIDH6rjAx+q5AMfquUDH6oBAADUYEpQuaAAAJQAAICSiCCAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1B8oALHh/v9UtgAAkNUO+DeJAADwKdEokeADF6o0XQApyAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1OEDCargAxcqFAIAlMjyaDlACfi2KAkANekDH6qoAACQCPEokQppaTgpBQCRyv//NSr9TdMpBQDRqgEAtYoAAPBK8Wg5SgEANIsAAPBr9SiR7P+DUgppKThqFUA4KQUAkWoAADQ/AQzrY///VOoDH6ofaSk4CWlqOEoFAJHJ//81S/1N00kFANFrAQC1CwSAUmr///BKlQuR7P+DUgtpKThLFUA4KQUAkWsAADQ/AQzrY///VOrnArIfaSk4iQAA8CnRKJHsAwDLqpmZ8ksBgFKNfcqbnyUA8a79Q9PNsQsb7AMOqq0FHDIt4R84KQUA0Qj//1TrAx+qqh0AEgxpazhrBQCRzP//NWz9TdNrBQDRDAEAtez/g1IKaSs4KhVAOGsFAJFqAAA0fwEM62P//1QfaSs4CAFAOcgBADRg///QAGAjkRn+/5dgQpC5Yf//0CEoH5FIBIBSAjiAUuMDH6rkAx+q5QMfqgEAANQPAAAUYEKQuR8gA9XhKvcwY///0GMoH5GIIoBS4gMAquQDH6rlAx+qAQAA1GH//9AhYBiR4gMTqqb+/5dgBkCR4QMfqm8AAJRg///QAHgMkXP//9BzIiSR4TMAkWkAAJRghkD4oP//tcjyaDn0T0ap+F9EqfkbQPkfAQBxCMCPUqACiBr2V0Wp/XtCqf/DAZHAA1/WFQCAEl7//xfAD4BSb/z/l+ADE6rhAxaq4gMVqpEAAJT/gwHR/XsEqf0DAZHhAx+q9E8FqfMDACriAx+qv8MfuCACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH//9AhaBmRYv//0EJoHpH0AwCqdP7/lzQCALTgAxSqoRMA0YgggFLiAx+q4wMfquQDH6rlAx+qAQAA1B8QALHg/v9UqMNfuKgCADX0T0Wp/XtEqf+DAZHAA1/WCMSLUgnEiVJgAggLYQIJC2ICCAt1AQCUAACAkigQgFIhAYBS4gMfquMDH6rkAx+q5QMfqgEAANTgAx8qNvz/l2j//9AIjQyRaf//0ClFEpFKAYBS6KcAqQnEiVKIAADQCM0okWsCCQvp5wKyqZmZ8mx9yZt/JQDxjP1D042tChvrAwyqrQUcMg39Hzgo//9Uaf//0CldGpHgIwCR6KcBqWj//9AIWRiR6P8CqZL9/5fAD4BSGPz/l+kDAaoCAJhS4QMAqmAMgJIIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANRgAvi3/Xu+qQEAAJAhcCeR4gMJqvMLAPn9AwCR8wMAqpABAJTgAxOqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1PMLQPn9e8KowANf1v17vqn9AwCR8wsA+fMDACqhHwC5AQAAkCHgL5GicwCRfAEAlGAC+LdpfkCToR9AuegGgFLjAx+q5AMfquUDH6rgAwmq4gMBqgEAANQgAfi34AMJqogGgFIBOIBS4gMfquMDH6rkAx+q5QMfqgEAANTzC0D5/XvCqMADX9b9e7qp/G8Bqf0DAJH6ZwKp+F8DqfZXBKn0TwWp/wdA0f8DAdHzAwGq9QMAqmH//9Ah1BKR4AMCqvQDAqpLAgCU9gMAqrdKULlh///QIegSkeADFKq/Ax/4RAIAlEAEALXpAx+qqwZAkR8gA9WIrggQCmlpOCkFAJHK//81P30B8SkFANFIAQBUagFAOQoBADRrBQCRCmkpOCkFAJFqFUA4agAAND99AfFj//9UH2kpOKkAALApASmRKAEA+YgCQPkIAQC0KgCAUl/9P/GgFgBUKHkq+Ih6avhKBQCRaP//tfQDCapAAIBSoUMA0egQgFLiAx+qAwGAUuQDH6rlAx+qAQAA1MgUgFJAAoBS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUCMSJUuACCAvhAggL4gIIC8IAAJQgAIBS6BSAUiEBgFLiAx+q4wMfquQDH6rlAx+qAQAA1HUCQPnoAxWqCQFAOakAADQ/vQBxoAEAVAgFAJH7//8XqAJAOYgCADVoAkD5af//0CmNDJFq///QSrUHkekrAKnoCwD5dgAAFOADFaqoG4BS4QMTquIDFKrjAx+q5AMfquUDH6oBAADU9wMAqmgCQPlhAAAUaP//0AilHZHfAgDxOhCAUvgDHyo3AICSCQGWmvbDAJE5AIBSmgCgcvsFgFLgwwCR4QMfKgIAglL8AwmqTfn/l+gDH6qJBwCRKgCAUivxXzjrAAA0f+kAcaAAAFQpBQCRCAUA0UoFAJH5//8X6wMVqmwVQDhKBQCRzP//NV/9P/EoBwBU6AAAtOoDH6qLa2o4y2oqOEoFAJEfAQqrgf//VIgBALTowwCRCgCAkgsVQDhKBQCRy///NUsFAJF//T/xaAAAVOoDC6ob8R8432oqOOgDH6rKamg47AMIqggFAJGq//81H/0/8QgFANFoAQBUqgJAOSoBADSrBgCR6AMMqspqKDgIBQCRahVAOGoAADQf/T/xY///VN9qKDjgwwCR4QMTquIDFKrjAx+q5AMfquUDH6qoG4BSAQAA1B80ALEIUACR9wMAquoXnxofSQDxGAMKKigBAFQoI8iaHwEa6sAAAFQo8V84iAAANHUCQPmoAkA5yPX/NWgCQPl4AwA1af//0CmNDJFq///QSrUHkf82ALHoCwD56SsAqSADAFT/CgCxoQAAVGj//9AIrRqR8w+AUhYAABRo///QCLkQkWn//9Ap+QuR/yIAsSgBiJoOAAAUYP//0ACAJJFo/P+XwA+AUu76/5dp///QKY0MkWr//9BKtQeR6AsA+ekrAKlo///QCHkIkdMPgFJp///QKVkYkeADAJHopwGp/xcA+Vf8/5fgAxMq3fr/l+oDACrpAwGq6AaAUkB9QJPhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTAAPi3AQAAkCEQNJHgAwoq4gMJqlgAABTAA1/W/4MB0UikgFL9ewKp/YMAkQgBpHL3GwD54wMfqvZXBKn2AwAq4AMfqvRPBan0AwIq9QMBKqgPAPnoE4BS4QMfqv//AKniAx+q5AMfqv8PAPnlAx+qc///0HM6CJEBAADUYv//0EJgDpHhAxOqzfz/l/UDFSqoEoBS4wMfquADFarhAxWq4gMVquQDH6rlAx+qAQAA1Hf//9D3FheRYv//0EJgCJHhAxeqvvz/l+ADFiriAxQqaBKAUuEDFarjAx+q5AMfquUDH6oBAADUYv//0ELYD5HhAxeqsvz/l6BjAJHhIwCRaAuAUuIDH6rjAx+q5AMfquUDH6oBAADUYv//0EKAB5HhAxOqpvz/l8AEgFLoFIBSIQCAUuIDH6rjAx+q5AMfquUDH6oBAADUYf//0CHgDJFi///QQqASkZn8/5f0T0Wp9xtA+fZXRKn9e0Kp/4MBkcADX9b9e7qp/AsA+f0DAJH6ZwKp+F8DqfZXBKn0TwWp/wtA0fUDACrzAwKq9AMBqrZ+QJPhAwCRqAeAUgIAhFLjAx+q5AMfquADFqrlAx+q+QMAkQEAANT3AwCqHwQA8csEAFT6Ax+qOAMaiwhPQDkfuQBxYQAAVAhTQDnIAQA0CE9AOR+5AHHBAABUCFNAOR+5AHFhAABUCFdAOcgAADTgAxUq4QMYquIDE6qAAj/WIAL4twgjQHlaAwiLXwMX60P9/1TgAxaq4QMAkagHgFICAIRS4wMfquQDH6rlAx+qAQAA1PcDAKofAADxzPv/VAIAABT3AwCq4AMXqv8LQJH0T0Wp/AtA+fZXRKn4X0Op+mdCqf17xqjAA1/W/wMF0fRPE6nzAwGq9AMAKv17EKn9AwSR/IsA+fZXEqliAgC04QMTqoB+QJMKIIBSKDxBOAsgglLpAwKq5AMAkeP/gFIfAQBxaCSAUuUDH6piAYqaAQAA1EAJALXoF0C5KQFAuR8BCWvBCABU4AMUKuEDE6pLAACUIAYANJV+QJMCAJhSYU4AkQgHgFICAaBy4wMfquADFarkAx+q5QMfqgEAANT0AwCq4Ab4txYAAJDWcieR4AMVqmFOAJFoBIBSAkCAUuMDH6rkAx+q5QMfqgEAANQfnACxQQQAVOADFKrIB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU4QMWquADFCriAx+qeP//l0D9/7bpAwCq4AMUqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANT0AwmqEwAAFIB+QJNhTgCRaASAUuIDH6rjAx+q5AMfquUDH6oBAADUCQAAFOADFKooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU9AMfquADFKr0T1Op9ldSqfyLQPn9e1Cp/wMFkcADX9YoSEA5HxEAcUACAFRoAgA1/0ME0Sg8QTj9gwD5AHxAkwkggFIKIIJSHwEAceQDAJFoJIBSQgGJmuP/gFLlAx+qAQAA1OAAALTgAx8qCQAAFCAAgFLAA1/W4AMfKsADX9boO0B5CA0UEh8RQHHgF58a/YNA+f9DBJHAA1/W/Xu9qfULAPn9AwCR9QMAKvRPAqnzAwKq9AMBqtr//5dAAwA0oH5AkwIAmFKBTgCRCAeAUgIBoHLjAx+q5AMfquUDH6oBAADU9AMAquYDAKqgAPi3YQJAueADFCqY/f+X5gMAquADFKooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUAgAAFOYDH6r0T0Kp4AMGqvULQPn9e8OowANf1ugDAKoAAED5AAMAtOkDAKrqAwGqSwFAOcsAADQsFUA4SgUAkZ8BC2tg//9UCQAAFAkEANHqAwGqSxVAOCkFAJHL//81KQFAOT/1AHGAAABUAI1A+MD9/7UEAAAUKBRAOAAEAJHI//81wANf1v17vKn8XwGp/QMAkfZXAqn0TwOp/wMI0fQDAqrqAwGq6QMAKksgAJEMAICSiAIMi4wFAJEIJUA5qP//NfYDCqo1fUCTDSCAUsg+QTgOIIJS4AMVquQDAJHj/4BSHwEAcWgkgFLhAxaqwgGNmuUDH6oBAADU8wMAqoAY+LeXAgyLiAVA0e0DFqquFUA4CAUAkc7//zUNAIKSHwEN62IAAFRzBICSuQAAFKwBALQIAICS7AMLqo0VQDgIBQCRzf//NQ0FAJG//T/xiAAAVOgFgFKI8R846AMNqn9pKDjoAx+qjAIIiwgFAJGMIUA5rP//NR/9P/ENBQDRqAEAVMwCQDlsAQA0jR4AkUpRAJGsaSg4DgUAkUwVQDiMAAA0H/0/8egDDqpD//9UzQUA0eg7QHl/aS04CA0UEh8RQHFBAwBUAgCYUuADFaoIB4BS4QMWqgIBoHLjAx+q5AMfquUDH6oBAADU9QMAqvMDAKqgAPi34AMVKuEDFKor/v+X8wMAquADFaooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUeQAAFOoXQLmLAkC5XwELa0EIAFQfKUBxwAoAVB8hQHGhCwBUAgCRUuADFaoIB4BS4QMWqgIBoHLjAx+q5AMfquUDH6oBAADU8wMAqsAM+LdgfkCTYf//0CG8DJHkAwSRaCSAUgIgglLj/4BS5QMfqgEAANRACvi34AMTqugGgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQgCfi36DtCeakdgFLgAxOq4gMfquMDH6rkAx+qCAEJiuUDH6oBAXiyiAaAUgEAANT1AwCqoAf4t+ADE6ooA4BSAYCAUuIDH6rjAx+q5AMfquUDH6oBAADUoAj4t+ADE6ooA4BSAYCAUkIAgFLjAx+q5AMfquUDH6oBAADUKwAAFMoAADRh///QIfQXkeADFKq8AQCULgAAFB8pQHGBBQBU4AMJKuEDFqriAxSqNQAAlOAEADTgAxWqaASAUuEDFqriAx+q4wMfquQDH6rlAx+qAQAA1B4AABTgAwkq4QMWquIDFKonAACUoAAANGH//7AhCBGR4AMUqqIBAJTgAxWqyAaAUuEDFqriAx+q4wMfqgQggFLlAx+qAQAA1PMDAKoLAAAU9QMAquADE6ooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU8wMVqv8iADngAxOq/wMIkfRPQ6n2V0Kp/F9Bqf17xKjAA1/WYf//sCHYEZHgAxSqggEAlOv//xf9e7qp/G8Bqf0DAJH6ZwKp+F8DqfZXBKn0TwWp/xdA0f8DCdFo//+wCAElkfMDAqoAAcA99AMBqvUDACpIAYBS9w9AkeBDAJHhAx8qAgCCUuAHhD33wgCR6BMI+fZDAJFU9v+XoH5Ak+EDFKrkAx+q5QMfquJDAJHICYBS4/+BUgEAANTpAx+qyNYAkWr//7BKvRuRP0UA8eAAAFRLaWk4zGppOCkFAJGfAQtrQP//VBMAABTpAx+q6kMAkUtpaTgpBQCRy///NSkFANE/3QDxYwEAVOkDH6pq//+wSu0akT8hAPGgAwBUS2lpOAxpaTgpBQCRnwELa0D//1TpAx+qYAaAueIHQJFhIgCRQkAAkag2gFIDA4BS5AMfquUDH6oBAADUHywAsYEAAFQ/oQ/xKQUAkWP+/1RgAvi3KAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1OkDHyrgAwkq/xdAkf8DCZH0T0Wp9ldEqfhfQ6n6Z0Kp/G9Bqf17xqjAA1/WH1AAsekDHyqA/v9UHwgAsUD+/1QfSACxQR4AVOhDQDkfvQBxQR4AVOAPQJHhAx8qAgCEUgDACJH0D0CRlMIIkfv1/5dgDICS4wMfquQDH6rlAx+q6QMfqmH//7Ah8AuRCAeAUgIFoFIBAADU8wMAqohqaTgpBQCRyP//NT/9P/EoBQDRqAEAVOlDQDlpAQA06kMAkesPQJFKAUCya8EIkWlpKDhJFUA4CAUAkWkAADQf/T/xY///VPgPQJEYwwiRH2soOPMa+Lf6D0CR9QdAkfQPQJFawwCRHACEUrXCAJH7/4NSlMIIkf8PALngD0CR4QMfKgIggFIAwACRzPX/l5kGAJGIAkA5H70AcYEAAFSUBgCROQcAkfv//xfIFgA06QMfqggdAHIAAQBUH70AccAAAFSIAgmLKQUAkTkHAJEIBUA5+P//Fz/9A/EMFQBU6QEAtOgDH6qKamg4SmsoOAgFAJE/AQjrgf//VOgCQDkfuQBxwQAAVOgGQDkfuQBxYQAAVOgKQDkoEwA0YH5Ak+QPQJFoJIBShMAEkWH//7AhvAyRAiCCUuP/gFLlAx+qAQAA1MARALXoR3G5iBEANeg6QnlKAoBSHwEKagERAFThD0CRAgCQUuADE6ohwACRCAeAUgIFoHLjAx+q5AMfquUDH6oBAADUoA/4t/YDAKoAfECT5A9AkYTABJFoJIBSYf//sCG8DJECIIJS4/+AUuUDH6oBAADUIA4Ateg6QnmUAgmLCA0UEh8pQHHBCwBU4AdAkeEDHyoCAIRSAMAAkXf1/5fhD0CR4gdAkeADE6ohwACRQsAAkcgJgFLj/4FS5AMfquUDH6oBAADU6EdxuWgLADUfBADxKwsAVOgPQLkfnQBxzAoAVOkPQLnoAx+qKQUAEekPALmpamg46gMIqggFAJGp//81Cf1N0wgFANFJAQC1iQJAOQkBADToAwqqqWooOCkXQDgIBQCRaQAANB8BG+tj//9Uv2ooOOj/g5KpAgiLCAUAkSlpfDip//81HwlAsUMHAFToAx+qqWpoOAgFAJHJ//816AAAtOkDH6qqamk4CmspOCkFAJEfAQnrgf//VOADFqooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU6AJIOR+9AHFhAgBU4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQIB4BSYAyAkmH//7Ah8AuRAgWgUuMDH6rkAx+q5QMfqgEAANTzAwCq9A9AkZTCCJEKAAAU4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTzAxaqs+j/thEAABQfoACx6QefGvz+/xcpAIBS+v7/F2B+QJPkD0CRYf//sCG8DJGEwASRaCSAUgIgglLj/4BS5QMfqgEAANRgAQC0KQCAUuADE6ooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU5f7/F+g6QnkJDRQSPyFAcSkAgFJh/v9U6kdxuSr+/zVJAoBSHwEJaikAgFKh/f9UKQloCuv//xeIAADQCPFoOUgAADTAA1/W6QMfqogAANAI8SiRCmlpOCkFAJHK//81Kv1N0ykFANFqAQC1CiBAOSoBADQLJACR7P+DUgppKTgpBQCRahVAOGoAADQ/AQzrY///VOoDH6ofaSk4CWlqOEoFAJHJ//81S/1N00kFANFrAQC1KgBAOSoBADQrBACR7P+DUgppKTgpBQCRahVAOGoAADQ/AQzrY///VB9pKTjAA1/W/4MA0esDASrqAwAq//8AqeADACr/gwH4IQCAUsgYgFIBAaBy4gMfquMDH6rkAx+q5QMfqgEAANTpAwCqYAL4t2gJwFpfCQBx6gsAeQh9EFPoDwB54QEAVOgPgFLgAwmq4RMAkQggoHICAoBS4wMfqugLALloGYBS5AMfquUDH6oBAADUDQAAFD+FAbEVAAAUKACAUuADCarhEwCR6G8AOWgZgFKCA4BS4wMfquQDH6rlAx+qAQAA1OoDAKrgAwmqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1F8FALHgF58a/4MAkcADX9b9e72p9QsA+UgEgFLjAx+q9E8CqfMDAKr0AwEqYAyAkuQDH6rhAxOq4gMUquUDH6oBAADUH0QAsWH//7AhBByR4AOAmuIDE6r9AwCRm/j/lwIAmFLhAxOqYAyAkgIBoHIIB4BS4wMfquQDH6rlAx+qAQAA1GH//7AhPA6R4gMTqvUDAKqN+P+X4AMVqugGgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANRh//+wIcAMkeIDE6qB+P+X4AMVqogGgFLhAxSq4gMfquMDH6rkAx+q5QMfqgEAANRh//+wIfAWkeIDE6p1+P+X4AMVqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANT0T0Kp9QtA+f17w6jAA1/WVE1QRElSPQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAATGlua2VyOiBEZWJpYW4gTExEIDE5LjEuNwAALnJvZGF0YQAudGV4dAAuZGF0YQAuYnNzAC5jb21tZW50AC5zaHN0cnRhYgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAAAAAQAAADIAAAAAAAAAYAEgAAAAAABgAQAAAAAAAOQIAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAACQAAAAEAAAAGAAAAAAAAAEQKIQAAAAAARAoAAAAAAAAoLwAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAA8AAAABAAAAAwAAAAAAAABsOSIAAAAAAGw5AAAAAAAAYAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAVAAAACAAAAAMAAAAAAAAA0DkiAAAAAADMOQAAAAAAAHAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAAAAAAAAAAAGgAAAAEAAAAwAAAAAAAAAAAAAAAAAAAAzDkAAAAAAAAaAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAABAAAAAAAAACMAAAADAAAAAAAAAAAAAAAAAAAAAAAAAOY5AAAAAAAALQAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAA=")) "secrets" $t27.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t29 "demand" (list $t30) "alerts" $t31 "inhibitions" $t33.result "operator_inhibitions" $t34.result "interval" 15 "own" $t35 "others" $t36.result "kubelet_paths" $t37 "kubelet_series" $t38.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t39.result "traces" $t40.result "telemetry" $t41 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t43 "cas" $t49 "scheduler" $t54 "redis" $t61 "peers" (dict "clients" (concat $t62 $known.nativelink_client_peers) "writers" $known.nativelink_writer_peers "dns" $known.nativelink_dns_peers "metrics" $t64) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "access" $known.nativelink_worker_access "user_namespaces" $known.nativelink_worker_user_namespaces "affinity" $t66) "only_pod_tolerations" $t68.result "pools" $pools "demand_pools" $t69 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t71) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t72.result "when" $when) -}}
+{{- $t75 := dict "args" (list $known.nativelink_namespace $when) -}}
+{{- template "nativelink.context._config_maps" $t75 -}}
+{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t22 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t24 "images" $t30 "pull_secrets" $known.nativelink_image_pull_secrets "isolation" (dict "name" "nativelink-isolation-8fcf84eecf" "programs" (dict "amd64" "f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAaBogAAAAAABAAAAAAAAAAEg4AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABmCgAAAAAAAGYKAAAAAAAAABAAAAAAAAABAAAABQAAAGgKAAAAAAAAaBogAAAAAABoGiAAAAAAADYtAAAAAAAANi0AAAAAAAAAEAAAAAAAAAEAAAAGAAAAoDcAAAAAAACgVyAAAAAAAKBXIAAAAAAAYAAAAAAAAADQAAEAAAAAAAAQAAAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAAAAAgAAAAIAAAACAAAAAgGNhcGFiaWxpdGllcwB0aGUgY29tbWFuZCAARk9XTkVSAGdpdmluZyBhd2F5IABkcm9wcGluZyAAZ3JvdXAAIG11c3Qgbm90IGJlIGV4ZWN1dGVkAC9zY3JhdGNoL3VzZXJzLzAubG9jawAvZHJhaW4vYWN0aW9uAHByZXBhcmUAcnVucwAgcHJlcGFyZSBbZ3VhcmRlZF0AL3Zhci90bXAAL3Byb2Mvc2VsZi9leGUAdGhlIGNvbnRhaW5lciBtdXN0IG5vdCBhbGxvdyBwcml2aWxlZ2UgZXNjYWxhdGlvbiAoYWxsb3dQcml2aWxlZ2VFc2NhbGF0aW9uOiBmYWxzZSkAIGNhbm5vdCBiZSByZWFkOiBlcnJvciAALwAgaXMgbm8gcHJvZ3JhbSBmb3IgdGhpcyBtYWNoaW5lAC90bXAAaXNvbGF0aW9uOiAAAHRha2luZyAAc2V0dGluZyAAL3NjcmF0Y2gvdXNlcnMAdGhlIGtlcm5lbCBsYWNrcyBvcGVuYXQyLCB3aGljaCA1LjYgYW5kIG5ld2VyIGhhdmUAQ0hPV04AL3dvcmsAb3BlbmluZyAAZ3JvdXBzAC9zY3JhdGNoAHRoZSBjb250YWluZXIgbGFja3MgdGhlIGNhcGFiaWxpdGllcwBTRVRHSUQAdGhlIGRpcmVjdG9yeSBvZiBhbm90aGVyIGFjdGlvbjogAHVzZXIAdGhlIGNvbW1hbmQgaXMgbm90IGluIHRoZSBkaXJlY3Rvcnkgb2YgYW4gYWN0aW9uOiAAIGNhbm5vdCBiZSBleGVjdXRlZAAgaXMgYSBsaW5rIHRoYXQgbGVhZHMgb3V0IG9mIHRoZSBhY3Rpb24ncyBkaXJlY3RvcnkAIGlzIHN0aWxsIG9wZW4gZm9yIHdyaXRpbmcAdGhlIHByb2Nlc3NlcyBvZiB1c2VyIABub19uZXdfcHJpdnMAUEFUSABUTVBESVIALCBzbyB0aGV5IGNvdWxkIHdyaXRlIGFjdGlvbiByZXN1bHRzIG9yIGFjdCBhcyB3b3JrZXJzLiBSdW4gcm9sZSBub2RlX2FnZW50IGZvciBpdCAobm9kZV9hZ2VudF9ndWFyZCksIG9yIHNldCBuYXRpdmVsaW5rX3dvcmtlcl9hY2Nlc3MgdG8gbmV0d29ya19wb2xpY3kAdXNhZ2U6IABhbGwgdXNlcnMgYXJlIHRha2VuIGJ5IHJ1bm5pbmcgYWN0aW9ucwAgaGFzIG5vIGxlYXNlcwBEQUNfT1ZFUlJJREUAYWN0aW9uAC9kZXYvc2htAC9kcmFpbgBjbG9zaW5nIAB0YWtpbmcgYSAAdGhlIGFjdGlvbiBoYXMgdG9vIG1hbnkgZW52aXJvbm1lbnQgdmFyaWFibGVzACBiZWxvbmdzIHRvIGFub3RoZXIgdXNlcgAKAGhhbmRpbmcgb3ZlciAAdGhlIG5vZGUgbGV0cyBhY3Rpb25zIGNvbm5lY3QgdG8gcG9ydCAAS0lMTABndWFyZGVkAHN0YXJ0aW5nIAAvZHJhaW4vZ3VhcmRlZAAvc2NyYXRjaC91c2Vycy8AdGhlIGZpbGUgc3lzdGVtIG9mIAAgY291bGQgbm90IGJlIGVuZGVkACBkb2VzIG5vdCBleGlzdAAvYWN0aW9uLwAvc2NyYXRjaC9zdG9yZQAgZmFpbHMgd2l0aCBlcnJvciAAbWFya2luZyAAbWFraW5nIABTRVRVSUQAL3NjcmF0Y2gvYWN0aW9ucwByZWFkaW5nIAB0aGUgY29udGFpbmVyIG11c3QgcnVuIGFzIHVzZXIgMCAocnVuQXNVc2VyKQB0aGUgY29tbWFuZAAubG9jawAvdXNyL2xvY2FsL2JpbjovYmluOi91c3IvYmluAHRoZXJlIGlzIG5vIGNvbW1hbmQAYSBwcm9jZXNzAHRoZSBjb21tYW5kIGlzIG5vdCBpbiBhIGRpcmVjdG9yeSBvZiAAd29yawByZWZ1c2VkOiAAAAAAAAAAAAAAMwMgAAAAAACEByAAAAAAACYGIAAAAAAAAAAAAAAAAAAzAyAAAAAAAKIHIAAAAAAADgcgAAAAAAAmBiAAAAAAAAAAAAAAAAAAMwMgAAAAAAALBCAAAAAAAABYIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAA5AMgAAAAAAAAWCAAAAAAACYGIAAAAAAAAAAAAAAAAAAAAAAAAAAAAC9zY3JhdGNoL3VzZXJzLwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAzAyAAAAAAAHIFIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAAzQcgAAAAAABweCAAAAAAACYGIAAAAAAAAAAAAAAAAAAAAAAAAAAAAC4DIAAAAAAAiAIgAAAAAAC8BSAAAAAAAAAAAAAAAAAAMwMgAAAAAADfBSAAAAAAACYGIAAAAAAAAAAAAAAAAAAAACgAAAAAAAAAAAAAAAAACgAAAAAAAAAzAyAAAAAAAJMGIAAAAAAArwMgAAAAAACZBSAAAAAAACYGIAAAAAAAAAAAAAAAAAAAACgAAAAAAAAAAAAAAAAACAAAAAAAAAAzAyAAAAAAACgHIAAAAAAAJgYgAAAAAAAAAAAAAAAAAJMDIAAAAAAAqAUgAAAAAAAAAAAAAAAAAAoCIAAAAAAAAAAAAAAAAABdBiAAAAAAAN0DIAAAAAAABwcgAAAAAAAzAyAAAAAAAKACIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAAYAMgAAAAAAAmBiAAAAAAAAAAAAAAAAAAL3NjcmF0Y2gvYWN0aW9ucy8AhcONwwAAMe1IiedIg+Tw6FsFAABIifhIhdJ0EjHJQIo8DkCIPAhI/8FIOcp18MNIifhIhdIPhDMFAABIjUoPSIPh8Ej/ymZID27CZg9wwEQx0mYPbx2k5v//Zg9vJczm//9mD28tBOf//2YPbzXs5v//Zg9vPcTm//9mRA9vBZvm//9mRA9vDfLm//9mRQ920mZMD27aZkUPcNtEZkUPb+tmRQ/r6GZED2/gZkUP7+FmRQ/v6WZFD2/9ZkUPZvxmRQ9w96DyQQ9wzuhmRQ927GZFD3Dt9fJBD3DV6GYP29FmRQ9w//XyQQ9wz+hmD+vKZkEP78pmD2vJZg9+z0D2xwF0BECINBBmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZFD2vtZkUPY+1mRA9+78HvCED2xwF0BUCIdBABZkEPb8tmD+vPZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg9+z8HvEED2xwF0BUCIdBAC80EPcM2E80EPcNaEZg/b0fNBD3DPhGYP68pmQQ/vymYPa8lmD2PJZg9+z8HvGED2xwF0BUCIdBADZkEPb8tmD+vOZkEP78lmD2/RZkEPZtRmRA9w8qDyRQ9w/uhmQQ92zGZED3Dp9fJBD3DN6GZBD9vPZkQPcPr18kEPcNfoZg/r0WZBD+/SZg9rymYPY8lmD8X5AkD2xwF0BUCIdBAEZkUP2+5mRQ/r72ZFD2vtZkUP7+pmQQ9rzWYPY8lmD8X5AsHvCED2xwF0BUCIdBAFZkEPb8tmD+vNZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg/F+QNA9scBdAVAiHQQBvNBD3DNhPNBD3DWhGYP29HzQQ9wz4RmD+vKZkEP78pmD2vJZg9jyWYPxfkDwe8IQPbHAXQFQIh0EAdmQQ9vy2YP68xmQQ/vyWYPb9FmQQ9m1GZED3DyoPJFD3D+6GZBD3bMZkQPcOn18kEPcM3oZkEP289mRA9w+vXyQQ9w1+hmD+vRZkEP79JmD2vSZg9jymYPxfkEQPbHAXQFQIh0EAhmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZFD2vtZkEPY81mD8X5BMHvCED2xwF0BUCIdBAJZkEPb8tmD+vLZkEP78lmD2/RZkEPZtRmRA9w6qBmQQ92zGZED3Dx9WZBD2/OZkEP281mRA9w+vVmQQ/rz2YPa8lmQQ/vymYPa8lmD2PJZg/F+QVA9scBdAVAiHQQCvNBD3DNhPNBD3DWhGYP29HzQQ9wz4RmD+vKZkEP78pmD2vJZg9jyWYPxfkFwe8IQPbHAXQFQIh0EAtmQQ9vy2YP6w0T4///ZkEP78lmD2/RZkEPZtRmRA9w8qDyRQ9w/uhmQQ92zGZED3Dp9fJBD3DN6GZBD9vPZkQPcPr18kEPcNfoZg/r0WZBD+/SZg9rymYPY8lmD8X5BkD2xwF0BUCIdBAMZkUP2+5mRQ/r72ZFD2vtZkUP7+pmQQ9rzWYPY8lmD8X5BsHvCED2xwF0BUCIdBANZkQP6x094v//ZkUP79lmQQ9vy2ZBD2bMZkQPcOmgZkUPdtxmRQ9w2/VmQQ9v02ZBD9vVZkQPcOH1ZkEP69RmD2vKZkEP78pmD2vJZg9jyWYPxfkHQPbHAXQFQIh0EA7zQQ9wzYTzQQ9w04RmD9vR80EPcMyEZg/rymZBD+/KZg9ryWYPY8lmD8X5B8HvCED2xwF0BUCIdBAPSIPCEEg50Q+FI/v//8NVQVZTSIHsIBEAAEiNVwhIiw9Ii0cISI1wAUQPtkb/QYP4L3QHRYXAdQXrCEiJ8Ej/xuvmMfZIg/4GdBZEigQwTI1OAUQ6hrUFIABMic505usegHgGAHUYSI00ykiDxghIg8cQ6DIFAACJx+gTBQAAMdJIg/oHdBZAijQQTI1CAUA6smIGIABMicJ05usSgHgHAHUM6NAIAAAx/+jjBAAASIP5Ag+MhwAAAEiLVxAx9kiD/gd0FkSKBDJMjU4BRDqGaAIgAEyJznTm6zeAegcAdTFAtQFIg/kCD4ScAAAASItHGDHJSIP5Bw+EhAAAAIoUCEiNcQE6kWIGIABIifF05Ot4SIP5AnUoMclIg/kEdBZAijQKSI15AUA6sXACIABIifl05usKgHoEAA+EaP///0iNvCTwAAAASMcHMwMgAEjHRwhqBSAASIlHEEjHRxh1AiAASMdHICYGIABIx0coAAAAAOhECQAAv34AAADoEAQAAIB4BwBAD5XFSI28JCABAAC6ABAAADH26DH5//9Ix0QkCCIFCCAPV8APKYQksAAAAEjHhCTAAAAAAAAAAA8QDRHo//8PKYwkkAAAAEjHhCSgAAAACAAAAA8phCSAAAAADylEJHAPKUQkYA8pRCRQDylEJEAPKUQkMA8pRCQgDylEJBC4awAAADH/MfYx0kUx0kUxwEUxyQ8FSIXAD4VTAgAARTH2SI18JAhIjZwksAAAALh9AAAASIneMdJFMdJFMcBFMckPBb4fByAAuvABIABIicfokwoAAIsD99Al6wAAAEQPo/BzbzHJgHwMEABIjUkBdfVIg/l/dwfGRAwPIOsDSP/JxkQMEABKiwz10AkgADH2SIn3SP/GgHw8EAB180iNVv9Ig/5/dydAijFAhPZ0H0j/wUiJ+kCIdBQQSP/CQIoxQIT2dAlI/8FIg/p/cufGRBQQAEn/xkmD/gh1goB8JBAAD4WUAQAAvycAAAC4nQAAADH2MdJFMdJFMcBFMckPBUiD+AEPhaYBAABIjZQkkAAAAL4MAyAAQboYAAAAuLUBAABIx8ec////RTHARTHJDwVIg/juD4V/AQAAv68DIAC+yQEAAOisIwAAv8UFIAC+wAEAAOidIwAAv9QGIAAx9uhaEAAAv1EDIAAx9uhOEAAAv8UFIAAx9uhCEAAAv9QGIAC+wAEAAOhqIwAAv1EDIAC+yQEAAOhbIwAAvi4DIAC7GAkgALoAAAsAuAEBAABIx8ec////RTHSRTHARTHJDwVIicdIhcB4F77/AwAAuFsAAAAx0kUx0kUxwEUxyQ8FuAMAAAAx9jHSRTHSRTHARTHJDwVIizNIg8MISIX2daVMjXQkEEyJ9+hKBwAAvkQCIAC6AAAIALgBAQAASMfHnP///0Ux0kUxwEUxyQ8FSInDSWM+uAMAAAAx9jHSRTHSRTHARTHJDwW+AAQAALhIAAAASInfMdJFMdJFMcBFMckPBUiFwHldv2gJIADp/fz//7+wCSAA6fP8//9IjbwkyAAAAEjHBzMDIABIx0cIuAMgAEiNRCQQSIlHEEjHRxgmBiAASMdHIAAAAADpvvz//78QCiAA6bT8//+/MAogAOmq/P//ugIAAAC4SAAAAEiJ30Ux0kUxwEUxyQ8Fv/8PAADorQ0AAEiNnCQgAQAAvpECIABBuv8PAAC4CwEAAEjHx5z///9IidpFMcBFMckPBb4fByAAupECIABIicfoxgcAALpaAiAAuAoBAABIid9Ix8ac////RTHSRTHARTHJDwW+/wYgAEiJx+iaBwAAQITtD4VM+///SI28JCABAAC6dAYgALgKAQAASMfGnP///0Ux0kUxwEUxyQ8Fvv8GIABIicfoYAcAAOkR+///if+45wAAADH2MdJFMdJFMcBFMckPBevqQVdBVkFVQVRTSIHsUBEAAEiJ80mJ/r8AWCAAvgAQAAC4TwAAADHSRTHSRTHARTHJDwVIhcB4IUjHwO////9IhcB0HIqIEVggAEiNUAE6iGEKIABIidB05r8ACCAA60BIx8D/////gLgSWCAAAEiNQAF180iD+CRyIUjHwPv///9IhcB0KYqIOlggAEiNUAE6iJ4DIABIidB05r8oCCAA6G4EAAC/fgAAAOg6////D7YFGTIAAIXAdAWD+C913MYFBDIAAAC+AFggALoAAAsAuAEBAABIx8ec////RTHSRTHARTHJDwWJBehBAABIY/i+nwMgALoAWCAA6EUGAABIYz3PQQAASYnnvj8DIAC6ABEAAEG6/wcAALhMAQAATYn4RTHJDwW+HwcgALoAWCAASInH6AwGAABBg38UAA+FVwIAAPZEJB0CD4VMAgAASGM9gEEAAL4GAAAAuEkAAAAx0kUx0kUxwEUxyQ8FSIXAD4UlAgAASI28JAQBAAC+AFggALpMEAAA6H/z//+4JwAAADH/MfYx0kUx0kUxwEUxyQ8FxwQkAAAAAEmDPgAPhPEBAABJicdMjaQkSBEAAEyJ5+jtAwAAQYlEJARIx8D/////gLwEBREAAABIjUABdfJIjUgBSIP5P3crQLYvuoQGIABAiLQMAxEAAECKMkiNQQFAhPZ0DEj/wkiD+T9IicFy4Ej/yMaEBAQRAAAAi4wkTBEAAL5oaCAASL/NzMzMzMzMzEiJyEj350jB6gONBBJEjQSAichEKcAMMIhG/kj/zkiD+QlIidF32UjHwf////+AvAwFEQAAAEiNSQF18kiNUQFIg/o/dyCIhBQDEQAAigZIjUoBhMB0DEj/xkiD+j9Iicpy40j/ycaEDAQRAAAAvgAQAAC6AwAAAEG6IQAAALgJAAAAMf9Jx8D/////RTHJDwVJicTHAAB+AAC/EQAAALg4AAAAMfYx0kUx0kUxwEUxyQ8FSYnFvmoGIAC6mAcgAEiJx+hJBAAATYXtD4SqAAAASGO8JEgRAAC4AwAAADH2MdJFMdJFMcBFMckPBUhjvCREEQAAuAMAAAAx9jHSRTHSRTHARTHJDwVIiea4PQAAAEyJ7zHSRTHSRTHARTHJDwVIg/j8dOWDPCQAdQhBiwQkqH90Hr4JAAAAuD4AAABMif8x0kUx0kUxwEUxyQ8FQYsEJA+2xEiBxFARAABbQVxBXUFeQV/Dv1AIIADp/Pz//7/gByAA6fL8//9IjbwkBAEAAEyJ/kyJ8kiJ2egHBAAAQYkEJDH/6Br8//9VU0iD7DjHRCQEAAAAAL8RAAAAuDgAAAAx9jHSRTHSRTHARTHJDwVIicO+agYgALqYByAASInH6DkDAABIhdt0MkiNdCQEuD0AAABIid8x0kUx0kUxwEUxyQ8FSIP4/HTlg3wkBAAPhc4AAABIg8Q4W13Dvx9eAAC+H14AALofXgAA6GwOAABAtQExwA+3nABiCiAAvwIAAACJ3ugyHAAAhcB0J78KAAAAid7oIhwAAIXAdBe4AQAAAED2xQG9AAAAAHXIMf/oT/v//0jHRCQIMwMgAEjHRCQQNgYgALlnaCAASL7NzMzMzMzMzEiJ2Ej35kjB6gONBBKNBICJ3ynHQIDPMECIef9I/8lIg/sJSInTd9hIjXwkCEiJTxBIx0cY0QQgAEjHRyAmBiAASMdHKAAAAADoCgAAAL9+AAAA6Nb6///GBevtAAAASIsHSIXAdGJIx8H/////MdJIidaAuXEYIQAASI1JAUiNUgF17EiNUQFIgfr/PwAAdyeKEITSdCFI/8BIifGIkXAYIQBI/8GKEITSdAxI/8BIgfn/PwAAcuXGgXAYIQAASItHCEiDxwjrmUjHwv////+AunEYIQAASI1SAXXzvwIAAAC+cBghALgBAAAARTHSRTHARTHJDwXDQVdBVkFUU0iD7EhJif4x20m8zczMzMzMzMxJiecPKAVu3f//DylEJDAPKAVS3f//DylEJCAPKAU23f//DylEJBAPKAUa3f//DykEJL9naCAASInZSInISffkSIn4SMHqA400Eo08tonOKf5AgM4wSI14/0CIcP9Ig/kJSInRd9Qx0kiJ0Uj/woA8DAB19EiD+j93GkCINAxI/8FAijBAhPZ0EUj/wEiD+T9y6OsGSP/KSInRxgQMADHJSInISP/BgDwEAHX0SIP5P3cesi65YgcgAIgUBEj/wIoRhNJ0EUj/wUiD+D9y6+sGSP/JSInIxgQEALpCAAoAQbqAAQAAuAEBAABIx8ec////TIn+RTHARTHJDwVBiQZIY/i+nwMgAEyJ+uhoAAAASWM+vgYAAAC4SQAAADHSRTHSRTHARTHJDwVIhcB0O0ljPrgDAAAAMfYx0kUx0kUxwEUxyQ8FSP/DSIH7ABAAAA+Frv7//7/ACCAA6Of9//+/fgAAAOiz+P//idhIg8RIW0FcQV5BX8NIhf94AcNIg+w4SMcEJDMDIABIiXQkCEiJVCQQSMdEJBjjBiAASPffuWdoIABIvs3MzMzMzMzMSIn4SPfmSMHqA40EEo0EgEGJ+EEpwEGAyDBEiEH/SP/JSIP/CUiJ13fWSInnSIlPIEjHRygmBiAASMdHMAAAAADoUv3//79+AAAA6B74//9VQVdBVkFVQVRTSIPsKEiJTCQISYnUSIn7SI1MJCBIxwEAQAEAvSBOAAADr0gQAABJifaJbCQEQboIAAAAuA4AAAAx/0iJzjHSRTHARTHJDwW/AQAAAL4PAAAAuJ0AAAAx0kUx0kUxwEUxyQ8FvyQAAAC+AQAAALidAAAAMdJFMdJFMcBFMckPBbhuAAAAMf8x9jHSRTHSRTHARTHJDwVMOfAPhWIEAACLu0gQAADocQQAAEyNswAQAABMifcx9uiMBQAAusABAAC4AgEAAEjHx5z///9MifZFMdJFMcBFMckPBYnqQbgAAQAAuAQBAABJidJFMckPBb7/BiAASInHTIl0JBBMifLobP7//0hju0AQAAC+yQMAALhbAAAAMdJFMdJFMcBFMckPBb72BiAASInHSIna6D7+//9IY7tAEAAAvsgHIABBurUFIAC4PAEAAEiJ+kUxwEUxyQ8FvkADIABIicdIidroDP7//0hju0AQAAC+tQUgALoAAAsAuAEBAABFMdJFMcBFMckPBUmJxb6fAyAASInHSIna6Nj9//9Eie+J7ugCBQAAvhECIABIicdIidrovv3//78RAAAAuDgAAAAx9jHSRTHSRTHARTHJDwVJice+agYgALpVByAASInH6JD9//9Nhf8PhCIDAABIx0QkGABAAQBIiebHBgAAAAC6AQAAALg9AAAASMfH/////0Ux0kUxwEUxyQ8FTDn4dFxJieRMjXQkGEiFwH8kQboIAAAAuIAAAABMifcx9jHSRTHARTHJDwVIg/gPD4SpAgAAxwQkAAAAALoBAAAAuD0AAABIx8f/////TInmRTHSRTHARTHJDwVMOfh1rESLNCRIY7tAEAAAvsADAAC4WwAAADHSRTHSRTHARTHJDwWLu0gQAADodgIAAEjHx/////+4PQAAADH2MdJFMdJFMcBFMckPBUiD+PZ15kWF9g+I2AEAAIktVDgAAESJLVE4AAC4CAAAAEyJ7zH2MdJFMdJFMcBFMckPBb5oaCAA6LoHAABIicFIhcAPmcKKBSVIAACEwEAPlcZACNYPhSkBAABIx8D/////gLhxeCAAAEiNQAF184oV/DcAAITSQA+UxkiNeAFIgf8AIAAAQA+Tx0AI93UfvnFoIACIkHB4IABI/8CKFoTSdAtI/8ZIPf8fAABy5saAcHggAABIx8D/////gLhxeCAAAEiNQAF180iNUAFIgfr/HwAAdyVAtiC69QIgAECIsHB4IABI/8BAijJAhPZ0C0j/wkg9/x8AAHLjxoBweCAAAEj32b5oaCAASL/NzMzMzMzMzEiJyEj350jB6gONBBJEjQSAichEKcAMMIhG/kj/zkiD+QlIidF32UjHwf////+AuXF4IAAASI1JAXXzSI1RAUiB+v8fAAB3G4iBcHggAEj/wYoGhMB0DEj/xkiB+f8fAABy5caBcHggAACKBe1GAACEwHQtv+AIIADo7fj//0hju0AQAAC+yAcgALrAAQAAuAIBAABFMdJFMcBFMckPBesySGO7QBAAAL61BSAAQbrIByAAuDwBAABIifpFMcBFMckPBb4oBiAASInHSIna6Mn6//9Ii3wkEDH26JQBAAC/LgMgAEG/GAkgAEiNXCQESIne6HwBAABJiz9Jg8cISIX/deyAPVNGAAAAuAB+AABBD0TGSIPEKFtBXEFdQV5BX13DQb7/////6Xv9//+/fgAAAOgK8///SInfTInmSItUJAjo4gEAAEFWU0iD7DiJ+8dEJAQAAAAAvxEAAAC4OAAAADH2MdJFMdJFMcBFMckPBUmJxr5qBiAAupgHIABIicfoFvr//02F9nQvSI10JAS4PQAAAEyJ9zHSRTHSRTHARTHJDwVIg/j8dOWDfCQEAHVCSIPEOFtBXsONuyBeAACBwyBOAACJ3on66EsFAAC+CQAAALg+AAAASMfH/////zHSRTHSRTHARTHJDwUx/+hN8v//SMdEJAgzAyAASMdEJBChBCAAgcMgTgAAuWdoIABIvs3MzMzMzMzMSInYSPfmSMHqA40EEo0EgInfKcdAgM8wQIh5/0j/yUiD+wlIidN32EiNfCQISIlPEEjHRxinBiAASMdHICYGIABIx0coAAAAAOgC9///v34AAADozvH//0FWU1BIifNIif66AAALALgBAQAASMfHnP///0Ux0kUxwEUxyQ8FSIXAeCpJica+AjogAESJ90iJ2uiCBQAAuAMAAABMifcx9jHSRTHSRTHARTHJDwVIg8QIW0Few1NIg+wQiftIjVQkDIkyvtI7IADoSwUAAEiFwHg2SGP7i1QkDLhdAAAASInWRTHSRTHARTHJDwVIhcB4F77AAQAAuFsAAAAx0kUx0kUxwEUxyQ8FSIPEEFvDVUFXQVZBVUFUU0iB7EgQAABJidZIiTQkSYn8vsUEIABIidfo5wcAAEmJxb0gTgAAQQOsJEgQAABIx0QkCAAAAAC+ygQgAEyJ9+jBBwAASIXAD4WZAAAASMfA/////4C4oVcgAABIjUABdfNBiowkABAAAITJD5TCSI1wAUiD/mBAD5PGQAjWdSFJgcQBEAAAiIigVyAASP/AQYoMJITJdAlJ/8RIg/hfcubGgKBXIAAASMcFeGMAAKBXIABJiwZIhcB0JrkIAAAASIH5+H8AAA+EigIAAEiJgXCYIABJiwQOSIPBCEiFwHXfQb5wmCAASI10JAi/AgAAAEG6CAAAALgOAAAAMdJFMcBFMckPBb8SAAAAuF8AAAAx9jHSRTHSRTHARTHJDwWJ74nuierovgIAAL8BAAAAvgkAAAC4nQAAADHSRTHSRTHARTHJDwVIiwQkTIsgTIngD7YIhcl0CoP5L3QvSP/A6+9BgDwkAHVISIsEJEiLAEjHRCQQMwMgAEjHRCQY/QEgAEiJRCQg6awBAAC4OwAAAEyJ50iLNCRMifJFMdJFMcBFMckPBUmJxUiLBulkAQAATYXtQb9nByAATQ9F/UnHxf7///8x7UyJ+7oAEAAASI18JEAx9uhy5P//Sf/HuQEAAAAxwEEPtlf/hdJ0EIP6OnQLSf/HSP/ISP/B6+dMieJI/8GAOgBIjVIBdfRIgfn/DwAAD4fXAAAASIXAdBQxyYoUC4hUDEBI/8FIicJIAcp17kiFwHQkMcCAfARAAEiNQAF19Ug9/w8AAHcHxkQEPy/rA0j/yMZEBEAAMdJIidBI/8KAfARAAHXzQYoMJITJQA+UxkiB+gAQAABAD5PHQAj3dR9J/8SITARASP/AQYoMJITJdBNJ/8RIPf8PAABy5usGSP/KSInQxkQEQAC4OwAAAEiNfCRASIs0JEyJ8kUx0kUxwEUxyQ8FSYnFMcBJg/3zD5TACcVMiehIg8AUSIP4EnckuYEABABID6PBcxlBgH//AHQSSIsEJEyLIEGAPCQAD4W9/v//SIsEJEiLAIXtdVdIx0QkEDMDIABIx0QkGP0BIABIiUQkIEmD/fN0UUmD/f51DLi7BiAAu38AAADrSUmD/fi5DgMgALg+BCAASA9EweswvzAJIADo2PL//79+AAAA6KTt//9Ix0QkEDMDIABIx0QkGP0BIABIiUQkILguAiAAu34AAABIjXwkEEiJRxhIx0cgJgYgAEjHRygAAAAA6I/y//+J3+he7f//VVNIifOJ/Uhj/7hdAAAAMfYx0kUx0kUxwEUxyQ8FSIXAeBG+lzwgAInvSInaW13pHAEAAFtdw1VBV0FWQVRTSIPsMInVQYn0QYn/SI1cJAhIxwMiBQggD1fATI10JBBBDykGScdGEAAAAAC4dAAAADH/MfYx0kUx0kUxwEUxyQ8Fvh4CIAC6qAMgAEiJx+gm9P//RYnkuHcAAABMiedMieZMieJFMdJFMcBFMckPBb7VBSAAuigCIABIicfo+PP//0SJ/4nquHUAAABMieZFMdJFMcBFMckPBb7VBSAAugYEIABIicfozvP//7h+AAAASInfTIn2MdJFMdJFMcBFMckPBb4eAiAAuvABIABIicfopPP//78mAAAAvgEAAAC4nQAAADHSRTHSRTHARTHJDwW+SAMgALq4BCAASInH6Hbz//9Ig8QwW0FcQV5BX13DVUFXQVZBVUFUU0iB7AggAABIidNJifaJ/Uxj/0iNdCQIugAgAAC42QAAAEyJ/0Ux0kUxwEUxyQ8FSYnFSIXAfmZFMeRKjTQkSIPGCIB+Ey51BoB+FAB0H4B+Ey51DIB+FC51BoB+FQB0DYnvSInaQf/WSIXAeC1CD7dEJBhJAcRNOexyv7oAIAAAuNkAAABMif9IjXQkCEUx0kUxwEUxyQ8F65VJicVMiehIgcQIIAAAW0FcQV1BXkFfXcNVQVdBVkFUU0iB7AABAABIifOJ/UiF0nRJSYnXSI1zEzHSgHsTAEhj/Q+UwsHiDEiBygABAABFMfZJieBBuv8HAAC4TAEAAEUxyQ8FSIXAD4XwAAAAi0QkFEE7Bw+F4AAAAInvSIne6OwAAACFwA+ElgAAAEiDwxNMY/26AAALALgBAQAATIn/SIneRTHSRTHARTHJDwVJicZIhcAPiKMAAAC6AAIAALgHAQAATIn/SIneRTHSRTHARTHJDwVIg/jZdWi4CAAAAEyJ9zH2MdJFMdJFMcBFMckPBb4COiAAMdLoXv7//0iFwHm3SYnEuAMAAABMifcx9jHSRTHSRTHARTHJDwVNiebrO0hj/UiDwxNFMfa4BwEAAEiJ3jHSRTHSRTHARTHJDwXrGrgDAAAATIn3MfYx0kUx0kUxwEUxyQ8FRTH2TInwSIHEAAEAAFtBXEFeQV9dw1NIgeyAAAAAD7ZGEoP4BHRThcB1VkiNThMx0oB+EwBIY/8PlMLB4gxIgcoAAQAAMdtMjUQkgEG6/wcAALhMAQAASInORTHJDwVIhcB1Hw+3RCScJQDwAAAx2z0AQAAAD5TD6wm7AQAAAOsCMduJ2EiBxIAAAABbw1VBV0FWU1BIidNJifaJ/eh0////hcB0UEmDxhNIY/26AAALALgBAQAATIn2RTHSRTHARTHJDwVJicdJicZIhcB4DYszRIn/6MX3//9Jica4AwAAAEyJ/zH2MdJFMdJFMcBFMckPBesDRTH2TInwSIPECFtBXkFfXcNIiwdIhcB0QTHJihQOhNJ0DkyNQQE4FAhMicF07esTMcmAPA4ASI1JAXX2gHwI/z10CkiLRwhIg8cI68dI/8CAPgBIjXYBdfTDMcDDVUFXQVZBVUFUU0iB7AgCAABIidNJifWJ/UUx9k2J9En/xkKAfCMIAHXyTY19E0hj/THSQYB9EwAPlMLB4gxIgcoAAQAATI1EJAhBuv8HAAC4TAEAAEiJPCRMif5FMckPBUmJwEiFwHhOSMfA/+///0GAvAUUEAAAAEiNQAF18UkBxkjHwNz///9Jgf7/7///D4JUAgAATYXkdCwxwIB8AwgASI1AAXX1SD3/DwAAdw/GRAMHL+sLTInA6SsCAABI/8jGRAMIAEjHwP////+AfAMJAEiNQAF19UGKD4TJQA+UxkiNUAFIgfoAEAAAQA+Tx0AI93UmSYPFFIhMEwdBik0ASI1CAYTJdA9J/8VIgfr/DwAASInCcuFI/8jGRAMIAA+3RCQkJQDwAAA9AEAAAHVUugAACwC4AQEAAEiLPCRMif5FMdJFMcBFMckPBUmJx0iJwUiFwHgORIn/SIne6Pv5//9IicG4AwAAAEyJ/zH2MdJFMdJJic5FMcBFMckPBelbAQAAi0wkHDsLD4UFAQAAPQCgAAAPhF8BAAA9AIAAAA+FcgEAALoACAoAuAEBAABIizwkTIn+RTHSRTHARTHJDwVIhcAPiBcBAABIY/hJicZMjYQkCAEAAL4/AyAAugARAABBuv8HAAC4TAEAAEUxyQ8FSIXAD4g6AQAAuF0AAABMifcx9jHSRTHSRTHARTHJDwVIhcAPiBoBAAAPt7QkJAEAAIHm7QAAAEiBzgABAAC4WwAAAEyJ9zHSRTHSRTHARTHJDwVJicdIhcAPiOcAAAC+AAQAALhIAAAATIn3MdJFMdJFMcBFMckPBUiFwA+I4wAAALoCAAAAuEgAAABNifVMifdFMdJFMcBFMckPBemnAAAATYnGhcl0D74NBiAASInf6BcGAADrNA+3wD0AoAAAdSqJ70yJ/kiJ2uioAAAAhcB0GbgHAQAASIs8JEyJ/jHSRTHSRTHARTHJDwVMifBCxkQjCABIgcQIAgAAW0FcQV1BXkFfXcOJ70yJ/kiJ2uhjAAAAhcB0Db5SBCAASInf6KgFAABBuAABAAC4BAEAAEiLPCRMif4x0kUx0kUxyQ8F66xJicdNifW4AwAAAEyJ7zH2MdJFMdJFMcBFMckPBUyJ+OuKTYn1voYEIABIid/oWAUAAOvSVUFXQVZBVUFUU0iB7DhSAABJidZIifOJ/Q8QBS3J//8PKUQkEEjHRCQgCgAAAEyNvCQwAgAARTHkugAQAABMif8x9uhG2v//SGP9Qbr/DwAAuAsBAABIid5MifpFMcBFMckPBUmD/BF0HEKKhCQwAgAASY1MJAFBOoQkUAogAEmJzHTg6ztIx8D/////gLwEMQIAAABIjUABdfJIg/g3ciAx2zHASIP4CHRsiowEZQIAAEiNUAE6iMsGIABIidB05EmNdggx20iNVCQQQboYAAAASWN+BLi1AQAARTHARTHJDwVIicdIg/j1dRBIjUMBSIH76AMAAEiJw3LWMdtIhf94KLgDAAAAMfYx0kUx0kUxwEUxyQ8FidhIgcQ4UgAAW0FcQV1BXkFfXcNIg//sdOZIg//+dOBIg//uD4WLAwAAuwEAAACAvCQwAgAAL3XHTI28JDASAAAx27oAIAAATIn/MfboJdn//74MAyAAugAAKAC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJxYC8HDASAAAASI1bAXXyioQkMAIAAITAD5TBSIH7ABAAAA+Twkj/ywjKdSRIjYwkMQIAAIiEHDASAABI/8OKAYTAdAxI/8FIgfv/DwAAcuTGhBwwEgAAALsBAAAASIXtD4gSAwAARTHtSI18JDC6AAEAADH26IjY//9NjWcBQQ+2B4P4L3UISf/HSf/E6++FwA+EtwIAAEyJbCQIRTHthMB0FQ+2wIP4L3QNQ4pELwFJ/8VJ/8Tr50mB/f8AAAAPj/sCAABNhe10KzHAQYoMB4hMBDBI/8BJOcV18IB8JDAudRKAfCQxLnULgHwkMgAPhMsCAABIY/2+PwMgALoAEQAAQbr/BwAAuEwBAABMjYQkMAEAAEUxyQ8FSIXAD4WdAgAAg7wkRAEAAAAPhY8CAAD2hCRMAQAAEg+FgQIAALoAACoAuAEBAABIie9IjXQkMEUx0kUxwEUxyQ8FSIXAD4hbAgAASYnGSWP+vj8DIAC6ABEAAEG6/wcAALhMAQAATI2EJDABAABFMckPBUiFwA+FKgIAAE0B7w+3hCRMAQAAJQDwAAA9AKAAAA+FYAEAALoAIAAATI2sJDAyAABMie8x9ug61///Qbr/DwAAuAsBAABIie9IjXQkMEyJ6kUxwEUxyQ8Fg7wkRAEAAABMi2wkCA+FxwEAAEiFwA+OvgEAAEGD/ScPj7QBAABB/8UxyUiJykj/wYC8FDAyAAAAdfBIjUH/SIH5/x8AAHcnQYoPhMl0IEiJ0IiMBDAyAABI/8BBigwkhMl0C0n/xEg9/x8AAHLjxoQEMDIAAABIx8AA4P//gLwEMFIAAABIjUABdfJIPQDg//8PgkIBAAAxwIC8BDAyAAAASI1AAXXySIXAdBgxyYqUDDAyAACIlAwwEgAASP/BSDnIdeq4AwAAAEyJ9zH2MdJFMdJFMcBFMckPBYC8JDASAAAvdTu4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBb4MAyAAugAAKAC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJxUyNvCQwEgAA6x+4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBUyJ9UyLbCQISI18JDBIhe0PiTD9///rODHbSIP/2A+Vw+k9/P//SGP9TI2EJDABAAC+PwMgALoAEQAAQbr/BwAAuEwBAABFMckPBUiFwHQcuAMAAABIie8x9jHSRTHSRTHARTHJDwXp9/v//w+3hCRMAQAAicGB4QDwAABm99lxz4O8JEQBAAAAdcWoEnXBMduoBA+Uw+u4uwEAAADpwfv//4A9EDMAAAB0AcNIx8D/////gLhxeCAAAEiNQAF184pPCITJD5TCTI1AAUmB+AAgAABBD5PAQQjQdR5Ig8cJiIhweCAASP/Aig+EyXQLSP/HSD3/HwAAcubGgHB4IAAASMfA/////4C4cXggAABIjUABdfOKDoTJD5TCSI14AUiB/wAgAABAD5PHQAjXdR1I/8aIiHB4IABI/8CKDoTJdAtI/8ZIPf8fAABy5saAcHggAADDVVOJ9Yn7D1fADxFEJOhIx0Qk+AAAAACJ/74BAAgAuCkAAAAx0kUx0kUxwEUxyQ8FSInHSIXAeDZmiVwk5GbBxQhmiWwk5kiNdCTkg/sCdSTHRgR/AAABuhAAAAC4KgAAAEUx0kUxwEUxyQ8F6x9Ig/+f6zTGRhcBuhwAAAC4KgAAAEUx0kUxwEUxyQ8FSInDuAMAAAAx9jHSRTHSRTHARTHJDwVIg/v/D5TAD7bAW13DQVdBVlNIiftBifZFMf+4AgEAAEjHx5z///9Iid5MifJFMdJFMcBFMckPBUiD+O9JD0THvv8GIABIicdIidror+X//7oAAAsAuAEBAABIx8ec////SIneRTHSRTHARTHJDwVJice+nwMgAEiJx0iJ2uh95f//uF0AAABMif8x9jHSRTHSRTHARTHJDwW+QAMgAEiJx0iJ2uhW5f//uFsAAABMif9MifYx0kUx0kUxwEUxyQ8FvswFIABIicdIidroLuX//7gDAAAATIn/MfYx0kUx0kUxwEUxyQ8FW0FeQV/DAABUTVBESVI9AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABMaW5rZXI6IERlYmlhbiBMTEQgMTkuMS43AAAucm9kYXRhAC50ZXh0AC5kYXRhAC5ic3MALmNvbW1lbnQALnNoc3RydGFiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAQAAAAEAAAAyAAAAAAAAAGABIAAAAAAAYAEAAAAAAAAGCQAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAkAAAABAAAABgAAAAAAAABoGiAAAAAAAGgKAAAAAAAANi0AAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAPAAAAAQAAAAMAAAAAAAAAoFcgAAAAAACgNwAAAAAAAGAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAFQAAAAgAAAADAAAAAAAAAABYIAAAAAAAADgAAAAAAABwAAEAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAABoAAAABAAAAMAAAAAAAAAAAAAAAAAAAAAA4AAAAAAAAGgAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAQAAAAAAAAAjAAAAAwAAAAAAAAAAAAAAAAAAAAAAAAAaOAAAAAAAAC0AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAA" "arm64" "f0VMRgIBAQAAAAAAAAAAAAIAtwABAAAARAohAAAAAABAAAAAAAAAABg6AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABECgAAAAAAAEQKAAAAAAAAAAABAAAAAAABAAAABQAAAEQKAAAAAAAARAohAAAAAABECiEAAAAAACgvAAAAAAAAKC8AAAAAAAAAAAEAAAAAAAEAAAAGAAAAbDkAAAAAAABsOSIAAAAAAGw5IgAAAAAAYAAAAAAAAADUAAEAAAAAAAAAAQAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAY2FwYWJpbGl0aWVzAHRoZSBjb21tYW5kIABGT1dORVIAZ2l2aW5nIGF3YXkgAGRyb3BwaW5nIABncm91cAAgbXVzdCBub3QgYmUgZXhlY3V0ZWQAL3NjcmF0Y2gvdXNlcnMvMC5sb2NrAC9kcmFpbi9hY3Rpb24AcHJlcGFyZQBydW5zACBwcmVwYXJlIFtndWFyZGVkXQAvdmFyL3RtcAAvcHJvYy9zZWxmL2V4ZQB0aGUgY29udGFpbmVyIG11c3Qgbm90IGFsbG93IHByaXZpbGVnZSBlc2NhbGF0aW9uIChhbGxvd1ByaXZpbGVnZUVzY2FsYXRpb246IGZhbHNlKQAgY2Fubm90IGJlIHJlYWQ6IGVycm9yIAAvACBpcyBubyBwcm9ncmFtIGZvciB0aGlzIG1hY2hpbmUAL3RtcABpc29sYXRpb246IAAAdGFraW5nIABzZXR0aW5nIAAvc2NyYXRjaC91c2VycwB0aGUga2VybmVsIGxhY2tzIG9wZW5hdDIsIHdoaWNoIDUuNiBhbmQgbmV3ZXIgaGF2ZQBDSE9XTgAvd29yawBvcGVuaW5nIABncm91cHMAL3NjcmF0Y2gAdGhlIGNvbnRhaW5lciBsYWNrcyB0aGUgY2FwYWJpbGl0aWVzAFNFVEdJRAB0aGUgZGlyZWN0b3J5IG9mIGFub3RoZXIgYWN0aW9uOiAAdXNlcgB0aGUgY29tbWFuZCBpcyBub3QgaW4gdGhlIGRpcmVjdG9yeSBvZiBhbiBhY3Rpb246IAAgY2Fubm90IGJlIGV4ZWN1dGVkACBpcyBhIGxpbmsgdGhhdCBsZWFkcyBvdXQgb2YgdGhlIGFjdGlvbidzIGRpcmVjdG9yeQAgaXMgc3RpbGwgb3BlbiBmb3Igd3JpdGluZwB0aGUgcHJvY2Vzc2VzIG9mIHVzZXIgAG5vX25ld19wcml2cwBQQVRIAFRNUERJUgAsIHNvIHRoZXkgY291bGQgd3JpdGUgYWN0aW9uIHJlc3VsdHMgb3IgYWN0IGFzIHdvcmtlcnMuIFJ1biByb2xlIG5vZGVfYWdlbnQgZm9yIGl0IChub2RlX2FnZW50X2d1YXJkKSwgb3Igc2V0IG5hdGl2ZWxpbmtfd29ya2VyX2FjY2VzcyB0byBuZXR3b3JrX3BvbGljeQB1c2FnZTogAGFsbCB1c2VycyBhcmUgdGFrZW4gYnkgcnVubmluZyBhY3Rpb25zACBoYXMgbm8gbGVhc2VzAERBQ19PVkVSUklERQBhY3Rpb24AL2Rldi9zaG0AL2RyYWluAGNsb3NpbmcgAHRha2luZyBhIAB0aGUgYWN0aW9uIGhhcyB0b28gbWFueSBlbnZpcm9ubWVudCB2YXJpYWJsZXMAIGJlbG9uZ3MgdG8gYW5vdGhlciB1c2VyAAoAaGFuZGluZyBvdmVyIAB0aGUgbm9kZSBsZXRzIGFjdGlvbnMgY29ubmVjdCB0byBwb3J0IABLSUxMAGd1YXJkZWQAc3RhcnRpbmcgAC9kcmFpbi9ndWFyZGVkAC9zY3JhdGNoL3VzZXJzLwB0aGUgZmlsZSBzeXN0ZW0gb2YgACBjb3VsZCBub3QgYmUgZW5kZWQAIGRvZXMgbm90IGV4aXN0AC9hY3Rpb24vAC9zY3JhdGNoL3N0b3JlACBmYWlscyB3aXRoIGVycm9yIABtYXJraW5nIAAvc2NyYXRjaC9hY3Rpb25zLwBtYWtpbmcgAFNFVFVJRAAvc2NyYXRjaC9hY3Rpb25zAHJlYWRpbmcgAHRoZSBjb250YWluZXIgbXVzdCBydW4gYXMgdXNlciAwIChydW5Bc1VzZXIpAHRoZSBjb21tYW5kAC5sb2NrAC91c3IvbG9jYWwvYmluOi9iaW46L3Vzci9iaW4AdGhlcmUgaXMgbm8gY29tbWFuZABhIHByb2Nlc3MAdGhlIGNvbW1hbmQgaXMgbm90IGluIGEgZGlyZWN0b3J5IG9mIAB3b3JrAHJlZnVzZWQ6IAAAAAAAAAAAIwMgAAAAAACGByAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAKQHIAAAAAAAEAcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAAD7AyAAAAAAANA5IgAAAAAAFgYgAAAAAAAAAAAAAAAAACMDIAAAAAAA1AMgAAAAAADQOSIAAAAAABYGIAAAAAAAAAAAAAAAAAAvc2NyYXRjaC91c2Vycy8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIwMgAAAAAABiBSAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8HIAAAAAAAPFoiAAAAAAAWBiAAAAAAAAAAAAAAAAAAHgMgAAAAAAB4AiAAAAAAAKwFIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8FIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAKAAAAAAAAACMDIAAAAAAAgwYgAAAAAACfAyAAAAAAAIkFIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAIAAAAAAAAACMDIAAAAAAAKgcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAgwMgAAAAAACYBSAAAAAAAAAAAAAAAAAA+gEgAAAAAAAAAAAAAAAAAE0GIAAAAAAAzQMgAAAAAAAJByAAAAAAACMDIAAAAAAAkAIgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAABQAyAAAAAAABYGIAAAAAAAAAAAAAAAAACFw43DHQCA0uADAJGQAACUwgAAtOgDAKopFEA4QgQA8QkVADih//9UwANf1uIQALRJBADRiv//kIv//5AgDQhOQV3APWJtwD2J//+Qiv//kIv//5BIPACRI1nAPURlwD1ldcA9if//kIr//5CL//+QCO18kiZxwD1HacA9cGHAPegDCMsJHACR6gGAUks9ANFxDQhOMh6wThI88m5SKqEOUxpADnMaAA5rPgEOSwAANiGRHzhSGkAOUhoADks+Aw5LAAA2IaEfODIep04SPPJuUiqhDhMYUg5zGgAOaz4FDksAADYhsR84EhhSDlIaAA5LPgcOSwAANiHBHzgyHqZOEjzyblIqoQ5TGkAOExgTDms+CQ5LAAA2IdEfOFIaQA4SGBIOSz4LDksAADYh4R84Mh6lThI88m5SKqEOExhSDhMYEw5rPg0OSwAANiHxHzgSGFIOEhgSDks+Dw5LAAA2IQEAOTIepE4SPPJuUiqhDlMaQA5zGgAOaz4BDksAADYhBQA5UhpADlIaAA5LPgMOSwAANiEJADkyHqNOEjzyblIqoQ4TGFIOcxoADms+BQ5LAAA2IQ0AORIYUg5SGgAOSz4HDksAADYhEQA5Mh6iThI88m5SKqEOUxpADhMYEw5rPgkOSwAANiEVADlSGkAOEhgSDks+Cw5LAAA2IRkAOTEeoU4RPPFuMSqhDhIYUQ4SGBIOSz4NDksAADYhHQA5ERhRDhEYEQ4rPg8OSwAANiEhADlKQQCRKUEAkQsBCot/PQDxQfL/VMADX9b9e7yp/AsA+f0DAJH2VwKp9E8Dqf8HQNH/gwTR6gMAqgkAQPmzAwPRSI1A+AsFAJFs8V84n70AcWAAAFRsAAA1BAAAFOgDC6prBQCR+f//F+sDH6ofIAPVDMb3MH8ZAPHgAABUjWlrOA5pazhrBQCR3wENa0D//1QIAAAUCxlAOcsAADVIDQmLAEAAkQEhAJFpAQCUXgEAlOsDH6qK//+QSkkZkX8dAPHgAABUTGlrOA1pazhrBQCRvwEMa0D//1QGAAAUCx1AOYsAADVvAgCU4AMfKk4BAJQ/CQDxawUAVAsIQPnsAx+qjf//kK1hCZGfHQDx4AAAVK5pbDhvaWw4jAUAkf8BDmtA//9UEAAAFGwdQDnMAQA1PwkA8UABAFQIDED56QMfqj8dAPHABABUS2lpOAxpaTgpBQCRnwELa0D//1Q2AIBSIgAAFD8JAPHBAQBU6QMfqor//5BKgQmRPxEA8eAAAFRMaWk4bWlpOCkFAJG/AQxrQP//VAMAABRpEUA5afr/NIn//5ApjQyRiv//kEppFZHgIwCR6asAqYn//5AplQmR6KcBqYj//5AIWRiR6P8CqY0CAJTAD4BSEwEAlAgdQDkfAQBx9gefGuDjAJHhAx8qAgCCUgH//5cA5ABvSKSAUon//5ApISaRCAGkcr9/PqkhAcA9vyM/qQgBgFKoAx344AMfqugVgFJgggCt4QMfquIDH6pgggGt4wMfquQDH6pgggKt5QMfqmCGA61gAoA9AQAA1KAVALWgIwDRoYMA0UgLgFLiAx+q4wMfquQDH6rlAx+qAQAA1IH//5AhhByRgv//kEKAB5EEAwCUqgNeuGsdgFLoAx+qCQSAUoz//5CMASeRagEqCqsDA9FNJcgaDQQANq4DA9ENAICSzxVAOK0FAJHP//81rwUAkf/9AfFoAABU7QMPqsnxHziPeWj47gMfqn9pLThtaW448AMOqs4FAJGt//813/0B8c0FANFoAQBU7gFAOS4BADTvBQCR7QMQqm5pLTitBQCR7hVAOG4AADS//QHxY///VH9pLTgIBQCRHyEA8aH7/1RoAkA5qA4ANeAEgFLoFIBS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUHwQA8eEOAFRgDICSgf//kCHwC5GiAwHRqDaAUgMDgFLkAx+q5QMfqgEAANQfSACx4Q0AVGD///AAfA6RITmAUg8KAJRz///wc9YWkQE4gFLgAxOqCgoAlHT///CUEhuR4QMfquADFKp/BACUdf//8LUGDZHhAx+q4AMVqnoEAJTgAxOq4QMfqncEAJTgAxSqATiAUvoJAJTgAxWqITmAUvcJAJRh///wIXgMkWr///BKISSRAgCYUmAMgJIIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANTpAwCqIAH4t+ADCaqIBoBS4X+AUuIDH6rjAx+q5AMfquUDH6oBAADU4AMJqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANRBhUD4ofz/taADA9EIAgCUYAyAkmH///Ah0AiRCAeAUgIBoFLjAx+q5AMfquUDH6oBAADU5gMAqqADlLgoB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMGqigDgFIBgIBS4gMfquMDH6rkAx+q5QMfqgEAANQgA/i2YP//8ABgJZEz//8XYP//8ACAJpEw//8XaP//8AiNDJFp///wKaEOkb+DE/igowPRqKcxqagDA9Fp///wKVkYkainMqkk//8XYP//8AAAKJEh//8XYP//8ACAKJEe//8X4AMGqigDgFIBgIBSQgCAUuMDH6rkAx+q5QMfqgEAANTg/4FSvwMAlGn///ApBQqRYAyAkuLjAJHICYBS4QMJquP/gVLkAx+q5QMfqgEAANRh///wIYQckeIDCao4AgCU4OMAkWL///BCKAmRiASAUmEMgJLjAx+q5AMfquUDH6oBAADUYf//8CEEHJEsAgCU9tcHN+DjAJFi///wQpAZkYgEgFJhDICS4wMfquQDH6rlAx+qAQAA1GH///AhBByRHwIAlLH+/xfpAwAq4QMfquIDH6rjAx+q5AMfquUDH6rgAwmqyAuAUgEAANT9//8X/Xu8qfxfAan9AwCR9lcCqfRPA6n/B0DR/0MF0R8gA9WVNwkQ9AMAquADFarzAwGqKAKAUgEAglLiAx+q4wMfquQDH6rlAx+qAQAA1GAB+LfoAx+qaf//8Cm9G5EfRQDxIAEAVCppaDiramg4CAUAkX8BCmtA//9UYP//8AAAIJEUAAAUqWpoOAgFAJHJ//81CEkA0R+RAPGDAQBU6AMfqmn///ApJQ6RHxUA8YABAFSqAgiLK2loOAgFAJFK1UA5XwELayD//1Rg///wAKAgkToBAJTAD4BSwP//l4gAANAIKWg5aAAANB+9AHHh/v9Uv9YAOQgHgFICAJhSYAyAkuEDFaoCAaBy4wMfquQDH6rlAx+qAQAA1Ah8QJOgQhC5Yf//8CE8DpHiAxWq4AMIqscBAJSgQpC5Yf//8CG8DJGkAwTRaCSAUgIgglLj/4BS5QMfqgEAANRh///wIYQckeIDFaq6AQCUqENRuIgVADWow1F4SBVIN4gAAPDBAIBS4gMfqgARirkIBIBS4wMfquQDH6rlAx+qAQAA1AAUALUfIAPVYSsJEOATAJGCCYJS9hMAkXf9/5fgAx+qiBWAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1L8DELiIAkD5SBIAtIgIglL1AwCqwAIIixwBAJTpAx+qyAZAkQoAglLgTxC5ywIJiykFAJFraWo4q///NT/9APHoAQBU6hMAkewFgFJr///wa9EZkUr9P5FMaSk4bBVAOC0FAJGMAAA0P/0A8ekDDapD//9UqQUA0QIAABQpBQDRH2kpOOrnArKJAADwKdEoketPULmqmZnyTAGAUm19ypt/JQDxrv1D082tDBvrAw6qrQUcMi3hHzgpBQDRCP//VOoDH6qrHQAS7BMAkQ0AglKOAQqLSgUAkc5pbTiu//81X/0A8YgBAFTsEwCRjP0/kYtpKjgrFUA4TQUAkYsAADRf/QDx6gMNqkP//1SpBQDRAgAAFEkFANHgAx+qH2kpOMgbgFLlAx+qAQCCUmIAgFIjBIBSBACAkgEAANQIwI9S9gMAquEDH6oIAAC54gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJoHpH3AwCqPgEAlPcGALTgS5C5KAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1CgHgFLgR5C54QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMXqqEDBNGIIIBS4gMfquMDH6rkAx+q5QMfqgEAANQfEACx4P7/VKgDULiIAAA1yAJAuR8ZAHJAAQBU4AMVqigQgFIhAYBS4gMfquMDH6rkAx+q5QMfqgEAANTIAkC5AD0IU/8HQJH/QwWR9E9DqfZXQqn8X0Gp/XvEqMADX9Zg///wAEAhkSv//xcfIAPVoIf3ECj//xfgEwCR4QMVquIDFKrjAxOqIwEAlMACALngAx8q4v7/l/+DAdH9ewOp/cMAkeEDH6r1IwD54gMfqiACgFL0TwWpiBuAUuMDH6q/HwC55AMfquUDH6oBAADUYf//8CFoGZFi///wQmgekfMDAKrrAACUUwIAtOADE6qhcwCRiCCAUuIDH6rjAx+q5AMfquUDH6oBAADUHxAAseD+/1SoH0C56AYANfRPRan1I0D5/XtDqf+DAZHAA1/W4MOLUuHDi1Liw4tS7QMAlOgDH6opAIBSHyAD1dST9xCBemh4QACAUvUDCSozPECS4wcAlEABADRAAYBS4QMTKt8HAJTAAAA06QMfKigAgFKV/gc34AMfKqX+/5dp///wKY0MkWr///BKmRiRiAAA8AjNKJHpKwCp6ecCskoBgFKpmZnya37Jm38mAPFr/UPTbM0KG/MDC6qMBRwyDP0fOCj//1Rp///wKQUTkeADAJHoJwGpaP//8AhZGJHofwKpAwAAlMAPgFKJ/v+X6AAA0B8BKTnoAADQCAEpkQoAQPnqAgC06f+HUusDH6oMaWs47QMLqmsFAJGs//81bP1O02sFANFsAQC1TAFAOSwBADRKBQCR6wMNqgxpKzhrBQCRTBVAOGwAADR/AQnrY///VB9pKzgKjED4iv3/tekDH6oKaWk4KQUAkcr//zVAAIBS4QAA0CEAKZEiBQDRCAiAUuMDH6rkAx+q5QMfqgEAANTAA1/W/0MD0Wj///AI4SGR9lcLqQEBQK325wKy+mcJqbaZmfJ5///wOZMdkfhfCqmXAADw984okeAHAa1YAYBSAQFBrfRPDKn0AwCq8wMfqvoDAZF1///wtT4Okf17CKn9AwKR4AcAreAHQa3pAxeq6gMTquEDAq3gB0Ct4QMDrUh91ptfJQDxC/1D0+gDCapsqRgb6gMLqowFHDIs/R84CP//VOsDH6qJHQASTGtrOOoDC6prBQCRrP//NX/9APEIAQBUSWsqOAkVQDhKBQCRqQAANF/9APFj//9UAgAAFGoFANHpAx+qX2sqOEpraTjoAwmqKQUAkar//zU//QDxSAEAVMkFgFLqAxmqSWsoOEkVQDgIBQCRqQAANB/9APFj//9UAgAAFCgFANFfayg4CAeAUkIIkFJgDICS4QMBkQIBoHIDMIBS5AMfquUDH6oBAADUCHxAk4ACALniAwGR4QMVquADCKoiAACUgAKAuQgEgFLBAIBS4gMfquMDH6rkAx+q5QMfqgEAANQgAgC0gAKAueEDH6riAx+q4wMfquQDH6rlAx+qKAeAUgEAANRzBgCRfwZA8YH1/1Rg///wAOAikWb//5fAD4BS7P3/l+ADEyr0T0yp9ldLqfhfSqn6Z0mp/XtIqf9DA5HAA1/WQAD4t8ADX9b/QwHRav//8EpNG5Fo///wCI0MkeKrAanq5wKy6IcAqekDAMuIAADwCM0okaqZmfJLAYBS/XsEqf0DAZEsfcqbPyUA8Yz9Q9ONpQsb6QMMqq0FHDIN/R84KP//VGn///ApWRiR4CMAkeinAqn/HwD5Pf//l8APgFLD/f+X/8MB0QhIULn5GwD5GQCIUgrEiVL0TwapOQCgchQBCgv9ewKp8wMAqvhfBKngAx+q6QMBqvZXBan1AwOq9gMCqvkLAPnhQwCR6BCAUvQPALniAx+qAwGAUuQDH6rlAx+qAQAA1CAAgFLoFIBS4QGAUuIDH6rjAx+q5AMfquUDH6oBAADU6BSAUoAEgFIhAIBS4gMfquMDH6rkAx+q5QMfqgEAANSoFYBS4QMfquADH6riAx+q4wMfquQDH6rlAx+qAQAA1B8ACev9gwCR4SMAVGBKULkjAQCUYAZAkeEDH6pzAQCUYAyAkmEGQJFIBIBSAjiAUuMDH6rkAx+q5QMfqgEAANRhBkCRYAyAksgGgFLiAxSq4wMUqgQggFLlAx+qAQAA1GH///AhBByRYgZAkZP//5dgQpC5iAaAUiF5gFLiAx+q4wMfquQDH6rlAx+qAQAA1GH///AhmBuR4gMTqof//5dgQpC5HyAD1VdF9zBh///wISgfkYgigFLiAwCq4wMXquQDH6rlAx+qAQAA1GH///AhwAyR4gMTqnj//5cCAJhSYEKQueEDF6oCAaByCAeAUuMDH6rkAx+q5QMfqgEAANRh///wITwOkeIDE6r3AwCqav//l+ADFyrhAxQqUQEAlGH///AhBAiR4gMTqmP//5fhAx+q4gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJcHZH4AwCqVf//lzgZALS5DwD5AACAkqETANG/wx+4iCCAUiIAgFLjAx+q5AMfquUDH6oBAADUHwAY6+ACAFQfAADxbAEAVKBjAJEoEYBS4QMfquIDH6oDAYBS5AMfquUDH6oBAADUHzwA8aAVAFS/wx+4AACAkqETANGIIIBSIgCAUuMDH6rkAx+q5QMfqgEAANTp//8XtcNfuGBCkLmIBoBSAXiAUuIDH6rjAx+q5AMfquUDH6oBAADUYEpQuaAAAJQAAICSiCCAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1B8oALHh/v9UtgAAkNUO+DeJAADwKdEokeADF6o0XQApyAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1OEDCargAxcqFAIAlMjyaDlACfi2KAkANekDH6qoAACQCPEokQppaTgpBQCRyv//NSr9TdMpBQDRqgEAtYoAAPBK8Wg5SgEANIsAAPBr9SiR7P+DUgppKThqFUA4KQUAkWoAADQ/AQzrY///VOoDH6ofaSk4CWlqOEoFAJHJ//81S/1N00kFANFrAQC1CwSAUmr///BKlQuR7P+DUgtpKThLFUA4KQUAkWsAADQ/AQzrY///VOrnArIfaSk4iQAA8CnRKJHsAwDLqpmZ8ksBgFKNfcqbnyUA8a79Q9PNsQsb7AMOqq0FHDIt4R84KQUA0Qj//1TrAx+qqh0AEgxpazhrBQCRzP//NWz9TdNrBQDRDAEAtez/g1IKaSs4KhVAOGsFAJFqAAA0fwEM62P//1QfaSs4CAFAOcgBADRg///QAGAjkRn+/5dgQpC5Yf//0CEoH5FIBIBSAjiAUuMDH6rkAx+q5QMfqgEAANQPAAAUYEKQuR8gA9XhKvcwY///0GMoH5GIIoBS4gMAquQDH6rlAx+qAQAA1GH//9AhYBiR4gMTqqb+/5dgBkCR4QMfqm8AAJRg///QAHgMkXP//9BzIiSR4TMAkWkAAJRghkD4oP//tcjyaDn0T0ap+F9EqfkbQPkfAQBxCMCPUqACiBr2V0Wp/XtCqf/DAZHAA1/WFQCAEl7//xfAD4BSb/z/l+ADE6rhAxaq4gMVqpEAAJT/gwHR/XsEqf0DAZHhAx+q9E8FqfMDACriAx+qv8MfuCACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH//9AhaBmRYv//0EJoHpH0AwCqdP7/lzQCALTgAxSqoRMA0YgggFLiAx+q4wMfquQDH6rlAx+qAQAA1B8QALHg/v9UqMNfuKgCADX0T0Wp/XtEqf+DAZHAA1/WCMSLUgnEiVJgAggLYQIJC2ICCAt1AQCUAACAkigQgFIhAYBS4gMfquMDH6rkAx+q5QMfqgEAANTgAx8qNvz/l2j//9AIjQyRaf//0ClFEpFKAYBS6KcAqQnEiVKIAADQCM0okWsCCQvp5wKyqZmZ8mx9yZt/JQDxjP1D042tChvrAwyqrQUcMg39Hzgo//9Uaf//0CldGpHgIwCR6KcBqWj//9AIWRiR6P8CqZL9/5fAD4BSGPz/l+kDAaoCAJhS4QMAqmAMgJIIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANRgAvi3/Xu+qQEAAJAhcCeR4gMJqvMLAPn9AwCR8wMAqpABAJTgAxOqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1PMLQPn9e8KowANf1v17vqn9AwCR8wsA+fMDACqhHwC5AQAAkCHgL5GicwCRfAEAlGAC+LdpfkCToR9AuegGgFLjAx+q5AMfquUDH6rgAwmq4gMBqgEAANQgAfi34AMJqogGgFIBOIBS4gMfquMDH6rkAx+q5QMfqgEAANTzC0D5/XvCqMADX9b9e7qp/G8Bqf0DAJH6ZwKp+F8DqfZXBKn0TwWp/wdA0f8DAdHzAwGq9QMAqmH//9Ah1BKR4AMCqvQDAqpLAgCU9gMAqrdKULlh///QIegSkeADFKq/Ax/4RAIAlEAEALXpAx+qqwZAkR8gA9WIrggQCmlpOCkFAJHK//81P30B8SkFANFIAQBUagFAOQoBADRrBQCRCmkpOCkFAJFqFUA4agAAND99AfFj//9UH2kpOKkAALApASmRKAEA+YgCQPkIAQC0KgCAUl/9P/GgFgBUKHkq+Ih6avhKBQCRaP//tfQDCapAAIBSoUMA0egQgFLiAx+qAwGAUuQDH6rlAx+qAQAA1MgUgFJAAoBS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUCMSJUuACCAvhAggL4gIIC8IAAJQgAIBS6BSAUiEBgFLiAx+q4wMfquQDH6rlAx+qAQAA1HUCQPnoAxWqCQFAOakAADQ/vQBxoAEAVAgFAJH7//8XqAJAOYgCADVoAkD5af//0CmNDJFq///QSrUHkekrAKnoCwD5dgAAFOADFaqoG4BS4QMTquIDFKrjAx+q5AMfquUDH6oBAADU9wMAqmgCQPlhAAAUaP//0AilHZHfAgDxOhCAUvgDHyo3AICSCQGWmvbDAJE5AIBSmgCgcvsFgFLgwwCR4QMfKgIAglL8AwmqTfn/l+gDH6qJBwCRKgCAUivxXzjrAAA0f+kAcaAAAFQpBQCRCAUA0UoFAJH5//8X6wMVqmwVQDhKBQCRzP//NV/9P/EoBwBU6AAAtOoDH6qLa2o4y2oqOEoFAJEfAQqrgf//VIgBALTowwCRCgCAkgsVQDhKBQCRy///NUsFAJF//T/xaAAAVOoDC6ob8R8432oqOOgDH6rKamg47AMIqggFAJGq//81H/0/8QgFANFoAQBUqgJAOSoBADSrBgCR6AMMqspqKDgIBQCRahVAOGoAADQf/T/xY///VN9qKDjgwwCR4QMTquIDFKrjAx+q5AMfquUDH6qoG4BSAQAA1B80ALEIUACR9wMAquoXnxofSQDxGAMKKigBAFQoI8iaHwEa6sAAAFQo8V84iAAANHUCQPmoAkA5yPX/NWgCQPl4AwA1af//0CmNDJFq///QSrUHkf82ALHoCwD56SsAqSADAFT/CgCxoQAAVGj//9AIrRqR8w+AUhYAABRo///QCLkQkWn//9Ap+QuR/yIAsSgBiJoOAAAUYP//0ACAJJFo/P+XwA+AUu76/5dp///QKY0MkWr//9BKtQeR6AsA+ekrAKlo///QCHkIkdMPgFJp///QKVkYkeADAJHopwGp/xcA+Vf8/5fgAxMq3fr/l+oDACrpAwGq6AaAUkB9QJPhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTAAPi3AQAAkCEQNJHgAwoq4gMJqlgAABTAA1/W/4MB0UikgFL9ewKp/YMAkQgBpHL3GwD54wMfqvZXBKn2AwAq4AMfqvRPBan0AwIq9QMBKqgPAPnoE4BS4QMfqv//AKniAx+q5AMfqv8PAPnlAx+qc///0HM6CJEBAADUYv//0EJgDpHhAxOqzfz/l/UDFSqoEoBS4wMfquADFarhAxWq4gMVquQDH6rlAx+qAQAA1Hf//9D3FheRYv//0EJgCJHhAxeqvvz/l+ADFiriAxQqaBKAUuEDFarjAx+q5AMfquUDH6oBAADUYv//0ELYD5HhAxeqsvz/l6BjAJHhIwCRaAuAUuIDH6rjAx+q5AMfquUDH6oBAADUYv//0EKAB5HhAxOqpvz/l8AEgFLoFIBSIQCAUuIDH6rjAx+q5AMfquUDH6oBAADUYf//0CHgDJFi///QQqASkZn8/5f0T0Wp9xtA+fZXRKn9e0Kp/4MBkcADX9b9e7qp/AsA+f0DAJH6ZwKp+F8DqfZXBKn0TwWp/wtA0fUDACrzAwKq9AMBqrZ+QJPhAwCRqAeAUgIAhFLjAx+q5AMfquADFqrlAx+q+QMAkQEAANT3AwCqHwQA8csEAFT6Ax+qOAMaiwhPQDkfuQBxYQAAVAhTQDnIAQA0CE9AOR+5AHHBAABUCFNAOR+5AHFhAABUCFdAOcgAADTgAxUq4QMYquIDE6qAAj/WIAL4twgjQHlaAwiLXwMX60P9/1TgAxaq4QMAkagHgFICAIRS4wMfquQDH6rlAx+qAQAA1PcDAKofAADxzPv/VAIAABT3AwCq4AMXqv8LQJH0T0Wp/AtA+fZXRKn4X0Op+mdCqf17xqjAA1/W/wMF0fRPE6nzAwGq9AMAKv17EKn9AwSR/IsA+fZXEqliAgC04QMTqoB+QJMKIIBSKDxBOAsgglLpAwKq5AMAkeP/gFIfAQBxaCSAUuUDH6piAYqaAQAA1EAJALXoF0C5KQFAuR8BCWvBCABU4AMUKuEDE6pLAACUIAYANJV+QJMCAJhSYU4AkQgHgFICAaBy4wMfquADFarkAx+q5QMfqgEAANT0AwCq4Ab4txYAAJDWcieR4AMVqmFOAJFoBIBSAkCAUuMDH6rkAx+q5QMfqgEAANQfnACxQQQAVOADFKrIB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU4QMWquADFCriAx+qeP//l0D9/7bpAwCq4AMUqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANT0AwmqEwAAFIB+QJNhTgCRaASAUuIDH6rjAx+q5AMfquUDH6oBAADUCQAAFOADFKooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU9AMfquADFKr0T1Op9ldSqfyLQPn9e1Cp/wMFkcADX9YoSEA5HxEAcUACAFRoAgA1/0ME0Sg8QTj9gwD5AHxAkwkggFIKIIJSHwEAceQDAJFoJIBSQgGJmuP/gFLlAx+qAQAA1OAAALTgAx8qCQAAFCAAgFLAA1/W4AMfKsADX9boO0B5CA0UEh8RQHHgF58a/YNA+f9DBJHAA1/W/Xu9qfULAPn9AwCR9QMAKvRPAqnzAwKq9AMBqtr//5dAAwA0oH5AkwIAmFKBTgCRCAeAUgIBoHLjAx+q5AMfquUDH6oBAADU9AMAquYDAKqgAPi3YQJAueADFCqY/f+X5gMAquADFKooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUAgAAFOYDH6r0T0Kp4AMGqvULQPn9e8OowANf1ugDAKoAAED5AAMAtOkDAKrqAwGqSwFAOcsAADQsFUA4SgUAkZ8BC2tg//9UCQAAFAkEANHqAwGqSxVAOCkFAJHL//81KQFAOT/1AHGAAABUAI1A+MD9/7UEAAAUKBRAOAAEAJHI//81wANf1v17vKn8XwGp/QMAkfZXAqn0TwOp/wMI0fQDAqrqAwGq6QMAKksgAJEMAICSiAIMi4wFAJEIJUA5qP//NfYDCqo1fUCTDSCAUsg+QTgOIIJS4AMVquQDAJHj/4BSHwEAcWgkgFLhAxaqwgGNmuUDH6oBAADU8wMAqoAY+LeXAgyLiAVA0e0DFqquFUA4CAUAkc7//zUNAIKSHwEN62IAAFRzBICSuQAAFKwBALQIAICS7AMLqo0VQDgIBQCRzf//NQ0FAJG//T/xiAAAVOgFgFKI8R846AMNqn9pKDjoAx+qjAIIiwgFAJGMIUA5rP//NR/9P/ENBQDRqAEAVMwCQDlsAQA0jR4AkUpRAJGsaSg4DgUAkUwVQDiMAAA0H/0/8egDDqpD//9UzQUA0eg7QHl/aS04CA0UEh8RQHFBAwBUAgCYUuADFaoIB4BS4QMWqgIBoHLjAx+q5AMfquUDH6oBAADU9QMAqvMDAKqgAPi34AMVKuEDFKor/v+X8wMAquADFaooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUeQAAFOoXQLmLAkC5XwELa0EIAFQfKUBxwAoAVB8hQHGhCwBUAgCRUuADFaoIB4BS4QMWqgIBoHLjAx+q5AMfquUDH6oBAADU8wMAqsAM+LdgfkCTYf//0CG8DJHkAwSRaCSAUgIgglLj/4BS5QMfqgEAANRACvi34AMTqugGgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQgCfi36DtCeakdgFLgAxOq4gMfquMDH6rkAx+qCAEJiuUDH6oBAXiyiAaAUgEAANT1AwCqoAf4t+ADE6ooA4BSAYCAUuIDH6rjAx+q5AMfquUDH6oBAADUoAj4t+ADE6ooA4BSAYCAUkIAgFLjAx+q5AMfquUDH6oBAADUKwAAFMoAADRh///QIfQXkeADFKq8AQCULgAAFB8pQHGBBQBU4AMJKuEDFqriAxSqNQAAlOAEADTgAxWqaASAUuEDFqriAx+q4wMfquQDH6rlAx+qAQAA1B4AABTgAwkq4QMWquIDFKonAACUoAAANGH//7AhCBGR4AMUqqIBAJTgAxWqyAaAUuEDFqriAx+q4wMfqgQggFLlAx+qAQAA1PMDAKoLAAAU9QMAquADE6ooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU8wMVqv8iADngAxOq/wMIkfRPQ6n2V0Kp/F9Bqf17xKjAA1/WYf//sCHYEZHgAxSqggEAlOv//xf9e7qp/G8Bqf0DAJH6ZwKp+F8DqfZXBKn0TwWp/xdA0f8DCdFo//+wCAElkfMDAqoAAcA99AMBqvUDACpIAYBS9w9AkeBDAJHhAx8qAgCCUuAHhD33wgCR6BMI+fZDAJFU9v+XoH5Ak+EDFKrkAx+q5QMfquJDAJHICYBS4/+BUgEAANTpAx+qyNYAkWr//7BKvRuRP0UA8eAAAFRLaWk4zGppOCkFAJGfAQtrQP//VBMAABTpAx+q6kMAkUtpaTgpBQCRy///NSkFANE/3QDxYwEAVOkDH6pq//+wSu0akT8hAPGgAwBUS2lpOAxpaTgpBQCRnwELa0D//1TpAx+qYAaAueIHQJFhIgCRQkAAkag2gFIDA4BS5AMfquUDH6oBAADUHywAsYEAAFQ/oQ/xKQUAkWP+/1RgAvi3KAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1OkDHyrgAwkq/xdAkf8DCZH0T0Wp9ldEqfhfQ6n6Z0Kp/G9Bqf17xqjAA1/WH1AAsekDHyqA/v9UHwgAsUD+/1QfSACxQR4AVOhDQDkfvQBxQR4AVOAPQJHhAx8qAgCEUgDACJH0D0CRlMIIkfv1/5dgDICS4wMfquQDH6rlAx+q6QMfqmH//7Ah8AuRCAeAUgIFoFIBAADU8wMAqohqaTgpBQCRyP//NT/9P/EoBQDRqAEAVOlDQDlpAQA06kMAkesPQJFKAUCya8EIkWlpKDhJFUA4CAUAkWkAADQf/T/xY///VPgPQJEYwwiRH2soOPMa+Lf6D0CR9QdAkfQPQJFawwCRHACEUrXCAJH7/4NSlMIIkf8PALngD0CR4QMfKgIggFIAwACRzPX/l5kGAJGIAkA5H70AcYEAAFSUBgCROQcAkfv//xfIFgA06QMfqggdAHIAAQBUH70AccAAAFSIAgmLKQUAkTkHAJEIBUA5+P//Fz/9A/EMFQBU6QEAtOgDH6qKamg4SmsoOAgFAJE/AQjrgf//VOgCQDkfuQBxwQAAVOgGQDkfuQBxYQAAVOgKQDkoEwA0YH5Ak+QPQJFoJIBShMAEkWH//7AhvAyRAiCCUuP/gFLlAx+qAQAA1MARALXoR3G5iBEANeg6QnlKAoBSHwEKagERAFThD0CRAgCQUuADE6ohwACRCAeAUgIFoHLjAx+q5AMfquUDH6oBAADUoA/4t/YDAKoAfECT5A9AkYTABJFoJIBSYf//sCG8DJECIIJS4/+AUuUDH6oBAADUIA4Ateg6QnmUAgmLCA0UEh8pQHHBCwBU4AdAkeEDHyoCAIRSAMAAkXf1/5fhD0CR4gdAkeADE6ohwACRQsAAkcgJgFLj/4FS5AMfquUDH6oBAADU6EdxuWgLADUfBADxKwsAVOgPQLkfnQBxzAoAVOkPQLnoAx+qKQUAEekPALmpamg46gMIqggFAJGp//81Cf1N0wgFANFJAQC1iQJAOQkBADToAwqqqWooOCkXQDgIBQCRaQAANB8BG+tj//9Uv2ooOOj/g5KpAgiLCAUAkSlpfDip//81HwlAsUMHAFToAx+qqWpoOAgFAJHJ//816AAAtOkDH6qqamk4CmspOCkFAJEfAQnrgf//VOADFqooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU6AJIOR+9AHFhAgBU4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQIB4BSYAyAkmH//7Ah8AuRAgWgUuMDH6rkAx+q5QMfqgEAANTzAwCq9A9AkZTCCJEKAAAU4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTzAxaqs+j/thEAABQfoACx6QefGvz+/xcpAIBS+v7/F2B+QJPkD0CRYf//sCG8DJGEwASRaCSAUgIgglLj/4BS5QMfqgEAANRgAQC0KQCAUuADE6ooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU5f7/F+g6QnkJDRQSPyFAcSkAgFJh/v9U6kdxuSr+/zVJAoBSHwEJaikAgFKh/f9UKQloCuv//xeIAADQCPFoOUgAADTAA1/W6QMfqogAANAI8SiRCmlpOCkFAJHK//81Kv1N0ykFANFqAQC1CiBAOSoBADQLJACR7P+DUgppKTgpBQCRahVAOGoAADQ/AQzrY///VOoDH6ofaSk4CWlqOEoFAJHJ//81S/1N00kFANFrAQC1KgBAOSoBADQrBACR7P+DUgppKTgpBQCRahVAOGoAADQ/AQzrY///VB9pKTjAA1/W/4MA0esDASrqAwAq//8AqeADACr/gwH4IQCAUsgYgFIBAaBy4gMfquMDH6rkAx+q5QMfqgEAANTpAwCqYAL4t2gJwFpfCQBx6gsAeQh9EFPoDwB54QEAVOgPgFLgAwmq4RMAkQggoHICAoBS4wMfqugLALloGYBS5AMfquUDH6oBAADUDQAAFD+FAbEVAAAUKACAUuADCarhEwCR6G8AOWgZgFKCA4BS4wMfquQDH6rlAx+qAQAA1OoDAKrgAwmqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1F8FALHgF58a/4MAkcADX9b9e72p9QsA+UgEgFLjAx+q9E8CqfMDAKr0AwEqYAyAkuQDH6rhAxOq4gMUquUDH6oBAADUH0QAsWH//7AhBByR4AOAmuIDE6r9AwCRm/j/lwIAmFLhAxOqYAyAkgIBoHIIB4BS4wMfquQDH6rlAx+qAQAA1GH//7AhPA6R4gMTqvUDAKqN+P+X4AMVqugGgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANRh//+wIcAMkeIDE6qB+P+X4AMVqogGgFLhAxSq4gMfquMDH6rkAx+q5QMfqgEAANRh//+wIfAWkeIDE6p1+P+X4AMVqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANT0T0Kp9QtA+f17w6jAA1/WVE1QRElSPQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAATGlua2VyOiBEZWJpYW4gTExEIDE5LjEuNwAALnJvZGF0YQAudGV4dAAuZGF0YQAuYnNzAC5jb21tZW50AC5zaHN0cnRhYgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAAAAAQAAADIAAAAAAAAAYAEgAAAAAABgAQAAAAAAAOQIAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAACQAAAAEAAAAGAAAAAAAAAEQKIQAAAAAARAoAAAAAAAAoLwAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAA8AAAABAAAAAwAAAAAAAABsOSIAAAAAAGw5AAAAAAAAYAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAVAAAACAAAAAMAAAAAAAAA0DkiAAAAAADMOQAAAAAAAHAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAAAAAAAAAAAGgAAAAEAAAAwAAAAAAAAAAAAAAAAAAAAzDkAAAAAAAAaAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAABAAAAAAAAACMAAAADAAAAAAAAAAAAAAAAAAAAAAAAAOY5AAAAAAAALQAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAA=")) "secrets" $t31.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t33 "demand" (list $t34) "alerts" $t35 "inhibitions" $t37.result "operator_inhibitions" $t38.result "interval" 15 "own" $t39 "others" $t40.result "kubelet_paths" $t41 "kubelet_series" $t42.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collectors" $t43.result "reports" $t44.result "traces" $t45.result "telemetry" $t46 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t48 "cas" $t54 "scheduler" $t59 "redis" $t66 "peers" (dict "clients" (concat $edges $known.nativelink_client_peers) "writers" $known.nativelink_writer_peers "dns" $known.nativelink_dns_peers "metrics" $t67) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "access" $known.nativelink_worker_access "user_namespaces" $known.nativelink_worker_user_namespaces "affinity" $t69) "only_pod_tolerations" $t71.result "pools" $pools "demand_pools" $t72 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t74) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t75.result "when" $when) -}}
 {{- end -}}
 
 {{- define "nativelink.formats._enough" -}}
@@ -2207,16 +2255,24 @@
 {{- $frame := . -}}
 {{- $path := index .args 0 -}}
 {{- $rule := index .args 1 -}}
+{{- $problem := "" -}}
 {{- $yielded := list -}}
+{{- if not $rule.to -}}
+  {{- $problem = "is not set, so the rule allows every address, also 169.254.169.254, where a node's credentials are" -}}
+  {{- $yielded = append $yielded (list (printf "%v.to" $path) $problem "write to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}}]") -}}
+{{- end -}}
 {{- range $index, $peer := or $rule.to list -}}
   {{- $t1 := dict "args" (list (printf "%v.to[%v]" $path $index) $peer) -}}
   {{- template "nativelink.kubernetes._peer" $t1 -}}
   {{- $yielded = concat $yielded $t1.result -}}
+  {{- $t2 := dict "args" (list (printf "%v.to[%v].ipBlock" $path $index) (or $peer.ipBlock dict)) -}}
+  {{- template "nativelink.kubernetes._metadata" $t2 -}}
+  {{- $yielded = concat $yielded $t2.result -}}
 {{- end -}}
 {{- range $index, $port := or $rule.ports list -}}
-  {{- $t2 := dict "args" (list (printf "%v.ports[%v]" $path $index) $port) -}}
-  {{- template "nativelink.kubernetes._policy_port" $t2 -}}
-  {{- $yielded = concat $yielded $t2.result -}}
+  {{- $t3 := dict "args" (list (printf "%v.ports[%v]" $path $index) $port) -}}
+  {{- template "nativelink.kubernetes._policy_port" $t3 -}}
+  {{- $yielded = concat $yielded $t3.result -}}
 {{- end -}}
 {{- $_ := set $frame "result" $yielded -}}
 {{- end -}}
@@ -2276,6 +2332,34 @@
     {{- $t2 := dict "args" (list (printf "%v.%v" $path $key) $value) -}}
     {{- template "nativelink.kubernetes._label_value" $t2 -}}
     {{- $yielded = concat $yielded $t2.result -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $yielded -}}
+{{- end -}}
+
+{{- define "nativelink.kubernetes._metadata" -}}
+{{- $frame := . -}}
+{{- $path := index .args 0 -}}
+{{- $block := index .args 1 -}}
+{{- $left_out := "" -}}
+{{- $problem := "" -}}
+{{- $yielded := list -}}
+{{- range $address, $link := dict "169.254.169.254" "169.254.0.0/16" "fd00:ec2::254" "fd00:ec2::/32" -}}
+  {{- $t1 := false -}}
+  {{- range $part := or $block.except list -}}
+    {{- $t2 := dict "args" (list $address $part) -}}
+    {{- template "nativelink.inRange" $t2 -}}
+    {{- if $t2.result -}}
+      {{- $t1 = true -}}
+      {{- break -}}
+    {{- end -}}
+  {{- end -}}
+  {{- $left_out = $t1 -}}
+  {{- $t3 := dict "args" (list $address (or $block.cidr "")) -}}
+  {{- template "nativelink.inRange" $t3 -}}
+  {{- if and $t3.result (not $left_out) -}}
+    {{- $problem = (printf "contains %v, where a node's credentials are" $address) -}}
+    {{- $yielded = append $yielded (list $path $problem (printf "add except: [%v], or write a range without the address" $link)) -}}
   {{- end -}}
 {{- end -}}
 {{- $_ := set $frame "result" $yielded -}}
@@ -2859,14 +2943,51 @@
 {{- $_ := set $frame "result" $t1 -}}
 {{- end -}}
 
-{{- define "nativelink.monitoring.collector" -}}
+{{- define "nativelink.monitoring.collector_of" -}}
+{{- $frame := . -}}
+{{- $sender := index .args 0 -}}
+{{- $t1 := "" -}}
+{{- if eq $sender "worker" -}}
+  {{- $t1 = "collector-workers" -}}
+{{- else -}}
+  {{- $t1 = "collector" -}}
+{{- end -}}
+{{- $_ := set $frame "result" $t1 -}}
+{{- end -}}
+
+{{- define "nativelink.monitoring.collectors" -}}
 {{- $frame := . -}}
 {{- $senders := index .args 0 -}}
-{{- $t1 := list -}}
-{{- range $name := $senders -}}
-  {{- $t1 = append $t1 (dict "name" $name "port" (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $name)) -}}
+{{- $demand := index .args 1 -}}
+{{- $found := "" -}}
+{{- $own := "" -}}
+{{- $ports := "" -}}
+{{- $found = list -}}
+{{- range $component := list "collector" "collector-workers" -}}
+  {{- $t1 := list -}}
+  {{- range $name := $senders -}}
+    {{- $t2 := dict "args" (list $name) -}}
+    {{- template "nativelink.monitoring.collector_of" $t2 -}}
+    {{- if eq $t2.result $component -}}
+      {{- $t1 = append $t1 (dict "name" $name "port" (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $name)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- $own = $t1 -}}
+  {{- $t3 := "" -}}
+  {{- if eq $component "collector-workers" -}}
+    {{- $t3 = "workers" -}}
+  {{- else -}}
+    {{- $t3 = "reported" -}}
+  {{- end -}}
+  {{- $ports = (list (dict "name" $t3 "port" "reported")) -}}
+  {{- if and $demand (eq $component "collector") -}}
+    {{- $ports = (concat (list (dict "name" "metrics" "port" "metrics")) $ports) -}}
+  {{- end -}}
+  {{- if $own -}}
+    {{- $found = append $found (dict "component" $component "senders" $own "ports" $ports) -}}
+  {{- end -}}
 {{- end -}}
-{{- $_ := set $frame "result" (dict "senders" $t1 "services" "^(build\\\\.bazel|google|com\\\\.github\\\\.trace_machina|grpc)\\\\." "expiration" (mul 4 15)) -}}
+{{- $_ := set $frame "result" $found -}}
 {{- end -}}
 
 {{- define "nativelink.monitoring.environment" -}}
@@ -2898,22 +3019,24 @@
     {{- $t2 = 15 -}}
   {{- end -}}
   {{- $interval = $t2 -}}
-  {{- $address = (printf "nativelink-collector.%v.svc:%v" $known.nativelink_namespace (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $sender)) -}}
-  {{- $t3 := list -}}
+  {{- $t3 := dict "args" (list $sender) -}}
+  {{- template "nativelink.monitoring.collector_of" $t3 -}}
+  {{- $address = (printf "nativelink-%v.%v.svc:%v" $t3.result $known.nativelink_namespace (index (dict "scheduler" 4317 "cas" 14317 "worker" 24317) $sender)) -}}
+  {{- $t4 := list -}}
   {{- range $name, $value := $attributes -}}
-    {{- $t3 = append $t3 (printf "nativelink.%v=%v" $name $value) -}}
+    {{- $t4 = append $t4 (printf "nativelink.%v=%v" $name $value) -}}
   {{- end -}}
-  {{- $of_itself = (concat (list "k8s.pod.name=$(POD_NAME)") $t3) -}}
+  {{- $of_itself = (concat (list "k8s.pod.name=$(POD_NAME)") $t4) -}}
   {{- $pod = (dict "name" "POD_NAME" "valueFrom" (dict "fieldRef" (dict "fieldPath" "metadata.name"))) -}}
-  {{- $t4 := "" -}}
+  {{- $t5 := "" -}}
   {{- if eq $sender "worker" -}}
-    {{- $t4 = list -}}
+    {{- $t5 = list -}}
   {{- else -}}
-    {{- $t4 = (list $pod) -}}
+    {{- $t5 = (list $pod) -}}
   {{- end -}}
-  {{- $t5 := dict "args" (list (concat (list (list "OTEL_EXPORTER_OTLP_ENDPOINT" (printf "http://%v" $address)) (list "OTEL_METRIC_EXPORT_INTERVAL" (toString (mul $interval 1000))) (list "OTEL_RESOURCE_ATTRIBUTES" (join "," $of_itself))) $traces (list (list "OTEL_BLRP_MAX_QUEUE_SIZE" "0")))) -}}
-  {{- template "nativelink.monitoring._variables" $t5 -}}
-  {{- $_ := set $frame "result" (concat $t4 $t5.result) -}}
+  {{- $t6 := dict "args" (list (concat (list (list "OTEL_EXPORTER_OTLP_ENDPOINT" (printf "http://%v" $address)) (list "OTEL_METRIC_EXPORT_INTERVAL" (toString (mul $interval 1000))) (list "OTEL_RESOURCE_ATTRIBUTES" (join "," $of_itself))) $traces (list (list "OTEL_BLRP_MAX_QUEUE_SIZE" "0")))) -}}
+  {{- template "nativelink.monitoring._variables" $t6 -}}
+  {{- $_ := set $frame "result" (concat $t5 $t6.result) -}}
 {{- end -}}
 {{- end -}}
 
@@ -2928,72 +3051,90 @@
 {{- $known := index .args 0 -}}
 {{- $engines := "" -}}
 {{- $found := "" -}}
-{{- $gateway := "" -}}
 {{- $operator := "" -}}
 {{- $wanted := "" -}}
+{{- $t1 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t2, $item := list "nativelink-gitops" $known.gitops_namespace (dict "app.kubernetes.io/name" "argocd-application-controller") 8082 -}}
+  {{- $_ := set $t1 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t2) $item -}}
+{{- end -}}
+{{- $_ := set $t1 "honor_labels" true -}}
+{{- $t3 := dict "args" (list $t1) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t3 -}}
+{{- $_ := set $t1 "selector" $t3.result -}}
+{{- $t4 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t5, $item := list "nativelink-gitops" $known.gitops_namespace dict 8080 -}}
+  {{- $_ := set $t4 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t5) $item -}}
+{{- end -}}
+{{- $_ := set $t4 "key" "app" -}}
+{{- $_ := set $t4 "values" (list "kustomize-controller" "source-controller") -}}
+{{- $_ := set $t4 "honor_labels" true -}}
+{{- $t6 := dict "args" (list $t4) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t6 -}}
+{{- $_ := set $t4 "selector" $t6.result -}}
+{{- $engines = (dict "argocd" $t1 "flux" $t4) -}}
+{{- $t7 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t8, $item := list "nativelink-keda" $known.keda_namespace (dict "app" "keda-operator") 8080 -}}
+  {{- $_ := set $t7 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t8) $item -}}
+{{- end -}}
+{{- $_ := set $t7 "series" "keda_.+" -}}
+{{- $_ := set $t7 "honor_labels" true -}}
+{{- $t9 := dict "args" (list $t7) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t9 -}}
+{{- $_ := set $t7 "selector" $t9.result -}}
+{{- $operator = $t7 -}}
+{{- $wanted = $known.nativelink_prometheus_scrapes -}}
+{{- $t10 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.proxies" $t10 -}}
+{{- $t11 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t12, $item := list "nativelink-edge" $known.ingress_namespace $t10.result 19001 "/stats/prometheus" -}}
+  {{- $_ := set $t11 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t12) $item -}}
+{{- end -}}
+{{- $t13 := dict "args" (list $t11) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t13 -}}
+{{- $_ := set $t11 "selector" $t13.result -}}
+{{- $t14 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
+{{- range $t15, $item := list "nativelink-kube-state-metrics" $known.nativelink_kube_state_metrics_namespace (dict "app.kubernetes.io/name" "kube-state-metrics") 8080 -}}
+  {{- $_ := set $t14 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t15) $item -}}
+{{- end -}}
+{{- $_ := set $t14 "series" "kube_(pod|deployment|statefulset|horizontalpodautoscaler|persistentvolumeclaim|node)_.+|gotk_resource_info" -}}
+{{- $_ := set $t14 "honor_labels" true -}}
+{{- $t16 := dict "args" (list $t14) -}}
+{{- template "nativelink.monitoring.Scrape.selector" $t16 -}}
+{{- $_ := set $t14 "selector" $t16.result -}}
+{{- $found = (list (list "edge" $t11) (list "keda" $operator) (list "gitops" (index $engines $known.gitops_provider)) (list "cluster" $t14)) -}}
+{{- $t17 := list -}}
+{{- range $t18 := $found -}}
+  {{- $name := index $t18 0 -}}
+  {{- $scrape := index $t18 1 -}}
+  {{- if and (has $name $wanted) $scrape -}}
+    {{- $t17 = append $t17 $scrape -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $t17 -}}
+{{- end -}}
+
+{{- define "nativelink.monitoring.proxies" -}}
+{{- $frame := . -}}
+{{- $known := index .args 0 -}}
 {{- $t1 := dict -}}
 {{- range $t2 := list (list "name" "nativelink") (list "namespace" $known.nativelink_namespace) -}}
   {{- $key := index $t2 0 -}}
   {{- $value := index $t2 1 -}}
   {{- $_ := set $t1 (printf "gateway.envoyproxy.io/owning-gateway-%v" $key) $value -}}
 {{- end -}}
-{{- $gateway = $t1 -}}
-{{- $t3 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t4, $item := list "nativelink-gitops" $known.gitops_namespace (dict "app.kubernetes.io/name" "argocd-application-controller") 8082 -}}
-  {{- $_ := set $t3 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t4) $item -}}
+{{- $_ := set $frame "result" $t1 -}}
 {{- end -}}
-{{- $_ := set $t3 "honor_labels" true -}}
-{{- $t5 := dict "args" (list $t3) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t5 -}}
-{{- $_ := set $t3 "selector" $t5.result -}}
-{{- $t6 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t7, $item := list "nativelink-gitops" $known.gitops_namespace dict 8080 -}}
-  {{- $_ := set $t6 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t7) $item -}}
-{{- end -}}
-{{- $_ := set $t6 "key" "app" -}}
-{{- $_ := set $t6 "values" (list "kustomize-controller" "source-controller") -}}
-{{- $_ := set $t6 "honor_labels" true -}}
-{{- $t8 := dict "args" (list $t6) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t8 -}}
-{{- $_ := set $t6 "selector" $t8.result -}}
-{{- $engines = (dict "argocd" $t3 "flux" $t6) -}}
-{{- $t9 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t10, $item := list "nativelink-keda" $known.keda_namespace (dict "app" "keda-operator") 8080 -}}
-  {{- $_ := set $t9 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t10) $item -}}
-{{- end -}}
-{{- $_ := set $t9 "series" "keda_.+" -}}
-{{- $_ := set $t9 "honor_labels" true -}}
-{{- $t11 := dict "args" (list $t9) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t11 -}}
-{{- $_ := set $t9 "selector" $t11.result -}}
-{{- $operator = $t9 -}}
-{{- $wanted = $known.nativelink_prometheus_scrapes -}}
-{{- $t12 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t13, $item := list "nativelink-edge" $known.ingress_namespace $gateway 19001 "/stats/prometheus" -}}
-  {{- $_ := set $t12 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t13) $item -}}
-{{- end -}}
-{{- $t14 := dict "args" (list $t12) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t14 -}}
-{{- $_ := set $t12 "selector" $t14.result -}}
-{{- $t15 := (dict "path" "/metrics" "series" "" "key" "" "values" list "honor_labels" false) -}}
-{{- range $t16, $item := list "nativelink-kube-state-metrics" $known.nativelink_kube_state_metrics_namespace (dict "app.kubernetes.io/name" "kube-state-metrics") 8080 -}}
-  {{- $_ := set $t15 (index (list "name" "namespace" "labels" "port" "path" "series" "key" "values" "honor_labels") $t16) $item -}}
-{{- end -}}
-{{- $_ := set $t15 "series" "kube_(pod|deployment|statefulset|horizontalpodautoscaler|persistentvolumeclaim|node)_.+|gotk_resource_info" -}}
-{{- $_ := set $t15 "honor_labels" true -}}
-{{- $t17 := dict "args" (list $t15) -}}
-{{- template "nativelink.monitoring.Scrape.selector" $t17 -}}
-{{- $_ := set $t15 "selector" $t17.result -}}
-{{- $found = (list (list "edge" $t12) (list "keda" $operator) (list "gitops" (index $engines $known.gitops_provider)) (list "cluster" $t15)) -}}
-{{- $t18 := list -}}
-{{- range $t19 := $found -}}
-  {{- $name := index $t19 0 -}}
-  {{- $scrape := index $t19 1 -}}
-  {{- if and (has $name $wanted) $scrape -}}
-    {{- $t18 = append $t18 $scrape -}}
+
+{{- define "nativelink.monitoring.reports" -}}
+{{- $frame := . -}}
+{{- $senders := index .args 0 -}}
+{{- $t1 := list -}}
+{{- range $name := $senders -}}
+  {{- if ne $name "worker" -}}
+    {{- $t1 = append $t1 $name -}}
   {{- end -}}
 {{- end -}}
-{{- $_ := set $frame "result" $t18 -}}
+{{- $_ := set $frame "result" (dict "senders" $t1 "services" "^(build\\\\.bazel|google|com\\\\.github\\\\.trace_machina|grpc)\\\\." "expiration" (mul 4 15) "worker_metrics" "^(store\\\\.tier\\\\.(operations|io)|connection\\\\.(pool\\\\.(acquisitions|available)|reconnects))$" "worker_attributes" (list "store.tier" "store.result" "store.direction" "connection.pool" "connection.result") "memory" 512 "memory_eager" 384) -}}
 {{- end -}}
 
 {{- define "nativelink.rules._amounts" -}}
@@ -3698,6 +3839,26 @@
 {{- $_ := set $frame "result" $yielded -}}
 {{- end -}}
 
+{{- define "nativelink.rules.scratch_within_limit" -}}
+{{- $frame := . -}}
+{{- $values := index .args 0 -}}
+{{- $disk := "" -}}
+{{- $limit := "" -}}
+{{- $yielded := list -}}
+{{- $disk = "ephemeral-storage" -}}
+{{- $t1 := dict "args" (list $values) -}}
+{{- template "nativelink.rules.pools_of" $t1 -}}
+{{- range $t2 := $t1.result -}}
+  {{- $path := index $t2 0 -}}
+  {{- $pool := index $t2 1 -}}
+  {{- $limit = (index (or $pool.resources.limits dict) $disk) -}}
+  {{- if and (and $limit (not $pool.scratch_storage_class)) (lt (include "nativelink.bytes" $limit | int64) (include "nativelink.bytes" $pool.scratch_size | int64)) -}}
+    {{- $yielded = append $yielded (list (printf "%v.resources.limits.%v" $path $disk) (printf "is %v, which is less than scratch_size (%v), so a worker is evicted before its scratch is full" $limit $pool.scratch_size) "raise it, or lower scratch_size") -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $yielded -}}
+{{- end -}}
+
 {{- define "nativelink.rules.stores_fit_volume" -}}
 {{- $frame := . -}}
 {{- $values := index .args 0 -}}
@@ -3773,6 +3934,9 @@
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
 {{- template "nativelink.rules.scratch_fits_store" $call -}}
+{{- $findings = concat $findings $call.result -}}
+{{- $call := dict "args" .args -}}
+{{- template "nativelink.rules.scratch_within_limit" $call -}}
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
 {{- template "nativelink.rules.declared_properties" $call -}}

@@ -257,6 +257,47 @@ has them, and conversions of quantities, which the schema of the values has chec
 {{- $_ := set . "result" $findings -}}
 {{- end -}}
 
+{{- /* Whether a CIDR range contains an address: both have the same first bits. */ -}}
+{{- define "nativelink.inRange" -}}
+{{- $address := index .args 0 -}}
+{{- $cidr := index .args 1 -}}
+{{- $found := false -}}
+{{- if and (regexMatch "^[0-9A-Fa-f.:]+/[0-9]+$" $cidr) (eq (contains ":" $address) (contains ":" $cidr)) -}}
+  {{- $found = true -}}
+  {{- $length := regexFind "[0-9]+$" $cidr | int -}}
+  {{- $bits := ternary 16 8 (contains ":" $cidr) -}}
+  {{- $parts := include "nativelink.addressParts" (regexFind "^[^/]+" $cidr) | splitList " " -}}
+  {{- range $index, $part := include "nativelink.addressParts" $address | splitList " " -}}
+    {{- $unit := 1 -}}
+    {{- range until (sub $bits (max 0 (min $bits (sub $length (mul $index $bits)))) | int) -}}
+      {{- $unit = mul $unit 2 -}}
+    {{- end -}}
+    {{- $found = and $found (eq (div (int64 $part) $unit) (div (index $parts $index | int64) $unit)) -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set . "result" $found -}}
+{{- end -}}
+
+{{- /* The numbers of an address: four of IPv4, or eight of IPv6. */ -}}
+{{- define "nativelink.addressParts" -}}
+{{- if contains ":" . -}}
+  {{- $sides := splitList "::" . -}}
+  {{- $first := splitList ":" (index $sides 0) | compact -}}
+  {{- $last := splitList ":" (rest $sides | join "") | compact -}}
+  {{- $zeros := list -}}
+  {{- range until (sub 8 (add (len $first) (len $last)) | int) -}}
+    {{- $zeros = append $zeros "0" -}}
+  {{- end -}}
+  {{- $numbers := list -}}
+  {{- range concat $first $zeros $last -}}
+    {{- $numbers = append $numbers (printf "0x%s" . | int64) -}}
+  {{- end -}}
+  {{- join " " $numbers -}}
+{{- else -}}
+  {{- splitList "." . | join " " -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "nativelink.count" -}}
 {{- $frame := . -}}
 {{- $count := 0 -}}

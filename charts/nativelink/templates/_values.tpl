@@ -107,7 +107,7 @@
   {{- $_ := set $pool "max_replicas" (ternary $stated.maxReplicas 200 (hasKey $stated "maxReplicas")) -}}
   {{- $_ := set $pool "headroom" (ternary $stated.headroom 0 (hasKey $stated "headroom")) -}}
   {{- $_ := set $pool "prepull" (ternary $stated.prepull false (hasKey $stated "prepull")) -}}
-  {{- $_ := set $pool "resources" (ternary $stated.resources (dict "requests" (dict "cpu" "4" "memory" "8Gi") "limits" (dict "cpu" "8" "memory" "16Gi")) (hasKey $stated "resources")) -}}
+  {{- $_ := set $pool "resources" (ternary $stated.resources (dict "requests" (dict "cpu" "4" "memory" "16Gi") "limits" (dict "cpu" "8" "memory" "16Gi")) (hasKey $stated "resources")) -}}
   {{- $_ := set $pool "slots" (ternary $stated.slots 0 (hasKey $stated "slots")) -}}
   {{- $_ := set $pool "target" (ternary $stated.target 0 (hasKey $stated "target")) -}}
   {{- $_ := set $pool "longest_action" (ternary $stated.longestAction "1h" (hasKey $stated "longestAction")) -}}

@@ -18,6 +18,7 @@ TREE = Path(__file__).parents[3] / ".testbed" / "molecule" / "clusters" / "molec
 def test_namespaces_enforce_pod_security(kubectl: Kubectl, namespace: str, level: str) -> None:
     labels = kubectl("get", "namespace", namespace)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == level
+    assert labels["pod-security.kubernetes.io/enforce-version"] == "v1.31"
     assert labels["pod-security.kubernetes.io/warn"] == "restricted"
 
 

@@ -29,6 +29,8 @@ _UNITS |= {unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", 
 _UNITS |= {f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)}
 _PORT = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 _LETTER = re.compile(r"[a-z]")
+# Where clouds hand out the credentials of a node, and the range to leave out.
+METADATA = {"169.254.169.254": "169.254.0.0/16", "fd00:ec2::254": "fd00:ec2::/32"}
 TAGS = (
     "nativelink_redis_version",
     "nativelink_collector_version",
@@ -215,8 +217,12 @@ def _toleration(path: str, toleration: Values) -> Findings:
 
 
 def _egress(path: str, rule: Values) -> Findings:
+    if not rule.get("to"):
+        problem = "is not set, so the rule allows every address, also 169.254.169.254, where a node's credentials are"
+        yield f"{path}.to", problem, "write to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.0.0/16]}}]"
     for index, peer in enumerate(rule.get("to") or ()):
         yield from _peer(f"{path}.to[{index}]", peer)
+        yield from _metadata(f"{path}.to[{index}].ipBlock", peer.get("ipBlock") or {})
     for index, port in enumerate(rule.get("ports") or ()):
         yield from _policy_port(f"{path}.ports[{index}]", port)
 
@@ -230,6 +236,21 @@ def _peer(path: str, peer: Values) -> Findings:
     for key in stated:
         where = f"{path}.{key}"
         yield from ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
+
+
+def _metadata(path: str, block: Values) -> Findings:
+    """An action that reaches the metadata service of a cloud can take the credentials of its node."""
+    for address, link in METADATA.items():
+        left_out = any(in_range(address, part) for part in block.get("except") or ())
+        if in_range(address, block.get("cidr") or "") and not left_out:
+            problem = f"contains {address}, where a node's credentials are"
+            yield path, problem, f"add except: [{link}], or write a range without the address"
+
+
+def in_range(address: str, cidr: str) -> bool:
+    """Whether a CIDR range contains an address; False where it is not valid. The chart has its own version."""
+    _, network = _network("", cidr)
+    return network is not None and ipaddress.ip_address(address) in network
 
 
 def ip_block(path: str, block: Values) -> Findings:

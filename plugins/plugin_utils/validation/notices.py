@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .. import versions
 from ..context import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
 from ..findings import Findings
-from ..quantities import size_text
+from ..quantities import bytes_of, size_text
 from ..specs import Values
 from .rules import pools_of
 
@@ -78,6 +78,21 @@ def forging_actions(values: Values) -> Findings:
         )
 
 
+def evicted_first(values: Values) -> Findings:
+    """A node that is short of memory first evicts pods that use more than they request. A worker does not drain."""
+    everything = [("nativelink_cas_resources", values["nativelink_cas_resources"])]
+    everything += [(f"{path}.resources", pool["resources"]) for path, pool in pools_of(values)]
+    for path, resources in everything:
+        request, limit = ((resources.get(kind) or {}).get("memory") for kind in ("requests", "limits"))
+        if request and limit and bytes_of(request) < bytes_of(limit):
+            yield (
+                f"{path}.requests.memory",
+                f"is {request}, less than the limit ({limit}): a node that is short of memory first evicts pods that "
+                "use more than they request",
+                f"write {limit}",
+            )
+
+
 def open_edge(values: Values) -> Findings:
     """NativeLink itself does not authenticate clients."""
     if values["nativelink_edge"] == "none" or values["nativelink_edge_client_ca_secret"]:
@@ -145,6 +160,7 @@ NOTICES: tuple[Callable[[Values], Findings], ...] = (
     idle_headroom,
     crowded_slots,
     forging_actions,
+    evicted_first,
     open_edge,
     last_value_wins,
     hasty_zero,

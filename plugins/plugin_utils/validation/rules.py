@@ -149,6 +149,20 @@ def redis_memory(values: Values) -> Findings:
         )
 
 
+def scratch_within_limit(values: Values) -> Findings:
+    """Scratch on the node's disk counts towards the limit of a worker, and Kubernetes evicts a pod above its limit."""
+    disk = "ephemeral-storage"
+    for path, pool in pools_of(values):
+        limit = (pool["resources"].get("limits") or {}).get(disk)
+        if limit and not pool["scratch_storage_class"] and bytes_of(limit) < bytes_of(pool["scratch_size"]):
+            yield (
+                f"{path}.resources.limits.{disk}",
+                f"is {limit}, which is less than scratch_size ({pool['scratch_size']}), so a worker is evicted "
+                "before its scratch is full",
+                "raise it, or lower scratch_size",
+            )
+
+
 STORE_PERCENT = 90
 """The share of a CAS volume for both stores. The file system and uploads during evictions need the rest."""
 
@@ -516,6 +530,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     redis_memory,
     stores_fit_volume,
     scratch_fits_store,
+    scratch_within_limit,
     declared_properties,
     offered_properties,
     edge,

@@ -5,13 +5,18 @@
 ---
 # NativeLink sends its metrics here (OTLP); KEDA and Prometheus read them from the Prometheus ports.
 receivers:
-{{- range $sender := $context.collector.senders }}
-  otlp/{{ $sender.name }}:
+{{- range $sender := $context.reports.senders }}
+  otlp/{{ $sender }}:
     protocols:
       grpc:
-        endpoint: 0.0.0.0:{{ $sender.port }}
+        endpoint: 0.0.0.0:{{ index $context.otlp $sender }}
 {{- end }}
 processors:
+  # It refuses data before the process reaches the limit of its container.
+  memory_limiter:
+    check_interval: 1s
+    limit_percentage: 80
+    spike_limit_percentage: 20
 {{- if index $context.when "collected demand" }}
   # KEDA needs both stages at all times, and NativeLink sends a stage only after the first action was in it. So each export
   # gets a zero for both, made from what the scheduler sent; a silent scheduler gets none.
@@ -68,15 +73,12 @@ processors:
         # NativeLink keeps 2000 combinations of attributes for each metric and adds up all others without attributes
         # (v1.6.6). Here those are digests.
         - metric.name == "execution.completed.count" and attributes["otel.metric.overflow"] != nil
-{{- range $sender := $context.collector.senders }}
-  transform/{{ $sender.name }}:
+{{- range $sender := $context.reports.senders }}
+  transform/{{ $sender }}:
     metric_statements:
       - statements:
-          - set(datapoint.attributes["component"], "{{ $sender.name }}")
+          - set(datapoint.attributes["component"], "{{ $sender }}")
           - set(datapoint.attributes["pod"], resource.attributes["k8s.pod.name"])
-{{- if eq $sender.name "worker" }}
-          - set(datapoint.attributes["pool"], resource.attributes["nativelink.pool"])
-{{- end }}
 {{- end }}
   transform/reported:
     metric_statements:
@@ -92,10 +94,10 @@ processors:
           - delete_key(datapoint.attributes, "otel.metric.overflow")
           - >-
             delete_key(datapoint.attributes, "rpc.method")
-            where not IsMatch(datapoint.attributes["rpc.service"], "{{ $context.collector.services }}")
+            where not IsMatch(datapoint.attributes["rpc.service"], "{{ $context.reports.services }}")
           - >-
             set(datapoint.attributes["rpc.service"], "other")
-            where not IsMatch(datapoint.attributes["rpc.service"], "{{ $context.collector.services }}")
+            where not IsMatch(datapoint.attributes["rpc.service"], "{{ $context.reports.services }}")
             and datapoint.attributes["rpc.service"] != nil
       - statements:
           # Several values have the same attributes now.
@@ -114,7 +116,7 @@ exporters:
     namespace: nativelink
     without_scope_info: true
     # The values of a pod that is gone expire.
-    metric_expiration: {{ $context.collector.expiration }}s
+    metric_expiration: {{ $context.reports.expiration }}s
 {{- if $context.traces.endpoint }}
   otlp_grpc:
     endpoint: {{ include "nativelink.quoted" $context.traces.endpoint }}
@@ -136,6 +138,7 @@ service:
       receivers:
         - otlp/scheduler
       processors:
+        - memory_limiter
         - transform/demand
         - filter/demand
         - metrics_transform/demand
@@ -146,13 +149,14 @@ service:
         - prometheus/reported
 {{- end }}
 {{- end }}
-{{- range $sender := $context.collector.senders }}
-    metrics/{{ $sender.name }}:
+{{- range $sender := $context.reports.senders }}
+    metrics/{{ $sender }}:
       receivers:
-        - otlp/{{ $sender.name }}
+        - otlp/{{ $sender }}
       processors:
+        - memory_limiter
         - filter/reported
-        - transform/{{ $sender.name }}
+        - transform/{{ $sender }}
         - transform/reported
       exporters:
         - prometheus/reported
@@ -160,9 +164,11 @@ service:
 {{- if $context.traces.endpoint }}
     traces:
       receivers:
-{{- range $sender := $context.collector.senders }}
-        - otlp/{{ $sender.name }}
+{{- range $sender := $context.reports.senders }}
+        - otlp/{{ $sender }}
 {{- end }}
+      processors:
+        - memory_limiter
       exporters:
         - otlp_grpc
 {{- end }}

@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/collector/processor/memorylimiterprocessor"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
@@ -40,8 +41,8 @@ func factories() (otelcol.Factories, error) {
 	return otelcol.Factories{
 		Receivers: byType[receiver.Factory](otlpreceiver.NewFactory()),
 		Processors: byType[processor.Factory](
-			filterprocessor.NewFactory(), groupbyattrsprocessor.NewFactory(), metricstransformprocessor.NewFactory(),
-			resourceprocessor.NewFactory(), transformprocessor.NewFactory(),
+			filterprocessor.NewFactory(), groupbyattrsprocessor.NewFactory(), memorylimiterprocessor.NewFactory(),
+			metricstransformprocessor.NewFactory(), resourceprocessor.NewFactory(), transformprocessor.NewFactory(),
 		),
 		Exporters: byType[exporter.Factory](
 			nopexporter.NewFactory(), otlpexporter.NewFactory(), prometheusexporter.NewFactory(),

@@ -181,7 +181,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	fault := []codes.Code{codes.OK, codes.DeadlineExceeded, codes.InvalidArgument, codes.NotFound}
 	again := !slices.Contains(fault, status.Code(err))
 	if err == nil {
-		slog.Info("Command complete", "operation_id", order.ID, "exit_code", fmt.Sprint(result.GetExitCode()))
+		slog.Info("Command complete", "target", runner, "operation_id", order.ID, "exit_code", fmt.Sprint(result.GetExitCode()))
 	} else {
 		slog.Error("Error executing action", "operation_id", order.ID, "err", err)
 	}
@@ -220,7 +220,7 @@ func (w *worker) run(
 		}
 	}
 	metadata.InputFetchCompletedTimestamp = timestamppb.Now()
-	slog.Info("Executing command", "args", listed(command.Arguments))
+	slog.Info("Executing command", "target", runner, "args", listed(command.Arguments))
 	var result *repb.ActionResult
 	var err error
 	if properties["supports-workers"] == "1" {
