@@ -252,7 +252,7 @@ static long give_folder(int folder, unsigned user)
 	return result < 0 ? result : call(fchmod, folder, 0700);
 }
 
-// Returns 1 if a path leads to a file that everybody may read, and only root can change where it leads.
+// Returns 1 if a path leads to a file that everybody may reach and read, and only root can change where it leads.
 static int is_public(const char *path)
 {
 	char rest[2 * PATH] = "";
@@ -273,7 +273,8 @@ static int is_public(const char *path)
 		if (end - next > 255)
 			return 0;
 		memcpy(name, next, (size_t)(end - next));
-		if (same(name, "..") || look((int)at, "", &about) || about.stx_uid || about.stx_mode & 022)
+		if (same(name, "..") || look((int)at, "", &about) || about.stx_uid || about.stx_mode & 022 ||
+		    !(about.stx_mode & 01))
 			return 0;
 		long found = call(openat, at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 
@@ -313,6 +314,7 @@ static int is_public(const char *path)
 struct left { // what is below an action's directory
 	unsigned user;
 	int root; // the action's directory
+	const char *own; // the path that it had while the action ran
 	char path[PATH]; // from there to the current entry
 };
 
@@ -329,12 +331,11 @@ static void refuse(struct left *where, const char *why)
 static int leads_out(int parent, const char *name, const struct left *where)
 {
 	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
-	char target[PATH] = "", own[] = ACTIONS "/", *rest = target + sizeof(own) - 1 + NAME;
+	char target[PATH] = "";
 	long found, tries = 0;
 
 	call(readlinkat, parent, name, target, PATH - 1);
-	// Its own directory under the name that it has now. NativeLink will not find it there.
-	if (begins(target, own) && length(target) > sizeof(own) + NAME && begins(rest, "/action/"))
+	if (begins(target, where->own)) // NativeLink will not find it there, because the directory is renamed
 		return 0;
 	do
 		found = call(openat2, where->root, where->path, &how, sizeof(how));
@@ -408,9 +409,14 @@ static long take_entry(int parent, const struct entry *found, void *with)
 
 static long take_folder(int folder, struct left *where)
 {
-	// Only root may change it from here on.
+	struct statx about;
+	// Only root may change it from here on, even if another action was sent a descriptor of it.
 	long result = call(fchown, folder, 0, 0);
 
+	if (result >= 0)
+		result = look(folder, "", &about);
+	if (result >= 0)
+		result = call(fchmod, folder, (about.stx_mode & 0755) | 0700);
 	return result < 0 ? result : for_each(folder, take_entry, where);
 }
 
@@ -566,10 +572,15 @@ static int supervise(struct action *action, long starter, char **command, char *
 	reap();
 	if (status >= 0) {
 		static struct left where;
+		static char own[PATH + 8];
 		long result;
+
+		append(own, sizeof(own), action->path);
+		append(own, sizeof(own), "/action/");
 
 		where.user = user;
 		where.root = (int)work;
+		where.own = own;
 		call(lseek, work, 0, 0);
 		if ((result = take_folder((int)work, &where)) < 0 && !*refusal) {
 			append(refusal, sizeof(refusal), where.path);
