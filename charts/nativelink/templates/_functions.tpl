@@ -1322,60 +1322,62 @@
 {{- else -}}
   {{- $t16 = $image -}}
 {{- end -}}
-{{- $t17 := dict "args" (list $pool) -}}
-{{- template "nativelink.context._reserved" $t17 -}}
-{{- $t18 := dict -}}
+{{- $t17 := dict "args" (list $pool $known) -}}
+{{- template "nativelink.context.isolation_of" $t17 -}}
+{{- $t18 := dict "args" (list $pool) -}}
+{{- template "nativelink.context._reserved" $t18 -}}
+{{- $t19 := dict -}}
 {{- range $key, $item := $selector -}}
-  {{- $_ := set $t18 $key $item -}}
+  {{- $_ := set $t19 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $pool.node_selector -}}
-  {{- $_ := set $t18 $key $item -}}
+  {{- $_ := set $t19 $key $item -}}
 {{- end -}}
-{{- $t19 := dict "args" (list (le $grace 600)) -}}
-{{- template "nativelink.context._text" $t19 -}}
-{{- $t20 := dict -}}
-{{- range $key, $item := dict "cluster-autoscaler.kubernetes.io/safe-to-evict" $t19.result -}}
-  {{- $_ := set $t20 $key $item -}}
+{{- $t20 := dict "args" (list (le $grace 600)) -}}
+{{- template "nativelink.context._text" $t20 -}}
+{{- $t21 := dict -}}
+{{- range $key, $item := dict "cluster-autoscaler.kubernetes.io/safe-to-evict" $t20.result -}}
+  {{- $_ := set $t21 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $pool.annotations -}}
-  {{- $_ := set $t20 $key $item -}}
+  {{- $_ := set $t21 $key $item -}}
 {{- end -}}
-{{- $t21 := dict "args" (list $scratch) -}}
-{{- template "nativelink.context._inodes" $t21 -}}
-{{- $t22 := dict "args" (list $store (div $t21.result 2)) -}}
-{{- template "nativelink.context._eviction" $t22 -}}
-{{- $t23 := dict -}}
+{{- $t22 := dict "args" (list $scratch) -}}
+{{- template "nativelink.context._inodes" $t22 -}}
+{{- $t23 := dict "args" (list $store (div $t22.result 2)) -}}
+{{- template "nativelink.context._eviction" $t23 -}}
+{{- $t24 := dict -}}
 {{- range $key, $value := $pool.env -}}
-  {{- $t24 := dict "args" (list $value) -}}
-  {{- template "nativelink.context._text" $t24 -}}
-  {{- $_ := set $t23 $key (replace "$" "$$" $t24.result) -}}
+  {{- $t25 := dict "args" (list $value) -}}
+  {{- template "nativelink.context._text" $t25 -}}
+  {{- $_ := set $t24 $key (replace "$" "$$" $t25.result) -}}
 {{- end -}}
-{{- $t25 := dict "args" (list $known $senders "worker" (dict "pool" $name)) -}}
-{{- template "nativelink.monitoring.environment" $t25 -}}
-{{- $t26 := dict "args" (list $pool) -}}
-{{- template "nativelink.context.failing_polls" $t26 -}}
-{{- $t27 := dict -}}
-{{- range $key, $item := dict "stabilizationWindowSeconds" 0 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10000 "periodSeconds" 15) (dict "type" "Pods" "value" 200 "periodSeconds" 15)) -}}
-  {{- $_ := set $t27 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $pool.scale_up -}}
-  {{- $_ := set $t27 $key $item -}}
-{{- end -}}
+{{- $t26 := dict "args" (list $known $senders "worker" (dict "pool" $name)) -}}
+{{- template "nativelink.monitoring.environment" $t26 -}}
+{{- $t27 := dict "args" (list $pool) -}}
+{{- template "nativelink.context.failing_polls" $t27 -}}
 {{- $t28 := dict -}}
-{{- range $key, $item := dict "stabilizationWindowSeconds" 300 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10 "periodSeconds" 60) (dict "type" "Pods" "value" 4 "periodSeconds" 60)) -}}
+{{- range $key, $item := dict "stabilizationWindowSeconds" 0 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10000 "periodSeconds" 15) (dict "type" "Pods" "value" 200 "periodSeconds" 15)) -}}
   {{- $_ := set $t28 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $pool.scale_down -}}
+{{- range $key, $item := $pool.scale_up -}}
   {{- $_ := set $t28 $key $item -}}
 {{- end -}}
 {{- $t29 := dict -}}
+{{- range $key, $item := dict "stabilizationWindowSeconds" 300 "selectPolicy" "Max" "policies" (list (dict "type" "Percent" "value" 10 "periodSeconds" 60) (dict "type" "Pods" "value" 4 "periodSeconds" 60)) -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $pool.scale_down -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- $t30 := dict -}}
 {{- range $key, $item := $pool -}}
-  {{- $_ := set $t29 $key $item -}}
+  {{- $_ := set $t30 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "workload" (printf "nativelink-worker-%v" $name) "labels" $t13 "selector" $t15 "config_map" (dict "name" (printf "nativelink-worker-%v-config" $name) "namespace" $known.nativelink_workers_namespace "files" (list (printf "worker/%v/worker.json5" $name) "worker/start.sh" "worker/precondition.sh" "worker/drain.sh")) "image" $t16 "platform_properties" $properties "resources" $t17.result "slots" $slots "target" (or $pool.target $slots) "longest" $longest "grace" $grace "node_selector" $t18 "tolerations" (concat $tolerations $pool.tolerations) "annotations" $t20 "fast_store" $t22.result "env" $t23 "telemetry" $t25.result "fallback_replicas" (max 1 $pool.min_replicas) "failure_threshold" $t26.result "behavior" (dict "scaleUp" $t27 "scaleDown" $t28) "scaling" $scaling "when" (dict "always" true "keda" (eq $scaling "keda") "hpa" (eq $scaling "hpa") "headroom" (gt $pool.headroom 0) "prepull" $pool.prepull) -}}
-  {{- $_ := set $t29 $key $item -}}
+{{- range $key, $item := dict "workload" (printf "nativelink-worker-%v" $name) "labels" $t13 "selector" $t15 "config_map" (dict "name" (printf "nativelink-worker-%v-config" $name) "namespace" $known.nativelink_workers_namespace "files" (list (printf "worker/%v/worker.json5" $name) "worker/start.sh" "worker/precondition.sh" "worker/drain.sh")) "image" $t16 "platform_properties" $properties "isolated" (eq $t17.result "users") "resources" $t18.result "slots" $slots "target" (or $pool.target $slots) "longest" $longest "grace" $grace "node_selector" $t19 "tolerations" (concat $tolerations $pool.tolerations) "annotations" $t21 "fast_store" $t23.result "env" $t24 "telemetry" $t26.result "fallback_replicas" (max 1 $pool.min_replicas) "failure_threshold" $t27.result "behavior" (dict "scaleUp" $t28 "scaleDown" $t29) "scaling" $scaling "when" (dict "always" true "keda" (eq $scaling "keda") "hpa" (eq $scaling "hpa") "headroom" (gt $pool.headroom 0) "prepull" $pool.prepull) -}}
+  {{- $_ := set $t30 $key $item -}}
 {{- end -}}
-{{- $_ := set $frame "result" $t29 -}}
+{{- $_ := set $frame "result" $t30 -}}
 {{- end -}}
 
 {{- define "nativelink.context._receiver" -}}
@@ -1519,14 +1521,26 @@
 {{- $batching = $t1 -}}
 {{- $t2 := list -}}
 {{- range $index := until ($pods | int) -}}
-  {{- $t3 := dict -}}
-  {{- range $key, $item := dict "instance_name" "slice" "endpoints" (list (dict "address" (printf "grpc://nativelink-cas-%v.nativelink-cas-headless.%v.svc:%v" $index $namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).slice))) "store_type" $kind "retry" (dict "max_retries" 5 "delay" 0.3 "jitter" 0.5) -}}
-    {{- $_ := set $t3 $key $item -}}
+  {{- $t3 := "" -}}
+  {{- if eq $kind "writers" -}}
+    {{- $t3 = "writers" -}}
+  {{- else -}}
+    {{- $t3 = "slice" -}}
+  {{- end -}}
+  {{- $t4 := "" -}}
+  {{- if eq $kind "writers" -}}
+    {{- $t4 = "ac" -}}
+  {{- else -}}
+    {{- $t4 = $kind -}}
+  {{- end -}}
+  {{- $t5 := dict -}}
+  {{- range $key, $item := dict "instance_name" "slice" "endpoints" (list (dict "address" (printf "grpc://nativelink-cas-%v.nativelink-cas-headless.%v.svc:%v" $index $namespace (index (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) $t3)))) "store_type" $t4 "retry" (dict "max_retries" 5 "delay" 0.3 "jitter" 0.5) -}}
+    {{- $_ := set $t5 $key $item -}}
   {{- end -}}
   {{- range $key, $item := $batching -}}
-    {{- $_ := set $t3 $key $item -}}
+    {{- $_ := set $t5 $key $item -}}
   {{- end -}}
-  {{- $t2 = append $t2 (dict "weight" 1 "store" (dict "grpc" $t3)) -}}
+  {{- $t2 = append $t2 (dict "weight" 1 "store" (dict "grpc" $t5)) -}}
 {{- end -}}
 {{- $_ := set $frame "result" $t2 -}}
 {{- end -}}
@@ -1653,6 +1667,13 @@
 {{- $frame := . -}}
 {{- $pool := index .args 0 -}}
 {{- $_ := set $frame "result" (max 3 (div 10 $pool.polling_interval)) -}}
+{{- end -}}
+
+{{- define "nativelink.context.isolation_of" -}}
+{{- $frame := . -}}
+{{- $pool := index .args 0 -}}
+{{- $known := index .args 1 -}}
+{{- $_ := set $frame "result" (or $pool.isolation $known.nativelink_worker_isolation) -}}
 {{- end -}}
 
 {{- define "nativelink.context.memory_of" -}}
@@ -1789,234 +1810,241 @@
   {{- $t14 = $t13 -}}
 {{- end -}}
 {{- $storage_class = $t14 -}}
-{{- $t15 := dict "args" (list $known $senders $pools) -}}
-{{- template "nativelink.context._alerted" $t15 -}}
-{{- $t16 := dict -}}
-{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (not (not $senders)) "collected demand" (and (eq $backend "memory") (has "scheduler" $senders)) "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled -}}
-  {{- $_ := set $t16 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $t15.result -}}
-  {{- $_ := set $t16 $key $item -}}
-{{- end -}}
-{{- $when = $t16 -}}
-{{- $t17 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t18 := dict "args" (list $cluster $component) -}}
-  {{- template "nativelink.context._labels" $t18 -}}
-  {{- $_ := set $t17 $component $t18.result -}}
-{{- end -}}
-{{- $t19 := dict -}}
-{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
-  {{- $t20 := dict "args" (list $component) -}}
-  {{- template "nativelink.context._selector" $t20 -}}
-  {{- $_ := set $t19 $component $t20.result -}}
-{{- end -}}
-{{- $t21 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
-{{- template "nativelink.context._image" $t21 -}}
-{{- $t22 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
-{{- template "nativelink.context._image" $t22 -}}
-{{- $t23 := dict -}}
-{{- range $name := list "redis" "headroom" "collector" "redis_exporter" "prometheus" -}}
-  {{- $t24 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
-  {{- template "nativelink.context._image" $t24 -}}
-  {{- $_ := set $t23 $name $t24.result -}}
-{{- end -}}
-{{- $t25 := dict -}}
-{{- range $key, $item := dict "nativelink" $t21.result "worker_init" $t22.result -}}
-  {{- $_ := set $t25 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $t23 -}}
-  {{- $_ := set $t25 $key $item -}}
-{{- end -}}
-{{- $t26 := dict "args" (list $known) -}}
-{{- template "nativelink.context._secrets" $t26 -}}
-{{- $t27 := dict "args" (list $cluster "prometheus") -}}
-{{- template "nativelink.context._labels" $t27 -}}
-{{- $t28 := dict -}}
-{{- range $key, $item := $t27.result -}}
-  {{- $_ := set $t28 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $known.nativelink_prometheus_labels -}}
-  {{- $_ := set $t28 $key $item -}}
-{{- end -}}
-{{- $t29 := dict -}}
-{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
-  {{- $_ := set $t29 $key $item -}}
-{{- end -}}
-{{- range $key, $item := dict "interval" (printf "%vs" $known.nativelink_metrics_interval) -}}
-  {{- $_ := set $t29 $key $item -}}
-{{- end -}}
-{{- $t30 := "" -}}
-{{- if ne $prometheus "none" -}}
-  {{- $t31 := dict "args" (list $known $when $pools) -}}
-  {{- template "nativelink.alerts.groups" $t31 -}}
-  {{- $t30 = $t31.result -}}
-{{- else -}}
-  {{- $t30 = list -}}
-{{- end -}}
-{{- $t32 := dict "args" list -}}
-{{- template "nativelink.alerts.inhibitions" $t32 -}}
-{{- $t33 := dict "args" list -}}
-{{- template "nativelink.alerts.operator_inhibitions" $t33 -}}
-{{- $t34 := list -}}
-{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
-  {{- if index $when $each.condition -}}
-    {{- $t34 = append $t34 $each -}}
+{{- $t15 := false -}}
+{{- range $pool := $pools -}}
+  {{- if $pool.isolated -}}
+    {{- $t15 = true -}}
+    {{- break -}}
   {{- end -}}
 {{- end -}}
-{{- $t35 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.others" $t35 -}}
-{{- $t36 := "" -}}
+{{- $t16 := dict "args" (list $known $senders $pools) -}}
+{{- template "nativelink.context._alerted" $t16 -}}
+{{- $t17 := dict -}}
+{{- range $key, $item := dict "always" true "several schedulers" $several "redis" (eq $backend "redis") "bundled redis" $bundled "collector" (not (not $senders)) "collected demand" (and (eq $backend "memory") (has "scheduler" $senders)) "cas metrics" (has "cas" $senders) "scheduler metrics" (has "scheduler" $senders) "worker metrics" (has "worker" $senders) "demand" $demand "bundled prometheus" (eq $prometheus "bundled") "bundled prometheus with demand" (and (eq $prometheus "bundled") $demand) "prometheus operator" (eq $prometheus "operator") "prometheus operator with demand" (and (eq $prometheus "operator") $demand) "prometheus operator with kubelets" (and (eq $prometheus "operator") (has "cluster" $known.nativelink_prometheus_scrapes)) "plain alerts" (has $prometheus (list "bundled" "annotations")) "scrape annotations" (eq $prometheus "annotations") "dashboards" $known.nativelink_dashboards "gateway" (eq $known.nativelink_edge "gateway") "envoy gateway" $envoy_gateway "envoy gateway with a single pod" (and $envoy_gateway (not (not $single_pod_routes))) "ingress" (eq $known.nativelink_edge "ingress") "autoscaled" $autoscaled "isolated workers" $t15 "client writers" (not (not $known.nativelink_writer_peers)) -}}
+  {{- $_ := set $t17 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $t16.result -}}
+  {{- $_ := set $t17 $key $item -}}
+{{- end -}}
+{{- $when = $t17 -}}
+{{- $t18 := dict -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
+  {{- $t19 := dict "args" (list $cluster $component) -}}
+  {{- template "nativelink.context._labels" $t19 -}}
+  {{- $_ := set $t18 $component $t19.result -}}
+{{- end -}}
+{{- $t20 := dict -}}
+{{- range $component := list "cas" "scheduler" "redis" "worker" "headroom" "prepull" "collector" "demand" "prometheus" "edge" "policy" -}}
+  {{- $t21 := dict "args" (list $component) -}}
+  {{- template "nativelink.context._selector" $t21 -}}
+  {{- $_ := set $t20 $component $t21.result -}}
+{{- end -}}
+{{- $t22 := dict "args" (list $known.nativelink_image $known.nativelink_version $known.nativelink_image_digest) -}}
+{{- template "nativelink.context._image" $t22 -}}
+{{- $t23 := dict "args" (list $known.nativelink_worker_init_image $known.nativelink_version $known.nativelink_worker_init_image_digest) -}}
+{{- template "nativelink.context._image" $t23 -}}
+{{- $t24 := dict -}}
+{{- range $name := list "redis" "headroom" "collector" "redis_exporter" "prometheus" -}}
+  {{- $t25 := dict "args" (list (index $known (printf "nativelink_%v" (printf "%v_image" $name))) (index $known (printf "nativelink_%v" (printf "%v_version" $name))) (index $known (printf "nativelink_%v" (printf "%v_image_digest" $name)))) -}}
+  {{- template "nativelink.context._image" $t25 -}}
+  {{- $_ := set $t24 $name $t25.result -}}
+{{- end -}}
+{{- $t26 := dict -}}
+{{- range $key, $item := dict "nativelink" $t22.result "worker_init" $t23.result -}}
+  {{- $_ := set $t26 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $t24 -}}
+  {{- $_ := set $t26 $key $item -}}
+{{- end -}}
+{{- $t27 := dict "args" (list $known) -}}
+{{- template "nativelink.context._secrets" $t27 -}}
+{{- $t28 := dict "args" (list $cluster "prometheus") -}}
+{{- template "nativelink.context._labels" $t28 -}}
+{{- $t29 := dict -}}
+{{- range $key, $item := $t28.result -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $known.nativelink_prometheus_labels -}}
+  {{- $_ := set $t29 $key $item -}}
+{{- end -}}
+{{- $t30 := dict -}}
+{{- range $key, $item := dict "name" "nativelink-demand" "rules" (list (dict "record" "nativelink_scheduler_queue_depth" "expr" "sum by (cluster, namespace, pool) (label_replace(redis_script_values, \"pool\", \"$1\", \"key\", \"(.+):[a-z]+\"))")) -}}
+  {{- $_ := set $t30 $key $item -}}
+{{- end -}}
+{{- range $key, $item := dict "interval" (printf "%vs" $known.nativelink_metrics_interval) -}}
+  {{- $_ := set $t30 $key $item -}}
+{{- end -}}
+{{- $t31 := "" -}}
+{{- if ne $prometheus "none" -}}
+  {{- $t32 := dict "args" (list $known $when $pools) -}}
+  {{- template "nativelink.alerts.groups" $t32 -}}
+  {{- $t31 = $t32.result -}}
+{{- else -}}
+  {{- $t31 = list -}}
+{{- end -}}
+{{- $t33 := dict "args" list -}}
+{{- template "nativelink.alerts.inhibitions" $t33 -}}
+{{- $t34 := dict "args" list -}}
+{{- template "nativelink.alerts.operator_inhibitions" $t34 -}}
+{{- $t35 := list -}}
+{{- range $each := list (dict "name" "nativelink-collector" "component" "collector" "port" "metrics" "port_name" "http-metrics" "condition" "collected demand" "demand" true) (dict "name" "nativelink-reported" "component" "collector" "port" "reported" "port_name" "http-reported" "condition" "collector" "demand" false) (dict "name" "nativelink-demand" "component" "demand" "port" "demand" "port_name" "http-metrics" "condition" "demand" "demand" true) -}}
+  {{- if index $when $each.condition -}}
+    {{- $t35 = append $t35 $each -}}
+  {{- end -}}
+{{- end -}}
+{{- $t36 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.others" $t36 -}}
+{{- $t37 := "" -}}
 {{- if has "cluster" $known.nativelink_prometheus_scrapes -}}
-  {{- $t36 = (list "/metrics" "/metrics/cadvisor") -}}
+  {{- $t37 = (list "/metrics" "/metrics/cadvisor") -}}
 {{- else -}}
-  {{- $t36 = list -}}
+  {{- $t37 = list -}}
 {{- end -}}
-{{- $t37 := dict "args" (list $known) -}}
-{{- template "nativelink.monitoring.kubelet_series" $t37 -}}
-{{- $t38 := dict "args" (list $senders) -}}
-{{- template "nativelink.monitoring.collector" $t38 -}}
-{{- $t39 := dict "args" (list $known.nativelink_traces_endpoint) -}}
-{{- template "nativelink.context._receiver" $t39 -}}
-{{- $t40 := dict -}}
+{{- $t38 := dict "args" (list $known) -}}
+{{- template "nativelink.monitoring.kubelet_series" $t38 -}}
+{{- $t39 := dict "args" (list $senders) -}}
+{{- template "nativelink.monitoring.collector" $t39 -}}
+{{- $t40 := dict "args" (list $known.nativelink_traces_endpoint) -}}
+{{- template "nativelink.context._receiver" $t40 -}}
+{{- $t41 := dict -}}
 {{- range $sender := list "scheduler" "cas" -}}
-  {{- $t41 := dict "args" (list $known $senders $sender dict) -}}
-  {{- template "nativelink.monitoring.environment" $t41 -}}
-  {{- $_ := set $t40 $sender $t41.result -}}
+  {{- $t42 := dict "args" (list $known $senders $sender dict) -}}
+  {{- template "nativelink.monitoring.environment" $t42 -}}
+  {{- $_ := set $t41 $sender $t42.result -}}
 {{- end -}}
-{{- $t42 := "" -}}
+{{- $t43 := "" -}}
 {{- if $known.nativelink_priority_classes -}}
-  {{- $t42 = "nativelink-control-plane" -}}
+  {{- $t43 = "nativelink-control-plane" -}}
 {{- else -}}
-  {{- $t42 = "" -}}
+  {{- $t43 = "" -}}
 {{- end -}}
-{{- $t43 := dict "args" (list $known "cas") -}}
-{{- template "nativelink.context._stated" $t43 -}}
-{{- $t44 := dict -}}
-{{- range $kind := list "cas" "ac" -}}
-  {{- $t45 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
-  {{- template "nativelink.context._shards" $t45 -}}
-  {{- $_ := set $t44 $kind $t45.result -}}
+{{- $t44 := dict "args" (list $known "cas") -}}
+{{- template "nativelink.context._stated" $t44 -}}
+{{- $t45 := dict -}}
+{{- range $kind := list "cas" "ac" "writers" -}}
+  {{- $t46 := dict "args" (list $kind $known.nativelink_cas_replicas $known.nativelink_namespace (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version).read_batching) -}}
+  {{- template "nativelink.context._shards" $t46 -}}
+  {{- $_ := set $t45 $kind $t46.result -}}
 {{- end -}}
-{{- $t46 := dict "args" (list $known) -}}
-{{- template "nativelink.context._cas_stores" $t46 -}}
-{{- $t47 := "" -}}
+{{- $t47 := dict "args" (list $known) -}}
+{{- template "nativelink.context._cas_stores" $t47 -}}
+{{- $t48 := "" -}}
 {{- if has "cas" $senders -}}
-  {{- $t47 = "COUNTED_" -}}
+  {{- $t48 = "COUNTED_" -}}
 {{- else -}}
-  {{- $t47 = "" -}}
+  {{- $t48 = "" -}}
 {{- end -}}
-{{- $t48 := dict -}}
-{{- range $key, $item := $t43.result -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- $t49 := dict -}}
+{{- range $key, $item := $t44.result -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "shards" $t44 "storage_class" $storage_class -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $key, $item := dict "shards" $t45 "storage_class" $storage_class -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t46.result -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $key, $item := $t47.result -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "served" $t47 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
-  {{- $_ := set $t48 $key $item -}}
+{{- range $key, $item := dict "served" $t48 "spread" (index (dict "required" "DoNotSchedule" "preferred" "ScheduleAnyway") $known.nativelink_cas_node_spread) "startup_period" 10 "startup_failures" (max 1 (div $known.nativelink_cas_startup_timeout 10)) -}}
+  {{- $_ := set $t49 $key $item -}}
 {{- end -}}
-{{- $t49 := dict "args" (list $known "scheduler") -}}
-{{- template "nativelink.context._stated" $t49 -}}
-{{- $t51 := list -}}
+{{- $t50 := dict "args" (list $known "scheduler") -}}
+{{- template "nativelink.context._stated" $t50 -}}
+{{- $t52 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t51 = append $t51 $pool.grace -}}
+  {{- $t52 = append $t52 $pool.grace -}}
 {{- end -}}
-{{- $t50 := index $t51 0 -}}
-{{- range $item := $t51 -}}
-  {{- $t50 = max $t50 $item -}}
+{{- $t51 := index $t52 0 -}}
+{{- range $item := $t52 -}}
+  {{- $t51 = max $t51 $item -}}
 {{- end -}}
-{{- $t52 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
-{{- template "nativelink.context._back_soon" $t52 -}}
-{{- $t53 := dict -}}
-{{- range $key, $item := $t49.result -}}
-  {{- $_ := set $t53 $key $item -}}
+{{- $t53 := dict "args" (list $known.nativelink_scheduler_tolerations) -}}
+{{- template "nativelink.context._back_soon" $t53 -}}
+{{- $t54 := dict -}}
+{{- range $key, $item := $t50.result -}}
+  {{- $_ := set $t54 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "properties" $properties "executing_timeout" $t50 "tolerations" $t52.result -}}
-  {{- $_ := set $t53 $key $item -}}
+{{- range $key, $item := dict "properties" $properties "executing_timeout" $t51 "tolerations" $t53.result -}}
+  {{- $_ := set $t54 $key $item -}}
 {{- end -}}
-{{- $t54 := dict "args" (list $known "redis") -}}
-{{- template "nativelink.context._stated" $t54 -}}
-{{- $t55 := "" -}}
-{{- if $bundled -}}
-  {{- $t55 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- else -}}
-  {{- $t55 = $known.nativelink_redis_address -}}
-{{- end -}}
+{{- $t55 := dict "args" (list $known "redis") -}}
+{{- template "nativelink.context._stated" $t55 -}}
 {{- $t56 := "" -}}
 {{- if $bundled -}}
-  {{- $t56 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+  {{- $t56 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
 {{- else -}}
   {{- $t56 = $known.nativelink_redis_address -}}
 {{- end -}}
-{{- $t57 := dict "args" (list $t56 (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
-{{- template "nativelink.context._peer" $t57 -}}
-{{- $t58 := "" -}}
+{{- $t57 := "" -}}
+{{- if $bundled -}}
+  {{- $t57 = (printf "nativelink-redis:%v" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- else -}}
+  {{- $t57 = $known.nativelink_redis_address -}}
+{{- end -}}
+{{- $t58 := dict "args" (list $t57 (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).redis) -}}
+{{- template "nativelink.context._peer" $t58 -}}
+{{- $t59 := "" -}}
 {{- if $memory -}}
-  {{- $t59 := dict "args" (list $memory) -}}
-  {{- template "nativelink.context.redis_may_fill" $t59 -}}
-  {{- $t58 = $t59.result -}}
+  {{- $t60 := dict "args" (list $memory) -}}
+  {{- template "nativelink.context.redis_may_fill" $t60 -}}
+  {{- $t59 = $t60.result -}}
 {{- else -}}
-  {{- $t58 = 0 -}}
+  {{- $t59 = 0 -}}
 {{- end -}}
-{{- $t60 := dict -}}
-{{- range $key, $item := $t54.result -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- $t61 := dict -}}
+{{- range $key, $item := $t55.result -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "bundled" $bundled "address" $t55 -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := dict "bundled" $bundled "address" $t56 -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- range $key, $item := $t57.result -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := $t58.result -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t58 -}}
-  {{- $_ := set $t60 $key $item -}}
+{{- range $key, $item := dict "secret" $known.nativelink_redis_secret_name "storage_class" (or $known.nativelink_redis_storage_class $storage_class) "max_memory" $t59 -}}
+  {{- $_ := set $t61 $key $item -}}
 {{- end -}}
-{{- $t61 := list -}}
+{{- $t62 := list -}}
 {{- range $each := $edges -}}
-  {{- $t62 := dict "args" (list $each) -}}
-  {{- template "nativelink.context._namespace" $t62 -}}
-  {{- $t61 = append $t61 $t62.result -}}
+  {{- $t63 := dict "args" (list $each) -}}
+  {{- template "nativelink.context._namespace" $t63 -}}
+  {{- $t62 = append $t62 $t63.result -}}
 {{- end -}}
-{{- $t63 := list -}}
+{{- $t64 := list -}}
 {{- range $name := $readers | uniq -}}
-  {{- $t64 := dict "args" (list $name) -}}
-  {{- template "nativelink.context._namespace" $t64 -}}
-  {{- $t63 = append $t63 $t64.result -}}
+  {{- $t65 := dict "args" (list $name) -}}
+  {{- template "nativelink.context._namespace" $t65 -}}
+  {{- $t64 = append $t64 $t65.result -}}
 {{- end -}}
-{{- $t65 := "" -}}
+{{- $t66 := "" -}}
 {{- if $known.nativelink_workers_apart -}}
-  {{- $t66 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
-  {{- template "nativelink.context._away_from" $t66 -}}
-  {{- $t65 = $t66.result -}}
+  {{- $t67 := dict "args" (list $known.nativelink_namespace (list "cas" "redis" "scheduler")) -}}
+  {{- template "nativelink.context._away_from" $t67 -}}
+  {{- $t66 = $t67.result -}}
 {{- else -}}
-  {{- $t65 = dict -}}
+  {{- $t66 = dict -}}
 {{- end -}}
-{{- $t67 := dict "args" (list list) -}}
-{{- template "nativelink.context._back_soon" $t67 -}}
-{{- $t68 := list -}}
+{{- $t68 := dict "args" (list list) -}}
+{{- template "nativelink.context._back_soon" $t68 -}}
+{{- $t69 := list -}}
 {{- range $pool := $pools -}}
-  {{- $t69 := dict -}}
+  {{- $t70 := dict -}}
   {{- range $key, $texts := $pool.platform_properties -}}
     {{- if $texts -}}
-      {{- $_ := set $t69 $key (last $texts) -}}
+      {{- $_ := set $t70 $key (last $texts) -}}
     {{- end -}}
   {{- end -}}
-  {{- $t68 = append $t68 (dict "name" $pool.name "properties" $t69) -}}
+  {{- $t69 = append $t69 (dict "name" $pool.name "properties" $t70) -}}
 {{- end -}}
-{{- $t70 := dict -}}
+{{- $t71 := dict -}}
 {{- range $key, $item := dict "nginx.org/grpc-services" "nativelink-scheduler,nativelink-cas" "nginx.org/client-max-body-size" "0" "nginx.org/proxy-read-timeout" "86400s" "nginx.org/proxy-send-timeout" "86400s" "nginx.ingress.kubernetes.io/backend-protocol" "GRPC" "nginx.ingress.kubernetes.io/proxy-body-size" "0" "nginx.ingress.kubernetes.io/proxy-read-timeout" "86400" "nginx.ingress.kubernetes.io/proxy-send-timeout" "86400" -}}
-  {{- $_ := set $t70 $key $item -}}
+  {{- $_ := set $t71 $key $item -}}
 {{- end -}}
 {{- range $key, $item := $known.nativelink_edge_annotations -}}
-  {{- $_ := set $t70 $key $item -}}
+  {{- $_ := set $t71 $key $item -}}
 {{- end -}}
-{{- $t71 := dict "args" (list $known.nativelink_namespace $when) -}}
-{{- template "nativelink.context._config_maps" $t71 -}}
-{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t17 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t19 "images" $t25 "pull_secrets" $known.nativelink_image_pull_secrets "secrets" $t26.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t28 "demand" (list $t29) "alerts" $t30 "inhibitions" $t32.result "operator_inhibitions" $t33.result "interval" 15 "own" $t34 "others" $t35.result "kubelet_paths" $t36 "kubelet_series" $t37.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t38.result "traces" $t39.result "telemetry" $t40 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t42 "cas" $t48 "scheduler" $t53 "redis" $t60 "peers" (dict "clients" (concat $t61 $known.nativelink_client_peers) "dns" $known.nativelink_dns_peers "metrics" $t63) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "affinity" $t65) "only_pod_tolerations" $t67.result "pools" $pools "demand_pools" $t68 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t70) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t71.result "when" $when) -}}
+{{- $t72 := dict "args" (list $known.nativelink_namespace $when) -}}
+{{- template "nativelink.context._config_maps" $t72 -}}
+{{- $_ := set $frame "result" (dict "cluster" $cluster "namespace" $known.nativelink_namespace "workers_namespace" $known.nativelink_workers_namespace "instance_name" $known.nativelink_instance_name "fields" (index (dict "v1.6.6" (dict "max_action_timeout" "max_action_timeout_s" "max_upload_timeout" "max_upload_timeout_s" "redis_backend" true "fallback_match_interval" true "read_batching" true "tcp_nodelay" false "counts" true) "v1.3.2" (dict "max_action_timeout" "max_action_timeout" "max_upload_timeout" "max_upload_timeout" "redis_backend" false "fallback_match_interval" false "read_batching" false "tcp_nodelay" false "counts" false)) $known.nativelink_version) "ports" (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090) "otlp" (dict "scheduler" 4317 "cas" 14317 "worker" 24317) "labels" $t18 "kept" (dict "kustomize.toolkit.fluxcd.io/prune" "disabled" "argocd.argoproj.io/sync-options" "Prune=false,Delete=false") "selectors" $t20 "images" $t26 "pull_secrets" $known.nativelink_image_pull_secrets "isolation" (dict "name" "nativelink-isolation-d099f9a33a" "programs" (dict "amd64" "f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAZBogAAAAAABAAAAAAAAAAAg5AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABkCgAAAAAAAGQKAAAAAAAAABAAAAAAAAABAAAABQAAAGQKAAAAAAAAZBogAAAAAABkGiAAAAAAAPotAAAAAAAA+i0AAAAAAAAAEAAAAAAAAAEAAAAGAAAAYDgAAAAAAABgWCAAAAAAAGBYIAAAAAAAYAAAAAAAAADwEAEAAAAAAAAQAAAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAAAAAgAAAAIAAAACAAAAAgGNhcGFiaWxpdGllcwB0aGUgY29tbWFuZCAARk9XTkVSAGdpdmluZyBhd2F5IABkcm9wcGluZyAAZ3JvdXAAIG11c3Qgbm90IGJlIGV4ZWN1dGVkAC9zY3JhdGNoL3VzZXJzLzAubG9jawAvZHJhaW4vYWN0aW9uAHByZXBhcmUAcnVucwAgcHJlcGFyZSBbZ3VhcmRlZF0AL3Zhci90bXAAL3Byb2Mvc2VsZi9leGUAdGhlIGNvbnRhaW5lciBtdXN0IG5vdCBhbGxvdyBwcml2aWxlZ2UgZXNjYWxhdGlvbiAoYWxsb3dQcml2aWxlZ2VFc2NhbGF0aW9uOiBmYWxzZSkAIGNhbm5vdCBiZSByZWFkOiBlcnJvciAALwAgaXMgbm8gcHJvZ3JhbSBmb3IgdGhpcyBtYWNoaW5lAC90bXAAaXNvbGF0aW9uOiAAAHRha2luZyAAc2V0dGluZyAAL3NjcmF0Y2gvdXNlcnMAdGhlIGtlcm5lbCBsYWNrcyBvcGVuYXQyLCB3aGljaCA1LjYgYW5kIG5ld2VyIGhhdmUAQ0hPV04AL3dvcmsAb3BlbmluZyAAZ3JvdXBzAC9zY3JhdGNoAHRoZSBjb250YWluZXIgbGFja3MgdGhlIGNhcGFiaWxpdGllcwBTRVRHSUQAdGhlIGRpcmVjdG9yeSBvZiBhbm90aGVyIGFjdGlvbjogAHVzZXIAdGhlIGNvbW1hbmQgaXMgbm90IGluIHRoZSBkaXJlY3Rvcnkgb2YgYW4gYWN0aW9uOiAAIGNhbm5vdCBiZSBleGVjdXRlZAAgaXMgYSBsaW5rIHRoYXQgbGVhZHMgb3V0IG9mIHRoZSBhY3Rpb24ncyBkaXJlY3RvcnkAIGlzIHN0aWxsIG9wZW4gZm9yIHdyaXRpbmcAdGhlIHByb2Nlc3NlcyBvZiB1c2VyIABub19uZXdfcHJpdnMAUEFUSABUTVBESVIALCBzbyB0aGV5IGNvdWxkIHdyaXRlIGFjdGlvbiByZXN1bHRzIG9yIGFjdCBhcyB3b3JrZXJzLiBSdW4gcm9sZSBub2RlX2FnZW50IGZvciBpdCAobm9kZV9hZ2VudF9ndWFyZCksIG9yIHNldCBuYXRpdmVsaW5rX3dvcmtlcl9hY2Nlc3MgdG8gbmV0d29ya19wb2xpY3kAdXNhZ2U6IABhbGwgdXNlcnMgYXJlIHRha2VuIGJ5IHJ1bm5pbmcgYWN0aW9ucwAgaGFzIG5vIGxlYXNlcwBEQUNfT1ZFUlJJREUAYWN0aW9uAC9kZXYvc2htAC9kcmFpbgBjbG9zaW5nIAB0YWtpbmcgYSAAdGhlIGFjdGlvbiBoYXMgdG9vIG1hbnkgZW52aXJvbm1lbnQgdmFyaWFibGVzACBiZWxvbmdzIHRvIGFub3RoZXIgdXNlcgAKAGhhbmRpbmcgb3ZlciAAdGhlIG5vZGUgbGV0cyBhY3Rpb25zIGNvbm5lY3QgdG8gcG9ydCAAS0lMTABndWFyZGVkAHN0YXJ0aW5nIAAvZHJhaW4vZ3VhcmRlZAAvc2NyYXRjaC91c2Vycy8AdGhlIGZpbGUgc3lzdGVtIG9mIAAvYWN0aW9uLwAgY291bGQgbm90IGJlIGVuZGVkACBkb2VzIG5vdCBleGlzdAAvc2NyYXRjaC9zdG9yZQAvc2NyYXRjaC9hY3Rpb25zLwAgZmFpbHMgd2l0aCBlcnJvciAAbWFya2luZyAAbWFraW5nIABTRVRVSUQAL3NjcmF0Y2gvYWN0aW9ucwByZWFkaW5nIAB0aGUgY29udGFpbmVyIG11c3QgcnVuIGFzIHVzZXIgMCAocnVuQXNVc2VyKQB0aGUgY29tbWFuZAAubG9jawAvdXNyL2xvY2FsL2JpbjovYmluOi91c3IvYmluAHRoZXJlIGlzIG5vIGNvbW1hbmQAYSBwcm9jZXNzAHRoZSBjb21tYW5kIGlzIG5vdCBpbiBhIGRpcmVjdG9yeSBvZiAAd29yawByZWZ1c2VkOiAAAAAAAAAAADMDIAAAAAAAlgcgAAAAAAAmBiAAAAAAAAAAAAAAAAAAMwMgAAAAAAC0ByAAAAAAACAHIAAAAAAAJgYgAAAAAAAAAAAAAAAAADMDIAAAAAAACwQgAAAAAADAWCAAAAAAACYGIAAAAAAAAAAAAAAAAAAzAyAAAAAAAOQDIAAAAAAAwFggAAAAAAAmBiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAvc2NyYXRjaC91c2Vycy8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAMwMgAAAAAAByBSAAAAAAACYGIAAAAAAAAAAAAAAAAAAzAyAAAAAAAN8HIAAAAAAAUIkgAAAAAAAmBiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAuAyAAAAAAAIgCIAAAAAAAvAUgAAAAAAAAAAAAAAAAADMDIAAAAAAA3wUgAAAAAAAmBiAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAAAAAAAAAAAoAAAAAAAAAMwMgAAAAAACTBiAAAAAAAK8DIAAAAAAAmQUgAAAAAAAmBiAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAAAAAAAAAAAgAAAAAAAAAMwMgAAAAAAA6ByAAAAAAACYGIAAAAAAAAAAAAAAAAACTAyAAAAAAAKgFIAAAAAAAAAAAAAAAAAAKAiAAAAAAAAAAAAAAAAAAXQYgAAAAAADdAyAAAAAAABkHIAAAAAAAMwMgAAAAAACgAiAAAAAAACYGIAAAAAAAAAAAAAAAAAAzAyAAAAAAAGADIAAAAAAAJgYgAAAAAAAAAAAAAAAAAIXDjcMx7UiJ50iD5PDoWwUAAEiJ+EiF0nQSMclAijwOQIg8CEj/wUg5ynXww0iJ+EiF0g+EMwUAAEiNSg9Ig+HwSP/KZkgPbsJmD3DARDHSZg9vHajm//9mD28l0Ob//2YPby0I5///Zg9vNfDm//9mD289yOb//2ZED28Fn+b//2ZED28N9ub//2ZFD3bSZkwPbtpmRQ9w20RmRQ9v62ZFD+voZkQPb+BmRQ/v4WZFD+/pZkUPb/1mRQ9m/GZFD3D3oPJBD3DO6GZFD3bsZkUPcO318kEPcNXoZg/b0WZFD3D/9fJBD3DP6GYP68pmQQ/vymYPa8lmD37PQPbHAXQEQIg0EGZFD9vuZkUP6+9mRQ9r7WZFD+/qZkUPa+1mRQ9j7WZED37vwe8IQPbHAXQFQIh0EAFmQQ9vy2YP689mQQ/vyWYPb9FmQQ9m1GZED3DqoGZBD3bMZkQPcPH1ZkEPb85mQQ/bzWZED3D69WZBD+vPZg9ryWZBD+/KZg9ryWYPY8lmD37Pwe8QQPbHAXQFQIh0EALzQQ9wzYTzQQ9w1oRmD9vR80EPcM+EZg/rymZBD+/KZg9ryWYPY8lmD37Pwe8YQPbHAXQFQIh0EANmQQ9vy2YP685mQQ/vyWYPb9FmQQ9m1GZED3DyoPJFD3D+6GZBD3bMZkQPcOn18kEPcM3oZkEP289mRA9w+vXyQQ9w1+hmD+vRZkEP79JmD2vKZg9jyWYPxfkCQPbHAXQFQIh0EARmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZBD2vNZg9jyWYPxfkCwe8IQPbHAXQFQIh0EAVmQQ9vy2YP681mQQ/vyWYPb9FmQQ9m1GZED3DqoGZBD3bMZkQPcPH1ZkEPb85mQQ/bzWZED3D69WZBD+vPZg9ryWZBD+/KZg9ryWYPY8lmD8X5A0D2xwF0BUCIdBAG80EPcM2E80EPcNaEZg/b0fNBD3DPhGYP68pmQQ/vymYPa8lmD2PJZg/F+QPB7whA9scBdAVAiHQQB2ZBD2/LZg/rzGZBD+/JZg9v0WZBD2bUZkQPcPKg8kUPcP7oZkEPdsxmRA9w6fXyQQ9wzehmQQ/bz2ZED3D69fJBD3DX6GYP69FmQQ/v0mYPa9JmD2PKZg/F+QRA9scBdAVAiHQQCGZFD9vuZkUP6+9mRQ9r7WZFD+/qZkUPa+1mQQ9jzWYPxfkEwe8IQPbHAXQFQIh0EAlmQQ9vy2YP68tmQQ/vyWYPb9FmQQ9m1GZED3DqoGZBD3bMZkQPcPH1ZkEPb85mQQ/bzWZED3D69WZBD+vPZg9ryWZBD+/KZg9ryWYPY8lmD8X5BUD2xwF0BUCIdBAK80EPcM2E80EPcNaEZg/b0fNBD3DPhGYP68pmQQ/vymYPa8lmD2PJZg/F+QXB7whA9scBdAVAiHQQC2ZBD2/LZg/rDRfj//9mQQ/vyWYPb9FmQQ9m1GZED3DyoPJFD3D+6GZBD3bMZkQPcOn18kEPcM3oZkEP289mRA9w+vXyQQ9w1+hmD+vRZkEP79JmD2vKZg9jyWYPxfkGQPbHAXQFQIh0EAxmRQ/b7mZFD+vvZkUPa+1mRQ/v6mZBD2vNZg9jyWYPxfkGwe8IQPbHAXQFQIh0EA1mRA/rHUHi//9mRQ/v2WZBD2/LZkEPZsxmRA9w6aBmRQ923GZFD3Db9WZBD2/TZkEP29VmRA9w4fVmQQ/r1GYPa8pmQQ/vymYPa8lmD2PJZg/F+QdA9scBdAVAiHQQDvNBD3DNhPNBD3DThGYP29HzQQ9wzIRmD+vKZkEP78pmD2vJZg9jyWYPxfkHwe8IQPbHAXQFQIh0EA9Ig8IQSDnRD4Uj+///w1VBVlNIgewgEQAASI1XCEiLD0iLRwhIjXABRA+2Rv9Bg/gvdAdFhcB1BesISInwSP/G6+Yx9kiD/gZ0FkSKBDBMjU4BRDqGtQUgAEyJznTm6x6AeAYAdRhIjTTKSIPGCEiDxxDoMgUAAInH6BMFAAAx0kiD+gd0FkCKNBBMjUIBQDqyYgYgAEyJwnTm6xKAeAcAdQzo0AgAADH/6OMEAABIg/kCD4yHAAAASItXEDH2SIP+B3QWRIoEMkyNTgFEOoZoAiAATInOdObrN4B6BwB1MUC1AUiD+QIPhJwAAABIi0cYMclIg/kHD4SEAAAAihQISI1xATqRYgYgAEiJ8XTk63hIg/kCdSgxyUiD+QR0FkCKNApIjXkBQDqxcAIgAEiJ+XTm6wqAegQAD4Ro////SI28JPAAAABIxwczAyAASMdHCGoFIABIiUcQSMdHGHUCIABIx0cgJgYgAEjHRygAAAAA6EQJAAC/fgAAAOgQBAAAgHgHAEAPlcVIjbwkIAEAALoAEAAAMfboMfn//0jHRCQIIgUIIA9XwA8phCSwAAAASMeEJMAAAAAAAAAADxANJej//w8pjCSQAAAASMeEJKAAAAAIAAAADymEJIAAAAAPKUQkcA8pRCRgDylEJFAPKUQkQA8pRCQwDylEJCAPKUQkELhrAAAAMf8x9jHSRTHSRTHARTHJDwVIhcAPhVMCAABFMfZIjXwkCEiNnCSwAAAAuH0AAABIid4x0kUx0kUxwEUxyQ8FvjEHIAC68AEgAEiJx+iTCgAAiwP30CXrAAAARA+j8HNvMcmAfAwQAEiNSQF19UiD+X93B8ZEDA8g6wNI/8nGRAwQAEqLDPXgCSAAMfZIifdI/8aAfDwQAHXzSI1W/0iD/n93J0CKMUCE9nQfSP/BSIn6QIh0FBBI/8JAijFAhPZ0CUj/wUiD+n9y58ZEFBAASf/GSYP+CHWCgHwkEAAPhZQBAAC/JwAAALidAAAAMfYx0kUx0kUxwEUxyQ8FSIP4AQ+FpgEAAEiNlCSQAAAAvgwDIABBuhgAAAC4tQEAAEjHx5z///9FMcBFMckPBUiD+O4PhX8BAAC/rwMgAL7JAQAA6HAkAAC/xQUgAL7AAQAA6GEkAAC/1AYgADH26AIRAAC/UQMgADH26PYQAAC/xQUgADH26OoQAAC/1AYgAL7AAQAA6C4kAAC/UQMgAL7JAQAA6B8kAAC+LgMgALsoCSAAugAACwC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJx0iFwHgXvv8DAAC4WwAAADHSRTHSRTHARTHJDwW4AwAAADH2MdJFMdJFMcBFMckPBUiLM0iDwwhIhfZ1pUyNdCQQTIn36EoHAAC+RAIgALoAAAgAuAEBAABIx8ec////RTHSRTHARTHJDwVIicNJYz64AwAAADH2MdJFMdJFMcBFMckPBb4ABAAAuEgAAABIid8x0kUx0kUxwEUxyQ8FSIXAeV2/eAkgAOn9/P//v8AJIADp8/z//0iNvCTIAAAASMcHMwMgAEjHRwi4AyAASI1EJBBIiUcQSMdHGCYGIABIx0cgAAAAAOm+/P//vyAKIADptPz//79ACiAA6ar8//+6AgAAALhIAAAASInfRTHSRTHARTHJDwW//w8AAOhVDgAASI2cJCABAAC+kQIgAEG6/w8AALgLAQAASMfHnP///0iJ2kUxwEUxyQ8FvjEHIAC6kQIgAEiJx+jGBwAAuloCIAC4CgEAAEiJ30jHxpz///9FMdJFMcBFMckPBb4RByAASInH6JoHAABAhO0PhUz7//9IjbwkIAEAALp0BiAAuAoBAABIx8ac////RTHSRTHARTHJDwW+EQcgAEiJx+hgBwAA6RH7//+J/7jnAAAAMfYx0kUx0kUxwEUxyQ8F6+pBV0FWQVVBVFNIgexQEQAASInzSYn+v8BYIAC+ABAAALhPAAAAMdJFMdJFMcBFMckPBUiFwHghSMfA7////0iFwHQciojRWCAASI1QATqI9AYgAEiJ0HTmvxAIIADrQEjHwP////+AuNJYIAAASI1AAXXzSIP4JHIhSMfA+////0iFwHQpioj6WCAASI1QATqIngMgAEiJ0HTmvzgIIADobgQAAL9+AAAA6Dr///8PtgXdMgAAhcB0BYP4L3XcxgXIMgAAAL7AWCAAugAACwC4AQEAAEjHx5z///9FMdJFMcBFMckPBYkFrEIAAEhj+L6fAyAAusBYIADoRQYAAEhjPZNCAABJiee+PwMgALoAEQAAQbr/BwAAuEwBAABNifhFMckPBb4xByAAusBYIABIicfoDAYAAEGDfxQAD4VXAgAA9kQkHQIPhUwCAABIYz1EQgAAvgYAAAC4SQAAADHSRTHSRTHARTHJDwVIhcAPhSUCAABIjbwkBAEAAL7AWCAAukwQAADof/P//7gnAAAAMf8x9jHSRTHSRTHARTHJDwXHBCQAAAAASYM+AA+E8QEAAEmJx0yNpCRIEQAATInn6O0DAABBiUQkBEjHwP////+AvAQFEQAAAEiNQAF18kiNSAFIg/k/dytAti+6hAYgAECItAwDEQAAQIoySI1BAUCE9nQMSP/CSIP5P0iJwXLgSP/IxoQEBBEAAACLjCRMEQAAvihpIABIv83MzMzMzMzMSInISPfnSMHqA40EEkSNBICJyEQpwAwwiEb+SP/OSIP5CUiJ0XfZSMfB/////4C8DAURAAAASI1JAXXySI1RAUiD+j93IIiEFAMRAACKBkiNSgGEwHQMSP/GSIP6P0iJynLjSP/JxoQMBBEAAAC+ABAAALoDAAAAQbohAAAAuAkAAAAx/0nHwP////9FMckPBUmJxMcAAH4AAL8RAAAAuDgAAAAx9jHSRTHSRTHARTHJDwVJicW+agYgALqqByAASInH6EkEAABNhe0PhKoAAABIY7wkSBEAALgDAAAAMfYx0kUx0kUxwEUxyQ8FSGO8JEQRAAC4AwAAADH2MdJFMdJFMcBFMckPBUiJ5rg9AAAATInvMdJFMdJFMcBFMckPBUiD+Px05YM8JAB1CEGLBCSof3QevgkAAAC4PgAAAEyJ/zHSRTHSRTHARTHJDwVBiwQkD7bESIHEUBEAAFtBXEFdQV5BX8O/YAggAOn8/P//v/AHIADp8vz//0iNvCQEAQAATIn+TInySInZ6AcEAABBiQQkMf/oGvz//1VTSIPsOMdEJAQAAAAAvxEAAAC4OAAAADH2MdJFMdJFMcBFMckPBUiJw75qBiAAuqoHIABIicfoOQMAAEiF23QySI10JAS4PQAAAEiJ3zHSRTHSRTHARTHJDwVIg/j8dOWDfCQEAA+FzgAAAEiDxDhbXcO/H14AAL4fXgAAuh9eAADoag8AAEC1ATHAD7ecAGAKIAC/AgAAAIne6PYcAACFwHQnvwoAAACJ3ujmHAAAhcB0F7gBAAAAQPbFAb0AAAAAdcgx/+hP+///SMdEJAgzAyAASMdEJBA2BiAAuSdpIABIvs3MzMzMzMzMSInYSPfmSMHqA40EEo0EgInfKcdAgM8wQIh5/0j/yUiD+wlIidN32EiNfCQISIlPEEjHRxjRBCAASMdHICYGIABIx0coAAAAAOgKAAAAv34AAADo1vr//8YFz/4AAABIiwdIhcB0YkjHwf////8x0kiJ1oC5USkhAABIjUkBSI1SAXXsSI1RAUiB+v8/AAB3J4oQhNJ0IUj/wEiJ8YiRUCkhAEj/wYoQhNJ0DEj/wEiB+f8/AABy5caBUCkhAABIi0cISIPHCOuZSMfC/////4C6USkhAABIjVIBdfO/AgAAAL5QKSEAuAEAAABFMdJFMcBFMckPBcNBV0FWQVRTSIPsSEmJ/jHbSbzNzMzMzMzMzEmJ5w8oBYLd//8PKUQkMA8oBWbd//8PKUQkIA8oBUrd//8PKUQkEA8oBS7d//8PKQQkvydpIABIidlIichJ9+RIifhIweoDjTQSjTy2ic4p/kCAzjBIjXj/QIhw/0iD+QlIidF31DHSSInRSP/CgDwMAHX0SIP6P3caQIg0DEj/wUCKMECE9nQRSP/ASIP5P3Lo6wZI/8pIidHGBAwAMclIichI/8GAPAQAdfRIg/k/dx6yLrl0ByAAiBQESP/AihGE0nQRSP/BSIP4P3Lr6wZI/8lIicjGBAQAukIACgBBuoABAAC4AQEAAEjHx5z///9Mif5FMcBFMckPBUGJBkhj+L6fAyAATIn66GgAAABJYz6+BgAAALhJAAAAMdJFMdJFMcBFMckPBUiFwHQ7SWM+uAMAAAAx9jHSRTHSRTHARTHJDwVI/8NIgfsAEAAAD4Wu/v//v9AIIADo5/3//79+AAAA6LP4//+J2EiDxEhbQVxBXkFfw0iF/3gBw0iD7DhIxwQkMwMgAEiJdCQISIlUJBBIx0QkGPUGIABI99+5J2kgAEi+zczMzMzMzMxIifhI9+ZIweoDjQQSjQSAQYn4QSnAQYDIMESIQf9I/8lIg/8JSInXd9ZIiedIiU8gSMdHKCYGIABIx0cwAAAAAOhS/f//v34AAADoHvj//1VBV0FWQVVBVFNIg+woSIlMJAhJidVIiftIjUwkIEjHAQBAAQC9IE4AAAOvSBAAAEmJ9olsJARBuggAAAC4DgAAADH/SInOMdJFMcBFMckPBb8BAAAAvg8AAAC4nQAAADHSRTHSRTHARTHJDwW/JAAAAL4BAAAAuJ0AAAAx0kUx0kUxwEUxyQ8FuG4AAAAx/zH2MdJFMdJFMcBFMckPBUw58A+FCgUAAIu7SBAAAOgZBQAATI2zABAAAEyJ9zH26DQGAAC6wAEAALgCAQAASMfHnP///0yJ9kUx0kUxwEUxyQ8FiepBuAABAAC4BAEAAEmJ0kUxyQ8FvhEHIABIicdMiXQkEEyJ8uhs/v//SGO7QBAAAL7JAwAAuFsAAAAx0kUx0kUxwEUxyQ8FvggHIABIicdIidroPv7//0hju0AQAAC+2gcgAEG6tQUgALg8AQAASIn6RTHARTHJDwW+QAMgAEiJx0iJ2ugM/v//SGO7QBAAAL61BSAAugAACwC4AQEAAEUx0kUxwEUxyQ8FSYnHvp8DIABIicdIidro2P3//0SJ/4nu6KoFAAC+EQIgAEiJx0iJ2ui+/f//vxEAAAC4OAAAADH2MdJFMdJFMcBFMckPBUmJxL5qBiAAumcHIABIicfokP3//02F5A+EygMAAEjHRCQYAEABAEiJ5scGAAAAALoBAAAAuD0AAABIx8f/////RTHSRTHARTHJDwVMOeB0XEmJ5UyNdCQYSIXAfyRBuggAAAC4gAAAAEyJ9zH2MdJFMcBFMckPBUiD+A8PhFEDAADHBCQAAAAAugEAAAC4PQAAAEjHx/////9Mie5FMdJFMcBFMckPBUw54HWsRIs0JEhju0AQAAC+wAMAALhbAAAAMdJFMdJFMcBFMckPBYu7SBAAAOgeAwAASMfH/////7g9AAAAMfYx0kUx0kUxwEUxyQ8FSIP49nXmRYX2D4iAAgAASMfA/////4C4QXkgAABIjUABdfOKC4TJD5TCSI1wAUiB/ggQAABAD5PGQAjWdR5IjVMBiIhAeSAASP/AigqEyXQLSP/CSD0HEAAAcubGgEB5IAAASMfA/////4C4QXkgAABIjUABdfNIjUgBSIH5BxAAAHchsi+5qAYgAIiQQHkgAEj/wIoRhNJ0C0j/wUg9BxAAAHLmxoBAeSAAAIktezgAAESJPXg4AABIxwVxOAAAQHkgALgIAAAATIn/MfYx0kUx0kUxwEUxyQ8FvihpIADougcAAEiJwUiFwA+ZwooFYVgAAITAQA+VxkAI1g+FKQEAAEjHwP////+AuFGJIAAASI1AAXXzihUgOAAAhNJAD5TGSI14AUiB/wAgAABAD5PHQAj3dR++OWkgAIiQUIkgAEj/wIoWhNJ0C0j/xkg9/x8AAHLmxoBQiSAAAEjHwP////+AuFGJIAAASI1AAXXzSI1QAUiB+v8fAAB3JUC2ILr1AiAAQIiwUIkgAEj/wECKMkCE9nQLSP/CSD3/HwAAcuPGgFCJIAAASPfZvihpIABIv83MzMzMzMzMSInISPfnSMHqA40EEkSNBICJyEQpwAwwiEb+SP/OSIP5CUiJ0XfZSMfB/////4C5UYkgAABIjUkBdfNIjVEBSIH6/x8AAHcbiIFQiSAASP/BigaEwHQMSP/GSIH5/x8AAHLlxoFQiSAAAIoFKVcAAITAdC2/8AggAOhF+P//SGO7QBAAAL7aByAAusABAAC4AgEAAEUx0kUxwEUxyQ8F6zJIY7tAEAAAvrUFIABButoHIAC4PAEAAEiJ+kUxwEUxyQ8FvigGIABIicdIidroIfr//0iLfCQQMfbolAEAAL8uAyAAQb8oCSAASI1cJARIid7ofAEAAEmLP0mDxwhIhf917IA9j1YAAAC4AH4AAEEPRMZIg8QoW0FcQV1BXkFfXcNBvv/////p0/z//79+AAAA6GLy//9Iid9Mie5Ii1QkCOjiAQAAQVZTSIPsOIn7x0QkBAAAAAC/EQAAALg4AAAAMfYx0kUx0kUxwEUxyQ8FSYnGvmoGIAC6qgcgAEiJx+hu+f//TYX2dC9IjXQkBLg9AAAATIn3MdJFMdJFMcBFMckPBUiD+Px05YN8JAQAdUJIg8Q4W0Few427IF4AAIHDIE4AAIneifrooQUAAL4JAAAAuD4AAABIx8f/////MdJFMdJFMcBFMckPBTH/6KXx//9Ix0QkCDMDIABIx0QkEKEEIACBwyBOAAC5J2kgAEi+zczMzMzMzMxIidhI9+ZIweoDjQQSjQSAid8px0CAzzBAiHn/SP/JSIP7CUiJ03fYSI18JAhIiU8QSMdHGLAGIABIx0cgJgYgAEjHRygAAAAA6Fr2//+/fgAAAOgm8f//QVZTUEiJ80iJ/roAAAsAuAEBAABIx8ec////RTHSRTHARTHJDwVIhcB4KkmJxr78OiAARIn3SIna6NgFAAC4AwAAAEyJ9zH2MdJFMdJFMcBFMckPBUiDxAhbQV7DU0iD7BCJ+0iNVCQMiTK+zDwgAOihBQAASIXAeDZIY/uLVCQMuF0AAABIidZFMdJFMcBFMckPBUiFwHgXvsABAAC4WwAAADHSRTHSRTHARTHJDwVIg8QQW8NVQVdBVkFVQVRTSIHsSBAAAEmJ1kiJNCRJify+xQQgAEiJ1+g9CAAASYnFvSBOAABBA6wkSBAAAEjHRCQIAAAAAL7KBCAATIn36BcIAABIhcAPhZkAAABIx8D/////gLhhWCAAAEiNQAF180GKjCQAEAAAhMkPlMJIjXABSIP+YEAPk8ZACNZ1IUmBxAEQAACIiGBYIABI/8BBigwkhMl0CUn/xEiD+F9y5saAYFggAABIxwW0cwAAYFggAEmLBkiFwHQmuQgAAABIgfn4fwAAD4SKAgAASImBUKkgAEmLBA5Ig8EISIXAdd9BvlCpIABIjXQkCL8CAAAAQboIAAAAuA4AAAAx0kUxwEUxyQ8FvxIAAAC4XwAAADH2MdJFMdJFMcBFMckPBYnvie6J6ugUAwAAvwEAAAC+CQAAALidAAAAMdJFMdJFMcBFMckPBUiLBCRMiyBMieAPtgiFyXQKg/kvdC9I/8Dr70GAPCQAdUhIiwQkSIsASMdEJBAzAyAASMdEJBj9ASAASIlEJCDprAEAALg7AAAATInnSIs0JEyJ8kUx0kUxwEUxyQ8FSYnFSIsG6WQBAABNhe1Bv3kHIABND0X9ScfF/v///zHtTIn7ugAQAABIjXwkQDH26Mrj//9J/8e5AQAAADHAQQ+2V/+F0nQQg/o6dAtJ/8dI/8hI/8Hr50yJ4kj/wYA6AEiNUgF19EiB+f8PAAAPh9cAAABIhcB0FDHJihQLiFQMQEj/wUiJwkgBynXuSIXAdCQxwIB8BEAASI1AAXX1SD3/DwAAdwfGRAQ/L+sDSP/IxkQEQAAx0kiJ0Ej/woB8BEAAdfNBigwkhMlAD5TGSIH6ABAAAEAPk8dACPd1H0n/xIhMBEBI/8BBigwkhMl0E0n/xEg9/w8AAHLm6wZI/8pIidDGRARAALg7AAAASI18JEBIizQkTInyRTHSRTHARTHJDwVJicUxwEmD/fMPlMAJxUyJ6EiDwBRIg/gSdyS5gQAEAEgPo8FzGUGAf/8AdBJIiwQkTIsgQYA8JAAPhb3+//9IiwQkSIsAhe11V0jHRCQQMwMgAEjHRCQY/QEgAEiJRCQgSYP983RRSYP9/nUMuMQGIAC7fwAAAOtJSYP9+LkOAyAAuD4EIABID0TB6zC/QAkgAOgw8v//v34AAADo/Oz//0jHRCQQMwMgAEjHRCQY/QEgAEiJRCQguC4CIAC7fgAAAEiNfCQQSIlHGEjHRyAmBiAASMdHKAAAAADo5/H//4nf6Lbs//9VU0iB7AgBAABIifOJ/Uhj/7hdAAAAMfYx0kUx0kUxwEUxyQ8FSIXAeFlMjUQkCL4/AyAAugARAABBuv8HAAC4TAEAAEUxyQ8FSIXAeDUPt3QkJIPmLUiBzsABAAC4WwAAADHSRTHSRTHARTHJDwVIhcB4D76RPSAAie9IidroIwEAAEiBxAgBAABbXcNVQVdBVkFUU0iD7DCJ1UGJ9EGJ/0iNXCQISMcDIgUIIA9XwEyNdCQQQQ8pBknHRhAAAAAAuHQAAAAx/zH2MdJFMdJFMcBFMckPBb4eAiAAuqgDIABIicfoKPP//0WJ5Lh3AAAATInnTInmTIniRTHSRTHARTHJDwW+1QUgALooAiAASInH6Pry//9Eif+J6rh1AAAATInmRTHSRTHARTHJDwW+1QUgALoGBCAASInH6NDy//+4fgAAAEiJ30yJ9jHSRTHSRTHARTHJDwW+HgIgALrwASAASInH6Kby//+/JgAAAL4BAAAAuJ0AAAAx0kUx0kUxwEUxyQ8FvkgDIAC6uAQgAEiJx+h48v//SIPEMFtBXEFeQV9dw1VBV0FWQVVBVFNIgewIIAAASInTSYn2if1MY/9IjXQkCLoAIAAAuNkAAABMif9FMdJFMcBFMckPBUmJxUiFwH5mRTHkSo00JEiDxgiAfhMudQaAfhQAdB+AfhMudQyAfhQudQaAfhUAdA2J70iJ2kH/1kiFwHgtQg+3RCQYSQHETTnscr+6ACAAALjZAAAATIn/SI10JAhFMdJFMcBFMckPBeuVSYnFTInoSIHECCAAAFtBXEFdQV5BX13DVUFXQVZBVFNIgewAAQAASInzif1IhdJ0SUmJ10iNcxMx0oB7EwBIY/0PlMLB4gxIgcoAAQAARTH2SYngQbr/BwAAuEwBAABFMckPBUiFwA+F8AAAAItEJBRBOwcPheAAAACJ70iJ3ujsAAAAhcAPhJYAAABIg8MTTGP9ugAACwC4AQEAAEyJ/0iJ3kUx0kUxwEUxyQ8FSYnGSIXAD4ijAAAAugACAAC4BwEAAEyJ/0iJ3kUx0kUxwEUxyQ8FSIP42XVouAgAAABMifcx9jHSRTHSRTHARTHJDwW+/DogADHS6F7+//9IhcB5t0mJxLgDAAAATIn3MfYx0kUx0kUxwEUxyQ8FTYnm6ztIY/1Ig8MTRTH2uAcBAABIid4x0kUx0kUxwEUxyQ8F6xq4AwAAAEyJ9zH2MdJFMdJFMcBFMckPBUUx9kyJ8EiBxAABAABbQVxBXkFfXcNTSIHsgAAAAA+2RhKD+AR0U4XAdVZIjU4TMdKAfhMASGP/D5TCweIMSIHKAAEAADHbTI1EJIBBuv8HAAC4TAEAAEiJzkUxyQ8FSIXAdR8Pt0QknCUA8AAAMds9AEAAAA+Uw+sJuwEAAADrAjHbidhIgcSAAAAAW8NVQVdBVlNQSInTSYn2if3odP///4XAdFBJg8YTSGP9ugAACwC4AQEAAEyJ9kUx0kUxwEUxyQ8FSYnHSYnGSIXAeA2LM0SJ/+hv9///SYnGuAMAAABMif8x9jHSRTHSRTHARTHJDwXrA0Ux9kyJ8EiDxAhbQV5BX13DSIsHSIXAdEExyYoUDoTSdA5MjUEBOBQITInBdO3rEzHJgDwOAEiNSQF19oB8CP89dApIi0cISIPHCOvHSP/AgD4ASI12AXX0wzHAw1VBV0FWQVVBVFNIgewIAgAASInTSYn1if1FMfZNifRJ/8ZCgHwjEAB18k2NfRNIY/0x0kGAfRMAD5TCweIMSIHKAAEAAEyNRCQIQbr/BwAAuEwBAABIiTwkTIn+RTHJDwVJicBIhcB4TkjHwP/v//9BgLwFFBAAAABIjUABdfFJAcZIx8Dc////SYH+/+///w+CVAIAAE2F5HQsMcCAfAMQAEiNQAF19Ug9/w8AAHcPxkQDDy/rC0yJwOkrAgAASP/IxkQDEABIx8D/////gHwDEQBIjUABdfVBig+EyUAPlMZIjVABSIH6ABAAAEAPk8dACPd1JkmDxRSITBMPQYpNAEiNQgGEyXQPSf/FSIH6/w8AAEiJwnLhSP/IxkQDEAAPt0QkJCUA8AAAPQBAAAB1VLoAAAsAuAEBAABIizwkTIn+RTHSRTHARTHJDwVJicdIicFIhcB4DkSJ/0iJ3uil+f//SInBuAMAAABMif8x9jHSRTHSSYnORTHARTHJDwXpWwEAAItMJBw7Cw+FBQEAAD0AoAAAD4RfAQAAPQCAAAAPhXIBAAC6AAgKALgBAQAASIs8JEyJ/kUx0kUxwEUxyQ8FSIXAD4gXAQAASGP4SYnGTI2EJAgBAAC+PwMgALoAEQAAQbr/BwAAuEwBAABFMckPBUiFwA+IOgEAALhdAAAATIn3MfYx0kUx0kUxwEUxyQ8FSIXAD4gaAQAAD7e0JCQBAACB5u0AAABIgc4AAQAAuFsAAABMifcx0kUx0kUxwEUxyQ8FSYnHSIXAD4jnAAAAvgAEAAC4SAAAAEyJ9zHSRTHSRTHARTHJDwVIhcAPiOMAAAC6AgAAALhIAAAATYn1TIn3RTHSRTHARTHJDwXppwAAAE2JxoXJdA++DQYgAEiJ3+jdBQAA6zQPt8A9AKAAAHUqie9Mif5IidroqAAAAIXAdBm4BwEAAEiLPCRMif4x0kUx0kUxwEUxyQ8FTInwQsZEIxAASIHECAIAAFtBXEFdQV5BX13Die9Mif5IidroYwAAAIXAdA2+UgQgAEiJ3+huBQAAQbgAAQAAuAQBAABIizwkTIn+MdJFMdJFMckPBeusSYnHTYn1uAMAAABMie8x9jHSRTHSRTHARTHJDwVMifjrik2J9b6GBCAASInf6B4FAADr0lVBV0FWQVVBVFNIgew4UgAASYnWSYn3if0PEAVDyP//DylEJBBIx0QkIAoAAABMjaQkMAIAADHbugAQAABMiecx9uhJ2f//SGP9Qbr/DwAAuAsBAABMif5MieJFMcBFMckPBUmLRggxyYoUCITSdGZIjXEBOJQMMAIAAEiJ8XTpSY12EDHbSI1UJBBBuhgAAABJY34EuLUBAABFMcBFMckPBUiJx0iD+PV1EEiNQwFIgfvoAwAASInDctYx20iF/3gouAMAAAAx9jHSRTHSRTHARTHJDwWJ2EiBxDhSAABbQVxBXUFeQV9dw0iD/+x05kiD//504EiD/+4PhZIDAAC7AQAAAIC8JDACAAAvdcdMjbwkMBIAADHbugAgAABMif8x9uho2P//vgwDIAC6AAAoALgBAQAASMfHnP///0Ux0kUxwEUxyQ8FSInFgLwcMBIAAABIjVsBdfKKhCQwAgAAhMAPlMFIgfsAEAAAD5PCSP/LCMp1JEiNjCQxAgAAiIQcMBIAAEj/w4oBhMB0DEj/wUiB+/8PAABy5MaEHDASAAAAuwEAAABIhe0PiBkDAABFMe1IjXwkMLoAAQAAMfboy9f//02NZwFBD7YHg/gvdQhJ/8dJ/8Tr74XAD4S+AgAATIlsJAhFMe2EwHQVD7bAg/gvdA1DikQvAUn/xUn/xOvnSYH9/wAAAA+PAgMAAE2F7XQrMcBBigwHiEwEMEj/wEk5xXXwgHwkMC51EoB8JDEudQuAfCQyAA+E0gIAAEhj/b4/AyAAugARAABBuv8HAAC4TAEAAEyNhCQwAQAARTHJDwVIhcAPhaQCAACDvCREAQAAAA+FlgIAAA+3hCRMAQAAg+ATZoP4AQ+FgQIAALoAACoAuAEBAABIie9IjXQkMEUx0kUxwEUxyQ8FSIXAD4hbAgAASYnGSWP+vj8DIAC6ABEAAEG6/wcAALhMAQAATI2EJDABAABFMckPBUiFwA+FKgIAAE0B7w+3hCRMAQAAJQDwAAA9AKAAAA+FYAEAALoAIAAATI2sJDAyAABMie8x9uh21v//Qbr/DwAAuAsBAABIie9IjXQkMEyJ6kUxwEUxyQ8Fg7wkRAEAAABMi2wkCA+FxwEAAEiFwA+OvgEAAEGD/ScPj7QBAABB/8UxyUiJykj/wYC8FDAyAAAAdfBIjUH/SIH5/x8AAHcnQYoPhMl0IEiJ0IiMBDAyAABI/8BBigwkhMl0C0n/xEg9/x8AAHLjxoQEMDIAAABIx8AA4P//gLwEMFIAAABIjUABdfJIPQDg//8PgkIBAAAxwIC8BDAyAAAASI1AAXXySIXAdBgxyYqUDDAyAACIlAwwEgAASP/BSDnIdeq4AwAAAEyJ9zH2MdJFMdJFMcBFMckPBYC8JDASAAAvdTu4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBb4MAyAAugAAKAC4AQEAAEjHx5z///9FMdJFMcBFMckPBUiJxUyNvCQwEgAA6x+4AwAAAEiJ7zH2MdJFMdJFMcBFMckPBUyJ9UyLbCQISI18JDBIhe0PiSn9///rODHbSIP/2A+Vw+k2/P//SGP9TI2EJDABAAC+PwMgALoAEQAAQbr/BwAAuEwBAABFMckPBUiFwHQcuAMAAABIie8x9jHSRTHSRTHARTHJDwXp8Pv//w+3hCRMAQAAicGB4QDwAABm99lxz4O8JEQBAAAAdcWoEnXBMduoBA+Uw+u4uwEAAADpuvv//4A9MEMAAAB0AcNIx8D/////gLhRiSAAAEiNQAF184pPEITJD5TCTI1AAUmB+AAgAABBD5PAQQjQdR5Ig8cRiIhQiSAASP/Aig+EyXQLSP/HSD3/HwAAcubGgFCJIAAASMfA/////4C4UYkgAABIjUABdfOKDoTJD5TCSI14AUiB/wAgAABAD5PHQAjXdR1I/8aIiFCJIABI/8CKDoTJdAtI/8ZIPf8fAABy5saAUIkgAADDVVOJ9Yn7D1fADxFEJOhIx0Qk+AAAAACJ/74BAAgAuCkAAAAx0kUx0kUxwEUxyQ8FSInHSIXAeDZmiVwk5GbBxQhmiWwk5kiNdCTkg/sCdSTHRgR/AAABuhAAAAC4KgAAAEUx0kUxwEUxyQ8F6x9Ig/+f6zTGRhcBuhwAAAC4KgAAAEUx0kUxwEUxyQ8FSInDuAMAAAAx9jHSRTHSRTHARTHJDwVIg/v/D5TAD7bAW13DQVdBVlNIiftBifZFMf+4AgEAAEjHx5z///9Iid5MifJFMdJFMcBFMckPBUiD+O9JD0THvhEHIABIicdIidro6+T//7oAAAsAuAEBAABIx8ec////SIneRTHSRTHARTHJDwVJice+nwMgAEiJx0iJ2ui55P//uF0AAABMif8x9jHSRTHSRTHARTHJDwW+QAMgAEiJx0iJ2uiS5P//uFsAAABMif9MifYx0kUx0kUxwEUxyQ8FvswFIABIicdIidroauT//7gDAAAATIn/MfYx0kUx0kUxwEUxyQ8FW0FeQV/DAABUTVBESVI9AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABMaW5rZXI6IERlYmlhbiBMTEQgMTkuMS43AAAucm9kYXRhAC50ZXh0AC5kYXRhAC5ic3MALmNvbW1lbnQALnNoc3RydGFiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAQAAAAEAAAAyAAAAAAAAAGABIAAAAAAAYAEAAAAAAAAECQAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAkAAAABAAAABgAAAAAAAABkGiAAAAAAAGQKAAAAAAAA+i0AAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAPAAAAAQAAAAMAAAAAAAAAYFggAAAAAABgOAAAAAAAAGAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAAFQAAAAgAAAADAAAAAAAAAMBYIAAAAAAAwDgAAAAAAACQEAEAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAABoAAAABAAAAMAAAAAAAAAAAAAAAAAAAAMA4AAAAAAAAGgAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAQAAAAAAAAAjAAAAAwAAAAAAAAAAAAAAAAAAAAAAAADaOAAAAAAAAC0AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAA" "arm64" "f0VMRgIBAQAAAAAAAAAAAAIAtwABAAAARAohAAAAAABAAAAAAAAAAOA6AAAAAAAAAAAAAEAAOAAFAEAABwAGAAYAAAAEAAAAQAAAAAAAAABAACAAAAAAAEAAIAAAAAAAGAEAAAAAAAAYAQAAAAAAAAgAAAAAAAAAAQAAAAQAAAAAAAAAAAAAAAAAIAAAAAAAAAAgAAAAAABECgAAAAAAAEQKAAAAAAAAAAABAAAAAAABAAAABQAAAEQKAAAAAAAARAohAAAAAABECiEAAAAAAPAvAAAAAAAA8C8AAAAAAAAAAAEAAAAAAAEAAAAGAAAANDoAAAAAAAA0OiIAAAAAADQ6IgAAAAAAYAAAAAAAAADkEAEAAAAAAAAAAQAAAAAAUeV0ZAYAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAoAAAAAAAAACwAAAAAAAAAOAAAAAAAAAA8AAAAAAAAAAAAAAAAAAAABAAAAAAAAAAgAAAAAAAAACQAAAAAAAAACAAAAAAAAAAMAAAAAAAAADAAAAAAAAAANAAAAAAAAAAQAAAAAAAAABQAAAAAAAAAGAAAAAAAAAAcAAAAAAAAAY2FwYWJpbGl0aWVzAHRoZSBjb21tYW5kIABGT1dORVIAZ2l2aW5nIGF3YXkgAGRyb3BwaW5nIABncm91cAAgbXVzdCBub3QgYmUgZXhlY3V0ZWQAL3NjcmF0Y2gvdXNlcnMvMC5sb2NrAC9kcmFpbi9hY3Rpb24AcHJlcGFyZQBydW5zACBwcmVwYXJlIFtndWFyZGVkXQAvdmFyL3RtcAAvcHJvYy9zZWxmL2V4ZQB0aGUgY29udGFpbmVyIG11c3Qgbm90IGFsbG93IHByaXZpbGVnZSBlc2NhbGF0aW9uIChhbGxvd1ByaXZpbGVnZUVzY2FsYXRpb246IGZhbHNlKQAgY2Fubm90IGJlIHJlYWQ6IGVycm9yIAAvACBpcyBubyBwcm9ncmFtIGZvciB0aGlzIG1hY2hpbmUAL3RtcABpc29sYXRpb246IAAAdGFraW5nIABzZXR0aW5nIAAvc2NyYXRjaC91c2VycwB0aGUga2VybmVsIGxhY2tzIG9wZW5hdDIsIHdoaWNoIDUuNiBhbmQgbmV3ZXIgaGF2ZQBDSE9XTgAvd29yawBvcGVuaW5nIABncm91cHMAL3NjcmF0Y2gAdGhlIGNvbnRhaW5lciBsYWNrcyB0aGUgY2FwYWJpbGl0aWVzAFNFVEdJRAB0aGUgZGlyZWN0b3J5IG9mIGFub3RoZXIgYWN0aW9uOiAAdXNlcgB0aGUgY29tbWFuZCBpcyBub3QgaW4gdGhlIGRpcmVjdG9yeSBvZiBhbiBhY3Rpb246IAAgY2Fubm90IGJlIGV4ZWN1dGVkACBpcyBhIGxpbmsgdGhhdCBsZWFkcyBvdXQgb2YgdGhlIGFjdGlvbidzIGRpcmVjdG9yeQAgaXMgc3RpbGwgb3BlbiBmb3Igd3JpdGluZwB0aGUgcHJvY2Vzc2VzIG9mIHVzZXIgAG5vX25ld19wcml2cwBQQVRIAFRNUERJUgAsIHNvIHRoZXkgY291bGQgd3JpdGUgYWN0aW9uIHJlc3VsdHMgb3IgYWN0IGFzIHdvcmtlcnMuIFJ1biByb2xlIG5vZGVfYWdlbnQgZm9yIGl0IChub2RlX2FnZW50X2d1YXJkKSwgb3Igc2V0IG5hdGl2ZWxpbmtfd29ya2VyX2FjY2VzcyB0byBuZXR3b3JrX3BvbGljeQB1c2FnZTogAGFsbCB1c2VycyBhcmUgdGFrZW4gYnkgcnVubmluZyBhY3Rpb25zACBoYXMgbm8gbGVhc2VzAERBQ19PVkVSUklERQBhY3Rpb24AL2Rldi9zaG0AL2RyYWluAGNsb3NpbmcgAHRha2luZyBhIAB0aGUgYWN0aW9uIGhhcyB0b28gbWFueSBlbnZpcm9ubWVudCB2YXJpYWJsZXMAIGJlbG9uZ3MgdG8gYW5vdGhlciB1c2VyAAoAaGFuZGluZyBvdmVyIAB0aGUgbm9kZSBsZXRzIGFjdGlvbnMgY29ubmVjdCB0byBwb3J0IABLSUxMAGd1YXJkZWQAc3RhcnRpbmcgAC9kcmFpbi9ndWFyZGVkAC9zY3JhdGNoL3VzZXJzLwB0aGUgZmlsZSBzeXN0ZW0gb2YgAC9hY3Rpb24vACBjb3VsZCBub3QgYmUgZW5kZWQAIGRvZXMgbm90IGV4aXN0AC9zY3JhdGNoL3N0b3JlAC9zY3JhdGNoL2FjdGlvbnMvACBmYWlscyB3aXRoIGVycm9yIABtYXJraW5nIABtYWtpbmcgAFNFVFVJRAAvc2NyYXRjaC9hY3Rpb25zAHJlYWRpbmcgAHRoZSBjb250YWluZXIgbXVzdCBydW4gYXMgdXNlciAwIChydW5Bc1VzZXIpAHRoZSBjb21tYW5kAC5sb2NrAC91c3IvbG9jYWwvYmluOi9iaW46L3Vzci9iaW4AdGhlcmUgaXMgbm8gY29tbWFuZABhIHByb2Nlc3MAdGhlIGNvbW1hbmQgaXMgbm90IGluIGEgZGlyZWN0b3J5IG9mIAB3b3JrAHJlZnVzZWQ6IAAAAAAAAAAAIwMgAAAAAACGByAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAKQHIAAAAAAAEAcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAAD7AyAAAAAAAJg6IgAAAAAAFgYgAAAAAAAAAAAAAAAAACMDIAAAAAAA1AMgAAAAAACYOiIAAAAAABYGIAAAAAAAAAAAAAAAAAAvc2NyYXRjaC91c2Vycy8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIwMgAAAAAABiBSAAAAAAABYGIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8HIAAAAAAAGGsiAAAAAAAWBiAAAAAAAAAAAAAAAAAAHgMgAAAAAAB4AiAAAAAAAKwFIAAAAAAAAAAAAAAAAAAjAyAAAAAAAM8FIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAKAAAAAAAAACMDIAAAAAAAgwYgAAAAAACfAyAAAAAAAIkFIAAAAAAAFgYgAAAAAAAAAAAAAAAAAAAAKAAAAAAAAAAAAAAAAAAIAAAAAAAAACMDIAAAAAAAKgcgAAAAAAAWBiAAAAAAAAAAAAAAAAAAgwMgAAAAAACYBSAAAAAAAAAAAAAAAAAA+gEgAAAAAAAAAAAAAAAAAE0GIAAAAAAAzQMgAAAAAAAJByAAAAAAACMDIAAAAAAAkAIgAAAAAAAWBiAAAAAAAAAAAAAAAAAAIwMgAAAAAABQAyAAAAAAABYGIAAAAAAAAAAAAAAAAACFw43DHQCA0uADAJGQAACUwgAAtOgDAKopFEA4QgQA8QkVADih//9UwANf1uIQALRJBADRiv//kIv//5AgDQhOQV3APWJtwD2J//+Qiv//kIv//5BIPACRI1nAPURlwD1ldcA9if//kIr//5CL//+QCO18kiZxwD1HacA9cGHAPegDCMsJHACR6gGAUks9ANFxDQhOMh6wThI88m5SKqEOUxpADnMaAA5rPgEOSwAANiGRHzhSGkAOUhoADks+Aw5LAAA2IaEfODIep04SPPJuUiqhDhMYUg5zGgAOaz4FDksAADYhsR84EhhSDlIaAA5LPgcOSwAANiHBHzgyHqZOEjzyblIqoQ5TGkAOExgTDms+CQ5LAAA2IdEfOFIaQA4SGBIOSz4LDksAADYh4R84Mh6lThI88m5SKqEOExhSDhMYEw5rPg0OSwAANiHxHzgSGFIOEhgSDks+Dw5LAAA2IQEAOTIepE4SPPJuUiqhDlMaQA5zGgAOaz4BDksAADYhBQA5UhpADlIaAA5LPgMOSwAANiEJADkyHqNOEjzyblIqoQ4TGFIOcxoADms+BQ5LAAA2IQ0AORIYUg5SGgAOSz4HDksAADYhEQA5Mh6iThI88m5SKqEOUxpADhMYEw5rPgkOSwAANiEVADlSGkAOEhgSDks+Cw5LAAA2IRkAOTEeoU4RPPFuMSqhDhIYUQ4SGBIOSz4NDksAADYhHQA5ERhRDhEYEQ4rPg8OSwAANiEhADlKQQCRKUEAkQsBCot/PQDxQfL/VMADX9b9e7yp/AsA+f0DAJH2VwKp9E8Dqf8HQNH/gwTR6gMAqgkAQPmzAwPRSI1A+AsFAJFs8V84n70AcWAAAFRsAAA1BAAAFOgDC6prBQCR+f//F+sDH6ofIAPVDMb3MH8ZAPHgAABUjWlrOA5pazhrBQCR3wENa0D//1QIAAAUCxlAOcsAADVIDQmLAEAAkQEhAJFpAQCUXgEAlOsDH6qK//+QSkkZkX8dAPHgAABUTGlrOA1pazhrBQCRvwEMa0D//1QGAAAUCx1AOYsAADVvAgCU4AMfKk4BAJQ/CQDxawUAVAsIQPnsAx+qjf//kK1hCZGfHQDx4AAAVK5pbDhvaWw4jAUAkf8BDmtA//9UEAAAFGwdQDnMAQA1PwkA8UABAFQIDED56QMfqj8dAPHABABUS2lpOAxpaTgpBQCRnwELa0D//1Q2AIBSIgAAFD8JAPHBAQBU6QMfqor//5BKgQmRPxEA8eAAAFRMaWk4bWlpOCkFAJG/AQxrQP//VAMAABRpEUA5afr/NIn//5ApjQyRiv//kEppFZHgIwCR6asAqYn//5AplQmR6KcBqYj//5AIWRiR6P8CqY0CAJTAD4BSEwEAlAgdQDkfAQBx9gefGuDjAJHhAx8qAgCCUgH//5cA5ABvSKSAUon//5ApISaRCAGkcr9/PqkhAcA9vyM/qQgBgFKoAx344AMfqugVgFJgggCt4QMfquIDH6pgggGt4wMfquQDH6pgggKt5QMfqmCGA61gAoA9AQAA1KAVALWgIwDRoYMA0UgLgFLiAx+q4wMfquQDH6rlAx+qAQAA1IH//5AhhByRgv//kEKAB5EEAwCUqgNeuGsdgFLoAx+qCQSAUoz//5CMASeRagEqCqsDA9FNJcgaDQQANq4DA9ENAICSzxVAOK0FAJHP//81rwUAkf/9AfFoAABU7QMPqsnxHziPeWj47gMfqn9pLThtaW448AMOqs4FAJGt//813/0B8c0FANFoAQBU7gFAOS4BADTvBQCR7QMQqm5pLTitBQCR7hVAOG4AADS//QHxY///VH9pLTgIBQCRHyEA8aH7/1RoAkA5qA4ANeAEgFLoFIBS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUHwQA8eEOAFRgDICSgf//kCHwC5GiAwHRqDaAUgMDgFLkAx+q5QMfqgEAANQfSACx4Q0AVGD///AAfA6RITmAUkEKAJRz///wc9YWkQE4gFLgAxOqPAoAlHT///CUEhuR4QMfquADFKqoBACUdf//8LUGDZHhAx+q4AMVqqMEAJTgAxOq4QMfqqAEAJTgAxSqATiAUiwKAJTgAxWqITmAUikKAJRh///wIXgMkWr///BKISSRAgCYUmAMgJIIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANTpAwCqIAH4t+ADCaqIBoBS4X+AUuIDH6rjAx+q5AMfquUDH6oBAADU4AMJqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANRBhUD4ofz/taADA9EIAgCUYAyAkmH///Ah0AiRCAeAUgIBoFLjAx+q5AMfquUDH6oBAADU5gMAqqADlLgoB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMGqigDgFIBgIBS4gMfquMDH6rkAx+q5QMfqgEAANQgA/i2YP//8ABgJZEz//8XYP//8ACAJpEw//8XaP//8AiNDJFp///wKaEOkb+DE/igowPRqKcxqagDA9Fp///wKVkYkainMqkk//8XYP//8AAAKJEh//8XYP//8ACAKJEe//8X4AMGqigDgFIBgIBSQgCAUuMDH6rkAx+q5QMfqgEAANTg/4FS6AMAlGn///ApBQqRYAyAkuLjAJHICYBS4QMJquP/gVLkAx+q5QMfqgEAANRh///wIYQckeIDCao4AgCU4OMAkWL///BCKAmRiASAUmEMgJLjAx+q5AMfquUDH6oBAADUYf//8CEEHJEsAgCU9tcHN+DjAJFi///wQpAZkYgEgFJhDICS4wMfquQDH6rlAx+qAQAA1GH///AhBByRHwIAlLH+/xfpAwAq4QMfquIDH6rjAx+q5AMfquUDH6rgAwmqyAuAUgEAANT9//8X/Xu8qfxfAan9AwCR9lcCqfRPA6n/B0DR/0MF0R8gA9XVPQkQ9AMAquADFarzAwGqKAKAUgEAglLiAx+q4wMfquQDH6rlAx+qAQAA1GAB+LfoAx+qaf//8ClNG5EfRQDxIAEAVCppaDiramg4CAUAkX8BCmtA//9UYP//8AAAIJEUAAAUqWpoOAgFAJHJ//81CEkA0R+RAPGDAQBU6AMfqmn///ApJQ6RHxUA8YABAFSqAgiLK2loOAgFAJFK1UA5XwELayD//1Rg///wAKAgkToBAJTAD4BSwP//l4gAANAISWs5aAAANB+9AHHh/v9Uv9YAOQgHgFICAJhSYAyAkuEDFaoCAaBy4wMfquQDH6rlAx+qAQAA1Ah8QJOgQhC5Yf//8CE8DpHiAxWq4AMIqscBAJSgQpC5Yf//8CG8DJGkAwTRaCSAUgIgglLj/4BS5QMfqgEAANRh///wIYQckeIDFaq6AQCUqENRuIgVADWow1F4SBVIN4gAAPDBAIBS4gMfqgDZirkIBIBS4wMfquQDH6rlAx+qAQAA1AAUALUfIAPVoTEJEOATAJGCCYJS9hMAkXf9/5fgAx+qiBWAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1L8DELiIAkD5SBIAtIgIglL1AwCqwAIIixwBAJTpAx+qyAZAkQoAglLgTxC5ywIJiykFAJFraWo4q///NT/9APHoAQBU6hMAkewFgFJr///wa9EZkUr9P5FMaSk4bBVAOC0FAJGMAAA0P/0A8ekDDapD//9UqQUA0QIAABQpBQDRH2kpOOrnArKJAADwKfErketPULmqmZnyTAGAUm19ypt/JQDxrv1D082tDBvrAw6qrQUcMi3hHzgpBQDRCP//VOoDH6qrHQAS7BMAkQ0AglKOAQqLSgUAkc5pbTiu//81X/0A8YgBAFTsEwCRjP0/kYtpKjgrFUA4TQUAkYsAADRf/QDx6gMNqkP//1SpBQDRAgAAFEkFANHgAx+qH2kpOMgbgFLlAx+qAQCCUmIAgFIjBIBSBACAkgEAANQIwI9S9gMAquEDH6oIAAC54gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJoHpH3AwCqPgEAlPcGALTgS5C5KAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1CgHgFLgR5C54QMfquIDH6rjAx+q5AMfquUDH6oBAADU4AMXqqEDBNGIIIBS4gMfquMDH6rkAx+q5QMfqgEAANQfEACx4P7/VKgDULiIAAA1yAJAuR8ZAHJAAQBU4AMVqigQgFIhAYBS4gMfquMDH6rkAx+q5QMfqgEAANTIAkC5AD0IU/8HQJH/QwWR9E9DqfZXQqn8X0Gp/XvEqMADX9Zg///wAEAhkSv//xcfIAPVoIf3ECj//xfgEwCR4QMVquIDFKrjAxOqIwEAlMACALngAx8q4v7/l/+DAdH9ewOp/cMAkeEDH6r1IwD54gMfqiACgFL0TwWpiBuAUuMDH6q/HwC55AMfquUDH6oBAADUYf//8CFoGZFi///wQmgekfMDAKrrAACUUwIAtOADE6qhcwCRiCCAUuIDH6rjAx+q5AMfquUDH6oBAADUHxAAseD+/1SoH0C56AYANfRPRan1I0D5/XtDqf+DAZHAA1/W4MOLUuHDi1Liw4tSNAQAlOgDH6opAIBSHyAD1dST9xCBemh4QACAUvUDCSozPECSFQgAlEABADRAAYBS4QMTKhEIAJTAAAA06QMfKigAgFKV/gc34AMfKqX+/5dp///wKY0MkWr///BKmRiRiAAA8AjtK5HpKwCp6ecCskoBgFKpmZnya37Jm38mAPFr/UPTbM0KG/MDC6qMBRwyDP0fOCj//1Rp///wKQUTkeADAJHoJwGpaP//8AhZGJHofwKpAwAAlMAPgFKJ/v+X6AAA8B9hLDnoAADwCGEskQoAQPnqAgC06f+HUusDH6oMaWs47QMLqmsFAJGs//81bP1O02sFANFsAQC1TAFAOSwBADRKBQCR6wMNqgxpKzhrBQCRTBVAOGwAADR/AQnrY///VB9pKzgKjED4iv3/tekDH6oKaWk4KQUAkcr//zVAAIBS4QAA8CFgLJEiBQDRCAiAUuMDH6rkAx+q5QMfqgEAANTAA1/W/0MD0Wj///AI4SGR9lcLqQEBQK325wKy+mcJqbaZmfJ5///wOZMdkfhfCqmXAADw9+4rkeAHAa1YAYBSAQFBrfRPDKn0AwCq8wMfqvoDAZF1///wtT4Okf17CKn9AwKR4AcAreAHQa3pAxeq6gMTquEDAq3gB0Ct4QMDrUh91ptfJQDxC/1D0+gDCapsqRgb6gMLqowFHDIs/R84CP//VOsDH6qJHQASTGtrOOoDC6prBQCRrP//NX/9APEIAQBUSWsqOAkVQDhKBQCRqQAANF/9APFj//9UAgAAFGoFANHpAx+qX2sqOEpraTjoAwmqKQUAkar//zU//QDxSAEAVMkFgFLqAxmqSWsoOEkVQDgIBQCRqQAANB/9APFj//9UAgAAFCgFANFfayg4CAeAUkIIkFJgDICS4QMBkQIBoHIDMIBS5AMfquUDH6oBAADUCHxAk4ACALniAwGR4QMVquADCKoiAACUgAKAuQgEgFLBAIBS4gMfquMDH6rkAx+q5QMfqgEAANQgAgC0gAKAueEDH6riAx+q4wMfquQDH6rlAx+qKAeAUgEAANRzBgCRfwZA8YH1/1Rg///wAOAikWb//5fAD4BS7P3/l+ADEyr0T0yp9ldLqfhfSqn6Z0mp/XtIqf9DA5HAA1/WQAD4t8ADX9b/QwHRav//8EqVG5Fo///wCI0MkeKrAanq5wKy6IcAqekDAMuIAADwCO0rkaqZmfJLAYBS/XsEqf0DAZEsfcqbPyUA8Yz9Q9ONpQsb6QMMqq0FHDIN/R84KP//VGn///ApWRiR4CMAkeinAqn/HwD5Pf//l8APgFLD/f+X/8MB0QhIULn5GwD5GQCIUgrEiVL0TwapOQCgchQBCgv9ewKp8wMAqvhfBKngAx+q9wMCqvZXBan2AwOq6QMBqvkLAPnhQwCR6BCAUvQPALniAx+qAwGAUuQDH6rlAx+qAQAA1CAAgFLoFIBS4QGAUuIDH6rjAx+q5AMfquUDH6oBAADU6BSAUoAEgFIhAIBS4gMfquMDH6rkAx+q5QMfqgEAANSoFYBS4QMfquADH6riAx+q4wMfquQDH6rlAx+qAQAA1B8ACev9gwCRASkAVGBKULlMAQCUYAZAkeEDH6qcAQCUYAyAkmEGQJFIBIBSAjiAUuMDH6rkAx+q5QMfqgEAANRhBkCRYAyAksgGgFLiAxSq4wMUqgQggFLlAx+qAQAA1GH///AhBByRYgZAkZP//5dgQpC5iAaAUiF5gFLiAx+q4wMfquQDH6rlAx+qAQAA1GH///Ah4BuR4gMTqof//5dgQpC5HyAD1VVF9zBh///wISgfkYgigFLiAwCq4wMVquQDH6rlAx+qAQAA1GH///AhwAyR4gMTqnj//5cCAJhSYEKQueEDFaoCAaByCAeAUuMDH6rkAx+q5QMfqgEAANRh///wITwOkeIDE6r1AwCqav//l+ADFSrhAxQqegEAlGH///AhBAiR4gMTqmP//5fhAx+q4gMfqiACgFKIG4BS4wMfquQDH6rlAx+qAQAA1GH///AhaBmRYv//8EJcHZH4AwCqVf//l1geALS5DwD5AACAkqETANG/wx+4iCCAUiIAgFLjAx+q5AMfquUDH6oBAADUHwAY6+ACAFQfAADxbAEAVKBjAJEoEYBS4QMfquIDH6oDAYBS5AMfquUDH6oBAADUHzwA8cAaAFS/wx+4AACAkqETANGIIIBSIgCAUuMDH6rkAx+q5QMfqgEAANTp//8XtsNfuGBCkLmIBoBSAXiAUuIDH6rjAx+q5AMfquUDH6oBAADUYEpQuckAAJQAAICSiCCAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1B8oALHh/v9UtwAAsPYT+DfpAx+qqAAAkAhBLJEKaWk4KQUAkcr//zUq/UPTKQUA0V8BCPFoAQBUagJAOSoBADRrBgCR7ACCUgppKTgpBQCRahVAOGoAADQ/AQzrY///VOoDH6ofaSk4CWlqOEoFAJHJ//81Sf1D0z8BCPFJBQDRaAEAVOsFgFJq///wSmEakewAglILaSk4SxVAOCkFAJFrAAA0PwEM62P//1QfaSk4iQAA8CkBLJE0VQAp4AMVquEDH6ooBQD5yAeAUuIDH6rjAx+q5AMfquUDH6oBAADU4QMJquADFSoUAgCU6GJsOUAJ+LYoCQA16QMfqqgAALAIYSyRCmlpOCkFAJHK//81Kv1N0ykFANGqAQC1igAA8EpBbDlKAQA0iwAA8GtFLJHs/4NSCmkpOGoVQDgpBQCRagAAND8BDOtj//9U6gMfqh9pKTgJaWo4SgUAkcn//zVL/U3TSQUA0WsBALULBIBSav//0EqVC5Hs/4NSC2kpOEsVQDgpBQCRawAAND8BDOtj//9U6ucCsh9pKTiJAADQKfErkewDAMuqmZnySwGAUo19ypufJQDxrv1D082xCxvsAw6qrQUcMi3hHzgpBQDRCP//VOsDH6qqHQASDGlrOGsFAJHM//81bP1N02sFANEMAQC17P+DUgppKzgqFUA4awUAkWoAADR/AQzrY///VB9pKzgIAUA5yAEANGD//9AAYCOR8P3/l2BCkLlh///QISgfkUgEgFICOIBS4wMfquQDH6rlAx+qAQAA1A8AABRgQpC5HyAD1cEl9zBj///QYygfkYgigFLiAwCq5AMfquUDH6oBAADUYf//0CFgGJHiAxOqff7/l2AGQJHhAx+qbwAAlGD//9AAeAyRc///0HMiJJHhMwCRaQAAlGCGQPig//+16GJsOfRPRqn4X0Sp+RtA+R8BAHEIwI9SwAKIGvZXRan9e0Kp/8MBkcADX9YWAIASNf//F8APgFJG/P+X4AMTquEDF6riAxaqkQAAlP+DAdH9ewSp/QMBkeEDH6r0TwWp8wMAKuIDH6q/wx+4IAKAUogbgFLjAx+q5AMfquUDH6oBAADUYf//0CFoGZFi///QQmgekfQDAKpL/v+XNAIAtOADFKqhEwDRiCCAUuIDH6rjAx+q5AMfquUDH6oBAADUHxAAseD+/1Sow1+4qAIANfRPRan9e0Sp/4MBkcADX9YIxItSCcSJUmACCAthAgkLYgIIC5MBAJQAAICSKBCAUiEBgFLiAx+q4wMfquQDH6rlAx+qAQAA1OADHyoN/P+XaP//0AiNDJFp///QKUUSkUoBgFLopwCpCcSJUogAANAI7SuRawIJC+nnArKpmZnybH3Jm38lAPGM/UPTja0KG+sDDKqtBRwyDf0fOCj//1Rp///QKYEakeAjAJHopwGpaP//0AhZGJHo/wKpaf3/l8APgFLv+/+X6QMBqgIAmFLhAwCqYAyAkggHgFICAaBy4wMfquQDH6rlAx+qAQAA1GAC+Lf9e76pAQAAkCHgK5HiAwmq8wsA+f0DAJHzAwCqrgEAlOADE6ooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADU8wtA+f17wqjAA1/W/Xu+qf0DAJHzCwD58wMAKqEfALkBAACQIVA0kaJzAJGaAQCUYAL4t2l+QJOhH0C56AaAUuMDH6rkAx+q5QMfquADCariAwGqAQAA1CAB+LfgAwmqiAaAUgE4gFLiAx+q4wMfquQDH6rlAx+qAQAA1PMLQPn9e8KowANf1v17uqn8bwGp/QMAkfpnAqn4XwOp9lcEqfRPBan/B0DR/wMB0fMDAar1AwCqYf//0CHUEpHgAwKq9AMCqmkCAJT2AwCqt0pQuWH//9Ah6BKR4AMUqr8DH/hiAgCUQAQAtekDH6qrBkCRHyAD1aivCBAKaWk4KQUAkcr//zU/fQHxKQUA0UgBAFRqAUA5CgEANGsFAJEKaSk4KQUAkWoVQDhqAAA0P30B8WP//1QfaSk4qQAA0ClhLJEoAQD5iAJA+QgBALQqAIBSX/0/8aAWAFQoeSr4iHpq+EoFAJFo//+19AMJqkAAgFKhQwDR6BCAUuIDH6oDAYBS5AMfquUDH6oBAADUyBSAUkACgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQIxIlS4AIIC+ECCAviAggL4AAAlCAAgFLoFIBSIQGAUuIDH6rjAx+q5AMfquUDH6oBAADUdQJA+egDFaoJAUA5qQAAND+9AHGgAQBUCAUAkfv//xeoAkA5iAIANWgCQPlp///QKY0MkWr//9BKtQeR6SsAqegLAPl2AAAU4AMVqqgbgFLhAxOq4gMUquMDH6rkAx+q5QMfqgEAANT3AwCqaAJA+WEAABRo///QCKUdkd8CAPE6EIBS+AMfKjcAgJIJAZaa9sMAkTkAgFKaAKBy+wWAUuDDAJHhAx8qAgCCUvwDCaok+f+X6AMfqokHAJEqAIBSK/FfOOsAADR/6QBxoAAAVCkFAJEIBQDRSgUAkfn//xfrAxWqbBVAOEoFAJHM//81X/0/8SgHAFToAAC06gMfqotrajjLaio4SgUAkR8BCquB//9UiAEAtOjDAJEKAICSCxVAOEoFAJHL//81SwUAkX/9P/FoAABU6gMLqhvxHzjfaio46AMfqspqaDjsAwiqCAUAkar//zUf/T/xCAUA0WgBAFSqAkA5KgEANKsGAJHoAwyqymooOAgFAJFqFUA4agAANB/9P/Fj//9U32ooOODDAJHhAxOq4gMUquMDH6rkAx+q5QMfqqgbgFIBAADUHzQAsQhQAJH3AwCq6hefGh9JAPEYAwoqKAEAVCgjyJofARrqwAAAVCjxXziIAAA0dQJA+agCQDnI9f81aAJA+XgDADVp///QKY0MkWr//9BKtQeR/zYAsegLAPnpKwCpIAMAVP8KALGhAABUaP//0AjRGpHzD4BSFgAAFGj//9AIuRCRaf//0Cn5C5H/IgCxKAGImg4AABRg///QAIAkkT/8/5fAD4BSxfr/l2n//9ApjQyRav//0Eq1B5HoCwD56SsAqWj//9AIeQiR0w+AUmn//9ApWRiR4AMAkeinAan/FwD5Lvz/l+ADEyq0+v+X/4ME0eoDACr9exCp6QMBqkt9QJP8iwD56AaAUuEDH6riAx+q4wMfquADC6rkAx+q5QMfqgEAANT9AwSRgAP4t+ADC6ph///QIbwMkeQDAJFoJIBSAiCCUuP/gFLlAx+qAQAA1EAC+LfoO0B5rAWAUuADC6riAx+q4wMfquQDH6oIAQyK5QMfqgEJerKIBoBSAQAA1MAA+LcBAACQIYA4keADCiriAwmqWwAAlP17UKn8i0D5/4MEkcADX9b/gwHRSKSAUv17Aqn9gwCRCAGkcvcbAPnjAx+q9lcEqfYDACrgAx+q9E8FqfQDAir1AwEqqA8A+egTgFLhAx+q//8AqeIDH6rkAx+q/w8A+eUDH6pz///QczoIkQEAANRi///QQmAOkeEDE6qG/P+X9QMVKqgSgFLjAx+q4AMVquEDFariAxWq5AMfquUDH6oBAADUd///0PcWF5Fi///QQmAIkeEDF6p3/P+X4AMWKuIDFCpoEoBS4QMVquMDH6rkAx+q5QMfqgEAANRi///QQtgPkeEDF6pr/P+XoGMAkeEjAJFoC4BS4gMfquMDH6rkAx+q5QMfqgEAANRi///QQoAHkeEDE6pf/P+XwASAUugUgFIhAIBS4gMfquMDH6rkAx+q5QMfqgEAANRh///QIeAMkWL//9BCoBKRUvz/l/RPRan3G0D59ldEqf17Qqn/gwGRwANf1v17uqn8CwD5/QMAkfpnAqn4XwOp9lcEqfRPBan/C0DR9QMAKvMDAqr0AwGqtn5Ak+EDAJGoB4BSAgCEUuMDH6rkAx+q4AMWquUDH6r5AwCRAQAA1PcDAKofBADxywQAVPoDH6o4AxqLCE9AOR+5AHFhAABUCFNAOcgBADQIT0A5H7kAccEAAFQIU0A5H7kAcWEAAFQIV0A5yAAANOADFSrhAxiq4gMTqoACP9YgAvi3CCNAeVoDCItfAxfrQ/3/VOADFqrhAwCRqAeAUgIAhFLjAx+q5AMfquUDH6oBAADU9wMAqh8AAPHM+/9UAgAAFPcDAKrgAxeq/wtAkfRPRan8C0D59ldEqfhfQ6n6Z0Kp/XvGqMADX9b/AwXR9E8TqfMDAar0AwAq/XsQqf0DBJH8iwD59lcSqWICALThAxOqgH5AkwoggFIoPEE4CyCCUukDAqrkAwCR4/+AUh8BAHFoJIBS5QMfqmIBipoBAADUQAkAtegXQLkpAUC5HwEJa8EIAFTgAxQq4QMTqksAAJQgBgA0lX5AkwIAmFJhTgCRCAeAUgIBoHLjAx+q4AMVquQDH6rlAx+qAQAA1PQDAKrgBvi3FgAAkNbiK5HgAxWqYU4AkWgEgFICQIBS4wMfquQDH6rlAx+qAQAA1B+cALFBBABU4AMUqsgHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANThAxaq4AMUKuIDH6p4//+XQP3/tukDAKrgAxSqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1PQDCaoTAAAUgH5Ak2FOAJFoBIBS4gMfquMDH6rkAx+q5QMfqgEAANQJAAAU4AMUqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANT0Ax+q4AMUqvRPU6n2V1Kp/ItA+f17UKn/AwWRwANf1ihIQDkfEQBxQAIAVGgCADX/QwTRKDxBOP2DAPkAfECTCSCAUgogglIfAQBx5AMAkWgkgFJCAYma4/+AUuUDH6oBAADU4AAAtOADHyoJAAAUIACAUsADX9bgAx8qwANf1ug7QHkIDRQSHxFAceAXnxr9g0D5/0MEkcADX9b9e72p9QsA+f0DAJH1AwAq9E8CqfMDAqr0AwGq2v//l0ADADSgfkCTAgCYUoFOAJEIB4BSAgGgcuMDH6rkAx+q5QMfqgEAANT0AwCq5gMAqqAA+LdhAkC54AMUKnr9/5fmAwCq4AMUqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANQCAAAU5gMfqvRPQqngAwaq9QtA+f17w6jAA1/W6AMAqgAAQPkAAwC06QMAquoDAapLAUA5ywAANCwVQDhKBQCRnwELa2D//1QJAAAUCQQA0eoDAapLFUA4KQUAkcv//zUpAUA5P/UAcYAAAFQAjUD4wP3/tQQAABQoFEA4AAQAkcj//zXAA1/W/Xu8qfxfAan9AwCR9lcCqfRPA6n/AwjR9AMCquoDAarpAwAqS0AAkQwAgJKIAgyLjAUAkQhFQDmo//819gMKqjV9QJMNIIBSyD5BOA4gglLgAxWq5AMAkeP/gFIfAQBxaCSAUuEDFqrCAY2a5QMfqgEAANTzAwCqgBj4t5cCDIuIBUDR7QMWqq4VQDgIBQCRzv//NQ0AgpIfAQ3rYgAAVHMEgJK5AAAUrAEAtAgAgJLsAwuqjRVAOAgFAJHN//81DQUAkb/9P/GIAABU6AWAUojxHzjoAw2qf2koOOgDH6qMAgiLCAUAkYxBQDms//81H/0/8Q0FANGoAQBUzAJAOWwBADSNPgCRSlEAkaxpKDgOBQCRTBVAOIwAADQf/T/x6AMOqkP//1TNBQDR6DtAeX9pLTgIDRQSHxFAcUEDAFQCAJhS4AMVqggHgFLhAxaqAgGgcuMDH6rkAx+q5QMfqgEAANT1AwCq8wMAqqAA+LfgAxUq4QMUqg3+/5fzAwCq4AMVqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANR5AAAU6hdAuYsCQLlfAQtrQQgAVB8pQHHACgBUHyFAcaELAFQCAJFS4AMVqggHgFLhAxaqAgGgcuMDH6rkAx+q5QMfqgEAANTzAwCqwAz4t2B+QJNh//+wIbwMkeQDBJFoJIBSAiCCUuP/gFLlAx+qAQAA1EAK+LfgAxOq6AaAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1CAJ+LfoO0J5qR2AUuADE6riAx+q4wMfquQDH6oIAQmK5QMfqgEBeLKIBoBSAQAA1PUDAKqgB/i34AMTqigDgFIBgIBS4gMfquMDH6rkAx+q5QMfqgEAANSgCPi34AMTqigDgFIBgIBSQgCAUuMDH6rkAx+q5QMfqgEAANQrAAAUygAANGH//7Ah9BeR4AMUqqcBAJQuAAAUHylAcYEFAFTgAwkq4QMWquIDFKo1AACU4AQANOADFapoBIBS4QMWquIDH6rjAx+q5AMfquUDH6oBAADUHgAAFOADCSrhAxaq4gMUqicAAJSgAAA0Yf//sCEIEZHgAxSqjQEAlOADFarIBoBS4QMWquIDH6rjAx+qBCCAUuUDH6oBAADU8wMAqgsAABT1AwCq4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTzAxWq/0IAOeADE6r/AwiR9E9DqfZXQqn8X0Gp/XvEqMADX9Zh//+wIdgRkeADFKptAQCU6///F/17uqn8bwGp/QMAkfpnAqn4XwOp9lcEqfRPBan/F0DR/wMJ0Wj//7AIASWR8wMCqgABwD30AwGq9QMAKkgBgFL3D0CR4EMAkeEDHyoCAIJS4AeEPffCAJHoEwj59kMAkQ32/5egfkCT4kMAkcgJgFLhAxSq4/+BUuQDH6rlAx+qAQAA1OkDH6poBkD5CmlpOIoDADTLamk4KQUAkX8BCmtg//9U6QMfqmAGgLniB0CRYUIAkUJAAJGoNoBSAwOAUuQDH6rlAx+qAQAA1B8sALGBAABUP6EP8SkFAJFj/v9UYAL4tygHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTpAx8q4AMJKv8XQJH/AwmR9E9FqfZXRKn4X0Op+mdCqfxvQan9e8aowANf1h9QALHpAx8qgP7/VB8IALFA/v9UH0gAsWEeAFToQ0A5H70AcWEeAFTgD0CR4QMfKgIAhFIAwAiR9A9AkZTCCJHK9f+XYAyAkuMDH6rkAx+q5QMfqukDH6ph//+wIfALkQgHgFICBaBSAQAA1PMDAKqIamk4KQUAkcj//zU//T/xKAUA0agBAFTpQ0A5aQEANOpDAJHrD0CRSgFAsmvBCJFpaSg4SRVAOAgFAJFpAAA0H/0/8WP//1T4D0CRGMMIkR9rKDgTG/i3+g9AkfUHQJH0D0CRWsMAkRwAhFK1wgCR+/+DUpTCCJH/DwC54A9AkeEDHyoCIIBSAMAAkZv1/5eZBgCRiAJAOR+9AHGBAABUlAYAkTkHAJH7//8X6BYANOkDH6oIHQByAAEAVB+9AHHAAABUiAIJiykFAJE5BwCRCAVAOfj//xc//QPxLBUAVOkBALToAx+qimpoOEprKDgIBQCRPwEI64H//1ToAkA5H7kAccEAAFToBkA5H7kAcWEAAFToCkA5SBMANGB+QJPkD0CRaCSAUoTABJFh//+wIbwMkQIgglLj/4BS5QMfqgEAANTgEQC16EdxuagRADXoOkJ5agKAUggBCgofBQBxAREAVOEPQJECAJBS4AMTqiHAAJEIB4BSAgWgcuMDH6rkAx+q5QMfqgEAANSgD/i39gMAqgB8QJPkD0CRhMAEkWgkgFJh//+wIbwMkQIgglLj/4BS5QMfqgEAANQgDgC16DpCeZQCCYsIDRQSHylAccELAFTgB0CR4QMfKgIAhFIAwACRRfX/l+EPQJHiB0CR4AMTqiHAAJFCwACRyAmAUuP/gVLkAx+q5QMfqgEAANToR3G5aAsANR8EAPErCwBU6A9AuR+dAHHMCgBU6Q9AuegDH6opBQAR6Q8AualqaDjqAwiqCAUAkan//zUJ/U3TCAUA0UkBALWJAkA5CQEANOgDCqqpaig4KRdAOAgFAJFpAAA0HwEb62P//1S/aig46P+DkqkCCIsIBQCRKWl8OKn//zUfCUCxQwcAVOgDH6qpamg4CAUAkcn//zXoAAC06QMfqqpqaTgKayk4KQUAkR8BCeuB//9U4AMWqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANToAkg5H70AcWECAFTgAxOqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1AgHgFJgDICSYf//sCHwC5ECBaBS4wMfquQDH6rlAx+qAQAA1PMDAKr0D0CRlMIIkQoAABTgAxOqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1PMDFqqT6P+2EQAAFB+gALHpB58a+/7/FykAgFL5/v8XYH5Ak+QPQJFh//+wIbwMkYTABJFoJIBSAiCCUuP/gFLlAx+qAQAA1GABALQpAIBS4AMTqigHgFLhAx+q4gMfquMDH6rkAx+q5QMfqgEAANTk/v8X6DpCeQkNFBI/IUBxKQCAUmH+/1TqR3G5Kv7/NUkCgFIfAQlqKQCAUqH9/1QpCWgK6///F4gAAPAIYWw5SAAANMADX9bpAx+qiAAA8AhhLJEKaWk4KQUAkcr//zUq/U3TKQUA0WoBALUKQEA5KgEANAtEAJHs/4NSCmkpOCkFAJFqFUA4agAAND8BDOtj//9U6gMfqh9pKTgJaWo4SgUAkcn//zVL/U3TSQUA0WsBALUqAEA5KgEANCsEAJHs/4NSCmkpOCkFAJFqFUA4agAAND8BDOtj//9UH2kpOMADX9b/gwDR6wMBKuoDACr//wCp4AMAKv+DAfghAIBSyBiAUgEBoHLiAx+q4wMfquQDH6rlAx+qAQAA1OkDAKpgAvi3aAnAWl8JAHHqCwB5CH0QU+gPAHnhAQBU6A+AUuADCarhEwCRCCCgcgICgFLjAx+q6AsAuWgZgFLkAx+q5QMfqgEAANQNAAAUP4UBsRUAABQoAIBS4AMJquETAJHobwA5aBmAUoIDgFLjAx+q5AMfquUDH6oBAADU6gMAquADCaooB4BS4QMfquIDH6rjAx+q5AMfquUDH6oBAADUXwUAseAXnxr/gwCRwANf1v17van1CwD5SASAUuMDH6r0TwKp8wMAqvQDASpgDICS5AMfquEDE6riAxSq5QMfqgEAANQfRACxYf//sCEEHJHgA4Ca4gMTqv0DAJFp+P+XAgCYUuEDE6pgDICSAgGgcggHgFLjAx+q5AMfquUDH6oBAADUYf//sCE8DpHiAxOq9QMAqlv4/5fgAxWq6AaAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1GH//7AhwAyR4gMTqk/4/5fgAxWqiAaAUuEDFKriAx+q4wMfquQDH6rlAx+qAQAA1GH//7Ah8BaR4gMTqkP4/5fgAxWqKAeAUuEDH6riAx+q4wMfquQDH6rlAx+qAQAA1PRPQqn1C0D5/XvDqMADX9ZUTVBESVI9AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABMaW5rZXI6IERlYmlhbiBMTEQgMTkuMS43AAAucm9kYXRhAC50ZXh0AC5kYXRhAC5ic3MALmNvbW1lbnQALnNoc3RydGFiAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEAAAABAAAAMgAAAAAAAABgASAAAAAAAGABAAAAAAAA5AgAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAJAAAAAQAAAAYAAAAAAAAARAohAAAAAABECgAAAAAAAPAvAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAADwAAAAEAAAADAAAAAAAAADQ6IgAAAAAANDoAAAAAAABgAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAABUAAAAIAAAAAwAAAAAAAACYOiIAAAAAAJQ6AAAAAAAAgBABAAAAAAAAAAAAAAAAAAgAAAAAAAAAAAAAAAAAAAAaAAAAAQAAADAAAAAAAAAAAAAAAAAAAACUOgAAAAAAABoAAAAAAAAAAAAAAAAAAAABAAAAAAAAAAEAAAAAAAAAIwAAAAMAAAAAAAAAAAAAAAAAAAAAAAAArjoAAAAAAAAtAAAAAAAAAAAAAAAAAAAAAQAAAAAAAAAAAAAAAAAAAA==")) "secrets" $t27.result "prometheus" (dict "address" (or $known.nativelink_prometheus_address (printf "http://nativelink-prometheus.%v.svc:%v" $known.nativelink_namespace (dict "cas" 50051 "slice" 50052 "writers" 50053 "client_writers" 50054 "scheduler" 50052 "worker_api" 50061 "health" 50080 "redis" 6379 "metrics" 9464 "reported" 9465 "collector_health" 13133 "demand" 9121 "prometheus" 9090).prometheus)) "labels" $t29 "demand" (list $t30) "alerts" $t31 "inhibitions" $t33.result "operator_inhibitions" $t34.result "interval" 15 "own" $t35 "others" $t36.result "kubelet_paths" $t37 "kubelet_series" $t38.result "token" (not (not $known.nativelink_prometheus_scrapes))) "collector" $t39.result "traces" $t40.result "telemetry" $t41 "log" (dict "format" $known.nativelink_log_format "level" $known.nativelink_log_level) "max_open_files" $known.nativelink_max_open_files "priority_class" $t43 "cas" $t49 "scheduler" $t54 "redis" $t61 "peers" (dict "clients" (concat $t62 $known.nativelink_client_peers) "writers" $known.nativelink_writer_peers "dns" $known.nativelink_dns_peers "metrics" $t64) "worker" (dict "upload_timeout" $upload "egress" $known.nativelink_worker_egress "access" $known.nativelink_worker_access "user_namespaces" $known.nativelink_worker_user_namespaces "affinity" $t66) "only_pod_tolerations" $t68.result "pools" $pools "demand_pools" $t69 "edge" (dict "class_name" $known.ingress_class_name "single_pod_routes" $single_pod_routes "hostname" $known.nativelink_hostname "tls_secret" $known.nativelink_edge_tls_secret "client_ca_secret" $known.nativelink_edge_client_ca_secret "annotations" $known.nativelink_edge_annotations "ingress_annotations" $t71) "metrics_interval" $known.nativelink_metrics_interval "config_maps" $t72.result "when" $when) -}}
 {{- end -}}
 
 {{- define "nativelink.formats._enough" -}}
@@ -3366,6 +3394,28 @@
 {{- $_ := set $frame "result" (and (not (contains "/" $name)) (not (hasPrefix "hugepages-" $name))) -}}
 {{- end -}}
 
+{{- define "nativelink.rules.persistent_workers" -}}
+{{- $frame := . -}}
+{{- $values := index .args 0 -}}
+{{- $yielded := list -}}
+{{- $t1 := dict "args" (list $values) -}}
+{{- template "nativelink.rules.pools_of" $t1 -}}
+{{- range $t2 := $t1.result -}}
+  {{- $path := index $t2 0 -}}
+  {{- $pool := index $t2 1 -}}
+  {{- $t4 := $pool.persistent_workers -}}
+  {{- if $t4 -}}
+    {{- $t3 := dict "args" (list $pool $values) -}}
+    {{- template "nativelink.context.isolation_of" $t3 -}}
+    {{- $t4 = (eq $t3.result "users") -}}
+  {{- end -}}
+  {{- if $t4 -}}
+    {{- $yielded = append $yielded (list (printf "%v.persistent_workers" $path) "is true, but a process that serves several actions cannot have the user of one (isolation: users)" "set the pool's isolation to none, or remove persistent_workers") -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set $frame "result" $yielded -}}
+{{- end -}}
+
 {{- define "nativelink.rules.pools_of" -}}
 {{- $frame := . -}}
 {{- $values := index .args 0 -}}
@@ -3701,6 +3751,9 @@
 {{- template "nativelink.rules.duplicate_pools" $call -}}
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
+{{- template "nativelink.rules.persistent_workers" $call -}}
+{{- $findings = concat $findings $call.result -}}
+{{- $call := dict "args" .args -}}
 {{- template "nativelink.rules.min_over_max" $call -}}
 {{- $findings = concat $findings $call.result -}}
 {{- $call := dict "args" .args -}}
@@ -3830,7 +3883,7 @@
 
 {{- define "nativelink.translated" -}}
 {{- $text := . -}}
-{{- range $pair := list (list "nativelink_scheduler_platform_properties" "scheduler.platformProperties") (list "nativelink_kube_state_metrics_namespace" "kubeStateMetricsNamespace") (list "nativelink_redis_exporter_image_digest" "redisExporter.imageDigest") (list "nativelink_cas_retention_when_deleted" "cas.retentionWhenDeleted") (list "nativelink_cas_retention_when_scaled" "cas.retentionWhenScaled") (list "nativelink_scheduler_max_job_retries" "scheduler.maxJobRetries") (list "nativelink_scheduler_worker_timeout" "scheduler.workerTimeout") (list "nativelink_worker_init_image_digest" "worker.initImageDigest") (list "nativelink_prometheus_image_digest" "prometheus.imageDigest") (list "nativelink_scheduler_node_selector" "scheduler.nodeSelector") (list "nativelink_collector_image_digest" "collector.imageDigest") (list "nativelink_redis_exporter_version" "redisExporter.version") (list "nativelink_edge_client_ca_secret" "edge.clientCaSecret") (list "nativelink_headroom_image_digest" "headroom.imageDigest") (list "nativelink_scheduler_tolerations" "scheduler.tolerations") (list "nativelink_worker_upload_timeout" "worker.uploadTimeout") (list "nativelink_redis_exporter_image" "redisExporter.image") (list "nativelink_cas_startup_timeout" "cas.startupTimeout") (list "nativelink_redis_storage_class" "redis.storageClass") (list "nativelink_scheduler_resources" "scheduler.resources") (list "nativelink_image_pull_secrets" "imagePullSecrets") (list "nativelink_metrics_namespaces" "metrics.namespaces") (list "nativelink_prometheus_address" "prometheus.address") (list "nativelink_prometheus_scrapes" "prometheus.scrapes") (list "nativelink_prometheus_version" "prometheus.version") (list "nativelink_redis_image_digest" "redis.imageDigest") (list "nativelink_scheduler_replicas" "scheduler.replicas") (list "nativelink_cas_ac_store_size" "cas.acStoreSize") (list "nativelink_cas_node_selector" "cas.nodeSelector") (list "nativelink_cas_storage_class" "cas.storageClass") (list "nativelink_collector_version" "collector.version") (list "nativelink_prometheus_labels" "prometheus.labels") (list "nativelink_redis_secret_name" "redis.secretName") (list "nativelink_redis_volume_size" "redis.volumeSize") (list "nativelink_scheduler_backend" "scheduler.backend") (list "nativelink_worker_init_image" "worker.initImage") (list "nativelink_workers_namespace" "workersNamespace") (list "nativelink_edge_annotations" "edge.annotations") (list "nativelink_headroom_version" "headroom.version") (list "nativelink_metrics_interval" "metrics.interval") (list "nativelink_priority_classes" "priorityClasses") (list "nativelink_prometheus_image" "prometheus.image") (list "nativelink_cas_node_spread" "cas.nodeSpread") (list "nativelink_cas_tolerations" "cas.tolerations") (list "nativelink_cas_volume_size" "cas.volumeSize") (list "nativelink_collector_image" "collector.image") (list "nativelink_edge_tls_secret" "edge.tlsSecret") (list "nativelink_redis_resources" "redis.resources") (list "nativelink_traces_endpoint" "traces.endpoint") (list "nativelink_cas_store_size" "cas.storeSize") (list "nativelink_headroom_image" "headroom.image") (list "nativelink_max_open_files" "maxOpenFiles") (list "nativelink_redis_provider" "redis.provider") (list "nativelink_traces_percent" "traces.percent") (list "nativelink_allow_changes" "allowChanges") (list "nativelink_cas_resources" "cas.resources") (list "nativelink_instance_name" "instanceName") (list "nativelink_redis_address" "redis.address") (list "nativelink_redis_version" "redis.version") (list "nativelink_worker_egress" "worker.egress") (list "nativelink_workers_apart" "workersApart") (list "nativelink_cas_replicas" "cas.replicas") (list "nativelink_client_peers" "clientPeers") (list "nativelink_image_digest" "imageDigest") (list "nativelink_worker_image" "worker.image") (list "nativelink_worker_pools" "workerPools") (list "nativelink_redis_image" "redis.image") (list "nativelink_runbook_url" "runbookUrl") (list "nativelink_dashboards" "dashboards") (list "nativelink_log_format" "log.format") (list "nativelink_prometheus" "prometheus.provider") (list "scratch_storage_class" "scratchStorageClass") (list "nativelink_dns_peers" "dnsPeers") (list "nativelink_log_level" "log.level") (list "nativelink_namespace" "the namespace of the release") (list "nativelink_hostname" "hostname") (list "platform_properties" "platformProperties") (list "ingress_class_name" "ingress.className") (list "nativelink_metrics" "metrics.senders") (list "nativelink_scaling" "scaling") (list "nativelink_version" "version") (list "persistent_workers" "persistentWorkers") (list "ingress_namespace" "ingress.namespace") (list "gitops_namespace" "gitops.namespace") (list "ingress_provider" "ingress.provider") (list "nativelink_image" "image") (list "polling_interval" "pollingInterval") (list "cooldown_period" "cooldownPeriod") (list "fast_store_size" "fastStoreSize") (list "gitops_interval" "gitops.interval") (list "gitops_provider" "gitops.provider") (list "nativelink_edge" "edge.kind") (list "keda_namespace" "keda.namespace") (list "longest_action" "longestAction") (list "node_selector" "nodeSelector") (list "image_digest" "imageDigest") (list "max_replicas" "maxReplicas") (list "min_replicas" "minReplicas") (list "scratch_size" "scratchSize") (list "scale_down" "scaleDown") (list "scale_up" "scaleUp") -}}
+{{- range $pair := list (list "nativelink_scheduler_platform_properties" "scheduler.platformProperties") (list "nativelink_kube_state_metrics_namespace" "kubeStateMetricsNamespace") (list "nativelink_redis_exporter_image_digest" "redisExporter.imageDigest") (list "nativelink_cas_retention_when_deleted" "cas.retentionWhenDeleted") (list "nativelink_cas_retention_when_scaled" "cas.retentionWhenScaled") (list "nativelink_scheduler_max_job_retries" "scheduler.maxJobRetries") (list "nativelink_scheduler_worker_timeout" "scheduler.workerTimeout") (list "nativelink_worker_init_image_digest" "worker.initImageDigest") (list "nativelink_prometheus_image_digest" "prometheus.imageDigest") (list "nativelink_scheduler_node_selector" "scheduler.nodeSelector") (list "nativelink_collector_image_digest" "collector.imageDigest") (list "nativelink_redis_exporter_version" "redisExporter.version") (list "nativelink_worker_user_namespaces" "worker.userNamespaces") (list "nativelink_edge_client_ca_secret" "edge.clientCaSecret") (list "nativelink_headroom_image_digest" "headroom.imageDigest") (list "nativelink_scheduler_tolerations" "scheduler.tolerations") (list "nativelink_worker_upload_timeout" "worker.uploadTimeout") (list "nativelink_redis_exporter_image" "redisExporter.image") (list "nativelink_cas_startup_timeout" "cas.startupTimeout") (list "nativelink_redis_storage_class" "redis.storageClass") (list "nativelink_scheduler_resources" "scheduler.resources") (list "nativelink_image_pull_secrets" "imagePullSecrets") (list "nativelink_metrics_namespaces" "metrics.namespaces") (list "nativelink_prometheus_address" "prometheus.address") (list "nativelink_prometheus_scrapes" "prometheus.scrapes") (list "nativelink_prometheus_version" "prometheus.version") (list "nativelink_redis_image_digest" "redis.imageDigest") (list "nativelink_scheduler_replicas" "scheduler.replicas") (list "nativelink_cas_ac_store_size" "cas.acStoreSize") (list "nativelink_cas_node_selector" "cas.nodeSelector") (list "nativelink_cas_storage_class" "cas.storageClass") (list "nativelink_collector_version" "collector.version") (list "nativelink_prometheus_labels" "prometheus.labels") (list "nativelink_redis_secret_name" "redis.secretName") (list "nativelink_redis_volume_size" "redis.volumeSize") (list "nativelink_scheduler_backend" "scheduler.backend") (list "nativelink_worker_init_image" "worker.initImage") (list "nativelink_workers_namespace" "workersNamespace") (list "nativelink_edge_annotations" "edge.annotations") (list "nativelink_headroom_version" "headroom.version") (list "nativelink_metrics_interval" "metrics.interval") (list "nativelink_priority_classes" "priorityClasses") (list "nativelink_prometheus_image" "prometheus.image") (list "nativelink_worker_isolation" "worker.isolation") (list "nativelink_cas_node_spread" "cas.nodeSpread") (list "nativelink_cas_tolerations" "cas.tolerations") (list "nativelink_cas_volume_size" "cas.volumeSize") (list "nativelink_collector_image" "collector.image") (list "nativelink_edge_tls_secret" "edge.tlsSecret") (list "nativelink_redis_resources" "redis.resources") (list "nativelink_traces_endpoint" "traces.endpoint") (list "nativelink_cas_store_size" "cas.storeSize") (list "nativelink_headroom_image" "headroom.image") (list "nativelink_max_open_files" "maxOpenFiles") (list "nativelink_redis_provider" "redis.provider") (list "nativelink_traces_percent" "traces.percent") (list "nativelink_allow_changes" "allowChanges") (list "nativelink_cas_resources" "cas.resources") (list "nativelink_instance_name" "instanceName") (list "nativelink_redis_address" "redis.address") (list "nativelink_redis_version" "redis.version") (list "nativelink_worker_access" "worker.access") (list "nativelink_worker_egress" "worker.egress") (list "nativelink_workers_apart" "workersApart") (list "nativelink_cas_replicas" "cas.replicas") (list "nativelink_client_peers" "clientPeers") (list "nativelink_image_digest" "imageDigest") (list "nativelink_worker_image" "worker.image") (list "nativelink_worker_pools" "workerPools") (list "nativelink_writer_peers" "writerPeers") (list "nativelink_redis_image" "redis.image") (list "nativelink_runbook_url" "runbookUrl") (list "nativelink_dashboards" "dashboards") (list "nativelink_log_format" "log.format") (list "nativelink_prometheus" "prometheus.provider") (list "scratch_storage_class" "scratchStorageClass") (list "nativelink_dns_peers" "dnsPeers") (list "nativelink_log_level" "log.level") (list "nativelink_namespace" "the namespace of the release") (list "nativelink_hostname" "hostname") (list "platform_properties" "platformProperties") (list "ingress_class_name" "ingress.className") (list "nativelink_metrics" "metrics.senders") (list "nativelink_scaling" "scaling") (list "nativelink_version" "version") (list "persistent_workers" "persistentWorkers") (list "ingress_namespace" "ingress.namespace") (list "gitops_namespace" "gitops.namespace") (list "ingress_provider" "ingress.provider") (list "nativelink_image" "image") (list "polling_interval" "pollingInterval") (list "cooldown_period" "cooldownPeriod") (list "fast_store_size" "fastStoreSize") (list "gitops_interval" "gitops.interval") (list "gitops_provider" "gitops.provider") (list "nativelink_edge" "edge.kind") (list "keda_namespace" "keda.namespace") (list "longest_action" "longestAction") (list "node_selector" "nodeSelector") (list "image_digest" "imageDigest") (list "max_replicas" "maxReplicas") (list "min_replicas" "minReplicas") (list "scratch_size" "scratchSize") (list "scale_down" "scaleDown") (list "scale_up" "scaleUp") -}}
   {{- $text = regexReplaceAll (printf "\\b%s\\b" (index $pair 0)) $text (index $pair 1) -}}
 {{- end -}}
 {{- $text -}}

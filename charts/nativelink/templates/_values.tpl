@@ -59,6 +59,9 @@
 {{- $_ := set $values "nativelink_headroom_image" $root.Values.headroom.image -}}
 {{- $_ := set $values "nativelink_headroom_image_digest" $root.Values.headroom.imageDigest -}}
 {{- $_ := set $values "nativelink_worker_upload_timeout" $root.Values.worker.uploadTimeout -}}
+{{- $_ := set $values "nativelink_worker_isolation" $root.Values.worker.isolation -}}
+{{- $_ := set $values "nativelink_worker_access" $root.Values.worker.access -}}
+{{- $_ := set $values "nativelink_worker_user_namespaces" $root.Values.worker.userNamespaces -}}
 {{- $_ := set $values "nativelink_worker_egress" $root.Values.worker.egress -}}
 {{- $_ := set $values "nativelink_scaling" $root.Values.scaling -}}
 {{- $_ := set $values "nativelink_edge" $root.Values.edge.kind -}}
@@ -67,6 +70,7 @@
 {{- $_ := set $values "nativelink_edge_client_ca_secret" $root.Values.edge.clientCaSecret -}}
 {{- $_ := set $values "nativelink_edge_annotations" $root.Values.edge.annotations -}}
 {{- $_ := set $values "nativelink_client_peers" $root.Values.clientPeers -}}
+{{- $_ := set $values "nativelink_writer_peers" $root.Values.writerPeers -}}
 {{- $_ := set $values "nativelink_dns_peers" $root.Values.dnsPeers -}}
 {{- $_ := set $values "nativelink_collector_version" $root.Values.collector.version -}}
 {{- $_ := set $values "nativelink_collector_image" $root.Values.collector.image -}}
@@ -115,6 +119,7 @@
   {{- $_ := set $pool "fast_store_size" (ternary $stated.fastStoreSize "40%" (hasKey $stated "fastStoreSize")) -}}
   {{- $_ := set $pool "scratch_storage_class" (ternary $stated.scratchStorageClass "" (hasKey $stated "scratchStorageClass")) -}}
   {{- $_ := set $pool "env" (ternary $stated.env dict (hasKey $stated "env")) -}}
+  {{- $_ := set $pool "isolation" (ternary $stated.isolation "" (hasKey $stated "isolation")) -}}
   {{- $_ := set $pool "persistent_workers" (ternary $stated.persistentWorkers false (hasKey $stated "persistentWorkers")) -}}
   {{- $_ := set $pool "scaling" (ternary $stated.scaling "" (hasKey $stated "scaling")) -}}
   {{- $_ := set $pool "polling_interval" (ternary $stated.pollingInterval 1 (hasKey $stated "pollingInterval")) -}}

@@ -38,6 +38,15 @@
         cas_store: {ref_store: {name: "CAS_SHARD"}},
       },
     },
+{{- if index $context.when "client writers" }}
+    {
+      name: "AC_WRITABLE",
+      completeness_checking: {
+        backend: {shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.writers | indent 8 | trim }}}},
+        cas_store: {ref_store: {name: "CAS_SHARD"}},
+      },
+    },
+{{- end }}
 {{- if index $context.when "cas metrics" }}
     // The same stores, whose requests are counted: those of clients, and those to this pod's own slice.
     {name: "COUNTED_CAS_SHARD", cache_metrics: {cache_type: "cas", backend: {ref_store: {name: "CAS_SHARD"}}}},
@@ -52,7 +61,8 @@
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.cas }}"}},
       services: {
         cas: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
-        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "{{ $context.cas.served }}AC_COMPLETE"}],
+        // An action result is taken on trust, unlike contents. Only workers write them, and the clients of port {{ $context.ports.client_writers }}.
+        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "{{ $context.cas.served }}AC_COMPLETE", read_only: true}],
         bytestream: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
         capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}}],
       },
@@ -62,11 +72,33 @@
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.slice }}"}},
       services: {
         cas: [{instance_name: "slice", cas_store: "{{ $context.cas.served }}CAS_SLICE"}],
-        ac: [{instance_name: "slice", ac_store: "{{ $context.cas.served }}AC_SLICE"}],
+        ac: [{instance_name: "slice", ac_store: "{{ $context.cas.served }}AC_SLICE", read_only: true}],
         bytestream: [{instance_name: "slice", cas_store: "{{ $context.cas.served }}CAS_SLICE"}],
         capabilities: [{instance_name: "slice"}],
       },
     },
+    // For workers, whose actions the node keeps away from it, if nativelink_worker_access is node.
+    {
+      name: "writers",
+      listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.writers }}"}},
+      services: {
+        ac: [{instance_name: "slice", ac_store: "{{ $context.cas.served }}AC_SLICE"}],
+        capabilities: [{instance_name: "slice"}],
+      },
+    },
+{{- if index $context.when "client writers" }}
+    // For clients that run actions themselves and share the results.
+    {
+      name: "client-writers",
+      listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.client_writers }}"}},
+      services: {
+        cas: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "AC_WRITABLE"}],
+        bytestream: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}}],
+      },
+    },
+{{- end }}
     {
       name: "health",
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.health }}"}},

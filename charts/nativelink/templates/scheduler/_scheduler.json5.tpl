@@ -77,7 +77,7 @@
       name: "client",
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.scheduler }}"}},
       services: {
-        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "AC"}],
+        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "AC", read_only: true}],
         execution: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "CAS", scheduler: "MAIN"}],
         capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, remote_execution: {scheduler: "MAIN"}}],
       },

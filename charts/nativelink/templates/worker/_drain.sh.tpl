@@ -27,7 +27,7 @@ busy() {
 rested=0
 while [ "$rested" -lt 5 ]; do
   # precondition.sh refuses new actions from now on. The marker is written each time, because start.sh removes it once.
-  : > /drain/draining
+  [ -e /drain/draining ] || : > /drain/draining
   if busy; then rested=0; else rested=$((rested + 1)); fi
   # Without date or sleep in the image this is a busy wait until the grace period ends. No action is lost.
   sleep 1 || rested=0

@@ -20,7 +20,8 @@
         slow: {shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.cas | indent 8 | trim }}}},
       },
     },
-    {name: "AC", shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.ac | indent 4 | trim }}}},
+    // Workers write action results where nobody else may.
+    {name: "AC", shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.writers | indent 4 | trim }}}},
   ],
   workers: [
     {
@@ -32,6 +33,10 @@
         // NativeLink deletes and creates it at every start, so it cannot be the mount itself.
         work_directory: "/scratch/actions",
         max_inflight_tasks: {{ $pool.slots }},
+{{- if $pool.isolated }}
+        // Gives each action a user of its own.
+        entrypoint: "/drain/action",
+{{- end }}
         {{ $context.fields.max_action_timeout }}: {{ $pool.longest }},
         {{ $context.fields.max_upload_timeout }}: {{ $context.worker.upload_timeout }},
         experimental_precondition_script: "/config/precondition.sh",
