@@ -258,6 +258,20 @@ ATTACKS: dict[str, Attack] = {
         users="exit 1 .*Permission denied.*then: ok later",
         none="ok made.*then: ok later",
     ),
+    "TMPDIR is left open for others": Attack(
+        Request("chmod 777 $TMPDIR"), then=Request("stat -c %a $TMPDIR"), users="then: ok 700"
+    ),
+    "files of other actions are kept from being removed": Attack(
+        Request(
+            _python(
+                _SEND.format(
+                    "os.mkdir('/tmp/open'); os.chmod('/tmp/open', 0o777)\ndescriptor = os.open('/tmp/open', 0)"
+                )
+            )
+        ),
+        beside=Request(_python(_RECEIVE + _PLANT)),
+        users="^ok .*beside: ok (PermissionError|FileNotFoundError)",
+    ),
     "a process stays": Attack(
         Request("setsid sleep 4321 > /dev/null 2>&1 < /dev/null &"),
         then=Request(_SLEEPING),

@@ -132,6 +132,26 @@ static int is_folder(int parent, const struct entry *found)
 	       (found->type == DT_UNKNOWN && !look(parent, found->name, &about) && is(&about, S_IFDIR));
 }
 
+static long remove_entry(int parent, const struct entry *found, void *with);
+
+static long remove_folder(int parent, const char *name)
+{
+	long folder = open_folder(parent, name), result = 0;
+
+	if (folder < 0)
+		return folder;
+	// Nobody may fill it meanwhile, even if another action was sent a descriptor of it.
+	call(fchown, folder, 0, 0);
+	call(fchmod, folder, 0700);
+	// Reading a folder while it shrinks may skip entries.
+	while (result >= 0 && call(unlinkat, parent, name, AT_REMOVEDIR) == -ENOTEMPTY) {
+		call(lseek, folder, 0, 0);
+		result = for_each((int)folder, remove_entry, NULL);
+	}
+	call(close, folder);
+	return result;
+}
+
 // Removes an entry, whatever it is. Where *with is a user, only what is this user's.
 static long remove_entry(int parent, const struct entry *found, void *with)
 {
@@ -139,24 +159,8 @@ static long remove_entry(int parent, const struct entry *found, void *with)
 
 	if (with && (look(parent, found->name, &about) || about.stx_uid != *(unsigned *)with))
 		return 0;
-	if (is_folder(parent, found)) {
-		long folder = open_folder(parent, found->name);
-
-		if (folder < 0)
-			return folder;
-		// Reading a folder while it shrinks may skip entries.
-		while (call(unlinkat, parent, found->name, AT_REMOVEDIR) == -ENOTEMPTY) {
-			long result;
-
-			call(lseek, folder, 0, 0);
-			if ((result = for_each((int)folder, remove_entry, NULL)) < 0) {
-				call(close, folder);
-				return result;
-			}
-		}
-		call(close, folder);
-		return 0;
-	}
+	if (is_folder(parent, found))
+		return remove_folder(parent, found->name);
 	call(unlinkat, parent, found->name, 0);
 	return 0;
 }
@@ -555,8 +559,8 @@ static int supervise(struct action *action, long starter, char **command, char *
 	if (call(getppid) != starter)
 		quit(NOT_RUN);
 	end_processes(action->number);
-	empty(action->temporary, NULL);
-	call(mkdirat, AT_FDCWD, action->temporary, 0700);
+	remove_folder(AT_FDCWD, action->temporary); // an earlier action of this user may have opened it for others
+	must(call(mkdirat, AT_FDCWD, action->temporary, 0700), "making ", action->temporary);
 	must(call(fchownat, AT_FDCWD, action->temporary, user, user, AT_SYMLINK_NOFOLLOW), "making ", action->temporary);
 	must(call(fchmod, action->home, 01711), "marking ", action->path);
 	must(call(renameat2, action->home, "work", action->home, "action", 0), "taking ", action->path);
@@ -594,7 +598,7 @@ static int supervise(struct action *action, long starter, char **command, char *
 			must(call(renameat2, action->home, "action", action->home, "work", 0), "handing over ", action->path);
 		}
 	}
-	empty(action->temporary, NULL);
+	remove_folder(AT_FDCWD, action->temporary);
 	for (const char *const *folder = SHARED_FOLDERS; *folder; folder++)
 		empty(*folder, &user);
 	return *refusal ? NOT_RUN << 8 : status;
