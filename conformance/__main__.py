@@ -48,7 +48,10 @@ def main(arguments: list[str]) -> int:
         "--clusters", type=Path, default=ROOT / "clusters", metavar="FOLDER", help="folder of the committed trees"
     )
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="run only the checks of a farm whose names contain TEXT"
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="run only the checks of a farm whose names, or that of the farm, contain TEXT",
     )
     given = parser.parse_args(arguments)
     if not given.files:

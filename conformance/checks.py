@@ -19,7 +19,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import P
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
 
-from conformance import table
+from conformance import attacks, namespaces, table
 from conformance.farm import CPUS, Drained, Farm, await_running, cas_stores, pool, running
 from conformance.plan import Plan
 from conformance.pods import Network, Pod, PodEnded
@@ -424,12 +424,13 @@ BY_TOOLS: dict[str, Callable[[Farm], str]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of farm: its variables, and its checks by their names."""
+    """A kind of farm: variables, checks by their names, and a change of the configurations of CAS and scheduler."""
 
     where: str
     variables: dict[str, Any]
     by_bazel: dict[str, Callable[[Farm, Bazel], str]]
     by_client: dict[str, Callable[[Farm], str]]
+    change: Callable[[str], str] = str
 
     @property
     def folder(self) -> str:
@@ -442,7 +443,9 @@ class Kind:
         return self.variables.get("nativelink_scheduler_backend") == "redis"
 
     def only(self, text: str) -> Kind:
-        """Return the same kind of farm, with only the checks whose names contain a text."""
+        """Return the same kind of farm, with only the checks whose names, or that of the farm, contain a text."""
+        if text in self.where:
+            return self
         by_bazel = {title: do for title, do in self.by_bazel.items() if text in title}
         return replace(self, by_bazel=by_bazel, by_client={t: do for t, do in self.by_client.items() if text in t})
 
@@ -464,6 +467,7 @@ _REPORTING: dict[str, Any] = {
     "nativelink_metrics": ["scheduler", "cas", "worker"],
     "nativelink_prometheus": "bundled",
 }
+_ONE_WORKER: dict[str, Any] = {"nativelink_worker_pools": [pool("default", 1)], "nativelink_worker_isolation": "users"}
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
@@ -472,6 +476,14 @@ KINDS = (
         "farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, BAZEL_REPORTED, BY_METRICS
     ),
     Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}, {}, BY_TOOLS),
+    Kind("farm, attacks", _ONE_WORKER, attacks.BY_BAZEL, attacks.AGAINST_USERS),
+    Kind(
+        "farm, isolation none",
+        {**_ONE_WORKER, "nativelink_worker_isolation": "none"},
+        {},
+        attacks.AGAINST_NONE,
+        attacks.writable_results,
+    ),
 )
 
 
@@ -488,8 +500,12 @@ def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
             elif kind.on_redis and not tools.redis:
                 reason = f"no Redis: {tools.missing['redis']}"
                 yield Row(subject.title, kind.where, "all checks", table.NOT_RUN, reason)
+            elif kind.variables.get("nativelink_worker_isolation") and not namespaces.has_users():
+                yield Row(subject.title, kind.where, "all checks", table.NOT_RUN, namespaces.WITHOUT_USERS)
             else:
                 farm = Farm(subject, tools, network, folder / kind.folder, kind.variables)
+                for pod in (*farm.cas, farm.scheduler):
+                    pod.configure(kind.change)
                 yield from _checked(subject, kind, farm, bazel)
 
 

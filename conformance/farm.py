@@ -16,7 +16,7 @@ from typing import Any, Self
 import json5
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
-from conformance import pods
+from conformance import namespaces, pods
 from conformance.pods import Network, Pod
 from conformance.subject import Subject
 from conformance.tools import LIBRARIES, Tools
@@ -73,7 +73,8 @@ class Farm:
         self, subject: Subject, tools: Tools, network: Network, folder: Path, variables: Mapping[str, Any]
     ) -> None:
         """Render the tree with more variables, and prepare the pods. They start when the farm is entered."""
-        stated = {**VARIABLES, "nativelink_version": subject.version, **variables}
+        alone = {} if namespaces.has_users() else {"nativelink_worker_isolation": "none"}
+        stated = {**VARIABLES, **alone, "nativelink_version": subject.version, **variables}
         tree = render.tree(values_of("conformance", **stated))
         self.version = subject.version
         self.tools, self.network, self.ledger = tools, network, folder / "ledger"

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _ENTER = ["setpriv", "--pdeathsig=KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
 _ENTER += ["--mount-proc"]
 _AS_USER = ["--user", "--map-root-user"]
+WITHOUT_USERS = "isolation needs root"  # why pods whose actions have users of their own do not run
 
 
 class NamespaceError(Exception):
@@ -31,6 +32,11 @@ def _enter() -> list[str]:
         except FileNotFoundError:
             break
     raise NamespaceError("the run needs Linux with util-linux, and either root or a kernel that allows user namespaces")
+
+
+def has_users() -> bool:
+    """Return True if this process may take other users, which it may not in a namespace that was made without root."""
+    return sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines()) > 1
 
 
 def run(*arguments: str) -> int:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conformance import namespaces
 from conformance.subject import SCHEMA, Subject
 from conformance.tools import STACK, Tools
 from conformance.workloads import COLLECTOR, NATIVELINK, Service, Workload
@@ -162,7 +163,7 @@ class Pod:
             return ""
         kept = [f"+{name.lower()}" for name in self.workload.capabilities]
         words = ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set={','.join(['-all', *kept])}"]
-        if self.workload.user:
+        if self.workload.user and namespaces.has_users():
             words += [f"--reuid={self.workload.user}", f"--regid={self.workload.user}", "--clear-groups"]
         return " ".join(words)
 

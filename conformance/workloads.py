@@ -60,6 +60,11 @@ class Workload:
         return self.labels["app.kubernetes.io/component"] + (f" {pool}" if pool else "")
 
     @property
+    def isolated(self) -> bool:
+        """True if it gives each of its actions a user of its own."""
+        return bool(self.capabilities)
+
+    @property
     def settings(self) -> str:
         """The text of the NativeLink configuration, or "" if there is none."""
         files = [text for volume in self.configuration.values() for name, text in volume.items() if ".json5" in name]

@@ -132,6 +132,26 @@ static int is_folder(int parent, const struct entry *found)
 	       (found->type == DT_UNKNOWN && !look(parent, found->name, &about) && is(&about, S_IFDIR));
 }
 
+static long remove_entry(int parent, const struct entry *found, void *with);
+
+static long remove_folder(int parent, const char *name)
+{
+	long folder = open_folder(parent, name), result = 0;
+
+	if (folder < 0)
+		return folder;
+	// Nobody may fill it meanwhile, even if another action was sent a descriptor of it.
+	call(fchown, folder, 0, 0);
+	call(fchmod, folder, 0700);
+	// Reading a folder while it shrinks may skip entries.
+	while (result >= 0 && call(unlinkat, parent, name, AT_REMOVEDIR) == -ENOTEMPTY) {
+		call(lseek, folder, 0, 0);
+		result = for_each((int)folder, remove_entry, NULL);
+	}
+	call(close, folder);
+	return result;
+}
+
 // Removes an entry, whatever it is. Where *with is a user, only what is this user's.
 static long remove_entry(int parent, const struct entry *found, void *with)
 {
@@ -139,24 +159,8 @@ static long remove_entry(int parent, const struct entry *found, void *with)
 
 	if (with && (look(parent, found->name, &about) || about.stx_uid != *(unsigned *)with))
 		return 0;
-	if (is_folder(parent, found)) {
-		long folder = open_folder(parent, found->name);
-
-		if (folder < 0)
-			return folder;
-		// Reading a folder while it shrinks may skip entries.
-		while (call(unlinkat, parent, found->name, AT_REMOVEDIR) == -ENOTEMPTY) {
-			long result;
-
-			call(lseek, folder, 0, 0);
-			if ((result = for_each((int)folder, remove_entry, NULL)) < 0) {
-				call(close, folder);
-				return result;
-			}
-		}
-		call(close, folder);
-		return 0;
-	}
+	if (is_folder(parent, found))
+		return remove_folder(parent, found->name);
 	call(unlinkat, parent, found->name, 0);
 	return 0;
 }
@@ -252,7 +256,7 @@ static long give_folder(int folder, unsigned user)
 	return result < 0 ? result : call(fchmod, folder, 0700);
 }
 
-// Returns 1 if a path leads to a file that everybody may read, and only root can change where it leads.
+// Returns 1 if a path leads to a file that everybody may reach and read, and only root can change where it leads.
 static int is_public(const char *path)
 {
 	char rest[2 * PATH] = "";
@@ -273,7 +277,8 @@ static int is_public(const char *path)
 		if (end - next > 255)
 			return 0;
 		memcpy(name, next, (size_t)(end - next));
-		if (same(name, "..") || look((int)at, "", &about) || about.stx_uid || about.stx_mode & 022)
+		if (same(name, "..") || look((int)at, "", &about) || about.stx_uid || about.stx_mode & 022 ||
+		    !(about.stx_mode & 01))
 			return 0;
 		long found = call(openat, at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 
@@ -313,6 +318,7 @@ static int is_public(const char *path)
 struct left { // what is below an action's directory
 	unsigned user;
 	int root; // the action's directory
+	const char *own; // the path that it had while the action ran
 	char path[PATH]; // from there to the current entry
 };
 
@@ -329,12 +335,11 @@ static void refuse(struct left *where, const char *why)
 static int leads_out(int parent, const char *name, const struct left *where)
 {
 	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS};
-	char target[PATH] = "", own[] = ACTIONS "/", *rest = target + sizeof(own) - 1 + NAME;
+	char target[PATH] = "";
 	long found, tries = 0;
 
 	call(readlinkat, parent, name, target, PATH - 1);
-	// Its own directory under the name that it has now. NativeLink will not find it there.
-	if (begins(target, own) && length(target) > sizeof(own) + NAME && begins(rest, "/action/"))
+	if (begins(target, where->own)) // NativeLink will not find it there, because the directory is renamed
 		return 0;
 	do
 		found = call(openat2, where->root, where->path, &how, sizeof(how));
@@ -408,9 +413,14 @@ static long take_entry(int parent, const struct entry *found, void *with)
 
 static long take_folder(int folder, struct left *where)
 {
-	// Only root may change it from here on.
+	struct statx about;
+	// Only root may change it from here on, even if another action was sent a descriptor of it.
 	long result = call(fchown, folder, 0, 0);
 
+	if (result >= 0)
+		result = look(folder, "", &about);
+	if (result >= 0)
+		result = call(fchmod, folder, (about.stx_mode & 0755) | 0700);
 	return result < 0 ? result : for_each(folder, take_entry, where);
 }
 
@@ -549,8 +559,8 @@ static int supervise(struct action *action, long starter, char **command, char *
 	if (call(getppid) != starter)
 		quit(NOT_RUN);
 	end_processes(action->number);
-	empty(action->temporary, NULL);
-	call(mkdirat, AT_FDCWD, action->temporary, 0700);
+	remove_folder(AT_FDCWD, action->temporary); // an earlier action of this user may have opened it for others
+	must(call(mkdirat, AT_FDCWD, action->temporary, 0700), "making ", action->temporary);
 	must(call(fchownat, AT_FDCWD, action->temporary, user, user, AT_SYMLINK_NOFOLLOW), "making ", action->temporary);
 	must(call(fchmod, action->home, 01711), "marking ", action->path);
 	must(call(renameat2, action->home, "work", action->home, "action", 0), "taking ", action->path);
@@ -566,10 +576,15 @@ static int supervise(struct action *action, long starter, char **command, char *
 	reap();
 	if (status >= 0) {
 		static struct left where;
+		static char own[PATH + 8];
 		long result;
+
+		append(own, sizeof(own), action->path);
+		append(own, sizeof(own), "/action/");
 
 		where.user = user;
 		where.root = (int)work;
+		where.own = own;
 		call(lseek, work, 0, 0);
 		if ((result = take_folder((int)work, &where)) < 0 && !*refusal) {
 			append(refusal, sizeof(refusal), where.path);
@@ -583,7 +598,7 @@ static int supervise(struct action *action, long starter, char **command, char *
 			must(call(renameat2, action->home, "action", action->home, "work", 0), "handing over ", action->path);
 		}
 	}
-	empty(action->temporary, NULL);
+	remove_folder(AT_FDCWD, action->temporary);
 	for (const char *const *folder = SHARED_FOLDERS; *folder; folder++)
 		empty(*folder, &user);
 	return *refusal ? NOT_RUN << 8 : status;

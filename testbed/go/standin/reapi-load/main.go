@@ -2,11 +2,13 @@
 //
 // The client uploads the actions, waits for all of them, and prints what became of each as one JSON object. It exits
 // with 1 if any action failed. With --command the actions run another command, a JSON array, in which {index} is the
-// action's number and {salt} is the salt of the load. With --hold SECONDS the actions are only queued. The client then
+// action's number and {salt} is the salt of the load, with inputs, outputs and an environment if they are given. Names and
+// paths are sent as they are, so a crafted request can be tried too. With --hold SECONDS the actions are only queued. The client then
 // prints {"uploaded": N} before it queues them and {"queued": N} when all are queued. It cancels them at the end of
 // that time, at a line on stdin, or at SIGTERM, and it also ends when the last of them ends.
 //
-// `reapi-load put` sends bytes to a CAS under the digest of other bytes (put.go), `reapi-load cas` sends requests to a
+// `reapi-load put` sends bytes to a CAS under the digest of other bytes, and `reapi-load result` a made-up action result
+// (put.go). `reapi-load cas` sends requests to a
 // CAS as fast as it answers (cas.go), and `reapi-load tool` is a persistent worker that reports which process served a
 // request (tool.go).
 package main
@@ -36,6 +38,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"testbed/standin/reapi"
@@ -53,6 +57,8 @@ type outcome struct {
 	Errors     string  `json:"errors"` // what the command wrote to stderr
 	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if the worker does not say
 	Ended      float64 `json:"ended"`
+	// Outputs has the contents of files by path, the target of links as "-> TARGET", and "" for empty folders.
+	Outputs map[string]string `json:"outputs,omitempty"`
 	// Stages has the milliseconds of each part, by the clocks of scheduler and worker. Parts that they do not report
 	// are missing.
 	Stages map[string]float64 `json:"stages,omitempty"`
@@ -94,7 +100,9 @@ var retried = []codes.Code{
 type load struct {
 	instance  string
 	platform  *repb.Platform
-	command   []string // the command of each action, instead of the one that sleeps
+	command   *repb.Command
+	timeout   *durationpb.Duration // of each action; nil for the server's
+	input     *repb.Digest         // of the directory that each action gets
 	retries   int
 	begun     string
 	execution []repb.ExecutionClient
@@ -117,7 +125,24 @@ func (p *properties) Set(text string) error {
 	return nil
 }
 
-// upload stores an action with its command and its input, and returns the action's digest.
+// inputs stores a directory with files, which can be executed if they are scripts, and keeps its digest.
+func (l *load) inputs(ctx context.Context, files properties) error {
+	root := &repb.Directory{}
+	for _, file := range files {
+		root.Files = append(root.Files, &repb.FileNode{
+			Name: file.Name, Digest: reapi.Digest([]byte(file.Value)), IsExecutable: strings.HasPrefix(file.Value, "#!")})
+	}
+	slices.SortFunc(root.Files, func(a, b *repb.FileNode) int { return strings.Compare(a.Name, b.Name) })
+	err := atOnce(uploads, len(files), func(index int) error {
+		content := []byte(files[index].Value)
+		return l.cache.Put(ctx, reapi.Digest(content), content)
+	})
+	var encoded []byte
+	l.input, encoded = reapi.Encode(root)
+	return errors.Join(err, l.cache.Put(ctx, l.input, encoded))
+}
+
+// upload stores an action with its command, and returns the action's digest.
 func (l *load) upload(ctx context.Context, index int, seconds float64, salt string) (*repb.Digest, error) {
 	script := fmt.Sprintf(": %s; read -r run < /proc/sys/kernel/random/uuid; ", salt)
 	if l.begun != "" {
@@ -125,22 +150,23 @@ func (l *load) upload(ctx context.Context, index int, seconds float64, salt stri
 	}
 	script += fmt.Sprintf("sleep %.2f; echo action %d run $run", seconds, index)
 	arguments := []string{"/bin/sh", "-c", script}
-	if l.command != nil {
+	if l.command.Arguments != nil {
 		own := strings.NewReplacer("{index}", fmt.Sprint(index), "{salt}", salt)
 		arguments = nil
-		for _, argument := range l.command {
+		for _, argument := range l.command.Arguments {
 			arguments = append(arguments, own.Replace(argument))
 		}
 	}
 	command, commandBytes := reapi.Encode(&repb.Command{
 		Arguments:            arguments,
-		EnvironmentVariables: []*repb.Command_EnvironmentVariable{{Name: "PATH", Value: "/usr/local/bin:/usr/bin:/bin"}},
+		EnvironmentVariables: l.command.EnvironmentVariables,
+		OutputPaths:          l.command.OutputPaths,
+		WorkingDirectory:     l.command.WorkingDirectory,
 		Platform:             l.platform, //nolint:staticcheck // where older servers look
 	})
-	input, inputBytes := reapi.Encode(&repb.Directory{})
-	action, actionBytes := reapi.Encode(&repb.Action{CommandDigest: command, InputRootDigest: input, Platform: l.platform})
-	return action, errors.Join(
-		l.cache.Put(ctx, command, commandBytes), l.cache.Put(ctx, input, inputBytes), l.cache.Put(ctx, action, actionBytes))
+	action, actionBytes := reapi.Encode(&repb.Action{
+		CommandDigest: command, InputRootDigest: l.input, Timeout: l.timeout, Platform: l.platform})
+	return action, errors.Join(l.cache.Put(ctx, command, commandBytes), l.cache.Put(ctx, action, actionBytes))
 }
 
 // listen follows an operation's stream to its end, and returns the response or an error.
@@ -229,13 +255,16 @@ func (l *load) judge(ctx context.Context, told outcome, result *repb.ActionResul
 	if err == nil {
 		told.Errors, err = l.text(ctx, result.StderrRaw, result.StderrDigest)
 	}
+	if err == nil {
+		told.Outputs, err = l.outputs(ctx, result)
+	}
 	told.Outcome = "ok"
 	switch {
 	case err != nil:
 		told.Outcome = "failed: its output: " + err.Error()
 	case result.ExitCode != 0:
 		told.Outcome = fmt.Sprintf("failed: exit %d", result.ExitCode)
-	case l.command == nil && !strings.HasPrefix(told.Line, fmt.Sprintf("action %d run ", told.Index)):
+	case l.command.Arguments == nil && !strings.HasPrefix(told.Line, fmt.Sprintf("action %d run ", told.Index)):
 		told.Outcome = "failed: that is not its output"
 	}
 	return told
@@ -248,6 +277,54 @@ func (l *load) text(ctx context.Context, raw []byte, digest *repb.Digest) (strin
 		raw, err = l.cache.Get(ctx, digest)
 	}
 	return strings.TrimSpace(string(raw)), err
+}
+
+// outputs returns the contents of an action's outputs by path.
+func (l *load) outputs(ctx context.Context, result *repb.ActionResult) (map[string]string, error) {
+	found := map[string]string{}
+	var failures []error
+	add := func(path string, digest *repb.Digest) {
+		content, err := l.cache.Get(ctx, digest)
+		found[path] = string(content)
+		failures = append(failures, err)
+	}
+	for _, file := range result.OutputFiles {
+		add(file.Path, file.Digest)
+	}
+	links := slices.Concat(result.OutputSymlinks,
+		result.OutputFileSymlinks, result.OutputDirectorySymlinks) //nolint:staticcheck // where older servers put them
+	for _, link := range links {
+		found[link.Path] = "-> " + link.Target
+	}
+	for _, folder := range result.OutputDirectories {
+		content, err := l.cache.Get(ctx, folder.TreeDigest)
+		tree := &repb.Tree{}
+		if err = errors.Join(err, proto.Unmarshal(content, tree)); err != nil {
+			return nil, err
+		}
+		below := map[string]*repb.Directory{}
+		for _, child := range tree.Children {
+			digest, _ := reapi.Encode(child)
+			below[digest.Hash] = child
+		}
+		var walk func(path string, of *repb.Directory)
+		walk = func(path string, of *repb.Directory) {
+			if len(of.GetFiles())+len(of.GetSymlinks())+len(of.GetDirectories()) == 0 {
+				found[path] = ""
+			}
+			for _, file := range of.GetFiles() {
+				add(path+"/"+file.Name, file.Digest)
+			}
+			for _, link := range of.GetSymlinks() {
+				found[path+"/"+link.Name] = "-> " + link.Target
+			}
+			for _, each := range of.GetDirectories() {
+				walk(path+"/"+each.Name, below[each.Digest.Hash])
+			}
+		}
+		walk(folder.Path, tree.Root)
+	}
+	return found, errors.Join(failures...)
 }
 
 func seconds(at *timestamppb.Timestamp) float64 {
@@ -282,11 +359,20 @@ func trust(authority, certificate, key string) (*tls.Config, error) {
 }
 
 func run() error {
-	var platform properties
+	var platform, environment, files properties
+	var outputs []string
 	flag.Var(&platform, "platform", "`NAME=VALUE` that a worker has to offer (any number)")
 	actions := flag.Int("actions", 1, "how many")
 	seconds := flag.String("seconds", "1-1", "how long each sleeps, `MIN-MAX`")
 	command := flag.String("command", "", "`JSON` array: what each runs in the place of sleeping")
+	flag.Var(&files, "input", "`NAME=TEXT`: a file that each gets; a script, which begins with #!, can be executed (any number)")
+	flag.Var(&environment, "environment", "`NAME=VALUE` of each, besides PATH (any number)")
+	flag.Func("output", "`PATH` of an output of each (any number)", func(path string) error {
+		outputs = append(outputs, path)
+		return nil
+	})
+	directory := flag.String("working-directory", "", "`PATH` in which each runs")
+	limit := flag.Float64("action-timeout", 0, "`SECONDS` after which the worker ends each; 0 for the server's own")
 	salt := flag.String("salt", fmt.Sprint(time.Now().UnixNano()), "`TEXT`: the same one makes the same actions again")
 	seed := flag.Uint64("seed", 1, "of the durations")
 	instance := flag.String("instance", "main", "instance name")
@@ -336,9 +422,19 @@ func run() error {
 	}
 	// The order of its properties is part of the digest of an action, so they are sorted.
 	slices.SortFunc(platform, func(a, b *repb.Platform_Property) int { return strings.Compare(a.Name, b.Name) })
+	variables := []*repb.Command_EnvironmentVariable{{Name: "PATH", Value: "/usr/local/bin:/usr/bin:/bin"}}
+	for _, each := range environment {
+		variables = append(variables, &repb.Command_EnvironmentVariable{Name: each.Name, Value: each.Value})
+	}
+	slices.SortFunc(variables, func(a, b *repb.Command_EnvironmentVariable) int { return strings.Compare(a.Name, b.Name) })
 	l := &load{
-		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun, command: arguments,
+		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun,
+		command: &repb.Command{
+			Arguments: arguments, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory},
 		execution: execution, cache: reapi.NewCache(storage, *instance),
+	}
+	if *limit > 0 {
+		l.timeout = durationpb.New(time.Duration(*limit * float64(time.Second)))
 	}
 	if *lookup {
 		results := reapi.NewResults(storage, *instance)
@@ -346,26 +442,10 @@ func run() error {
 	}
 	outcomes := make([]outcome, *actions)
 	digests := make([]*repb.Digest, *actions)
-	each := func(concurrency int, do func(index int) error) error {
-		failures := make([]error, *actions)
-		slots := make(chan struct{}, concurrency)
-		var group sync.WaitGroup
-		for index := range failures {
-			slots <- struct{}{}
-			group.Go(func() {
-				failures[index] = do(index)
-				<-slots
-			})
-		}
-		group.Wait()
-		for _, failure := range failures { // the first failure tells enough
-			if failure != nil {
-				return failure
-			}
-		}
-		return nil
+	if err := l.inputs(ctx, files); err != nil {
+		return fmt.Errorf("upload of the inputs: %w", err)
 	}
-	err = each(min(*concurrency, uploads), func(index int) (err error) {
+	err = atOnce(min(*concurrency, uploads), *actions, func(index int) (err error) {
 		duration := least + rand.New(rand.NewPCG(*seed, uint64(index))).Float64()*(most-least)
 		digests[index], err = l.upload(ctx, index, duration, *salt)
 		return err
@@ -381,7 +461,7 @@ func run() error {
 		fmt.Printf("{\"uploaded\": %d}\n", *actions)
 		ended := make(chan struct{})
 		go func() {
-			_ = each(*concurrency, execute) // failures are only in the outcomes
+			_ = atOnce(*concurrency, *actions, execute) // failures are only in the outcomes
 			close(ended)
 		}()
 		if err := l.hold(ctx, *actions, *hold, ended); err != nil {
@@ -391,10 +471,31 @@ func run() error {
 		<-ended
 		return nil
 	}
-	if err := each(*concurrency, execute); err != nil {
+	if err := atOnce(*concurrency, *actions, execute); err != nil {
 		return err
 	}
 	return report(outcomes)
+}
+
+// atOnce does something this many times, so many of them at a time, and returns the first failure.
+func atOnce(concurrency, number int, do func(index int) error) error {
+	failures := make([]error, number)
+	slots := make(chan struct{}, concurrency)
+	var group sync.WaitGroup
+	for index := range failures {
+		slots <- struct{}{}
+		group.Go(func() {
+			failures[index] = do(index)
+			<-slots
+		})
+	}
+	group.Wait()
+	for _, failure := range failures { // the first failure tells enough
+		if failure != nil {
+			return failure
+		}
+	}
+	return nil
 }
 
 // hold waits until all actions are queued, and then for their end, some seconds, a line on stdin, or a signal to end.
@@ -444,7 +545,7 @@ func report(outcomes []outcome) error {
 }
 
 func main() {
-	modes := map[string]func([]string) error{"cas": cas, "put": put, "tool": tool}
+	modes := map[string]func([]string) error{"cas": cas, "put": put, "result": result, "tool": tool}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {
 		do = func() error { return modes[os.Args[1]](os.Args[2:]) }

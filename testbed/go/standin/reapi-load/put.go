@@ -62,6 +62,28 @@ func put(arguments []string) error {
 	return json.NewEncoder(os.Stdout).Encode(told)
 }
 
+// result sends a made-up result of an action that nobody ran, and prints what became of it: "refused: …" or "taken".
+func result(arguments []string) error {
+	flags := flag.NewFlagSet("result", flag.ExitOnError)
+	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
+	instance := flags.String("instance", "main", "instance name")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	connection, err := reapi.Dial(*cas)
+	if err != nil {
+		return err
+	}
+	action := reapi.Digest([]byte(rand.Text()))
+	told := "taken"
+	forged := &repb.ActionResult{StdoutRaw: []byte("made up")}
+	if err := reapi.NewResults(connection, *instance).Put(context.Background(), action, forged); err != nil {
+		told = "refused: " + err.Error()
+	}
+	_, err = fmt.Println(told)
+	return err
+}
+
 // chunk is how many bytes a message of an upload has. NativeLink takes 4 MiB at most.
 const chunk = 1 << 20
 
