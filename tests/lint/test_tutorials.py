@@ -1,4 +1,4 @@
-"""The validation accepts the inventories of the tutorials."""
+"""The validation accepts the inventories of the tutorials, and of the page about security."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def check(text: str, folder: Path) -> Run:
     return run_playbook("check_inventory", folder)
 
 
-@pytest.mark.parametrize("page", ["kind", "eks", "gke"])
-def test_the_inventory_of_a_tutorial_has_no_faults(page: str, tmp_path: Path) -> None:
-    (inventory,) = INVENTORY.findall((ROOT / f"docs/tutorials/{page}.md").read_text())
+@pytest.mark.parametrize("page", ["tutorials/kind", "tutorials/eks", "tutorials/gke", "security"])
+def test_the_inventory_of_a_page_has_no_faults(page: str, tmp_path: Path) -> None:
+    (inventory,) = INVENTORY.findall((ROOT / f"docs/{page}.md").read_text())
     done = check(inventory, tmp_path)
     assert done.status == 0, done.output
 
