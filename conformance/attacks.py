@@ -6,6 +6,7 @@ what is seen in the counter-run. The patterns were written by hand from what the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -89,7 +90,7 @@ class Attack:
     users: str
     none: str = ""
     beside: Request | None = None
-    then: Request | None = None
+    then: Request | tuple[Request, ...] = ()
     before: str = ""
     look: str = ""
     crafted: bool = False
@@ -105,8 +106,8 @@ class Attack:
             request = Request(**{**vars(self.request), "more": more})
             told.append(_run(request, farm, salt))
             told += [f"beside: {each}" for each in end()]
-        if self.then:
-            told.append(f"then: {_run(self.then, farm, salt)}")
+        for each in (self.then,) if isinstance(self.then, Request) else self.then:
+            told.append(f"then: {_run(each, farm, salt)}")
         if self.look:
             told.append(f"look: {_inside(farm, f'{self.look} 2>&1 || true')}")
         return " ".join(" | ".join(told).split())
@@ -300,6 +301,7 @@ ATTACKS: dict[str, Attack] = {
         none="beside: ok FileNotFoundError",
     ),
 }
+_STORED = f"../../../store/content/d/{hashlib.sha256(b'target').hexdigest()}-6"
 ATTACKS |= {
     f"crafted: {title}": Attack(**{**vars(attack), "crafted": True})
     for title, attack in {
@@ -325,7 +327,7 @@ ATTACKS |= {
         ),
         "an output path with .. removes a large file of root in another volume": Attack(
             Request("true", outputs=("../../../../drain/large",)),
-            before="umask 077; head -c 10000 /dev/zero > /drain/large",
+            before="umask 077; head -c 10000 /dev/urandom > /drain/large",
             look="ls /drain/large",
             users="^ok .*No such file",
         ),
@@ -334,6 +336,14 @@ ATTACKS |= {
             before="umask 077; echo a secret > /scratch/absolute",
             look="cat /scratch/absolute",
             users=r"^ok \| look: a secret",
+        ),
+        "an input in the store is not replaced": Attack(
+            Request("cat input", {"input": "target"}),
+            then=(
+                Request("true", outputs=(_STORED,)),
+                Request("true", {_STORED: "forged"}),
+            ),
+            users="ok target.*: 'target' .*then: failed: .*AlreadyExists",
         ),
         "an output path with .. makes folders of root": Attack(
             Request("true", outputs=("../../../made/by/x",)), look="ls /scratch/made", users="look: by"
@@ -356,7 +366,7 @@ ATTACKS["the worker's first process gets SIGTERM"] = Attack(
 # What an action may do
 
 
-def _works(request: Request, pattern: str, then: Request | None = None) -> Callable[[Farm], str]:
+def _works(request: Request, pattern: str, then: Request | tuple[Request, ...] = ()) -> Callable[[Farm], str]:
     return lambda farm: Attack(request, pattern, then=then).check(farm, pattern)
 
 

@@ -128,7 +128,7 @@ def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str | bytes]
     environment = {each["name"]: _value(each) for each in container.get("env", ())}
     words = [*container.get("command", (_CONTAINERS[container["name"]],)), *container.get("args", ())]
     configured = {
-        volume["name"]: maps[volume["configMap"]["name"]]
+        volume["name"]: _files(volume["configMap"], maps)
         for volume in template["spec"].get("volumes", ())
         if "configMap" in volume
     }
@@ -150,6 +150,11 @@ def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str | bytes]
         user=security.get("runAsUser", 0),
         capabilities=tuple(security.get("capabilities", {}).get("add", ())),
     )
+
+
+def _files(volume: Mapping[str, Any], maps: Mapping[str, Mapping[str, str | bytes]]) -> Mapping[str, str | bytes]:
+    content = maps[volume["name"]]
+    return {each["path"]: content[each["key"]] for each in volume["items"]} if "items" in volume else content
 
 
 def _value(variable: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ class Worker:
             self.write(name, files[f"worker/{name}.sh"])
 
     def write(self, name: str, text: str) -> None:
-        for mount in ("scratch", "drain", "shared", "config"):
+        for mount in ("scratch", "drain", "shared", "config", "isolation"):
             text = text.replace(f"/{mount}/", f"{self.folder}/{mount}/")
         path = self.folder / f"config/{name}.sh"
         path.write_text(text)
@@ -179,8 +179,11 @@ def test_a_drain_and_a_start_go_on_whatever_an_action_has_put_in_place_of_their_
 
 
 def test_an_action_is_refused_while_the_node_does_not_guard(worker: Worker) -> None:
-    guard = worker.folder / "drain/guarded"
+    (worker.folder / "isolation/amd64").mkdir(parents=True)
+    guard = worker.folder / "isolation/amd64/guarded"
     guard.symlink_to("/bin/false")
+    assert worker.accepts(), "another level of access was chosen"
+    (worker.folder / "drain/guarded").mkdir()
     assert not worker.accepts()
     guard.unlink()
     guard.symlink_to("/bin/true")

@@ -147,7 +147,7 @@ def test_prod_configurations() -> None:
     ]
     (worker,) = settings["workers"]
     local = worker["local"]
-    assert local["entrypoint"] == "/drain/action"
+    assert local["entrypoint"] == "/isolation/${ARCHITECTURE}/action"
     assert (local["max_inflight_tasks"], local["max_action_timeout_s"], local["max_upload_timeout_s"]) == (
         8,
         3600,
@@ -918,6 +918,12 @@ def test_an_isolated_worker_is_root_with_the_program_for_both_architectures() ->
     assert (program["immutable"], program["metadata"]["namespace"]) == (True, "nativelink-workers")
     pod = worker_of()
     assert program["metadata"]["name"] in [each.get("configMap", {}).get("name") for each in pod["volumes"]]
+    (volume,) = [each["configMap"] for each in pod["volumes"] if each["name"] == "isolation"]
+    assert {each["path"] for each in volume["items"]} == {
+        f"{architecture}/{name}" for architecture in ("amd64", "arm64") for name in ("action", "guarded", "prepare")
+    }
+    # NativeLink must not be able to write there, because a request can make it write wherever root may.
+    assert [each["readOnly"] for each in pod["containers"][0]["volumeMounts"] if each["name"] == "isolation"] == [True]
     security = pod["containers"][0]["securityContext"]
     assert (security["runAsUser"], security["runAsGroup"]) == (0, 0)
     # The image of the first process has a user of its own, which no action has.
@@ -948,7 +954,7 @@ def test_a_pool_has_an_isolation_of_its_own() -> None:
     pools = [{"name": "default", "isolation": "none"}, {"name": "other"}]
     files = render.tree(values_of(nativelink_worker_pools=pools))
     assert "entrypoint" not in files["worker/default/worker.json5"]
-    assert 'entrypoint: "/drain/action"' in files["worker/other/worker.json5"]
+    assert "entrypoint" in files["worker/other/worker.json5"]
     assert "worker/isolation.yaml" in files
 
 

@@ -7,7 +7,7 @@
 # A failure sends the action to another worker.
 [ ! -e /drain/draining ] || exit 1
 # The node must still keep actions away from what only workers may use. It is there if nativelink_worker_access is node.
-[ ! -e /drain/guarded ] || /drain/guarded || exit 1
+[ ! -e /drain/guarded ] || /isolation/amd64/guarded || /isolation/arm64/guarded || exit 1
 # An action that may run is recorded for drain.sh. Without isolation an action may have put something else there.
 [ ! -e /drain/begun ] || [ -f /drain/begun ] || exit 0
 echo > /drain/begun

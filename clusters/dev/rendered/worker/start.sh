@@ -4,10 +4,10 @@
 rm -rf /drain/draining /drain/begun
 if [ -d /isolation ]; then
   # One of the programs is for this architecture. It says what keeps it from giving each action a user of its own.
-  for program in /isolation/*; do
-    ! "$program" runs 2> /dev/null || break
+  for folder in /isolation/*; do
+    ! "$folder/prepare" --version > /dev/null 2>&1 || export ARCHITECTURE="${folder##*/}"
   done
-  "$program" prepare "$@" || exit 1
+  "/isolation/$ARCHITECTURE/prepare" "$@" || exit 1
   umask 066 # actions may pass through directories of NativeLink, but not list them
 fi
 exec /shared/nativelink /config/worker.json5

@@ -2,10 +2,10 @@
 //
 //   action COMMAND…         NativeLink's entrypoint: runs an action's command, in the action's directory
 //   guarded                 fails unless the node refuses the connections of actions to GUARDED ports (role node_agent)
-//   NAME prepare [guarded]  checks what is needed, and makes the folders, when a container starts
-//   NAME runs               succeeds if the program is for this machine's architecture
+//   prepare [guarded]       checks what is needed, and makes the folders, when a container starts
+//   prepare --version       succeeds if the program is for this machine's architecture
 //
-// The first two are links that `prepare` makes. An action can choose arguments, but not the name.
+// These are its names. A request can choose the arguments of the first one, and no name.
 //
 // An action's directory is ACTIONS/UUID/work, and its commands run in it or below. It is called "action" while they
 // run. If NativeLink ends an action (it kills the program that it started, and nothing else), there is no "work", and
@@ -716,7 +716,6 @@ static void make_folder(const char *path, unsigned mode)
 
 static void prepare(int guarded)
 {
-	char itself[PATH] = "";
 	int lock;
 
 	check_privileges();
@@ -743,10 +742,8 @@ static void prepare(int guarded)
 		fail("the file system of ", SCRATCH, " has no leases");
 	call(fcntl, again, F_SETLEASE, F_UNLCK);
 	end_processes(MOST_ACTIONS - 1); // the user namespace has to have all users
-	must(call(readlinkat, AT_FDCWD, "/proc/self/exe", itself, PATH - 1), "reading ", "/proc/self/exe");
-	must(call(symlinkat, itself, AT_FDCWD, STATE "/action"), "making ", STATE "/action");
 	if (guarded) {
-		must(call(symlinkat, itself, AT_FDCWD, STATE "/guarded"), "making ", STATE "/guarded");
+		must(call(mkdirat, AT_FDCWD, STATE "/guarded", 0700), "making ", STATE "/guarded"); // for precondition.sh
 		check_guard();
 	}
 }
@@ -763,9 +760,9 @@ __attribute__((noreturn, used)) void enter(long *stack)
 		quit(run(arguments + 1, environment));
 	if (same(name, "guarded"))
 		check_guard();
-	else if (*stack > 1 && same(arguments[1], "prepare"))
-		prepare(*stack > 2 && same(arguments[2], "guarded"));
-	else if (*stack != 2 || !same(arguments[1], "runs"))
-		fail("usage: ", name, " prepare [guarded]");
+	else if (!same(name, "prepare"))
+		fail("the program has no name that it knows: ", name);
+	else if (*stack < 2 || !same(arguments[1], "--version"))
+		prepare(*stack > 1 && same(arguments[1], "guarded"));
 	quit(0);
 }

@@ -34,8 +34,8 @@
         work_directory: "/scratch/actions",
         max_inflight_tasks: {{ $pool.slots }},
 {{- if $pool.isolated }}
-        // Gives each action a user of its own.
-        entrypoint: "/drain/action",
+        // Gives each action a user of its own. It is where NativeLink cannot write, whatever a request makes it do.
+        entrypoint: "/isolation/${ARCHITECTURE}/action",
 {{- end }}
         {{ $context.fields.max_action_timeout }}: {{ $pool.longest }},
         {{ $context.fields.max_upload_timeout }}: {{ $context.worker.upload_timeout }},
