@@ -1,0 +1,70 @@
+"""The program of isolated workers: its bytes, and what it says where it cannot work. The attacks are in conformance."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from testbed import isolation
+
+NEEDED = ("chown", "dac_override", "fowner", "kill", "setgid", "setuid")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up some of its privileges")
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_the_committed_program_is_what_the_pinned_compiler_makes(architecture: str) -> None:
+    assert isolation.compiled(architecture) == (isolation.FOLDER / architecture).read_bytes()
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Path:
+    program = tmp_path / "prepare"
+    program.symlink_to(isolation.FOLDER / "amd64")
+    return program
+
+
+def said(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (126, "")
+    return done.stderr
+
+
+def with_capabilities(*names: str) -> list[str]:
+    return ["setpriv", f"--bounding-set={','.join(['-all', *(f'+{name}' for name in names)])}"]
+
+
+def test_it_runs_on_this_machine(prepare: Path) -> None:
+    assert subprocess.run([prepare, "--version"], check=False).returncode == 0
+
+
+@root
+def test_a_container_that_is_not_root_is_told_so(prepare: Path) -> None:
+    prepare.parent.chmod(0o755)
+    assert said("setpriv", "--reuid=65532", "--clear-groups", "--no-new-privs", prepare) == (
+        "isolation: the container must run as user 0 (runAsUser)\n"
+    )
+
+
+@root
+@pytest.mark.parametrize("missing", NEEDED)
+def test_a_container_without_a_capability_is_told_its_name(prepare: Path, missing: str) -> None:
+    kept = [name for name in NEEDED if name != missing]
+    assert said(*with_capabilities(*kept), "--no-new-privs", prepare) == (
+        f"isolation: the container lacks the capabilities {missing.upper()}\n"
+    )
+
+
+@root
+def test_a_container_that_allows_new_privileges_is_told_so(prepare: Path) -> None:
+    assert said(*with_capabilities(*NEEDED), prepare) == (
+        "isolation: the container must not allow privilege escalation (allowPrivilegeEscalation: false)\n"
+    )
+
+
+def test_an_action_outside_of_the_directory_of_an_action_is_refused(tmp_path: Path) -> None:
+    action = tmp_path / "action"
+    action.symlink_to(isolation.FOLDER / "amd64")
+    assert said(action, "true") == "isolation: the command is not in a directory of /scratch/actions\n"
