@@ -56,7 +56,7 @@ def _definitions(component: str) -> list[Object]:
 
 
 def _namespace(api: Cluster, name: str, level: str) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/warn": "restricted"}
+    labels = {"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/warn": level}
     api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
 

@@ -70,7 +70,7 @@ def test_files_that_are_no_longer_rendered_go_with_their_folder(folder: Path) ->
     tree.write(folder, render.tree(values_of(nativelink_worker_pools=pools)))
     (folder / "rendered/notes.txt").write_text("by hand")
     result = tree.write(folder, FILES)
-    gone = ["deployment.yaml", "poddisruptionbudget.yaml", "scaledobject.yaml", "service.yaml", "worker.json5"]
+    gone = ["deployment.yaml", "poddisruptionbudget.yaml", "scaledobject.yaml", "worker.json5"]
     assert result.removed == ["rendered/notes.txt", *(f"rendered/worker/gpu/{name}" for name in gone)]
     assert not (folder / "rendered/worker/gpu").exists()
     assert {path.removeprefix("rendered/") for path in texts(folder) if path.startswith("rendered/")} == FILES.keys()
