@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import alerts, isolation, monitoring
-from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of, size_text
+from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
 from .specs import with_defaults
 from .versions import VERSIONS
 
@@ -592,8 +592,9 @@ def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:
     if scratch and disk not in requests:
         requests = {**requests, disk: pool["scratch_size"]}
     most = max(scratch, bytes_of(requests.get(disk, 0)))
-    limit = size_text(most + max(most * BESIDE_PERCENT // 100, BESIDE_LEAST))
-    return {**pool["resources"], "requests": requests, "limits": {**limits, disk: limit}}
+    limit = most + max(most * BESIDE_PERCENT // 100, BESIDE_LEAST)
+    whole = (limit + 2**30 - 1) // 2**30  # Kubernetes warns of fractions of a byte, which 102.4Gi has
+    return {**pool["resources"], "requests": requests, "limits": {**limits, disk: f"{whole}Gi"}}
 
 
 def _spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:

@@ -116,7 +116,7 @@ def api() -> Iterator[Cluster]:
         item for task in tasks for item in task.get("nativelink.gitops.apply_objects", {}).get("objects", ())
     ]
     (priority_class,) = [item for item in provisioned if item["metadata"]["name"] == "nativelink-headroom"]
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}  # these pods need no more, nor do the workers
+    labels = {"pod-security.kubernetes.io/enforce": "baseline"}
     with cluster.fresh(f"headroom-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}", nodes=0) as running:
         metadata = {"name": WORKERS, "labels": labels}
         running.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, priority_class)

@@ -1413,6 +1413,7 @@
 {{- $most := "" -}}
 {{- $requests := "" -}}
 {{- $scratch := "" -}}
+{{- $whole := "" -}}
 {{- $disk = "ephemeral-storage" -}}
 {{- $t1 := list -}}
 {{- range $kind := list "requests" "limits" -}}
@@ -1446,12 +1447,13 @@
     {{- $requests = $t5 -}}
   {{- end -}}
   {{- $most = (max $scratch (include "nativelink.bytes" (ternary (index $requests $disk) 0 (hasKey $requests $disk)) | int64)) -}}
-  {{- $limit = (include "nativelink.sizeText" (add $most (max (div (mul $most 10) 100) 2147483648))) -}}
+  {{- $limit = (add $most (max (div (mul $most 10) 100) 2147483648)) -}}
+  {{- $whole = (div (sub (add $limit 1073741824) 1) 1073741824) -}}
   {{- $t6 := dict -}}
   {{- range $key, $item := $limits -}}
     {{- $_ := set $t6 $key $item -}}
   {{- end -}}
-  {{- range $key, $item := dict $disk $limit -}}
+  {{- range $key, $item := dict $disk (printf "%vGi" $whole) -}}
     {{- $_ := set $t6 $key $item -}}
   {{- end -}}
   {{- $t7 := dict -}}
