@@ -19,7 +19,7 @@
 
 enum {
 	FIRST_USER = 20000, // action N runs as user FIRST_USER + N
-	FIRST_KILLER = 24096, // and what ends its processes has this user + N, whom the action cannot signal
+	FIRST_KILLER = 24096, // and what ends its processes has this user + N meanwhile, whom the action cannot signal
 	MOST_ACTIONS = 4096,
 	NAME = 36, // of an action: a UUID
 	PATH = 4096,
@@ -194,34 +194,26 @@ static unsigned take_number(int *lock)
 	fail("all users are taken by running actions");
 }
 
-static void become(unsigned real, unsigned effective, unsigned saved)
+static void become(unsigned user)
 {
 	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
 	struct __user_cap_data_struct none[2] = {{0}};
 
 	must(call(setgroups, 0, NULL), "dropping ", "groups");
-	must(call(setresgid, effective, effective, effective), "taking a ", "group");
-	must(call(setresuid, real, effective, saved), "taking a ", "user");
+	must(call(setresgid, user, user, user), "taking a ", "group");
+	must(call(setresuid, user, user, user), "taking a ", "user");
 	must(call(capset, &header, none), "dropping ", "capabilities");
 	must(call(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "setting ", "no_new_privs");
 }
 
-// Ends all processes of an action's user. None of them can start another one meanwhile, or do anything afterwards.
+// Ends all processes of an action's user. None of them can start another one meanwhile, or do anything afterwards. It
+// takes no process, because an action may have used up all that the pod may have.
 static void end_processes(unsigned number)
 {
-	int status = 0;
-	long killer = fork_process();
-
-	must(killer, "starting ", "a process");
-	if (!killer) { // the action's processes must not end this one, nor this one what is root's
-		become(FIRST_KILLER + number, FIRST_USER + number, FIRST_KILLER + number);
-		call(kill, -1, SIGKILL);
-		quit(0);
-	}
-	while (call(wait4, killer, &status, 0, NULL) == -EINTR)
-		;
-	if (status)
-		fail("the processes of user ", decimal(FIRST_USER + number), " could not be ended");
+	// As a user who may signal the action's processes, not those of root, and whom they may not signal.
+	must(call(setresuid, FIRST_KILLER + number, FIRST_USER + number, 0), "taking a ", "user");
+	call(kill, -1, SIGKILL);
+	must(call(setresuid, 0, 0, 0), "being ", "root again");
 }
 
 // Waits until all of them are gone, which are children of this process by now (PR_SET_CHILD_SUBREAPER).
@@ -486,7 +478,7 @@ __attribute__((noreturn)) static void execute(const struct action *action, char 
 	}
 	call(rt_sigprocmask, 2 /* SIG_SETMASK */, &none, NULL, sizeof(none));
 	call(umask, 022);
-	become(user, user, user);
+	become(user);
 	call(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	const char *slash = *command;
 
@@ -554,11 +546,11 @@ static int supervise(struct action *action, long starter, char **command, char *
 	int status;
 
 	call(rt_sigprocmask, 0 /* SIG_BLOCK */, &signals, NULL, sizeof(signals));
-	call(prctl, PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
+	end_processes(action->number);
+	call(prctl, PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0); // after each change of the user, which resets it
 	call(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	if (call(getppid) != starter)
 		quit(NOT_RUN);
-	end_processes(action->number);
 	remove_folder(AT_FDCWD, action->temporary); // an earlier action of this user may have opened it for others
 	must(call(mkdirat, AT_FDCWD, action->temporary, 0700), "making ", action->temporary);
 	must(call(fchownat, AT_FDCWD, action->temporary, user, user, AT_SYMLINK_NOFOLLOW), "making ", action->temporary);
@@ -664,7 +656,7 @@ static void check_guard(void)
 	if (!child) {
 		unsigned user = FIRST_USER + MOST_ACTIONS - 1;
 
-		become(user, user, user);
+		become(user);
 		for (size_t i = 0; i < sizeof(GUARDED) / sizeof(*GUARDED); i++)
 			if (!is_refused(AF_INET, GUARDED[i]) || !is_refused(AF_INET6, GUARDED[i]))
 				fail("the node lets actions connect to port ", decimal(GUARDED[i]),
