@@ -427,6 +427,9 @@ _WORKS: dict[str, Callable[[Farm], str]] = {
         Request("ls | wc -l", {f"input-{number}": str(number) for number in range(2000)}, more=("--timeout=300",)),
         "ok 2000",
     ),
+    "a client of the writers' port writes a result": _works(
+        _result("nativelink-cas.nativelink:50054", "main"), "ok taken"
+    ),
     "an action removes its directory": _works(Request('rm -rf "$PWD" 2> /dev/null; echo removed'), "ok removed"),
     "nothing of an action outlives its timeout": _works(
         Request(

@@ -468,6 +468,7 @@ _REPORTING: dict[str, Any] = {
     "nativelink_prometheus": "bundled",
 }
 _ONE_WORKER: dict[str, Any] = {"nativelink_worker_pools": [pool("default", 1)], "nativelink_worker_isolation": "users"}
+_WRITERS: dict[str, Any] = {"nativelink_writer_peers": [{"namespaceSelector": {}}]}
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
@@ -476,7 +477,7 @@ KINDS = (
         "farm, metrics and Redis", {"nativelink_scheduler_backend": "redis", **_REPORTING}, BAZEL_REPORTED, BY_METRICS
     ),
     Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}, {}, BY_TOOLS),
-    Kind("farm, attacks", _ONE_WORKER, attacks.BY_BAZEL, attacks.AGAINST_USERS),
+    Kind("farm, attacks", {**_ONE_WORKER, **_WRITERS}, attacks.BY_BAZEL, attacks.AGAINST_USERS),
     Kind(
         "farm, isolation none",
         {**_ONE_WORKER, "nativelink_worker_isolation": "none"},
