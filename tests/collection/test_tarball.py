@@ -13,7 +13,7 @@ from .conftest import ROOT, Collection
 
 # `*` matches slashes, too.
 WANTED = (
-    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md"),
+    *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
     *("docs/*.md", "docs/*.png", "docs/*.svg", "meta/*.yml", "meta/*.txt", "playbooks/*.yml", "plugins/*.py"),
     *("roles/*", "schemas/cluster.schema.json"),
 )
@@ -32,6 +32,9 @@ def test_the_tarball_holds_only_what_users_need(collection: Collection) -> None:
         "plugins/action/report.py",
         "plugins/modules/report.py",
         "roles/nativelink/files/dashboards/overview.json",
+        "roles/nativelink/files/isolation/amd64",
+        "roles/nativelink/files/isolation/arm64",
+        "roles/node_agent/files/guard.o",
         "roles/nativelink/files/patches/README.md",
         "roles/nativelink/templates/cas/statefulset.yaml.j2",
     } <= set(names)

@@ -180,7 +180,7 @@ def test_a_program_of_another_name_is_refused(tmp_path: Path) -> None:
 
 def test_a_workload_matches_its_manifest() -> None:
     found = workloads_of(committed("prod"))
-    assert {*found} == {"cas", "scheduler", "collector", "worker default"}
+    assert {*found} == {"cas", "scheduler", "collector", "collector-workers", "worker default"}
     cas, worker = found["cas"], found["worker default"]
     assert cas.command == ("/nativelink", "/config/cas.json5")
     assert cas.ports == (50051, 50052, 50053, 50080)
