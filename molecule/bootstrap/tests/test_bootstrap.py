@@ -19,7 +19,7 @@ def test_namespaces_enforce_pod_security(kubectl: Kubectl, namespace: str, level
     labels = kubectl("get", "namespace", namespace)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == level
     assert labels["pod-security.kubernetes.io/enforce-version"] == "v1.31"
-    assert labels["pod-security.kubernetes.io/warn"] == "restricted"
+    assert labels["pod-security.kubernetes.io/warn"] == level
 
 
 def test_the_password_of_redis_is_in_the_cluster_only(host: Host, kubectl: Kubectl) -> None:
