@@ -25,6 +25,7 @@ _RESOURCES = {"requests": _LITTLE, "limits": {"cpu": "2", "memory": "256Mi"}}
 SMALL: Object = {
     "cas": {"storageClass": "local-path", "volumeSize": "1Gi", "resources": _RESOURCES},
     "scheduler": {"resources": _RESOURCES},
+    "worker": {"access": "network_policy"},
     "workerPools": [
         {
             "name": "default",
