@@ -7,23 +7,17 @@ same for both. Inputs are in the worker's store before the first action that cou
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
-import shutil
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
-from bench import numbers
+from bench import numbers, processes
 from conformance import namespaces
 from conformance.farm import Farm, pool
 from conformance.plan import Plan
 from conformance.pods import Network
-from conformance.subject import SubjectError, subject
-from conformance.tools import Tools
 
 LEVELS = ("users", "none")
 INPUTS = {1: 40, 50: 40, 2000: 20}  # their number, and how many actions have as many
@@ -35,24 +29,9 @@ _TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print. Return 1 if a run failed, and 2 without a NativeLink or namespaces."""
-    parser = argparse.ArgumentParser(prog="python -m bench isolation", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, default=os.environ.get("NATIVELINK"), metavar="FILE")
+    parser = processes.parser("isolation", __doc__)
     given = parser.parse_args(arguments)
-    if not given.file:
-        print("not measured: it needs a real NativeLink. Run make bench NATIVELINK=FILE (docs/conformance.md)")
-        return 0
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        (folder / "subject").mkdir()
-        namespaces.check()
-        found = subject(Path(given.file), folder / "subject")
-        plan = Plan(folder, (found,), Tools.made(folder, clients=True), (), Path(), 0, "")
-        return namespaces.run("-m", "bench.isolation", "--inside", str(plan.write()))
-    except (SubjectError, namespaces.NamespaceError) as error:
-        print(f"not measured: {error}", file=sys.stderr)
-        return 2
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return processes.run("isolation", given.file)
 
 
 def inside(plan: Plan) -> int:

@@ -7,15 +7,12 @@ processor time that each of them uses for an action does not.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -24,13 +21,11 @@ from typing import Any
 
 import json5
 
-from bench import numbers
-from conformance import namespaces
+from bench import numbers, processes
 from conformance.farm import Farm, pool, running
 from conformance.plan import Plan
 from conformance.pods import Network, Pod
-from conformance.subject import Subject, SubjectError, subject
-from conformance.tools import Tools
+from conformance.subject import Subject
 
 WORKERS, FEW, ACTIONS = 200, 20, 5000
 ON_REDIS = 500  # actions; more would take too long
@@ -87,25 +82,10 @@ class Load:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print. Return 1 if a run failed, and 2 without a NativeLink or namespaces."""
-    parser = argparse.ArgumentParser(prog="python -m bench load", description=__doc__)
-    parser.add_argument("file", nargs="?", type=Path, default=os.environ.get("NATIVELINK"), metavar="FILE")
+    parser = processes.parser("load", __doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="run only those whose names contain TEXT")
     given = parser.parse_args(arguments)
-    if not given.file:
-        print("not measured: the load needs a real NativeLink. Run make bench NATIVELINK=FILE (docs/conformance.md)")
-        return 0
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        (folder / "subject").mkdir()
-        namespaces.check()
-        found = subject(Path(given.file), folder / "subject")
-        plan = Plan(folder, (found,), Tools.made(folder, clients=True), (), Path(), 0, given.only)
-        return namespaces.run("-m", "bench.load", "--inside", str(plan.write()))
-    except (SubjectError, namespaces.NamespaceError) as error:
-        print(f"not measured: {error}", file=sys.stderr)
-        return 2
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return processes.run("load", given.file, given.only)
 
 
 def inside(plan: Plan) -> int:
