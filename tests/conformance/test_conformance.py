@@ -50,7 +50,7 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
-# The run of somebody else than root has no other users, which isolated workers need.
+# A run without root has no other users, which isolated workers need.
 NOT_RUN = ["not", "run", "isolation", "needs", "root"]
 ISOLATES = os.geteuid() == 0 and has_users()
 ALONE = ("unshare", "--user", "--map-root-user")

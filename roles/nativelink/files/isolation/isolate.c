@@ -140,7 +140,7 @@ static long remove_folder(int parent, const char *name)
 
 	if (folder < 0)
 		return folder;
-	// Nobody may fill it meanwhile, even if another action was sent a descriptor of it.
+	// No action may fill it meanwhile, even if another action was sent a descriptor of it.
 	call(fchown, folder, 0, 0);
 	call(fchmod, folder, 0700);
 	// Reading a folder while it shrinks may skip entries.
@@ -343,7 +343,7 @@ static int leads_out(int parent, const char *name, const struct left *where)
 	return found < 0 && found != -ENOENT && found != -ENOTDIR && found != -ELOOP;
 }
 
-// Makes a file root's, if nobody has it open for writing. (Another action could have been sent a descriptor of it.)
+// Makes a file root's, if no process has it open for writing. (Another action could have been sent a descriptor of it.)
 static long take_file(int parent, const char *name, struct left *where)
 {
 	struct statx about;

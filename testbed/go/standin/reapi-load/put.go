@@ -62,7 +62,7 @@ func put(arguments []string) error {
 	return json.NewEncoder(os.Stdout).Encode(told)
 }
 
-// result sends a made-up result of an action that nobody ran, and prints what became of it: "refused: …" or "taken".
+// result sends a made-up result of an action that never ran, and prints what became of it: "refused: …" or "taken".
 func result(arguments []string) error {
 	flags := flag.NewFlagSet("result", flag.ExitOnError)
 	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")

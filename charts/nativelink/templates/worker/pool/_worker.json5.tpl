@@ -20,7 +20,7 @@
         slow: {shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.cas | indent 8 | trim }}}},
       },
     },
-    // Workers write action results where nobody else may.
+    // Workers write action results at a port of their own.
     {name: "AC", shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.writers | indent 4 | trim }}}},
   ],
   workers: [
