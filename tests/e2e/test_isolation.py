@@ -1,36 +1,321 @@
-"""Attacks of actions on a real node, each beside a counter-run in a pool without isolation.
+"""The node agent and attacks of actions on a real node, each beside a counter-run without the protection.
 
-The tests share one cluster and run in the order of the file. ``conformance/attacks.py`` has the attacks that need no
-node, which a real NativeLink runs.
+The tests share one cluster and run in the order of the file: nodes of several clusters have one kernel, so a second
+agent would get in the way. First the role node_agent, from the first run to the removal. A server in a pod tells each
+client whether the accepted socket has TCP_NODELAY. Pods of several users connect to ports of their own in all ways that
+might get around the guard. A privileged pod lists the programs that are attached to the node's cgroup.
+
+Then a farm with a pool of isolated actions and a pool without isolation. ``conformance/attacks.py`` has the attacks
+that need no node, which a real NativeLink runs.
 """
 
 from __future__ import annotations
 
+import ast
+import base64
 import json
+import os
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from testbed import build, cluster, components
+from testbed import bpf, build, cluster, components, debian, node
 from testbed.cluster import Cluster
+from testbed.images import Image
 from testbed.waiting import patient, until
 from tests.e2e.chain import Entry
 from tests.e2e.site import SMALL, Site, pool
+from tests.playbooks import Run
+
+SPACE = "nativelink-node-agent"
+# The path at which a pod sees the node's root of cgroup v2.
+CGROUP = "/node/cgroup" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "/node/cgroup/unified"
+THEIRS = "theirs"
+GUARD, LOW_LATENCY = {"nl_connect4", "nl_connect6"}, {"nl_sock_ops"}
+ALL = {THEIRS, *GUARD, *LOW_LATENCY}
+ATTACHED_TO = ("cgroup_sock_ops", "cgroup_inet4_connect", "cgroup_inet6_connect")
+BOTH = {"node_agent_guard": True, "node_agent_low_latency": True}
+NEITHER = dict.fromkeys(BOTH, False)
+ACTION = 20003  # a user of actions
+
+PORTS = ("50051", "50052", "50061", "50053")  # the last port is not NativeLink's
+ON, OFF = dict(zip(PORTS, "1110", strict=True)), dict.fromkeys(PORTS, "0")
+SERVER = f"""
+import socket, threading
+def serve(port):
+    listener = socket.create_server(("", port))
+    while True:
+        connection, _ = listener.accept()
+        connection.sendall(b"%d" % bool(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+        connection.close()
+for port in {PORTS}:
+    threading.Thread(target=serve, args=[int(port)]).start()
+"""
+# Prints how connections to each port end: TCP and MPTCP, connect() and TCP Fast Open, over IPv4, IPv6 and both.
+CONNECT = """
+import errno, itertools, os, socket
+protocols = (6, 262) if os.path.exists("/proc/sys/net/mptcp") else (6,)
+hosts = (socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"), (socket.AF_INET6, "::ffff:127.0.0.1")
+def ended(protocol, family, host, port, fast):
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as client:
+        try:
+            client.sendto(b"x", socket.MSG_FASTOPEN, (host, port)) if fast else client.connect((host, port))
+        except OSError as error:
+            return errno.errorcode[error.errno]
+    return "connected"
+found = {}
+for port in (50053, 50061, 50055):
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM, protocols[-1]) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind(("::", port))
+        server.listen(64)
+        ways = itertools.product(protocols, hosts, (False, True))
+        found[port] = sorted({ended(protocol, *host, port, fast) for protocol, host, fast in ways})
+print(found)
+"""
+FREE = {50053: ["connected"], 50061: ["connected"], 50055: ["connected"]}
+GUARDED = {50053: ["EPERM"], 50061: ["EPERM"], 50055: ["connected"]}
+# Connects to itself all the time, and prints each success.
+PROBE = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 50061), backlog=4096)
+while True:
+    with socket.socket() as client:
+        if client.connect_ex(("127.0.0.1", 50061)) == 0:
+            print("connected", flush=True)
+            server.accept()[0].close()
+    time.sleep(0.001)
+"""
+PYTHON = "docker.io/testbed/python:v0"
+# Another user's program, which does nothing.
+OTHER_PROGRAM = """
+__attribute__((section("sockops"), used)) int theirs(void) { return 1; }
+__attribute__((section("license"), used)) char license_of_this[] = "Apache-2.0";
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A cluster with a real node, and the checkout that describes it."""
+
+    where: Cluster
+    site: Site
+
+    def provision(self, **variables: object) -> Run:
+        self.site.set("site", **variables)
+        return self.site.playbook("provision", "--tags", "node_agent")
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Return the pods of the role's DaemonSet."""
+        return list(json.loads(self.where.run("-n", SPACE, "get", "pods", "-o", "json"))["items"])
+
+    def ready(self, restarts: int = 0) -> bool:
+        """Return True if there is one pod, which is ready after this many restarts."""
+        states = [each["status"].get("containerStatuses", ({},))[0] for each in self.pods()]
+        return [(each.get("ready"), each.get("restartCount")) for each in states] == [(True, restarts)]
+
+    def serve(self, name: str) -> None:
+        """Start a pod with the server."""
+        container = {"name": "main", "image": PYTHON, "args": ["-c", SERVER]}
+        self.start(name, container | {"readinessProbe": {"tcpSocket": {"port": int(PORTS[-1])}, "periodSeconds": 1}})
+
+    def user(self, user: int, name: str = "", script: str = "import time; time.sleep(1e6)") -> None:
+        """Start a pod that runs a Python script as this user."""
+        context = {"runAsUser": user, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        container = {"name": "main", "image": PYTHON, "args": ["-c", script], "securityContext": context}
+        self.start(name or f"user-{user}", container)
+
+    def reached(self, user: int) -> dict[int, list[str]]:
+        """Return how a user's connections end, by port."""
+        text = self.where.run("exec", f"user-{user}", "--", "python3", "-c", CONNECT)
+        return dict(ast.literal_eval(text))
+
+    def start(self, name: str, container: dict[str, Any], *volumes: dict[str, Any]) -> None:
+        metadata = {"name": name, "namespace": "default"}
+        spec = {"containers": [container], "volumes": list(volumes), "terminationGracePeriodSeconds": 0}
+        self.where.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        self.where.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={patient(60)}s")
+
+    def accepted(self, name: str) -> dict[str, str]:
+        """Return "1" for each port on which a server's socket has TCP_NODELAY, and "0" for the others."""
+        address = self.where.run("get", "pod", name, "-o", "jsonpath={.status.podIP}")
+        found = {}
+        for port in PORTS:
+            with socket.create_connection((address, int(port)), timeout=patient(5)) as connection:
+                found[port] = connection.recv(1).decode()
+        return found
+
+    def bpftool(self, *arguments: str) -> str:
+        return self.where.run("exec", "watcher", "--", "bpftool", *arguments)
+
+    def attached(self) -> dict[str, int]:
+        """Return the programs that are attached to the node's cgroup, and check that each is attached once."""
+        found = json.loads(self.bpftool("--json", "cgroup", "show", CGROUP))
+        pairs = [(each["name"], each["id"]) for each in found if each["attach_type"] in ATTACHED_TO]
+        assert len(pairs) == len(dict(pairs)), pairs
+        return dict(pairs)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with cluster.fresh("e2e-isolation", nodes=0, real=True) as where:
+        site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
+        site.add("site", where, **SMALL, nativelink_worker_pools=[pool("default")])
+        stage = Stage(where, site)
+        tools = components.images_of("bpftool")
+        where.load(*tools, Image(PYTHON, ("/usr/bin/python3",), root=debian.root("python3-minimal")))
+        source = site.folder / "theirs.c"
+        source.write_text(OTHER_PROGRAM)
+        metadata = {"name": "theirs", "namespace": "default"}
+        content = {"theirs.o": base64.b64encode(bpf.compiled(source)).decode()}
+        where.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "binaryData": content})
+        watcher = {
+            "name": "main",
+            "image": tools[0].reference,
+            "command": ["sleep", "infinity"],
+            "securityContext": {"privileged": True},
+            "volumeMounts": [{"name": name, "mountPath": f"/node/{name}"} for name in ("cgroup", "bpf", "program")],
+        }
+        volumes = [{"name": name, "hostPath": {"path": f"/sys/fs/{name}"}} for name in ("cgroup", "bpf")]
+        stage.start("watcher", watcher, *volumes, {"name": "program", "configMap": {"name": "theirs"}})
+        stage.bpftool("prog", "load", "/node/program/theirs.o", "/node/bpf/theirs")
+        stage.bpftool("cgroup", "attach", CGROUP, "sock_ops", "pinned", "/node/bpf/theirs", "multi")
+        stage.serve("early")
+        for user in (0, ACTION, 28192):
+            stage.user(user)
+        yield stage
+
+
+def test_without_the_role_no_connection_has_tcp_nodelay_and_every_user_connects(stage: Stage) -> None:
+    assert stage.accepted("early") == OFF
+    assert stage.reached(0) == stage.reached(ACTION) == FREE
+    assert {*stage.attached()} == {THEIRS}
+
+
+def test_a_node_without_a_bpf_file_system_is_reported_and_keeps_working(stage: Stage) -> None:
+    node.run_inside(stage.where.home, "mount", "--no-mtab", "-t", "tmpfs", "none", "/sys/fs/bpf")
+    try:
+        run = stage.provision(**BOTH)
+    finally:
+        node.run_inside(stage.where.home, "umount", "--no-mtab", "/sys/fs/bpf")
+    said = "node agent: real-1: not attached: /sys/fs/bpf is not a BPF file system"
+    assert said in run.summary["site"]
+    assert "node agent: 0 of 1 nodes" in run.summary["site"]
+    (pod,) = stage.pods()
+    (state,) = pod["status"]["containerStatuses"]
+    assert (pod["status"]["phase"], state["ready"], state["restartCount"]) == ("Running", False, 0)
+    assert {*stage.attached()} == {THEIRS}
+    # The BPF file system is mounted again, so the next pod attaches the programs.
+    stage.where.run("-n", SPACE, "delete", "pod", pod["metadata"]["name"])
+    until("the next pod to be ready", stage.ready, 40)
+
+
+def test_connections_that_nativelinks_ports_accept_have_tcp_nodelay(stage: Stage) -> None:
+    run = stage.provision()
+    assert "node agent: 1 of 1 nodes" in run.summary["site"]
+    assert "node agent: real-1" not in run.summary["site"]
+    assert run.changed == 0
+    assert {*stage.attached()} == ALL
+    stage.serve("late")
+    assert stage.accepted("early") == ON
+    assert stage.accepted("late") == ON
+
+
+def test_users_of_actions_cannot_connect_to_nativelinks_own_ports(stage: Stage) -> None:
+    assert stage.reached(ACTION) == GUARDED
+    assert stage.reached(0) == stage.reached(28192) == FREE
+    stage.user(ACTION, "probe", PROBE)
+
+
+def test_a_container_that_is_killed_is_followed_by_one_attachment_without_a_gap(stage: Stage) -> None:
+    before = stage.attached()
+    (pod,) = stage.pods()
+    os.kill(loader(pod["metadata"]["uid"]), signal.SIGKILL)
+    until("the container to be restarted", lambda: stage.ready(restarts=1), 40)
+    replaced(before, stage.attached())
+    assert stage.accepted("early") == ON
+    assert stage.where.run("logs", "probe") == ""
+
+
+def loader(pod: str) -> int:
+    """Return the PID of the script of the pod with this UID."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if "/program/attach.sh" in (process / "cmdline").read_text() and pod in (process / "cgroup").read_text():
+                return int(process.name)
+        except OSError:  # the process has just ended
+            continue
+    raise AssertionError(f"pod {pod} runs no script")
+
+
+def replaced(before: dict[str, int], after: dict[str, int]) -> None:
+    """Check that each of the role's programs was replaced, and the other one was not."""
+    assert {*before} == {*after} == ALL
+    assert {name for name in ALL if before[name] == after[name]} == {THEIRS}
+
+
+def test_an_upgrade_ends_with_one_attachment_and_has_no_gap(stage: Stage) -> None:
+    before = stage.attached()
+    stage.where.run("-n", SPACE, "rollout", "restart", "daemonset/node-agent")
+    stage.where.rolled_out(SPACE, "daemonset/node-agent")
+    replaced(before, stage.attached())
+    assert stage.accepted("early") == ON
+    assert stage.where.run("logs", "probe") == ""
+
+
+def test_without_the_guard_users_of_actions_connect(stage: Stage) -> None:
+    """The counter-run of the guard, and of the probe that found no gap."""
+    stage.provision(node_agent_guard=False)
+    assert {*stage.attached()} == {THEIRS, *LOW_LATENCY}
+    assert stage.reached(ACTION) == FREE
+    assert "connected" in stage.where.run("logs", "probe", "--tail=1")
+    stage.where.run("delete", "pod", "probe", "--now")
+    stage.provision(**BOTH)
+    assert stage.reached(ACTION) == GUARDED
+
+
+def test_the_disabled_role_leaves_nothing(stage: Stage) -> None:
+    run = stage.provision(**NEITHER)
+    assert "removal of the node agent: 1 of 1 nodes" in run.summary["site"]
+    assert "node agent: removed" in run.summary["site"]
+    assert {*stage.attached()} == {THEIRS}
+    assert not any(name in stage.bpftool("prog", "list") for name in ALL - {THEIRS})
+    pins = stage.where.run("exec", "watcher", "--", "ls", "/node/bpf").split()
+    assert (SPACE in pins, THEIRS in pins) == (False, True)
+    assert stage.accepted("early") == OFF
+    assert stage.accepted("late") == OFF
+    assert stage.reached(ACTION) == FREE
+    there = ("get", "namespace", SPACE, "--ignore-not-found", "-o", "name")
+    until("the namespace to be gone", lambda: stage.where.run(*there) == "", 40)
+
+
+# A farm ---------------------------------------------------------------------------------------------------------------
 
 POOLS = [pool("isolated", slots=4, max_replicas=1), pool("open", slots=4, max_replicas=1, isolation="none")]
 CAS = "nativelink-cas-0.nativelink-cas-headless.farm.svc"
 WORKER_API = "nativelink-scheduler-workers.farm.svc"
+FARM = {
+    "nativelink_scaling": "none",
+    "nativelink_worker_access": "node",
+    "nativelink_scheduler_backend": "redis",
+    "nativelink_metrics_namespaces": ["monitoring"],
+}
+DEPLOYED = ("scheduler", "collector", "collector-workers")
 REFUSED, CONNECTED, CLOSED = "Operation not permitted", "connected", "timed out"
 
 
 @dataclass(frozen=True)
 class Farm:
-    """A farm on a node with the agent, and the checkout that describes the cluster."""
+    """A farm on the node."""
 
-    where: Cluster
-    site: Site
+    stage: Stage
     entry: Entry
 
     def run(self, pool: str, script: str, timeout: int = 60) -> str:
@@ -52,38 +337,35 @@ class Farm:
     def workers(self) -> dict[str, tuple[bool, int]]:
         """Return by pool whether its worker is ready, and how often the worker has restarted."""
         found = {}
-        for pod in json.loads(self.where.run("-n", self.entry.workers, "get", "pods", "-o", "json"))["items"]:
+        for pod in json.loads(self.entry.where.run("-n", self.entry.workers, "get", "pods", "-o", "json"))["items"]:
             (state,) = pod["status"].get("containerStatuses", [{"ready": False, "restartCount": 0}])
             found[pod["metadata"]["labels"]["nativelink-gitops/pool"]] = (state["ready"], state["restartCount"])
         return found
 
     def guard(self, *, on: bool) -> None:
         """Let the node agent attach the guard, or remove it."""
-        self.site.set("site", node_agent_guard=on)
-        self.site.playbook("provision", "--tags", "node_agent")
+        self.stage.provision(node_agent_guard=on)
 
     def await_worker(self, pool: str) -> None:
-        self.where.rolled_out(self.entry.workers, f"deployment/nativelink-worker-{pool}")
+        self.entry.where.rolled_out(self.entry.workers, f"deployment/nativelink-worker-{pool}")
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    """Apply a tree to a node without the guard, and wait for all but the isolated worker."""
-    with cluster.fresh("e2e-isolation", nodes=0, real=True) as where:
-        where.load(*components.images_of("bpftool"))
-        site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
-        site.add("site", where, **SMALL, nativelink_worker_pools=POOLS)
-        made = Farm(where, site, Entry(where, "farm", tmp_path_factory.mktemp("tree")))
-        made.entry.apply(POOLS, nativelink_scaling="none", nativelink_worker_access="node")
-        where.rolled_out("farm", "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
-        made.await_worker("open")
-        yield made
+def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Farm:
+    """Apply a tree to the node without the guard, and wait for all but the isolated worker."""
+    stage.where.load(*(image for name in ("redis", "collector") for image in components.images_of(name)))
+    made = Farm(stage, Entry(stage.where, "farm", tmp_path_factory.mktemp("tree")))
+    made.entry.apply(POOLS, **FARM)
+    parts = ("statefulset/nativelink-cas", *(f"deployment/nativelink-{name}" for name in DEPLOYED))
+    stage.where.rolled_out("farm", *parts)
+    made.await_worker("open")
+    return made
 
 
 def test_a_worker_on_a_node_that_does_not_guard_takes_no_actions_and_says_why(farm: Farm) -> None:
     def said() -> str:
         arguments = ("logs", "-l", "nativelink-gitops/pool=isolated", "-c", "worker", "--tail=5")
-        return farm.where.run("-n", farm.entry.workers, *arguments)
+        return farm.entry.where.run("-n", farm.entry.workers, *arguments)
 
     reason = "isolation: the node lets actions connect to port 50053"
     until("the reason", lambda: reason in said(), 60)
@@ -117,14 +399,42 @@ def test_an_action_reaches_neither_the_port_for_results_nor_the_worker_api(farm:
         ("169.254.169.254", 80),
         ("nativelink-scheduler.farm.svc", 50052),
         (CAS, 50080),
+        ("nativelink-redis.farm.svc", 6379),
+        ("nativelink-collector.farm.svc", 4317),
+        ("nativelink-collector.farm.svc", 9465),
         ("10.200.0.1", 5000),
     ],
-    ids=["API server", "metadata", "clients' port of the scheduler", "health of the CAS", "node"],
+    ids=[
+        "API server",
+        "metadata",
+        "clients' port of the scheduler",
+        "health of the CAS",
+        "Redis",
+        "collector",
+        "metrics",
+        "node",
+    ],
 )
 def test_the_policies_close_everything_else(farm: Farm, host: str, port: int) -> None:
     seen = farm.connect("isolated", host, port)
     assert CLOSED in seen or "No route to host" in seen or "Connection refused" in seen or "unreachable" in seen, seen
     assert CONNECTED not in seen
+
+
+def test_a_flood_ends_at_the_collector_of_workers(farm: Farm) -> None:
+    """The other collector, which has the metrics of scheduler and CAS, is out of reach and does not notice."""
+
+    def restarts(name: str) -> list[int]:
+        pods = farm.entry.where.run(
+            "-n", "farm", "get", "pods", "-l", f"app.kubernetes.io/component={name}", "-o", "json"
+        )
+        return [each["status"]["containerStatuses"][0]["restartCount"] for each in json.loads(pods)["items"]]
+
+    send = "timeout 10 cat /dev/zero > /dev/tcp/nativelink-collector-workers.farm.svc/24317"
+    assert "ok flooded" in farm.run("isolated", f"for i in $(seq 50); do {send} & done; wait; echo flooded")
+    assert restarts("collector") == [0]
+    farm.entry.where.rolled_out("farm", "deployment/nativelink-collector-workers")
+    assert restarts("collector-workers")[0] <= 1
 
 
 def test_the_first_process_of_the_pod_has_a_user_of_its_own(farm: Farm) -> None:
