@@ -334,25 +334,20 @@ class Load:
         """Start a worker of a pool on this machine."""
         with tempfile.TemporaryDirectory() as folder:
 
-            def remote(kind: str) -> Object:
-                endpoints = [{"address": f"grpc://{self.cas}:50051"}]
-                return {"grpc": {"instance_name": "main", "endpoints": endpoints, "store_type": kind}}
-
+            endpoints = [{"address": f"grpc://{self.cas}:50051"}]
+            remote = {"grpc": {"instance_name": "main", "endpoints": endpoints, "store_type": "cas"}}
             files = {"content_path": f"{folder}/content", "temp_path": f"{folder}/temp", "eviction_policy": {}}
             local = {
                 "name": pool,
                 "worker_api_endpoint": {"uri": f"grpc://{self.workers}:50061"},
                 "cas_fast_slow_store": "CAS",
-                "upload_action_result": {"ac_store": "AC"},
+                "upload_action_result": {"upload_ac_results_strategy": "never"},
                 "work_directory": f"{folder}/work",
                 "max_inflight_tasks": self.chunk,
                 "platform_properties": {"pool": {"values": [pool]}},
             }
             config = {
-                "stores": [
-                    {"name": "CAS", "fast_slow": {"fast": {"filesystem": files}, "slow": remote("cas")}},
-                    {"name": "AC", **remote("ac")},
-                ],
+                "stores": [{"name": "CAS", "fast_slow": {"fast": {"filesystem": files}, "slow": remote}}],
                 "workers": [{"local": local}],
                 "servers": [{"listener": {"http": {"socket_address": "127.0.0.1:0"}}, "services": {"health": {}}}],
             }
