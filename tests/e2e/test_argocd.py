@@ -336,7 +336,7 @@ def test_removed_pool_is_pruned(argo: Argo) -> None:
     argo.site.set(NAME, nativelink_worker_pools=[FIXED, AUTO])
     argo.site.playbook("render")
     argo.arrives(argo.site.commit("Without the pool extra"))
-    for kind in ("deployment", "service", "poddisruptionbudget"):
+    for kind in ("deployment", "poddisruptionbudget"):
         assert argo.get(kind, "nativelink-worker-extra", WORKERS) == {}
         assert argo.get(kind, "nativelink-worker-fixed", WORKERS) != {}
 
@@ -490,7 +490,9 @@ def test_prune_last_keeps_the_old_configuration_while_a_rollout_hangs(argo: Argo
 
     argo.eventually("the worker that an earlier test removed to be gone", lambda: len(pods()) == 1, 60)
     (old,) = pods()
-    (configuration,) = (each["configMap"]["name"] for each in pods()[old]["spec"]["volumes"] if "configMap" in each)
+    (configuration,) = (
+        each["configMap"]["name"] for each in pods()[old]["spec"]["volumes"] if each["name"] == "config"
+    )
     file = argo.file("rendered/worker/fixed/worker.json5")
     file.write_text(file.read_text() + "}")
     argo.site.commit("A configuration that no worker can read")

@@ -339,7 +339,7 @@ def test_old_pods_lose_their_configuration_in_a_rollout_that_fails(flux: Flux) -
 
     (old,) = pods()
     configuration = pods()[old]["spec"]["volumes"]
-    (name,) = (each["configMap"]["name"] for each in configuration if "configMap" in each)
+    (name,) = (each["configMap"]["name"] for each in configuration if each["name"] == "config")
     worker = flux.rendered / "worker" / "kept"
     (worker / "worker.json5").write_text((worker / "worker.json5").read_text() + "// changed\n")
     image = "image: docker.io/library/debian:bookworm-slim"
