@@ -172,8 +172,8 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	response := &repb.ExecuteResponse{Result: result, Status: status.Convert(err).Proto()}
 	if err == nil && result.ExitCode == 0 && !action.DoNotCache && w.ac != nil {
 		content, _ := proto.Marshal(result)
-		if err = w.ac.Put(ctx, digest, content); err != nil {
-			response = failure(codes.Internal, "the action cache: "+err.Error())
+		if lost := w.ac.Put(ctx, digest, content); lost != nil {
+			slog.Error("Error saving action in store", "err", lost)
 		}
 	}
 	encoded, _ := proto.Marshal(response)
