@@ -30,7 +30,7 @@ SMALL: Object = {
         {
             "name": "default",
             "platformProperties": {"OSFamily": "Linux", "pool": "default"},
-            # The real node does not account for disk space.
+            # The disk of the machine may be smaller than the scratch.
             "resources": {"requests": {**_LITTLE, "ephemeral-storage": "0"}, "limits": {"memory": "256Mi"}},
             "scratchSize": "5Gi",
             "slots": 4,

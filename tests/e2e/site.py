@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
 
 def pool(name: str, **more: Any) -> dict[str, Any]:
     """Return a worker pool of one small pod."""
-    # The real node does not account for disk space.
+    # The disk of the machine may be smaller than the scratch.
     requests = {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": "0"}
     resources = {"requests": requests, "limits": {"memory": "256Mi"}}
     properties = {"OSFamily": "Linux", "pool": name}

@@ -20,6 +20,7 @@ from tests.render.conftest import CLUSTERS, ROOT, VERSION, Object, committed, fi
 
 GIB = 1024**3
 ALL = ("local", "dev", "staging", "prod")
+WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
 
 
 def simple(files: dict[str, str]) -> Object:
@@ -52,8 +53,8 @@ def test_prod_has_the_cas_of_the_reference_page() -> None:
         "resources": {"requests": {"storage": "200Gi"}},
     }
     assert container(cas)["resources"] == {
-        "requests": {"cpu": "1", "memory": "8Gi"},
-        "limits": {"cpu": "4", "memory": "8Gi"},
+        "requests": {"cpu": "1", "memory": "8Gi", "ephemeral-storage": "64Mi"},
+        "limits": {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "1Gi"},
     }
     assert container(cas)["args"] == ["/config/cas.json5"]
     assert container(cas)["livenessProbe"]["periodSeconds"] == 10
@@ -1013,6 +1014,41 @@ def test_scratch_is_requested_of_the_nodes_disk_unless_it_has_a_volume_or_anothe
     assert sizes == {"shared": None, "scratch": "100Gi", "drain": "1Mi"}
     mounts = {each["mountPath"]: each["name"] for each in worker["containers"][0]["volumeMounts"]}
     assert mounts["/tmp"] == "scratch"
+
+
+def everything() -> dict[str, str]:
+    """Return a tree with every kind of pod."""
+    return render.tree(
+        values_of(
+            nativelink_scheduler_backend="redis",
+            nativelink_metrics=["scheduler", "cas", "worker"],
+            nativelink_prometheus="bundled",
+            nativelink_worker_pools=[{"name": "a", "headroom": 1, "prepull": True}],
+        )
+    )
+
+
+@pytest.mark.parametrize("cluster", [*ALL, "everything"])
+def test_no_container_may_use_up_the_memory_or_the_disk_of_its_node(cluster: str) -> None:
+    objects = objects_of(everything() if cluster == "everything" else committed(cluster))
+    pods = {item["metadata"]["name"]: item["spec"]["template"]["spec"] for item in objects if item["kind"] in WORKLOADS}
+    missing = [
+        (name, part["name"], kind, resource)
+        for name, pod in pods.items()
+        for part in [*pod.get("initContainers", ()), *pod["containers"]]
+        for kind in ("requests", "limits")
+        for resource in ("memory", "ephemeral-storage")
+        if resource not in part["resources"][kind]
+    ]
+    assert missing == []
+    if cluster == "everything":
+        assert {name.removeprefix("nativelink-") for name in pods} == {
+            *("cas", "scheduler", "redis", "worker-a", "headroom-a", "prepull-a"),
+            *("collector", "collector-workers", "demand", "prometheus"),
+        }
+        # The data of Prometheus may take 2Gi.
+        (prometheus,) = pods["nativelink-prometheus"]["containers"]
+        assert prometheus["resources"]["limits"]["ephemeral-storage"] == "3Gi"
 
 
 def test_nothing_grows_without_a_limit() -> None:
