@@ -19,7 +19,7 @@ except ImportError as error:
 
 
 class ActionModule(ActionBase):
-    """Asks the API server; the `msg` of a failure has one line for each fault."""
+    """Asks the API server. The `msg` of a failure has a line for each fault; `notices` by cluster are no faults."""
 
     ARGUMENTS = argument_spec(check_cluster.DOCUMENTATION)
     TRANSFERS_FILES = False
@@ -35,6 +35,10 @@ class ActionModule(ActionBase):
             cluster = task_vars["inventory_hostname"]
             fix = f"install it for {sys.executable}, or run Ansible from the project's environment"
             result.update(failed=True, msg=f"{cluster}: Python: the package {missing} is missing; {fix}")
-        elif faults := live.live_findings(host_values(task_vars, self._loader)):
+            return result
+        faults, notices = live.live_findings(host_values(task_vars, self._loader))
+        if faults:
             result.update(failed=True, msg="\n".join(map(str, faults)))
+        if notices:
+            result["notices"] = {task_vars["inventory_hostname"]: notices}
         return result

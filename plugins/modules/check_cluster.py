@@ -21,4 +21,8 @@ msg:
   description: The faults, one on each line.
   returned: failure
   type: str
+notices:
+  description: What the user should know, by cluster.
+  returned: if there is something
+  type: dict
 """

@@ -401,6 +401,11 @@ def isolation_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     return pool["isolation"] or known["nativelink_worker_isolation"]
 
 
+def node_selector_of(pool: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels of the nodes that a pool (its defaults filled in) may use."""
+    return {**_spot(pool["spot"])[0], **pool["node_selector"]}
+
+
 def cpus_of(pool: Mapping[str, Any]) -> int:
     """Whole CPUs that a worker of a pool (its defaults filled in) may use: its limit or else its request, never 0."""
     return max(1, cpu_of(_most(pool, "cpu") or 1) // 1000)
@@ -465,7 +470,7 @@ def _pool(
     image = pool["image"] or known["nativelink_worker_image"]
     # As long as an action that starts just before the drain may take to the report of its result.
     grace = longest + upload + ACTION_MARGIN
-    selector, tolerations = _spot(pool["spot"])
+    _, tolerations = _spot(pool["spot"])
     return {
         **pool,
         "workload": f"nativelink-worker-{name}",
@@ -489,7 +494,7 @@ def _pool(
         "target": pool["target"] or slots,
         "longest": longest,
         "grace": grace,
-        "node_selector": {**selector, **pool["node_selector"]},
+        "node_selector": node_selector_of(pool),
         "tolerations": [*tolerations, *pool["tolerations"]],
         # An eviction drains too, as long as the evictor has the patience.
         "annotations": {SAFE_TO_EVICT: _text(grace <= EVICTION_PATIENCE), **pool["annotations"]},

@@ -1,4 +1,4 @@
-"""Checks that need the cluster: it answers, its version, its StorageClasses and our permissions."""
+"""Checks that need the cluster: it answers, its version, its StorageClasses, its nodes and our permissions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import threading
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from .api import Api, ApiError, server_of
+from .api import Api, ApiError, Object, RefusedError, server_of
+from .context import node_selector_of
 from .findings import Finding, Findings
 from .quantities import KubernetesVersion, seconds_of
-from .specs import Values, namespaces
+from .specs import Values, namespaces, with_defaults
 
 
-def live_findings(values: Values) -> list[Finding]:
-    """Faults of one cluster, from its effective values. Ends within preflight_api_timeout whatever the server does."""
+def live_findings(values: Values) -> tuple[list[Finding], list[str]]:
+    """Faults of one cluster, from its effective values, and lines for the summary that are no faults.
+
+    Ends within preflight_api_timeout whatever the server does.
+    """
+    notices: list[str] = []
     try:
-        said = _asked(values, server_of(values["cluster_kubeconfig"], values["cluster_context"]))
+        said = _asked(values, server_of(values["cluster_kubeconfig"], values["cluster_context"]), notices)
     except ApiError as error:
         said = [(error.variable, str(error), error.remedy)]
-    return sorted(Finding(values["cluster"], *words) for words in [*said, *_credentials(values)])
+    return sorted(Finding(values["cluster"], *words) for words in [*said, *_credentials(values)]), notices
 
 
 def _credentials(values: Values) -> Findings:
@@ -33,13 +38,13 @@ def _credentials(values: Values) -> Findings:
             yield other, f"is empty, and {name} is set", "set it, or the environment variable that it reads"
 
 
-def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
+def _asked(values: Values, server: str, notices: list[str]) -> list[tuple[str, str, str]]:
     timeout = seconds_of(values["preflight_api_timeout"])
     answers: SimpleQueue[list[tuple[str, str, str]] | Exception] = SimpleQueue()
 
     def ask() -> None:
         try:
-            answers.put(list(_questions(values, timeout)))
+            answers.put(list(_questions(values, timeout, notices)))
         except Exception as error:  # the waiting thread raises it
             answers.put(error)
 
@@ -55,7 +60,7 @@ def _asked(values: Values, server: str) -> list[tuple[str, str, str]]:
     return answer
 
 
-def _questions(values: Values, timeout: float) -> Findings:
+def _questions(values: Values, timeout: float, notices: list[str]) -> Findings:
     api = Api(values["cluster_kubeconfig"], values["cluster_context"], timeout)
     version = api.version()
     least = values["preflight_minimum_kubernetes"]
@@ -63,6 +68,8 @@ def _questions(values: Values, timeout: float) -> Findings:
         yield "cluster_context", f"the cluster runs Kubernetes {version}, older than {least}", "upgrade it"
         return
     yield from _storage_classes(api, values)
+    if values["nativelink_worker_user_namespaces"]:
+        yield from _user_namespaces(api, values, notices)
     if not _may_create_namespaces(api):
         for name in namespaces(values):
             yield from _namespace(api, name, values[name])
@@ -91,6 +98,33 @@ def _storage_classes(api: Api, values: Values) -> Findings:
         if name not in there:
             has = ", ".join(there) or "none"
             yield variable, f"the cluster has no StorageClass {name}", f"name one that it has ({has}), or {fix}"
+
+
+def _user_namespaces(api: Api, values: Values, notices: list[str]) -> Findings:
+    """Check that each pool may use a node that supports user namespaces. Taints do not count."""
+    variable = "nativelink_worker_user_namespaces"
+    newer = "containerd 2.0 and Linux 6.3, or newer"
+    try:
+        nodes = (api.get("/api/v1/nodes") or {}).get("items", [])
+    except RefusedError:
+        nodes = []  # some users may not read nodes
+    for pool in with_defaults(values)["nativelink_worker_pools"]:
+        labels = node_selector_of(pool).items()
+        usable = [node for node in nodes if labels <= node["metadata"].get("labels", {}).items()]
+        answers = [answer for node in usable for answer in _supports_user_namespaces(node)]
+        problem = f"is true, but no node that pool {pool['name']} may use"
+        if not answers:
+            notices.append(
+                f"{variable}: {problem} tells whether it supports user namespaces; check that it has {newer}"
+            )
+        elif not any(answers):
+            yield variable, f"{problem} supports user namespaces", f"use nodes with {newer}, or write false"
+
+
+def _supports_user_namespaces(node: Object) -> list[bool]:
+    """Whether the default container runtime of a node supports them; empty if the node does not say."""
+    handlers = [handler for handler in node["status"].get("runtimeHandlers", ()) if not handler.get("name")]
+    return [handler.get("features", {}).get("userNamespaces", False) for handler in handlers]
 
 
 def _namespace(api: Api, variable: str, namespace: str) -> Findings:

@@ -39,6 +39,7 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
         "nativelink_redis_provider": "bundled",
         "nativelink_scheduler_backend": "redis",
         "nativelink_worker_pools": [{"name": "linux"}],
+        "nativelink_worker_user_namespaces": False,
         "storage_classes_list": [{"name": "fast", "preset": "local-path"}],
         "gitops_provider": "none",
         **more,
@@ -48,9 +49,10 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
 def lines(*arguments: Any, **more: Any) -> list[str]:
     """Return the faults, and check that they came in time. One more second is for a slow machine."""
     start = time.monotonic()
-    found = [str(fault) for fault in live_findings(values(*arguments, **more))]
+    faults, notices = live_findings(values(*arguments, **more))
     assert time.monotonic() - start < TIMEOUT + 1
-    return found
+    assert notices == []
+    return [str(fault) for fault in faults]
 
 
 def test_no_kubeconfig() -> None:
@@ -341,6 +343,46 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
         assert lines(file, real.context, **{switch: True}) == [*others, agent]
 
 
+NO_NODE = "nativelink_worker_user_namespaces: is true, but no node that pool {} may use"
+UNSUPPORTED = (
+    f"prod: {NO_NODE} supports user namespaces; use nodes with containerd 2.0 and Linux 6.3, or newer, or write false"
+)
+UNKNOWN = (
+    f"{NO_NODE} tells whether it supports user namespaces; check that it has containerd 2.0 and Linux 6.3, or newer"
+)
+
+
+def test_user_namespaces_that_no_node_supports(real: Cluster, tmp_path: Path) -> None:
+    def report(number: int, *handlers: tuple[str, bool]) -> None:
+        """Have a node report its container runtimes as the kubelet does."""
+        features = [{"name": name, "features": {"userNamespaces": supported}} for name, supported in handlers]
+        patch = json.dumps({"status": {"runtimeHandlers": features}})
+        real.run("patch", "node", f"node-{number}", "--subresource=status", "--type=merge", "-p", patch)
+
+    def said(kubeconfig: Path = real.kubeconfig, **more: Any) -> tuple[list[str], list[str]]:
+        on = {"nativelink_worker_user_namespaces": True, **more}
+        faults, notices = live_findings(values(kubeconfig, real.context, **on))
+        return [str(fault) for fault in faults if "namespaces" in fault.variable], notices
+
+    def on_node(number: int) -> dict[str, Any]:
+        selector = {"kubernetes.io/hostname": f"node-{number}"}
+        return {"name": f"on-{number}", "node_selector": selector}
+
+    assert said() == ([], [UNKNOWN.format("linux")])
+    # Only the default runtime counts.
+    report(1, ("", False), ("other", True))
+    report(2, ("other", True))
+    assert said() == ([UNSUPPORTED.format("linux")], [])
+    report(3, ("", True))
+    assert said() == ([], [])
+    pools = [*map(on_node, (1, 2, 3)), {"name": "spot", "spot": "gke"}]
+    unknown = [UNKNOWN.format("on-2"), UNKNOWN.format("spot")]
+    assert said(nativelink_worker_pools=pools) == ([UNSUPPORTED.format("on-1")], unknown)
+
+    token = real.run("create", "token", "default", "--namespace", "default").strip()
+    assert said(real.kubeconfig_of(token, tmp_path / "kubeconfig")) == ([], [UNKNOWN.format("linux")])
+
+
 def test_a_user_whom_the_server_does_not_know(real: Cluster, tmp_path: Path) -> None:
     file = real.kubeconfig_of("nonsense", tmp_path / "kubeconfig")
     assert lines(file, real.context) == [
@@ -365,6 +407,8 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
         }
         hosts = {"real": {**minimal("real", tmp_path), "nativelink_cas_storage_class": "", **own}}
         hosts["real"]["storage_classes_list"] = [{"name": "fast", "preset": "local-path"}]
+        hosts["real"]["nativelink_worker_user_namespaces"] = True
+        hosts["real"]["nativelink_worker_pools"] = [{"name": "linux", "node_selector": {"no": "node"}}]
         hosts["gone"] = minimal("gone", tmp_path)
         return run_playbook("validate", write_inventory(tmp_path, hosts))
 
@@ -372,6 +416,7 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
     assert calm.status == 2
     assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in calm.output
     assert "real: cluster_" not in calm.output
+    assert f"{NO_NODE.format('linux')} tells whether" in calm.output
 
     real.pause()
     try:
@@ -394,7 +439,7 @@ def test_missing_credentials_of_the_repository_are_named(tmp_path: Path) -> None
     }
 
     def said(provider: str) -> list[str]:
-        faults = live_findings(values("/nowhere/kubeconfig", **{**credentials, "gitops_provider": provider}))
+        faults, _ = live_findings(values("/nowhere/kubeconfig", **{**credentials, "gitops_provider": provider}))
         return [str(fault) for fault in faults if fault.variable.startswith("gitops_")]
 
     assert said("flux") == [

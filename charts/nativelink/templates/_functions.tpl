@@ -1246,6 +1246,7 @@
 {{- $upload := index .args 2 -}}
 {{- $known := index .args 3 -}}
 {{- $senders := index .args 4 -}}
+{{- $_ := "" -}}
 {{- $grace := "" -}}
 {{- $image := "" -}}
 {{- $longest := "" -}}
@@ -1253,7 +1254,6 @@
 {{- $properties := "" -}}
 {{- $scaling := "" -}}
 {{- $scratch := "" -}}
-{{- $selector := "" -}}
 {{- $slots := "" -}}
 {{- $stated := "" -}}
 {{- $store := "" -}}
@@ -1296,7 +1296,7 @@
 {{- $t10 := dict "args" (list $pool.spot) -}}
 {{- template "nativelink.context._spot" $t10 -}}
 {{- $t11 := $t10.result -}}
-{{- $selector = (index $t11 0) -}}
+{{- $_ = (index $t11 0) -}}
 {{- $tolerations = (index $t11 1) -}}
 {{- $t12 := dict "args" (list $cluster "worker") -}}
 {{- template "nativelink.context._labels" $t12 -}}
@@ -1326,13 +1326,8 @@
 {{- template "nativelink.context.isolation_of" $t17 -}}
 {{- $t18 := dict "args" (list $pool) -}}
 {{- template "nativelink.context._reserved" $t18 -}}
-{{- $t19 := dict -}}
-{{- range $key, $item := $selector -}}
-  {{- $_ := set $t19 $key $item -}}
-{{- end -}}
-{{- range $key, $item := $pool.node_selector -}}
-  {{- $_ := set $t19 $key $item -}}
-{{- end -}}
+{{- $t19 := dict "args" (list $pool) -}}
+{{- template "nativelink.context.node_selector_of" $t19 -}}
 {{- $t20 := dict "args" (list (le $grace 600)) -}}
 {{- template "nativelink.context._text" $t20 -}}
 {{- $t21 := dict -}}
@@ -1374,7 +1369,7 @@
 {{- range $key, $item := $pool -}}
   {{- $_ := set $t30 $key $item -}}
 {{- end -}}
-{{- range $key, $item := dict "workload" (printf "nativelink-worker-%v" $name) "labels" $t13 "selector" $t15 "config_map" (dict "name" (printf "nativelink-worker-%v-config" $name) "namespace" $known.nativelink_workers_namespace "files" (list (printf "worker/%v/worker.json5" $name) "worker/start.sh" "worker/precondition.sh" "worker/drain.sh")) "image" $t16 "platform_properties" $properties "isolated" (eq $t17.result "users") "resources" $t18.result "slots" $slots "target" (or $pool.target $slots) "longest" $longest "grace" $grace "node_selector" $t19 "tolerations" (concat $tolerations $pool.tolerations) "annotations" $t21 "fast_store" $t23.result "env" $t24 "telemetry" $t26.result "fallback_replicas" (max 1 $pool.min_replicas) "failure_threshold" $t27.result "behavior" (dict "scaleUp" $t28 "scaleDown" $t29) "scaling" $scaling "when" (dict "always" true "keda" (eq $scaling "keda") "hpa" (eq $scaling "hpa") "headroom" (gt $pool.headroom 0) "prepull" $pool.prepull) -}}
+{{- range $key, $item := dict "workload" (printf "nativelink-worker-%v" $name) "labels" $t13 "selector" $t15 "config_map" (dict "name" (printf "nativelink-worker-%v-config" $name) "namespace" $known.nativelink_workers_namespace "files" (list (printf "worker/%v/worker.json5" $name) "worker/start.sh" "worker/precondition.sh" "worker/drain.sh")) "image" $t16 "platform_properties" $properties "isolated" (eq $t17.result "users") "resources" $t18.result "slots" $slots "target" (or $pool.target $slots) "longest" $longest "grace" $grace "node_selector" $t19.result "tolerations" (concat $tolerations $pool.tolerations) "annotations" $t21 "fast_store" $t23.result "env" $t24 "telemetry" $t26.result "fallback_replicas" (max 1 $pool.min_replicas) "failure_threshold" $t27.result "behavior" (dict "scaleUp" $t28 "scaleDown" $t29) "scaling" $scaling "when" (dict "always" true "keda" (eq $scaling "keda") "hpa" (eq $scaling "hpa") "headroom" (gt $pool.headroom 0) "prepull" $pool.prepull) -}}
   {{- $_ := set $t30 $key $item -}}
 {{- end -}}
 {{- $_ := set $frame "result" $t30 -}}
@@ -1702,6 +1697,21 @@
 {{- $t1 := dict "args" (list $pool "memory") -}}
 {{- template "nativelink.context._most" $t1 -}}
 {{- $_ := set $frame "result" (include "nativelink.bytes" (or $t1.result 0) | int64) -}}
+{{- end -}}
+
+{{- define "nativelink.context.node_selector_of" -}}
+{{- $frame := . -}}
+{{- $pool := index .args 0 -}}
+{{- $t1 := dict "args" (list $pool.spot) -}}
+{{- template "nativelink.context._spot" $t1 -}}
+{{- $t2 := dict -}}
+{{- range $key, $item := index $t1.result 0 -}}
+  {{- $_ := set $t2 $key $item -}}
+{{- end -}}
+{{- range $key, $item := $pool.node_selector -}}
+  {{- $_ := set $t2 $key $item -}}
+{{- end -}}
+{{- $_ := set $frame "result" $t2 -}}
 {{- end -}}
 
 {{- define "nativelink.context.promised_memory" -}}
