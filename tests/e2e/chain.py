@@ -333,7 +333,6 @@ class Load:
     def _worker(self, pool: str) -> Iterator[None]:
         """Start a worker of a pool on this machine."""
         with tempfile.TemporaryDirectory() as folder:
-
             endpoints = [{"address": f"grpc://{self.cas}:50051"}]
             remote = {"grpc": {"instance_name": "main", "endpoints": endpoints, "store_type": "cas"}}
             files = {"content_path": f"{folder}/content", "temp_path": f"{folder}/temp", "eviction_policy": {}}
