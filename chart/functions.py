@@ -47,11 +47,11 @@ def program() -> str:
 
 
 def _amounts() -> Iterator[tuple[str, Any]]:
-    """The variables and keys of pools whose format a schema cannot say, because an amount must not be 0 or tiny."""
+    """The variables and keys of pools whose format a schema cannot say: an amount that is 0, or a day of no month."""
     for name, option in values.variables().items():
         for path in [name, *(f"{name}[].{key}" for key in option.element.options)]:
             for check in formats.checks(path):
-                if check in (formats.size, formats.share, formats.duration):
+                if check in (formats.size, formats.share, formats.duration, formats.day):
                     yield path, check
 
 
@@ -95,6 +95,7 @@ def _included(name: str, kind: Kind) -> Builtin:
 _BUILTINS: dict[Callable[..., Any], Builtin] = {
     quantities.bytes_of: _included("bytes", INT),
     quantities.cpu_of: _included("cpu", INT),
+    quantities.midnight_of: _included("midnight", INT),
     quantities.seconds_of: _included("seconds", INT),
     quantities.part_of: _included("part", INT),
     quantities.size_text: _included("sizeText", STR),

@@ -39,6 +39,7 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
         "minLength": 1,
         "minimum": 1,
     },
+    formats.day: _whole(quantities.DAY),
     formats.digest: _whole(formats.DIGEST),
     formats.image: _whole(formats.IMAGE_NAME),
     formats.host_and_port: {"pattern": rf"^({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]):[0-9]{{1,5}}$"},

@@ -22,7 +22,7 @@ from .jinja import expression
 POOLS = "nativelink_worker_pools"
 # A value whose name begins with one of these is a part of this mapping.
 _GROUPS = ("cas", "scheduler", "redis_exporter", "redis", "headroom", "edge", "collector", "prometheus", "worker")
-_GROUPS += ("log", "traces", "metrics")
+_GROUPS += ("log", "traces", "metrics", "mutual_tls")
 # They are named like a mapping.
 _NAMES = {
     "nativelink_edge": ("edge", "kind"),

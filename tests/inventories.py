@@ -232,6 +232,9 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))
     if variables.get("nativelink_prometheus") == "bundled":
         variables["nativelink_prometheus_scrapes"] = draw(st.lists(st.sampled_from(["keda", "cluster"]), max_size=2))
+    if draw(st.booleans()):
+        variables |= {"nativelink_mutual_tls_secret": "mutual-tls", "nativelink_mutual_tls_expires": "2028-02-29"}
+        variables["nativelink_mutual_tls_issuer"] = draw(st.sampled_from(["", "our-ca"]))
     if edge == "ingress" or draw(st.booleans()):
         variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
         if edge == "gateway" and variables["ingress_provider"] == "envoy-gateway":

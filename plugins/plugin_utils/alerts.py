@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .quantities import seconds_of
+from .quantities import midnight_of, seconds_of
 
 CRITICAL, WARNING = "critical", "warning"
 # The labels of every alert that name the entry of the inventory. `namespace` is that of NativeLink, also where a worker
@@ -208,6 +208,7 @@ def alerts(known: Mapping[str, Any], when: Mapping[str, bool], pools: Sequence[M
         *_pools(farm),
         *_demand(farm),
         *_edge(farm),
+        *_mutual_tls(known),
         *_gitops(known, farm),
         *_lost(farm, when),
     ]
@@ -522,6 +523,21 @@ def _edge(farm: _Farm) -> Iterator[Alert]:
         f"min by (envoy_tls_certificate) ({expiry}) - time() < 14 * 86400",
         "The certificate {{ $labels.envoy_tls_certificate }} of the edge expires in {{ $value | humanizeDuration }}",
         "After that no client connects. What renews certificates has not done so.",
+    )
+
+
+def _mutual_tls(known: Mapping[str, Any]) -> Iterator[Alert]:
+    day = known["nativelink_mutual_tls_expires"]
+    yield Alert(
+        "NativeLinkMutualTLSExpiry",
+        "workers",
+        WARNING,
+        ("mutual tls",),
+        "1h",
+        # No process reports when its certificate ends.
+        f"vector(time()) > {midnight_of(day)} - 30 * 86400",
+        f"The certificates of the workers in {known['nativelink_workers_namespace']} end on {day}",
+        "After that no worker connects to the scheduler, and no result is cached.",
     )
 
 

@@ -16,7 +16,7 @@ PORTS = {
     "writers": 50053,  # a CAS pod's own part of the action results, where workers write them
     "client_writers": 50054,  # as cas, but for the clients that may write action results
     "scheduler": 50052,  # execution and capabilities for clients
-    "worker_api": 50061,  # no authentication: workers only
+    "worker_api": 50061,  # workers only
     "health": 50080,  # /status of each NativeLink process: plain, whatever the other listeners become
     "redis": 6379,
     "metrics": 9464,  # the demand of a scheduler in memory
@@ -36,6 +36,7 @@ COMPONENTS = (
     "collector-workers",
     "demand",
     "prometheus",
+    "certificates",
     "edge",
     "policy",
 )
@@ -73,6 +74,9 @@ LOST = 10
 # Cluster Autoscaler waits this long for a pod that it evicts, unless --max-graceful-termination-sec says more.
 EVICTION_PATIENCE = 600
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+# Where pods have the files of the Secret for mutual TLS.
+CERTIFICATE = {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}
+CA = "/tls/ca.crt"
 # Labels of spot nodes, and whether the nodes keep other pods away by a taint of the same key and value.
 SPOT = {
     "karpenter": ("karpenter.sh/capacity-type", "spot", False),
@@ -196,6 +200,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "autoscaled": autoscaled,
         "isolated workers": any(pool["isolated"] for pool in pools),
         "client writers": bool(own("writer_peers")),
+        "mutual tls": bool(own("mutual_tls_secret")),
+        "certificates": bool(own("mutual_tls_issuer")),
         **_alerted(known, senders, pools),
     }
     return {
@@ -245,10 +251,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "priority_class": PRIORITY_CLASS if own("priority_classes") else "",
         "cas": {
             **_stated(known, "cas"),
-            "shards": {
-                kind: _shards(kind, own("cas_replicas"), own("namespace"), VERSIONS[own("version")].read_batching)
-                for kind in ("cas", "ac", "writers")
-            },
+            "shards": {kind: _shards(kind, known) for kind in ("cas", "ac", "writers")},
             "storage_class": storage_class,
             **_cas_stores(known),
             # A prefix of the names of the stores that are served.
@@ -256,6 +259,17 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "spread": {"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[own("cas_node_spread")],
             "startup_period": STARTUP_PERIOD,
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
+        },
+        "mutual_tls": {
+            **_stated(known, "mutual_tls"),
+            "server": {**CERTIFICATE, "client_ca_file": CA},
+            "client": {**CERTIFICATE, "ca_file": CA},
+            "names": [
+                f"*.nativelink-cas-headless.{own('namespace')}.svc",
+                f"nativelink-scheduler-workers.{own('namespace')}.svc",
+            ],
+            # Of Services: what the ports speak.
+            "protocol": "https" if own("mutual_tls_secret") else "kubernetes.io/h2c",
         },
         "scheduler": {
             **_stated(known, "scheduler"),
@@ -447,10 +461,13 @@ def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     ours, workers = known["nativelink_namespace"], known["nativelink_workers_namespace"]
     edge = known["nativelink_edge"] != "none"
     redis = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "existing"
+    mutual_tls = "" if known["nativelink_mutual_tls_issuer"] else known["nativelink_mutual_tls_secret"]
     wanted = [
         (ours, known["nativelink_edge_tls_secret"] if edge else "", "the certificate of the edge"),
         (ours, known["nativelink_edge_client_ca_secret"] if edge else "", "the CA of the clients"),
         (ours, known["nativelink_redis_secret_name"] if redis else "", "the password of Redis"),
+        (ours, mutual_tls, "the certificate of CAS and scheduler for mutual TLS"),
+        (workers, mutual_tls, "the certificate of the workers for mutual TLS"),
     ]
     for name in known["nativelink_image_pull_secrets"]:
         wanted += [(namespace, name, "the credentials for pulling images") for namespace in (ours, workers)]
@@ -545,13 +562,16 @@ def _cas_stores(known: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     return {"store": _eviction(cas, files - results), "ac_store": _eviction(ac, results)}
 
 
-def _shards(kind: str, pods: int, namespace: str, read_batching: bool) -> list[dict[str, Any]]:
+def _shards(kind: str, known: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The stores of NativeLink's `shard` store over the slices of all CAS pods, of kind `cas`, `ac` or `writers`.
 
     The last one is `ac` at the port where results may be written. Their order and weights decide where a key lives, so
     whoever shards has this list: CAS, scheduler and workers.
     """
-    batching: dict[str, Any] = {"experimental_read_batching": {}} if read_batching and kind == "cas" else {}
+    namespace, batched = known["nativelink_namespace"], VERSIONS[known["nativelink_version"]].read_batching
+    batching: dict[str, Any] = {"experimental_read_batching": {}} if batched and kind == "cas" else {}
+    secured = bool(kind == "writers" and known["nativelink_mutual_tls_secret"])
+    tls: dict[str, Any] = {"tls_config": {**CERTIFICATE, "ca_file": CA}} if secured else {}
     return [
         {
             "weight": 1,  # NativeLink refuses to start without it
@@ -560,8 +580,9 @@ def _shards(kind: str, pods: int, namespace: str, read_batching: bool) -> list[d
                     "instance_name": "slice",
                     "endpoints": [
                         {
-                            "address": f"grpc://nativelink-cas-{index}.nativelink-cas-headless.{namespace}.svc:"
-                            f"{PORTS['writers' if kind == 'writers' else 'slice']}"
+                            "address": f"grpc{'s' if secured else ''}://nativelink-cas-{index}.nativelink-cas-headless."
+                            f"{namespace}.svc:{PORTS['writers' if kind == 'writers' else 'slice']}",
+                            **tls,
                         }
                     ],
                     "store_type": "ac" if kind == "writers" else kind,
@@ -570,7 +591,7 @@ def _shards(kind: str, pods: int, namespace: str, read_batching: bool) -> list[d
                 }
             },
         }
-        for index in range(pods)
+        for index in range(known["nativelink_cas_replicas"])
     ]
 
 

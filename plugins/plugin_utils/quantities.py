@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import datetime
 from fractions import Fraction
 from typing import NamedTuple, Self
 
@@ -14,6 +15,7 @@ SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE]\d{{1,2}})?")
 CPU = re.compile(rf"{_NUMBER}(m)?")
 PERCENT = re.compile(rf"{_NUMBER}%")
 DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
 _SECONDS = (86400, 3600, 60, 1)
 _BINARY = {unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
@@ -71,6 +73,14 @@ def seconds_of(duration: Text) -> int:
     if not text or not found:
         raise QuantityError(f"{duration!r} is not a valid duration")
     return sum(int(count or 0) * unit for count, unit in zip(found.groups(), _SECONDS, strict=True))
+
+
+def midnight_of(day: str) -> int:
+    """Seconds from 1970 to the beginning of a day such as `2027-01-31`, in UTC; 0 if there is no such day."""
+    try:
+        return int(datetime.fromisoformat(f"{day}T00Z").timestamp()) if DAY.fullmatch(day) else 0
+    except ValueError:
+        return 0
 
 
 def duration_text(seconds: int) -> str:

@@ -27,6 +27,8 @@ FILES = {
     "cas/service-headless.yaml": "always",
     "cas/service.yaml": "always",
     "cas/statefulset.yaml": "always",
+    "certificates/server.yaml": "certificates",
+    "certificates/worker.yaml": "certificates",
     "edge/backendtrafficpolicy-single-pod.yaml": "envoy gateway with a single pod",
     "edge/backendtrafficpolicy.yaml": "envoy gateway",
     "edge/clienttrafficpolicy.yaml": "envoy gateway",

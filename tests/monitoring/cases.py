@@ -615,6 +615,14 @@ CASES = (
     ),
     Case("NativeLinkCertificateExpiry", "two months", {LISTENER: f"{60 * 86400}x80"}, 70),
     Case(
+        "NativeLinkMutualTLSExpiry",
+        "30 days before, and an hour",
+        {},
+        1502,
+        {"The certificates of the workers in nativelink-workers end on 1970-02-01": {}},
+    ),
+    Case("NativeLinkMutualTLSExpiry", "30 days before, and 50 minutes", {}, 1490),
+    Case(
         "NativeLinkGitOpsOutOfSync",
         "Argo CD",
         {application("OutOfSync"): "1x20"},

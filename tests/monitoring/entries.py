@@ -17,6 +17,8 @@ _ALL: dict[str, Any] = {
     "nativelink_hostname": "nativelink.example.com",
     "nativelink_edge_tls_secret": "edge-tls",
     "ingress_provider": "envoy-gateway",
+    "nativelink_mutual_tls_secret": "mutual-tls",
+    "nativelink_mutual_tls_expires": "1970-02-01",  # the time of promtool begins in 1970
     "nativelink_runbook_url": "https://example.com/alerts",
 }
 VARIABLES: dict[str, dict[str, Any]] = {

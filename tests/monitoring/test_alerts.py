@@ -43,6 +43,7 @@ NAMES = {
     "NativeLinkEdgeErrors": "critical",
     "NativeLinkEdgeGivesUp": "warning",
     "NativeLinkCertificateExpiry": "warning",
+    "NativeLinkMutualTLSExpiry": "warning",
     "NativeLinkGitOpsOutOfSync": "warning",
     "NativeLinkGitOpsFailing": "warning",
     "NativeLinkCacheHitRateCollapsed": "warning",
@@ -146,6 +147,10 @@ def test_each_backend_has_its_alerts() -> None:
         ({"nativelink_metrics": ["scheduler"]}, {"NativeLinkUploadErrors", "NativeLinkCacheHitRateCollapsed"}),
         ({"nativelink_version": "v1.3.2"}, {"NativeLinkUploadErrors", "NativeLinkWorkersGivenUp"}),
         ({"nativelink_edge_tls_secret": ""}, {"NativeLinkCertificateExpiry"}),
+        (
+            {"nativelink_mutual_tls_secret": "", "nativelink_mutual_tls_expires": ""},
+            {"NativeLinkMutualTLSExpiry"},
+        ),
         ({"nativelink_scaling": "none"}, {"NativeLinkDemandLost", "NativeLinkPoolAtMaximum", "NativeLinkKEDAFallback"}),
         ({"gitops_provider": "none"}, {"NativeLinkGitOpsOutOfSync", "NativeLinkGitOpsFailing"}),
         (

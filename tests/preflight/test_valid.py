@@ -106,6 +106,7 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
         "nativelink_edge_tls_secret": tls,
         "nativelink_edge_client_ca_secret": draw(st.sampled_from(["", "clients-ca"])) if certificates else "",
         "nativelink_metrics_namespaces": ["monitoring"] if scaling == "hpa" else [],
+        **draw(st.sampled_from([{}, MUTUAL_TLS, {**MUTUAL_TLS, "nativelink_mutual_tls_issuer": "our-ca"}])),
         "nativelink_client_peers": draw(st.sampled_from([[], [{"ipBlock": {"cidr": "10.0.0.0/8"}}]])),
         "gitops_provider": engine,
         "gitops_install": draw(st.sampled_from(["release", "existing"])),
@@ -229,6 +230,18 @@ def test_actions_that_can_forge_are_noticed() -> None:
     assert notices(nativelink_worker_access="network_policy") == [
         "nativelink_worker_access: is network_policy, so each action can write action results for everybody, and act "
         "as a worker; write node, which needs node_agent_guard"
+    ]
+
+
+MUTUAL_TLS = {"nativelink_mutual_tls_secret": "mutual-tls", "nativelink_mutual_tls_expires": "2027-01-31"}
+
+
+def test_mutual_tls_keeps_actions_away_that_cannot_read_the_key() -> None:
+    assert notices(nativelink_worker_access="network_policy", **MUTUAL_TLS) == []
+    found = notices(nativelink_worker_pools=[{"name": "linux", "isolation": "none"}], **MUTUAL_TLS)
+    assert found[1:] == [
+        "nativelink_worker_pools[linux].isolation: is none, so each action can read the key with which its worker "
+        "shows that it is one; set isolation to users, or do not rely on nativelink_mutual_tls_secret"
     ]
 
 

@@ -60,6 +60,15 @@ def test_clients_that_could_write_action_results_before_are_told() -> None:
     )
 
 
+def test_new_certificates_replace_all_that_show_them() -> None:
+    before, after = (
+        tree(nativelink_mutual_tls_secret=name, nativelink_mutual_tls_expires=day)
+        for name, day in (("mutual-tls-1", "2027-01-31"), ("mutual-tls-2", "2028-01-31"))
+    )
+    assert rollouts(before, after) == [CAS, SCHEDULER, *WITH_SCHEDULER]
+    assert rollouts(before, {**before}) == []
+
+
 def test_redis_keeps_its_queue() -> None:
     redis = {"nativelink_scheduler_backend": "redis"}
     changed = rollouts(tree(**redis), tree(**redis, nativelink_redis_version="7.4.0-v9"))

@@ -127,6 +127,11 @@ has them, and conversions of quantities, which the schema of the values has chec
 {{- end -}}
 {{- end -}}
 
+{{- /* Seconds from 1970 to the beginning of a day, in UTC. No day is long before 1970. */ -}}
+{{- define "nativelink.midnight" -}}
+{{- printf "%sZ" . | toDate "2006-01-02Z07:00" | unixEpoch -}}
+{{- end -}}
+
 {{- /* Bytes of a share, a percentage or a size; a list of the share and of the bytes of the whole. */ -}}
 {{- define "nativelink.part" -}}
 {{- $share := toString (index . 0) -}}

@@ -61,6 +61,9 @@
 {{- $_ := set $values "nativelink_worker_upload_timeout" $root.Values.worker.uploadTimeout -}}
 {{- $_ := set $values "nativelink_worker_isolation" $root.Values.worker.isolation -}}
 {{- $_ := set $values "nativelink_worker_access" $root.Values.worker.access -}}
+{{- $_ := set $values "nativelink_mutual_tls_secret" $root.Values.mutualTls.secret -}}
+{{- $_ := set $values "nativelink_mutual_tls_expires" $root.Values.mutualTls.expires -}}
+{{- $_ := set $values "nativelink_mutual_tls_issuer" $root.Values.mutualTls.issuer -}}
 {{- $_ := set $values "nativelink_worker_user_namespaces" $root.Values.worker.userNamespaces -}}
 {{- $_ := set $values "nativelink_worker_egress" $root.Values.worker.egress -}}
 {{- $_ := set $values "nativelink_scaling" $root.Values.scaling -}}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..quantities import QuantityError, bytes_of, part_of, seconds_of
+from ..quantities import QuantityError, bytes_of, midnight_of, part_of, seconds_of
 from ..specs import Values, Yaml
 
 Format = Iterator[tuple[str, str]]
@@ -101,6 +101,12 @@ def duration(value: Yaml) -> Format:
         yield from _enough(seconds_of(value), "", value, remedy)
     except QuantityError as error:
         yield str(error), remedy
+
+
+def day(value: str) -> Format:
+    """A day. Empty means none."""
+    if value and midnight_of(value) <= 0:
+        yield f"{value!r} is not a valid day", "write a day such as 2027-01-31"
 
 
 def flux_interval(value: str) -> Format:
@@ -280,6 +286,8 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*_class_name", dns_name),
     ("*_secret", dns_name),
     ("*secret_name", secret_name),
+    ("nativelink_mutual_tls_expires", day),
+    ("nativelink_mutual_tls_issuer", dns_name),
     ("nativelink_image_pull_secrets.", dns_name),
     ("nativelink_metrics_namespaces.", dns_label),
     ("storage_classes_list..name", dns_name),

@@ -70,12 +70,23 @@ def forging_actions(values: Values) -> Findings:
                 "inputs of later actions",
                 "set isolation to users",
             )
-    if values["nativelink_worker_access"] == "network_policy":
+    if values["nativelink_worker_access"] == "network_policy" and not values["nativelink_mutual_tls_secret"]:
         yield (
             "nativelink_worker_access",
             "is network_policy, so each action can write action results for everybody, and act as a worker",
             "write node, which needs node_agent_guard",
         )
+
+
+def readable_key(values: Values) -> Findings:
+    """Without isolation actions have the user of NativeLink, which has to read its key."""
+    for path, pool in pools_of(values):
+        if values["nativelink_mutual_tls_secret"] and isolation_of(pool, values) == "none":
+            yield (
+                f"{path}.isolation",
+                "is none, so each action can read the key with which its worker shows that it is one",
+                "set isolation to users, or do not rely on nativelink_mutual_tls_secret",
+            )
 
 
 def evicted_first(values: Values) -> Findings:
@@ -160,6 +171,7 @@ NOTICES: tuple[Callable[[Values], Findings], ...] = (
     idle_headroom,
     crowded_slots,
     forging_actions,
+    readable_key,
     evicted_first,
     open_edge,
     last_value_wins,

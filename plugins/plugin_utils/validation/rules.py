@@ -278,6 +278,21 @@ def edge(values: Values) -> Findings:
             yield "nativelink_edge_client_ca_secret", problem, remedy
 
 
+def mutual_tls(values: Values) -> Findings:
+    """The end of the certificates is known, and nothing is said about certificates that do not exist."""
+    secret, others = (
+        values["nativelink_mutual_tls_secret"],
+        ("nativelink_mutual_tls_expires", "nativelink_mutual_tls_issuer"),
+    )
+    if secret and not values["nativelink_mutual_tls_expires"]:
+        problem = "is empty, but nativelink_mutual_tls_secret is set"
+        yield "nativelink_mutual_tls_expires", problem, "write the day on which its certificates end"
+    for name in others:
+        if values[name] and not secret:
+            problem = "is set, but nativelink_mutual_tls_secret is empty"
+            yield name, problem, "remove it, or write the name of the Secrets"
+
+
 def scaling(values: Values) -> Findings:
     """KEDA is installed where a pool uses it, and an HPA has metrics and at least one replica."""
     without_keda = values["keda_install"] == "none"
@@ -534,6 +549,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     declared_properties,
     offered_properties,
     edge,
+    mutual_tls,
     scaling,
     metrics,
     prometheus,

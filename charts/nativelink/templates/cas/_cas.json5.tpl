@@ -80,7 +80,11 @@
     // For workers, whose actions the node keeps away from it, if nativelink_worker_access is node.
     {
       name: "writers",
+{{- if index $context.when "mutual tls" }}
+      listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.writers }}", tls: {{ include "nativelink.json" $context.mutual_tls.server }}}},
+{{- else }}
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.writers }}"}},
+{{- end }}
       services: {
         ac: [{instance_name: "slice", ac_store: "{{ $context.cas.served }}AC_SLICE"}],
         capabilities: [{instance_name: "slice"}],

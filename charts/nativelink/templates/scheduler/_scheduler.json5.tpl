@@ -84,7 +84,11 @@
     },
     {
       name: "workers",
+{{- if index $context.when "mutual tls" }}
+      listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.worker_api }}", tls: {{ include "nativelink.json" $context.mutual_tls.server }}}},
+{{- else }}
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.worker_api }}"}},
+{{- end }}
       services: {worker_api: {scheduler: "MAIN"}},
     },
     {

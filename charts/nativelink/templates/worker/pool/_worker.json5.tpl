@@ -27,7 +27,14 @@
     {
       local: {
         name: "${POD_NAME}",
+{{- if index $context.when "mutual tls" }}
+        worker_api_endpoint: {
+          uri: "grpcs://nativelink-scheduler-workers.{{ $context.namespace }}.svc:{{ $context.ports.worker_api }}",
+          tls_config: {{ include "nativelink.json" $context.mutual_tls.client }},
+        },
+{{- else }}
         worker_api_endpoint: {uri: "grpc://nativelink-scheduler-workers.{{ $context.namespace }}.svc:{{ $context.ports.worker_api }}"},
+{{- end }}
         cas_fast_slow_store: "CAS",
         upload_action_result: {ac_store: "AC"},
         // NativeLink deletes and creates it at every start, so it cannot be the mount itself.
