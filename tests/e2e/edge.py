@@ -24,7 +24,7 @@ from typing import Any
 from testbed import build, cluster, components, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.e2e.authority import Authority
+from tests.authority import Authority
 from tests.e2e.site import SMALL, Site, pool
 
 Object = dict[str, Any]

@@ -24,9 +24,9 @@ from dashboards import pictures
 from testbed import build, components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
+from tests.authority import Authority
 from tests.e2e import chain, nativelink
 from tests.e2e.alerting import Prometheus, api_server, hurry
-from tests.e2e.authority import Authority
 from tests.e2e.chain import Load
 from tests.e2e.edge import CAS, HOST, NAME, Edge, opened, secret
 from tests.e2e.site import pool

@@ -25,8 +25,8 @@ import yaml
 from testbed import build, cluster, components, manifests
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
+from tests.authority import Authority
 from tests.e2e import chain, nativelink
-from tests.e2e.authority import Authority
 from tests.e2e.chain import Entry
 from tests.e2e.site import pool
 
@@ -53,6 +53,7 @@ NOT_COVERED = {
     "envoy": "Envoy Gateway and its proxies",
     "cert-manager": "cert-manager",
     "certificate": "the files of a new certificate",
+    "mutual-tls": "certificates of workers",
     "inventory": "the inventory of a real cluster",
 }
 SECONDS = 60

@@ -23,6 +23,7 @@ import pytest
 
 from testbed import build, components, images
 from testbed.waiting import patient, until
+from tests.authority import Authority
 from tests.ports import free_port, free_ports
 
 Object = dict[str, Any]
@@ -116,6 +117,17 @@ def refusal(folder: Path, *edits: Edit, schema: Path = NEWEST) -> str:
     return done.stderr
 
 
+def grpc_to(address: str, kind: str = "cas", **tls: str) -> Object:
+    """Return the settings of a store at another server."""
+    endpoint = {"address": address} | ({"tls_config": tls} if tls else {})
+    return {"instance_name": "main", "endpoints": [endpoint], "store_type": kind}
+
+
+def grpc(address: str, **tls: str) -> Edit:
+    """Add such a store."""
+    return store(grpc=grpc_to(address, **tls))
+
+
 SERVICES = "servers.0.services"
 WORKER = "workers.0.local"
 REDIS = {"mode": "standard", "experimental_pub_sub_channel": "nativelink"}
@@ -153,6 +165,16 @@ ON_REDIS = put("schedulers.0.simple.experimental_backend", {"redis": {"redis_sto
         (store(redis_store={**REDIS, "addresses": []}), "No addresses were specified in redis store configuration"),
         (store(redis_store={**REDIS, "addresses": ["redis://:s3cret@127.0.0.1:1"]}), "While connecting to redis"),
         (ON_REDIS, "'redis_store': 'MORE' does not exist"),
+        (grpc("grpcs://localhost:1"), "is https or grpcs, but no TLS configuration was provided"),
+        (grpc("grpc://localhost:1", ca_file="/etc/ssl/certs/ca-certificates.crt"), "the scheme is not https or grpcs"),
+        (grpc("grpcs://localhost:1", cert_file="/none", key_file="/none"), "CA certificate must be provided"),
+        (grpc("grpcs://localhost:1", ca_file="/none"), "no such file"),
+        (grpc("grpcs://localhost:1", ca_file="/none", cert_file="/none"), "certificate specified, but no key"),
+        (grpc("grpcs://localhost:1", ca_file="/none", key_file="/none"), "key specified, but no certificate"),
+        (
+            put("servers.0.listener.http.tls", {"cert_file": "/none", "key_file": "/none", "client_ca_file": "/none"}),
+            "Could not open cert file /none",
+        ),
         (lambda config: (store(memory={})(config), ON_REDIS(config)), "Could not downcast to redis store"),
     ],
 )
@@ -437,6 +459,57 @@ def test_the_log_tells_of_workers_that_come_and_go(tmp_path: Path) -> None:
         (gone,) = farm.told("Evicting worker from pool")
         (its,) = farm.told("Worker registered with scheduler", "second")
         assert (gone["worker_id"], gone["running_actions"], gone["is_disconnect"]) == (its["worker_id"], 1, False)
+
+
+def certificates(folder: Path, authority: Authority, *trusted: Authority) -> Object:
+    """Write a certificate, its key and the trusted CAs. Return their settings in a client."""
+    folder.mkdir(exist_ok=True)
+    certificate, key = authority.issue("localhost")
+    files = {"cert_file": certificate, "key_file": key, "ca_file": b"".join(each.pem for each in trusted)}
+    for name, text in files.items():
+        (folder / name).write_bytes(text)
+    return {name: str(folder / name) for name in files}
+
+
+def test_only_workers_with_a_certificate_connect(tmp_path: Path) -> None:
+    ours, others = Authority("ours"), Authority("others")
+    port = free_port()
+    where = "localhost"
+
+    def secured(config: Object) -> None:
+        files = certificates(tmp_path / "server", ours, ours)
+        tls = {"client_ca_file": files.pop("ca_file"), **files}
+        listener = {"http": {"socket_address": f"127.0.0.1:{port}", "tls": tls}}
+        api = config["servers"][1]["services"].pop("worker_api")
+        config["servers"].append({"name": "workers", "listener": listener, "services": {"worker_api": api}})
+        put(f"{WORKER}.worker_api_endpoint", endpoint(certificates(tmp_path / "client", ours, ours)))(config)
+
+    def endpoint(tls: Object) -> Object:
+        return {"uri": f"grpcs://{where}:{port}", "tls_config": tls}
+
+    def refused(name: str, its: Object, words: str) -> None:
+        put(f"{WORKER}.worker_api_endpoint", its)(farm.config)
+        farm.start_worker(name, workers=1)
+        until(f"{name} to be refused", lambda: words in farm.said(name), 20, lambda: farm.said(name))
+        farm.has(1)
+
+    with Farm(tmp_path, secured) as farm:
+        refused("plain", {"uri": f"grpc://{where}:{port}"}, "reconnecting")
+        refused("unnamed", endpoint({"ca_file": str(tmp_path / "client/ca_file")}), "certificate required")
+        refused("trusting", endpoint(certificates(tmp_path / "trusting", ours, others)), "unknown authority")
+        refused("incomplete", {"uri": f"grpcs://{where}:{port}"}, "no TLS configuration was provided")
+        refused("other", endpoint(certificates(tmp_path / "other", others, ours)), "reconnecting")
+        # A worker reads its files whenever it connects, and a server reads them at its start only.
+        certificates(tmp_path / "server", others, others)
+        certificates(tmp_path / "other", ours, ours)
+        farm.has(2)
+
+
+def test_a_result_that_is_not_cached_does_not_fail_its_action(tmp_path: Path) -> None:
+    nowhere = put("stores.1", {"name": "AC", "grpc": grpc_to(f"grpc://127.0.0.1:{free_port()}", "ac")})
+    with Farm(tmp_path, nowhere) as farm:
+        assert farm.runs("--platform", "cpu_count=1")["outcome"] == "ok"
+        assert farm.told("Error saving action in store") != []
 
 
 def test_rust_log_sets_the_level(tmp_path: Path) -> None:

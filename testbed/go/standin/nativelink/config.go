@@ -56,7 +56,7 @@ type workerConfig struct {
 	Name     expanded
 	Endpoint struct {
 		URI expanded
-		TLS *struct{} `json:"tls_config"`
+		TLS *clientTLS `json:"tls_config"`
 	} `json:"worker_api_endpoint"`
 	CAS    string `json:"cas_fast_slow_store"`
 	Upload struct {
@@ -71,6 +71,14 @@ type workerConfig struct {
 	Entrypoint   expanded                             `json:"entrypoint"`
 	Properties   map[string]struct{ Values []string } `json:"platform_properties"`
 	Environment  map[string]struct{ Value *expanded } `json:"additional_environment"`
+}
+
+// clientTLS is the TLS of an endpoint.
+type clientTLS struct {
+	CA          expanded `json:"ca_file"`
+	Certificate expanded `json:"cert_file"`
+	Key         expanded `json:"key_file"`
+	NativeRoots bool     `json:"use_native_roots"`
 }
 
 type instance struct {
@@ -88,9 +96,10 @@ type serverConfig struct {
 		HTTP struct {
 			SocketAddress expanded `json:"socket_address"`
 			TLS           *struct {
-				CertFile expanded `json:"cert_file"`
-				KeyFile  expanded `json:"key_file"`
-				ClientCA string   `json:"client_ca_file"`
+				CertFile  expanded `json:"cert_file"`
+				KeyFile   expanded `json:"key_file"`
+				ClientCA  expanded `json:"client_ca_file"`
+				ClientCRL string   `json:"client_crl_file"`
 			}
 		}
 	}

@@ -167,8 +167,6 @@ func (n *node) state(answer http.ResponseWriter, asked *http.Request) {
 	http.NotFound(answer, asked)
 }
 
-var errNoClientTLS = errors.New("the stand-in has TLS of listeners only: no client_ca_file and no tls_config")
-
 // serve starts a server, which listens when serve returns. Later failures go to the channel failed.
 func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error {
 	settings := wanted.Listener.HTTP
@@ -185,14 +183,20 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100_000}, // each action that a client waits for is a stream
 	}
 	if settings.TLS != nil {
-		if settings.TLS.ClientCA != "" {
-			return errNoClientTLS
+		if settings.TLS.ClientCRL != "" {
+			return errors.New("the stand-in has no client_crl_file")
 		}
 		certificate, err := tls.LoadX509KeyPair(string(settings.TLS.CertFile), string(settings.TLS.KeyFile))
 		if err != nil {
 			return fmt.Errorf("Could not open cert file %s: %w", settings.TLS.CertFile, err) //nolint:staticcheck // the original's words
 		}
 		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		if authority := string(settings.TLS.ClientCA); authority != "" {
+			if server.TLSConfig.ClientCAs, err = reapi.Authorities(authority); err != nil {
+				return fmt.Errorf("Could not open cert file %s: %w", authority, err) //nolint:staticcheck // the same
+			}
+			server.TLSConfig.ClientAuth = tls.RequireAndVerifyClientCert
+		}
 	}
 	listener, err := net.Listen("tcp", address.String())
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -298,7 +302,7 @@ func start(settings config, old bool, failed chan<- error) error {
 			return err
 		}
 		names[worker.name] = true
-		go func() { failed <- worker.serve() }()
+		go worker.serve()
 	}
 	return nil
 }

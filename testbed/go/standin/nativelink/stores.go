@@ -444,7 +444,7 @@ func (named stores) open(spec storeSpec) (store, error) {
 			Type      string `json:"store_type"`
 			Endpoints []struct {
 				Address expanded
-				TLS     *struct{} `json:"tls_config"`
+				TLS     *clientTLS `json:"tls_config"`
 			}
 			Content expanded `json:"content_path"`
 			Temp    expanded `json:"temp_path"`
@@ -503,10 +503,7 @@ func (named stores) open(spec storeSpec) (store, error) {
 			default:
 				return nil, fmt.Errorf("the stand-in takes one endpoint in a grpc store, not %d", len(wanted.Endpoints))
 			}
-			if wanted.Endpoints[0].TLS != nil {
-				return nil, errNoClientTLS
-			}
-			connection, err := reapi.Dial(string(wanted.Endpoints[0].Address))
+			connection, err := dial(string(wanted.Endpoints[0].Address), wanted.Endpoints[0].TLS)
 			if wanted.Type == "ac" {
 				return results{reapi.NewResults(connection, wanted.Instance)}, err
 			}

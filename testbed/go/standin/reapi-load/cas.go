@@ -45,7 +45,7 @@ func cas(arguments []string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
-	settings, err := trust(*authority, "", "")
+	settings, err := reapi.Trust(*authority, "", "")
 	if err != nil {
 		return err
 	}

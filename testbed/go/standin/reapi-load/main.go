@@ -16,8 +16,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -334,30 +332,6 @@ func seconds(at *timestamppb.Timestamp) float64 {
 	return float64(at.AsTime().UnixMicro()) / 1e6
 }
 
-// trust reads the settings of TLS from files: the CA to trust (by default those of the system), and the client's own
-// certificate and key.
-func trust(authority, certificate, key string) (*tls.Config, error) {
-	settings := &tls.Config{}
-	if authority != "" {
-		pem, err := os.ReadFile(authority)
-		if err != nil {
-			return nil, err
-		}
-		settings.RootCAs = x509.NewCertPool()
-		if !settings.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate", authority)
-		}
-	}
-	if certificate != "" {
-		pair, err := tls.LoadX509KeyPair(certificate, key)
-		if err != nil {
-			return nil, err
-		}
-		settings.Certificates = []tls.Certificate{pair}
-	}
-	return settings, nil
-}
-
 func run() error {
 	var platform, environment, files properties
 	var outputs []string
@@ -404,7 +378,7 @@ func run() error {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	settings, err := trust(*authority, *certificate, *key)
+	settings, err := reapi.Trust(*authority, *certificate, *key)
 	if err != nil {
 		return err
 	}

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -50,6 +52,39 @@ func Encode(message proto.Message) (*repb.Digest, []byte) {
 	return Digest(content), content
 }
 
+// Trust reads the settings of TLS from files: the CA to trust (by default those of the system), and the client's own
+// certificate and key.
+func Trust(authority, certificate, key string) (*tls.Config, error) {
+	settings := &tls.Config{}
+	if authority != "" {
+		var err error
+		if settings.RootCAs, err = Authorities(authority); err != nil {
+			return nil, err
+		}
+	}
+	if certificate != "" {
+		pair, err := tls.LoadX509KeyPair(certificate, key)
+		if err != nil {
+			return nil, err
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	return settings, nil
+}
+
+// Authorities reads the CAs of a file.
+func Authorities(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	found := x509.NewCertPool()
+	if !found.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s has no certificate", file)
+	}
+	return found, nil
+}
+
 // Dial prepares a connection to grpc://HOST:PORT, which is made, and made again, when it is needed. The name is looked
 // up each time.
 func Dial(address string) (*grpc.ClientConn, error) { return DialVia(address, "", nil) }
@@ -61,7 +96,7 @@ func DialVia(address, via string, settings *tls.Config) (*grpc.ClientConn, error
 	security := insecure.NewCredentials()
 	switch scheme {
 	case "grpc", "http":
-	case "grpcs":
+	case "grpcs", "https":
 		security = credentials.NewTLS(settings)
 	default:
 		return nil, fmt.Errorf("%s: only grpc://HOST:PORT and grpcs://HOST:PORT are known here", address)

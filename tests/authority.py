@@ -1,4 +1,4 @@
-"""Certificates for tests. They are made for each run, so that Git contains none."""
+"""Certificates for tests and for conformance. They are made for each run, so that Git contains none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _PEM = serialization.Encoding.PEM
 
@@ -23,12 +23,15 @@ class Authority:
         """Return a certificate for these hosts, or for a client, that is valid for some days, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        hosts = hosts or (x509.DNSName(name),)
-        return self._signed(name, key.public_key(), x509.SubjectAlternativeName(hosts), days), private
+        names = x509.SubjectAlternativeName(hosts or (x509.DNSName(name),))
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        return self._signed(name, key.public_key(), names, usage, days=days), private
 
-    def _signed(self, name: str, key: ec.EllipticCurvePublicKey, extension: x509.ExtensionType, days: int = 1) -> bytes:
+    def _signed(
+        self, name: str, key: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType, days: int = 1
+    ) -> bytes:
         now = datetime.datetime.now(datetime.UTC)
-        return (
+        made = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)]))
@@ -36,7 +39,7 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(extension, critical=False)
-            .sign(self._key, hashes.SHA256())
-            .public_bytes(_PEM)
         )
+        for each in extensions:
+            made = made.add_extension(each, critical=isinstance(each, x509.BasicConstraints))
+        return made.sign(self._key, hashes.SHA256()).public_bytes(_PEM)
