@@ -38,7 +38,7 @@ def run(*command: str | Path, cwd: Path, check: bool = True, **environment: str)
 
 
 def install(tarball: Path, target: Path) -> None:
-    """Install the collection without the network; kubernetes.core is in the Python environment."""
+    """Install the collection without the network; what it depends on is in the Python environment."""
     run("ansible-galaxy", "collection", "install", tarball, "--offline", "-p", target, cwd=tarball.parent)
 
 

@@ -111,16 +111,17 @@ def test_the_collection_is_pinned_where_renovate_finds_it(
     site = tmp_path / "farm"
     make(collection, site, f"site_collection_source={source}", f"site_collection_version={version}")
     text = (site / "requirements.yml").read_text()
-    first, second = yaml.safe_load(text)["collections"]
+    first, second, third = yaml.safe_load(text)["collections"]
     assert first == {"name": source, "type": wanted[0], "version": version}
-    assert second["name"] == "kubernetes.core"
+    assert [second["name"], third["name"]] == ["community.crypto", "kubernetes.core"]
     (manager,) = json.loads((site / "renovate.json").read_text())["customManagers"]
     (pattern,) = manager["matchStrings"]
     pattern = pattern.replace("(?<", "(?P<")
     found = [each.group("datasource", "depName", "currentValue") for each in re.finditer(pattern, text)]
     assert found == [
         (wanted[1], wanted[2], version),
-        ("galaxy-collection", "kubernetes.core", second["version"]),
+        ("galaxy-collection", "community.crypto", second["version"]),
+        ("galaxy-collection", "kubernetes.core", third["version"]),
     ]
     variable = "# renovate: datasource=github-releases depName=kedacore/keda\n      keda_version: 2.21.0\n"
     assert re.search(pattern, variable).group("currentValue") == "2.21.0"
