@@ -46,7 +46,8 @@ class CallbackModule(CallbackBase):
         """Collect what the task reports, and why it failed."""
         self._collect(result)
         self._faults.extend(map(str, result.result.get("faults", ())))
-        if not ignore_errors:
+        # A role with no_log reports its failure once more, without the secrets.
+        if not ignore_errors and "censored" not in result.result:
             self._add(result.host.name, "failed", [_failure(result)])
 
     def v2_runner_on_unreachable(self, result: CallbackTaskResult) -> None:
