@@ -19,7 +19,13 @@ _SCHEMA_HAS = (
     rules.images_without_tag,
     kubernetes.image_tags,
 )
-_ABSENT = (rules.gitops, rules.gitops_credentials, rules.existing_argocd, rules.storage_classes)
+_ABSENT = (
+    rules.gitops,
+    rules.gitops_credentials,
+    rules.existing_argocd,
+    rules.storage_classes,
+    rules.worker_certificates,
+)
 RULES = tuple(rule for rule in (*rules.RULES, *kubernetes.RULES) if rule not in (*_SCHEMA_HAS, *_ABSENT))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ("preflight", "storage_classes", "keda", "ingress", "node_agent", "nativelink", "gitops")
+ROLES = ("preflight", "storage_classes", "keda", "ingress", "node_agent", "worker_certificates", "nativelink", "gitops")
 # Variables of earlier releases, and their names now.
 RENAMED = {
     "low_latency_enabled": "node_agent_low_latency",

@@ -23,10 +23,11 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """A run's exit status, and its tasks' names and results in their order."""
+    """A run's exit status, its tasks' names and results in their order, and all that it printed."""
 
     status: int
     tasks: list[tuple[str, Object]]
+    output: str
 
     @property
     def changed(self) -> list[str]:
@@ -34,8 +35,8 @@ class Run:
 
     @property
     def message(self) -> str:
-        """Return the message of the failed task."""
-        return next((str(result.get("msg")) for _, result in self.tasks if result.get("failed")), "")
+        """Return the message of the failed task that shows one."""
+        return next((str(result["msg"]) for _, result in self.tasks if result.get("failed") and "msg" in result), "")
 
     @property
     def summary(self) -> dict[str, list[str]]:
@@ -112,7 +113,7 @@ def play(variables: Object, tmp_path_factory: pytest.TempPathFactory) -> Play:
             for each in answer["plays"][0]["tasks"]
             if CLUSTER in each["hosts"]
         ]
-        return Run(done.status, results)
+        return Run(done.status, results, done.output)
 
     return run
 

@@ -288,6 +288,8 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*secret_name", secret_name),
     ("nativelink_mutual_tls_expires", day),
     ("nativelink_mutual_tls_issuer", dns_name),
+    ("worker_certificates_ca", dns_label),
+    ("worker_certificates_trusted.", dns_label),
     ("nativelink_image_pull_secrets.", dns_name),
     ("nativelink_metrics_namespaces.", dns_label),
     ("storage_classes_list..name", dns_name),

@@ -473,6 +473,27 @@ def namespaces(values: Values) -> Findings:
         yield "node_agent_namespace", f"is {values['node_agent_namespace']}, which {owner} uses", remedy
 
 
+def worker_certificates(values: Values) -> Findings:
+    """The Secrets that are made have a name, another one than their CA, and one maker."""
+    if not values["worker_certificates_create"]:
+        return
+    secret = values["nativelink_mutual_tls_secret"]
+    if not secret:
+        yield (
+            "worker_certificates_create",
+            "is true, but nativelink_mutual_tls_secret is empty",
+            "write the name of the Secrets there, or set worker_certificates_create to false",
+        )
+    elif secret in (values["worker_certificates_ca"], *values["worker_certificates_trusted"]):
+        yield "nativelink_mutual_tls_secret", f"is {secret}, which is also the Secret of a CA", "rename one of the two"
+    if values["nativelink_mutual_tls_issuer"]:
+        yield (
+            "worker_certificates_create",
+            "is true, but cert-manager makes the Secrets (nativelink_mutual_tls_issuer)",
+            "set it to false, or remove nativelink_mutual_tls_issuer",
+        )
+
+
 def cas_storage_class(values: Values) -> Findings:
     """The StorageClass of the CAS volumes is set, and is never a cluster's default."""
     if not values["nativelink_cas_storage_class"] and not values["storage_classes_list"]:
@@ -558,6 +579,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     gitops_credentials,
     existing_argocd,
     namespaces,
+    worker_certificates,
     cas_storage_class,
     storage_classes,
     images_without_tag,

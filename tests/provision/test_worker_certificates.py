@@ -1,0 +1,229 @@
+"""The role worker_certificates on a real API server, in this order: what it makes, keeps and reports."""
+
+from __future__ import annotations
+
+import base64
+import re
+from datetime import UTC, datetime
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from testbed.cluster import Cluster
+
+from .conftest import Live, Object, Play
+
+SERVERS, WORKERS = "nativelink", "nativelink-workers"
+HOSTS = ("nativelink-cas-0.nativelink-cas-headless.nativelink.svc", "nativelink-scheduler-workers.nativelink.svc")
+DAY = "2031-02-03"
+NAMED: Object = {
+    "nativelink_namespace": SERVERS,
+    "nativelink_workers_namespace": WORKERS,
+    "nativelink_mutual_tls_secret": "tls-1",
+    "nativelink_mutual_tls_expires": DAY,
+}
+MADE: Object = NAMED | {"worker_certificates_create": True}
+APPLIED = "worker_certificates : Apply the Secret"
+
+
+def content(live: Live, name: str, namespace: str = SERVERS) -> dict[str, bytes]:
+    """Return the decoded content of a Secret, and check that it is of TLS and immutable."""
+    secret = live("secret", name, namespace)
+    assert (secret["type"], secret["immutable"]) == ("kubernetes.io/tls", True)
+    return {key: base64.b64decode(value) for key, value in secret["data"].items()}
+
+
+def secrets(live: Live, namespace: str) -> list[Object]:
+    return live("secret", namespace=namespace).get("items", [])
+
+
+def certificate(live: Live, name: str, namespace: str = SERVERS) -> x509.Certificate:
+    (found,) = x509.load_pem_x509_certificates(content(live, name, namespace)["tls.crt"])
+    return found
+
+
+def trusts(live: Live, name: str, other: str) -> bool:
+    """Return whether pods with the Secrets `name` accept the certificates of those with `other`."""
+
+    def verifier(namespace: str) -> PolicyBuilder:
+        bundle = x509.load_pem_x509_certificates(content(live, name, namespace)["ca.crt"])
+        return PolicyBuilder().store(Store(bundle)).time(datetime.now(UTC))
+
+    try:
+        for host in (
+            "nativelink-cas-0.nativelink-cas-headless.nativelink.svc",
+            "nativelink-scheduler-workers.nativelink.svc",
+        ):
+            verifier(WORKERS).build_server_verifier(x509.DNSName(host)).verify(certificate(live, other), [])
+        verifier(SERVERS).build_client_verifier().verify(certificate(live, other, WORKERS), [])
+    except VerificationError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module", autouse=True)
+def namespaces(play: Play) -> None:
+    """Check a run on a cluster without the namespaces, then make them."""
+    everything = ["nativelink/provision", "worker_certificates"]
+    run = play(everything, "--check", "--diff", **MADE)
+    assert run.status == 0, run.message
+    assert [name for name in run.changed if "worker_certificates" in name] == [APPLIED] * 3
+    assert play(["nativelink/provision"]).status == 0
+
+
+def test_it_is_off_by_default(play: Play, live: Live) -> None:
+    run = play(["worker_certificates"], **NAMED)
+    assert (run.status, run.changed, run.summary) == (0, [], {})
+    assert [secrets(live, space) for space in (SERVERS, WORKERS)] == [[], []]
+
+
+def test_check_mode_makes_nothing(play: Play, live: Live) -> None:
+    run = play(["worker_certificates"], "--check", "--diff", **MADE)
+    assert run.status == 0, run.message
+    assert run.summary["provisioned"] == [
+        "Secret nativelink/nativelink-ca: would be made",
+        "Secret nativelink/tls-1: would be made",
+        "Secret nativelink-workers/tls-1: would be made",
+    ]
+    assert [secrets(live, space) for space in (SERVERS, WORKERS)] == [[], []]
+
+
+def test_it_makes_a_ca_and_two_secrets(play: Play) -> None:
+    run = play(["worker_certificates"], **MADE)
+    assert run.status == 0, run.message
+    assert run.summary["provisioned"] == [
+        "Secret nativelink/nativelink-ca: made",
+        "Secret nativelink/tls-1: made",
+        "Secret nativelink-workers/tls-1: made",
+    ]
+
+
+def test_the_ca_signs_certificates_and_nothing_else(live: Live) -> None:
+    assert set(content(live, "nativelink-ca")) == {"tls.crt", "tls.key"}
+    made = certificate(live, "nativelink-ca")
+    made.verify_directly_issued_by(made)
+    constraints = made.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (constraints.critical, constraints.value) == (True, x509.BasicConstraints(ca=True, path_length=0))
+    usage = made.extensions.get_extension_for_class(x509.KeyUsage)
+    assert (usage.critical, usage.value.key_cert_sign, usage.value.digital_signature) == (True, True, False)
+    assert 3640 < (made.not_valid_after_utc - datetime.now(UTC)).days < 3651
+
+
+@pytest.mark.parametrize(
+    ("namespace", "purpose", "names"),
+    [
+        (
+            SERVERS,
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            ["*.nativelink-cas-headless.nativelink.svc", "nativelink-scheduler-workers.nativelink.svc"],
+        ),
+        (WORKERS, ExtendedKeyUsageOID.CLIENT_AUTH, ["nativelink-worker"]),
+    ],
+)
+def test_the_certificates(live: Live, namespace: str, purpose: x509.ObjectIdentifier, names: list[str]) -> None:
+    found = content(live, "tls-1", namespace)
+    assert set(found) == {"tls.crt", "tls.key", "ca.crt"}
+    assert x509.load_pem_x509_certificates(found["ca.crt"]) == [certificate(live, "nativelink-ca")]
+    key = load_pem_private_key(found["tls.key"], None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    assert isinstance(key.curve, ec.SECP256R1)
+
+    made = certificate(live, "tls-1", namespace)
+    assert made.version is x509.Version.v3
+    assert made.public_key() == key.public_key()
+    assert made.not_valid_after_utc == datetime(2031, 2, 3, 23, 59, 59, tzinfo=UTC)
+    values = {type(each.value): each.value for each in made.extensions}
+    assert values[x509.SubjectAlternativeName].get_values_for_type(x509.DNSName) == names
+    assert list(values[x509.ExtendedKeyUsage]) == [purpose]
+    assert values[x509.BasicConstraints] == x509.BasicConstraints(ca=False, path_length=None)
+    assert (values[x509.KeyUsage].digital_signature, values[x509.KeyUsage].key_cert_sign) == (True, False)
+
+
+def test_the_worker_is_named(live: Live) -> None:
+    assert certificate(live, "tls-1", WORKERS).subject.rfc4514_string() == "CN=nativelink-worker"
+
+
+def test_the_second_run_changes_nothing(play: Play, live: Live) -> None:
+    before = [secrets(live, space) for space in (SERVERS, WORKERS)]
+    again = play(["worker_certificates"], **MADE)
+    assert (again.status, again.changed, again.summary) == (0, [], {})
+    assert [secrets(live, space) for space in (SERVERS, WORKERS)] == before
+
+
+def test_an_interrupted_run_is_finished(play: Play, live: Live, dev: Cluster) -> None:
+    kept = live("secret", "tls-1", SERVERS)
+    dev.run("delete", "secret", "tls-1", "-n", WORKERS)
+    run = play(["worker_certificates"], **MADE)
+    assert run.summary == {"provisioned": ["Secret nativelink-workers/tls-1: made"]}
+    assert live("secret", "tls-1", SERVERS) == kept
+    assert trusts(live, "tls-1", "tls-1")
+
+
+def test_no_key_is_printed_or_written_to_a_file(play: Play, live: Live, dev: Cluster) -> None:
+    def again(*arguments: str) -> str:
+        dev.run("delete", "secret", "tls-1", "-n", WORKERS)
+        run = play(["worker_certificates"], "-vvvv", "--diff", *arguments, **MADE)
+        assert run.changed == [APPLIED]
+        return run.output
+
+    output = again()
+    assert "PRIVATE KEY" not in output
+    for name, namespace in (("tls-1", WORKERS), ("nativelink-ca", SERVERS)):
+        key = content(live, name, namespace)["tls.key"]
+        (_, *lines, _) = key.decode().splitlines()
+        assert [line for line in (*lines, base64.b64encode(key).decode()) if line in output] == []
+    # The name of the file with a module and its arguments.
+    assert "AnsiballZ_x509_certificate_pipe.py" not in output
+    assert "AnsiballZ_x509_certificate_pipe.py" in again("-e", "ansible_pipelining=false"), "the counter-run"
+
+
+def test_a_secret_of_the_user_stays(play: Play, live: Live, dev: Cluster) -> None:
+    dev.run("create", "secret", "generic", "mine", "-n", WORKERS, "--from-literal=tls.crt=theirs")
+    run = play(["worker_certificates"], **MADE | {"nativelink_mutual_tls_secret": "mine"})
+    assert run.summary == {"provisioned": ["Secret nativelink/mine: made"]}
+    assert live("secret", "mine", WORKERS)["data"] == {"tls.crt": base64.b64encode(b"theirs").decode()}
+
+
+def test_the_ca_changes_in_three_steps_without_a_loss_of_trust(play: Play, live: Live) -> None:
+    both = ["nativelink-ca", "nativelink-ca-2"]
+    steps: list[Object] = [
+        {"worker_certificates_trusted": both},
+        {"worker_certificates_trusted": both, "worker_certificates_ca": "nativelink-ca-2"},
+        {"worker_certificates_ca": "nativelink-ca-2"},
+    ]
+    for number, step in enumerate(steps, 2):
+        run = play(["worker_certificates"], **MADE | step | {"nativelink_mutual_tls_secret": f"tls-{number}"})
+        assert run.status == 0, run.message
+    names = ["tls-1", "tls-2", "tls-3", "tls-4"]
+    pairs = [(one, other) for one in names for other in names if trusts(live, one, other)]
+    assert pairs == [
+        ("tls-1", "tls-1"),
+        ("tls-1", "tls-2"),
+        ("tls-2", "tls-1"),
+        ("tls-2", "tls-2"),
+        ("tls-2", "tls-3"),
+        ("tls-2", "tls-4"),
+        ("tls-3", "tls-1"),
+        ("tls-3", "tls-2"),
+        ("tls-3", "tls-3"),
+        ("tls-3", "tls-4"),
+        ("tls-4", "tls-3"),
+        ("tls-4", "tls-4"),
+    ]
+
+
+def test_a_failure_is_reported_though_results_are_hidden(play: Play) -> None:
+    lost = {"nativelink_mutual_tls_secret": "lost", "nativelink_workers_namespace": "nowhere"}
+    run = play(["worker_certificates"], **MADE | lost)
+    assert run.status == 2
+    message = (
+        'worker_certificates_create: Apply the Secret: Secret nowhere/lost: namespaces "nowhere" not found; let the '
+        "user of cluster_context make Secrets there, or set worker_certificates_create to false"
+    )
+    assert run.message == f"dev: {message}"
+    (summary,) = re.findall(r"^  failed .*(?:\n {3}.*)*", run.output, re.MULTILINE)
+    assert summary == f"  failed       {message}"
