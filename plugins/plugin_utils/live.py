@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64decode
+from datetime import UTC, date, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
+
+from cryptography.x509 import load_pem_x509_certificate
 
 from .api import Api, ApiError, Object, RefusedError, server_of
 from .context import node_selector_of
@@ -70,6 +74,7 @@ def _questions(values: Values, timeout: float, notices: list[str]) -> Findings:
     yield from _storage_classes(api, values)
     if values["nativelink_worker_user_namespaces"]:
         yield from _user_namespaces(api, values, notices)
+    yield from _certificates(api, values)
     if not _may_create_namespaces(api):
         for name in namespaces(values):
             yield from _namespace(api, name, values[name])
@@ -125,6 +130,43 @@ def _supports_user_namespaces(node: Object) -> list[bool]:
     """Whether the default container runtime of a node supports them; empty if the node does not say."""
     handlers = [handler for handler in node["status"].get("runtimeHandlers", ()) if not handler.get("name")]
     return [handler.get("features", {}).get("userNamespaces", False) for handler in handlers]
+
+
+def _certificates(api: Api, values: Values) -> Findings:
+    """Check that the certificates of mutual TLS, where they exist, last as long as the alert about them expects."""
+    secret, made = values["nativelink_mutual_tls_secret"], values["worker_certificates_create"]
+    if not secret:
+        return
+    day = date.fromisoformat(values["nativelink_mutual_tls_expires"])
+    if made and day < datetime.now(UTC).date():
+        remedy = "write a later day, and name new Secrets in nativelink_mutual_tls_secret"
+        yield "nativelink_mutual_tls_expires", f"is {day}, which has passed", remedy
+    ours, workers = values["nativelink_namespace"], values["nativelink_workers_namespace"]
+    named = [("nativelink_mutual_tls_secret", namespace, secret) for namespace in (ours, workers)]
+    if made:
+        named.append(("worker_certificates_ca", ours, values["worker_certificates_ca"]))
+    for variable, namespace, name in named:
+        try:
+            found = api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        except RefusedError:
+            if made:
+                problem = f"this user may not read the Secret {namespace}/{name}"
+                remedy = "let the user of cluster_context read and make Secrets, or set this to false"
+                yield "worker_certificates_create", problem, remedy
+            continue
+        if not found:
+            continue  # it is made later, or reported as missing
+        data = found.get("data") or {}
+        try:
+            end = load_pem_x509_certificate(b64decode(data["tls.crt"])).not_valid_after_utc.date()
+        except (KeyError, ValueError):
+            end = None
+        if not end or "tls.key" not in data:
+            problem = f"the Secret {namespace}/{name} has no certificate or no key (tls.crt, tls.key)"
+            yield variable, problem, "add it, or name another Secret"
+        elif end < day:
+            problem = f"is {day}, but the certificate of the Secret {namespace}/{name} ends on {end}"
+            yield "nativelink_mutual_tls_expires", problem, f"write {end}, or name a new Secret in {variable}"
 
 
 def _namespace(api: Api, variable: str, namespace: str) -> Findings:

@@ -34,6 +34,8 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
         "nativelink_workers_namespace": "nativelink-workers",
         "node_agent_guard": False,
         "node_agent_namespace": "nativelink-node-agent",
+        "nativelink_mutual_tls_secret": "",
+        "worker_certificates_create": False,
         "nativelink_cas_storage_class": "",
         "nativelink_redis_storage_class": "",
         "nativelink_redis_provider": "bundled",

@@ -31,9 +31,9 @@ APPLIED = "worker_certificates : Apply the Secret"
 
 
 def content(live: Live, name: str, namespace: str = SERVERS) -> dict[str, bytes]:
-    """Return the decoded content of a Secret, and check that it is of TLS and immutable."""
+    """Return the decoded content of a Secret, and check its type."""
     secret = live("secret", name, namespace)
-    assert (secret["type"], secret["immutable"]) == ("kubernetes.io/tls", True)
+    assert secret["type"] == "kubernetes.io/tls"
     return {key: base64.b64decode(value) for key, value in secret["data"].items()}
 
 
@@ -188,6 +188,20 @@ def test_a_secret_of_the_user_stays(play: Play, live: Live, dev: Cluster) -> Non
     assert live("secret", "mine", WORKERS)["data"] == {"tls.crt": base64.b64encode(b"theirs").decode()}
 
 
+def test_another_run_at_the_same_time_does_not_overwrite(play: Play, live: Live) -> None:
+    def applied(name: str, key: str, immutable: bool) -> str:
+        metadata = {"name": name, "namespace": SERVERS}
+        kind = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "immutable": immutable}
+        secret = {**kind, "metadata": metadata, "stringData": {"tls.crt": "", "tls.key": key}}
+        return play(
+            [{"nativelink.gitops.apply_objects": {"objects": [secret], "variable": "a", "way_out": "b"}}]
+        ).message
+
+    assert "field is immutable when `immutable` is set" in applied("tls-1", "another", True)
+    assert [applied("mutable", key, False) for key in ("one", "another")] == ["", ""], "the counter-run"
+    assert content(live, "mutable")["tls.key"] == b"another"
+
+
 def test_the_ca_changes_in_three_steps_without_a_loss_of_trust(play: Play, live: Live) -> None:
     both = ["nativelink-ca", "nativelink-ca-2"]
     steps: list[Object] = [
@@ -216,13 +230,79 @@ def test_the_ca_changes_in_three_steps_without_a_loss_of_trust(play: Play, live:
     ]
 
 
+# The live check
+
+
+def test_a_certificate_that_ends_too_early_is_an_error(play: Play) -> None:
+    assert play(["preflight/live"], **MADE).status == 0
+    run = play(["preflight/live"], **MADE | {"nativelink_mutual_tls_expires": "2031-02-04"})
+    assert run.status == 2
+    assert run.message.splitlines() == [
+        f"dev: nativelink_mutual_tls_expires: is 2031-02-04, but the certificate of the Secret {secret} ends on "
+        "2031-02-03; write 2031-02-03, or name a new Secret in nativelink_mutual_tls_secret"
+        for secret in ("nativelink-workers/tls-1", "nativelink/tls-1")
+    ]
+
+
+def test_a_ca_that_ends_too_early_is_an_error(play: Play, live: Live) -> None:
+    end = certificate(live, "nativelink-ca").not_valid_after_utc.date()
+    late = MADE | {"nativelink_mutual_tls_secret": "new", "nativelink_mutual_tls_expires": "2099-01-01"}
+    run = play(["preflight/live"], **late)
+    assert run.message == (
+        "dev: nativelink_mutual_tls_expires: is 2099-01-01, but the certificate of the Secret nativelink/nativelink-ca "
+        f"ends on {end}; write {end}, or name a new Secret in worker_certificates_ca"
+    )
+    assert play(["preflight/live"], **late | {"worker_certificates_create": False}).status == 0
+
+
+def test_a_secret_without_a_certificate_is_an_error(play: Play) -> None:
+    run = play(["preflight/live"], **MADE | {"nativelink_mutual_tls_secret": "mine"})
+    assert run.message == (
+        "dev: nativelink_mutual_tls_secret: the Secret nativelink-workers/mine has no certificate or no key "
+        "(tls.crt, tls.key); add it, or name another Secret"
+    )
+
+
+def test_no_certificate_is_made_that_has_ended(play: Play) -> None:
+    past = MADE | {"nativelink_mutual_tls_secret": "new", "nativelink_mutual_tls_expires": "2020-01-01"}
+    run = play(["preflight/live"], **past)
+    assert run.message == (
+        "dev: nativelink_mutual_tls_expires: is 2020-01-01, which has passed; "
+        "write a later day, and name new Secrets in nativelink_mutual_tls_secret"
+    )
+    assert play(["preflight/live"], **past | {"worker_certificates_create": False}).status == 0
+
+
+@pytest.fixture(scope="module")
+def viewer(dev: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Object:
+    """Return the variables of a user who may read much, but no Secrets."""
+    dev.run("create", "clusterrolebinding", "viewer", "--clusterrole=view", "--serviceaccount=default:default")
+    token = dev.run("create", "token", "default", "--namespace", "default").strip()
+    file = dev.kubeconfig_of(token, tmp_path_factory.mktemp("viewer") / "kubeconfig")
+    return {"cluster_kubeconfig": str(file), "node_agent_guard": False}
+
+
+def test_a_user_who_may_not_read_secrets(play: Play, viewer: Object) -> None:
+    late = NAMED | {"nativelink_mutual_tls_expires": "2099-01-01"}
+    assert "ends on" in play(["preflight/live"], **late).message, "the counter-run"
+    run = play(["preflight/live"], **late | viewer)
+    assert run.status == 0, run.message
+
+    run = play(["preflight/live"], **MADE | viewer)
+    assert run.message.splitlines() == [
+        f"dev: worker_certificates_create: this user may not read the Secret {secret}; "
+        "let the user of cluster_context read and make Secrets, or set this to false"
+        for secret in ("nativelink-workers/tls-1", "nativelink/nativelink-ca", "nativelink/tls-1")
+    ]
+
+
 def test_a_failure_is_reported_though_results_are_hidden(play: Play) -> None:
     lost = {"nativelink_mutual_tls_secret": "lost", "nativelink_workers_namespace": "nowhere"}
     run = play(["worker_certificates"], **MADE | lost)
     assert run.status == 2
     message = (
-        'worker_certificates_create: Apply the Secret: Secret nowhere/lost: namespaces "nowhere" not found; let the '
-        "user of cluster_context make Secrets there, or set worker_certificates_create to false"
+        'worker_certificates_create: Apply the Secret: Secret nowhere/lost: namespaces "nowhere" not found; run '
+        "provision without --tags first, or let the user of cluster_context make Secrets there"
     )
     assert run.message == f"dev: {message}"
     (summary,) = re.findall(r"^  failed .*(?:\n {3}.*)*", run.output, re.MULTILINE)
