@@ -47,6 +47,7 @@ ALLOWED = "nativelink_allow_changes"
 CONSTANTS = {
     "keda_install": "existing",
     "storage_classes_list": [],
+    "worker_certificates_create": False,
     "node_agent_namespace": specs.defaults()["node_agent_namespace"],
 }
 # Where the description of the variable says what the bootstrap does.

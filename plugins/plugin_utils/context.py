@@ -461,7 +461,8 @@ def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     ours, workers = known["nativelink_namespace"], known["nativelink_workers_namespace"]
     edge = known["nativelink_edge"] != "none"
     redis = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "existing"
-    mutual_tls = "" if known["nativelink_mutual_tls_issuer"] else known["nativelink_mutual_tls_secret"]
+    made = known["nativelink_mutual_tls_issuer"] or known["worker_certificates_create"]
+    mutual_tls = "" if made else known["nativelink_mutual_tls_secret"]
     wanted = [
         (ours, known["nativelink_edge_tls_secret"] if edge else "", "the certificate of the edge"),
         (ours, known["nativelink_edge_client_ca_secret"] if edge else "", "the CA of the clients"),

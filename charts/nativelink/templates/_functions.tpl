@@ -1482,6 +1482,7 @@
 {{- $frame := . -}}
 {{- $known := index .args 0 -}}
 {{- $edge := "" -}}
+{{- $made := "" -}}
 {{- $mutual_tls := "" -}}
 {{- $ours := "" -}}
 {{- $redis := "" -}}
@@ -1493,8 +1494,9 @@
 {{- $workers = $t2 -}}
 {{- $edge = (ne $known.nativelink_edge "none") -}}
 {{- $redis = (and (eq $known.nativelink_scheduler_backend "redis") (eq $known.nativelink_redis_provider "existing")) -}}
+{{- $made = (or $known.nativelink_mutual_tls_issuer $known.worker_certificates_create) -}}
 {{- $t3 := "" -}}
-{{- if $known.nativelink_mutual_tls_issuer -}}
+{{- if $made -}}
   {{- $t3 = "" -}}
 {{- else -}}
   {{- $t3 = $known.nativelink_mutual_tls_secret -}}

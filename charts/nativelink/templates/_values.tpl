@@ -6,6 +6,7 @@
 {{- $_ := set $values "nativelink_namespace" $root.Release.Namespace -}}
 {{- $_ := set $values "keda_install" "existing" -}}
 {{- $_ := set $values "storage_classes_list" list -}}
+{{- $_ := set $values "worker_certificates_create" false -}}
 {{- $_ := set $values "node_agent_namespace" "nativelink-node-agent" -}}
 {{- $_ := set $values "keda_namespace" $root.Values.keda.namespace -}}
 {{- $_ := set $values "ingress_provider" $root.Values.ingress.provider -}}
