@@ -19,8 +19,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import P
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
 
-from conformance import attacks, namespaces, table
-from conformance.farm import CPUS, Drained, Farm, await_running, cas_stores, pool, running
+from conformance import attacks, mutual_tls, namespaces, table
+from conformance.farm import CPUS, Drained, Farm, await_running, cas_stores, pool, running, succeeded
 from conformance.plan import Plan
 from conformance.pods import Network, Pod, PodEnded
 from conformance.subject import Subject
@@ -72,7 +72,7 @@ def takes_unknown_properties(farm: Farm, bazel: Bazel) -> str:
     platform = {**_POOL, "color": "blue"}
     with running(farm.client("--seconds=0-0", "--timeout=20", platform=platform)) as client:
         time.sleep(2)
-        _ok(farm.load("--actions=4", "--seconds=0-0", f"--timeout={_PATIENCE}", platform=_POOL))
+        succeeded(farm.load("--actions=4", "--seconds=0-0", f"--timeout={_PATIENCE}", platform=_POOL))
         said, _ = client.communicate(timeout=_PATIENCE)
     (outcome,) = json.loads(said)["actions"]
     if "DeadlineExceeded" not in outcome["outcome"]:
@@ -114,7 +114,7 @@ def shares_slots(farm: Farm) -> str:
 
 
 def _at_once(farm: Farm, platform: dict[str, str]) -> int:
-    report = _ok(farm.load("--actions=6", "--seconds=3-3", f"--timeout={_PATIENCE}", platform=platform))
+    report = succeeded(farm.load("--actions=6", "--seconds=3-3", f"--timeout={_PATIENCE}", platform=platform))
     moments = [(each["began"], 1) for each in report] + [(each["ended"], -1) for each in report]
     if not all(at for at, _ in moments):
         raise ClusterError("the results do not say when the actions ran")
@@ -125,21 +125,11 @@ def _at_once(farm: Farm, platform: dict[str, str]) -> int:
     return most
 
 
-def _ok(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the actions of a report. ClusterError if one failed."""
-    if report["failed"]:
-        worst = next(each for each in report["actions"] if each["outcome"] != "ok")
-        raise ClusterError(
-            f"{report['failed']} of {len(report['actions'])} actions failed, one of them with: {worst['outcome']}"
-        )
-    return list(report["actions"])
-
-
 def answers_again(farm: Farm) -> str:
     """Ask for an action twice, with a client that does not look into the cache."""
     command = farm.recorded("0", salt="again")
     for _ in range(2):
-        _ok(farm.load(*command, f"--timeout={_PATIENCE}", platform=_POOL))
+        succeeded(farm.load(*command, f"--timeout={_PATIENCE}", platform=_POOL))
     if (begun := farm.begun("again")) != {"0": 1}:
         raise ClusterError(f"the action ran {begun['0']} times")
     return "the second Execute was answered from the action cache"
@@ -186,7 +176,7 @@ def drains(farm: Farm) -> str:
             raise ClusterError("the load ended before the last drain began, so the check shows nothing")
         done = [each.result() for each in gone]
         said, _ = client.communicate(timeout=10 * _PATIENCE)
-    again = sum(each["retries"] for each in _ok(json.loads(said)))
+    again = sum(each["retries"] for each in succeeded(json.loads(said)))
     if lost := _twice(farm, salt):
         raise ClusterError(f"{lost} of {actions} actions were begun more than once")
     took = [each.seconds for each in done]
@@ -207,7 +197,7 @@ def loses_without_drain(farm: Farm) -> str:
         until("its actions to begin", lambda: len(farm.begun(salt)) == actions, 30)
         farm.replace("default").terminate()
         said, _ = client.communicate(timeout=2 * _PATIENCE)
-    _ok(json.loads(said))
+    succeeded(json.loads(said))
     if not (lost := _twice(farm, salt)):
         raise ClusterError("no action was lost, so the check of the drains shows nothing")
     return f"{lost} of {actions} actions lost, and begun again"
@@ -242,7 +232,7 @@ def gives_tools_the_environment(farm: Farm) -> str:
 def gives_actions_the_environment(farm: Farm) -> str:
     """Compare the environment of an action that runs alone with the pool's env."""
     command = f"--command={json.dumps(['/reapi-load', 'tool'])}"
-    (action,) = _ok(farm.load(command, "--actions=1", f"--timeout={_PATIENCE}", platform={"pool": "persistent"}))
+    (action,) = succeeded(farm.load(command, "--actions=1", f"--timeout={_PATIENCE}", platform={"pool": "persistent"}))
     return _same_environment({environment for _, _, environment in _TOOL.findall(action["errors"])})
 
 
@@ -254,7 +244,7 @@ def _same_environment(found: set[str]) -> str:
 
 def _served(farm: Farm) -> list[tuple[str, str, str]]:
     """Run three actions one after another. Return the process, the request's number and the environment of each."""
-    report = _ok(_tools(farm, "persistent", "--actions=3", "--concurrency=1", f"--timeout={_PATIENCE}"))
+    report = succeeded(_tools(farm, "persistent", "--actions=3", "--concurrency=1", f"--timeout={_PATIENCE}"))
     found = [_TOOL.search(each["errors"]) for each in report]
     return [match.groups() if match else ("", "", "") for match in found]  # type: ignore[misc]
 
@@ -318,7 +308,7 @@ def reports(farm: Farm) -> str:
     time.sleep(3)  # until the scheduler has exported what it did before
     before, already = total("nativelink_execution_completed_count_total"), hits()
     for _ in range(2):
-        _ok(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={_PATIENCE}", platform=_POOL))
+        succeeded(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={_PATIENCE}", platform=_POOL))
 
     until(f"{len(expected)} pods to report, and 8 hits", done, 4 * REPORT_INTERVAL, lambda: f": {reported()}, {hits()}")
     _recorded(farm)
@@ -376,7 +366,7 @@ def reports_trouble(farm: Farm) -> str:
         frozen.freeze()
         ended.kill()
         said, _ = client.communicate(timeout=2 * _PATIENCE)
-    _ok(json.loads(said))
+    succeeded(json.loads(said))
     frozen.kill()
     shutil.rmtree(farm.cas[0].folder / "volumes" / "data" / "cas" / "temp")
     with suppress(ClusterError):
@@ -424,7 +414,7 @@ BY_TOOLS: dict[str, Callable[[Farm], str]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of farm: variables, checks by their names, and a change of the configurations of CAS and scheduler."""
+    """A kind of farm: variables, checks by their names, and a change of all configurations."""
 
     where: str
     variables: dict[str, Any]
@@ -469,6 +459,11 @@ _REPORTING: dict[str, Any] = {
 }
 _ONE_WORKER: dict[str, Any] = {"nativelink_worker_pools": [pool("default", 1)], "nativelink_worker_isolation": "users"}
 _WRITERS: dict[str, Any] = {"nativelink_writer_peers": [{"namespaceSelector": {}}]}
+_MUTUAL_TLS: dict[str, Any] = {
+    "nativelink_mutual_tls_secret": "mutual-tls",
+    "nativelink_mutual_tls_expires": "2100-01-01",
+    "nativelink_worker_isolation": "users",
+}
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
@@ -485,6 +480,7 @@ KINDS = (
         attacks.AGAINST_NONE,
         attacks.writable_results,
     ),
+    Kind("farm, mutual TLS", {**_MUTUAL_TLS, **_WRITERS}, {}, mutual_tls.BY_CLIENT),
 )
 
 
@@ -505,8 +501,7 @@ def check(plan: Plan, subject: Subject, network: Network) -> Iterator[Row]:
                 yield Row(subject.title, kind.where, "all checks", table.NOT_RUN, namespaces.WITHOUT_USERS)
             else:
                 farm = Farm(subject, tools, network, folder / kind.folder, kind.variables)
-                for pod in (*farm.cas, farm.scheduler):
-                    pod.configure(kind.change)
+                farm.change = kind.change
                 yield from _checked(subject, kind, farm, bazel)
 
 

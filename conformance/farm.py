@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import json5
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from conformance import namespaces, pods
+from conformance.certificates import TRUST
 from conformance.pods import Network, Pod
 from conformance.subject import Subject
 from conformance.tools import LIBRARIES, Tools
@@ -67,7 +68,10 @@ class Drained:
 
 
 class Farm:
-    """The pods of a tree. Actions see the folder ``ledger`` as ``/ledger``."""
+    """The pods of a tree. Actions see the folder ``ledger`` as ``/ledger``.
+
+    Pods start with the certificates of ``trust``, and with what ``change`` makes of their NativeLink configuration.
+    """
 
     def __init__(
         self, subject: Subject, tools: Tools, network: Network, folder: Path, variables: Mapping[str, Any]
@@ -76,7 +80,8 @@ class Farm:
         alone = {} if namespaces.has_users() else {"nativelink_worker_isolation": "none"}
         stated = {**VARIABLES, **alone, "nativelink_version": subject.version, **variables}
         tree = render.tree(values_of("conformance", **stated))
-        self.version = subject.version
+        self.version, self.trust = subject.version, TRUST
+        self.change: Callable[[str], str] = str
         self.tools, self.network, self.ledger = tools, network, folder / "ledger"
         self.ledger.mkdir(parents=True)
         self.ledger.chmod(0o777)  # actions have users of their own
@@ -102,6 +107,8 @@ class Farm:
         return Pod(self.network, name, self.workloads[component], self._extra, LIBRARIES)
 
     def _start(self, pod: Pod) -> None:
+        pod.trust = self.trust
+        pod.configure(self.change)
         pod.hosts(pods.hosts(self._services, self._serving, pod, next(self._numbers)))
         pod.start()
 
@@ -215,10 +222,26 @@ class Farm:
         worker.terminate()
         return Drained(running, took)
 
+    def restart(self, pod: Pod) -> None:
+        """Restart a CAS pod or the scheduler."""
+        pod.terminate()
+        self._start(pod)
+        pod.await_ready()
+
     def replace(self, pool: str) -> Pod:
         """Start one more worker of a pool, and return the first one, which runs until it is drained or ended."""
         self.add_workers(pool)
         return self.workers[pool].pop(0)
+
+
+def succeeded(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the actions of a report. ClusterError if one failed."""
+    if report["failed"]:
+        worst = next(each for each in report["actions"] if each["outcome"] != "ok")
+        raise ClusterError(
+            f"{report['failed']} of {len(report['actions'])} actions failed, one of them with: {worst['outcome']}"
+        )
+    return list(report["actions"])
 
 
 @contextmanager

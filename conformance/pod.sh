@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes a pod's file system in its own mount namespace, and runs a command:
-# pod.sh PRIVILEGES ROOT ETC [SOURCE TARGET]… -- COMMAND…
-# PRIVILEGES is a command that gives some up, or "". ROOT is an empty folder. The files in ETC replace those of the machine's /etc. Programs are the machine's.
+# pod.sh PRIVILEGES ROOT ETC [SOURCE TARGET MODE]… -- COMMAND…
+# PRIVILEGES is a command that gives some up, or "". ROOT is an empty folder. The files in ETC replace those of the machine's
+# /etc. MODE is ro or rw. Programs are the machine's.
 set -eu
 privileges=$1 root=$2 etc=$3
 shift 3
@@ -28,8 +29,8 @@ while [ "$1" != -- ]; do
     mkdir -p "$root${2%/*}"
     touch "$root$2"
   fi
-  mount --bind "$1" "$root$2"
-  shift 2
+  mount -o "bind,$3" "$1" "$root$2"
+  shift 3
 done
 shift
 exec chroot "$root" $privileges "$@"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance import namespaces
+from conformance.certificates import TRUST, Trust
 from conformance.subject import SCHEMA, Subject
 from conformance.tools import STACK, Tools
 from conformance.workloads import COLLECTOR, NATIVELINK, Service, Workload
@@ -82,7 +83,8 @@ def _inside(namespace: str, *lines: str) -> None:
 class Pod:
     """A pod, which can be started, ended, and started again with the same address and volumes.
 
-    ``extra`` maps more paths in the pod to files or folders of this machine.
+    ``extra`` maps more paths in the pod to files or folders of this machine. A pod gets the certificates of ``trust``,
+    if its tree has mutual TLS, whenever it starts.
     """
 
     network: Network
@@ -91,6 +93,7 @@ class Pod:
     extra: Mapping[str, Path]
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    trust: Trust = TRUST
 
     def __post_init__(self) -> None:
         """Make the pod's network and its configuration."""
@@ -108,9 +111,11 @@ class Pod:
                 path.chmod(0o555)
 
     def configure(self, change: Callable[[str], str]) -> None:
-        """Change the NativeLink configuration for the next start."""
-        for path in (self.folder / "volumes").glob("*/*.json5"):
-            path.write_text(change(path.read_text()))
+        """Set the NativeLink configuration of the next start to what a function makes of the tree's."""
+        for volume, files in self.workload.configuration.items():
+            for name, text in files.items():
+                if name.endswith(".json5"):
+                    (self.folder / "volumes" / volume / name).write_text(change(str(text)))
 
     def hosts(self, lines: Iterable[str]) -> None:
         """Set the names that the pod resolves, as lines of /etc/hosts."""
@@ -138,11 +143,16 @@ class Pod:
         for mount in self.workload.mounts:
             volume = self.folder / "volumes" / mount.volume / mount.sub_path
             volume.mkdir(parents=True, exist_ok=True)
-            if not self.process and mount.volume not in self.workload.configuration:
+            if mount.volume in self.workload.secrets:
+                mode = self.workload.secrets[mount.volume]
+                self.trust.write(volume, self.workload.namespace, mode, self.workload.user)
+            elif not self.process and mount.volume not in self.workload.configuration:
                 volume.chmod(0o777)  # as an emptyDir
-            mounts += [str(volume), mount.path]
+            # Without other users the machine may forbid it.
+            read_only = mount.volume in self.workload.secrets and namespaces.has_users()
+            mounts += [str(volume), mount.path, "ro" if read_only else "rw"]
         for path, source in self.extra.items():
-            mounts += [str(source), path]
+            mounts += [str(source), path, "rw"]
         enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "--pid", "--fork"]
         enter += ["--kill-child", "--mount-proc", "sh", str(_SCRIPT), self._privileges]
         folders = [str(self.folder / "root"), str(self.folder / "etc")]

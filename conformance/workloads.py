@@ -36,8 +36,9 @@ class Workload:
     """One of the pods of a StatefulSet or Deployment.
 
     ``environment`` may contain ``$POD_NAME`` and ``$POD_IPS`` for the pod's name and addresses. ``configuration`` has
-    the files of a ConfigMap by volume, as texts or bytes. ``drain`` is the command of the preStop hook, and ``started``
-    that of the startup probe, if there are any. ``user`` and ``capabilities`` are those of the container.
+    the files of a ConfigMap by volume, as texts or bytes, and ``secrets`` the mode of a Secret's files by volume.
+    ``drain`` is the command of the preStop hook, and ``started`` that of the startup probe, if there are any. ``user``
+    and ``capabilities`` are those of the container.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Workload:
     environment: Mapping[str, str]
     mounts: tuple[Mount, ...]
     configuration: Mapping[str, Mapping[str, str | bytes]]
+    secrets: Mapping[str, int]
     ports: tuple[int, ...]
     drain: tuple[str, ...]
     started: tuple[str, ...]
@@ -144,6 +146,11 @@ def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str | bytes]
             Mount(each["name"], each["mountPath"], each.get("subPath", "")) for each in container["volumeMounts"]
         ),
         configuration=configured,
+        secrets={
+            volume["name"]: volume["secret"]["defaultMode"]
+            for volume in template["spec"].get("volumes", ())
+            if "secret" in volume
+        },
         ports=tuple(port["containerPort"] for port in container.get("ports", ())),
         drain=tuple(hook.get("command", ())),
         started=tuple(container.get("startupProbe", {}).get("exec", {}).get("command", ())),

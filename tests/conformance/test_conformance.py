@@ -310,6 +310,7 @@ def test_each_kind_of_farm_has_a_folder_of_its_own() -> None:
         "memory",
         "metrics",
         "metrics-and-Redis",
+        "mutual-TLS",
         "tools",
     ]
 
@@ -329,3 +330,11 @@ def test_all_pods_of_a_farm_of_the_stand_in_report(tmp_path: Path) -> None:
     rows = [line for line in done.stdout.splitlines() if line.startswith(f"{f'{VERSION}*':9} farm, metrics")]
     assert sum("6 pods; nativelink-cas-0 has most series" in row for row in rows) == 2
     assert sum("3 queued actions count at the scheduler's port only" in row for row in rows) == 1
+
+
+@needs_namespaces
+def test_a_farm_of_the_stand_in_asks_for_certificates(tmp_path: Path) -> None:
+    done = run(stand_in(tmp_path / "image.tar"), "--part=farm", "--only=opens ports 50053 and 50061")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"{f'{VERSION}*':9} farm, mutual TLS")]
+    assert sum("a worker's certificate: answers; no certificate: TLS" in row for row in rows) == ISOLATES
