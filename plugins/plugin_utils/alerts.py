@@ -537,7 +537,7 @@ def _mutual_tls(known: Mapping[str, Any]) -> Iterator[Alert]:
         # No process reports when its certificate ends.
         f"vector(time()) > {midnight_of(day)} - 30 * 86400",
         f"The certificates of the workers in {known['nativelink_workers_namespace']} end on {day}",
-        "After that no worker connects to the scheduler, and no result is cached.",
+        "After that no worker connects to the scheduler or to a CAS pod, so builds hang.",
     )
 
 

@@ -547,7 +547,7 @@
 {{- $yielded := list -}}
 {{- $day = $known.nativelink_mutual_tls_expires -}}
 {{- $t1 := dict -}}
-{{- range $t2, $item := list "NativeLinkMutualTLSExpiry" "workers" "warning" (list "mutual tls") "1h" (printf "vector(time()) > %v - 30 * 86400" (include "nativelink.midnight" $day | int64)) (printf "The certificates of the workers in %v end on %v" $known.nativelink_workers_namespace $day) "After that no worker connects to the scheduler, and no result is cached." -}}
+{{- range $t2, $item := list "NativeLinkMutualTLSExpiry" "workers" "warning" (list "mutual tls") "1h" (printf "vector(time()) > %v - 30 * 86400" (include "nativelink.midnight" $day | int64)) (printf "The certificates of the workers in %v end on %v" $known.nativelink_workers_namespace $day) "After that no worker connects to the scheduler or to a CAS pod, so builds hang." -}}
   {{- $_ := set $t1 (index (list "name" "group" "severity" "needs" "wait" "expression" "summary" "description") $t2) $item -}}
 {{- end -}}
 {{- $yielded = append $yielded $t1 -}}
