@@ -46,9 +46,6 @@ func newWorker(settings workerConfig, named stores) (*worker, error) {
 	if !there {
 		return nil, fmt.Errorf("Failed to find store for cas_store_ref in worker config : %s", settings.CAS) //nolint:staticcheck // the original's words
 	}
-	if settings.Endpoint.TLS != nil {
-		return nil, errNoClientTLS
-	}
 	both, is := cas.(fastSlow)
 	if !is {
 		return nil, errors.New("Expected store for LocalWorker's store to be a FastSlowStore") //nolint:staticcheck // the same
@@ -83,14 +80,15 @@ func newWorker(settings workerConfig, named stores) (*worker, error) {
 	return made, errors.Join(os.RemoveAll(made.tools.folder), os.MkdirAll(made.tools.folder, 0o755))
 }
 
-// serve connects to the scheduler, and connects again a second after each connection has ended.
-func (w *worker) serve() error {
-	connection, err := reapi.Dial(string(w.config.Endpoint.URI))
-	if err != nil {
-		return err
-	}
+// serve connects to the scheduler, and connects again a second after each connection has ended. Each time it reads the
+// certificates again.
+func (w *worker) serve() {
 	for {
-		slog.Error("Worker disconnected from scheduler, reconnecting", "err", w.connected(connection))
+		connection, err := dial(string(w.config.Endpoint.URI), w.config.Endpoint.TLS)
+		if err == nil {
+			err = errors.Join(w.connected(connection), connection.Close())
+		}
+		slog.Error("Worker disconnected from scheduler, reconnecting", "err", err)
 		time.Sleep(time.Second)
 	}
 }
@@ -101,7 +99,8 @@ func (w *worker) connected(connection *grpc.ClientConn) error {
 	running := sync.WaitGroup{}
 	defer running.Wait()
 	defer cancel()
-	stream, err := connection.NewStream(ctx, &workersService.Streams[0], workerMethod, grpc.CallContentSubtype("json"))
+	stream, err := connection.NewStream(ctx, &workersService.Streams[0], workerMethod,
+		grpc.CallContentSubtype("json"), grpc.WaitForReady(false))
 	if err != nil {
 		return err
 	}
@@ -172,8 +171,8 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	response := &repb.ExecuteResponse{Result: result, Status: status.Convert(err).Proto()}
 	if err == nil && result.ExitCode == 0 && !action.DoNotCache && w.ac != nil {
 		content, _ := proto.Marshal(result)
-		if lost := w.ac.Put(ctx, digest, content); lost != nil {
-			slog.Error("Error saving action in store", "err", lost)
+		if err := w.ac.Put(ctx, digest, content); err != nil {
+			slog.Error("Error saving action in store", "err", err)
 		}
 	}
 	encoded, _ := proto.Marshal(response)
