@@ -80,7 +80,10 @@ def test_flux_may_change_what_the_tree_holds(kubectl: Kubectl, namespace: str) -
     assert rights["pods"] == "get list watch"
 
 
-@pytest.mark.parametrize("kind", ["secrets", "namespaces", "roles.rbac.authorization.k8s.io", "*.*"])
+# Certificates only with nativelink_mutual_tls_issuer.
+@pytest.mark.parametrize(
+    "kind", ["secrets", "namespaces", "roles.rbac.authorization.k8s.io", "certificates.cert-manager.io", "*.*"]
+)
 def test_flux_has_no_other_permissions(kubectl: Kubectl, kind: str) -> None:
     assert kind not in allowed(kubectl, "nativelink")
 
