@@ -114,17 +114,17 @@ def test_the_ca_signs_certificates_and_nothing_else(live: Live) -> None:
 
 
 @pytest.mark.parametrize(
-    ("namespace", "purpose", "names"),
+    ("namespace", "purposes", "names"),
     [
         (
             SERVERS,
-            ExtendedKeyUsageOID.SERVER_AUTH,
+            [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
             ["*.nativelink-cas-headless.nativelink.svc", "nativelink-scheduler-workers.nativelink.svc"],
         ),
-        (WORKERS, ExtendedKeyUsageOID.CLIENT_AUTH, ["nativelink-worker"]),
+        (WORKERS, [ExtendedKeyUsageOID.CLIENT_AUTH], ["nativelink-worker"]),
     ],
 )
-def test_the_certificates(live: Live, namespace: str, purpose: x509.ObjectIdentifier, names: list[str]) -> None:
+def test_the_certificates(live: Live, namespace: str, purposes: list[x509.ObjectIdentifier], names: list[str]) -> None:
     found = content(live, "tls-1", namespace)
     assert set(found) == {"tls.crt", "tls.key", "ca.crt"}
     assert x509.load_pem_x509_certificates(found["ca.crt"]) == [certificate(live, "nativelink-ca")]
@@ -138,7 +138,7 @@ def test_the_certificates(live: Live, namespace: str, purpose: x509.ObjectIdenti
     assert made.not_valid_after_utc == datetime(2031, 2, 3, 23, 59, 59, tzinfo=UTC)
     values = {type(each.value): each.value for each in made.extensions}
     assert values[x509.SubjectAlternativeName].get_values_for_type(x509.DNSName) == names
-    assert list(values[x509.ExtendedKeyUsage]) == [purpose]
+    assert list(values[x509.ExtendedKeyUsage]) == purposes
     assert values[x509.BasicConstraints] == x509.BasicConstraints(ca=False, path_length=None)
     assert (values[x509.KeyUsage].digital_signature, values[x509.KeyUsage].key_cert_sign) == (True, False)
 
