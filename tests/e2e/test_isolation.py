@@ -5,8 +5,8 @@ agent would get in the way. First the role node_agent, from the first run to the
 client whether the accepted socket has TCP_NODELAY. Pods of several users connect to ports of their own in all ways that
 might get around the guard. A privileged pod lists the programs that are attached to the node's cgroup.
 
-Then a farm with a pool of isolated actions and a pool without isolation. ``conformance/attacks.py`` has the attacks
-that need no node, which a real NativeLink runs.
+Then a farm with mutual TLS, a pool of isolated actions, and a pool without isolation. ``conformance/attacks.py`` has
+the attacks that need no node, which a real NativeLink runs.
 """
 
 from __future__ import annotations
@@ -310,6 +310,8 @@ FARM = {
     "nativelink_metrics": ["scheduler", "cas", "worker"],
     "nativelink_metrics_namespaces": ["monitoring"],
 }
+CERTIFICATES = {"nativelink_mutual_tls_secret": "tls-1", "nativelink_mutual_tls_expires": "2035-12-31"}
+SPACES = {"nativelink_namespace": "farm", "nativelink_workers_namespace": "farm-workers"}
 DEPLOYED = ("scheduler", "collector", "collector-workers")
 REFUSED, CONNECTED, CLOSED = "Operation not permitted", "connected", "timed out"
 
@@ -341,9 +343,23 @@ class Farm:
         """Return by pool whether its worker is ready, and how often the worker has restarted."""
         found = {}
         for pod in json.loads(self.entry.where.run("-n", self.entry.workers, "get", "pods", "-o", "json"))["items"]:
+            if "deletionTimestamp" in pod["metadata"]:
+                continue
             (state,) = pod["status"].get("containerStatuses", [{"ready": False, "restartCount": 0}])
             found[pod["metadata"]["labels"]["nativelink-gitops/pool"]] = (state["ready"], state["restartCount"])
         return found
+
+    def apply(self, **certificates: str) -> None:
+        """Apply the tree with these certificates, which the role makes."""
+        self.entry.apply(POOLS, **FARM, **certificates)
+        self.stage.site.set("site", **SPACES, worker_certificates_create=True, **certificates)
+        self.stage.site.playbook("provision", "--tags", "worker_certificates")
+
+    def await_ready(self) -> None:
+        """Wait for all but the isolated worker."""
+        parts = ("statefulset/nativelink-cas", *(f"deployment/nativelink-{name}" for name in DEPLOYED))
+        self.entry.where.rolled_out("farm", *parts)
+        self.await_worker("open")
 
     def guard(self, *, on: bool) -> None:
         """Let the node agent attach the guard, or remove it."""
@@ -358,13 +374,11 @@ def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Farm:
     """Apply a tree to the node without the guard, and wait for all but the isolated worker."""
     stage.where.load(*(image for name in ("redis", "collector") for image in components.images_of(name)))
     made = Farm(stage, Entry(stage.where, "farm", tmp_path_factory.mktemp("tree")))
-    made.entry.apply(POOLS, **FARM)
+    made.apply(**CERTIFICATES)
     metadata = {"name": "nativelink-redis", "namespace": "farm"}
     password = {"stringData": {"password": "of-a-test"}}
     stage.where.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, **password})
-    parts = ("statefulset/nativelink-cas", *(f"deployment/nativelink-{name}" for name in DEPLOYED))
-    stage.where.rolled_out("farm", *parts)
-    made.await_worker("open")
+    made.await_ready()
     return made
 
 
@@ -443,6 +457,12 @@ def test_a_flood_ends_at_the_collector_of_workers(farm: Farm) -> None:
     assert restarts("collector-workers")[0] <= 1
 
 
+def test_results_are_cached_by_workers_with_certificates(farm: Farm) -> None:
+    once = farm.run("isolated", "date +%s%N")
+    assert once.startswith("ok ")
+    assert farm.run("isolated", "date +%s%N") == once
+
+
 def test_the_first_process_of_the_pod_has_a_user_of_its_own(farm: Farm) -> None:
     """It would end the pod without a drain."""
     for name in ("isolated", "open"):
@@ -481,8 +501,15 @@ def test_without_the_guard_a_running_worker_takes_no_more_actions(farm: Farm) ->
     assert farm.run("isolated", "echo ran again").startswith("ok ran again")
 
 
+def test_a_new_name_renews_the_certificates(farm: Farm) -> None:
+    farm.apply(**{**CERTIFICATES, "nativelink_mutual_tls_secret": "tls-2"})
+    farm.await_ready()
+    farm.await_worker("isolated")
+    assert farm.run("isolated", "echo renewed").startswith("ok renewed")
+
+
 def test_counter_run_without_isolation_an_action_ends_nativelink(farm: Farm) -> None:
     """The scheduler starts the action again, which ends NativeLink again. So this test is the last one."""
-    assert farm.workers()["open"] == (True, 0)
+    restarts = farm.workers()["open"][1]
     farm.run("open", "kill -9 -1", timeout=20)
-    until("the open worker's container to restart", lambda: farm.workers()["open"][1] > 0, 60)
+    until("the open worker's container to restart", lambda: farm.workers()["open"][1] > restarts, 60)
