@@ -411,20 +411,6 @@ def test_a_repeated_execute_is_answered_by_cache_lookup_only(tmp_path: Path, edi
         assert len((tmp_path / "ran").read_text().splitlines()) == runs + 1
 
 
-def cannot_be_cached(config: Object) -> None:
-    address = config["servers"][0]["listener"]["http"]["socket_address"]
-    remote = {"instance_name": "main", "endpoints": [{"address": f"grpc://{address}"}], "store_type": "ac"}
-    config["stores"].append({"name": "REMOTE_AC", "grpc": remote})
-    config["workers"][0]["local"]["upload_action_result"] = {"ac_store": "REMOTE_AC"}
-    config["servers"][0]["services"]["ac"][0]["read_only"] = True
-
-
-def test_a_result_that_cannot_be_cached_is_delivered(tmp_path: Path) -> None:
-    with Farm(tmp_path, cannot_be_cached) as farm:
-        assert farm.runs()["outcome"] == "ok"
-        assert farm.told("Error saving action in store") != []
-
-
 def test_a_declared_property_has_to_be_offered(tmp_path: Path) -> None:
     with Farm(tmp_path) as farm:
         for fits in ("cpu_count=4", "OSFamily=another", "note=anything", "undeclared=anything"):
