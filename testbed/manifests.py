@@ -86,6 +86,11 @@ def _gateway_api(modules: pins.ModuleSet, _work: Path) -> str:
     return "".join(f"---\n{path.read_text()}\n" for path in sorted(folder.glob("gateway*.yaml")))
 
 
+def _cert_manager(modules: pins.ModuleSet, _work: Path) -> str:
+    """Return the definition of the objects that mutual TLS asks cert-manager for. Nothing runs cert-manager here."""
+    return (source(modules, modules.main) / "deploy" / "crds" / "cert-manager.io_certificates.yaml").read_text()
+
+
 def _prometheus_operator(modules: pins.ModuleSet, _work: Path) -> str:
     """Return the definitions in the operator's bundle that monitoring is configured with.
 
@@ -179,6 +184,7 @@ _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]
     "flux-helm": (partial(_flux, engine="helm-controller"), ("flux",)),
     "kube-state-metrics": (_kube_state_metrics, ("kube-state-metrics",)),
     "prometheus-operator": (_prometheus_operator, ("prometheus-operator",)),
+    "cert-manager": (_cert_manager, ("cert-manager",)),
 }
 
 

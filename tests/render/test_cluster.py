@@ -34,7 +34,7 @@ def api() -> Iterator[Cluster]:
     """Start a cluster with the real CRDs, and with the namespaces as provisioning makes them."""
     name = f"render-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}"
     with cluster.fresh(name) as with_crds:
-        for component in ("keda", "gateway-api", "envoy-gateway", "prometheus-operator"):
+        for component in ("keda", "gateway-api", "envoy-gateway", "prometheus-operator", "cert-manager"):
             with_crds.apply(*_definitions(component))
         for namespace, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
             _namespace(with_crds, namespace, level)
