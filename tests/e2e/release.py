@@ -20,11 +20,14 @@ CHART = Path(__file__).parents[2] / "charts" / "nativelink"
 BASE = "values-dev.yaml"
 """The file of the chart whose values all releases of the tests begin with."""
 _LITTLE = {"cpu": "10m", "memory": "32Mi"}
-# The limit of the CPU is that of values-dev.yaml, because Helm merges maps.
-_RESOURCES = {"requests": _LITTLE, "limits": {"cpu": "2", "memory": "256Mi"}}
+# With all keys of values-dev.yaml, because Helm merges maps.
+RESOURCES = {
+    "requests": {**_LITTLE, "ephemeral-storage": "64Mi"},
+    "limits": {"cpu": "2", "memory": "256Mi", "ephemeral-storage": "1Gi"},
+}
 SMALL: Object = {
-    "cas": {"storageClass": "local-path", "volumeSize": "1Gi", "resources": _RESOURCES},
-    "scheduler": {"resources": _RESOURCES},
+    "cas": {"storageClass": "local-path", "volumeSize": "1Gi", "resources": RESOURCES},
+    "scheduler": {"resources": RESOURCES},
     "worker": {"access": "network_policy"},
     "workerPools": [
         {

@@ -22,7 +22,7 @@ from tests.e2e.bazel_client import Bazel
 from tests.e2e.chain import Entry, secure_namespace
 from tests.e2e.edge import CAS, GATEWAY, HOST, NAME, PROXIES, Edge, made_known, opened
 from tests.e2e.git_server import BRANCH, GitServer, address_for
-from tests.e2e.release import BASE, CHART, SMALL, Release
+from tests.e2e.release import BASE, CHART, RESOURCES, SMALL, Release
 from tests.e2e.site import Site, pool
 
 Object = dict[str, Any]
@@ -32,7 +32,6 @@ RULES = 6
 HITS = {"remote cache hit": RULES}
 VALUES = {**SMALL, "hostname": HOST, "edge": {"tlsSecret": "edge-tls", "clientCaSecret": ""}}
 # The variables of an inventory that say the same as these values and values-dev.yaml.
-RESOURCES = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": "2", "memory": "256Mi"}}
 TREE = {
     "keda_install": "release",
     "nativelink_scaling": "keda",
