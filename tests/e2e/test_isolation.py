@@ -487,6 +487,11 @@ def test_nothing_of_an_action_stays(farm: Farm) -> None:
     assert farm.run("open", look).startswith("ok 2\n1")
 
 
+def test_an_action_cannot_read_the_key_of_its_worker(farm: Farm) -> None:
+    assert "Permission denied" in farm.run("isolated", "cat /tls/tls.key")
+    assert farm.run("open", "cat /tls/tls.key").startswith("ok -----BEGIN PRIVATE KEY-----")
+
+
 def test_the_root_file_system_and_the_drain_are_out_of_reach(farm: Farm) -> None:
     seen = farm.run("isolated", "echo x > /usr/x; echo x > /drain/draining; ls /scratch /scratch/store /drain; true")
     assert (seen.count("Read-only file system"), seen.count("Permission denied")) == (1, 4), seen
