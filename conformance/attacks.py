@@ -327,7 +327,7 @@ ATTACKS |= {
         ),
         "an output path with .. removes a large file of root in another volume": Attack(
             Request("true", outputs=("../../../../drain/large",)),
-            before="umask 077; head -c 10000 /dev/urandom > /drain/large",
+            before="umask 077; yes | head -c 10000 > /drain/large",
             look="ls /drain/large",
             users="^ok .*No such file",
         ),

@@ -440,7 +440,7 @@ class Kind:
         return replace(self, by_bazel=by_bazel, by_client={t: do for t, do in self.by_client.items() if text in t})
 
 
-_TOOLS = pool("persistent", 1, persistent_workers=True, env={"CONFORMANCE_ENV": _ENVIRONMENT})
+_TOOLS = pool("persistent", 1, persistent_workers=True, isolation="none", env={"CONFORMANCE_ENV": _ENVIRONMENT})
 BAZEL_REPORTED: dict[str, Callable[[Farm, Bazel], str]] = {
     "Bazel builds, which all workloads report": builds,
     "another build is all cache hits, which all workloads report": hits,
