@@ -325,11 +325,11 @@ ATTACKS |= {
             look="cat /drain/only-root",
             users=r"only-root: 'a secret\\n' \| look: a secret",
         ),
-        "an output path with .. removes a large file of root in another volume": Attack(
+        "an output path with .. reads or removes a large file of root in another volume": Attack(
             Request("true", outputs=("../../../../drain/large",)),
             before="umask 077; yes | head -c 10000 > /drain/large",
             look="ls /drain/large",
-            users="^ok .*No such file",
+            users=r"^ok .*(large: 'y\\n|No such file)",  # which of the two differs from run to run
         ),
         "an absolute output path takes a file of root": Attack(
             Request("true", outputs=("/scratch/absolute",)),
