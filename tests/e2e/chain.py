@@ -6,6 +6,7 @@ the timestamps in objects only have whole seconds.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -133,6 +134,13 @@ def this_machine(where: Cluster, namespace: str) -> Object:
         "metadata": {"name": "this-machine", "namespace": namespace},
         "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
     }
+
+
+def secret(name: str, kind: str, data: dict[str, bytes], namespace: str = "nativelink") -> Object:
+    """Return a Secret of a type."""
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": encoded}
 
 
 def secure_namespace(name: str, security: str) -> Object:

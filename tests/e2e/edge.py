@@ -6,7 +6,6 @@ written where the controller of a cloud would write it.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -25,6 +24,7 @@ from testbed import build, cluster, components, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from tests.authority import Authority
+from tests.e2e.chain import secret
 from tests.e2e.site import SMALL, Site, pool
 
 Object = dict[str, Any]
@@ -181,12 +181,6 @@ class Edge:
     def read(self, *what: str) -> list[str]:
         """Run ``kubectl get`` in the namespace of the CAS, and return the words of its output."""
         return self.where.run("-n", CAS, "get", *what).split()
-
-
-def secret(name: str, kind: str, data: dict[str, bytes]) -> Object:
-    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
-    metadata = {"name": name, "namespace": CAS}
-    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": encoded}
 
 
 def made_known(where: Cluster) -> str:

@@ -30,7 +30,7 @@ from testbed.cluster import Cluster
 from testbed.waiting import until
 from tests.e2e import chain, nativelink
 from tests.e2e.alerting import Prometheus, api_server, hurry
-from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record
+from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record, secret
 from tests.e2e.site import pool
 from tests.ports import free_port
 from tests.render.conftest import values_of
@@ -307,12 +307,7 @@ def both(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     memory.apply(MEMORY, nativelink_prometheus="bundled", nativelink_metrics_namespaces=["monitoring"])
     where.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shared"}},
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "nativelink-redis", "namespace": "shared"},
-            "stringData": {"password": "of-a-test"},
-        },
+        secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}, "shared"),
     )
     small = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
     shared.apply(

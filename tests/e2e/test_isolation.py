@@ -29,7 +29,7 @@ from testbed import bpf, build, cluster, components, debian, node
 from testbed.cluster import Cluster
 from testbed.images import Image
 from testbed.waiting import patient, until
-from tests.e2e.chain import Entry
+from tests.e2e.chain import Entry, secret
 from tests.e2e.site import SMALL, Site, pool
 from tests.playbooks import Run
 
@@ -375,9 +375,7 @@ def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Farm:
     stage.where.load(*(image for name in ("redis", "collector") for image in components.images_of(name)))
     made = Farm(stage, Entry(stage.where, "farm", tmp_path_factory.mktemp("tree")))
     made.apply(**CERTIFICATES)
-    metadata = {"name": "nativelink-redis", "namespace": "farm"}
-    password = {"stringData": {"password": "of-a-test"}}
-    stage.where.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, **password})
+    stage.where.apply(secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}, "farm"))
     made.await_ready()
     return made
 

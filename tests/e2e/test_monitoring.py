@@ -27,8 +27,8 @@ from testbed.waiting import patient, until
 from tests.authority import Authority
 from tests.e2e import chain, nativelink
 from tests.e2e.alerting import Prometheus, api_server, hurry
-from tests.e2e.chain import Load
-from tests.e2e.edge import CAS, HOST, NAME, Edge, opened, secret
+from tests.e2e.chain import Load, secret
+from tests.e2e.edge import CAS, HOST, NAME, Edge, opened
 from tests.e2e.site import pool
 
 Object = dict[str, Any]

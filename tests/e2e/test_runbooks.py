@@ -27,7 +27,7 @@ from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from tests.authority import Authority
 from tests.e2e import chain, nativelink
-from tests.e2e.chain import Entry
+from tests.e2e.chain import Entry, secret
 from tests.e2e.site import pool
 
 Object = dict[str, Any]
@@ -165,12 +165,6 @@ def engines() -> list[Object]:
     ]
 
 
-def secret(name: str, kind: str, **content: str) -> Object:
-    """Return a Secret of a type in the namespace of NativeLink."""
-    metadata = {"name": name, "namespace": "nativelink"}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kind, "stringData": content}
-
-
 class Farm:
     """The farm, whose queue is in Redis or in memory."""
 
@@ -221,8 +215,8 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm
         where.apply(
             *engines(),
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nativelink"}},
-            secret("nativelink-redis", "Opaque", password="of-a-test"),
-            secret("edge-tls", "kubernetes.io/tls", **{"tls.crt": certificate.decode(), "tls.key": key.decode()}),
+            secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}),
+            secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}),
         )
         made = Farm(where, tmp_path_factory.mktemp("tree"))
         made.apply("memory")

@@ -54,10 +54,7 @@ def trusts(live: Live, name: str, other: str) -> bool:
         return PolicyBuilder().store(Store(bundle)).time(datetime.now(UTC))
 
     try:
-        for host in (
-            "nativelink-cas-0.nativelink-cas-headless.nativelink.svc",
-            "nativelink-scheduler-workers.nativelink.svc",
-        ):
+        for host in HOSTS:
             verifier(WORKERS).build_server_verifier(x509.DNSName(host)).verify(certificate(live, other), [])
         verifier(SERVERS).build_client_verifier().verify(certificate(live, other, WORKERS), [])
     except VerificationError:
