@@ -464,6 +464,7 @@ _MUTUAL_TLS: dict[str, Any] = {
     "nativelink_mutual_tls_expires": "2100-01-01",
     "nativelink_worker_isolation": "users",
 }
+_BY_TLS = {"an action's result is cached": answers_again, **mutual_tls.BY_CLIENT}
 KINDS = (
     Kind("farm, memory", {}, BY_BAZEL, BY_CLIENT),
     Kind("farm, Redis", {"nativelink_scheduler_backend": "redis"}, BY_BAZEL, BY_CLIENT),
@@ -480,7 +481,7 @@ KINDS = (
         attacks.AGAINST_NONE,
         attacks.writable_results,
     ),
-    Kind("farm, mutual TLS", {**_MUTUAL_TLS, **_WRITERS}, {}, mutual_tls.BY_CLIENT),
+    Kind("farm, mutual TLS", {**_MUTUAL_TLS, **_WRITERS}, {}, _BY_TLS),
 )
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conformance.attacks import Attack, Request
+from conformance.attacks import Attack, Request, result
 from conformance.certificates import FIRST, Trust
 from conformance.farm import CPUS, Farm, succeeded
 from conformance.pods import Pod
@@ -32,15 +32,6 @@ def _recorded(farm: Farm, salt: str, actions: int = 1, seconds: str = "0", timeo
     """Run actions that note their start, and return the client's report."""
     command = farm.recorded(seconds, salt)
     return farm.load(*command, f"--actions={actions}", f"--timeout={timeout}", platform=_POOL)
-
-
-def caches(farm: Farm) -> str:
-    """Run an action twice."""
-    for _ in range(2):
-        succeeded(_recorded(farm, "cached"))
-    if (begun := farm.begun("cached")) != {"0": 1}:
-        raise ClusterError(f"the action ran {begun['0']} times")
-    return "the second time it is a hit"
 
 
 def _answer(pod: Pod, port: int, name: str, shown: Authority | None, accepted: Authority | None) -> str:
@@ -140,11 +131,12 @@ def _roll(farm: Farm, *, cas_first: bool = True) -> None:
     Workers do not drain, so what they run begins again. A drain would take long: a scheduler that restarts disconnects
     its workers, and NativeLink then ends (v1.3.2), or keeps the folder of an action (v1.6.6).
     """
-    for pod in (*farm.cas, farm.scheduler) if cas_first else (farm.scheduler,):
+    before, after = (farm.cas, []) if cas_first else ([], farm.cas)
+    for pod in (*before, farm.scheduler):
         farm.restart(pod)
     for _ in range(len(farm.workers["default"])):
         farm.replace("default").kill()
-    for pod in () if cas_first else farm.cas:
+    for pod in after:
         farm.restart(pod)
 
 
@@ -202,15 +194,13 @@ def fails_in_one_step(farm: Farm) -> str:
 
 
 BY_CLIENT: dict[str, Callable[[Farm], str]] = {
-    "an action's result is cached": caches,
     "only a worker's certificate opens ports 50053 and 50061": admits,
 } | {
     title: lambda farm, attack=attack: attack.check(farm, attack.users)  # type: ignore[misc]
     for title, attack in {
         "an action cannot read the worker's key": Attack(Request("cat /tls/tls.key"), "exit 1 .*Permission denied"),
         "a client of the writers' port writes a result": Attack(
-            Request("/reapi-load result --cas-endpoint=grpc://nativelink-cas.nativelink:50054 --instance=main"),
-            "ok taken",
+            result("nativelink-cas.nativelink:50054", "main"), "ok taken"
         ),
         "crafted: an output path with .. reads the worker's key": Attack(
             Request("true", outputs=("../../../../tls/..data/tls.key",)),
