@@ -76,7 +76,8 @@ EVICTION_PATIENCE = 600
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 # Where pods have the files of the Secret for mutual TLS.
 CERTIFICATE = {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}
-CA = "/tls/ca.crt"
+SERVER_TLS = {**CERTIFICATE, "client_ca_file": "/tls/ca.crt"}
+CLIENT_TLS = {**CERTIFICATE, "ca_file": "/tls/ca.crt"}
 # Labels of spot nodes, and whether the nodes keep other pods away by a taint of the same key and value.
 SPOT = {
     "karpenter": ("karpenter.sh/capacity-type", "spot", False),
@@ -262,8 +263,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         },
         "mutual_tls": {
             **_stated(known, "mutual_tls"),
-            "server": {**CERTIFICATE, "client_ca_file": CA},
-            "client": {**CERTIFICATE, "ca_file": CA},
+            "server": SERVER_TLS,
+            "client": CLIENT_TLS,
             "names": [
                 f"*.nativelink-cas-headless.{own('namespace')}.svc",
                 f"nativelink-scheduler-workers.{own('namespace')}.svc",
@@ -572,7 +573,7 @@ def _shards(kind: str, known: Mapping[str, Any]) -> list[dict[str, Any]]:
     namespace, batched = known["nativelink_namespace"], VERSIONS[known["nativelink_version"]].read_batching
     batching: dict[str, Any] = {"experimental_read_batching": {}} if batched and kind == "cas" else {}
     secured = bool(kind == "writers" and known["nativelink_mutual_tls_secret"])
-    tls: dict[str, Any] = {"tls_config": {**CERTIFICATE, "ca_file": CA}} if secured else {}
+    tls: dict[str, Any] = {"tls_config": CLIENT_TLS} if secured else {}
     return [
         {
             "weight": 1,  # NativeLink refuses to start without it

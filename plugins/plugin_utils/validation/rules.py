@@ -280,14 +280,11 @@ def edge(values: Values) -> Findings:
 
 def mutual_tls(values: Values) -> Findings:
     """The end of the certificates is known, and nothing is said about certificates that do not exist."""
-    secret, others = (
-        values["nativelink_mutual_tls_secret"],
-        ("nativelink_mutual_tls_expires", "nativelink_mutual_tls_issuer"),
-    )
+    secret = values["nativelink_mutual_tls_secret"]
     if secret and not values["nativelink_mutual_tls_expires"]:
         problem = "is empty, but nativelink_mutual_tls_secret is set"
         yield "nativelink_mutual_tls_expires", problem, "write the day on which its certificates end"
-    for name in others:
+    for name in ("nativelink_mutual_tls_expires", "nativelink_mutual_tls_issuer"):
         if values[name] and not secret:
             problem = "is set, but nativelink_mutual_tls_secret is empty"
             yield name, problem, "remove it, or write the name of the Secrets"
