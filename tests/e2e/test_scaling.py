@@ -1,10 +1,11 @@
 """Pools that follow the demand on a real node, with scheduler, collector, KEDA and HPA. Most workers are fake.
 
 load.csv has the demand of five minutes. All pools follow the scheduler's demand, so one run of the file shows the pools
-with a protection and those without. The HPA syncs every 15 s, or every 20 s on a busy machine. The file has three dips
-of 12 s, 40 s apart, so the HPA sees at least one of them, and a window of 45 s bridges all. While the Deployment's
-status does not have all new workers, the HPA follows each small change. Therefore the file asks for the maximum and
-more until then, and its later changes are within the HPA's tolerance of 10 %.
+with a protection and those without. The HPA syncs every 15 s, or every 20 s on a busy machine, where the demand is also
+several seconds late. The file has three dips of 20 s, 50 s apart, so the HPA sees at least one of them, and a window of
+50 s bridges all. While the Deployment's status does not have all new workers, the HPA follows each small change.
+Therefore the file asks for the maximum and more until then, and its later changes are within the HPA's tolerance of
+10 %.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ with Path(__file__).with_name("load.csv").open() as file:
     LOAD = [(int(row["seconds"]), int(row["demand"])) for row in csv.DictReader(file)]
 LENGTH = LOAD[-1][0]
 SLOTS, LEAST, MOST = 2, 4, 200
-WINDOW = 45  # seconds of scale-down stabilisation
+WINDOW = 50  # seconds of scale-down stabilisation
 # seconds until the replicas follow a demand: an export, a sync of the HPA (15 s), and the delay of a busy machine
 LAG = 25
 
