@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testbed import bpf
-from testbed.waiting import until
+from testbed.waiting import patient, until
 
 SCRIPT = Path(__file__).parents[2] / "roles/node_agent/files/attach.sh"
 SHELLS = ("dash", "bash")
@@ -118,7 +118,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
 
 def ended(pod: subprocess.Popen[bytes]) -> int:
     pod.terminate()
-    return pod.wait(timeout=5)
+    return pod.wait(timeout=patient(5))
 
 
 def guard(pod: str) -> list[str]:

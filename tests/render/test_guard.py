@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from testbed import build
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.ports import free_port, free_ports
 from tests.render.conftest import ROOT, VERSION, committed
 from tests.render.redis import Redis
@@ -116,7 +116,7 @@ def test_a_scheduler_that_matches_is_not_restarted_and_its_exit_ends_the_contain
     assert (pod.folder / "starts").read_text() == f"{pod.folder}/config/scheduler.json5\n"
     began = time.monotonic()
     process.terminate()
-    assert process.wait(timeout=10) == 7, "the script ends with NativeLink's status"
+    assert process.wait(timeout=patient(10)) == 7, "the script ends with NativeLink's status"
     assert time.monotonic() - began > 0.9, "the script waits for NativeLink to handle the signal"
     assert starts(pod) == 1
 
@@ -124,7 +124,7 @@ def test_a_scheduler_that_matches_is_not_restarted_and_its_exit_ends_the_contain
 def test_a_scheduler_that_ends_by_itself_ends_the_container(pod: Pod) -> None:
     executable(pod.binary, "exit 3\n")
     answer(pod)
-    assert pod.start().wait(timeout=5) == 3
+    assert pod.start().wait(timeout=patient(5)) == 3
     assert not pod.matching.exists()
 
 

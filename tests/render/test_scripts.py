@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from tests.render.conftest import committed
 
 SHELLS = ("dash", "bash")
@@ -73,13 +73,13 @@ def test_scripts_name_their_shell(name: str) -> None:
     assert committed("prod")[f"worker/{name}.sh"].startswith("#!/bin/sh\n")
 
 
-def test_an_idle_worker_drains_within_eight_seconds_and_takes_nothing_meanwhile(worker: Worker) -> None:
+def test_an_idle_worker_drains_after_five_looks_and_takes_nothing_meanwhile(worker: Worker) -> None:
     began = time.monotonic()
     drain = worker.start("drain")
     until("the marker", worker.marker.exists, 5)
     assert not worker.accepts()
-    assert drain.wait(timeout=8) == 0
-    assert 4.5 < time.monotonic() - began < 8  # the drain ends when the folder was empty for five seconds
+    assert drain.wait(timeout=patient(8)) == 0
+    assert time.monotonic() - began > 4.5  # a second passes between two looks
     assert not worker.accepts(), "the worker still runs, until SIGTERM"
 
 
@@ -95,7 +95,7 @@ def test_a_drain_waits_for_the_action_and_half_a_minute_more(worker: Worker) -> 
     age(worker.work, 25)
     age(worker.begun, 31)
     aged = time.monotonic()
-    assert drain.wait(timeout=15) == 0
+    assert drain.wait(timeout=patient(15)) == 0
     assert time.monotonic() - aged > 8
 
 
@@ -111,7 +111,7 @@ def test_files_of_a_persistent_worker_do_not_delay_a_drain(worker: Worker) -> No
     """A persistent worker runs in the work directory itself (v1.6.6), and outlives its actions."""
     (worker.work / "tool.log").touch()
     (worker.work / "tool-cache").mkdir()
-    assert worker.start("drain").wait(timeout=8) == 0
+    assert worker.start("drain").wait(timeout=patient(8)) == 0
 
 
 def test_if_any_entry_counted_a_drain_would_last_for_the_grace_period(worker: Worker) -> None:
@@ -141,7 +141,7 @@ def test_a_drain_also_waits_after_actions_before_the_hook(worker: Worker, change
         age(path, 3600)
     age(getattr(worker, changed), ago)
     began = time.monotonic()
-    assert worker.start("drain").wait(timeout=seconds + 3) == 0
+    assert worker.start("drain").wait(timeout=patient(seconds + 3)) == 0
     assert seconds - 2 < time.monotonic() - began
 
 
@@ -157,7 +157,7 @@ def test_without_a_note_of_begun_actions_a_drain_would_end_too_early(worker: Wor
     """The counter-run of the tests above takes the note out of the precondition script."""
     worker.write("precondition", committed("prod")["worker/precondition.sh"].replace("\necho > /drain/begun", ""))
     assert worker.accepts()
-    assert worker.start("drain").wait(timeout=8) == 0
+    assert worker.start("drain").wait(timeout=patient(8)) == 0
 
 
 @pytest.mark.parametrize("kind", ["directory", "FIFO"])
@@ -172,9 +172,9 @@ def test_a_drain_and_a_start_go_on_whatever_an_action_has_put_in_place_of_their_
     assert not worker.accepts()
     for path in (worker.begun, worker.work):
         age(path, 3600)
-    assert worker.start("drain").wait(timeout=15) == 0
+    assert worker.start("drain").wait(timeout=patient(15)) == 0
     (worker.folder / "shared/nativelink").symlink_to("/bin/true")
-    assert worker.start("start").wait(timeout=10) == 0
+    assert worker.start("start").wait(timeout=patient(10)) == 0
     assert worker.accepts()
 
 
@@ -196,7 +196,7 @@ def test_a_second_hook_waits_as_well(worker: Worker) -> None:
     time.sleep(6)
     assert (first.poll(), second.poll()) == (None, None)
     (worker.work / ACTION).rmdir()
-    assert (first.wait(timeout=10), second.wait(timeout=10)) == (0, 0)
+    assert (first.wait(timeout=patient(10)), second.wait(timeout=patient(10))) == (0, 0)
 
 
 def test_a_marker_that_a_start_removes_is_made_again(worker: Worker) -> None:
@@ -222,7 +222,7 @@ def test_an_image_without_date_or_sleep_loses_nothing(worker: Worker, tools: lis
 
 def test_the_work_directory_may_be_missing_while_the_worker_starts(worker: Worker) -> None:
     worker.work.rmdir()
-    assert worker.start("drain").wait(timeout=8) == 0
+    assert worker.start("drain").wait(timeout=patient(8)) == 0
 
 
 def test_a_start_removes_the_marker(worker: Worker) -> None:
@@ -233,7 +233,7 @@ def test_a_start_removes_the_marker(worker: Worker) -> None:
     worker.marker.touch()
     assert not worker.accepts()
     process = worker.start("start")
-    assert process.wait(timeout=10) == 0
+    assert process.wait(timeout=patient(10)) == 0
     assert not worker.begun.exists(), "actions of the container before have ended with it"
     assert worker.accepts()
     # NativeLink takes the place of the script's process, because that process gets SIGTERM.
