@@ -12,11 +12,9 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -29,6 +27,7 @@ from typing import Any
 import yaml
 
 from testbed import build, cache, images, node
+from testbed.ports import free_ports, is_free
 from testbed.waiting import ClusterError, patient, tails, until
 
 DEFAULT_NAME = "local"
@@ -46,7 +45,6 @@ _PORTS = (
     "kubeSchedulerPort",
     "kwokControllerPort",
 )
-_PORT_RANGE = range(12000, 32000)  # below the ports that the kernel gives to outgoing connections
 
 _STAGES = Path(__file__).parent / "stages.yaml"
 _READY_SECONDS = 90.0
@@ -208,7 +206,7 @@ class Cluster:
         until("the API server to be gone", lambda: "kube-apiserver" not in self.processes(), 10)
         # A process that ends may still hold its port when its program is no longer visible.
         port = int(self.endpoint.rpartition(":")[2])
-        until(f"port {port} to be free", lambda: _is_free(port), 10)
+        until(f"port {port} to be free", lambda: is_free(port), 10)
         # Until the dead process is reaped, kwokctl would consider it a running one.
         (self._workdir / "pids" / "kube-apiserver.pid").unlink(missing_ok=True)
 
@@ -313,7 +311,7 @@ class Cluster:
                 "bindAddress": "127.0.0.1",  # etcd does not authenticate its clients
                 "enableCRDs": ["Stage"],
                 "disableQPSLimits": True,
-                **dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True)),
+                **dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True)),
                 "etcdBinary": str(tools["etcd"]),
                 "kubeApiserverBinary": str(tools["kube-apiserver"]),
                 "kubeControllerManagerBinary": str(tools["kube-controller-manager"]),
@@ -451,27 +449,6 @@ def _content(wanted: Iterable[images.Image]) -> dict[str, Path]:
     """Return the argument of ``node.push``: by full name the saved image, or the one that we make."""
     saved = {images.mirrored(name): path for name, path in images.saved().items()}
     return {image.reference: saved.get(images.mirrored(image.reference)) or images.layout(image) for image in wanted}
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return random free ports of the loopback address."""
-    free: list[int] = []
-    for port in random.sample(_PORT_RANGE, len(_PORT_RANGE)):
-        if _is_free(port):
-            free.append(port)
-        if len(free) == count:
-            return free
-    raise ClusterError(f"there are no {count} free ports between {_PORT_RANGE.start} and {_PORT_RANGE.stop}")
-
-
-def _is_free(port: int) -> bool:
-    """Return True if a port of the loopback address is free. Connections that have ended do not count."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return True
-    return False
 
 
 def _node(index: int, *, tainted: bool) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from urllib.request import urlopen
 import yaml
 
 from testbed import build
+from testbed.ports import free_port
 from testbed.waiting import until
-from tests.ports import free_port
 
 _OPTIONS = {
     "prometheus": ["--storage.tsdb.path=data"],

@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 from testbed import components
+from testbed.ports import free_port
 from testbed.waiting import until
-from tests.ports import free_port
 
 
 class Redis:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from testbed import build
+from testbed.ports import free_port, free_ports
 from testbed.waiting import patient, until
-from tests.ports import free_port, free_ports
 from tests.render.conftest import ROOT, VERSION, committed
 from tests.render.redis import Redis
 
@@ -335,6 +335,8 @@ class Farm(Pod):
             process.kill()
             process.wait()
         self.redis.stop()
+        for log in self.folder.glob("*.log"):  # pytest shows it if the test failed
+            print(f"--- {log.name}\n{log.read_text()[-2000:]}")
 
 
 @pytest.fixture

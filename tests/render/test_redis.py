@@ -15,8 +15,8 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from testbed import debian
+from testbed.ports import free_port
 from testbed.waiting import until
-from tests.ports import free_port
 from tests.render.conftest import values_of
 from tests.render.redis import Redis
 

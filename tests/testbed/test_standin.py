@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from testbed import build, components, images
+from testbed.ports import free_port, free_ports
 from testbed.waiting import patient, until
 from tests.authority import Authority
-from tests.ports import free_port, free_ports
 
 Object = dict[str, Any]
 Edit = Callable[[Object], object]
