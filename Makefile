@@ -73,7 +73,7 @@ manifests: venv
 
 ##@ Tests
 
-PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder --maxfail=5
+PARALLEL := --dist loadfile --no-loadscope-reorder --maxfail=5
 
 # Go collects garbage less often: an API server then needs twice the memory, but three quarters of the processor time.
 test molecule pytest e2e bench: export GOGC := 400
@@ -97,13 +97,13 @@ molecule: venv ## test every role on one embedded cluster
 
 .PHONY: pytest
 pytest: venv newest ## run the tests in tests/ that need no real node
-	TESTBED_PATIENCE=2 pytest $(PARALLEL) --ignore tests/e2e
+	TESTBED_PATIENCE=2 pytest -n 6 $(PARALLEL) --ignore tests/e2e
 
 .PHONY: e2e
 e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (25 minutes; 50 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
-	TESTBED_PATIENCE=4 pytest $(PARALLEL) -rs --durations=25 -m 'not soak and not alone' tests/e2e
+	TESTBED_PATIENCE=4 pytest -n 4 $(PARALLEL) -rs --durations=25 -m 'not soak and not alone' tests/e2e
 
 .PHONY: newest
 newest: # an environment with a newer Python for the tests on the newest ansible-core, which are skipped without one

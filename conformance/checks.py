@@ -442,15 +442,15 @@ class Kind:
 
 _TOOLS = pool("persistent", 1, persistent_workers=True, isolation="none", env={"CONFORMANCE_ENV": _ENVIRONMENT})
 BAZEL_REPORTED: dict[str, Callable[[Farm, Bazel], str]] = {
-    "Bazel builds, which all workloads report": builds,
-    "another build is all cache hits, which all workloads report": hits,
+    "Bazel builds with metrics on": builds,
+    "another build with metrics on is all cache hits": hits,
 }
 BY_DEMAND: dict[str, Callable[[Farm], str]] = {
     "a report at the worker's port does not change the demand": ignores_workers,
 }
 BY_METRICS: dict[str, Callable[[Farm], str]] = {
     "all workloads report to the collector": reports,
-    "all workloads report trouble to the collector": reports_trouble,
+    "the collector is told of trouble by all workloads": reports_trouble,
 }
 _REPORTING: dict[str, Any] = {
     "nativelink_scheduler_worker_timeout": 10,  # seconds until the scheduler gives a frozen worker up
