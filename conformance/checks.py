@@ -328,12 +328,12 @@ def ignores_workers(farm: Farm) -> str:
     senders = {"worker": farm.workloads["worker default"], "scheduler": farm.scheduler.workload}
 
     def queued() -> float:
-        (found,) = (
+        # Before the first report there is no series.
+        return sum(
             each.value
             for each in _series(farm, PORTS["metrics"])
             if each.name == "nativelink_execution_active_count" and each.labels["execution_stage"] == "queued"
         )
-        return found
 
     seen = {}
     for sender, workload in senders.items():
