@@ -79,7 +79,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder --maxfail=5
 test molecule pytest e2e bench: export GOGC := 400
 
 .PHONY: test
-test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (12 minutes; 20 the first time)
+test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (14 minutes; 23 the first time)
 
 .PHONY: lint
 lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ruff, and check the documentation and the chart
@@ -100,7 +100,7 @@ pytest: venv newest ## run the tests in tests/ that need no real node
 	TESTBED_PATIENCE=2 pytest -n 6 $(PARALLEL) --ignore tests/e2e
 
 .PHONY: e2e
-e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (25 minutes; 50 the first time)
+e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (30 minutes; 55 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
 	TESTBED_PATIENCE=4 pytest -n 4 $(PARALLEL) -rs --durations=25 -m 'not soak and not alone' tests/e2e
