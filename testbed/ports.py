@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import socket
+
+from testbed.waiting import ClusterError
 
 # The kernel gives the ports above to outgoing connections, so one of them may be taken at any moment.
 _RANGE = range(12000, 32000)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return random ports on which nothing listens, all of them different. OSError if there are not enough."""
-    free: list[int] = []
-    for port in random.sample(_RANGE, len(_RANGE)):
-        if len(free) == count:
-            return free
-        if is_free(port):
-            free.append(port)
-    raise OSError(f"there are no {count} free ports between {_RANGE.start} and {_RANGE.stop}")
+    """Return random ports on which nothing listens, all of them different. ClusterError if there are not enough."""
+    free = list(itertools.islice(filter(is_free, random.sample(_RANGE, len(_RANGE))), count))
+    if len(free) < count:
+        raise ClusterError(f"there are no {count} free ports between {_RANGE.start} and {_RANGE.stop}")
+    return free
 
 
 def free_port() -> int:
