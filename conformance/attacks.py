@@ -164,8 +164,7 @@ _VICTIM = Request(f"{_BEGUN} cat secret", {"secret": "the victim's"}, environmen
 _LATER = Request("echo later")
 
 
-def result(address: str, instance: str) -> Request:
-    """Return a request that writes a result to a port of an instance, and says whether it was taken."""
+def _result(address: str, instance: str) -> Request:
     return Request(f"/reapi-load result --cas-endpoint=grpc://{address} --instance={instance}")
 
 
@@ -179,12 +178,14 @@ ATTACKS: dict[str, Attack] = {
         users="Operation not permitted.*then: ok good",
         none="then: ok evil",
     ),
-    "a result is made up at the CAS": Attack(result("nativelink-cas.nativelink:50051", "main"), _READ_ONLY, "ok taken"),
+    "a result is made up at the CAS": Attack(
+        _result("nativelink-cas.nativelink:50051", "main"), _READ_ONLY, "ok taken"
+    ),
     "a result is made up at a slice of the CAS": Attack(
-        result("nativelink-cas-1.nativelink-cas-headless.nativelink:50052", "slice"), _READ_ONLY, "ok taken"
+        _result("nativelink-cas-1.nativelink-cas-headless.nativelink:50052", "slice"), _READ_ONLY, "ok taken"
     ),
     "a result is made up at the scheduler": Attack(
-        result("nativelink-scheduler.nativelink:50052", "main"), _READ_ONLY, "ok taken"
+        _result("nativelink-scheduler.nativelink:50052", "main"), _READ_ONLY, "ok taken"
     ),
     "an output is a link to a file of root": Attack(
         Request("ln -s /drain/secret out", outputs=("out",)),
@@ -427,7 +428,7 @@ _WORKS: dict[str, Callable[[Farm], str]] = {
         "ok 2000",
     ),
     "a client of the writers' port writes a result": _works(
-        result("nativelink-cas.nativelink:50054", "main"), "ok taken"
+        _result("nativelink-cas.nativelink:50054", "main"), "ok taken"
     ),
     "an action removes its directory": _works(Request('rm -rf "$PWD" 2> /dev/null; echo removed'), "ok removed"),
     "nothing of an action outlives its timeout": _works(

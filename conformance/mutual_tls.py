@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conformance.attacks import Attack, Request, result
+from conformance.attacks import AGAINST_USERS, Attack, Request
 from conformance.certificates import FIRST, Trust
 from conformance.farm import CPUS, Farm, succeeded
 from conformance.pods import Pod
@@ -193,15 +193,14 @@ def fails_in_one_step(farm: Farm) -> str:
     return f"no action ends: {', '.join(seen)}"
 
 
+_WRITES = "a client of the writers' port writes a result"
 BY_CLIENT: dict[str, Callable[[Farm], str]] = {
     "only a worker's certificate opens ports 50053 and 50061": admits,
+    _WRITES: AGAINST_USERS[_WRITES],  # as without certificates
 } | {
     title: lambda farm, attack=attack: attack.check(farm, attack.users)  # type: ignore[misc]
     for title, attack in {
         "an action cannot read the worker's key": Attack(Request("cat /tls/tls.key"), "exit 1 .*Permission denied"),
-        "a client of the writers' port writes a result": Attack(
-            result("nativelink-cas.nativelink:50054", "main"), "ok taken"
-        ),
         "crafted: an output path with .. reads the worker's key": Attack(
             Request("true", outputs=("../../../../tls/..data/tls.key",)),
             "tls.key: '-----BEGIN PRIVATE KEY",
