@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Callable
 
 from testbed.cluster import Cluster
 from tests.inventories import LOCAL_PATH, NO_ADD_ONS
 from tests.playbooks import Project
 
-VARIABLES = {"preflight_api_timeout": 3, **LOCAL_PATH, **NO_ADD_ONS}
+VARIABLES = {"preflight_api_timeout": 15, **LOCAL_PATH, **NO_ADD_ONS}
 
 
 def test_dead_and_hanging_clusters_do_not_delay_others(project: Project, embedded: Callable[[str], Cluster]) -> None:
@@ -19,15 +19,13 @@ def test_dead_and_hanging_clusters_do_not_delay_others(project: Project, embedde
     project.add("hanging", hanging, **VARIABLES)
 
     hanging.pause()
-    started = time.monotonic()
     run = project.run()
-    took = time.monotonic() - started
 
     assert run.status == 2
     assert run.recap["alive"]["failed"] == 0
     assert run.recap["dead"]["failed"] == 1
     assert run.recap["hanging"]["failed"] == 1
-    assert took < 60
+    assert re.search(r"Make the namespaces\].*\nchanged: \[alive\](?s:.)*\nfatal: \[hanging\]", run.output)
     assert (project.trees / "alive" / "rendered" / "kustomization.yaml").exists()
     assert not (project.trees / "dead").exists()
     assert not (project.trees / "hanging").exists()

@@ -350,7 +350,7 @@ def test_a_build_runs_although_the_first_two_starts_are_dead(farm: Farm) -> None
     farm.guarded(NATIVELINK_STANDIN_DEAD_STARTS="2")
     until("NativeLink to match", farm.matching.exists, 40, farm.log)
     assert farm.log().count("starting it anew") == 2
-    assert farm.build().wait(timeout=60) == 0
+    assert farm.build().wait(timeout=patient(60)) == 0
 
 
 def test_without_the_guard_the_build_hangs(farm: Farm) -> None:
@@ -361,15 +361,15 @@ def test_without_the_guard_the_build_hangs(farm: Farm) -> None:
     until("the action", lambda: bool(farm.redis.run("KEYS", "aa_*")), 10)
     time.sleep(8)
     assert farm.redis.run("HGET", farm.redis.run("KEYS", "aa_*"), "state") == "queued"
-    assert build.wait(timeout=60) == 1
+    assert build.wait(timeout=patient(60)) == 1
 
 
 def test_without_retries_a_restart_of_redis_strands_actions(farm: Farm) -> None:
     """The counter-run of the next test takes the retries out of the configuration."""
     config = farm.folder / "config/scheduler.json5"
-    patient = config.read_text()
-    config.write_text(patient.replace("retry: {max_retries: 8},", ""))
-    assert config.read_text() != patient
+    text = config.read_text()
+    config.write_text(text.replace("retry: {max_retries: 8},", ""))
+    assert config.read_text() != text
     farm.guarded()
     until("NativeLink to match", farm.matching.exists, 40, farm.log)
     build = farm.build(20, "2-4", timeout=30)
@@ -378,7 +378,7 @@ def test_without_retries_a_restart_of_redis_strands_actions(farm: Farm) -> None:
     farm.redis.stop()
     time.sleep(3)
     farm.redis.start()
-    assert build.wait(timeout=90) == 1
+    assert build.wait(timeout=patient(90)) == 1
 
 
 def test_a_restart_of_redis_loses_nothing_and_the_subscription_is_renewed(farm: Farm) -> None:
@@ -391,7 +391,7 @@ def test_a_restart_of_redis_loses_nothing_and_the_subscription_is_renewed(farm: 
     farm.redis.stop()
     time.sleep(2)
     farm.redis.start()
-    told = build.communicate(timeout=90)[0].decode()
+    told = build.communicate(timeout=patient(90))[0].decode()
     assert build.returncode == 0, told
     until("the subscription", lambda: "1" in farm.psub(), 40, farm.log)
     assert farm.log().count("NativeLink matches") == 1, "NativeLink was not restarted"
