@@ -50,10 +50,10 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
 
 
 def lines(*arguments: Any, **more: Any) -> list[str]:
-    """Return the faults, and check that they came in time: a busy machine needs more of it than the timeout."""
+    """Return the faults, and check that they came in time. One more second is for the work."""
     start = time.monotonic()
     faults, notices = live_findings(values(*arguments, **more))
-    assert time.monotonic() - start < patient(10 * TIMEOUT)
+    assert time.monotonic() - start < patient(TIMEOUT + 1)
     assert notices == []
     return [str(fault) for fault in faults]
 
@@ -129,14 +129,14 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def say_nothing(connection: socket.socket) -> None:
-    time.sleep(10)
+    time.sleep(20)
     connection.close()
 
 
 def dribble(connection: socket.socket) -> None:
     """Send an answer that never ends, and never pauses for as long as a timeout of the client."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(50):
+    for _ in range(100):
         connection.sendall(b" ")
         time.sleep(0.2)
 
@@ -170,7 +170,7 @@ def with_plugin(file: Path, *command: str) -> Path:
 
 
 def test_a_credential_plugin_that_hangs(tmp_path: Path) -> None:
-    assert lines(with_plugin(tmp_path / "kubeconfig", "sleep", "5")) == silent("https://127.0.0.1:1")
+    assert lines(with_plugin(tmp_path / "kubeconfig", "sleep", "20")) == silent("https://127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,9 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
         hosts["gone"] = minimal("gone", tmp_path)
         return run_playbook("validate", write_inventory(tmp_path, hosts))
 
+    start = time.monotonic()
     calm = run(20)
+    took = time.monotonic() - start
     assert calm.status == 2
     assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in calm.output
     assert "real: cluster_" not in calm.output
@@ -423,7 +425,10 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
 
     real.pause()
     try:
-        paused = run(TIMEOUT)  # it ends while the server is paused
+        start = time.monotonic()
+        paused = run(TIMEOUT)
+        # A busy machine needs longer for both runs, and a server that is asked without a limit for ever.
+        assert time.monotonic() - start < 2 * took + 5 * TIMEOUT
     finally:
         real.resume()
     assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.output
