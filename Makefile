@@ -123,6 +123,12 @@ conformance: venv ## run the rendered configurations on a real NativeLink: NATIV
 
 ##@ Housekeeping
 
+.PHONY: size
+size: ## count the lines by hand of each folder: all files but those that .gitattributes calls generated
+	@git ls-files -z ':(attr:!linguist-generated)' ':!playbooks/collections' | xargs -0 wc -l | \
+	  awk '$$2 != "total" { split($$2, part, "/"); lines[part[2] ? part[1] : "top level"] += $$1; all += $$1 } \
+	    END { for (room in lines) print lines[room], room; print all, "all" }' | sort -rn
+
 .PHONY: generate
 generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables, the dashboards, and the chart
 	python docs/generate.py --write

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench import numbers
 from testbed import cluster
-from tests.inventories import LOCAL_PATH
-from tests.playbooks import Project
+from testkit.inventories import LOCAL_PATH
+from testkit.playbooks import Project
 
 SECOND_RUN = 20.0  # seconds, the target of the p95
 NAME = "bench-bootstrap"

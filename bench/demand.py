@@ -16,8 +16,8 @@ from pathlib import Path
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from bench import numbers
-from tests.render.conftest import values_of
-from tests.render.redis import Redis
+from testkit.redis import Redis
+from testkit.trees import values_of
 
 INDEX = "aa__state_sort_key_3e762c15"
 # The document of an action has about this size in v1.6.6.

@@ -31,10 +31,10 @@ import json5
 from bench import numbers
 from testbed import build, components
 from testbed.waiting import until
-from tests.e2e import chain, edge, nativelink
-from tests.e2e.bazel_client import ACTION, Bazel
-from tests.e2e.edge import CAS, Edge
-from tests.e2e.site import pool
+from testkit import chain, edge, nativelink
+from testkit.bazel import ACTION, Bazel
+from testkit.edge import CAS, Edge
+from testkit.site import pool
 
 PLAIN, DIRECT, LOW = "public listener", "slices", "slices, low latency"
 WORKERS = "nativelink-workers"

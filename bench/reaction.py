@@ -20,8 +20,8 @@ from typing import Any
 from bench import numbers
 from testbed import cluster, components
 from testbed.waiting import until
-from tests.e2e import chain
-from tests.e2e.site import pool
+from testkit import chain
+from testkit.site import pool
 
 SLOTS, LEAST, MOST = 2, 4, 200
 JUMP = SLOTS * MOST

@@ -28,9 +28,9 @@ from bench import numbers
 from chart import values
 from chart.files import FOLDER as CHART
 from testbed import build
-from tests.inventories import write_inventory
-from tests.playbooks import start_playbook
-from tests.render.conftest import values_of
+from testkit.inventories import write_inventory
+from testkit.playbooks import start_playbook
+from testkit.trees import values_of
 
 SECONDS_A_CLUSTER, TIMES_FASTER, MEMORY_MIB = 0.15, 50, 600
 FILTERS = """\

@@ -17,7 +17,7 @@ from typing import Any
 
 from conformance.farm import CPUS, Farm, running
 from testbed.waiting import ClusterError, until
-from tests.e2e.bazel_client import Bazel
+from testkit.bazel import Bazel
 
 _POOL = {"pool": "default"}
 _PATIENCE = 30  # seconds, for actions that take a few

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryptography.x509 import DNSName
 
 from conformance import namespaces
-from tests.authority import Authority
+from testkit.authority import Authority
 
 _NAMES = ("*.nativelink-cas-headless.{}.svc", "nativelink-scheduler-workers.{}.svc")
 

@@ -27,7 +27,7 @@ from conformance.subject import Subject
 from conformance.table import Row
 from conformance.tools import Tools
 from testbed.waiting import ClusterError, until
-from tests.e2e.bazel_client import Bazel
+from testkit.bazel import Bazel
 
 DRAINS = 10
 _PATIENCE = 60.0  # seconds, for a build that takes a few

@@ -23,8 +23,8 @@ from conformance.subject import Subject
 from conformance.tools import LIBRARIES, Tools
 from conformance.workloads import Workload, services_of, workloads_of
 from testbed.waiting import ClusterError, until
-from tests.inventories import LOCAL_PATH
-from tests.render.conftest import values_of
+from testkit.inventories import LOCAL_PATH
+from testkit.trees import values_of
 
 CPUS = 8  # of a worker
 DRAIN = 240  # seconds that a drain may take with actions of 6 s

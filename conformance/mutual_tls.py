@@ -17,7 +17,7 @@ from conformance.certificates import FIRST, Trust
 from conformance.farm import CPUS, Farm, succeeded
 from conformance.pods import Pod
 from testbed.waiting import ClusterError, until
-from tests.authority import Authority
+from testkit.authority import Authority
 
 _POOL = {"pool": "default"}
 _SECOND, _THIRD = Authority("second"), Authority("third")

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from conformance.workloads import Tree
 from testbed.images import NATIVELINK
-from tests.inventories import inventories
-from tests.playbooks import run_playbook
-from tests.render.conftest import values_of
+from testkit.inventories import inventories
+from testkit.playbooks import run_playbook
+from testkit.trees import values_of
 
 INVENTORIES = ("inventories/local", "inventories/reference")
 # For v1.3.2 these override the inventory, because the validation refuses the Redis backend there.

@@ -12,7 +12,7 @@ import pytest
 
 from testbed import cluster
 from testbed.cluster import Cluster
-from tests.playbooks import Project
+from testkit.playbooks import Project
 
 # Fields that the API server or a controller sets, so that they may differ between two runs.
 VOLATILE = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences")

@@ -14,8 +14,8 @@ import pytest
 
 from testbed import cluster
 from testbed.cluster import Cluster
-from tests.inventories import LOCAL_PATH
-from tests.playbooks import BIN, ROOT, Project, Run
+from testkit.inventories import LOCAL_PATH
+from testkit.playbooks import BIN, ROOT, Project, Run
 
 from .conftest import objects
 

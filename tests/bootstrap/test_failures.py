@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 
 from testbed.cluster import Cluster
-from tests.inventories import LOCAL_PATH, NO_ADD_ONS
-from tests.playbooks import Project
+from testkit.inventories import LOCAL_PATH, NO_ADD_ONS
+from testkit.playbooks import Project
 
 VARIABLES = {"preflight_api_timeout": 15, **LOCAL_PATH, **NO_ADD_ONS}
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from testbed.cluster import Cluster
-from tests.inventories import LOCAL_PATH
-from tests.playbooks import Project
+from testkit.inventories import LOCAL_PATH
+from testkit.playbooks import Project
 
 from .conftest import objects
 

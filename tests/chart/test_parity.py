@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 
 from chart import FOLDER, files, values
 from testbed import build
+from testkit.inventories import inventories
+from testkit.trees import values_of
 from tests.chart.conftest import CHART, Cluster, Done, Helm
-from tests.inventories import inventories
-from tests.render.conftest import values_of
 
 Template = Callable[..., Done]
 Objects = dict[tuple[str, str, str], dict[str, Any]]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from chart import values
+from testkit.trees import values_of
 from tests.chart.conftest import Done
 from tests.preflight.test_reject import CASES
-from tests.render.conftest import values_of
 
 # What Helm cannot know, or what is not in the chart.
 OTHERS = {

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from testbed import build
-from tests.repository import git
+from testkit.repository import git
 
 from .conftest import ROOT, install, run
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from testbed import cluster
-from tests.repository import git
+from testkit.repository import git
 
 from .conftest import ROOT, Collection, install, run
 

@@ -23,7 +23,7 @@ from conformance.namespaces import has_users
 from conformance.subject import SubjectError, subject
 from conformance.workloads import SECRET, workloads_of
 from testbed import build
-from tests.render.conftest import CLUSTERS, ROOT, VERSION, committed
+from testkit.trees import CLUSTERS, ROOT, VERSION, committed
 
 OLDER = next(version for version in VERSIONS if version != VERSION)
 REFUSES = f"""#!/bin/sh

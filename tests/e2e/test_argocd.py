@@ -24,9 +24,9 @@ import yaml
 from testbed import build, cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.e2e.alerting import Alerts, engine_alerts, forwarded
-from tests.e2e.git_server import GitServer, address_for, certificate
-from tests.e2e.site import SMALL, Site, by_ssh, pool
+from testkit.alerting import Alerts, engine_alerts, forwarded
+from testkit.git_server import GitServer, address_for, certificate
+from testkit.site import SMALL, Site, by_ssh, pool
 
 Object = dict[str, Any]
 

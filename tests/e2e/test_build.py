@@ -13,10 +13,10 @@ import pytest
 from testbed import build, cluster
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.e2e import nativelink
-from tests.e2e.bazel_client import Bazel
-from tests.e2e.chain import Entry
-from tests.e2e.site import pool
+from testkit import nativelink
+from testkit.bazel import Bazel
+from testkit.chain import Entry
+from testkit.site import pool
 
 SLOTS = 3  # of each of two workers
 NAME = "build"

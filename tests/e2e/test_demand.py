@@ -29,11 +29,11 @@ from testbed import build, cluster, components, manifests, node
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
-from tests.e2e import chain, nativelink
-from tests.e2e.alerting import Prometheus, api_server, hurry
-from tests.e2e.chain import FAKE, Entry, Gauge, Load, Record, secret
-from tests.e2e.site import pool
-from tests.render.conftest import values_of
+from testkit import chain, nativelink
+from testkit.alerting import Prometheus, api_server, hurry
+from testkit.chain import FAKE, Entry, Gauge, Load, Record, secret
+from testkit.site import pool
+from testkit.trees import values_of
 
 Object = dict[str, Any]
 SLOTS = 2

@@ -31,10 +31,10 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.tree import writ
 from testbed import build, cluster, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.e2e import nativelink
-from tests.e2e.chain import Change, Record, secure_namespace
-from tests.e2e.site import SMALL, pool
-from tests.render.conftest import values_of
+from testkit import nativelink
+from testkit.chain import Change, Record, secure_namespace
+from testkit.site import SMALL, pool
+from testkit.trees import values_of
 
 SPACE, WORKERS = "nativelink", "nativelink-workers"
 MOST = 8  # workers of a pool under load

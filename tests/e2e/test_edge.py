@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from testbed.waiting import patient, until
-from tests.e2e.bazel_client import Bazel
-from tests.e2e.edge import CAS, HOST, NAME, PROXIES, Edge, opened
+from testkit.bazel import Bazel
+from testkit.edge import CAS, HOST, NAME, PROXIES, Edge, opened
 
 # The component that answers a client's calls, by service.
 SERVICES = {

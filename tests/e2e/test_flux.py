@@ -20,9 +20,9 @@ from testbed import build, cluster, components, images
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import ClusterError, patient, until
-from tests.e2e.alerting import Alerts, engine_alerts, forwarded
-from tests.e2e.git_server import GitServer, address_for, certificate
-from tests.e2e.site import SMALL, Site, by_ssh, pool
+from testkit.alerting import Alerts, engine_alerts, forwarded
+from testkit.git_server import GitServer, address_for, certificate
+from testkit.site import SMALL, Site, by_ssh, pool
 
 NAME = "flux"
 CAS, SCHEDULER, WORKERS = "statefulset/nativelink-cas", "deployment/nativelink-scheduler", "nativelink-workers"

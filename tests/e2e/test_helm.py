@@ -18,12 +18,12 @@ import yaml
 from testbed import components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.e2e.bazel_client import Bazel
-from tests.e2e.chain import Entry, secure_namespace
-from tests.e2e.edge import CAS, GATEWAY, HOST, NAME, PROXIES, Edge, made_known, opened
-from tests.e2e.git_server import BRANCH, GitServer, address_for
+from testkit.bazel import Bazel
+from testkit.chain import Entry, secure_namespace
+from testkit.edge import CAS, GATEWAY, HOST, NAME, PROXIES, Edge, made_known, opened
+from testkit.git_server import BRANCH, GitServer, address_for
+from testkit.site import Site, pool
 from tests.e2e.release import BASE, CHART, RESOURCES, SMALL, Release
-from tests.e2e.site import Site, pool
 
 Object = dict[str, Any]
 

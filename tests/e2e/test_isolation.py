@@ -29,9 +29,9 @@ from testbed import bpf, build, cluster, components, debian, node
 from testbed.cluster import Cluster
 from testbed.images import Image
 from testbed.waiting import patient, until
-from tests.e2e.chain import Entry, secret
-from tests.e2e.site import SMALL, Site, pool
-from tests.playbooks import Run
+from testkit.chain import Entry, secret
+from testkit.playbooks import Run
+from testkit.site import SMALL, Site, pool
 
 SPACE = "nativelink-node-agent"
 # The path at which a pod sees the node's root of cgroup v2.

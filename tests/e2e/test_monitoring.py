@@ -24,12 +24,12 @@ from dashboards import pictures
 from testbed import build, components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.authority import Authority
-from tests.e2e import chain, nativelink
-from tests.e2e.alerting import Prometheus, api_server, hurry
-from tests.e2e.chain import Load, secret
-from tests.e2e.edge import CAS, HOST, NAME, Edge, opened
-from tests.e2e.site import pool
+from testkit import chain, nativelink
+from testkit.alerting import Prometheus, api_server, hurry
+from testkit.authority import Authority
+from testkit.chain import Load, secret
+from testkit.edge import CAS, HOST, NAME, Edge, opened
+from testkit.site import pool
 
 Object = dict[str, Any]
 WORKERS = "nativelink-workers"

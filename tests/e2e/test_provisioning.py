@@ -22,9 +22,9 @@ import yaml
 from testbed import cluster, components, manifests, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import patient, until
-from tests.e2e.git_server import address_for
-from tests.e2e.site import SMALL, Site, pool
-from tests.playbooks import ROOT, Run, finish
+from testkit.git_server import address_for
+from testkit.playbooks import ROOT, Run, finish
+from testkit.site import SMALL, Site, pool
 
 PREVIOUS, CURRENT = (pins.versions()[component] for component in ("keda-previous", "keda"))
 METRICS = "v1beta1.external.metrics.k8s.io"

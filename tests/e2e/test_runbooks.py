@@ -25,10 +25,10 @@ import yaml
 from testbed import build, cluster, components, manifests
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.authority import Authority
-from tests.e2e import chain, nativelink
-from tests.e2e.chain import Entry, secret
-from tests.e2e.site import pool
+from testkit import chain, nativelink
+from testkit.authority import Authority
+from testkit.chain import Entry, secret
+from testkit.site import pool
 
 Object = dict[str, Any]
 

@@ -24,9 +24,9 @@ import pytest
 from testbed import cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.e2e import chain
-from tests.e2e.chain import FAKE, Entry, Record
-from tests.e2e.site import pool
+from testkit import chain
+from testkit.chain import FAKE, Entry, Record
+from testkit.site import pool
 
 with Path(__file__).with_name("load.csv").open() as file:
     LOAD = [(int(row["seconds"]), int(row["demand"])) for row in csv.DictReader(file)]

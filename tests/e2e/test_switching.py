@@ -13,8 +13,8 @@ import yaml
 from testbed import cluster, components
 from testbed.cluster import Cluster
 from testbed.waiting import until
-from tests.e2e.git_server import GitServer, address_for
-from tests.e2e.site import SMALL, Site, pool
+from testkit.git_server import GitServer, address_for
+from testkit.site import SMALL, Site, pool
 
 NAME = "prod"
 POINTER = f"nativelink-{NAME}"

@@ -21,11 +21,11 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.tree import writ
 from testbed import cluster, images, node
 from testbed.cluster import Cluster
 from testbed.waiting import until
-from tests.e2e import nativelink
-from tests.e2e.bazel_client import Bazel
-from tests.e2e.chain import Entry, secure_namespace
-from tests.e2e.site import SMALL, pool
-from tests.render.conftest import values_of
+from testkit import nativelink
+from testkit.bazel import Bazel
+from testkit.chain import Entry, secure_namespace
+from testkit.site import SMALL, pool
+from testkit.trees import values_of
 
 pytestmark = pytest.mark.skipif(
     0 < len(nativelink.SAVED) < len(images.NATIVELINK_VERSIONS),

@@ -212,3 +212,10 @@ def test_scripts_are_valid_and_may_be_run(script: str) -> None:
     path = ROOT / ".ci" / script
     assert path.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_shared_code_is_in_no_folder_of_tests() -> None:
+    taken = re.compile(r"^\s*(from|import) tests\b", re.MULTILINE)
+    files = texts(".py")
+    assert taken.search(files["tests/e2e/test_helm.py"])
+    assert [path for path, text in files.items() if not path.startswith("tests/") and taken.search(text)] == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.playbooks import ROOT, Run, run_playbook
+from testkit.playbooks import ROOT, Run, run_playbook
 
 INVENTORY = re.compile(r"^```yaml\n(# inventories/\w+/hosts\.yml\n.*?)^```$", re.DOTALL | re.MULTILINE)
 

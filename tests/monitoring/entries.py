@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
-from tests.render.conftest import values_of
+from testkit.trees import values_of
 
 _ALL: dict[str, Any] = {
     "nativelink_metrics": ["scheduler", "cas", "worker"],

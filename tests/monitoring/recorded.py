@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.waiting import until
+from testkit.prometheus import local
 from tests.monitoring.entries import files
-from tests.monitoring.local import local
 
 SCRAPES = Path(__file__).with_name("scrapes")
 # The job and the target's labels of each file. Its own labels win, as in the rendered scrape configuration.

@@ -15,9 +15,9 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import alerts
 
 from testbed import build
+from testkit.trees import ROOT
 from tests.monitoring.cases import CASES, Case
 from tests.monitoring.entries import VARIABLES, files
-from tests.render.conftest import ROOT
 
 RULES = "monitoring/alert-rules.yaml"
 NAMES = {

@@ -12,7 +12,7 @@ import pytest
 
 import dashboards
 from dashboards import pictures, prometheus
-from tests.monitoring.local import local
+from testkit.prometheus import local
 
 NAMES = list(dashboards.MODULES)
 VALUES = pictures.variables("test", "nativelink", "nativelink-workers", 60)

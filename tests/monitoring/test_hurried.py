@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 
-from tests.monitoring.hurried import hurried
+from testkit.prometheus import hurried
 
 
 def test_waits_ranges_and_offsets_are_shorter() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from testbed.waiting import until
+from testkit.prometheus import local
 from tests.monitoring.entries import files
-from tests.monitoring.local import local
 
 RULES = "monitoring/inhibit-rules.yaml"
 Label = dict[str, str]

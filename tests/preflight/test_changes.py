@@ -10,9 +10,9 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.change_guard import breaking_changes, notices, refused
 
-from tests.inventories import minimal, write_inventory
-from tests.playbooks import run_playbook
-from tests.repository import git
+from testkit.inventories import minimal, write_inventory
+from testkit.playbooks import run_playbook
+from testkit.repository import git
 
 COMMITTED: dict[str, Any] = {
     "apiVersion": "apps/v1",

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation.files import file_findings
 
-from tests.inventories import minimal, write_inventory
-from tests.playbooks import run_playbook
+from testkit.inventories import minimal, write_inventory
+from testkit.playbooks import run_playbook
 
 UNDER = "write clusters under hosts, groups under children and variables under vars"
 QUOTES = 'put the template in quotes: "{{ name }}"'

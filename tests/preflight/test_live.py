@@ -18,8 +18,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.live import live
 from testbed import cluster
 from testbed.cluster import Cluster
 from testbed.waiting import patient
-from tests.inventories import kubeconfig, minimal, write_inventory
-from tests.playbooks import Run, run_playbook
+from testkit.inventories import kubeconfig, minimal, write_inventory
+from testkit.playbooks import Run, run_playbook
 
 TIMEOUT = 2
 

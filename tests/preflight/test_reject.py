@@ -18,8 +18,8 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats
 
-from tests.inventories import kubeconfig, minimal, write_inventory
-from tests.playbooks import Run, run_playbook
+from testkit.inventories import kubeconfig, minimal, write_inventory
+from testkit.playbooks import Run, run_playbook
 
 FILES = sorted((Path(__file__).parent / "reject").glob("*.yml"))
 CASES: list[dict[str, Any]] = [case for file in FILES for case in yaml.safe_load(file.read_text())]

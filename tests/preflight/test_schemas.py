@@ -14,7 +14,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation impor
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from tests.render.conftest import values_of
+from testkit.trees import values_of
 
 EVERYTHING = {
     "nativelink_scheduler_backend": "redis",

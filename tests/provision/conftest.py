@@ -13,8 +13,8 @@ import yaml
 
 from testbed import cluster
 from testbed.cluster import Cluster
-from tests.inventories import offline, write_inventory
-from tests.playbooks import run_playbook
+from testkit.inventories import offline, write_inventory
+from testkit.playbooks import run_playbook
 
 CLUSTER = "dev"
 

@@ -17,8 +17,8 @@ from testbed import cluster, manifests
 from testbed.cluster import Cluster
 from testbed.node import LABEL
 from testbed.waiting import patient, until
-from tests.inventories import inventories
-from tests.render.conftest import CLUSTERS, Object, find, objects_of, values_of
+from testkit.inventories import inventories
+from testkit.trees import CLUSTERS, Object, find, objects_of, values_of
 
 MANAGER = ("--server-side", "--field-manager=nativelink-gitops")
 PRIORITY_CLASS = {

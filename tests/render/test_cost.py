@@ -6,7 +6,7 @@ import doctest
 
 import pytest
 
-from tests.render.conftest import ROOT
+from testkit.trees import ROOT
 
 
 @pytest.mark.parametrize(("page", "least"), [("cost.md", 10), ("sizing.md", 15)])

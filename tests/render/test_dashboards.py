@@ -10,8 +10,8 @@ from typing import Any
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.rollouts import rollouts, running
 
-from tests.render.conftest import Object, values_of
-from tests.repository import git
+from testkit.repository import git
+from testkit.trees import Object, values_of
 
 NAMES = ["cache", "edge", "gitops", "overview", "queue", "workers"]
 MOST = 256 * 1024  # bytes: Argo CD and kubectl copy an object that they apply on the client's side into an annotation

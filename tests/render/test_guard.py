@@ -17,8 +17,8 @@ import pytest
 from testbed import build
 from testbed.ports import free_port, free_ports
 from testbed.waiting import patient, until
-from tests.render.conftest import ROOT, VERSION, committed
-from tests.render.redis import Redis
+from testkit.redis import Redis
+from testkit.trees import ROOT, VERSION, committed
 
 SHELLS = ("dash", "bash")
 SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / f"schemas/nativelink-{VERSION}.schema.json")}

@@ -15,7 +15,7 @@ from testbed import cluster
 from testbed.cluster import Cluster
 from testbed.node import LABEL
 from testbed.waiting import patient, until
-from tests.render.conftest import ROOT, Object, find, objects_of, values_of
+from testkit.trees import ROOT, Object, find, objects_of, values_of
 
 WORKERS = "nativelink-workers"
 TAINT = {"key": "builds", "operator": "Exists"}

@@ -21,7 +21,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, v
 from testbed import build, cluster, manifests
 from testbed.cluster import Cluster
 from testbed.waiting import patient
-from tests.render.conftest import Object, values_of
+from testkit.trees import Object, values_of
 
 FILE = Path(__file__).parents[1] / "preflight/reject/kubernetes.yml"
 CASES = [case for case in yaml.safe_load(FILE.read_text()) if "server" in case]

@@ -11,7 +11,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
-from tests.render.conftest import Object, find, objects_of, values_of
+from testkit.trees import Object, find, objects_of, values_of
 from tests.render.test_tree import container
 
 MUTUAL_TLS = {"nativelink_mutual_tls_secret": "mutual-tls-1", "nativelink_mutual_tls_expires": "2027-01-31"}

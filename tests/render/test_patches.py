@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import patches, render, tree
 
-from tests.render.conftest import Object, values_of
+from testkit.trees import Object, values_of
 
 FILES = render.tree(values_of())
 SMP = {

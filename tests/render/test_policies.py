@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
-from tests.render.conftest import Object, objects_of, values_of
+from testkit.trees import Object, objects_of, values_of
 
 NAME = {"app.kubernetes.io/name": "nativelink"}
 

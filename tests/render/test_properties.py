@@ -13,8 +13,8 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, validation
 from hypothesis import HealthCheck, given, settings
 
-from tests.inventories import LABELS, inventories
-from tests.render.conftest import ROOT, objects_of, values_of
+from testkit.inventories import LABELS, inventories
+from testkit.trees import ROOT, objects_of, values_of
 
 RELAXED = settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -58,7 +58,7 @@ def test_every_configuration_passes_the_schema(
 RENDERING = """
 import json
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
-from tests.render.conftest import values_of
+from testkit.trees import values_of
 
 names = list("abcdefgh")
 mappings = ("node_selector", "platform_properties", "annotations", "env")

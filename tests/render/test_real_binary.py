@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
-from tests.render.conftest import VERSION, Object, committed, find, objects_of, values_of
+from testkit.trees import VERSION, Object, committed, find, objects_of, values_of
 from tests.render.test_tree import ALL, container, simple
 
 

@@ -17,8 +17,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from testbed import debian
 from testbed.ports import free_port
 from testbed.waiting import until
-from tests.render.conftest import values_of
-from tests.render.redis import Redis
+from testkit.redis import Redis
+from testkit.trees import values_of
 
 INDEX = "aa__state_sort_key_3e762c15"
 POOLS = [

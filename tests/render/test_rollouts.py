@@ -9,10 +9,10 @@ import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.rollouts import rollouts
 
-from tests.inventories import minimal, write_inventory
-from tests.playbooks import Run, run_playbook
-from tests.render.conftest import values_of
-from tests.repository import git
+from testkit.inventories import minimal, write_inventory
+from testkit.playbooks import Run, run_playbook
+from testkit.repository import git
+from testkit.trees import values_of
 
 A, B = ({"name": name, "platform_properties": {"pool": name}} for name in "ab")
 CAS = "CAS: its pods restart one after another; the cache on their volumes stays"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testbed.waiting import patient, until
-from tests.render.conftest import committed
+from testkit.trees import committed
 
 SHELLS = ("dash", "bash")
 ACTION = "4c7f7bb6-63e2-4d5b-9a0c-5f7d2d8f31aa"  # NativeLink names an action's directory by a UUID

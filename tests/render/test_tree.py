@@ -15,8 +15,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
-from tests.playbooks import run_playbook
-from tests.render.conftest import CLUSTERS, ROOT, VERSION, Object, committed, find, objects_of, values_of
+from testkit.playbooks import run_playbook
+from testkit.trees import CLUSTERS, ROOT, VERSION, Object, committed, find, objects_of, values_of
 
 GIB = 1024**3
 ALL = ("local", "dev", "staging", "prod")

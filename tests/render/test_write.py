@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 
-from tests.render.conftest import values_of
+from testkit.trees import values_of
 
 FILES = render.tree(values_of())
 COLLECTIONS = str(Path(__file__).parents[2] / "playbooks/collections")

@@ -16,7 +16,7 @@ import pytest
 
 from testbed import build, components, images, manifests, pins
 from testbed.images import Image
-from tests.render.conftest import VERSION
+from testkit.trees import VERSION
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,7 +24,7 @@ import pytest
 from testbed import build, components, images
 from testbed.ports import free_port, free_ports
 from testbed.waiting import patient, until
-from tests.authority import Authority
+from testkit.authority import Authority
 
 Object = dict[str, Any]
 Edit = Callable[[Object], object]

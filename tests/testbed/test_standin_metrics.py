@@ -20,7 +20,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from testbed import build
 from testbed.ports import free_ports
 from testbed.waiting import until
-from tests.render.conftest import values_of
+from testkit.trees import values_of
 from tests.testbed.test_standin import SERVICES, V132, WORKER, Farm, Object, Redis, looked_up, put
 from tests.testbed.test_standin import redis as redis  # a fixture
 

@@ -26,9 +26,9 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from testbed import build, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.e2e import nativelink
-from tests.e2e.site import SMALL
-from tests.render.conftest import values_of
+from testkit import nativelink
+from testkit.site import SMALL
+from testkit.trees import values_of
 
 Object = dict[str, Any]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from testbed.cluster import Cluster
 from testbed.waiting import patient
-from tests import inventories
+from testkit import inventories
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

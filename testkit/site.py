@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from testbed import images
-from tests.e2e.git_server import BRANCH, GitServer
-from tests.inventories import LOCAL_PATH, NO_ADD_ONS
-from tests.playbooks import Project, Run
+from testkit.git_server import BRANCH, GitServer
+from testkit.inventories import LOCAL_PATH, NO_ADD_ONS
+from testkit.playbooks import Project, Run
 
 SMALL: dict[str, Any] = {
     **LOCAL_PATH,

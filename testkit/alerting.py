@@ -19,9 +19,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import t
 
 from testbed.cluster import Cluster
 from testbed.waiting import until
-from tests.monitoring.hurried import hurried
-from tests.monitoring.local import local
-from tests.render.conftest import values_of
+from testkit.prometheus import hurried, local
+from testkit.trees import values_of
 
 Object = dict[str, Any]
 HURRY = 10

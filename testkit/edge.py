@@ -23,9 +23,9 @@ from typing import Any
 from testbed import build, cluster, components, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
-from tests.authority import Authority
-from tests.e2e.chain import secret
-from tests.e2e.site import SMALL, Site, pool
+from testkit.authority import Authority
+from testkit.chain import secret
+from testkit.site import SMALL, Site, pool
 
 Object = dict[str, Any]
 

@@ -33,7 +33,7 @@ from cryptography import x509
 
 from testbed import node
 from testbed.cluster import Cluster
-from tests.authority import Authority
+from testkit.authority import Authority
 
 NAME = "repository.git"
 BRANCH = "main"

@@ -1,0 +1,1 @@
+"""The code that the tests, conformance and the benchmarks share."""

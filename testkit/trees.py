@@ -1,0 +1,47 @@
+"""Trees for the tests: rendered in process from variables that a test states, or the committed ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+
+ROOT = Path(__file__).resolve().parents[1]
+CLUSTERS = ROOT / "clusters"
+VERSION = str(yaml.safe_load((ROOT / "roles/nativelink/defaults/main.yml").read_text())["nativelink_version"])
+"""The default version of NativeLink, which the committed trees have."""
+Values = dict[str, Any]
+Object = dict[str, Any]
+
+
+def values_of(cluster: str = "test", **variables: Any) -> Values:
+    """Return the renderer's input for a cluster with these variables. Templates are plain texts here."""
+    # The last three have a default that is a template.
+    stated = {
+        "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+        "ingress_class_name": "nativelink",
+        "ingress_namespace": "edge",
+        "gitops_namespace": "gitops",
+        **variables,
+    }
+    return specs.effective({"inventory_hostname": cluster, **stated}, lambda text: text)
+
+
+def objects_of(files: dict[str, str]) -> list[Object]:
+    """Return the objects of a rendered tree, without the kustomization and the generated ConfigMaps."""
+    kustomization = yaml.safe_load(files["kustomization.yaml"])
+    return [yaml.safe_load(files[path]) for path in kustomization["resources"]]
+
+
+def find(objects: list[Object], kind: str, name: str) -> Object:
+    """Return the one object of this kind and name."""
+    (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
+    return found
+
+
+def committed(cluster: str) -> dict[str, str]:
+    """Return the files of a committed cluster's tree, by path below rendered/."""
+    folder = CLUSTERS / cluster / "rendered"
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
