@@ -24,7 +24,7 @@ help: ## list the targets
 
 .PHONY: venv
 venv:
-	@.ci/venv .venv $(PYTHON)
+	@hack/venv .venv $(PYTHON)
 
 ##@ The main job
 
@@ -69,7 +69,7 @@ cluster-status: venv ## list the embedded clusters
 
 .PHONY: manifests
 manifests: venv
-	python .ci/offline.py $(MANIFESTS) -i $(INVENTORY) $(ARGS)
+	python -m testbed manifests --variables $(MANIFESTS) keda gateway-api envoy-gateway # those that inventories/local installs
 
 ##@ Tests
 
@@ -107,7 +107,7 @@ e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining,
 
 .PHONY: newest
 newest: # an environment with a newer Python for the tests on the newest ansible-core, which are skipped without one
-	@if python=$$(.ci/newest-python); then .ci/venv .venv-newest "$$python"; fi
+	@if python=$$(hack/newest-python); then hack/venv .venv-newest "$$python"; fi
 
 .PHONY: soak
 soak: venv ## run the long tests: the bootstrap interrupted at 20 random points; with root also those of draining, scaling and alerts (hours)
@@ -131,7 +131,7 @@ size: ## count the lines by hand of each folder: all files but those that .gitat
 
 .PHONY: generate
 generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables, the dashboards, and the chart
-	python docs/generate.py --write
+	python hack/generate.py --write
 	python -m dashboards
 	python -m chart
 	"$$(python -m testbed tool helm-docs)" --chart-search-root charts
@@ -139,7 +139,7 @@ generate: venv ## generate docs/variables.md, the schema and the READMEs' tables
 .PHONY: package
 package: venv ## make a release from the commit, in dist/: chart, collection, checksums, provenance (KEY=NAME KEYRING=FILE sign the chart)
 	rm -rf dist
-	python .ci/package.py dist $(if $(KEY),--key "$(KEY)" --keyring "$(KEYRING)") $(if $(BUILDER),--builder "$(BUILDER)")
+	python hack/package.py dist $(if $(KEY),--key "$(KEY)" --keyring "$(KEYRING)") $(if $(BUILDER),--builder "$(BUILDER)")
 
 .PHONY: docs
 docs: venv ## build the documentation site: .site/index.html. A dead link is an error

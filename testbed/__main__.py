@@ -6,8 +6,11 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
-from testbed import bpf, build, cluster, components, images, isolation
+import yaml
+
+from testbed import bpf, build, cluster, components, images, isolation, manifests
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     built.add_argument("--images", action="store_true", help="also make all images for a real node, and pint")
     added = command("tool", "print the path of a tool that checks or packages the chart", named=False)
     added.add_argument("tool", choices=[tool for names in build.CHART_SETS.values() for tool in names])
-    command("manifests", "only make the release manifests, and print their paths", named=False)
+    added = command("manifests", "make the release manifests, by default all, and print their paths", named=False)
+    added.add_argument("--variables", type=Path, metavar="FILE", help="write the roles' variables that name them")
+    chosen = [*manifests.VARIABLES, []]  # Python 3.11 looks up the empty list, too
+    added.add_argument("component", nargs="*", choices=chosen, metavar="COMPONENT", help=", ".join(manifests.VARIABLES))
     command("bpf", "compile the eBPF programs of role node_agent into the role's object files", named=False)
     command("isolation", "build the program of isolated workers into role nativelink", named=False)
     added = command("load", "give a cluster with a real node the images of components")
@@ -97,10 +103,13 @@ def main(arguments: list[str] | None = None) -> int:
                 sets = {name: tools for name, tools in build.CHART_SETS.items() if given.tool in tools}
                 print(build.binaries(sets)[given.tool])
             case "manifests":
-                from testbed import manifests
-
-                for label, path in manifests.build_all().items():
-                    print(f"{label:<24} {path}")
+                if given.variables:
+                    text = yaml.safe_dump(manifests.variables(given.component), explicit_start=True)
+                    given.variables.parent.mkdir(parents=True, exist_ok=True)
+                    given.variables.write_text(text)
+                else:
+                    for label, path in manifests.build_all(given.component).items():
+                        print(f"{label:<24} {path}")
             case "bpf":
                 bpf.write()
             case "isolation":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,15 @@ _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]
     "cert-manager": (_cert_manager, ("cert-manager",)),
 }
 
+# By component: the variable of a role that names its manifest.
+VARIABLES = {
+    "keda": "keda_manifest",
+    "gateway-api": "ingress_gateway_api_manifest",
+    "envoy-gateway": "ingress_envoy_gateway_manifest",
+    "argocd": "gitops_argocd_manifest",
+    "flux": "gitops_flux_manifest",
+}
+
 
 def path(component: str, version: str | None = None, label: str = "") -> Path:
     """Return the manifest of a component, and make it if needed.
@@ -213,10 +222,28 @@ def path(component: str, version: str | None = None, label: str = "") -> Path:
     return cache.made(cache.root() / "manifests" / key, make) / file
 
 
-def build_all() -> dict[str, Path]:
-    """Make every pinned manifest, and return the paths by component and version: ``{"keda 2.21.0": path, ...}``."""
+def variables(components: Collection[str] = ()) -> dict[str, str | bool]:
+    """Return the roles' variables for a cluster with fake nodes and with these components (keys of ``VARIABLES``).
+
+    Without components it names the manifests of all of them. It makes those that do not exist yet.
+    """
+    chosen = list(components or VARIABLES)
+    paths = {VARIABLES[each]: str(path(each, label=f"[{n}/{len(chosen)}]")) for n, each in enumerate(chosen, 1)}
+    return paths | {"keda_wait_for_metrics_api": False}  # the pods are fake, so KEDA's metrics API never answers
+
+
+def build_all(components: Collection[str] = ()) -> dict[str, Path]:
+    """Make the pinned manifests of these components, by default of all.
+
+    Return the paths by component and version: ``{"keda 2.21.0": path, ...}``.
+    """
     releases = pins.versions()
-    wanted = [(component, releases[name]) for component, (_, sets) in _RECIPES.items() for name in sets]
+    wanted = [
+        (component, releases[name])
+        for component, (_, sets) in _RECIPES.items()
+        if not components or component in components
+        for name in sets
+    ]
     return {
         f"{component} {version}": path(component, version, f"[{number}/{len(wanted)}]")
         for number, (component, version) in enumerate(wanted, 1)

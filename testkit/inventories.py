@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,8 @@ from typing import Any
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 from hypothesis import strategies as st
+
+from testbed import manifests
 
 CONTEXT = "good"
 """The one context of a kubeconfig that `kubeconfig` writes."""
@@ -25,7 +24,6 @@ NO_ADD_ONS = {
     "node_agent_guard": False,
 }
 """A cluster without KEDA, the edge and the node agent."""
-_OFFLINE = Path(__file__).resolve().parents[1] / ".ci" / "offline.py"
 
 
 def write_inventory(folder: Path, hosts: dict[str, dict[str, Any]], **shared: Any) -> Path:
@@ -62,9 +60,7 @@ def kubeconfig(file: Path, server: str) -> Path:
 @cache
 def offline() -> dict[str, Any]:
     """The variables of the embedded Kubernetes: where its release manifests are, which are made if need be."""
-    with tempfile.NamedTemporaryFile(prefix="offline-") as file:
-        subprocess.run([sys.executable, str(_OFFLINE), file.name], check=True)
-        return dict(yaml.safe_load(file.read()))
+    return manifests.variables()
 
 
 # Strategies of Hypothesis

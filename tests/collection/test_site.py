@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ import pytest
 import yaml
 
 from testbed import cluster
+from testkit import inventories
 from testkit.repository import git
 
-from .conftest import ROOT, Collection, install, run
+from .conftest import Collection, install, run
 
 STORAGE = [{"name": "local-path", "preset": "local-path"}]
 
@@ -197,7 +196,7 @@ def test_ci_fails_on_a_faulty_inventory(committed: Path) -> None:
 
 def test_the_site_is_bootstrapped(site: Path, tmp_path: Path) -> None:
     offline = tmp_path / "offline.yml"
-    subprocess.run([sys.executable, ".ci/offline.py", str(offline)], cwd=ROOT, check=True)
+    offline.write_text(yaml.safe_dump(inventories.offline()))
     hosts = site / "inventories/farm/hosts.yml"
     inventory: dict[str, Any] = yaml.safe_load(hosts.read_text())
     with cluster.fresh("site") as embedded:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 
-from docs import generate
+from hack import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ("preflight", "storage_classes", "keda", "ingress", "node_agent", "nativelink", "gitops")

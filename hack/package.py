@@ -1,6 +1,6 @@
 """What a release publishes: the chart and the collection of the commit that is checked out, checksums and provenance.
 
-``python .ci/package.py FOLDER`` makes the folder and writes into it:
+``python hack/package.py FOLDER`` makes the folder and writes into it:
 
 - the chart, and with ``--key`` its signature (``.prov``), which ``helm verify`` checks;
 - the collection, as ``ansible-galaxy collection build`` makes it;

@@ -1,6 +1,6 @@
 """Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, parts of pages.
 
-`make generate` writes them; `python docs/generate.py --check` fails if a file is out of date.
+`make generate` writes them; `python hack/generate.py --check` fails if a file is out of date.
 """
 
 from __future__ import annotations
