@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,59 +20,32 @@ RULES = "monitoring/inhibit-rules.yaml"
 Label = dict[str, str]
 
 
-def alert(name: str, **labels: str) -> Label:
-    return {"alertname": name, "cluster": "test", "namespace": "nativelink", **labels}
+# A firing alert > one that says nothing new beside it | one that does. All names begin with NativeLink.
+ROWS = """
+RedisDown > SchedulerDown | SchedulerDown cluster=other
+RedisDown > DemandLost | CASPodDown
+SchedulerDown > SchedulerNotMatching | SchedulerNotMatching namespace=other
+SchedulerDown > EdgeErrors route=nativelink-execution | EdgeErrors route=nativelink-cache
+SchedulerLoopDead pod=a > SchedulerNotMatching pool=default | RedisFull
+DemandLost > KEDAFallback pool=default | CASPodDown
+DemandLost > MetricsLost source=scheduler | MetricsLost source=cas
+CASPodDown pod=a > UploadErrors pod=b | CASDiskFull
+CASPodDown > EdgeGivesUp route=nativelink-cache | EdgeGivesUp route=nativelink-execution
+CASInodesFull > UploadErrors | UploadsRefused
+WorkersPending pool=large > PoolAtMaximum pool=large | PoolAtMaximum pool=default
+WorkerOutOfMemory pod=a > WorkersGivenUp | DrainStuck
+EdgeErrors route=nativelink-cache > EdgeGivesUp route=nativelink-cache | EdgeGivesUp route=nativelink-execution
+GitOpsFailing > GitOpsOutOfSync | SchedulerDown
+"""
 
 
-# A firing alert, one that says nothing new beside it, and one that does.
-INHIBITED: tuple[tuple[Label, Label, Label], ...] = (
-    (
-        alert("NativeLinkRedisDown"),
-        alert("NativeLinkSchedulerDown"),
-        alert("NativeLinkSchedulerDown", cluster="other"),
-    ),
-    (alert("NativeLinkRedisDown"), alert("NativeLinkDemandLost"), alert("NativeLinkCASPodDown")),
-    (
-        alert("NativeLinkSchedulerDown"),
-        alert("NativeLinkSchedulerNotMatching"),
-        alert("NativeLinkSchedulerNotMatching", namespace="other"),
-    ),
-    (
-        alert("NativeLinkSchedulerDown"),
-        alert("NativeLinkEdgeErrors", route="nativelink-execution"),
-        alert("NativeLinkEdgeErrors", route="nativelink-cache"),
-    ),
-    (
-        alert("NativeLinkSchedulerLoopDead", pod="a"),
-        alert("NativeLinkSchedulerNotMatching", pool="default"),
-        alert("NativeLinkRedisFull"),
-    ),
-    (alert("NativeLinkDemandLost"), alert("NativeLinkKEDAFallback", pool="default"), alert("NativeLinkCASPodDown")),
-    (
-        alert("NativeLinkDemandLost"),
-        alert("NativeLinkMetricsLost", source="scheduler"),
-        alert("NativeLinkMetricsLost", source="cas"),
-    ),
-    (alert("NativeLinkCASPodDown", pod="a"), alert("NativeLinkUploadErrors", pod="b"), alert("NativeLinkCASDiskFull")),
-    (
-        alert("NativeLinkCASPodDown"),
-        alert("NativeLinkEdgeGivesUp", route="nativelink-cache"),
-        alert("NativeLinkEdgeGivesUp", route="nativelink-execution"),
-    ),
-    (alert("NativeLinkCASInodesFull"), alert("NativeLinkUploadErrors"), alert("NativeLinkUploadsRefused")),
-    (
-        alert("NativeLinkWorkersPending", pool="large"),
-        alert("NativeLinkPoolAtMaximum", pool="large"),
-        alert("NativeLinkPoolAtMaximum", pool="default"),
-    ),
-    (alert("NativeLinkWorkerOutOfMemory", pod="a"), alert("NativeLinkWorkersGivenUp"), alert("NativeLinkDrainStuck")),
-    (
-        alert("NativeLinkEdgeErrors", route="nativelink-cache"),
-        alert("NativeLinkEdgeGivesUp", route="nativelink-cache"),
-        alert("NativeLinkEdgeGivesUp", route="nativelink-execution"),
-    ),
-    (alert("NativeLinkGitOpsFailing"), alert("NativeLinkGitOpsOutOfSync"), alert("NativeLinkSchedulerDown")),
-)
+def alert(text: str) -> Label:
+    name, *labels = text.split()
+    own = dict(label.split("=") for label in labels)
+    return {"alertname": f"NativeLink{name}", "cluster": "test", "namespace": "nativelink", **own}
+
+
+INHIBITED = [tuple(map(alert, re.split("[>|]", row))) for row in ROWS.strip().splitlines()]
 
 
 # The Alertmanager sees all of them at once, so each row has a cluster of its own.

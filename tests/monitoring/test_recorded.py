@@ -31,12 +31,8 @@ def test_wrong_selectors_are_found(recording: Recorded) -> None:
     assert recording.selectors("redis_up offset 5m")[0].count("__name__") == 1
 
 
-def test_the_recordings_are_small_and_say_where_they_are_from() -> None:
-    """Each recording is a target, begins with a version, and all of them together are small."""
-    found = {path.stem: path.read_text() for path in SCRAPES.glob("*.txt")}
+def test_the_recordings_are_small() -> None:
+    """Each recording is a target, and all of them together are small."""
+    found = {path.stem: path.stat().st_size for path in SCRAPES.glob("*.txt")}
     assert found.keys() == TARGETS.keys()
-    assert sum(map(len, found.values())) < LARGEST
-    for name, text in found.items():
-        header = text.partition("# TYPE")[0]
-        assert header.startswith("# "), name
-        assert any(character.isdigit() for character in header), name
+    assert sum(found.values()) < LARGEST
