@@ -96,13 +96,13 @@ def _loops(template: str) -> list[str]:
     if template in render.COLLECTOR_FILES:
         return ["range $collector := $context.collectors"]
     if template == render.PODMONITOR:
-        return [f"if {_when('$context', 'prometheus operator')}", "range $scrape := $context.prometheus.others"]
+        return [f"if {_when('$context', 'prometheus_operator')}", "range $scrape := $context.prometheus.others"]
     components = constant(dict(render.COMPONENTS.values())).code
-    return [f"range $component, $condition := {components}", "if index $context.when $condition"]
+    return [f"range $component, $condition := {components}", "if index $context.features $condition"]
 
 
 def _when(owner: str, condition: str) -> str:
-    return f"index {owner}.when {quoted(condition)}" if " " in condition else f"{owner}.when.{condition}"
+    return f"{owner}.features.{condition}"
 
 
 def write(folder: Path, wanted: Mapping[str, str]) -> None:

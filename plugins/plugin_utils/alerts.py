@@ -19,7 +19,7 @@ ENTRY = ("cluster", "namespace")
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert. `needs` are the conditions of `template_context()["when"]` without which its series do not exist.
+    """An alert. `needs` are the conditions of `template_context()["features"]` without which its series do not exist.
 
     `summary` names the object, and may use Prometheus' templates. An alert may stand here several times, with `needs`
     that exclude each other.
@@ -188,18 +188,18 @@ def _sources(farm: _Farm) -> tuple[tuple[str, tuple[str, ...], str], ...]:
     argocd = series("argocd_app_info", namespace=farm.engine, name=farm.sync)
     flux = series("gotk_reconcile_duration_seconds_count", namespace=farm.engine, kind="Kustomization", name=farm.sync)
     return (
-        ("scheduler", ("scheduler counts",), passes),
-        ("cas", ("cas counts",), series("nativelink_health_checks_total", **farm.cas)),
-        ("edge", ("edge scraped",), series("envoy_cluster_membership_total", **farm.routes)),
-        ("keda", ("keda scraped",), series("keda_build_info")),
-        ("argocd", ("gitops scraped", "argocd"), argocd),
-        ("flux", ("gitops scraped", "flux"), flux),
-        ("kube-state-metrics", ("cluster scraped",), series("kube_pod_info", namespace=farm.ours)),
-        ("kubelet", ("cluster scraped",), series("container_memory_working_set_bytes", namespace=farm.ours)),
+        ("scheduler", ("scheduler_counts",), passes),
+        ("cas", ("cas_counts",), series("nativelink_health_checks_total", **farm.cas)),
+        ("edge", ("edge_scraped",), series("envoy_cluster_membership_total", **farm.routes)),
+        ("keda", ("keda_scraped",), series("keda_build_info")),
+        ("argocd", ("gitops_scraped", "argocd"), argocd),
+        ("flux", ("gitops_scraped", "flux"), flux),
+        ("kube-state-metrics", ("cluster_scraped",), series("kube_pod_info", namespace=farm.ours)),
+        ("kubelet", ("cluster_scraped",), series("container_memory_working_set_bytes", namespace=farm.ours)),
     )
 
 
-def alerts(known: Mapping[str, Any], when: Mapping[str, bool], pools: Sequence[Mapping[str, Any]]) -> list[Alert]:
+def alerts(known: Mapping[str, Any], features: Mapping[str, bool], pools: Sequence[Mapping[str, Any]]) -> list[Alert]:
     """All alerts, with the expressions of one cluster. `groups` leaves out those whose `needs` the cluster lacks."""
     farm = _Farm(known, pools)
     return [
@@ -210,7 +210,7 @@ def alerts(known: Mapping[str, Any], when: Mapping[str, bool], pools: Sequence[M
         *_edge(farm),
         *_mutual_tls(known),
         *_gitops(known, farm),
-        *_lost(farm, when),
+        *_lost(farm, features),
     ]
 
 
@@ -224,7 +224,7 @@ def _cas(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkCASPodDown",
         "cas",
         CRITICAL,
-        ("cluster series",),
+        ("cluster_series",),
         "3m",
         # These two have the label pod of what tells of them.
         f"max by (namespace, pod) ({ready}) == 0"
@@ -241,7 +241,7 @@ def _cas(farm: _Farm) -> Iterator[Alert]:
             name,
             "cas",
             CRITICAL,
-            ("cluster series",),
+            ("cluster_series",),
             "5m",
             f"max by (namespace, persistentvolumeclaim) ({free} / {size}) < 0.05",
             "{{ $labels.persistentvolumeclaim }} has {{ $value | humanizePercentage }} of its " + what + " left",
@@ -253,7 +253,7 @@ def _cas(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkUploadsRefused",
         "cas",
         WARNING,
-        ("cas counts",),
+        ("cas_counts",),
         "",
         _happened(count, "10m", **farm.cas, **writes, rpc_grpc_status_code="3"),
         "CAS pod {{ $labels.pod }} has refused an upload",
@@ -267,7 +267,7 @@ def _cas(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkUploadErrors",
         "cas",
         CRITICAL,
-        ("cas counts",),
+        ("cas_counts",),
         "2m",
         f"{failed} / {all_writes} > 0.05",
         "{{ $value | humanizePercentage }} of the uploads to CAS pod {{ $labels.pod }} fail",
@@ -281,7 +281,7 @@ def _cas(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkCacheHitRateCollapsed",
         "cas",
         WARNING,
-        ("cas metrics",),
+        ("cas_metrics",),
         "15m",
         f"{now} < 0.5 * ({usual} > 0.2) and {farm.lookups('30m', '~hit|miss')} > 100",
         "The action cache answers {{ $value | humanizePercentage }} of the lookups of NativeLink in " + farm.ours,
@@ -297,7 +297,7 @@ def _scheduler(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkSchedulerDown",
         "scheduler",
         CRITICAL,
-        ("cluster series",),
+        ("cluster_series",),
         "2m",
         f"max by (namespace, deployment) ({available}) == 0",
         "Deployment {{ $labels.deployment }} has no available scheduler",
@@ -307,7 +307,7 @@ def _scheduler(farm: _Farm) -> Iterator[Alert]:
     waits = "Actions wait while none runs. Their builds hang."
     yield Alert(
         *stuck,
-        ("demand of all",),
+        ("demand_of_all",),
         "10m",
         f"{farm.stage('queued')} > 0 unless {farm.stage('executing')} > 0",
         "{{ $value }} actions are queued in " + farm.ours + ", and none runs",
@@ -315,7 +315,7 @@ def _scheduler(farm: _Farm) -> Iterator[Alert]:
     )
     yield Alert(
         *stuck,
-        ("demand by pool",),
+        ("demand_by_pool",),
         "10m",
         f"{farm.by_pool('queued')} > 0 unless {farm.by_pool('executing')} > 0",
         "{{ $value }} actions are queued for pool {{ $labels.pool }}, and none runs",
@@ -327,7 +327,7 @@ def _scheduler(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkSchedulerLoopDead",
         "scheduler",
         CRITICAL,
-        ("redis", "scheduler counts"),
+        ("redis", "scheduler_counts"),
         "2m",
         f"group by (namespace, pod) ({served}) unless sum by (namespace, pod) (increase({passes}[3m])) > 0",
         "Scheduler {{ $labels.pod }} does not match actions with workers any more",
@@ -337,7 +337,7 @@ def _scheduler(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkActionsUnmatched",
         "scheduler",
         WARNING,
-        ("demand by pool",),
+        ("demand_by_pool",),
         "5m",
         f"sum({series('redis_script_values', namespace=farm.ours, key='(unmatched):queued')}) > 0",
         "No pool can run {{ $value }} queued actions of NativeLink in " + farm.ours,
@@ -354,7 +354,7 @@ def _scheduler(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkWorkersGivenUp",
         "scheduler",
         WARNING,
-        ("scheduler counts", "cluster series"),
+        ("scheduler_counts", "cluster_series"),
         "2m",
         f"sum({lost}) > 1.1 * ({ended}) + 0.5",
         "The scheduler has given up {{ $value | humanize }} workers of " + farm.workers,
@@ -367,10 +367,10 @@ def _pools(farm: _Farm) -> Iterator[Alert]:
     full = ("NativeLinkPoolAtMaximum", "workers", WARNING)
     said = "All {{ $value }} workers of pool {{ $labels.pool }} run, and actions wait"
     more = "The pool has reached its max_replicas for a quarter of an hour. Builds take longer."
-    scaled = ("cluster series", "autoscaled")
+    scaled = ("cluster_series", "autoscaled")
     for need, queue in (
-        ("demand of all", f"and on () ({farm.stage('queued')} > 0)"),
-        ("demand by pool", f"and on (pool) ({farm.by_pool('queued')} > 0)"),
+        ("demand_of_all", f"and on () ({farm.stage('queued')} > 0)"),
+        ("demand_by_pool", f"and on (pool) ({farm.by_pool('queued')} > 0)"),
     ):
         yield Alert(*full, (*scaled, need), "15m", f"max by (pool) ({farm.at_maximum()} {queue}) > 0", said, more)
     pending = series("kube_pod_status_phase", **farm.pods, phase="Pending")
@@ -379,7 +379,7 @@ def _pools(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkWorkersPending",
         "workers",
         WARNING,
-        ("cluster series",),
+        ("cluster_series",),
         "1m",
         f"count by (pool) (group by (pool, pod) ({_named(f'({long})', 'pool', 'pod', farm.pod_pool)})) > 0",
         "{{ $value }} workers of pool {{ $labels.pool }} have been pending for 10 minutes",
@@ -392,7 +392,7 @@ def _pools(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkWorkerOutOfMemory",
         "workers",
         WARNING,
-        ("cluster series",),
+        ("cluster_series",),
         "",
         f"max by (pool, pod) ({_named(memory, 'pool', 'pod', farm.pod_pool)}) > 0",
         "Worker {{ $labels.pod }} was killed because it ran out of memory",
@@ -405,7 +405,7 @@ def _pools(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkWorkerEvicted",
         "workers",
         WARNING,
-        ("cluster series",),
+        ("cluster_series",),
         "",
         f"max by (pool, pod) ({_named(recently, 'pool', 'pod', farm.pod_pool)}) > 0",
         "The kubelet has evicted worker {{ $labels.pod }}",
@@ -416,7 +416,7 @@ def _pools(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkDrainStuck",
         "workers",
         WARNING,
-        ("cluster series",),
+        ("cluster_series",),
         "1m",
         # The timestamp is when the grace of the pod's pool ends.
         f"max by (pool, pod) ({_named(f'(time() - {deletion})', 'pool', 'pod', farm.pod_pool)}) > 120",
@@ -434,7 +434,7 @@ def _demand(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkRedisDown",
         "demand",
         CRITICAL,
-        ("demand by pool",),
+        ("demand_by_pool",),
         "1m",
         f"max({series('redis_up', namespace=farm.ours)}) == 0"
         f" or on () (max({scraped}) == 0 and on () max({exporter}) > 0)",
@@ -445,7 +445,7 @@ def _demand(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkRedisFull",
         "demand",
         CRITICAL,
-        ("demand by pool",),
+        ("demand_by_pool",),
         "5m",
         f"max({used} / ({most} > 0)) > 0.9",
         "The Redis of NativeLink in " + farm.ours + " has filled {{ $value | humanizePercentage }} of its memory",
@@ -456,8 +456,8 @@ def _demand(farm: _Farm) -> Iterator[Alert]:
     held = "The autoscalers keep the workers that there are, and start none."
     memory = series("nativelink_execution_active_count", namespace=farm.ours, execution_stage="queued")
     redis = series("redis_script_values", namespace=farm.ours, key=f"{farm.first}:queued")
-    yield Alert(*lost, ("demand of all", "autoscaled"), "2m", f"max(absent({memory})) == 1", told, held)
-    yield Alert(*lost, ("demand by pool", "autoscaled"), "2m", f"max(absent({redis})) == 1", told, held)
+    yield Alert(*lost, ("demand_of_all", "autoscaled"), "2m", f"max(absent({memory})) == 1", told, held)
+    yield Alert(*lost, ("demand_by_pool", "autoscaled"), "2m", f"max(absent({redis})) == 1", told, held)
     requests = "keda_scaler_http_requests_total"
     asked, failed = (
         f"sum by (scaled_resource) (rate({series(requests, **farm.scaled_object, status_code=code)}[5m]))"
@@ -467,7 +467,7 @@ def _demand(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkKEDAFallback",
         "demand",
         WARNING,
-        ("keda series",),
+        ("keda_series",),
         "2m",
         _named(f"({failed} / {asked} > 0.5)", "pool", "scaled_resource", "nativelink-worker-(.+)"),
         "{{ $value | humanizePercentage }} of KEDA's requests for the demand of pool {{ $labels.pool }} fail",
@@ -482,7 +482,7 @@ def _edge(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkEdgeErrors",
         "edge",
         CRITICAL,
-        ("edge series",),
+        ("edge_series",),
         "5m",
         f"{failed} / {all_answers} > 0.05",
         "{{ $value | humanizePercentage }} of the requests of {{ $labels.route }} fail at the edge",
@@ -505,7 +505,7 @@ def _edge(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkEdgeGivesUp",
         "edge",
         WARNING,
-        ("edge series",),
+        ("edge_series",),
         "1m",
         f"({given_up}) > 0 or on () sum(rate({itself}[5m])) > 0",
         "The edge gives up requests{{ with $labels.route }} of {{ . }}{{ end }} of NativeLink in " + farm.ours,
@@ -518,7 +518,7 @@ def _edge(farm: _Farm) -> Iterator[Alert]:
         "NativeLinkCertificateExpiry",
         "edge",
         WARNING,
-        ("edge series", "edge tls"),
+        ("edge_series", "edge_tls"),
         "1h",
         f"min by (envoy_tls_certificate) ({expiry}) - time() < 14 * 86400",
         "The certificate {{ $labels.envoy_tls_certificate }} of the edge expires in {{ $value | humanizeDuration }}",
@@ -532,7 +532,7 @@ def _mutual_tls(known: Mapping[str, Any]) -> Iterator[Alert]:
         "NativeLinkMutualTLSExpiry",
         "workers",
         WARNING,
-        ("mutual tls",),
+        ("mutual_tls",),
         "1h",
         # No process reports when its certificate ends.
         f"vector(time()) > {midnight_of(day)} - 30 * 86400",
@@ -552,7 +552,7 @@ def _gitops(known: Mapping[str, Any], farm: _Farm) -> Iterator[Alert]:
     broken = "The engine cannot read or apply the commit, or what it has applied does not become healthy."
     yield Alert(
         *behind,
-        ("gitops series", "argocd"),
+        ("gitops_series", "argocd"),
         "15m",
         argocd(sync_status="OutOfSync"),
         "Argo CD's Application {{ $labels.name }} is out of sync",
@@ -560,7 +560,7 @@ def _gitops(known: Mapping[str, Any], farm: _Farm) -> Iterator[Alert]:
     )
     yield Alert(
         *failing,
-        ("gitops series", "argocd"),
+        ("gitops_series", "argocd"),
         "5m",
         f"{argocd(sync_status='OutOfSync', phase='~Failed|Error')} or {argocd(sync_status='Unknown')}"
         f" or {argocd(health_status='Degraded')}",
@@ -571,7 +571,7 @@ def _gitops(known: Mapping[str, Any], farm: _Farm) -> Iterator[Alert]:
     window = max(600, 5 * seconds_of(known["gitops_interval"]))
     yield Alert(
         *behind,
-        ("gitops series", "flux"),
+        ("gitops_series", "flux"),
         "5m",
         f"max by (name) (increase({runs}[{window}s])) == 0",
         "Flux's Kustomization {{ $labels.name }} is not reconciled",
@@ -580,7 +580,7 @@ def _gitops(known: Mapping[str, Any], farm: _Farm) -> Iterator[Alert]:
     ready = series("gotk_resource_info", exported_namespace=farm.engine, name=farm.sync, ready="False")
     yield Alert(
         *failing,
-        ("gitops series", "flux"),
+        ("gitops_series", "flux"),
         "5m",
         f"max by (customresource_kind, name) ({ready}) == 1",
         "Flux's {{ $labels.customresource_kind }} {{ $labels.name }} fails",
@@ -588,12 +588,12 @@ def _gitops(known: Mapping[str, Any], farm: _Farm) -> Iterator[Alert]:
     )
 
 
-def _lost(farm: _Farm, when: Mapping[str, bool]) -> Iterator[Alert]:
+def _lost(farm: _Farm, features: Mapping[str, bool]) -> Iterator[Alert]:
     """One rule for all sources of a cluster, because absent() takes one series."""
     absent = [
         f'label_replace(absent({selector}), "source", "{source}", "", "")'
         for source, needs, selector in _sources(farm)
-        if all(when[need] for need in needs)
+        if all(features[need] for need in needs)
     ]
     if absent:
         yield Alert(
@@ -609,16 +609,16 @@ def _lost(farm: _Farm, when: Mapping[str, bool]) -> Iterator[Alert]:
 
 
 def groups(
-    known: Mapping[str, Any], when: Mapping[str, bool], pools: Sequence[Mapping[str, Any]]
+    known: Mapping[str, Any], features: Mapping[str, bool], pools: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """The groups of Prometheus' alerting rules for a cluster, from its variables with all defaults.
 
-    `when` are the conditions of `template_context()`, and `pools` its pools.
+    `features` are the conditions of `template_context()`, and `pools` its pools.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     entry = {"cluster": known["cluster"], "namespace": known["nativelink_namespace"]}
-    for alert in alerts(known, when, pools):
-        if all(when[need] for need in alert.needs):
+    for alert in alerts(known, features, pools):
+        if all(features[need] for need in alert.needs):
             rule = {
                 "alert": alert.name,
                 "expr": alert.expression,

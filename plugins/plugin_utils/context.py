@@ -136,7 +136,7 @@ INGRESS_ANNOTATIONS = {
 def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     """The context of the templates, from one cluster's effective variables (`specs.effective`), which are valid.
 
-    Sizes ending in `_bytes` are bytes, timeouts and graces are seconds. `when` holds the conditions that
+    Sizes ending in `_bytes` are bytes, timeouts and graces are seconds. `features` holds the conditions that
     `render.FILES` names.
     """
     known = with_defaults(values)
@@ -175,42 +175,39 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         edges = [{**edge, "podSelector": {"matchLabels": monitoring.proxies(known)}} for edge in edges]
     memory = own("redis_resources").get("limits", {}).get("memory")
     storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
-    when = {
+    features = {
         "always": True,
-        "several schedulers": several,
+        "several_schedulers": several,
         "redis": backend == "redis",
-        "bundled redis": bundled,
+        "bundled_redis": bundled,
         "collector": "scheduler" in senders or "cas" in senders,
-        "collected demand": collected,
-        "cas metrics": "cas" in senders,
-        "scheduler metrics": "scheduler" in senders,
-        "worker metrics": "worker" in senders,
+        "collected_demand": collected,
+        "cas_metrics": "cas" in senders,
+        "scheduler_metrics": "scheduler" in senders,
+        "worker_metrics": "worker" in senders,
         "demand": demand,
-        "bundled prometheus": prometheus == "bundled",
-        "bundled prometheus with demand": prometheus == "bundled" and demand,
-        "prometheus operator": prometheus == "operator",
-        "prometheus operator with demand": prometheus == "operator" and demand,
-        "prometheus operator with kubelets": prometheus == "operator" and "cluster" in own("prometheus_scrapes"),
-        "plain alerts": prometheus in ("bundled", "annotations"),
-        "scrape annotations": prometheus == "annotations",
+        "bundled_prometheus": prometheus == "bundled",
+        "bundled_prometheus_with_demand": prometheus == "bundled" and demand,
+        "prometheus_operator": prometheus == "operator",
+        "prometheus_operator_with_demand": prometheus == "operator" and demand,
+        "prometheus_operator_with_kubelets": prometheus == "operator" and "cluster" in own("prometheus_scrapes"),
+        "plain_alerts": prometheus in ("bundled", "annotations"),
+        "scrape_annotations": prometheus == "annotations",
         "dashboards": own("dashboards"),
         "gateway": own("edge") == "gateway",
-        "envoy gateway": envoy_gateway,
-        "envoy gateway with a single pod": envoy_gateway and bool(single_pod_routes),
+        "envoy_gateway": envoy_gateway,
+        "envoy_gateway_with_a_single_pod": envoy_gateway and bool(single_pod_routes),
         "ingress": own("edge") == "ingress",
         "autoscaled": autoscaled,
-        "isolated workers": any(pool["isolated"] for pool in pools),
-        "client writers": bool(own("writer_peers")),
-        "mutual tls": bool(own("mutual_tls_secret")),
+        "isolated_workers": any(pool["isolated"] for pool in pools),
+        "client_writers": bool(own("writer_peers")),
+        "mutual_tls": bool(own("mutual_tls_secret")),
         "certificates": bool(own("mutual_tls_issuer")),
         **_alerted(known, senders, pools),
     }
     return {
-        "cluster": cluster,
-        "namespace": own("namespace"),
-        "workers_namespace": own("workers_namespace"),
-        "instance_name": own("instance_name"),
-        "fields": VERSIONS[own("version")],
+        **known,
+        "version": VERSIONS[own("version")],
         "ports": PORTS,
         "otlp": monitoring.SENDERS,
         "labels": {component: _labels(cluster, component) for component in COMPONENTS},
@@ -224,7 +221,6 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
                 for name in ("redis", "headroom", "collector", "redis_exporter", "prometheus")
             },
         },
-        "pull_secrets": own("image_pull_secrets"),
         "isolation": {"name": isolation.CONFIG_MAP, "programs": isolation.PROGRAMS},
         "secrets": _secrets(known),
         "prometheus": {
@@ -232,11 +228,11 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
             "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
             "demand": [{**DEMAND_BY_POOL, "interval": f"{own('metrics_interval')}s"}],
-            "alerts": alerts.groups(known, when, pools) if prometheus != "none" else [],
+            "alerts": alerts.groups(known, features, pools) if prometheus != "none" else [],
             "inhibitions": alerts.inhibitions(),
             "operator_inhibitions": alerts.operator_inhibitions(),
             "interval": monitoring.REPORT_INTERVAL,
-            "own": [each for each in monitoring.OWN if when[each.condition]],
+            "own": [each for each in monitoring.OWN if features[each.condition]],
             "others": monitoring.others(known),
             "kubelet_paths": ["/metrics", "/metrics/cadvisor"] if "cluster" in own("prometheus_scrapes") else [],
             "kubelet_series": monitoring.kubelet_series(known),
@@ -247,11 +243,8 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "reports": monitoring.reports(senders),
         "traces": _receiver(own("traces_endpoint")),
         "telemetry": {sender: monitoring.environment(known, senders, sender) for sender in ("scheduler", "cas")},
-        "log": {"format": own("log_format"), "level": own("log_level")},
-        "max_open_files": own("max_open_files"),
-        "priority_class": PRIORITY_CLASS if own("priority_classes") else "",
+        "priority_class": PRIORITY_CLASS,
         "cas": {
-            **_stated(known, "cas"),
             "shards": {kind: _shards(kind, known) for kind in ("cas", "ac", "writers")},
             "storage_class": storage_class,
             **_cas_stores(known),
@@ -262,7 +255,6 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
         },
         "mutual_tls": {
-            **_stated(known, "mutual_tls"),
             "server": SERVER_TLS,
             "client": CLIENT_TLS,
             "names": [
@@ -273,18 +265,14 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "protocol": "https" if own("mutual_tls_secret") else "kubernetes.io/h2c",
         },
         "scheduler": {
-            **_stated(known, "scheduler"),
             "properties": properties,
             # It frees what a crashed scheduler left in Redis. A value below an action's time would fail healthy builds.
             "executing_timeout": max(pool["grace"] for pool in pools),
             "tolerations": _back_soon(own("scheduler_tolerations")),
         },
         "redis": {
-            **_stated(known, "redis"),
-            "bundled": bundled,
             "address": f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"),
             **_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"), PORTS["redis"]),
-            "secret": own("redis_secret_name"),
             "storage_class": own("redis_storage_class") or storage_class,
             # The rest is for connections, and for what changes while Redis rewrites its file.
             "max_memory": redis_may_fill(memory) if memory else 0,
@@ -292,15 +280,10 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         # Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out.
         "peers": {
             "clients": [*edges, *own("client_peers")],
-            "writers": own("writer_peers"),
-            "dns": own("dns_peers"),
             "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
         },
         "worker": {
             "upload_timeout": upload,
-            "egress": own("worker_egress"),
-            "access": own("worker_access"),
-            "user_namespaces": own("worker_user_namespaces"),
             "affinity": _away_from(own("namespace"), ["cas", "redis", "scheduler"]) if own("workers_apart") else {},
         },
         # Tolerations of pods that are the only one of their kind.
@@ -315,21 +298,15 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             for pool in pools
         ],
         "edge": {
-            "class_name": known["ingress_class_name"],
             "single_pod_routes": single_pod_routes,
-            "hostname": own("hostname"),
-            "tls_secret": own("edge_tls_secret"),
-            "client_ca_secret": own("edge_client_ca_secret"),
-            "annotations": own("edge_annotations"),
             "ingress_annotations": {**INGRESS_ANNOTATIONS, **own("edge_annotations")},
         },
-        "metrics_interval": own("metrics_interval"),
-        "config_maps": _config_maps(own("namespace"), when),
-        "when": when,
+        "config_maps": _config_maps(own("namespace"), features),
+        "features": features,
     }
 
 
-def _config_maps(namespace: str, when: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
+def _config_maps(namespace: str, features: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
     """The ConfigMaps of the components, with the rendered files that each holds; those of pools are in the pools."""
     files = {
         "cas": ["cas/cas.json5"],
@@ -339,27 +316,21 @@ def _config_maps(namespace: str, when: Mapping[str, bool]) -> dict[str, dict[str
         "demand": ["monitoring/demand.lua"],
         "prometheus": ["monitoring/prometheus.yaml", "monitoring/alert-rules.yaml"],
     }
-    if when["redis"]:
+    if features["redis"]:
         files["scheduler"] = [*files["scheduler"], "scheduler/guard.sh", "scheduler/housekeeping.lua"]
-    if when["bundled prometheus with demand"]:
+    if features["bundled_prometheus_with_demand"]:
         files["prometheus"] = [*files["prometheus"], "monitoring/rules.yaml"]
     conditions = {
         "collector": "collector",
-        "collector-workers": "worker metrics",
+        "collector-workers": "worker_metrics",
         "demand": "demand",
-        "prometheus": "bundled prometheus",
+        "prometheus": "bundled_prometheus",
     }
     return {
         component: {"name": f"nativelink-{component}-config", "namespace": namespace, "files": paths}
         for component, paths in files.items()
-        if when[conditions.get(component, "always")]
+        if features[conditions.get(component, "always")]
     }
-
-
-def _stated(known: Mapping[str, Any], component: str) -> dict[str, Any]:
-    """All variables of a component, without the prefix: a template may use each as it stands."""
-    prefix = f"nativelink_{component}_"
-    return {name.removeprefix(prefix): value for name, value in known.items() if name.startswith(prefix)}
 
 
 def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str, Any]]) -> dict[str, bool]:
@@ -384,15 +355,15 @@ def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str,
         name: scraped[name] or (found and prometheus in ("operator", "annotations")) for name, found in exists.items()
     }
     return {
-        "scheduler counts": counts and "scheduler" in senders,
-        "cas counts": counts and "cas" in senders,
-        "demand of all": in_memory,
-        "demand by pool": redis and prometheus != "none",
-        "edge tls": bool(known["nativelink_edge_tls_secret"]),
+        "scheduler_counts": counts and "scheduler" in senders,
+        "cas_counts": counts and "cas" in senders,
+        "demand_of_all": in_memory,
+        "demand_by_pool": redis and prometheus != "none",
+        "edge_tls": bool(known["nativelink_edge_tls_secret"]),
         "argocd": engine == "argocd",
         "flux": engine == "flux",
-        **{f"{name} scraped": found for name, found in scraped.items()},
-        **{f"{name} series": found for name, found in known_to.items()},
+        **{f"{name}_scraped": found for name, found in scraped.items()},
+        **{f"{name}_series": found for name, found in known_to.items()},
     }
 
 
@@ -526,7 +497,7 @@ def _pool(
         "failure_threshold": failing_polls(pool),
         "behavior": {"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
         "scaling": scaling,
-        "when": {
+        "features": {
             "always": True,
             "keda": scaling == "keda",
             "hpa": scaling == "hpa",

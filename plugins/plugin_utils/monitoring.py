@@ -105,7 +105,7 @@ def reports(senders: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Target:
-    """A port of one of the tree's own Services, and the condition of `template_context()["when"]` for it.
+    """A port of one of the tree's own Services, and the condition of `template_context()["features"]` for it.
 
     `port` is a name in `context.PORTS`.
     """
@@ -120,9 +120,9 @@ class Target:
 
 
 OWN = (
-    Target("nativelink-collector", "collector", "metrics", "http-metrics", "collected demand", demand=True),
+    Target("nativelink-collector", "collector", "metrics", "http-metrics", "collected_demand", demand=True),
     Target("nativelink-reported", "collector", "reported", "http-reported", "collector", demand=False),
-    Target("nativelink-workers", "collector-workers", "reported", "http-workers", "worker metrics", demand=False),
+    Target("nativelink-workers", "collector-workers", "reported", "http-workers", "worker_metrics", demand=False),
     Target("nativelink-demand", "demand", "demand", "http-metrics", "demand", demand=True),
 )
 

@@ -21,7 +21,7 @@ TEMPLATES = ROOT / "roles/nativelink/templates"
 DASHBOARD_FILES = ROOT / "roles/nativelink/files/dashboards"
 
 # The rendered files: the template without .j2, which is also the file below rendered/, and its condition in
-# `template_context()["when"]`.
+# `template_context()["features"]`.
 FILES = {
     "cas/cas.json5": "always",
     "cas/service-headless.yaml": "always",
@@ -29,35 +29,35 @@ FILES = {
     "cas/statefulset.yaml": "always",
     "certificates/server.yaml": "certificates",
     "certificates/worker.yaml": "certificates",
-    "edge/backendtrafficpolicy-single-pod.yaml": "envoy gateway with a single pod",
-    "edge/backendtrafficpolicy.yaml": "envoy gateway",
-    "edge/clienttrafficpolicy.yaml": "envoy gateway",
+    "edge/backendtrafficpolicy-single-pod.yaml": "envoy_gateway_with_a_single_pod",
+    "edge/backendtrafficpolicy.yaml": "envoy_gateway",
+    "edge/clienttrafficpolicy.yaml": "envoy_gateway",
     "edge/gateway.yaml": "gateway",
     "edge/grpcroute-cache.yaml": "gateway",
     "edge/grpcroute-execution.yaml": "gateway",
     "edge/ingress.yaml": "ingress",
-    "monitoring/alert-rules.yaml": "plain alerts",
-    "monitoring/alertmanagerconfig.yaml": "prometheus operator",
-    "monitoring/alerts.yaml": "prometheus operator",
-    "monitoring/collector-workers.yaml": "worker metrics",
+    "monitoring/alert-rules.yaml": "plain_alerts",
+    "monitoring/alertmanagerconfig.yaml": "prometheus_operator",
+    "monitoring/alerts.yaml": "prometheus_operator",
+    "monitoring/collector-workers.yaml": "worker_metrics",
     "monitoring/collector.yaml": "collector",
     "monitoring/demand-deployment.yaml": "demand",
     "monitoring/demand-service.yaml": "demand",
     "monitoring/demand.lua": "demand",
-    "monitoring/inhibit-rules.yaml": "plain alerts",
-    "monitoring/prometheus-deployment.yaml": "bundled prometheus",
-    "monitoring/prometheus-service.yaml": "bundled prometheus",
-    "monitoring/prometheus.yaml": "bundled prometheus",
-    "monitoring/prometheusrule.yaml": "prometheus operator with demand",
-    "monitoring/rules.yaml": "bundled prometheus with demand",
-    "monitoring/servicemonitor-kubelet.yaml": "prometheus operator with kubelets",
-    "monitoring/servicemonitor.yaml": "prometheus operator",
+    "monitoring/inhibit-rules.yaml": "plain_alerts",
+    "monitoring/prometheus-deployment.yaml": "bundled_prometheus",
+    "monitoring/prometheus-service.yaml": "bundled_prometheus",
+    "monitoring/prometheus.yaml": "bundled_prometheus",
+    "monitoring/prometheusrule.yaml": "prometheus_operator_with_demand",
+    "monitoring/rules.yaml": "bundled_prometheus_with_demand",
+    "monitoring/servicemonitor-kubelet.yaml": "prometheus_operator_with_kubelets",
+    "monitoring/servicemonitor.yaml": "prometheus_operator",
     "policy/cas.yaml": "always",
     "policy/default-deny.yaml": "always",
     "policy/demand.yaml": "demand",
     "policy/dns.yaml": "always",
-    "policy/prometheus.yaml": "bundled prometheus",
-    "policy/redis.yaml": "bundled redis",
+    "policy/prometheus.yaml": "bundled_prometheus",
+    "policy/redis.yaml": "bundled_redis",
     "policy/scheduler.yaml": "always",
     "policy/workers-default-deny.yaml": "always",
     "policy/workers-dns.yaml": "always",
@@ -65,13 +65,13 @@ FILES = {
     "scheduler/deployment.yaml": "always",
     "scheduler/guard.sh": "redis",
     "scheduler/housekeeping.lua": "redis",
-    "scheduler/redis-service.yaml": "bundled redis",
-    "scheduler/redis-statefulset.yaml": "bundled redis",
+    "scheduler/redis-service.yaml": "bundled_redis",
+    "scheduler/redis-statefulset.yaml": "bundled_redis",
     "scheduler/scheduler.json5": "always",
     "scheduler/service-workers.yaml": "always",
     "scheduler/service.yaml": "always",
     "worker/drain.sh": "always",
-    "worker/isolation.yaml": "isolated workers",
+    "worker/isolation.yaml": "isolated_workers",
     "worker/precondition.sh": "always",
     "worker/serviceaccount.yaml": "always",
     "worker/start.sh": "always",
@@ -81,13 +81,13 @@ COMPONENT_FILES = ("poddisruptionbudget.yaml", "serviceaccount.yaml")
 COMPONENTS = {
     "cas/": ("cas", "always"),
     "monitoring/collector-": ("collector", "collector"),
-    "monitoring/collector-workers-": ("collector-workers", "worker metrics"),
+    "monitoring/collector-workers-": ("collector-workers", "worker_metrics"),
     "monitoring/demand-": ("demand", "demand"),
-    "monitoring/prometheus-": ("prometheus", "bundled prometheus"),
+    "monitoring/prometheus-": ("prometheus", "bundled_prometheus"),
     "scheduler/": ("scheduler", "always"),
-    "scheduler/redis-": ("redis", "bundled redis"),
+    "scheduler/redis-": ("redis", "bundled_redis"),
 }
-# Once a pool, in worker/<pool>/; the condition is in the pool's own `when`.
+# Once a pool, in worker/<pool>/; the condition is in the pool's own `features`.
 POOL_FILES = {
     "worker/pool/deployment.yaml": "always",
     "worker/pool/headroom-deployment.yaml": "headroom",
@@ -131,7 +131,7 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     context = template_context(values)
     files = {path: _render(template, scope) for path, template, scope in _wanted(context)}
     resources = sorted(path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS)
-    dashboards = _dashboards() if context["when"]["dashboards"] else {}
+    dashboards = _dashboards() if context["features"]["dashboards"] else {}
     # Their links to the runbooks begin with the default of nativelink_runbook_url.
     runbooks = json.dumps(values["nativelink_runbook_url"])
     files |= {f"{DASHBOARDS}{name}.json": text.replace('"docs/alerts"', runbooks) for name, text in dashboards.items()}
@@ -143,7 +143,7 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
 def parsed(values: Mapping[str, Any], template: str) -> dict[str, Any] | None:
     """The object of one of FILES as the tree would hold it, parsed; None where the cluster has none."""
     context = template_context(values)
-    return _parse(_render(template, context)) if context["when"][FILES[template]] else None
+    return _parse(_render(template, context)) if context["features"][FILES[template]] else None
 
 
 def objects(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -186,22 +186,22 @@ def _dashboards() -> dict[str, str]:
 def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Path, template and context of each file."""
     for template, condition in FILES.items():
-        if context["when"][condition]:
+        if context["features"][condition]:
             yield template, template, context
     for prefix, (component, condition) in COMPONENTS.items():
-        if context["when"][condition]:
+        if context["features"][condition]:
             for name in COMPONENT_FILES:
                 yield f"{prefix}{name}", f"component/{name}", {**context, "component": component}
     for collector in context["collectors"]:
         for template in COLLECTOR_FILES:
             path = template.replace("collector", collector["component"])
             yield path, template, {**context, "collector": collector}
-    if context["when"]["prometheus operator"]:
+    if context["features"]["prometheus_operator"]:
         for scrape in context["prometheus"]["others"]:
             yield f"monitoring/podmonitor-{scrape.name}.yaml", PODMONITOR, {**context, "scrape": scrape}
     for pool in context["pools"]:
         for template, condition in POOL_FILES.items():
-            if pool["when"][condition]:
+            if pool["features"][condition]:
                 yield template.replace("/pool/", f"/{pool['name']}/"), template, {**context, "pool": pool}
 
 

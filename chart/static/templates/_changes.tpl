@@ -9,16 +9,16 @@ remedy. Preflight compares with the committed tree. Helm has none, so this compa
 {{- $findings := list -}}
 {{- $where := "of the running StatefulSet" -}}
 {{- $losses := dict "cas" "accept a cache flush" -}}
-{{- if $context.redis.bundled -}}
+{{- if $context.features.bundled_redis -}}
   {{- $_ := set $losses "redis" "accept that the queue is lost and its builds start again" -}}
 {{- end -}}
 {{- range $component, $loss := $losses -}}
-  {{- $running := lookup "apps/v1" "StatefulSet" $context.namespace (printf "nativelink-%s" $component) -}}
+  {{- $running := lookup "apps/v1" "StatefulSet" $context.nativelink_namespace (printf "nativelink-%s" $component) -}}
   {{- if $running -}}
     {{- $anew := printf "%s: delete the StatefulSet and its PersistentVolumeClaims, and upgrade (commands: docs/helm.md)" $loss -}}
     {{- $claim := (index $running.spec.volumeClaimTemplates 0).spec -}}
     {{- $old := $claim.resources.requests.storage -}}
-    {{- $new := (index $context $component).volume_size -}}
+    {{- $new := (index $context (printf "nativelink_%s_volume_size" $component)) -}}
     {{- $grown := sub (include "nativelink.bytes" $new) (include "nativelink.bytes" $old) -}}
     {{- if $grown -}}
       {{- $problem := dict "args" (list $where $old $new) -}}
@@ -35,7 +35,7 @@ remedy. Preflight compares with the committed tree. Helm has none, so this compa
       {{- $findings = append $findings (list (printf "nativelink_%s_storage_class" $component) $problem.result $anew) -}}
     {{- end -}}
     {{- $old = int $running.spec.replicas -}}
-    {{- $new = int $context.cas.replicas -}}
+    {{- $new = int $context.nativelink_cas_replicas -}}
     {{- /* Somebody has stopped a CAS that has no replicas, and it does not say how many shards there were. */ -}}
     {{- if and (eq $component "cas") $old (ne $old $new) (not (has "cas_replicas" $allowed)) -}}
       {{- $problem := dict "args" (list $where $old $new) -}}

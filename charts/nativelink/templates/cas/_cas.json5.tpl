@@ -38,7 +38,7 @@
         cas_store: {ref_store: {name: "CAS_SHARD"}},
       },
     },
-{{- if index $context.when "client writers" }}
+{{- if $context.features.client_writers }}
     {
       name: "AC_WRITABLE",
       completeness_checking: {
@@ -47,7 +47,7 @@
       },
     },
 {{- end }}
-{{- if index $context.when "cas metrics" }}
+{{- if $context.features.cas_metrics }}
     // The same stores, whose requests are counted: those of clients, and those to this pod's own slice.
     {name: "COUNTED_CAS_SHARD", cache_metrics: {cache_type: "cas", backend: {ref_store: {name: "CAS_SHARD"}}}},
     {name: "COUNTED_AC_COMPLETE", cache_metrics: {cache_type: "ac", backend: {ref_store: {name: "AC_COMPLETE"}}}},
@@ -60,11 +60,11 @@
       name: "public",
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.cas }}"}},
       services: {
-        cas: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        cas: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
         // An action result is taken on trust, unlike contents. Only workers write them, and the clients of port {{ $context.ports.client_writers }}.
-        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "{{ $context.cas.served }}AC_COMPLETE", read_only: true}],
-        bytestream: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
-        capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}}],
+        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, ac_store: "{{ $context.cas.served }}AC_COMPLETE", read_only: true}],
+        bytestream: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}}],
       },
     },
     {
@@ -80,7 +80,7 @@
     // For workers, whose actions the node keeps away from it, if nativelink_worker_access is node.
     {
       name: "writers",
-{{- if index $context.when "mutual tls" }}
+{{- if $context.features.mutual_tls }}
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.writers }}", tls: {{ include "nativelink.json" $context.mutual_tls.server }}}},
 {{- else }}
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.writers }}"}},
@@ -90,16 +90,16 @@
         capabilities: [{instance_name: "slice"}],
       },
     },
-{{- if index $context.when "client writers" }}
+{{- if $context.features.client_writers }}
     // For clients that run actions themselves and share the results.
     {
       name: "client-writers",
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.client_writers }}"}},
       services: {
-        cas: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
-        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "AC_WRITABLE"}],
-        bytestream: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
-        capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}}],
+        cas: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, ac_store: "AC_WRITABLE"}],
+        bytestream: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}}],
       },
     },
 {{- end }}
@@ -109,6 +109,6 @@
       services: {health: {}},
     },
   ],
-  global: {max_open_files: {{ $context.max_open_files }}},
+  global: {max_open_files: {{ $context.nativelink_max_open_files }}},
 }
 {{ end -}}

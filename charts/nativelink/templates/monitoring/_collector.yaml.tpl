@@ -17,7 +17,7 @@ processors:
     check_interval: 1s
     limit_percentage: 80
     spike_limit_percentage: 20
-{{- if index $context.when "collected demand" }}
+{{- if $context.features.collected_demand }}
   # KEDA needs both stages at all times, and NativeLink sends a stage only after the first action was in it. So each export
   # gets a zero for both, made from what the scheduler sent; a silent scheduler gets none.
   transform/demand:
@@ -103,13 +103,13 @@ processors:
           # Several values have the same attributes now.
           - aggregate_on_attributes("sum") where metric.type != METRIC_DATA_TYPE_GAUGE
 exporters:
-{{- if index $context.when "collected demand" }}
+{{- if $context.features.collected_demand }}
   prometheus/demand:
     endpoint: 0.0.0.0:{{ $context.ports.metrics }}
     namespace: nativelink
     without_scope_info: true
     # The values of a scheduler that is gone expire soon. KEDA then has no demand, and keeps the workers.
-    metric_expiration: {{ max (mul $context.metrics_interval 3) 5 }}s
+    metric_expiration: {{ max (mul $context.nativelink_metrics_interval 3) 5 }}s
 {{- end }}
   prometheus/reported:
     endpoint: 0.0.0.0:{{ $context.ports.reported }}
@@ -133,7 +133,7 @@ service:
     metrics:
       level: none
   pipelines:
-{{- if index $context.when "collected demand" }}
+{{- if $context.features.collected_demand }}
     metrics/demand:
       receivers:
         - otlp/scheduler
@@ -144,7 +144,7 @@ service:
         - metrics_transform/demand
       exporters:
         - prometheus/demand
-{{- if index $context.when "scrape annotations" }}
+{{- if $context.features.scrape_annotations }}
         # The annotations name one port only.
         - prometheus/reported
 {{- end }}

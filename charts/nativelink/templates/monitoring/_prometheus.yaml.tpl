@@ -8,7 +8,7 @@ global:
   evaluation_interval: {{ $context.prometheus.interval }}s
 rule_files:
   - /config/alert-rules.yaml
-{{- if $context.when.demand }}
+{{- if $context.features.demand }}
   - /config/rules.yaml
 {{- end }}
 scrape_configs:
@@ -16,15 +16,15 @@ scrape_configs:
   - job_name: {{ $own.name }}
     honor_labels: true
 {{- if $own.demand }}
-    scrape_interval: {{ $context.metrics_interval }}s
-    scrape_timeout: {{ $context.metrics_interval }}s
+    scrape_interval: {{ $context.nativelink_metrics_interval }}s
+    scrape_timeout: {{ $context.nativelink_metrics_interval }}s
 {{- end }}
     static_configs:
       - targets:
           - {{ include "nativelink.quoted" (printf "%v%v%v%v" "nativelink-" $own.component ":" (index $context.ports $own.port)) }}
         labels:
           cluster: {{ include "nativelink.quoted" $context.cluster }}
-          namespace: {{ include "nativelink.quoted" $context.namespace }}
+          namespace: {{ include "nativelink.quoted" $context.nativelink_namespace }}
 {{- end }}
 {{- range $other := $context.prometheus.others }}
   - job_name: {{ $other.name }}

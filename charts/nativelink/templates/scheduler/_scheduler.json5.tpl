@@ -15,14 +15,14 @@
         cas_store: {ref_store: {name: "CAS"}},
       },
     },
-{{- if index $context.when "scheduler metrics" }}
+{{- if $context.features.scheduler_metrics }}
     {name: "COUNTED_AC", cache_metrics: {cache_type: "ac_lookup", backend: {ref_store: {name: "AC"}}}},
 {{- end }}
-{{- if eq $context.scheduler.backend "redis" }}
+{{- if eq $context.nativelink_scheduler_backend "redis" }}
     {
       name: "QUEUE",
       redis_store: {
-{{- if $context.redis.secret }}
+{{- if $context.nativelink_redis_secret_name }}
         addresses: ["redis://:${REDIS_PASSWORD}@{{ $context.redis.address }}"],
 {{- else }}
         addresses: ["redis://{{ $context.redis.address }}"],
@@ -42,18 +42,18 @@
       name: "MAIN",
       // A repeated action whose result exists by now is answered from the action cache.
       cache_lookup: {
-        ac_store: "{{ ternary "COUNTED_AC" "AC" (not (not (index $context.when "scheduler metrics"))) }}",
+        ac_store: "{{ ternary "COUNTED_AC" "AC" (not (not $context.features.scheduler_metrics)) }}",
         scheduler: {
           simple: {
             supported_platform_properties: {{ include "nativelink.prettyJson" $context.scheduler.properties | indent 12 | trim }},
-            worker_timeout_s: {{ $context.scheduler.worker_timeout }},
+            worker_timeout_s: {{ $context.nativelink_scheduler_worker_timeout }},
             // It must exceed the longest action, its upload and a margin, or a healthy action is started twice.
             max_action_executing_timeout_s: {{ $context.scheduler.executing_timeout }},
             // A lost worker counts as a failed attempt of each of its actions. One more attempt than this fails the action.
-            max_job_retries: {{ $context.scheduler.max_job_retries }},
+            max_job_retries: {{ $context.nativelink_scheduler_max_job_retries }},
             // Completed actions are kept for clients that come back late. By default Redis would keep them until it is full (source).
             retain_completed_for_s: 300,
-{{- if eq $context.scheduler.backend "redis" }}
+{{- if eq $context.nativelink_scheduler_backend "redis" }}
             // It is off, because on Redis the loop would read every action, completed ones too, to say why none matches (source).
             worker_match_logging_interval_s: -1,
             // Redis' index lags a little, so the match that an action's arrival starts can miss that action. guard.sh also needs
@@ -63,7 +63,7 @@
 {{- else }}
             // How often the log says why a queued action has no worker.
             worker_match_logging_interval_s: 60,
-{{- if $context.fields.fallback_match_interval }}
+{{- if $context.version.fallback_match_interval }}
             fallback_match_interval_s: 5,
 {{- end }}
 {{- end }}
@@ -77,14 +77,14 @@
       name: "client",
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.scheduler }}"}},
       services: {
-        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, ac_store: "AC", read_only: true}],
-        execution: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, cas_store: "CAS", scheduler: "MAIN"}],
-        capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.instance_name }}, remote_execution: {scheduler: "MAIN"}}],
+        ac: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, ac_store: "AC", read_only: true}],
+        execution: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, cas_store: "CAS", scheduler: "MAIN"}],
+        capabilities: [{instance_name: {{ include "nativelink.prettyJson" $context.nativelink_instance_name }}, remote_execution: {scheduler: "MAIN"}}],
       },
     },
     {
       name: "workers",
-{{- if index $context.when "mutual tls" }}
+{{- if $context.features.mutual_tls }}
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.worker_api }}", tls: {{ include "nativelink.json" $context.mutual_tls.server }}}},
 {{- else }}
       listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.worker_api }}"}},

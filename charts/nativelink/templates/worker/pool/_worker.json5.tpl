@@ -27,13 +27,13 @@
     {
       local: {
         name: "${POD_NAME}",
-{{- if index $context.when "mutual tls" }}
+{{- if $context.features.mutual_tls }}
         worker_api_endpoint: {
-          uri: "grpcs://nativelink-scheduler-workers.{{ $context.namespace }}.svc:{{ $context.ports.worker_api }}",
+          uri: "grpcs://nativelink-scheduler-workers.{{ $context.nativelink_namespace }}.svc:{{ $context.ports.worker_api }}",
           tls_config: {{ include "nativelink.json" $context.mutual_tls.client }},
         },
 {{- else }}
-        worker_api_endpoint: {uri: "grpc://nativelink-scheduler-workers.{{ $context.namespace }}.svc:{{ $context.ports.worker_api }}"},
+        worker_api_endpoint: {uri: "grpc://nativelink-scheduler-workers.{{ $context.nativelink_namespace }}.svc:{{ $context.ports.worker_api }}"},
 {{- end }}
         cas_fast_slow_store: "CAS",
         upload_action_result: {ac_store: "AC"},
@@ -44,8 +44,8 @@
         // Gives each action a user of its own. It is where NativeLink cannot write, whatever a request makes it do.
         entrypoint: "/isolation/${ARCHITECTURE}/action",
 {{- end }}
-        {{ $context.fields.max_action_timeout }}: {{ $pool.longest }},
-        {{ $context.fields.max_upload_timeout }}: {{ $context.worker.upload_timeout }},
+        {{ $context.version.max_action_timeout }}: {{ $pool.longest }},
+        {{ $context.version.max_upload_timeout }}: {{ $context.worker.upload_timeout }},
         experimental_precondition_script: "/config/precondition.sh",
         platform_properties: {
 {{- range $name, $texts := $pool.platform_properties }}
@@ -70,6 +70,6 @@
       services: {health: {}},
     },
   ],
-  global: {max_open_files: {{ $context.max_open_files }}},
+  global: {max_open_files: {{ $context.nativelink_max_open_files }}},
 }
 {{ end -}}
