@@ -1,7 +1,7 @@
 """The rules for what users write in Kubernetes' own terms are neither laxer nor stricter than a real API server.
 
-Each case of tests/preflight/reject/kubernetes.yml that has a `server` is rendered in spite of the rules, and the API
-server refuses the objects with these words. The rules and the API server both accept the variables in ACCEPTED.
+Each case of tests/preflight/reject that has a `server` is rendered in spite of the rules, and the API server refuses
+the objects with these words. The rules and the API server both accept the variables in tests/preflight/accept.yml.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,89 +21,14 @@ from testbed import build, cluster, manifests
 from testbed.cluster import Cluster
 from testbed.waiting import patient
 from testkit.trees import Object, values_of
+from tests.preflight.cases import ACCEPTED, CASES, Case
 
-FILE = Path(__file__).parents[1] / "preflight/reject/kubernetes.yml"
-CASES = [case for case in yaml.safe_load(FILE.read_text()) if "server" in case]
-POLICY = {"type": "Pods", "value": 1, "periodSeconds": 1}
-
-
-def pool(**keys: Any) -> dict[str, Any]:
-    return {"nativelink_worker_pools": [{"name": "linux", **keys}]}
-
-
-def hpa(**keys: Any) -> dict[str, Any]:
-    scaling = {"nativelink_scaling": "hpa", "nativelink_metrics_namespaces": ["monitoring"]}
-    return {**scaling, **pool(**keys)}
-
-
-def egress(*ports: dict[str, Any]) -> dict[str, Any]:
-    return {"nativelink_worker_egress": [{"to": [{"podSelector": {}}], "ports": list(ports)}]}
-
-
-def limits(**amounts: Any) -> dict[str, Any]:
-    return {"limits": {"memory": "16Gi", **amounts}}
-
-
-ACCEPTED: dict[str, dict[str, Any]] = {
-    "every taint": pool(tolerations=[{"operator": "Exists"}]),
-    "empty texts of a toleration": pool(tolerations=[{"key": "spot", "operator": "", "value": "", "effect": ""}]),
-    "no value of a toleration": pool(tolerations=[{"key": "spot", "operator": "Exists", "value": None}]),
-    "seconds below zero": pool(
-        tolerations=[{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": -1}]
-    ),
-    "longest label": pool(node_selector={"a" * 63: "b" * 63, "example.com/a": "", "a_b.c": "A_b.C"}),
-    "longest prefix": pool(node_selector={f"{'a.' * 126}b/c": "d"}),
-    "upper case in an annotation's prefix": pool(annotations={"Example.com/Team": "any text: \n é"}),
-    "limits alone": pool(resources=limits(**{"nvidia.com/gpu": 1})),
-    "whole numbers in other forms": pool(
-        resources={"requests": {"nvidia.com/gpu": "2000m"}, **limits(**{"nvidia.com/gpu": "2", "a.b/c": "0.5k"})}
-    ),
-    "no gpu": pool(resources=limits(**{"nvidia.com/gpu": 0, "example.com/x": "1e3"})),
-    "resources of Kubernetes' own domain": pool(
-        resources={"requests": {"x.kubernetes.io/y": "1500m", "memory": "1Gi"}}
-    ),
-    "longest name of a resource": pool(resources=limits(**{f"{'a' * 244}/b": 1})),
-    "huge pages": pool(resources=limits(**{"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "hugepages-64k": 0})),
-    "every peer": {
-        "nativelink_client_peers": [{"namespaceSelector": {}}, {"podSelector": {}, "namespaceSelector": {}}]
-    },
-    "ranges": {
-        "nativelink_client_peers": [
-            {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "192.168.1.1/32"]}},
-            {"ipBlock": {"cidr": "2001:db8::/32", "except": ["2001:db8:0:1::/64"]}},
-            {"ipBlock": {"cidr": "10.0.0.0/8", "except": None}},
-        ]
-    },
-    "expressions": {
-        "nativelink_dns_peers": [
-            {
-                "podSelector": {
-                    "matchLabels": {"a": ""},
-                    "matchExpressions": [
-                        {"key": "a", "operator": "NotIn", "values": ["b", ""]},
-                        {"key": "a", "operator": "DoesNotExist", "values": []},
-                    ],
-                }
-            }
-        ]
-    },
-    "any egress": {
-        "nativelink_worker_egress": [
-            {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}], "ports": None},
-            {"to": [{"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::/32", "fe80::/10"]}}], "ports": [{}]},
-            {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]},
-        ]
-    },
-    "ports": egress({"port": 1, "endPort": 65535}, {"port": 7, "endPort": 7, "protocol": "SCTP"}, {"port": None}),
-    "names of ports": egress({"port": "a"}, {"port": "0-a"}, {"port": "fifteen-letters"}),
-    "longest window": hpa(scale_up={"stabilizationWindowSeconds": 3600}, scale_down={"stabilizationWindowSeconds": 0}),
-    "no scaling down": hpa(scale_down={"selectPolicy": "Disabled"}),
-    "longest period": hpa(scale_up={"policies": [POLICY, {"type": "Percent", "value": 900, "periodSeconds": 1800}]}),
-    "tolerance": {
-        **hpa(scale_up={"tolerance": 0.1}, scale_down={"tolerance": "50m"}),
-        "preflight_minimum_kubernetes": "1.36",
-    },
-}
+SERVED = [case for case in CASES if case.server]
+NAMES: list[dict[str, Any]] = [
+    {"node_selector": {f"{'a.' * 126}b/c": "d"}},
+    {"resources": {"limits": {"memory": "16Gi", f"{'a' * 244}/b": 1}}},
+]
+LONGEST = [{"nativelink_worker_pools": [{"name": "linux", **keys}]} for keys in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +74,7 @@ def applied(api: Cluster, objects: list[Object]) -> str:
 @pytest.fixture(scope="module")
 def refusals(api: Cluster) -> dict[str, str]:
     """Return the API server's answer to each case."""
-    said = applied(api, [item for case in CASES for item in changed(case["name"], case["set"])])
+    said = applied(api, [item for case in SERVED for item in changed(case.name, case.variables)])
     found: dict[str, str] = {}
     for part in re.split(r"(?m)^(?=Error from server)", said):
         name = re.search(r' "([\w-]+)" is invalid:|\([\w-]+/([\w-]+);', part)
@@ -162,20 +86,20 @@ def findings(values: dict[str, Any]) -> list[str]:
     return [str(finding) for finding in validation.static_findings({"test": values})]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_the_api_server_refuses_what_the_rules_refuse(case: dict[str, Any], refusals: dict[str, str]) -> None:
-    assert case["server"] in refusals[case["name"]]
+@pytest.mark.parametrize("case", SERVED, ids=lambda case: f"{case.place}-{case.name}")
+def test_the_api_server_refuses_what_the_rules_refuse(case: Case, refusals: dict[str, str]) -> None:
+    assert case.server in refusals[case.name]
 
 
 def test_the_api_server_accepts_what_the_rules_accept(api: Cluster) -> None:
-    objects = [changed(f"case-{index}", variables) for index, variables in enumerate(ACCEPTED.values())]
+    objects = [changed(f"case-{index}", variables) for index, variables in enumerate([*ACCEPTED, *LONGEST])]
     assert all(objects), "a case changes nothing"
     assert applied(api, [item for each in objects for item in each]) == ""
 
 
-@pytest.mark.parametrize("name", ACCEPTED)
-def test_the_rules_accept_the_variables(name: str) -> None:
-    assert findings(with_connection(ACCEPTED[name])) == []
+@pytest.mark.parametrize("variables", [*ACCEPTED, *LONGEST], ids=str)
+def test_the_rules_accept_the_variables(variables: dict[str, Any]) -> None:
+    assert findings(with_connection(variables)) == []
 
 
 TAGS = {"7.4": True, "_": True, "a" * 128: True, "a" * 129: False, "a b": False, "": False, "é": False}
