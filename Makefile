@@ -6,8 +6,8 @@ INVENTORY ?= inventories/local
 ARGS ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Python finds `ansible_collections.nativelink.gitops` there. It is a link to this repository.
-export PYTHONPATH := $(CURDIR)/playbooks/collections
+# Python finds `ansible_collections.nativelink.gitops` there. hack/link makes it, a link to this repository.
+export PYTHONPATH := $(CURDIR)/.ansible/collections
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -125,7 +125,7 @@ conformance: venv ## run the rendered configurations on a real NativeLink: NATIV
 
 .PHONY: size
 size: ## count the lines by hand of each folder: all files but those that .gitattributes calls generated
-	@git ls-files -z ':(attr:!linguist-generated)' ':!playbooks/collections' | xargs -0 wc -l | \
+	@git ls-files -z ':(attr:!linguist-generated)' | xargs -0 wc -l | \
 	  awk '$$2 != "total" { split($$2, part, "/"); lines[part[2] ? part[1] : "top level"] += $$1; all += $$1 } \
 	    END { for (room in lines) print lines[room], room; print all, "all" }' | sort -rn
 

@@ -41,7 +41,7 @@ def has_users() -> bool:
 
 def run(*arguments: str) -> int:
     """Run Python with these arguments in namespaces that end with it, and return its status."""
-    paths = [str(ROOT), str(ROOT / "playbooks/collections")]  # the collection and this package are not installed
+    paths = [str(ROOT), str(ROOT / ".ansible/collections")]  # the collection and this package are not installed
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     # The first process is a shell, which collects orphans. Bazel waits until its server is gone.
     command = [*_enter(), "sh", "-c", '"$@"; exit $?', "sh", sys.executable, *arguments]

@@ -80,7 +80,7 @@ def test_the_same_inventory_gives_the_same_tree() -> None:
         subprocess.run(
             [sys.executable, "-c", RENDERING],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'playbooks/collections'}", "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / '.ansible/collections'}", "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,

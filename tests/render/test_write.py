@@ -17,7 +17,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, t
 from testkit.trees import values_of
 
 FILES = render.tree(values_of())
-COLLECTIONS = str(Path(__file__).parents[2] / "playbooks/collections")
+COLLECTIONS = str(Path(__file__).parents[2] / ".ansible/collections")
 CHANGED = render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}}))
 
 
