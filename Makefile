@@ -130,7 +130,7 @@ size: ## count the lines by hand of each folder: all files but those that .gitat
 	    END { for (room in lines) print lines[room], room; print all, "all" }' | sort -rn
 
 .PHONY: generate
-generate: venv ## generate docs/variables.md, the schema and the READMEs' tables from the roles' variables, the dashboards, and the chart
+generate: venv ## generate docs/variables.md and the schema from the roles' variables, the dashboards, and the chart
 	python hack/generate.py --write
 	python -m dashboards
 	python -m chart

@@ -1,4 +1,4 @@
-"""Writes what is generated from the roles' variables: schemas/cluster.schema.json, docs/variables.md, parts of pages.
+"""Writes what is generated from the roles' variables: schema, docs/variables.md, the commands of docs/helm.md.
 
 `make generate` writes them; `python hack/generate.py --check` fails if a file is out of date.
 """
@@ -149,18 +149,13 @@ def _marked(page: Path, name: str, text: str) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """The content of each generated file, by absolute path. Some change only between their markers."""
+    """The content of each generated file, by absolute path. Of docs/helm.md only a part is generated."""
     helm = specs.ROOT / "docs/helm.md"
-    files = {
+    return {
         specs.ROOT / "schemas/cluster.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         specs.ROOT / "docs/variables.md": variables_markdown(),
         helm: _marked(helm, "manifests", _manifests()),
     }
-    for role in specs.ROLES:
-        readme = specs.ROOT / "roles" / role / "README.md"
-        if readme.is_file():
-            files[readme] = _marked(readme, "variables", _lists(role))
-    return files
 
 
 def main() -> int:

@@ -43,7 +43,9 @@ def test_the_tarball_holds_only_what_users_need(collection: Collection) -> None:
 def test_the_rest_of_the_repository_stays_out(collection: Collection) -> None:
     present = {path.name for path in collection.folder.iterdir()}
     assert {"testbed", "tests"} <= {path.name for path in ROOT.iterdir()}
-    assert present & {"testbed", "tests", "clusters", "inventories", "molecule", "ansible.cfg", ".git", ".ansible"} == set()
+    assert present.isdisjoint(
+        {"testbed", "tests", "clusters", "inventories", "molecule", "ansible.cfg", ".git", ".ansible"}
+    )
 
 
 def test_the_version_is_that_of_the_repository(collection: Collection) -> None:
