@@ -183,7 +183,7 @@ def _measured(made: Edge, rounds: int, seconds: float, folder: Path) -> Found:
 
 def _requests(arguments: list[str], seconds: float) -> dict[str, dict[str, float]]:
     """Send requests one after another, and return the client's report by the kind of request."""
-    command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "cas", "--concurrency=1", *arguments]
+    command = [str(build.program("reapi-load")), "cas", "--concurrency=1", *arguments]
     command += [f"--seconds={seconds}", f"--large={LARGE * 1024**2}"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {each["kind"]: each for each in map(json.loads, told.splitlines())}
@@ -249,7 +249,7 @@ def _independent(word: str) -> str:
 
 def _stages(made: Edge) -> dict[str, float]:
     """Run trivial actions one after another, and return the median milliseconds of each part of an action."""
-    command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), "--actions=40", "--concurrency=1"]
+    command = [str(build.program("reapi-load")), "--actions=40", "--concurrency=1"]
     command += [f"--command={_TRIVIAL}", "--platform=pool=default", "--platform=OSFamily=Linux"]
     command += [f"--execute-endpoint=grpc://{made.where.service_address(CAS, 'nativelink-scheduler')}:50052"]
     command += [f"--cas-endpoint=grpc://{made.where.service_address(CAS, 'nativelink-cas')}:50051"]

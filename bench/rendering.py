@@ -214,13 +214,13 @@ def _memory(root: int) -> float:
 
 def _kustomize(clusters: Path) -> list[list[str]]:
     """Return the commands that build every tree."""
-    kubectl = str(build.binaries()["kubectl"])
+    kubectl = str(build.program("kubectl"))
     return [[kubectl, "kustomize", str(folder)] for folder in sorted(clusters.iterdir())]
 
 
 def _helm(folder: Path) -> list[list[str]]:
     """Write the values of every cluster, and return the commands that render the chart with them."""
-    helm = str(build.binaries(build.HELM_SET)["helm"])
+    helm = str(build.program("helm"))
     commands = []
     for name, cluster in _clusters(folder).items():
         file = folder / f"{name}.json"

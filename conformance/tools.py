@@ -36,10 +36,9 @@ class Tools:
         wanted: dict[str, Callable[[], Path]] = {"redis": lambda: _redis(folder / "redis")}
         found = cls()
         if clients:
-            names = build.NODE_SETS["standin"]
-            found = cls(str(build.binaries({"standin": names})["reapi-load"]))
+            found = cls(str(build.program("reapi-load")))
             wanted["bazel"] = bazel.program
-            wanted["collector"] = lambda: build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
+            wanted["collector"] = lambda: build.program("otelcol")
         for name, make in wanted.items():
             try:
                 setattr(found, name, str(make()))

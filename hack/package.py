@@ -48,7 +48,7 @@ def _export(commit: str, folder: Path) -> Path:
 
 def _chart(source: Path, target: Path, seconds: int, signing: list[str]) -> Path:
     """Package the chart. Helm may ask for the key's passphrase, so its output is not captured."""
-    helm = build.binaries(build.HELM_SET)["helm"]
+    helm = build.program("helm")
     environment = os.environ | {"SOURCE_DATE_EPOCH": str(seconds)}
     command = [helm, "package", source / "charts/nativelink", "--destination", target, *signing]
     subprocess.run(command, check=True, env=environment)

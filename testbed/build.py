@@ -13,84 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Mapping
 from functools import cache as remembered
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from testbed import cache, pins
 
-# The programs of a cluster, in the order of building. The longest build comes first, so that a failure shows early.
-CLUSTER_SETS = {
-    "kubernetes": ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"),
-    "etcd": ("etcd",),
-    "kwok": ("kwok", "kwokctl"),
-}
-# The additional programs of a real node. After "kubernetes" most builds are quick, because they share packages.
-NODE_SETS = {
-    "node": ("kubelet", "kube-proxy"),
-    "coredns": ("coredns",),
-    "local-path": ("local-path-provisioner",),
-    "kube-router": ("kube-router",),
-    "crane": ("crane",),
-    "standin": ("pause", "nativelink", "nativelink-worker-init", "reapi-load"),
-}
-# The programs in the images of components (testbed/components.py). Each is built when an image first needs it.
-COMPONENT_SETS = {
-    "keda": ("keda", "keda-adapter", "keda-admission-webhooks"),
-    "flux-controllers": ("source-controller", "kustomize-controller", "helm-controller"),
-    "collector": ("otelcol",),
-    "prometheus": ("prometheus", "promtool"),
-    "argocd": ("argocd", "kustomize"),
-    "envoy-gateway": ("envoy-gateway",),
-    "kube-state-metrics": ("kube-state-metrics",),
-    "alertmanager": ("alertmanager", "amtool"),
-}
-HELM_SET = {"helm": ("helm",)}
-# What checks and packages the chart.
-CHART_SETS = HELM_SET | {"helm-docs": ("helm-docs",), "chart-testing": ("ct",), "kubeconform": ("kubeconform",)}
-# pint checks alert rules.
-PINT_SET = {"pint": ("pint",)}
-
-_FIRST_TIME = {
-    "kubernetes": "about 4 minutes",
-    "etcd": "about half a minute",
-    "kwok": "about half a minute",
-    "node": "some seconds",
-    "coredns": "about a minute",
-    "local-path": "about half a minute",
-    "kube-router": "about a minute",
-    "crane": "some seconds",
-    "standin": "about half a minute",
-    "keda": "about 4 minutes",
-    "flux-controllers": "about 3 minutes",
-    "collector": "about a minute",
-    "prometheus": "about a minute",
-    "helm": "about a minute",
-    "argocd": "about 4 minutes",
-    "envoy-gateway": "about 2 minutes",
-    "kube-state-metrics": "about 3 minutes",
-    "alertmanager": "about a minute",
-    "pint": "about a minute",
-    "helm-docs": "about half a minute",
-    "chart-testing": "about half a minute",
-    "kubeconform": "some seconds",
-}
-# Go names a binary after the last element of its package, which is "server" for etcd and "cmd" for Argo CD.
-_RENAMED = {
-    "server": "etcd",
-    "cmd": "argocd",
-    "operator": "keda",
-    "adapter": "keda-adapter",
-    "webhooks": "keda-admission-webhooks",
-}
-# Prometheus can find its targets in two dozen clouds. Their clients would be most of the binary.
-_TAGS = {"prometheus": ("remove_all_sd", "enable_dns_sd", "enable_kubernetes_sd")}
-_PROGRESS_SECONDS = 20
+_SETS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text())
+# By program: its set.
+PROGRAMS = {name: owner for owner, found in _SETS.items() for name in found["programs"]}
 # The disk space that one set may need for its modules, compiled packages and binaries. All sets together need 30 GB.
 _ROOM = 6e9
-# "node" shares most packages with "kubernetes".
-_INLINED = {"kubernetes", "etcd", "kwok", "node"}
 
 
 class BuildError(Exception):
@@ -99,35 +35,19 @@ class BuildError(Exception):
 
 def _ldflags(modules: pins.ModuleSet) -> str:
     """Return linker flags that write the version into the binaries, because the module's source does not contain it."""
-    version = modules.version
-    stamps = {
-        "k8s.io/kubernetes": {
-            "k8s.io/component-base/version.gitVersion": version,
-            "k8s.io/component-base/version.gitMajor": version.removeprefix("v").split(".")[0],
-            "k8s.io/component-base/version.gitMinor": version.split(".")[1],
-        },
-        "sigs.k8s.io/kwok": {"sigs.k8s.io/kwok/pkg/consts.Version": version},
-        "helm.sh/helm/v4": {"helm.sh/helm/v4/internal/version.version": version},
-        "github.com/kedacore/keda/v2": {"github.com/kedacore/keda/v2/version.Version": version.removeprefix("v")},
-        "github.com/argoproj/argo-cd/v3": {"github.com/argoproj/argo-cd/v3/common.version": version.removeprefix("v")},
-        "github.com/envoyproxy/gateway": {
-            "github.com/envoyproxy/gateway/internal/cmd/version.envoyGatewayVersion": version,
-        },
-        "k8s.io/kube-state-metrics/v2": {"github.com/prometheus/common/version.Version": version},
-        "github.com/prometheus/alertmanager": {
-            "github.com/prometheus/common/version.Version": version.removeprefix("v"),
-        },
-        "github.com/cloudflare/pint": {"main.version": version.removeprefix("v")},
-    }
-    return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.get(modules.main, {}).items())])
+    number = modules.version.removeprefix("v")
+    major, minor, *_ = number.split(".")
+    values = {"version": number, "major": major, "minor": minor}
+    stamps = _SETS[modules.name].get("stamps", {})
+    return " ".join(["-s -w", *(f"-X {name}={text.format(**values)}" for name, text in stamps.items())])
 
 
 def _gcflags(name: str) -> str:
     """Return compiler flags that halve the build time of all sets together.
 
-    Inlining stays on in binaries that everything waits for. The linker would drop debug information anyway.
+    The linker would drop debug information anyway.
     """
-    return "-gcflags=all=-dwarf=false" if name in _INLINED else "-gcflags=all=-l -dwarf=false"
+    return "-gcflags=all=-dwarf=false" if _SETS[name].get("inlined") else "-gcflags=all=-l -dwarf=false"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -231,64 +151,50 @@ def _check_room(name: str, environment: dict[str, str]) -> None:
             )
 
 
-def _build(modules: pins.ModuleSet, label: str, draft: Path) -> None:
+def _build(modules: pins.ModuleSet, draft: Path) -> None:
     """Build all tools of a set into a folder, in one go command, so that they share compiled packages."""
     started = time.monotonic()
+    wanted = _SETS[modules.name]
     environment = go_environment(modules)
     _check_room(modules.name, environment)
-    packages = [re.sub(r"/v\d+$", "", path).rpartition("/")[2] for path in modules.tools]
-    names = ", ".join(_RENAMED.get(tool, tool) for tool in packages)
-    first_time = _FIRST_TIME[modules.name]
-    cache.say(f"{label} building {modules.name} {modules.version}: {names} ({first_time} the first time)")
-    cache.say(f"{label} {modules.name}: downloading its modules")
+    cache.say(f"building {modules.name} {modules.version}: {', '.join(wanted['programs'])}")
     run("go", "mod", "download", env=environment, cwd=modules.folder)
-    options = ["-mod=readonly", f"-tags={','.join(_TAGS.get(modules.name, ()))}"]
-    listed = run("go", "list", *options, "-deps", "tool", env=environment, cwd=modules.folder)
-    total = len(listed.splitlines())
-    cache.say(f"{label} {modules.name}: compiling {total} packages")
-    command = ["go", "build", "-v", *options, "-trimpath", "-buildvcs=false", _gcflags(modules.name)]
-    command += ["-ldflags", _ldflags(modules), "-o", f"{draft}{os.sep}", "tool"]
-    tail: deque[str] = deque(maxlen=30)
-    compiled, told = 0, started
-    with subprocess.Popen(
-        command, env=environment, cwd=modules.folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
-        for line in process.stderr or ():  # -v names each package once it is compiled
-            tail.append(line)
-            compiled += 1
-            if time.monotonic() - told >= _PROGRESS_SECONDS:
-                told = time.monotonic()
-                cache.say(f"{label} {modules.name}: {compiled} of {total} packages, {told - started:.0f} s")
-    if process.returncode:
-        raise BuildError(f"building {modules.name} failed: {' '.join(command)}\n{''.join(tail)}")
-    for built, wanted in _RENAMED.items():
-        if (draft / built).exists():
-            (draft / built).rename(draft / wanted)
-    cache.say(f"{label} {modules.name} built in {time.monotonic() - started:.0f} s")
+    options = ["-mod=readonly", f"-tags={','.join(wanted.get('tags', ()))}"]
+    packages = run("go", "list", *options, "-deps", "tool", env=environment, cwd=modules.folder).splitlines()
+    cache.say(f"{modules.name}: compiling {len(packages)} packages")
+    command = ["go", "build", *options, "-trimpath", "-buildvcs=false", _gcflags(modules.name)]
+    run(*command, "-ldflags", _ldflags(modules), "-o", f"{draft}{os.sep}", "tool", env=environment, cwd=modules.folder)
+    for built, name in wanted.get("renamed", {}).items():
+        (draft / built).rename(draft / name)
+    cache.say(f"{modules.name} built in {time.monotonic() - started:.0f} s")
 
 
-def binaries(sets: Mapping[str, tuple[str, ...]] = CLUSTER_SETS) -> dict[str, Path]:
-    """Return the absolute path of each binary by name (``kubectl``, ``etcd``, ...), built if the cache lacks it.
+def _built(name: str) -> Path:
+    """Return the folder with the programs of a set, built if the cache lacks it."""
+    modules = pins.module_set(name)
+    version, _ = toolchain(modules.go)
+    flags = (_gcflags(name), _ldflags(modules), *_SETS[name].get("tags", ()))
+    key = cache.digest(modules.content, *flags, *modules.tools, version, sys.platform, platform.machine())
+    return cache.made(cache.root() / "bin" / f"{name}-{modules.version}-{key}", lambda draft: _build(modules, draft))
 
-    ``sets`` maps module sets to the wanted binaries of each. BuildError if a build fails, or if ``TESTBED_BIN`` names a
-    folder that lacks a binary.
+
+def _paths(*names: str) -> dict[str, Path]:
+    if not (ready := os.environ.get("TESTBED_BIN")):
+        return {name: _built(PROGRAMS[name]) / name for name in names}
+    paths = {name: Path(ready).resolve() / name for name in names}
+    if missing := [name for name, path in paths.items() if not os.access(path, os.X_OK)]:
+        raise BuildError(f"TESTBED_BIN={ready} has no executable {', '.join(missing)}")
+    return paths
+
+
+def program(name: str) -> Path:
+    """Return the absolute path of a program of programs.yaml (``kubectl``), built with its set if the cache lacks it.
+
+    KeyError for another name. BuildError if the build fails, or if ``TESTBED_BIN`` names a folder without the program.
     """
-    if ready := os.environ.get("TESTBED_BIN"):
-        paths = {name: Path(ready).resolve() / name for names in sets.values() for name in names}
-        if missing := [name for name, path in paths.items() if not os.access(path, os.X_OK)]:
-            raise BuildError(f"TESTBED_BIN={ready} has no executable {', '.join(missing)}")
-        return paths
-    found: dict[str, Path] = {}
-    for number, (name, names) in enumerate(sets.items(), 1):
-        modules = pins.module_set(name)
-        version, _ = toolchain(modules.go)
-        flags = (_gcflags(name), _ldflags(modules), *_TAGS.get(name, ()))
-        machine = (version, sys.platform, platform.machine())
-        key = cache.digest(modules.content, *flags, *modules.tools, *machine)
-        label = f"[{number}/{len(sets)}]"
-        folder = cache.made(
-            cache.root() / "bin" / f"{name}-{modules.version}-{key}",
-            lambda draft, modules=modules, label=label: _build(modules, label, draft),  # type: ignore[misc]
-        )
-        found |= {binary: folder / binary for binary in names}
-    return found
+    return _paths(name)[name]
+
+
+def programs(group: str) -> dict[str, Path]:
+    """Return the programs that are for a group (``cluster``), by name. BuildError as with ``program``."""
+    return _paths(*(name for name, owner in PROGRAMS.items() if _SETS[owner]["for"] == group))

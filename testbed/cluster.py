@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from testbed import build, cache, images, node
+from testbed import build, cache, components, images, node
 from testbed.ports import free_ports, is_free
 from testbed.waiting import ClusterError, patient, tails, until
 
@@ -102,7 +102,7 @@ class Cluster:
     @property
     def kubectl(self) -> Path:
         """The kubectl of the cluster's version."""
-        return build.binaries()["kubectl"]
+        return build.program("kubectl")
 
     @property
     def real(self) -> bool:
@@ -222,7 +222,7 @@ class Cluster:
 
     def _kwokctl(self, *arguments: str) -> None:
         """Run kwokctl on this cluster, with only our configuration, and with our kubectl first on PATH."""
-        tools = build.binaries()
+        tools = build.programs("cluster")
         environment = {name: value for name, value in node.environment().items() if not name.startswith("KWOK_")}
         environment |= {
             "KWOK_WORKDIR": str(self.home / "kwok"),
@@ -295,7 +295,7 @@ class Cluster:
 
     def _configuration(self, network: node.Network | None) -> dict[str, Any]:
         """Return the configuration for kwokctl, with ports that are free at this moment."""
-        tools = build.binaries()
+        tools = build.programs("cluster")
         pki = self._workdir / "pki"
         extra_arguments = {
             name: {key: value.format(pki=pki) for key, value in extra.items()}
@@ -372,7 +372,7 @@ class Cluster:
         port = self.endpoint.rpartition(":")[2]
         settings["clusters"][0]["cluster"]["server"] = f"https://{network.machine}:{port}"
         node.start(self.home, network, settings, authority)
-        node.push(self.home, _content(images.catalogue()) | images.saved())
+        node.push(self.home, _content(components.images_of(components.NODE)) | images.saved())
         self.apply(*node.addons(network))
         self._await(f"node {node.NAME} to be ready", lambda: self._is_ready(f"node/{node.NAME}", "Ready"))
         for namespace, name in (("kube-system", "coredns"), ("local-path-storage", "local-path-provisioner")):
@@ -518,9 +518,10 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> C
                     f"cluster {name} runs {'with' if wanted.real else 'without'} a real node; run `down` first"
                 )
             return wanted
-        build.binaries()
+        build.programs("cluster")
         if real:
-            images.catalogue()
+            build.programs("node")
+            components.images_of(components.NODE)
         wanted._destroy()
         try:
             wanted._create(nodes, real)

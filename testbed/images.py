@@ -16,16 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from testbed import build, cache, debian, pins
+from testbed import build, cache
 
-PAUSE = "registry.k8s.io/pause:3.10"
-BUSYBOX = "docker.io/library/busybox:1.35.0"
-# This image has Debian's shell, coreutils and little more, which is the least that a toolchain image contains.
-DEBIAN = "docker.io/library/debian:bookworm-slim"
 NATIVELINK = "ghcr.io/tracemachina/nativelink"
 NATIVELINK_VERSIONS = ("v1.3.2", "v1.6.6")
-# This image has our own client, which generates load.
-REAPI_LOAD = "docker.io/testbed/reapi-load:v0"
 
 _OCI = "application/vnd.oci.image"
 
@@ -170,59 +164,3 @@ def layout(image: Image) -> Path:
     key = cache.digest(Path(__file__).read_bytes(), json.dumps(described, sort_keys=True, default=str))
     name = f"{re.sub('[/:]', '-', mirrored(image.reference))}-{key}"
     return cache.made(cache.root() / "images" / name, lambda draft: _write_layout(image, draft))
-
-
-def _busybox() -> Image:
-    # The static busybox can't look up names, so this is the dynamic one. `wget -T` is broken in both, but
-    # `timeout N wget` works.
-    root = debian.root("busybox")
-    names = "sh ls cat cp mv rm mkdir ln echo env sleep date id true false test tail head grep sed wc stat df nc wget"
-    names += (
-        " httpd nslookup ping ip touch chmod chown vi ps kill sync dd hostname find xargs tee sort uniq seq timeout"
-    )
-    return Image(
-        BUSYBOX,
-        ("/bin/busybox",),
-        root=root,
-        links={f"/usr/bin/{name}": "busybox" for name in names.split()},
-        stands_in="Debian's busybox",
-    )
-
-
-def catalogue() -> list[Image]:
-    """Return the images that a real node has from its start."""
-    tools = build.binaries(build.NODE_SETS)
-    nativelink = "a small CAS, scheduler and worker, driven by the same configuration"
-    images = [
-        Image(PAUSE, ("/pause",), {"/pause": tools["pause"]}, user="65535:65535", stands_in="a program that waits"),
-        Image(
-            f"registry.k8s.io/coredns/coredns:{pins.module_set('coredns').version}",
-            ("/coredns",),
-            {"/coredns": tools["coredns"]},
-        ),
-        Image(
-            f"docker.io/rancher/local-path-provisioner:{pins.module_set('local-path').version}",
-            ("/usr/bin/local-path-provisioner",),
-            {"/usr/bin/local-path-provisioner": tools["local-path-provisioner"]},
-        ),
-        _busybox(),
-        Image(DEBIAN, ("/bin/bash",), root=debian.root("bash", "coreutils", "dash", "grep", "sed", "findutils")),
-        Image(REAPI_LOAD, ("/bin/reapi-load",), {"/bin/reapi-load": tools["reapi-load"]}, user="65532:65532"),
-    ]
-    for version in NATIVELINK_VERSIONS:
-        binary = {
-            "/bin/nativelink": tools["nativelink"],
-            "/bin/nativelink.schema.json": nativelink_schema(version),
-        }
-        init = {**binary, "/bin/nativelink-worker-init": tools["nativelink-worker-init"]}
-        images += [
-            Image(f"{NATIVELINK}:{version}", ("/bin/nativelink",), binary, user="65532:65532", stands_in=nativelink),
-            Image(
-                f"{NATIVELINK}-worker-init:{version}",
-                ("/bin/nativelink-worker-init",),
-                init,
-                user="65532:65532",
-                stands_in=nativelink,
-            ),
-        ]
-    return images

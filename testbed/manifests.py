@@ -19,7 +19,6 @@ import yaml
 
 from testbed import build, cache, pins
 
-_KUBERNETES = {"kubernetes": build.CLUSTER_SETS["kubernetes"]}
 # These tools make the manifests. Their versions are part of the cache key, because other versions may make others.
 _MAKERS = ("kubernetes", "helm")
 # All other manifests take some seconds.
@@ -56,7 +55,7 @@ def _edit(path: Path, change: Callable[[Any], None]) -> None:
 
 
 def _kustomize(folder: Path) -> str:
-    return build.run(build.binaries(_KUBERNETES)["kubectl"], "kustomize", folder)
+    return build.run(build.program("kubectl"), "kustomize", folder)
 
 
 def _keda(modules: pins.ModuleSet, work: Path) -> str:
@@ -121,7 +120,7 @@ def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
     values.with_name("values.yaml").write_text(text)
 
     def helm(*arguments: str | Path) -> str:
-        return build.run(build.binaries(build.HELM_SET)["helm"], "template", *arguments, env=build.helm_home(work))
+        return build.run(build.program("helm"), "template", *arguments, env=build.helm_home(work))
 
     crds = helm(
         "eg-crds", charts / "gateway-crds-helm", "--set=crds.gatewayAPI.enabled=true,crds.envoyGateway.enabled=true"

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from testbed import build, cache, debian, images
+from testbed import build, cache, components, debian, images
 from testbed.waiting import ClusterError, tails, until
 
 NAME = "real-1"
@@ -239,10 +239,10 @@ def _cni(wanted: Network) -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": addresses}]}
 
 
-_CONTAINERD = f"""
+_CONTAINERD = """
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{images.PAUSE}"
+sandbox_image = "PAUSE_IMAGE"
 restrict_oom_score_adj = true  # else no pod starts where the machine itself may not lower its score
 [plugins."io.containerd.grpc.v1.cri".containerd]
 discard_unpacked_layers = true  # the registry has them
@@ -275,7 +275,7 @@ def _configure(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], 
         "testbed/kube-proxy.yaml": yaml.safe_dump(_kube_proxy(wanted)),
         "testbed/kubeconfig": yaml.safe_dump(kubeconfig),
         "testbed/ca.crt": authority.decode(),
-        "testbed/containerd.toml": _CONTAINERD,
+        "testbed/containerd.toml": _CONTAINERD.replace("PAUSE_IMAGE", components.reference("pause")),
         "testbed/cni/pods.conflist": json.dumps(_cni(wanted)),
         "testbed/registries/_default/hosts.toml": _MIRROR,
         # Maintainer scripts would make these, but they do not run.
@@ -307,10 +307,9 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
         switch.write_text(" ".join(f"+{controller}" for controller in sorted(missing)))
     for cgroup in _cgroups(cluster_home):
         cgroup.mkdir(exist_ok=True)
-    tools = build.binaries(build.NODE_SETS)
     command: list[str | Path] = ["unshare", "--pid", "--mount", "--net", "--uts", "--ipc", "--fork", "--kill-child"]
     command += ["bash", _SCRIPT, home, debian.root(*_PACKAGES), _cgroup(cluster_home)]
-    command += [tools[name] for name in _BINARIES]
+    command += [build.program(name) for name in _BINARIES]
     with (home / "node.log").open("w") as log:
         holder = subprocess.Popen(
             command,
@@ -341,7 +340,7 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
 
 
 def _serves(wanted: Network) -> bool:
-    _run(build.binaries(build.NODE_SETS)["crane"], "catalog", "--insecure", f"{wanted.node}:{_REGISTRY_PORT}")
+    _run(build.program("crane"), "catalog", "--insecure", f"{wanted.node}:{_REGISTRY_PORT}")
     return True
 
 
@@ -353,7 +352,7 @@ def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:
     where = network(cluster_home)
     if not where:
         raise ClusterError(f"cluster {cluster_home.name} has no real node, or the node has ended{logs(cluster_home)}")
-    crane = build.binaries(build.NODE_SETS)["crane"]
+    crane = build.program("crane")
     registry = _home(cluster_home) / "data" / "var" / "lib" / "containerd" / "registry"
     for reference, content in wanted.items():
         _lend(content, registry)
@@ -377,15 +376,12 @@ def _lend(content: Path, registry: Path) -> None:
 
 def addons(wanted: Network) -> list[dict[str, Any]]:
     """Return the objects of the name server and of the provisioner of class local-path."""
-    references = {
-        image.reference.rpartition(":")[0].rpartition("/")[2]: image.reference for image in images.catalogue()
-    }
     text = _ADDONS.read_text()
     for name, value in {
         "DNS_ADDRESS": wanted.service(10),
-        "COREDNS_IMAGE": references["coredns"],
-        "PROVISIONER_IMAGE": references["local-path-provisioner"],
-        "HELPER_IMAGE": images.BUSYBOX,
+        "COREDNS_IMAGE": components.reference("coredns"),
+        "PROVISIONER_IMAGE": components.reference("local-path-provisioner"),
+        "HELPER_IMAGE": components.reference("busybox"),
     }.items():
         text = text.replace(name, value)
     return list(yaml.safe_load_all(text))

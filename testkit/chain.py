@@ -275,7 +275,7 @@ class Load:
     """
 
     def __init__(self, scheduler: str, cas: str, chunk: int = 40, workers: str = "", pool: str = "") -> None:
-        self.command = [str(build.binaries(build.NODE_SETS)["reapi-load"])]
+        self.command = [str(build.program("reapi-load"))]
         self.command += ["--hold=7200", "--timeout=7200", "--seconds=0-0"]
         self.command += [f"--execute-endpoint=grpc://{scheduler}:50052", f"--cas-endpoint=grpc://{cas}:50051"]
         self.chunk, self.cas, self.workers, self.pool = chunk, cas, workers if not pool else "", pool

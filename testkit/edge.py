@@ -95,7 +95,7 @@ class Edge:
 
     def load(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a client with a certificate. The client asks for actions, and prints a report of them."""
-        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--connect-to={self.address}:443"]
+        command = [str(build.program("reapi-load")), f"--connect-to={self.address}:443"]
         command += [f"--{of}-endpoint=grpcs://{HOST}:443" for of in ("execute", "cas")]
         command += [f"--tls-certificate={self.folder / 'servers.crt'}"]
         command += [f"--tls-client-{what}={self.folder / 'client.pem'}" for what in ("certificate", "key")]

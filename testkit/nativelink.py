@@ -36,7 +36,7 @@ def only_original(shows: str) -> pytest.MarkDecorator:
 def program() -> Path:
     """Return NativeLink as a program of this machine: from the newest saved image, or the stand-in."""
     if not SAVED:
-        return build.binaries(build.NODE_SETS)["nativelink"]
+        return build.program("nativelink")
     image = SAVED[max(SAVED)]
     folder = cache.root() / "saved" / f"nativelink-{cache.digest(image.read_bytes())}"
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def local(name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[str]
 
     Its data, its log and the rules that the settings name are in the folder.
     """
-    program = build.binaries({name: build.COMPONENT_SETS[name]})[name]
+    program = build.program(name)
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(settings)))
     address = f"127.0.0.1:{free_port()}"
     command = [program, f"--config.file={name}.yaml", f"--web.listen-address={address}", *_OPTIONS[name]]

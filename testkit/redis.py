@@ -19,13 +19,11 @@ class Redis:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
-        stack, libraries = components.redis_stack()
-        self.server, self.cli, self.module = (
-            stack / name for name in ("bin/redis-server", "bin/redis-cli", "lib/redisearch.so")
-        )
-        for name, path in libraries.items():
-            (folder / name).symlink_to(path)
-            (folder / f"{name.partition('-')[0]}.so.1.1").symlink_to(path)
+        files = components.redis_stack()
+        self.server, self.cli, self.module = (files[name] for name in ("redis-server", "redis-cli", "redisearch.so"))
+        for name in (name for name in files if name.endswith(".so.1.1")):
+            (folder / name).symlink_to(files[name])
+            (folder / f"{name.partition('-')[0]}.so.1.1").symlink_to(files[name])
         self.environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
         self.start()
 

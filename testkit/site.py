@@ -19,7 +19,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-from testbed import images
+from testbed import components
 from testkit.git_server import BRANCH, GitServer
 from testkit.inventories import LOCAL_PATH, NO_ADD_ONS
 from testkit.playbooks import Project, Run
@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
     "nativelink_cas_volume_size": "1Gi",
     "nativelink_cas_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
-    "nativelink_worker_image": images.DEBIAN,
+    "nativelink_worker_image": components.reference("debian"),
     "nativelink_worker_access": "network_policy",  # test_isolation.py has the agent of the nodes
     **NO_ADD_ONS,  # the tests of KEDA, of the edge and of the node agent switch them on
 }

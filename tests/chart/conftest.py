@@ -23,7 +23,7 @@ Cluster = dict[str, Any]
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
     """Return a function that runs Helm with these arguments."""
-    binary = build.binaries(build.HELM_SET)["helm"]
+    binary = build.program("helm")
     env = os.environ | build.helm_home(tmp_path_factory.mktemp("helm"))
     return lambda *arguments: subprocess.run([binary, *arguments], env=env, capture_output=True, text=True, check=False)
 

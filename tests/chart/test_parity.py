@@ -42,9 +42,7 @@ def of_the_tree(cluster: Cluster, folder: Path) -> Objects:
     for path, text in render.tree(cluster).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
-    done = subprocess.run(
-        [build.binaries()["kubectl"], "kustomize", folder], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([build.program("kubectl"), "kustomize", folder], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return loaded(done.stdout)
 

@@ -145,7 +145,7 @@ def key() -> Iterator[Key]:
 def test_helm_verifies_a_signed_chart(key: Key, tmp_path: Path) -> None:
     release = package(tmp_path / "dist", "--key", key.name, "--keyring", key.secret)
     assert f"  {CHART}.prov\n" in (release / "SHA256SUMS").read_text()
-    verify = (build.binaries(build.HELM_SET)["helm"], "verify", CHART, "--keyring", key.public)
+    verify = (build.program("helm"), "verify", CHART, "--keyring", key.public)
     assert f"Signed by: {key.name}" in run(*verify, cwd=release).stdout
     spoil(release / CHART)
     done = run(*verify, cwd=release, check=False)

@@ -92,7 +92,7 @@ def saved(path: Path, *layers: bytes, tags: tuple[str, ...], images: int = 1) ->
 
 def stand_in(path: Path) -> Path:
     """Write the stand-in's image, which also contains the schema of its version."""
-    program = build.binaries({"standin": build.NODE_SETS["standin"]})["nativelink"]
+    program = build.program("nativelink")
     schema = ROOT / "schemas" / f"nativelink-{VERSION}.schema.json"
     files = {"bin/nativelink": program.read_bytes(), "bin/nativelink.schema.json": schema.read_bytes()}
     return saved(path, layer(files), tags=(f"nativelink:{VERSION}",))

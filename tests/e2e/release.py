@@ -60,7 +60,7 @@ class Release:
         """Run a command of Helm on the release, and return its output. Raise AssertionError with it if Helm fails."""
         target = ("--namespace", self.namespace, "--kubeconfig", self.where.kubeconfig)
         done = subprocess.run(
-            [build.binaries(build.HELM_SET)["helm"], *command.split(), self.name, *arguments, *target],
+            [build.program("helm"), *command.split(), self.name, *arguments, *target],
             env=os.environ | build.helm_home(self.folder),
             capture_output=True,
             text=True,

@@ -262,7 +262,7 @@ def test_scaled_object_cas_and_volume_are_healthy(argo: Argo, tmp_path: Path) ->
     settings = yaml.safe_load(argo.where.kubeconfig.read_text())
     settings["contexts"][0]["context"]["namespace"] = "argocd"  # where the command looks for the installation
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(settings))
-    binary = build.binaries({"argocd": build.COMPONENT_SETS["argocd"]})["argocd"]
+    binary = build.program("argocd")
     environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig"), "HOME": str(tmp_path)}
     rows = (
         r"ScaledObject/nativelink-worker-auto +Synced +Healthy",

@@ -87,7 +87,7 @@ def running(farm: Entry) -> dict[str, int]:
 
 
 def load(farm: Entry, cas: str, *arguments: str) -> list[str | Path]:
-    program = build.binaries(build.NODE_SETS)["reapi-load"]
+    program = build.program("reapi-load")
     endpoints = (f"--execute-endpoint=grpc://{farm.address('nativelink-scheduler')}:50052", f"--cas-endpoint={cas}")
     return [program, *endpoints, *arguments]
 

@@ -60,7 +60,7 @@ class Source:
         self.folder, self.running = folder, []
 
     def start(self) -> None:
-        program = build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
+        program = build.program("otelcol")
         with (self.folder / "collector.log").open("wb") as log:
             command = [program, f"--config={self.folder}/collector.yaml"]
             self.running.append(subprocess.Popen(command, stdout=log, stderr=log))

@@ -160,7 +160,7 @@ class Farm:
     def load(self, name: str, actions: int, seconds: str, *more: str) -> Load:
         """Start a client that runs actions of this many seconds in a pool, and ends when they end."""
         mine = f"{name}-{next(self.loads)}"
-        command = [str(build.binaries(build.NODE_SETS)["reapi-load"]), f"--platform=pool={name}"]
+        command = [str(build.program("reapi-load")), f"--platform=pool={name}"]
         command.append(f"--timeout={patient(120):.0f}")
         command += [f"--execute-endpoint=grpc://{self.scheduler}:50052", f"--cas-endpoint=grpc://{self.cas}:50051"]
         command += [f"--actions={actions}", f"--seconds={seconds}", f"--begun={BEGUN}/{mine}", *more]

@@ -168,8 +168,7 @@ def alerts(flux: Flux, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ale
     folder = tmp_path_factory.mktemp("alerts")
     (folder / "states.yaml").write_text(yaml.safe_dump(STATES))
     port = free_port()
-    sets = {"kube-state-metrics": build.COMPONENT_SETS["kube-state-metrics"]}
-    command = [build.binaries(sets)["kube-state-metrics"], f"--kubeconfig={flux.where.kubeconfig}"]
+    command = [build.program("kube-state-metrics"), f"--kubeconfig={flux.where.kubeconfig}"]
     command += ["--custom-resource-state-only", f"--custom-resource-state-config-file={folder / 'states.yaml'}"]
     command += ["--host=127.0.0.1", f"--port={port}", f"--telemetry-port={free_port()}"]
     variables = {

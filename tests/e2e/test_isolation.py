@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from testbed import bpf, build, cluster, components, debian, node
+from testbed import build, clang, cluster, components, debian, node
 from testbed.cluster import Cluster
 from testbed.images import Image
 from testbed.waiting import patient, until
@@ -174,7 +174,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         source = site.folder / "theirs.c"
         source.write_text(OTHER_PROGRAM)
         metadata = {"name": "theirs", "namespace": "default"}
-        content = {"theirs.o": base64.b64encode(bpf.compiled(source)).decode()}
+        content = {"theirs.o": base64.b64encode(clang.bpf(source)).decode()}
         where.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "binaryData": content})
         watcher = {
             "name": "main",
@@ -329,7 +329,7 @@ class Farm:
         endpoints.append(f"--cas-endpoint=grpc://{self.entry.address('nativelink-cas')}:50051")
         command = ["/bin/bash", "-c", script]
         arguments = [f"--command={json.dumps(command)}", f"--platform=pool={pool}", f"--timeout={timeout}"]
-        program = build.binaries(build.NODE_SETS)["reapi-load"]
+        program = build.program("reapi-load")
         done = subprocess.run([program, *endpoints, *arguments], capture_output=True, text=True, check=False)
         (action,) = json.loads(done.stdout)["actions"]
         return " ".join([action["outcome"], action["line"], action["errors"]])

@@ -77,7 +77,7 @@ class Monitored(Prometheus):
 
     def put(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a client that writes wrong bytes to the CAS, or right ones."""
-        tool = build.binaries(build.NODE_SETS)["reapi-load"]
+        tool = build.program("reapi-load")
         command = [tool, "put", f"--cas-endpoint=grpc://{self.address('cas')}:50051", *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from testbed import build, cluster, debian, images, node
+from testbed import build, cluster, components, debian, images, node
 from testbed.cluster import Cluster, ClusterError
 from testbed.images import Image
 from testbed.waiting import patient, until
@@ -32,7 +32,7 @@ CLAIM = {
 
 
 def shell(script: str, **more: object) -> dict[str, Any]:
-    return {"name": "main", "image": images.BUSYBOX, "command": ["sh", "-c", script], **more}
+    return {"name": "main", "image": components.reference("busybox"), "command": ["sh", "-c", script], **more}
 
 
 def pod(name: str, *containers: dict[str, Any], **spec: object) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def test_a_saved_image_replaces_the_stand_in(space: Space, tmp_path: Path, monke
     space.where.load(says("the real one"))
     network = node.network(space.where.home)
     assert network
-    crane = build.binaries({"crane": ("crane",)})["crane"]
+    crane = build.program("crane")
     command = [crane, "pull", "--insecure", f"{network.node}:5000/some/tool:1", tmp_path / "tool.tar"]
     subprocess.run(command, check=True, capture_output=True)
 

@@ -188,7 +188,7 @@ class Farm:
 
     def send_wrong_bytes(self) -> None:
         """Send the CAS bytes that do not have the hash of their digest, which it refuses."""
-        client = build.binaries(build.NODE_SETS)["reapi-load"]
+        client = build.program("reapi-load")
         to = (f"--cas-endpoint=grpc://{self.entry.address('nativelink-cas')}:50051", "--instance=main")
         done = subprocess.run([client, "put", *to], capture_output=True, text=True, check=True)
         assert all(told.startswith("refused") for told in json.loads(done.stdout).values()), done.stdout

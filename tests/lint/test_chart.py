@@ -29,7 +29,7 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def tools() -> Mapping[str, Path]:
-    return build.binaries(build.CHART_SETS)
+    return build.programs("chart")
 
 
 @pytest.fixture

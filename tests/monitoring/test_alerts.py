@@ -45,7 +45,7 @@ def rules(backend: str, **variables: Any) -> dict[str, Any]:
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    tool = build.binaries({"prometheus": build.COMPONENT_SETS["prometheus"]})["promtool"]
+    tool = build.program("promtool")
     return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
 
 
@@ -162,7 +162,7 @@ def test_the_rules_are_sound(backend: str, tmp_path: Path) -> None:
     file.write_text(files(backend)[RULES])
     done = promtool("check", "rules", "--lint=all", "--lint-fatal", file)
     assert done.returncode == 0, done.stdout + done.stderr
-    pint = build.binaries(build.PINT_SET)["pint"]
+    pint = build.program("pint")
     judged = subprocess.run(
         # Our names of pods and volumes have several parts, so selectors have, too.
         [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import bpf
+from testbed import clang
 from testbed.waiting import patient, until
 
 SCRIPT = Path(__file__).parents[2] / "roles/node_agent/files/attach.sh"
@@ -128,8 +128,8 @@ def guard(pod: str) -> list[str]:
 @pytest.mark.parametrize("name", BOTH)
 def test_the_committed_programs_are_what_their_sources_compile_to(name: str) -> None:
     source = SCRIPT.parent / f"{name}.c"
-    assert source in bpf.SOURCES
-    assert bpf.compiled(source) == source.with_suffix(".o").read_bytes()
+    assert source in clang.BPF
+    assert clang.bpf(source) == source.with_suffix(".o").read_bytes()
 
 
 def test_the_script_attaches_the_programs_and_leaves_them_at_its_end(node: Node) -> None:

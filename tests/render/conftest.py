@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def kustomize() -> Callable[[Path], list[Object]]:
     """Return a function that builds a cluster's folder as both engines do."""
-    kubectl = build.binaries()["kubectl"]
+    kubectl = build.program("kubectl")
 
     def objects(folder: Path) -> list[Object]:
         done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)

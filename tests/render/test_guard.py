@@ -223,11 +223,10 @@ class Farm(Pod):
     def __init__(self, folder: Path) -> None:
         self.redis = Redis(folder)
         super().__init__(folder, "dash", self.redis.cli)
-        self.programs = build.binaries({"standin": build.NODE_SETS["standin"]})
         self.running: list[subprocess.Popen[bytes]] = []
         self.cas, self.client, self.workers, self.health = free_ports(4)
         self.turn = {"-h nativelink-redis -p 6379": f"-h 127.0.0.1 -p {self.redis.port}", "50080": str(self.health)}
-        self.binary.symlink_to(self.programs["nativelink"])
+        self.binary.symlink_to(build.program("nativelink"))
         text = self.files["scheduler/scheduler.json5"]
         for old, new in {
             **{f"{slice}.nativelink-cas-headless.nativelink.svc:50052": f"127.0.0.1:{self.cas}" for slice in SLICES},
@@ -250,7 +249,7 @@ class Farm(Pod):
 
     def _run(self, name: str, path: Path, **environment: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            command = [self.programs["nativelink"], path]
+            command = [build.program("nativelink"), path]
             self.running.append(
                 subprocess.Popen(command, env={**os.environ, **SCHEMA, **environment}, stdout=log, stderr=log)
             )
@@ -307,7 +306,7 @@ class Farm(Pod):
 
     def build(self, actions: int = 1, seconds: str = "0-0", timeout: float = 60) -> subprocess.Popen[bytes]:
         command: list[str | Path] = [
-            self.programs["reapi-load"],
+            build.program("reapi-load"),
             f"--actions={actions}",
             f"--seconds={seconds}",
             f"--execute-endpoint=grpc://127.0.0.1:{self.client}",

@@ -13,7 +13,7 @@ MY_KUBECONFIG = "apiVersion: v1\nkind: Config\ncurrent-context: mine\n"
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a user's home with a kubeconfig in it. The state folder of the clusters is empty."""
-    build.binaries()  # before HOME changes, because Go's own cache is in it
+    build.programs("cluster")  # before HOME changes, because Go's own cache is in it
     folder = tmp_path_factory.mktemp("home")
     (folder / ".kube").mkdir()
     (folder / ".kube" / "config").write_text(MY_KUBECONFIG)

@@ -66,7 +66,7 @@ def named_in(text: str) -> frozenset[str]:
 @pytest.fixture
 def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put empty files in place of the binaries, because the names do not depend on them."""
-    for name in (name for names in (*build.COMPONENT_SETS.values(), *build.HELM_SET.values()) for name in names):
+    for name in (*build.programs("images"), "helm"):
         (tmp_path / name).touch(mode=0o755)
     monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
 

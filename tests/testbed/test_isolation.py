@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import isolation
+from testbed import clang
 
 NEEDED = ("chown", "dac_override", "fowner", "kill", "setgid", "setuid")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up some of its privileges")
@@ -16,13 +16,13 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up some 
 
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])
 def test_the_committed_program_is_what_the_pinned_compiler_makes(architecture: str) -> None:
-    assert isolation.compiled(architecture) == (isolation.FOLDER / architecture).read_bytes()
+    assert clang.isolation(architecture) == (clang.ISOLATION / architecture).read_bytes()
 
 
 @pytest.fixture
 def prepare(tmp_path: Path) -> Path:
     program = tmp_path / "prepare"
-    program.symlink_to(isolation.FOLDER / "amd64")
+    program.symlink_to(clang.ISOLATION / "amd64")
     return program
 
 
@@ -66,5 +66,5 @@ def test_a_container_that_allows_new_privileges_is_told_so(prepare: Path) -> Non
 
 def test_an_action_outside_of_the_directory_of_an_action_is_refused(tmp_path: Path) -> None:
     action = tmp_path / "action"
-    action.symlink_to(isolation.FOLDER / "amd64")
+    action.symlink_to(clang.ISOLATION / "amd64")
     assert said(action, "true") == "isolation: the command is not in a directory of /scratch/actions\n"

@@ -47,7 +47,7 @@ def test_the_variables_name_the_manifests(tmp_path: Path, components: tuple[str,
 
 def test_nothing_else_is_made_in_an_empty_cache(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    for name, path in build.binaries(build.CLUSTER_SETS | build.HELM_SET).items():
+    for name, path in {**build.programs("cluster"), "helm": build.program("helm")}.items():
         (tmp_path / "bin" / name).symlink_to(path)
     folder = tmp_path / "nativelink-gitops"
     folder.mkdir()

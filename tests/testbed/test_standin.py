@@ -33,7 +33,7 @@ NEWEST, V132 = (images.nativelink_schema(version) for version in (images.NATIVEL
 
 
 def program(name: str) -> str:
-    return str(build.binaries({"standin": build.NODE_SETS["standin"]})[name])
+    return str(build.program(name))
 
 
 def configuration(folder: Path, public: int = 0, internal: int = 0) -> Object:

@@ -71,7 +71,7 @@ def sender() -> str:
 @pytest.fixture
 def collector(tmp_path: Path, sender: str) -> Iterator[Collector]:
     made = Collector(tmp_path, sender)
-    program = build.binaries({"collector": build.COMPONENT_SETS["collector"]})["otelcol"]
+    program = build.program("otelcol")
     with (tmp_path / "collector.log").open("wb") as log:
         process = subprocess.Popen([program, f"--config={made.file}"], stdout=log, stderr=log)
     try:

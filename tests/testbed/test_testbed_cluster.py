@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from testbed import __main__ as command
 from testbed import build, cache, cluster, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import patient, until
@@ -126,7 +125,7 @@ def test_a_crashed_component_is_started_again(home: Path) -> None:
 def test_never_ready_can_be_switched_on_and_off(one: Cluster) -> None:
     one.run("create", "namespace", "slow")
     one.run("create", "namespace", "quick")
-    assert command.main(["never-ready", "--name", "one", "--namespace", "slow"]) == 0
+    one.never_ready("slow")
     for namespace in ("slow", "quick"):
         one.apply(deployment("app", namespace), job("task", namespace))
     wait(one, "Available", "deployment/app", "quick", 20)
@@ -136,7 +135,7 @@ def test_never_ready_can_be_switched_on_and_off(one: Cluster) -> None:
     with pytest.raises(ClusterError, match="timed out"):
         wait(one, "Complete", "job/task", "slow", 1)
 
-    assert command.main(["never-ready", "--name", "one", "--namespace", "slow", "--off"]) == 0
+    one.never_ready("slow", on=False)
     wait(one, "Available", "deployment/app", "slow", 20)
     wait(one, "Complete", "job/task", "slow", 20)
 
@@ -207,7 +206,7 @@ def test_invalid_names_and_missing_binaries_are_refused(tmp_path: Path, monkeypa
     (tmp_path / "kubectl").touch(mode=0o755)
     monkeypatch.setenv("TESTBED_BIN", str(tmp_path))
     with pytest.raises(build.BuildError, match="no executable kube-apiserver, kube-controller-manager, kube-scheduler"):
-        build.binaries()
+        build.programs("cluster")
 
 
 def test_patience_multiplies_every_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +240,7 @@ def test_a_full_disk_is_reported_before_anything_is_built(tmp_path: Path, monkey
     with pytest.raises(
         build.BuildError, match=r"nativelink-gitops has 2\.0 GB free, but building etcd may need 6 GB\."
     ):
-        build.binaries({"etcd": ("etcd",)})
+        build.program("etcd")
     assert [path.name for path in (tmp_path / "nativelink-gitops" / "bin").iterdir() if path.is_dir()] == []
 
 
