@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
     "nativelink_cas_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_worker_image": components.reference("debian"),
-    "nativelink_worker_access": "network_policy",  # test_isolation.py has the agent of the nodes
+    "nativelink_worker_access": "network_policy",  # nodes/test_isolation.py has the agent of the nodes
     **NO_ADD_ONS,  # the tests of KEDA, of the edge and of the node agent switch them on
 }
 """The variables of a cluster that fits a test machine, with the images of a real node."""

@@ -1,31 +1,73 @@
 from __future__ import annotations
 
+import itertools
 import os
+import re
+from collections import Counter
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-# The files that take minutes, without "test_". They start first, so that none runs alone at the end of a parallel run.
+# What takes minutes: files without "test_", and in tests/e2e the clusters. They start first, so that none runs alone
+# at the end of a parallel run.
 LONGEST = (
     *("provision", "bootstrap", "site", "scripts", "guard", "worker_certificates", "release_manifest", "interrupted"),
     "cluster",
     *("testbed_cluster", "standin", "conformance", "parity"),
-    # These run on a real node, and take from ten minutes down to two. Demand, scaling and drain mostly wait.
-    *("monitoring", "helm", "argocd", "demand", "edge", "drain", "scaling", "flux", "isolation"),
-    *("upgrade", "switching", "provisioning", "runbooks", "real_node", "build"),
+    *(f"tests/e2e/{name}" for name in ("engines flux", "monitoring", "engines argocd", "edge")),
+    *(f"tests/e2e/{name}" for name in ("scaling", "workers", "nodes")),
 )
+# The files that do not run in the order of the alphabet on the cluster that they share with others.
+FIRST = ("engines", "flux", "argocd", "provisioning", "scaling")
+
+
+def scope(nodeid: str) -> str:
+    """Return what shares a cluster with a test: its folder in tests/e2e with its GitOps engine, elsewhere its file."""
+    path, _, test = nodeid.partition("::")
+    if not path.startswith("tests/e2e/"):
+        return path
+    engine = re.search(r"[\[-](flux|argocd)[]-]", test)
+    return path.rpartition("/")[0] + (f" {engine[1]}" if engine else "")
+
+
+class ByCluster(LoadScopeScheduling):
+    """Gives all tests of a cluster to one worker. Groups of xdist do not work with the test IDs of pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByCluster:
+    return ByCluster(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests so that the longest files run first."""
+    """Sort the tests so that the longest run first, and those of a cluster one after another."""
 
-    def rank(item: pytest.Item) -> int:
-        name = item.path.stem.removeprefix("test_")
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    def rank(names: tuple[str, ...], name: str) -> int:
+        return names.index(name) if name in names else len(names)
 
-    items.sort(key=rank)
+    def key(item: pytest.Item) -> tuple[int, str, int]:
+        where, file = scope(item.nodeid), item.path.stem.removeprefix("test_")
+        group = where if where.startswith("tests/e2e") else file
+        return rank(LONGEST, group), where, rank(FIRST, file)
+
+    items.sort(key=key)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Say at once why a test failed, for runs that are ended before their summary."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         print(f"\n{report.nodeid}\n{report.longreprtext}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what took longest. No parallel run is faster than the slowest of them."""
+    seconds: Counter[str] = Counter()
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[scope(report.nodeid)] += report.duration
+    for name, each in seconds.most_common(10):
+        terminalreporter.write_line(f"{each:6.0f} s  {name}")

@@ -12,15 +12,10 @@ from testbed import cluster, node
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give these tests their own state folder, and remove the clusters that are left in it."""
     if missing := node.missing():
-        pytest.skip(f"a real node needs {', '.join(missing)}")
+        pytest.fail(f"a real node needs {', '.join(missing)}: run this as root, on Debian or Ubuntu", pytrace=False)
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("state")
         patch.setenv("TESTBED_STATE", str(folder))
         yield folder
         for left in cluster.clusters():
             cluster.down(left.name)
-
-
-@pytest.fixture(scope="session")
-def real(state: Path) -> cluster.Cluster:
-    return cluster.up("e2e-node", nodes=1, real=True)

@@ -788,7 +788,7 @@ def test_a_silent_execution_is_not_cut_off() -> None:
 def test_a_call_finds_a_single_pod_by_the_address_of_its_service(
     shards: int, schedulers: int, routes: list[str]
 ) -> None:
-    """Envoy answers at once for a Service without endpoints, and does not retry (tests/e2e/test_edge.py shows it)."""
+    """Envoy answers at once for a Service without endpoints, and does not retry (tests/e2e/edge shows it)."""
     replicas = {"nativelink_cas_replicas": shards, "nativelink_scheduler_replicas": schedulers}
     objects = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **replicas)))
     policies = sorted(item["metadata"]["name"] for item in objects if "TrafficPolicy" in item["kind"])

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import yaml
 from testbed import build, cache, cluster, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import patient, until
+from testkit.trees import ROOT
 
 ALL = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok"}
 
@@ -249,3 +252,10 @@ def test_the_remains_of_a_killed_build_are_removed(tmp_path: Path) -> None:
     (tmp_path / "etcd-12.abc.draft").mkdir()
     cache.made(tmp_path / "etcd-1", lambda draft: (draft / "etcd").touch())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["etcd-1", "etcd-1.lock", "etcd-12.abc.draft"]
+
+
+def test_tests_that_need_a_real_node_fail_without_root() -> None:
+    command = ["unshare", "--user", sys.executable, "-m", "pytest", "-m", "alone", "tests/e2e"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "a real node needs root" in done.stdout

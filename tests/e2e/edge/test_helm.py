@@ -22,8 +22,8 @@ from testkit.bazel import Bazel
 from testkit.chain import Entry, secure_namespace
 from testkit.edge import CAS, GATEWAY, HOST, NAME, PROXIES, Edge, made_known, opened
 from testkit.git_server import BRANCH, GitServer, address_for
+from testkit.release import BASE, CHART, RESOURCES, SMALL, Release
 from testkit.site import Site, pool
-from tests.e2e.release import BASE, CHART, RESOURCES, SMALL, Release
 
 Object = dict[str, Any]
 

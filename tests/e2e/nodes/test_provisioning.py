@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import cluster, components, manifests, pins
+from testbed import components, manifests, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import patient, until
 from testkit.git_server import address_for
@@ -79,28 +79,27 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with cluster.fresh("provisioning", nodes=1, real=True) as where:
-        # This class is like local-path, but allows volumes to grow. The test stands in for the driver that resizes.
-        where.apply(
-            {
-                "apiVersion": "storage.k8s.io/v1",
-                "kind": "StorageClass",
-                "metadata": {"name": "growing"},
-                "provisioner": "rancher.io/local-path",
-                "volumeBindingMode": "WaitForFirstConsumer",
-                "allowVolumeExpansion": True,
-            }
-        )
-        site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
-        variables = SMALL | {
-            "storage_classes_list": [{"name": "growing", "preset": "existing"}],
-            "nativelink_worker_pools": [pool("default")],
-            "keda_install": "release",
-            "keda_wait_for_metrics_api": True,
+def stage(real: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    # This class is like local-path, but allows volumes to grow. The test stands in for the driver that resizes.
+    real.apply(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": "growing"},
+            "provisioner": "rancher.io/local-path",
+            "volumeBindingMode": "WaitForFirstConsumer",
+            "allowVolumeExpansion": True,
         }
-        site.add("site", where, **variables)
-        yield Stage(where, site)
+    )
+    site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
+    variables = SMALL | {
+        "storage_classes_list": [{"name": "growing", "preset": "existing"}],
+        "nativelink_worker_pools": [pool("default")],
+        "keda_install": "release",
+        "keda_wait_for_metrics_api": True,
+    }
+    site.add("site", real, **variables)
+    return Stage(real, site)
 
 
 # An API server that stops

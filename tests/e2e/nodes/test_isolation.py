@@ -18,14 +18,13 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testbed import build, clang, cluster, components, debian, node
+from testbed import build, clang, components, debian, node
 from testbed.cluster import Cluster
 from testbed.images import Image
 from testbed.waiting import patient, until
@@ -164,33 +163,32 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with cluster.fresh("e2e-isolation", nodes=0, real=True) as where:
-        site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
-        site.add("site", where, **SMALL, nativelink_worker_pools=[pool("default")])
-        stage = Stage(where, site)
-        tools = components.images_of("bpftool")
-        where.load(*tools, Image(PYTHON, ("/usr/bin/python3",), root=debian.root("python3-minimal")))
-        source = site.folder / "theirs.c"
-        source.write_text(OTHER_PROGRAM)
-        metadata = {"name": "theirs", "namespace": "default"}
-        content = {"theirs.o": base64.b64encode(clang.bpf(source)).decode()}
-        where.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "binaryData": content})
-        watcher = {
-            "name": "main",
-            "image": tools[0].reference,
-            "command": ["sleep", "infinity"],
-            "securityContext": {"privileged": True},
-            "volumeMounts": [{"name": name, "mountPath": f"/node/{name}"} for name in ("cgroup", "bpf", "program")],
-        }
-        volumes = [{"name": name, "hostPath": {"path": f"/sys/fs/{name}"}} for name in ("cgroup", "bpf")]
-        stage.start("watcher", watcher, *volumes, {"name": "program", "configMap": {"name": "theirs"}})
-        stage.bpftool("prog", "load", "/node/program/theirs.o", "/node/bpf/theirs")
-        stage.bpftool("cgroup", "attach", CGROUP, "sock_ops", "pinned", "/node/bpf/theirs", "multi")
-        stage.serve("early")
-        for user in (0, ACTION, 28192):
-            stage.user(user)
-        yield stage
+def stage(real: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
+    site.add("site", real, **SMALL, nativelink_worker_pools=[pool("default")])
+    stage = Stage(real, site)
+    tools = components.images_of("bpftool")
+    real.load(*tools, Image(PYTHON, ("/usr/bin/python3",), root=debian.root("python3-minimal")))
+    source = site.folder / "theirs.c"
+    source.write_text(OTHER_PROGRAM)
+    metadata = {"name": "theirs", "namespace": "default"}
+    content = {"theirs.o": base64.b64encode(clang.bpf(source)).decode()}
+    real.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "binaryData": content})
+    watcher = {
+        "name": "main",
+        "image": tools[0].reference,
+        "command": ["sleep", "infinity"],
+        "securityContext": {"privileged": True},
+        "volumeMounts": [{"name": name, "mountPath": f"/node/{name}"} for name in ("cgroup", "bpf", "program")],
+    }
+    volumes = [{"name": name, "hostPath": {"path": f"/sys/fs/{name}"}} for name in ("cgroup", "bpf")]
+    stage.start("watcher", watcher, *volumes, {"name": "program", "configMap": {"name": "theirs"}})
+    stage.bpftool("prog", "load", "/node/program/theirs.o", "/node/bpf/theirs")
+    stage.bpftool("cgroup", "attach", CGROUP, "sock_ops", "pinned", "/node/bpf/theirs", "multi")
+    stage.serve("early")
+    for user in (0, ACTION, 28192):
+        stage.user(user)
+    return stage
 
 
 def test_without_the_role_no_connection_has_tcp_nodelay_and_every_user_connects(stage: Stage) -> None:

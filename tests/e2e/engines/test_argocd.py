@@ -30,7 +30,7 @@ from testkit.site import SMALL, Site, by_ssh, pool
 
 Object = dict[str, Any]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAME = "prod"
 APP = f"nativelink-{NAME}"
 CAS, WORKERS = "nativelink", "nativelink-workers"

@@ -412,7 +412,7 @@ def test_a_suspended_sync_stays_suspended(flux: Flux, alerts: Alerts) -> None:
     # The summary tells users to run this command.
     (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
     command = shlex.split(line.partition("resume it: ")[2])
-    subprocess.run([flux.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    subprocess.run([flux.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=Path(__file__).parents[3])
     flux.applied(commit)
     assert flux.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"] == 2
 

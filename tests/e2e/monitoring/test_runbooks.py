@@ -32,7 +32,7 @@ from testkit.site import pool
 
 Object = dict[str, Any]
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 PAGES = [*sorted((DOCS / "alerts").glob("*.md")), DOCS / "runbooks.md"]
 BLOCK = re.compile(
     r"^(?: *<!-- needs: (?P<needs>[a-z-]+) -->\n)?"
@@ -280,7 +280,7 @@ def test_a_wrong_command_or_output_is_found(farm: Farm, tmp_path: Path, code: st
     """The counter-run of the tests above."""
     (tmp_path / "page.md").write_text(f"# A page\n\n```sh\n{code}\n```\n\n```text\n{said}\n```\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.e2e.test_runbooks.DOCS", tmp_path)
+        patch.setattr("tests.e2e.monitoring.test_runbooks.DOCS", tmp_path)
         (block,) = blocks([tmp_path / "page.md"])
     found = faults(block, farm.where)
     assert found.startswith("page.md:3 ")

@@ -16,7 +16,7 @@ from testbed.waiting import patient
 
 Object = dict[str, Any]
 
-CHART = Path(__file__).parents[2] / "charts" / "nativelink"
+CHART = Path(__file__).parents[1] / "charts" / "nativelink"
 BASE = "values-dev.yaml"
 """The file of the chart whose values all releases of the tests begin with."""
 _LITTLE = {"cpu": "10m", "memory": "32Mi"}
