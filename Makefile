@@ -103,7 +103,7 @@ pytest: venv newest ## run the tests in tests/ that need no real node
 e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (30 minutes; 55 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
-	TESTBED_PATIENCE=4 pytest -n 5 $(PARALLEL) -rs --durations=25 -m 'not soak and not alone' tests/e2e
+	TESTBED_PATIENCE=4 pytest -n 5 $(PARALLEL) -rs --durations=25 -m 'not soak and not bench and not alone' tests/e2e
 
 .PHONY: newest
 newest: # an environment with a newer Python for the tests on the newest ansible-core, which are skipped without one
@@ -115,6 +115,7 @@ soak: venv ## run the long tests: the bootstrap interrupted at 20 random points;
 
 .PHONY: bench
 bench: venv ## measure rendering and the bootstrap; with root also syncing, the reaction to demand, latency; with NATIVELINK=FILE load
+	pytest -m bench -s tests
 	python -m bench
 
 .PHONY: conformance

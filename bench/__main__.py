@@ -11,7 +11,7 @@ import sys
 
 from testbed.waiting import ClusterError
 
-PARTS = ("rendering", "demand", "bootstrap", "sync", "reaction", "latency", "load", "isolation")
+PARTS = ("rendering", "demand", "bootstrap", "load", "isolation")
 
 
 def main(arguments: list[str]) -> int:

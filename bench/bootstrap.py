@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import numbers
 from testbed import cluster
+from testkit import numbers
 from testkit.inventories import LOCAL_PATH
 from testkit.playbooks import Project
 

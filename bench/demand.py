@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
-from bench import numbers
+from testkit import numbers
 from testkit.redis import Redis
 from testkit.trees import values_of
 

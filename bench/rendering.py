@@ -24,10 +24,10 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 
-from bench import numbers
 from chart import values
 from chart.files import FOLDER as CHART
 from testbed import build
+from testkit import numbers
 from testkit.inventories import write_inventory
 from testkit.playbooks import start_playbook
 from testkit.trees import values_of

@@ -67,9 +67,14 @@ class Alerts:
         until(f"the alerts {', '.join(names)}", look, seconds, lambda: f": {sorted(seen)} fired")
         print(f"{', '.join(names)} after {time.monotonic() - began:.0f} s; all: {', '.join(sorted(seen))}")
 
-    def quiet(self, *allowed: str, seconds: float = 150) -> None:
-        """Wait until no alert fires, except for allowed ones."""
-        until("all alerts to end", lambda: self.firing() <= set(allowed), seconds, lambda: f": {self.firing()} fire")
+    def ended(self, *names: str, seconds: float = 150) -> None:
+        """Wait until none of these alerts fires, or no alert at all."""
+
+        def left() -> set[str]:
+            firing = self.firing()
+            return firing & set(names) if names else firing
+
+        until("alerts to end", lambda: not left(), seconds, lambda: f": {left()} fire")
 
 
 @dataclass(frozen=True)

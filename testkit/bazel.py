@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import bazel
+from testkit.client import Client
 
 JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a server that ends soon and uses few cores
 ACTION = "action"  # the span of everything that is done for one action
@@ -32,6 +35,23 @@ class Bazel:
         self.workspace.mkdir()
         (self.workspace / "WORKSPACE").touch()
         self.endpoints: list[str] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, folder: Path) -> Iterator[Bazel]:
+        """Yield a Bazel whose server starts while other things do, and ends with the context."""
+        made = cls(folder)
+        with ThreadPoolExecutor(1) as background:
+            background.submit(made.run, "info", "release")
+            try:
+                yield made
+            finally:
+                made.run("shutdown")
+
+    def at(self, client: Client, *options: str) -> Bazel:
+        """Build at the addresses of another client from now on, with more options."""
+        self.endpoints = [f"--remote_executor={client.execute}", f"--remote_cache={client.cas}", *options]
+        return self
 
     def command(self, name: str, *arguments: str) -> list[str]:
         startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", f"--output_user_root={self.home}"]

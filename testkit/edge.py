@@ -13,18 +13,20 @@ import re
 import socket
 import ssl
 import struct
-import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed import build, cluster, components, node
+from testbed import cluster, components, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit.authority import Authority
-from testkit.chain import secret
+from testkit.bazel import Bazel
+from testkit.client import Client, Process
+from testkit.farm import secret, without
 from testkit.site import SMALL, Site, pool
 
 Object = dict[str, Any]
@@ -93,32 +95,28 @@ class Edge:
             length = int.from_bytes(answer.read(9)[:3])
             return int(dict(struct.iter_unpack(">HI", answer.read(length)))[MAX_CONCURRENT_STREAMS])
 
-    def load(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a client with a certificate. The client asks for actions, and prints a report of them."""
-        command = [str(build.program("reapi-load")), f"--connect-to={self.address}:443"]
-        command += [f"--{of}-endpoint=grpcs://{HOST}:443" for of in ("execute", "cas")]
-        command += [f"--tls-certificate={self.folder / 'servers.crt'}"]
-        command += [f"--tls-client-{what}={self.folder / 'client.pem'}" for what in ("certificate", "key")]
-        pipe = subprocess.PIPE
-        return subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
+    @property
+    def client(self) -> Client:
+        """A client with a certificate."""
+        more = [f"--connect-to={self.address}:443", f"--tls-certificate={self.folder / 'servers.crt'}"]
+        more += [f"--tls-client-{what}={self.folder / 'client.pem'}" for what in ("certificate", "key")]
+        return Client(*[f"grpcs://{HOST}:443"] * 2, tuple(more))
+
+    def bazel(self, bazel: Bazel) -> Bazel:
+        """Let a Bazel build through the edge, whose name is not in the DNS."""
+        address = f"grpcs://{self.address}:443"
+        options = (f"--tls_certificate={self.folder / 'servers.crt'}", f"--tls_authority_override={HOST}")
+        return bazel.at(Client(address, address), *options)
+
+    def without(self, workload: str) -> AbstractContextManager[float]:
+        """Stop the only pod of a workload beside the CAS: see the function ``without``."""
+        return without(self.where, CAS, workload)
 
     @contextlib.contextmanager
-    def without(self, component: str) -> Iterator[None]:
-        """Scale a component of one pod to zero, and back to one pod afterwards."""
-        scale = ("scale", {"cas": "statefulset", "scheduler": "deployment"}[component], f"nativelink-{component}")
-        self.where.run("-n", CAS, *scale, "--replicas=0")
-        pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
-        self.where.run("-n", CAS, "wait", "--for=delete", *pods, f"--timeout={patient(120)}s")
-        try:
-            yield
-        finally:
-            self.where.run("-n", CAS, *scale, "--replicas=1")
-
-    @contextlib.contextmanager
-    def carried(self, seconds: int) -> Iterator[subprocess.Popen[str]]:
+    def carried(self, seconds: int) -> Iterator[Process]:
         """Start an action of this many seconds, delete the proxy that carries its call, and yield its client."""
         active = "envoy_cluster_upstream_rq_active{.*nativelink-execution.*}"
-        with self.load("--platform=pool=default", f"--seconds={seconds}-{seconds}", "--retries=0") as client:
+        with self.client.start(f"--seconds={seconds}-{seconds}", "--retries=0", pool="default") as client:
             until("Envoy to carry the call", lambda: self.metric(active) > 0, 30)
             self.where.run("-n", PROXIES, "delete", "pod", *self.proxies(), "--wait=false")
             yield client
@@ -178,9 +176,11 @@ class Edge:
         """Return the number of updates of Envoy's routes."""
         return self.metric("envoy_http_rds_config_reload{.*}")
 
-    def read(self, *what: str) -> list[str]:
-        """Run ``kubectl get`` in the namespace of the CAS, and return the words of its output."""
-        return self.where.run("-n", CAS, "get", *what).split()
+    def pods_of_cas(self) -> list[str]:
+        """Return the address of each pod of the CAS."""
+        selector = "app.kubernetes.io/component=cas"
+        pods = ("get", "pods", "-l", selector, "-o", "jsonpath={.items[*].status.podIP}")
+        return self.where.run("-n", CAS, *pods).split()
 
 
 def made_known(where: Cluster) -> str:

@@ -19,7 +19,16 @@ LONGEST = (
     *(f"tests/e2e/{name}" for name in ("scaling", "workers", "nodes")),
 )
 # The files that do not run in the order of the alphabet on the cluster that they share with others.
-FIRST = ("engines", "flux", "argocd", "provisioning", "scaling")
+FIRST = ("engines", "flux", "argocd", "switching", "provisioning", "scaling")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rounds", type=int, default=3, metavar="N", help="runs of each measurement (default: 3)")
+
+
+@pytest.fixture(scope="session")
+def rounds(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--rounds"))
 
 
 def scope(nodeid: str) -> str:

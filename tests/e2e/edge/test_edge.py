@@ -1,23 +1,24 @@
 """Traffic through the edge on a real node: Envoy Gateway and a real Envoy, one host name, TLS.
 
-Clients run on this machine, outside of the cluster's pods, and NetworkPolicies let them reach only Envoy. The tests
-share one cluster and run in the order of the file.
+Clients run on this machine, outside of the cluster's pods, and NetworkPolicies let them reach only Envoy. The tests run
+in the order of the file.
 """
 
 from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from testbed.waiting import patient, until
 from testkit.bazel import Bazel
-from testkit.edge import CAS, HOST, NAME, PROXIES, Edge, opened
+from testkit.client import Client, Process, reported
+from testkit.edge import CAS, NAME, PROXIES, Edge
+from testkit.farm import this_machine
 
 # The component that answers a client's calls, by service.
 SERVICES = {
@@ -35,56 +36,37 @@ HIDDEN = {
     "/status",
 }
 RETRIES = "--retries=5"  # as many as Bazel makes, but a second apart
+MANY = ("--actions=150", "--streams=150", "--hold=1")
 SINGLE_POD = "nativelink-single-pod"
 UNIMPLEMENTED = "12"  # gRPC's code for a method that is not implemented
 
 
-def reported(client: subprocess.Popen[str]) -> list[tuple[str, int, int]]:
+def ends(report: dict[str, Any]) -> list[tuple[str, int, int]]:
     """Return each action's outcome, how often it began, and how often its client retried."""
-    said, errors = client.communicate()
-    assert said, errors
-    return [(each["outcome"], each["executions"], each["retries"]) for each in json.loads(said)["actions"]]
+    return [(each["outcome"], each["executions"], each["retries"]) for each in report["actions"]]
 
 
 @pytest.fixture(scope="module")
-def edge(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    with opened("e2e-edge", tmp_path_factory.mktemp("edge")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def long(edge: Edge) -> Iterator[subprocess.Popen[str]]:
+def long(edge: Edge) -> Iterator[Process]:
     """Start an action that is silent for longer than Envoy waits by default. It runs beside the first tests."""
-    with edge.load("--platform=pool=default", "--seconds=30-30") as client:
+    with edge.client.start("--seconds=30-30", pool="default") as client:
         yield client
 
 
-def test_bazel_builds_through_one_host_name(
-    edge: Edge, long: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    client = Bazel(tmp_path_factory.mktemp("bazel"))
-    client.endpoints = [
-        f"--remote_executor=grpcs://{edge.address}:443",
-        f"--tls_certificate={edge.folder / 'servers.crt'}",
-        f"--tls_authority_override={HOST}",  # the name is not in the DNS
-    ]
-    try:
-        assert client.build("first", 10) == {"remote": 10}
-        assert client.build("first", 10) == {"remote cache hit": 10}
-    finally:
-        client.run("shutdown")
+def test_bazel_builds_through_one_host_name(edge: Edge, long: Process, bazel: Bazel) -> None:
+    assert bazel.build("first", 10) == {"remote": 10}
+    assert bazel.build("first", 10) == {"remote cache hit": 10}
 
 
-def test_blobs_go_up_and_come_down_and_actions_run(edge: Edge, long: subprocess.Popen[str]) -> None:
-    load = edge.load("--platform=pool=default", "--actions=20", "--seconds=0.1-0.5")
-    assert reported(load) == [("ok", 1, 0)] * 20
+def test_blobs_go_up_and_come_down_and_actions_run(edge: Edge, long: Process) -> None:
+    report = edge.client.report("--actions=20", "--seconds=0.1-0.5", pool="default")
+    assert ends(report) == [("ok", 1, 0)] * 20
 
 
 def test_each_service_is_served_by_its_own_backend(edge: Edge) -> None:
     until("Envoy to log the calls of all services", lambda: edge.backends().keys() == SERVICES.keys(), 20)
     found = edge.backends()
-    selector = "app.kubernetes.io/component=cas"
-    pods = edge.read("pods", "-l", selector, "-o", "jsonpath={.items[*].status.podIP}")
+    pods = edge.pods_of_cas()
     scheduler = edge.where.service_address(CAS, "nativelink-scheduler")
     backends = {"cas": {f"{pod}:50051" for pod in pods}, "scheduler": {f"{scheduler}:50052"}}
     for service, component in SERVICES.items():
@@ -111,13 +93,28 @@ def test_paths_that_clients_do_not_need_are_not_routed(edge: Edge) -> None:
     assert set(said().values()) == {("route_not_found", None)}
 
 
+def test_each_cas_pod_serves_the_blobs_of_all_cas_pods(edge: Edge) -> None:
+    allowed = this_machine(edge.where, CAS)  # past Envoy
+    edge.where.apply(allowed)
+    try:
+        scheduler = f"grpc://{edge.where.service_address(CAS, 'nativelink-scheduler')}:50052"
+        addresses = edge.pods_of_cas()
+        for address in addresses:
+            client = Client(scheduler, f"grpc://{address}:50051")
+            report = client.report("--actions=25", "--seconds=0.1-0.5", pool="default")
+            assert ends(report) == [("ok", 1, 0)] * 25, address
+    finally:
+        edge.where.run("-n", CAS, "delete", "networkpolicy", allowed["metadata"]["name"])
+    assert len(addresses) == 2
+
+
 def test_other_host_names_are_refused(edge: Edge) -> None:
     with pytest.raises((ssl.SSLError, ConnectionError)):
         edge.connect(edge.trust("h2"), "another.example.com")
 
 
-def test_a_long_action_is_not_cut_off(long: subprocess.Popen[str]) -> None:
-    assert reported(long) == [("ok", 1, 0)]
+def test_a_long_action_is_not_cut_off(long: Process) -> None:
+    assert ends(reported(long)) == [("ok", 1, 0)]
 
 
 def test_counter_run_without_our_policy_a_long_action_is_cut_off(edge: Edge) -> None:
@@ -125,7 +122,7 @@ def test_counter_run_without_our_policy_a_long_action_is_cut_off(edge: Edge) -> 
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink")
     try:
         until("Envoy to get routes without the policy", lambda: edge.routes_read() > before, 30)
-        ((outcome, begun, _),) = reported(edge.load("--platform=pool=default", "--seconds=20-20", "--retries=0"))
+        ((outcome, begun, _),) = ends(edge.client.report("--seconds=20-20", "--retries=0", pool="default"))
     finally:
         edge.apply()
     assert begun == 1
@@ -137,15 +134,15 @@ def test_a_terminating_proxy_finishes_its_calls(edge: Edge) -> None:
     edge.proxies_renewed("600s")
     shutdown = {"op": "add", "path": "/spec/shutdown", "value": {"drainTimeout": "600s"}}
     patch = ("-n", PROXIES, "patch", "envoyproxy", "nativelink", "--type=json", "-p")
-    with edge.carried(100) as ours:
+    with edge.carried(75) as ours:
         edge.proxies_renewed("600s")
         edge.where.run(*patch, json.dumps([{"op": "remove", "path": "/spec/shutdown"}]))
         try:
             edge.proxies_renewed("")
             with edge.carried(200) as theirs:
-                ((outcome, begun, _),) = reported(theirs)
+                ((outcome, begun, _),) = ends(reported(theirs))
             # The client reads the action's output through the other proxies, so they must not change before that.
-            assert reported(ours) == [("ok", 1, 0)]
+            assert ends(reported(ours)) == [("ok", 1, 0)]
         finally:
             edge.where.run(*patch, json.dumps([shutdown]))
     assert begun == 1
@@ -154,8 +151,8 @@ def test_a_terminating_proxy_finishes_its_calls(edge: Edge) -> None:
 
 
 def test_a_call_waits_for_a_scheduler_that_is_away(edge: Edge) -> None:
-    with edge.without("scheduler"):
-        client = edge.load("--platform=pool=unknown", "--hold=1", RETRIES, f"--timeout={patient(60)}")
+    with edge.without("deployment/nativelink-scheduler"):
+        client = edge.client.start("--hold=1", RETRIES, f"--timeout={patient(60)}", pool="unknown")
         assert client.stdout
         assert client.stdout.readline() == '{"uploaded": 1}\n'
         time.sleep(8)  # longer than the client's own retries take
@@ -165,20 +162,17 @@ def test_a_call_waits_for_a_scheduler_that_is_away(edge: Edge) -> None:
 def test_counter_run_without_the_policy_for_single_pods_the_call_fails(edge: Edge) -> None:
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
     try:
-        with edge.without("scheduler"):
-            ((outcome, begun, _),) = reported(edge.load("--platform=pool=default", RETRIES))
+        with edge.without("deployment/nativelink-scheduler"):
+            ((outcome, begun, _),) = ends(edge.client.report(RETRIES, pool="default"))
     finally:
         edge.apply()
-        edge.where.rolled_out(CAS, "deployment/nativelink-scheduler")
     assert begun == 0
     assert outcome.startswith("failed: rpc error: code = Unavailable"), outcome
 
 
 def test_a_connection_carries_more_than_a_hundred_calls(edge: Edge) -> None:
     assert edge.streams() == 1024
-    client = edge.load(
-        "--platform=pool=unknown", "--actions=150", "--streams=150", "--hold=1", f"--timeout={patient(60)}"
-    )
+    client = edge.client.start(*MANY, f"--timeout={patient(60)}", pool="unknown")
     assert [json.loads(line) for line in client.communicate()[0].splitlines()] == [{"uploaded": 150}, {"queued": 150}]
 
 
@@ -187,7 +181,7 @@ def test_counter_run_without_our_limit_the_next_call_waits(edge: Edge) -> None:
     edge.where.run("-n", CAS, "patch", "clienttrafficpolicy", "nativelink", "--type=json", "-p", json.dumps(change))
     try:
         until("the edge to go back to Envoy Gateway's limit", lambda: edge.streams() == 100, 30)
-        client = edge.load("--platform=pool=unknown", "--actions=150", "--streams=150", "--hold=1", "--timeout=20")
+        client = edge.client.start(*MANY, "--timeout=20", pool="unknown")
         assert "only 100 of 150 actions were queued" in client.communicate()[1]
     finally:
         edge.apply()
@@ -207,8 +201,8 @@ def test_only_clients_with_a_certificate_are_accepted(edge: Edge) -> None:
     assert edge.refusal(stranger) == "TLSV1_ALERT_UNKNOWN_CA"
     client.load_cert_chain(edge.folder / "client.pem")
     assert edge.refusal(client) == ""
-    load = edge.load("--platform=pool=default", "--actions=5", "--seconds=0.1-0.5")
-    assert reported(load) == [("ok", 1, 0)] * 5
+    report = edge.client.report("--actions=5", "--seconds=0.1-0.5", pool="default")
+    assert ends(report) == [("ok", 1, 0)] * 5
 
 
 def test_a_call_waits_for_a_cas_of_one_pod_that_is_away(edge: Edge) -> None:
@@ -216,15 +210,15 @@ def test_a_call_waits_for_a_cas_of_one_pod_that_is_away(edge: Edge) -> None:
     edge.site.playbook("render")
     edge.apply()
     edge.ready()
-    with edge.without("cas"):
-        client = edge.load("--platform=pool=default")
+    with edge.without("statefulset/nativelink-cas"):
+        client = edge.client.start(pool="default")
         time.sleep(6)  # longer than the client's own retries take
         assert client.poll() is None, client.communicate()
-    assert reported(client) == [("ok", 1, 0)]
+    assert ends(reported(client)) == [("ok", 1, 0)]
 
 
 def test_counter_run_without_the_policy_for_single_pods_the_upload_fails(edge: Edge) -> None:
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
-    with edge.without("cas"):
-        said, errors = edge.load("--platform=pool=default").communicate()
+    with edge.without("statefulset/nativelink-cas"):
+        said, errors = edge.client.start(pool="default").communicate()
     assert (said, "code = Unavailable" in errors) == ("", True), errors

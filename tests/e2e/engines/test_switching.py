@@ -3,149 +3,96 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from testbed import cluster, components
-from testbed.cluster import Cluster
 from testbed.waiting import until
-from testkit.git_server import GitServer, address_for
-from testkit.site import SMALL, Site, pool
+from testkit.engines import CAS, ENGINES, NAME, OBJECT, WORKERS, Engine
+from testkit.farm import fingerprint
 
-NAME = "prod"
-POINTER = f"nativelink-{NAME}"
-SPACES = ("nativelink", "nativelink-workers")
-FLUX, ARGOCD = "kustomizations.kustomize.toolkit.fluxcd.io", "applications.argoproj.io"
-
-
-@dataclass(frozen=True)
-class Switch:
-    """A cluster and the site whose tree it follows."""
-
-    where: Cluster
-    site: Site
-
-    def applied(self, commit: str) -> None:
-        """Wait until the engine that the inventory names has applied a commit and reports it as healthy."""
-        if self.site.hosts[NAME]["gitops_provider"] == "flux":
-            namespace, kind, path = "flux-system", FLUX, "{.status.lastAppliedRevision} {.status.conditions[0].status}"
-            wanted = f"main@sha1:{commit} True"
-        else:
-            namespace, kind = "argocd", ARGOCD
-            path = "{.status.sync.revision} {.status.sync.status} {.status.health.status}"
-            wanted = f"{commit} Synced Healthy"
-            refresh = "argocd.argoproj.io/refresh=normal"
-            self.where.run("-n", namespace, "annotate", "--overwrite", kind, POINTER, refresh)
-        look = ("-n", namespace, "get", kind, POINTER, "-o", f"jsonpath={path}")
-        until(wanted, lambda: self.where.run(*look) == wanted, 120, lambda: f"\nit is {self.where.run(*look)}")
-
-    def connect(self, provider: str) -> str:
-        """Give the tree to an engine, and return the cluster's part of the summary."""
-        self.site.set(NAME, gitops_provider=provider)
-        return self.site.playbook("connect").summary[NAME]
-
-    def running(self) -> dict[str, str]:
-        """Return the UID and generation of each object, except that Deployments only have the UID.
-
-        An annotation is enough to change the generation of a Deployment.
-        """
-        found: dict[str, str] = {}
-        for namespace in SPACES:
-            kinds = "statefulsets,deployments,pods,persistentvolumeclaims"
-            for each in json.loads(self.where.run("-n", namespace, "get", kinds, "-o", "json"))["items"]:
-                metadata = each["metadata"]
-                generation = "" if each["kind"] == "Deployment" else metadata.get("generation", "")
-                found[f"{each['kind']}/{metadata['name']}"] = f"{metadata['uid']} {generation}"
-        return found
-
-    def pointers(self) -> set[str]:
-        """Return the objects that point an engine at the tree."""
-        known = self.where.run("get", "crds", "-o", "name")
-        kinds = [kind for kind in (FLUX, ARGOCD) if kind in known]
-        return set(self.where.run("get", ",".join(kinds), "-A", "-o", "name").split())
-
-    def requests(self, workload: str) -> dict[str, str]:
-        """Return the requests of the first container of a workload."""
-        spec = json.loads(self.where.run("-n", "nativelink", "get", workload, "-o", "json"))["spec"]
-        return dict(spec["template"]["spec"]["containers"][0]["resources"].get("requests", {}))
+pytestmark = pytest.mark.parametrize("engine", ["flux"], indirect=True, scope="package")
+BOTH = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
+ONE = {"requests": {"memory": "32Mi"}, "limits": {"memory": "256Mi"}}
 
 
-@pytest.fixture(scope="module")
-def switch(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
-    """Bootstrap a cluster with Flux, and wait until its tree is applied."""
-    with cluster.fresh("e2e-switch", nodes=0, real=True) as where:
-        where.load(*(image for name in ("flux", "argocd") for image in components.images_of(name)))
-        folder = tmp_path_factory.mktemp("switch")
-        with GitServer(folder / "git", address_for(where)) as server:
-            site = Site.make(folder / "checkout")
-            engine = {"gitops_provider": "flux", "gitops_repository": server.http_url, "gitops_interval": "5s"}
-            site.add(NAME, where, **SMALL, nativelink_worker_pools=[pool("default")], **engine)
-            site.bootstrap()
-            switch = Switch(where, site)
-            switch.applied(site.publish(server))
-            yield switch
+def running(engine: Engine) -> dict[str, str]:
+    """Return the UIDs, and generations except of Deployments, which an annotation is enough to change."""
+    found = fingerprint(engine.where, CAS, WORKERS)
+    return {name: each.split()[0] if name.startswith("Deployment") else each for name, each in found.items()}
 
 
-def test_from_flux_to_argocd_and_back(switch: Switch) -> None:
-    before = switch.running()
-    assert switch.pointers() == {f"{FLUX.replace('kustomizations', 'kustomization')}/{POINTER}"}
-
-    said = switch.connect("argocd")
-    assert "took the tree from flux" in said
-    switch.applied(switch.site.commit("Argo CD from now on"))
-    assert switch.pointers() == {f"application.argoproj.io/{POINTER}"}
-    assert switch.where.run("-n", "nativelink", "get", "rolebindings", "-o", "name") == ""
-    assert switch.running() == before
-
-    said = switch.connect("flux")
-    assert "took the tree from argocd" in said
-    switch.applied(switch.site.commit("Flux again"))
-    assert switch.pointers() == {f"{FLUX.replace('kustomizations', 'kustomization')}/{POINTER}"}
-    assert switch.running() == before
+def connect(engine: Engine, provider: str) -> str:
+    """Give the tree to an engine, and return the cluster's part of the summary."""
+    engine.site.set(NAME, gitops_provider=provider)
+    return engine.site.playbook("connect", "--limit", NAME).summary[NAME]
 
 
-@pytest.mark.parametrize("provider", ["argocd", "flux"])
-def test_a_field_that_leaves_git_after_a_switch_leaves_the_cluster(switch: Switch, provider: str) -> None:
+def pointers(engine: Engine) -> set[str]:
+    """Return the objects that point an engine at the tree."""
+    known = engine.where.run("get", "crds", "-o", "name")
+    kinds = ("kustomizations.kustomize.toolkit.fluxcd.io", "applications.argoproj.io")
+    found = engine.where.run("get", ",".join(kind for kind in kinds if kind in known), "-A", "-o", "name").split()
+    return {each for each in found if each.endswith(f"/{OBJECT}")}
+
+
+def requests(engine: Engine, workload: str) -> dict[str, str]:
+    """Return the requests of the first container of a workload."""
+    container = engine.get(workload)["spec"]["template"]["spec"]["containers"][0]
+    return dict(container["resources"].get("requests", {}))
+
+
+def resources(engine: Engine, stated: dict[str, Any], message: str) -> str:
+    """Render and push the resources of CAS and scheduler."""
+    engine.site.set(NAME, nativelink_cas_resources=stated, nativelink_scheduler_resources=stated)
+    engine.site.playbook("render", "--limit", NAME)
+    return engine.site.commit(message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "manager"),
+    [("flux", "argocd", "kustomize-controller"), ("argocd", "flux", "argocd-controller")],
+    ids=["there", "back"],
+)
+def test_a_switch_replaces_no_workload_and_a_field_that_leaves_git_leaves_the_cluster(
+    engine: Engine, old: str, new: str, manager: str
+) -> None:
     """The new engine removes the field, unless the old engine still owns it."""
-    old = {"argocd": "kustomize-controller", "flux": "argocd-controller"}[provider]
-    both = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
-    one = {"requests": {"memory": "32Mi"}, "limits": {"memory": "256Mi"}}
-    switch.site.set(NAME, nativelink_cas_resources=both, nativelink_scheduler_resources=both)
-    switch.site.playbook("render")
-    switch.site.commit("Both requests") if switch.site.git("status", "--porcelain") else None
-    switch.applied(switch.site.git("rev-parse", "HEAD"))
+    engines = {kind: made(engine.where, engine.site, engine.server) for kind, made in ENGINES.items()}
+    engines[old].applied(resources(engine, BOTH, f"Both requests, by {old}"), 120)
+    before = running(engine)
+    assert pointers(engine) == {engines[old].pointer}
 
-    switch.connect(provider)
+    assert f"took the tree from {old}" in connect(engine, new)
+    engines[new].applied(engine.site.commit(f"From now on by {new}"), 120)
+    assert pointers(engine) == {engines[new].pointer}
+    assert (engine.names("rolebindings", CAS) == set()) is (new == "argocd")
+    assert running(engine) == before
+
     # The counter-run: the old engine still owns the fields of this object.
-    scheduler = yaml.safe_load((switch.site.tree_of(NAME) / "rendered/scheduler/deployment.yaml").read_text())
+    scheduler = yaml.safe_load(engine.file("rendered/scheduler/deployment.yaml").read_text())
     kept = {key: scheduler[key] for key in ("apiVersion", "kind")}
-    kept["metadata"] = {"name": scheduler["metadata"]["name"], "namespace": scheduler["metadata"]["namespace"]}
-    container = {"name": scheduler["spec"]["template"]["spec"]["containers"][0]["name"], "resources": both}
+    kept["metadata"] = {key: scheduler["metadata"][key] for key in ("name", "namespace")}
+    container = {"name": scheduler["spec"]["template"]["spec"]["containers"][0]["name"], "resources": BOTH}
     kept["spec"] = {"template": {"spec": {"containers": [container]}}}
-    apply: Callable[..., str] = switch.where.run
-    apply("apply", "--server-side", f"--field-manager={old}", "-f", "-", stdin=json.dumps(kept))
+    engine.where.run("apply", "--server-side", f"--field-manager={manager}", "-f", "-", stdin=json.dumps(kept))
+    engines[new].applied(resources(engine, ONE, f"No request of CPU, by {new}"), 120)
+    assert requests(engine, "statefulset/nativelink-cas") == {"memory": "32Mi"}
+    assert requests(engine, "deployment/nativelink-scheduler") == {"cpu": "10m", "memory": "32Mi"}
+    connect(engine, new)  # hands over the fields of the counter-run too
+    engine.site.commit("Handed over") if engine.site.git("status", "--porcelain") else None
+    mended = {"memory": "32Mi"}
+    until("the request of CPU to go", lambda: requests(engine, "deployment/nativelink-scheduler") == mended, 60)
 
-    switch.site.set(NAME, nativelink_cas_resources=one, nativelink_scheduler_resources=one)
-    switch.site.playbook("render")
-    switch.applied(switch.site.commit("No request of CPU"))
-    assert switch.requests("statefulset/nativelink-cas") == {"memory": "32Mi"}
-    assert switch.requests("deployment/nativelink-scheduler") == {"cpu": "10m", "memory": "32Mi"}
-    switch.connect(provider)  # hands over the fields of the counter-run too
 
-
-def test_a_dry_run_and_the_removal_of_the_engine_change_no_workload(switch: Switch) -> None:
-    scheduler = "deployment/nativelink-scheduler"
-    mended = {"memory": "32Mi"}  # the result of the last handover of the test above
-    until("the request of CPU to go", lambda: switch.requests(scheduler) == mended, 60)
-    switch.where.rolled_out("nativelink", scheduler)
-    until("one scheduler", lambda: len([pod for pod in switch.running() if "Pod/nativelink-scheduler" in pod]) == 1, 30)
-    before = switch.running()
-    assert switch.site.playbook("bootstrap", "--check").changed == 0
-    assert len(switch.pointers()) == 1
-    switch.connect("none")
-    assert switch.pointers() == set()
-    assert switch.running() == before
+def test_a_dry_run_and_the_removal_of_the_engine_change_no_workload(engine: Engine) -> None:
+    engine.where.rolled_out(CAS, "deployment/nativelink-scheduler")
+    scheduler = "Pod/nativelink-scheduler"
+    until("one scheduler", lambda: len([pod for pod in running(engine) if scheduler in pod]) == 1, 30)
+    before = running(engine)
+    assert engine.site.playbook("bootstrap", "--check", "--limit", NAME).changed == 0
+    assert len(pointers(engine)) == 1
+    connect(engine, "none")
+    assert pointers(engine) == set()
+    assert running(engine) == before

@@ -1,9 +1,9 @@
 """The node agent and attacks of actions on a real node, each beside a counter-run without the protection.
 
-The tests share one cluster and run in the order of the file: nodes of several clusters have one kernel, so a second
-agent would get in the way. First the role node_agent, from the first run to the removal. A server in a pod tells each
-client whether the accepted socket has TCP_NODELAY. Pods of several users connect to ports of their own in all ways that
-might get around the guard. A privileged pod lists the programs that are attached to the node's cgroup.
+The tests run in the order of the file. Nodes of several clusters have one kernel, so a second agent would get in the
+way. First the role node_agent, from the first run to the removal. A server in a pod tells each client whether the
+accepted socket has TCP_NODELAY. Pods of several users connect to ports of their own in all ways that might get around
+the guard. A privileged pod lists the programs that are attached to the node's cgroup.
 
 Then a farm with mutual TLS, a pool of isolated actions, and a pool without isolation. ``conformance/attacks.py`` has
 the attacks that need no node, which a real NativeLink runs.
@@ -17,18 +17,17 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testbed import build, clang, components, debian, node
+from testbed import clang, components, debian, node
 from testbed.cluster import Cluster
 from testbed.images import Image
 from testbed.waiting import patient, until
-from testkit.chain import Entry, secret
+from testkit.farm import Farm, process_of, secret, secure_namespace
 from testkit.playbooks import Run
 from testkit.site import SMALL, Site, pool
 
@@ -235,22 +234,11 @@ def test_users_of_actions_cannot_connect_to_nativelinks_own_ports(stage: Stage) 
 def test_a_container_that_is_killed_is_followed_by_one_attachment_without_a_gap(stage: Stage) -> None:
     before = stage.attached()
     (pod,) = stage.pods()
-    os.kill(loader(pod["metadata"]["uid"]), signal.SIGKILL)
+    os.kill(process_of(pod["metadata"]["uid"], "/program/attach.sh"), signal.SIGKILL)
     until("the container to be restarted", lambda: stage.ready(restarts=1), 40)
     replaced(before, stage.attached())
     assert stage.accepted("early") == ON
     assert stage.where.run("logs", "probe") == ""
-
-
-def loader(pod: str) -> int:
-    """Return the PID of the script of the pod with this UID."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if "/program/attach.sh" in (process / "cmdline").read_text() and pod in (process / "cgroup").read_text():
-                return int(process.name)
-        except OSError:  # the process has just ended
-            continue
-    raise AssertionError(f"pod {pod} runs no script")
 
 
 def replaced(before: dict[str, int], after: dict[str, int]) -> None:
@@ -300,7 +288,6 @@ POOLS = [pool("isolated", slots=4, max_replicas=1), pool("open", slots=4, max_re
 CAS = "nativelink-cas-0.nativelink-cas-headless.farm.svc"
 WORKER_API = "nativelink-scheduler-workers.farm.svc"
 FARM = {
-    "nativelink_scaling": "none",
     "nativelink_worker_access": "node",
     "nativelink_scheduler_backend": "redis",
     "nativelink_redis_resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "512Mi"}},
@@ -310,207 +297,177 @@ FARM = {
 }
 CERTIFICATES = {"nativelink_mutual_tls_secret": "tls-1", "nativelink_mutual_tls_expires": "2035-12-31"}
 SPACES = {"nativelink_namespace": "farm", "nativelink_workers_namespace": "farm-workers"}
-DEPLOYED = ("scheduler", "collector", "collector-workers")
+READY = [f"deployment/nativelink-{name}" for name in ("collector", "collector-workers", "worker-open")]
+ISOLATED = "deployment/nativelink-worker-isolated"
 REFUSED, CONNECTED, CLOSED = "Operation not permitted", "connected", "timed out"
 
 
 @dataclass(frozen=True)
-class Farm:
+class Attacked(Farm):
     """A farm on the node."""
 
     stage: Stage
-    entry: Entry
 
-    def run(self, pool: str, script: str, timeout: int = 60) -> str:
+    def act(self, pool: str, script: str, timeout: float = 60) -> str:
         """Run a script as an action of a pool, and return how the action ended and what it printed, in one line."""
-        endpoints = [f"--execute-endpoint=grpc://{self.entry.address('nativelink-scheduler')}:50052"]
-        endpoints.append(f"--cas-endpoint=grpc://{self.entry.address('nativelink-cas')}:50051")
-        command = ["/bin/bash", "-c", script]
-        arguments = [f"--command={json.dumps(command)}", f"--platform=pool={pool}", f"--timeout={timeout}"]
-        program = build.program("reapi-load")
-        done = subprocess.run([program, *endpoints, *arguments], capture_output=True, text=True, check=False)
-        (action,) = json.loads(done.stdout)["actions"]
-        return " ".join([action["outcome"], action["line"], action["errors"]])
+        return self.client().act(script, f"--timeout={timeout}", pool=pool)
 
     def connect(self, pool: str, host: str, port: int) -> str:
         """Let an action of a pool connect to a port, and return how that ends."""
         script = f"timeout 3 bash -c '< /dev/tcp/{host}/{port} && echo connected'; [ $? != 124 ] || echo timed out"
-        return self.run(pool, script)
+        return self.act(pool, script)
 
-    def workers(self) -> dict[str, tuple[bool, int]]:
+    def states(self) -> dict[str, tuple[bool, int]]:
         """Return by pool whether its worker is ready, and how often the worker has restarted."""
         found = {}
-        for pod in json.loads(self.entry.where.run("-n", self.entry.workers, "get", "pods", "-o", "json"))["items"]:
+        for pod in json.loads(self.where.run("-n", self.workers, "get", "pods", "-o", "json"))["items"]:
             if "deletionTimestamp" in pod["metadata"]:
                 continue
             (state,) = pod["status"].get("containerStatuses", [{"ready": False, "restartCount": 0}])
             found[pod["metadata"]["labels"]["nativelink-gitops/pool"]] = (state["ready"], state["restartCount"])
         return found
 
-    def apply(self, **certificates: str) -> None:
-        """Apply the tree with these certificates, which the role makes."""
-        self.entry.apply(POOLS, **FARM, **certificates)
+    def certify(self, **certificates: str) -> None:
+        """Apply the tree with these certificates, which the role makes, and wait for all but the isolated worker."""
+        self.apply(POOLS, **FARM, **certificates)
         self.stage.site.set("site", **SPACES, worker_certificates_create=True, **certificates)
         self.stage.site.playbook("provision", "--tags", "worker_certificates")
-
-    def await_ready(self) -> None:
-        """Wait for all but the isolated worker."""
-        parts = ("statefulset/nativelink-cas", *(f"deployment/nativelink-{name}" for name in DEPLOYED))
-        self.entry.where.rolled_out("farm", *parts)
-        self.await_worker("open")
+        self.ready(*READY)
 
     def guard(self, *, on: bool) -> None:
         """Let the node agent attach the guard, or remove it."""
         self.stage.provision(node_agent_guard=on)
 
-    def await_worker(self, pool: str) -> None:
-        self.entry.where.rolled_out(self.entry.workers, f"deployment/nativelink-worker-{pool}")
-
 
 @pytest.fixture(scope="module")
-def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Farm:
-    """Apply a tree to the node without the guard, and wait for all but the isolated worker."""
+def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Attacked:
+    """Apply a tree to the node without the guard."""
     stage.where.load(*(image for name in ("redis", "collector") for image in components.images_of(name)))
-    made = Farm(stage, Entry(stage.where, "farm", tmp_path_factory.mktemp("tree")))
-    made.apply(**CERTIFICATES)
-    stage.where.apply(secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}, "farm"))
-    made.await_ready()
+    made = Attacked(stage.where, "farm", tmp_path_factory.mktemp("tree"), stage)
+    stage.where.apply(
+        secure_namespace("farm", "restricted"),
+        secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}, "farm"),
+    )
+    made.certify(**CERTIFICATES)
     return made
 
 
-def test_a_worker_on_a_node_that_does_not_guard_takes_no_actions_and_says_why(farm: Farm) -> None:
+def test_a_worker_on_a_node_that_does_not_guard_takes_no_actions_and_says_why(farm: Attacked) -> None:
     def said() -> str:
         arguments = ("logs", "-l", "nativelink-gitops/pool=isolated", "-c", "worker", "--tail=5")
-        return farm.entry.where.run("-n", farm.entry.workers, *arguments)
+        return farm.where.run("-n", farm.workers, *arguments)
 
     reason = "isolation: the node lets actions connect to port 50053"
     until("the reason", lambda: reason in said(), 60)
     assert "Run role node_agent for it (node_agent_guard)" in said()
-    assert not farm.workers()["isolated"][0]
+    assert not farm.states()["isolated"][0]
 
 
-def test_with_the_guard_actions_run_as_users_of_their_own(farm: Farm) -> None:
+def test_with_the_guard_actions_run_as_users_of_their_own(farm: Attacked) -> None:
     farm.guard(on=True)
-    farm.await_worker("isolated")
+    farm.ready(ISOLATED)
     status = "grep -E '^(Uid|CapEff|CapPrm|CapInh|NoNewPrivs)' /proc/self/status | tr -s '\\t\\n' ' '"
     none = "0000000000000000"
-    assert farm.run("isolated", status).startswith(
+    assert farm.act("isolated", status).startswith(
         f"ok Uid: 20000 20000 20000 20000 CapInh: {none} CapPrm: {none} CapEff: {none} NoNewPrivs: 1"
     )
-    assert farm.run("open", status).startswith("ok Uid: 65532 65532 65532 65532")
+    assert farm.act("open", status).startswith("ok Uid: 65532 65532 65532 65532")
 
 
 @pytest.mark.parametrize(("host", "port"), [(CAS, 50053), (WORKER_API, 50061)], ids=["action results", "worker API"])
-def test_an_action_reaches_neither_the_port_for_results_nor_the_worker_api(farm: Farm, host: str, port: int) -> None:
+def test_an_action_reaches_neither_the_port_for_results_nor_the_worker_api(
+    farm: Attacked, host: str, port: int
+) -> None:
     assert REFUSED in farm.connect("isolated", host, port)
     assert CONNECTED in farm.connect("open", host, port)
     # The contents of the CAS are for actions too, because they are verified.
     assert CONNECTED in farm.connect("isolated", CAS, 50052)
 
 
-@pytest.mark.parametrize(
-    ("host", "port"),
-    [
-        ("kubernetes.default.svc", 443),
-        ("169.254.169.254", 80),
-        ("nativelink-scheduler.farm.svc", 50052),
-        (CAS, 50080),
-        ("nativelink-redis.farm.svc", 6379),
-        ("nativelink-collector.farm.svc", 4317),
-        ("nativelink-collector.farm.svc", 9465),
-        ("10.200.0.1", 5000),
-    ],
-    ids=[
-        "API server",
-        "metadata",
-        "clients' port of the scheduler",
-        "health of the CAS",
-        "Redis",
-        "collector",
-        "metrics",
-        "node",
-    ],
-)
-def test_the_policies_close_everything_else(farm: Farm, host: str, port: int) -> None:
+CLOSED_TO_ACTIONS = {
+    "API server": ("kubernetes.default.svc", 443),
+    "metadata": ("169.254.169.254", 80),
+    "clients' port of the scheduler": ("nativelink-scheduler.farm.svc", 50052),
+    "health of the CAS": (CAS, 50080),
+    "Redis": ("nativelink-redis.farm.svc", 6379),
+    "collector": ("nativelink-collector.farm.svc", 4317),
+    "metrics": ("nativelink-collector.farm.svc", 9465),
+    "node": ("10.200.0.1", 5000),
+}
+
+
+@pytest.mark.parametrize(("host", "port"), CLOSED_TO_ACTIONS.values(), ids=CLOSED_TO_ACTIONS)
+def test_the_policies_close_everything_else(farm: Attacked, host: str, port: int) -> None:
     seen = farm.connect("isolated", host, port)
     assert CLOSED in seen or "No route to host" in seen or "Connection refused" in seen or "unreachable" in seen, seen
     assert CONNECTED not in seen
 
 
-def test_a_flood_ends_at_the_collector_of_workers(farm: Farm) -> None:
+def test_a_flood_ends_at_the_collector_of_workers(farm: Attacked) -> None:
     """The other collector, which has the metrics of scheduler and CAS, is out of reach and does not notice."""
 
     def restarts(name: str) -> list[int]:
-        pods = farm.entry.where.run(
-            "-n", "farm", "get", "pods", "-l", f"app.kubernetes.io/component={name}", "-o", "json"
-        )
+        pods = farm.where.run("-n", "farm", "get", "pods", "-l", f"app.kubernetes.io/component={name}", "-o", "json")
         return [each["status"]["containerStatuses"][0]["restartCount"] for each in json.loads(pods)["items"]]
 
     send = "timeout 10 cat /dev/zero > /dev/tcp/nativelink-collector-workers.farm.svc/24317"
-    assert "ok flooded" in farm.run("isolated", f"for i in $(seq 50); do {send} & done; wait; echo flooded")
+    assert "ok flooded" in farm.act("isolated", f"for i in $(seq 50); do {send} & done; wait; echo flooded")
     assert restarts("collector") == [0]
-    farm.entry.where.rolled_out("farm", "deployment/nativelink-collector-workers")
+    farm.where.rolled_out("farm", "deployment/nativelink-collector-workers")
     assert restarts("collector-workers")[0] <= 1
 
 
-def test_results_are_cached_by_workers_with_certificates(farm: Farm) -> None:
-    once = farm.run("isolated", "date +%s%N")
-    assert once.startswith("ok ")
-    assert farm.run("isolated", "date +%s%N") == once
-
-
-def test_the_first_process_of_the_pod_has_a_user_of_its_own(farm: Farm) -> None:
+def test_the_first_process_of_the_pod_has_a_user_of_its_own(farm: Attacked) -> None:
     """It would end the pod without a drain."""
     for name in ("isolated", "open"):
-        assert "Operation not permitted" in farm.run(name, "kill -TERM 1")
-    assert farm.workers() == {"isolated": (True, farm.workers()["isolated"][1]), "open": (True, 0)}
+        assert "Operation not permitted" in farm.act(name, "kill -TERM 1")
+    assert farm.states() == {"isolated": (True, farm.states()["isolated"][1]), "open": (True, 0)}
 
 
-def test_an_action_cannot_end_what_is_not_its_own(farm: Farm) -> None:
-    restarts = farm.workers()["isolated"][1]
-    assert farm.run("isolated", "kill -9 -1; echo sent").startswith("ok sent")
-    assert farm.workers()["isolated"] == (True, restarts)
+def test_an_action_cannot_end_what_is_not_its_own(farm: Attacked) -> None:
+    restarts = farm.states()["isolated"][1]
+    assert farm.act("isolated", "kill -9 -1; echo sent").startswith("ok sent")
+    assert farm.states()["isolated"] == (True, restarts)
 
 
-def test_nothing_of_an_action_stays(farm: Farm) -> None:
+def test_nothing_of_an_action_stays(farm: Attacked) -> None:
     leave = "set -m; sleep 4321 > /dev/null 2>&1 < /dev/null & echo x > /tmp/left; echo x > /var/tmp/left"
     look = (
         "ls /tmp/left /var/tmp/left 2> /dev/null | wc -l; cat /proc/[0-9]*/comm 2> /dev/null | grep -c '^sleep$'; true"
     )
-    assert farm.run("isolated", leave + "; echo $TMPDIR").startswith("ok /scratch/users/")
-    assert farm.run("isolated", look).startswith("ok 0\n0")
-    assert farm.run("open", leave).startswith("ok")
-    assert farm.run("open", look).startswith("ok 2\n1")
+    assert farm.act("isolated", leave + "; echo $TMPDIR").startswith("ok /scratch/users/")
+    assert farm.act("isolated", look).startswith("ok 0\n0")
+    assert farm.act("open", leave).startswith("ok")
+    assert farm.act("open", look).startswith("ok 2\n1")
 
 
-def test_an_action_cannot_read_the_key_of_its_worker(farm: Farm) -> None:
-    assert "Permission denied" in farm.run("isolated", "cat /tls/tls.key")
-    assert farm.run("open", "cat /tls/tls.key").startswith("ok -----BEGIN PRIVATE KEY-----")
+def test_an_action_cannot_read_the_key_of_its_worker(farm: Attacked) -> None:
+    assert "Permission denied" in farm.act("isolated", "cat /tls/tls.key")
+    assert farm.act("open", "cat /tls/tls.key").startswith("ok -----BEGIN PRIVATE KEY-----")
 
 
-def test_the_root_file_system_and_the_drain_are_out_of_reach(farm: Farm) -> None:
-    seen = farm.run("isolated", "echo x > /usr/x; echo x > /drain/draining; ls /scratch /scratch/store /drain; true")
+def test_the_root_file_system_and_the_drain_are_out_of_reach(farm: Attacked) -> None:
+    seen = farm.act("isolated", "echo x > /usr/x; echo x > /drain/draining; ls /scratch /scratch/store /drain; true")
     assert (seen.count("Read-only file system"), seen.count("Permission denied")) == (1, 4), seen
-    assert farm.run("open", "echo x > /drain/begun && echo written").startswith("ok written")
+    assert farm.act("open", "echo x > /drain/begun && echo written").startswith("ok written")
 
 
-def test_without_the_guard_a_running_worker_takes_no_more_actions(farm: Farm) -> None:
+def test_without_the_guard_a_running_worker_takes_no_more_actions(farm: Attacked) -> None:
     farm.guard(on=False)
-    seen = farm.run("isolated", "echo ran", timeout=patient(10))
+    seen = farm.act("isolated", "echo ran", timeout=patient(10))
     assert "DeadlineExceeded" in seen, seen
     farm.guard(on=True)
-    assert farm.run("isolated", "echo ran again").startswith("ok ran again")
+    assert farm.act("isolated", "echo ran again").startswith("ok ran again")
 
 
-def test_a_new_name_renews_the_certificates(farm: Farm) -> None:
-    farm.apply(**{**CERTIFICATES, "nativelink_mutual_tls_secret": "tls-2"})
-    farm.await_ready()
-    farm.await_worker("isolated")
-    assert farm.run("isolated", "echo renewed").startswith("ok renewed")
+def test_a_new_name_renews_the_certificates(farm: Attacked) -> None:
+    farm.certify(**{**CERTIFICATES, "nativelink_mutual_tls_secret": "tls-2"})
+    farm.ready(ISOLATED)
+    assert farm.act("isolated", "echo renewed").startswith("ok renewed")
 
 
-def test_counter_run_without_isolation_an_action_ends_nativelink(farm: Farm) -> None:
+def test_counter_run_without_isolation_an_action_ends_nativelink(farm: Attacked) -> None:
     """The scheduler starts the action again, which ends NativeLink again. So this test is the last one."""
-    restarts = farm.workers()["open"][1]
-    farm.run("open", "kill -9 -1", timeout=20)
-    until("the open worker's container to restart", lambda: farm.workers()["open"][1] > restarts, 60)
+    restarts = farm.states()["open"][1]
+    farm.act("open", "kill -9 -1", timeout=20)
+    until("the open worker's container to restart", lambda: farm.states()["open"][1] > restarts, 60)

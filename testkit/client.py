@@ -1,0 +1,198 @@
+"""reapi-load, the client of the tests. Only this module puts its command line together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed import build
+from testbed.waiting import patient
+from testkit import nativelink
+
+Object = dict[str, Any]
+Process = subprocess.Popen[str]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client of a scheduler and a CAS. Addresses look like ``grpc://10.96.0.17:50052``."""
+
+    execute: str
+    cas: str
+    more: tuple[str, ...] = ()
+    """Further options of its connections, such as ``--tls-certificate=FILE``."""
+
+    def command(self, *arguments: str, **platform: str) -> list[str]:
+        """Return a command line. The first argument may be a subcommand, and actions ask for ``pool="default"``."""
+        tool, cas = str(build.program("reapi-load")), f"--cas-endpoint={self.cas}"
+        if arguments and not arguments[0].startswith("-"):
+            return [tool, arguments[0], cas, *self.more, *arguments[1:]]
+        asked = [f"--platform={name}={value}" for name, value in platform.items()]
+        return [tool, f"--execute-endpoint={self.execute}", cas, *self.more, *asked, *arguments]
+
+    def start(self, *arguments: str, **platform: str) -> Process:
+        """Start a client, whose report ``reported`` returns."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.command(*arguments, **platform), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+    def report(self, *arguments: str, **platform: str) -> Object:
+        """Run a client, and return its report: ``{"ok": 1, "failed": 0, "actions": [{"outcome": "ok", …}]}``."""
+        return reported(self.start(*arguments, **platform))
+
+    def act(self, script: str, *arguments: str, **platform: str) -> str:
+        """Run a script of bash as an action. Return how it ended and what it printed, in one line."""
+        command = json.dumps(["/bin/bash", "-c", script])
+        (action,) = self.report(f"--command={command}", *arguments, **platform)["actions"]
+        return " ".join([action["outcome"], action["line"], action["errors"]])
+
+    def put(self, *arguments: str) -> dict[str, str]:
+        """Write blobs, and return what became of each: ``{"batch": "refused: …", "stream": "taken, …"}``."""
+        return reported(self.start("put", *arguments))
+
+    def load(self, chunk: int = 40, pool: str = "", workers: str = "") -> Load:
+        """Return actions that wait."""
+        return Load(self, chunk, pool, workers)
+
+
+def reported(client: Process) -> Object:
+    """Wait for the end of a client, and return its report. AssertionError with its errors if it has none."""
+    said, errors = client.communicate()
+    assert said, errors
+    return dict(json.loads(said))
+
+
+@contextlib.contextmanager
+def repeated(start: Callable[[], Process]) -> Iterator[None]:
+    """Run a client again and again, whether it succeeds or not."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(0.2):
+            with start() as client:
+                while client.poll() is None and not ended.wait(0.2):
+                    pass
+                client.kill()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class Load:
+    """Actions that wait in a scheduler: ``hold(400)`` starts or ends clients until there are 400.
+
+    The actions ask for pools without workers, so that none begins. NativeLink counts a queued action until a minute
+    after its client has disconnected. To end actions sooner, workers on this machine run them, which needs the address
+    of the worker API. Without that address, or with a ``pool`` that the actions ask for, the clients just end. A client
+    holds at most ``chunk`` actions. While the demand falls, up to that many actions count twice for a moment.
+    """
+
+    def __init__(self, client: Client, chunk: int = 40, pool: str = "", workers: str = "") -> None:
+        self.client, self.chunk, self.pool, self.workers = client, chunk, pool, workers if not pool else ""
+        self._clients: list[_Held] = []
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end(self._clients)
+
+    @property
+    def held(self) -> int:
+        """The number of actions that wait now."""
+        return sum(client.actions for client in self._clients)
+
+    def hold(self, actions: int) -> float:
+        """Let this many actions wait. Return the time just before the first was queued, when all were prepared."""
+        ended: list[_Held] = []
+        while self.held > actions:
+            ended.append(self._clients.pop())
+        started = []
+        for first in range(self.held, actions, self.chunk):
+            size = min(self.chunk, actions - first)
+            pool = self.pool or f"held-{uuid.uuid4()}"
+            process = self.client.start(
+                "--hold=7200", "--timeout=7200", "--seconds=0-0", f"--actions={size}", pool=pool
+            )
+            started.append(_Held(size, pool, process))
+        self._clients += started
+        at = 0.0
+        seconds = patient(60)  # for the clients to queue their actions
+        deadline = threading.Timer(seconds, lambda: [client.process.kill() for client in started])
+        deadline.start()
+        try:
+            for word in ("uploaded", "queued"):
+                for client in started:
+                    assert client.process.stdout
+                    told = client.process.stdout.readline()
+                    wanted = f'{{"{word}": {client.actions}}}\n'
+                    assert told == wanted, (
+                        f"a client should print {wanted!r} within {seconds:.0f} s, but printed {told!r}"
+                    )
+                    at = at if word == "queued" else time.monotonic()
+        finally:
+            deadline.cancel()
+            self._end(ended)
+        return at or time.monotonic()
+
+    def _end(self, clients: list[_Held]) -> None:
+        with contextlib.ExitStack() as stack:
+            waiting = [client for client in clients if self.workers and client.process.poll() is None]
+            for client in waiting:
+                stack.enter_context(self._worker(client.pool))
+            for client in waiting:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    client.process.wait(patient(30))
+        for client in clients:
+            client.process.terminate()
+        for client in clients:
+            client.process.communicate()
+
+    @contextlib.contextmanager
+    def _worker(self, pool: str) -> Iterator[None]:
+        """Start a worker of a pool on this machine."""
+        with tempfile.TemporaryDirectory() as folder:
+            endpoints = [{"address": self.client.cas}]
+            remote = {"grpc": {"instance_name": "main", "endpoints": endpoints, "store_type": "cas"}}
+            files = {"content_path": f"{folder}/content", "temp_path": f"{folder}/temp", "eviction_policy": {}}
+            local = {
+                "name": pool,
+                "worker_api_endpoint": {"uri": self.workers},
+                "cas_fast_slow_store": "CAS",
+                "upload_action_result": {"upload_ac_results_strategy": "never"},
+                "work_directory": f"{folder}/work",
+                "max_inflight_tasks": self.chunk,
+                "platform_properties": {"pool": {"values": [pool]}},
+            }
+            config = {
+                "stores": [{"name": "CAS", "fast_slow": {"fast": {"filesystem": files}, "slow": remote}}],
+                "workers": [{"local": local}],
+                "servers": [{"listener": {"http": {"socket_address": "127.0.0.1:0"}}, "services": {"health": {}}}],
+            }
+            # At the end of each action NativeLink reads all of /proc, which here has only the worker's own processes.
+            apart = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+            with nativelink.started(Path(folder) / "worker", config, *apart) as process:
+                yield
+                process.kill()
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A client, the number of its actions, and the pool that they ask for."""
+
+    actions: int
+    pool: str
+    process: Process

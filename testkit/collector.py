@@ -1,0 +1,101 @@
+"""The collector on this machine, with the rendered configuration, and a NativeLink that reports to it every second."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+
+from testbed import build
+from testbed.ports import free_port
+from testbed.waiting import tails, until
+from testkit import nativelink
+from testkit.client import Client
+from testkit.record import Gauge
+from testkit.trees import values_of
+
+Object = dict[str, Any]
+
+
+class Source:
+    """A source of the demand: a collector, and a NativeLink in memory."""
+
+    def __init__(self, folder: Path, edit: Callable[[Object], None]) -> None:
+        self.folder, self.port, self._otlp = folder, free_port(), free_port()
+        self.client = Client(*[f"grpc://127.0.0.1:{self.port}"] * 2)
+        self.gauge = Gauge(f"127.0.0.1:{free_port()}")
+        self.running: list[subprocess.Popen[bytes]] = []
+        config = yaml.safe_load(render.tree(values_of())["monitoring/collector.yaml"])
+        config["receivers"]["otlp/scheduler"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self._otlp}"
+        config["exporters"]["prometheus/demand"]["endpoint"] = self.gauge.address
+        config["exporters"]["prometheus/reported"]["endpoint"] = f"127.0.0.1:{free_port()}"
+        config["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{free_port()}"
+        edit(config)
+        (folder / "collector.yaml").write_text(yaml.safe_dump(config))
+
+    def start_collector(self) -> None:
+        """Start the collector, and wait until it listens."""
+        program = build.program("otelcol")
+        with (self.folder / "collector.log").open("wb") as log:
+            command = [program, f"--config={self.folder}/collector.yaml"]
+            self.running.append(subprocess.Popen(command, stdout=log, stderr=log))
+        until("the collector to listen", lambda: self.gauge.answers(), 30, self.log)
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        """Start NativeLink, which has nothing of an earlier one, and return it."""
+        instance = {"instance_name": "main"}
+        services = {
+            "cas": [{**instance, "cas_store": "A"}],
+            "ac": [{**instance, "ac_store": "B"}],
+            "bytestream": [{**instance, "cas_store": "A"}],
+            "execution": [{**instance, "cas_store": "A", "scheduler": "MAIN"}],
+            "capabilities": [{**instance, "remote_execution": {"scheduler": "MAIN"}}],
+        }
+        # A queued action counts until its client has been gone for this time. The default is a minute.
+        simple = {"supported_platform_properties": {"pool": "exact"}, "client_action_timeout_s": 15}
+        listener = {"http": {"socket_address": f"127.0.0.1:{self.port}"}}
+        config = {
+            "stores": [{"name": name, "memory": {}} for name in ("A", "B")],
+            "schedulers": [{"name": "MAIN", "simple": simple}],
+            "servers": [{"name": "all", "listener": listener, "services": services}],
+        }
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self._otlp}"}
+        started = nativelink.started(self.folder / "nativelink", config, **endpoint, OTEL_METRIC_EXPORT_INTERVAL="1000")
+        self.running.append(started)
+        return started
+
+    def log(self) -> str:
+        """Return the ends of the logs, for an error message."""
+        return tails(sorted(self.folder.glob("*.log")))
+
+    def stages(self) -> dict[str, list[float]]:
+        """Return the values of each stage. A stage with several values has series of several processes."""
+        found: dict[str, list[float]] = {}
+        for stage, value in self.gauge.lines():
+            found.setdefault(stage, []).append(value)
+        return found
+
+    @contextlib.contextmanager
+    def queued(self, actions: int) -> Iterator[None]:
+        """Let actions wait."""
+        with self.client.load() as load:
+            load.hold(actions)
+            yield
+
+
+@contextlib.contextmanager
+def source(folder: Path, edit: Callable[[Object], None] = lambda config: None) -> Iterator[Source]:
+    """Start a collector, whose configuration ``edit`` changes, and a NativeLink."""
+    made = Source(folder, edit)
+    try:
+        made.start_collector()
+        yield made
+    finally:
+        for process in made.running:
+            process.kill()
+            process.wait()

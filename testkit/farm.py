@@ -1,0 +1,270 @@
+"""Farms on a cluster with a real node: a rendered tree with patches, applied as an engine does, and its pods.
+
+The actions of a worker are read from its volume: NativeLink makes a folder for each action, and removes it when the
+action ends. Volumes of pods on a real node are folders of this machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.tree import write
+
+from testbed import manifests, node
+from testbed.cluster import Cluster
+from testbed.waiting import patient, until
+from testkit.client import Client, Load
+from testkit.record import Gauge, Record
+from testkit.site import SMALL
+from testkit.trees import values_of
+
+Object = dict[str, Any]
+
+# Fields of a pool whose workers are fake pods. There can be any number of them.
+FAKE: Object = {
+    "node_selector": {node.LABEL: "fake"},
+    "tolerations": [{"key": node.LABEL, "operator": "Exists", "effect": "NoSchedule"}],
+}
+VOLUMES = "/opt/local-path-provisioner"
+"""The folder of the node with all volumes of class local-path."""
+METRICS_PORT = 9464
+_METRICS_API = "apiservice/v1beta1.external.metrics.k8s.io"
+_CLAIM = "begun"
+
+
+def install_keda(where: Cluster) -> None:
+    """Apply KEDA's release manifest. ``await_keda`` waits until KEDA is ready."""
+    where.run("apply", "--server-side", "-f", str(manifests.path("keda")))
+
+
+def await_keda(where: Cluster) -> None:
+    """Wait until KEDA serves metrics to the HPAs."""
+    where.run("wait", "--for=condition=Available", _METRICS_API, f"--timeout={patient(120)}s")
+
+
+def patch(change: Object, **target: str) -> Object:
+    """Return a patch of a kustomization: of the object that it names, or of all that match a target."""
+    return {"patch": yaml.safe_dump(change), **({"target": target} if target else {})}
+
+
+def deployment(name: str, pod: Object, **metadata: str) -> Object:
+    """Return a change of a Deployment's pod, as a document for ``patch``."""
+    spec = {"template": {"spec": pod}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, **metadata}, "spec": spec}
+
+
+BEGUN = patch(
+    deployment(
+        "any",
+        {
+            "containers": [{"name": "worker", "volumeMounts": [{"name": "begun", "mountPath": "/begun"}]}],
+            "volumes": [{"name": "begun", "persistentVolumeClaim": {"claimName": _CLAIM}}],
+        },
+    ),
+    kind="Deployment",
+    labelSelector="app.kubernetes.io/component=worker",
+)
+"""Mounts a volume of all workers at ``/begun``, where actions leave something when they begin: ``Farm.begun``."""
+
+
+@dataclass(frozen=True)
+class Farm:
+    """A farm on a cluster: its name, with which its namespaces begin, and the folder of its tree."""
+
+    where: Cluster
+    name: str
+    folder: Path
+
+    @property
+    def workers(self) -> str:
+        """The namespace of the workers. The other namespace has the name of the farm."""
+        return f"{self.name}-workers"
+
+    def tree(self, pools: list[Object], **variables: Any) -> dict[str, str]:
+        """Render the tree. It has only the add-ons that the variables name."""
+        spaces = {"nativelink_namespace": self.name, "nativelink_workers_namespace": self.workers}
+        return render.tree(values_of(self.name, **{**SMALL, **spaces, "nativelink_worker_pools": pools, **variables}))
+
+    def apply(self, pools: list[Object], *patches: Object, **variables: Any) -> None:
+        """Render the tree, and apply it with patches."""
+        self.apply_files(self.tree(pools, **variables), *patches)
+
+    def apply_files(self, files: dict[str, str], *patches: Object) -> None:
+        """Write a tree that may be mixed from several, and apply it with patches."""
+        write(self.folder, files)
+        kustomization = {"resources": ["rendered"], "patches": [*patches]}
+        (self.folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        self.where.apply(
+            secure_namespace(self.name, "restricted"),
+            secure_namespace(self.workers, "baseline"),
+            this_machine(self.where, self.name),
+            *([_claim(self.workers)] if BEGUN in patches else []),
+        )
+        self.apply_folder()
+
+    def apply_folder(self) -> None:
+        """Apply the folder as an engine does."""
+        self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", str(self.folder))
+
+    def ready(self, *more: str) -> None:
+        """Wait for CAS, scheduler and more workloads: ``deployment/nativelink-worker-default``."""
+        for workload in ("statefulset/nativelink-cas", "deployment/nativelink-scheduler", *more):
+            self.where.rolled_out(self.workers if "-worker-" in workload else self.name, workload)
+
+    def only_scheduler(self) -> str:
+        """Wait until earlier schedulers, which still serve while they end, are gone. Return the name of the pod."""
+
+        def pods() -> list[str]:
+            selector = "app.kubernetes.io/component=scheduler"
+            return self.where.run("-n", self.name, "get", "pods", "-l", selector, "-o", "name").split()
+
+        until("the old scheduler to be gone", lambda: len(pods()) == 1, 60)
+        (name,) = pods()
+        return name.removeprefix("pod/")
+
+    def address(self, name: str) -> str:
+        """Return the address of one of the farm's Services, which this machine reaches."""
+        return self.where.service_address(self.name, name)
+
+    def client(self) -> Client:
+        """Return a client of the farm on this machine."""
+        scheduler, cas = self.address("nativelink-scheduler"), self.address("nativelink-cas")
+        return Client(f"grpc://{scheduler}:50052", f"grpc://{cas}:50051")
+
+    def load(self, chunk: int = 40, pool: str = "") -> Load:
+        """Return actions that wait. ``pool`` is a pool with fake workers."""
+        return self.client().load(chunk, pool, f"grpc://{self.address('nativelink-scheduler-workers')}:50061")
+
+    def without(self, workload: str, replicas: int = 1, *, killed: bool = False) -> AbstractContextManager[float]:
+        """Stop all pods of a workload beside the CAS: see the function ``without``."""
+        return without(self.where, self.name, workload, replicas, killed=killed)
+
+    def gauge(self) -> Gauge:
+        """Return a gauge of the demand at the collector."""
+        return Gauge(f"{self.address('nativelink-collector')}:{METRICS_PORT}")
+
+    def deployments(self) -> Record:
+        """Return a record of the Deployments of the workers."""
+        return Record(self.where, f"/apis/apps/v1/namespaces/{self.workers}/deployments")
+
+    def pods(self) -> Record:
+        """Return a record of the pods of the workers."""
+        return Record(self.where, f"/api/v1/namespaces/{self.workers}/pods")
+
+    def begun(self, pattern: str) -> list[int]:
+        """Return the number of lines of each file on the volume of ``BEGUN`` that matches a pattern, sorted by name."""
+        files = sorted(claimed(self.where, self.workers, _CLAIM).glob(pattern))
+        return [len(file.read_text().splitlines()) for file in files]
+
+
+@contextlib.contextmanager
+def without(
+    where: Cluster, namespace: str, workload: str, replicas: int = 1, *, killed: bool = False
+) -> Iterator[float]:
+    """Stop all pods of a workload, yield the time, and start this many again. With ``killed`` the pods do not drain."""
+
+    def scale(number: int) -> None:
+        where.run("-n", namespace, "scale", workload, f"--replicas={number}")
+
+    component = workload.partition("/nativelink-")[2]
+    pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
+    scale(0)
+    if killed:
+        where.run("-n", namespace, "delete", *pods, "--force", "--grace-period=0")
+    where.run("-n", namespace, "wait", "--for=delete", *pods, f"--timeout={patient(120)}s")
+    try:
+        yield time.monotonic()
+    finally:
+        scale(replicas)
+        where.rolled_out(namespace, workload)
+
+
+def fingerprint(
+    where: Cluster, *namespaces: str, kinds: str = "statefulsets,deployments,pods,persistentvolumeclaims"
+) -> dict[str, str]:
+    """Return UID and generation of each object, one of which differs after a replacement or a change."""
+    found: dict[str, str] = {}
+    for namespace in namespaces:
+        for each in json.loads(where.run("-n", namespace, "get", kinds, "-o", "json"))["items"]:
+            metadata = each["metadata"]
+            found[f"{each['kind']}/{metadata['name']}"] = f"{metadata['uid']} {metadata.get('generation', '')}".strip()
+    return found
+
+
+def this_machine(where: Cluster, namespace: str) -> Object:
+    """Return a policy that lets this machine reach the pods of a namespace. The policies of a tree do not."""
+    network = node.network(where.home)
+    assert network, f"cluster {where.name} has no real node"
+    rule = {"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "this-machine", "namespace": namespace},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
+    }
+
+
+def secret(name: str, kind: str, data: dict[str, bytes], namespace: str = "nativelink") -> Object:
+    """Return a Secret of a type."""
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": encoded}
+
+
+def secure_namespace(name: str, security: str) -> Object:
+    """Return a Namespace with a level of Pod Security."""
+    labels = {"pod-security.kubernetes.io/enforce": security}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def scratch(where: Cluster, uid: str) -> Path:
+    """Return the folder that the worker's pod with this UID has as ``/scratch``. Its ``/tmp`` is ``tmp`` in it."""
+    return where.home / "node/data/var/lib/kubelet/pods" / uid / "volumes/kubernetes.io~empty-dir/scratch"
+
+
+def actions(where: Cluster, uid: str) -> set[str]:
+    """Return the actions that the worker's pod with this UID runs, or none if the pod is gone."""
+    try:
+        return {path.name for path in (scratch(where, uid) / "actions").iterdir()}
+    except FileNotFoundError:
+        return set()
+
+
+def process_of(uid: str, program: str = "/shared/nativelink") -> int:
+    """Return the process ID on this machine of a program, or of a shell's script, in the pod with this UID."""
+    for found in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # the process has just ended
+            words = (found / "cmdline").read_text().split("\0")[:2]
+            if program in words and uid in (found / "cgroup").read_text():
+                return int(found.name)
+    raise AssertionError(f"pod {uid} does not run {program}")
+
+
+def _claim(namespace: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": _CLAIM, "namespace": namespace},
+        "spec": {
+            "storageClassName": "local-path",
+            "accessModes": ["ReadWriteOnce"],  # one node may mount it, and there is only one
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+
+
+def claimed(where: Cluster, namespace: str, claim: str) -> Path:
+    """Return the folder of a claim's volume of class local-path."""
+    volumes = Path(f"/proc/{node.process(where.home)}/root{VOLUMES}")
+    (folder,) = volumes.glob(f"pvc-*_{namespace}_{claim}")
+    return folder

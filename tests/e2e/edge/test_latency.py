@@ -1,0 +1,135 @@
+"""Latency of small reads and writes, and of builds of small actions, as rendered and with low latency.
+
+The farm has two CAS pods, and two workers of 8 slots. Only NativeLink itself has a latency to measure.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed import components
+from testkit import nativelink, numbers
+from testkit.bazel import ACTION, Bazel
+from testkit.client import Client
+from testkit.edge import CAS, HOST, NAME, Edge
+from testkit.farm import this_machine
+from testkit.site import pool
+
+pytestmark = [pytest.mark.bench, nativelink.only_original("its latency")]
+OVERHEAD = 60.0  # ms, the target of a dependent action's median with low latency
+DEPENDENT = "40 dependent actions"
+INPUTS, WIDE, LARGE = 50, 200, 16 * 1024**2
+TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
+RULE = 'genrule(name = "{0}", outs = ["{0}.txt"], srcs = [{1}], cmd = "echo {2} > $@")\n'
+
+
+def restart(edge: Edge) -> None:
+    """Restart all of NativeLink, because the connections that it has accepted do not change."""
+    for namespace, workload in (
+        (CAS, "statefulset/nativelink-cas"),
+        (CAS, "deployment/nativelink-scheduler"),
+        ("nativelink-workers", "deployment/nativelink-worker-default"),
+    ):
+        edge.where.run("-n", namespace, "rollout", "restart", workload)
+    edge.ready()
+
+
+def endpoints(edge: Edge) -> dict[str, Client]:
+    """Return a client of the CAS by the way that it takes."""
+    address, pod = edge.where.service_address(CAS, "nativelink-cas"), edge.pods_of_cas()[0]
+    more = (f"--connect-to={edge.address}:443", f"--tls-certificate={edge.folder / 'servers.crt'}")
+    return {
+        "slice": Client("", f"grpc://{pod}:50052", ("--instance=slice",)),
+        "Service": Client("", f"grpc://{address}:50051"),
+        "edge": Client("", f"grpcs://{HOST}:443", more),
+    }
+
+
+def requests(client: Client) -> list[dict[str, Any]]:
+    """Send requests one after another, and return the client's report of each kind."""
+    command = client.command("cas", "--concurrency=1", "--seconds=2", f"--large={LARGE}")
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in told.splitlines()]
+
+
+def independent(word: str) -> str:
+    return "".join(RULE.format(number, "", f"{word} {number}") for number in range(40))
+
+
+def dependent(word: str) -> str:
+    sources = ["", *(f'"{number}.txt"' for number in range(39))]
+    return "".join(RULE.format(number, source, word) for number, source in enumerate(sources))
+
+
+def wide(word: str) -> str:
+    def sources(number: int) -> str:
+        return ", ".join(f'"in{(7 * number + each) % (2 * WIDE)}"' for each in range(INPUTS))
+
+    return "".join(RULE.format(number, sources(number), f"{word} {number}") for number in range(WIDE))
+
+
+# By title a function that makes a BUILD file. It takes a word, and another word makes actions that no cache has.
+BUILDS: dict[str, Callable[[str], str]] = {
+    DEPENDENT: dependent,
+    "40 actions, 8 at a time": independent,
+    f"{WIDE} actions of {INPUTS} inputs, 8 at a time": wide,
+}
+
+
+def measure(edge: Edge, rounds: int, folder: Path) -> float:
+    """Print all measurements, and return the median milliseconds of a dependent action."""
+    for way, cas in endpoints(edge).items():
+        for each in requests(cas):
+            speed = f"{LARGE / 1024**2 * each['per_second']:.0f} MiB/s"
+            small = f"p50 {each['p50_ms']:.1f} ms, p99 {each['p99_ms']:.1f} ms"
+            print(f"  {way}: {each['kind']:40} {speed if 'large' in each['kind'] else small}")
+    services = [edge.where.service_address(CAS, f"nativelink-{name}") for name in ("scheduler", "cas")]
+    direct = Client(f"grpc://{services[0]}:50052", f"grpc://{services[1]}:50051")
+    folder.mkdir()
+    action = 0.0
+    with Bazel.started(folder) as bazel:
+        bazel.at(direct)
+        for number in range(2 * WIDE):
+            (bazel.workspace / f"in{number}").write_text(f"{folder.name} {number}\n" * 20)
+        bazel.timed(independent("warm"), 8)
+        for title, text in BUILDS.items():
+            timed = [bazel.timed(text(f"{time.time_ns()}"), 8) for _ in range(rounds)]
+            print(f"  Bazel, {title}: {statistics.median(each.seconds for each in timed):.1f} s")
+            if title == DEPENDENT:
+                action = statistics.median(span for each in timed for span in each.spans[ACTION])
+    report = direct.report("--actions=40", "--concurrency=1", f"--command={TRIVIAL}", pool="default", OSFamily="Linux")
+    parts: dict[str, list[float]] = {}
+    for each in report["actions"]:
+        for name, value in {**each.get("stages", {}), "all": 1000 * each["seconds"]}.items():
+            parts.setdefault(name, []).append(value)
+    for name, values in parts.items():
+        print(f"  a trivial action, {name}: {statistics.median(values):.1f} ms")
+    print(f"  a dependent action with its command: {action:.0f} ms", flush=True)
+    return action
+
+
+def test_latency(edge: Edge, rounds: int, tmp_path: Path) -> None:
+    print(f"\n{numbers.machine()}; NativeLink is {max(nativelink.SAVED)}\nas rendered", flush=True)
+    pools = [pool("default", slots=8, min_replicas=2, longest_action="4m")]
+    edge.site.set(NAME, nativelink_worker_pools=pools, nativelink_cas_replicas=2)
+    edge.site.playbook("render")
+    edge.apply()
+    edge.where.apply(this_machine(edge.where, CAS))
+    restart(edge)
+    rendered = measure(edge, rounds, tmp_path / "rendered")
+    edge.where.load(*components.images_of("bpftool"))
+    edge.site.set(NAME, node_agent_low_latency=True)
+    edge.site.playbook("provision")
+    restart(edge)
+    print("with low latency", flush=True)
+    low = measure(edge, rounds, tmp_path / "low")
+    missed = ", missed" if low > OVERHEAD else ""
+    print(f"a dependent action: {low:.0f} ms (target: {OVERHEAD:.0f}{missed}), {low / rendered:.2f} of the first")

@@ -1,0 +1,288 @@
+"""What Flux and Argo CD have to do alike, with each kind of change to the tree that the playbooks render.
+
+The tests of an engine share a cluster and run in the order of the file. Each leaves the last commit applied.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.waiting import ClusterError, patient
+from testkit import numbers, runbooks
+from testkit.alerting import Alerts
+from testkit.engines import CAS, NAME, PASSWORD, USER, WORKERS, Engine
+from testkit.farm import fingerprint
+from testkit.git_server import certificate
+from testkit.site import by_ssh
+from testkit.trees import ROOT
+from tests.e2e.engines.conftest import KEPT
+
+LIMITED = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "300Mi"}}
+# What each engine says about an object that it may not apply: a Secret, and a ConfigMap in namespace default.
+FORBIDDEN = {
+    "flux": [f'User "system:serviceaccount:flux-system:nativelink-{NAME}" cannot'] * 2,
+    "argocd": [
+        f"resource :Secret is not permitted in project nativelink-{NAME}",
+        "namespace default is not permitted in project",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def alerts(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerts]:
+    with engine.alerts(tmp_path_factory.mktemp("alerts")) as found:
+        yield found
+
+
+def running(engine: Engine) -> dict[str, str]:
+    """Return what a bad commit must not change."""
+    return fingerprint(engine.where, CAS, WORKERS)
+
+
+def test_first_sync_brings_everything_to_ready(engine: Engine) -> None:
+    for namespace, workload in (
+        (CAS, "statefulset/nativelink-cas"),
+        (CAS, "deployment/nativelink-scheduler"),
+        *((WORKERS, f"deployment/nativelink-worker-{name}") for name in ("kept", "gone")),
+    ):
+        assert engine.get(workload, namespace)["status"]["readyReplicas"] == 1, workload
+    assert engine.get("pvc/data-nativelink-cas-0")["status"]["phase"] == "Bound"
+
+
+def test_the_commands_of_the_runbooks_run(engine: Engine) -> None:
+    assert runbooks.run(engine.where, engine.kind) == ""
+
+
+def test_a_pushed_limit_arrives_and_replaces_the_pods_that_the_summary_names(engine: Engine) -> None:
+    """A patch of the user's survives the rendering."""
+
+    def pods() -> set[tuple[str, str]]:
+        found = json.loads(engine.where.run("-n", CAS, "get", "pods", "-o", "json"))["items"]
+        metadata = [pod["metadata"] for pod in found]
+        return {(each["labels"]["app.kubernetes.io/component"], each["uid"]) for each in metadata}
+
+    patch = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "nativelink-scheduler", "namespace": CAS, "annotations": {"example.com/team": "builds"}},
+    }
+    engine.add("patches/team.yaml", patch, patches=[{"path": "patches/team.yaml"}])
+    engine.site.set(NAME, nativelink_cas_resources=LIMITED)
+    summary = engine.site.playbook("render").summary[NAME]
+    assert re.findall(r"^  rollout .*\n(?: {15}.*\n)*", summary, re.MULTILINE) == [
+        "  rollout      CAS: its pods restart one after another; the cache on their volumes stays\n"
+    ]
+
+    before = pods()
+    engine.applied(engine.site.commit("More memory for the CAS, and a patch"), 90)
+    assert engine.get("pod/nativelink-cas-0")["spec"]["containers"][0]["resources"]["limits"]["memory"] == "300Mi"
+    assert {component for component, _ in before ^ pods()} == {"cas"}
+    assert engine.get("deployment/nativelink-scheduler")["metadata"]["annotations"]["example.com/team"] == "builds"
+
+
+@pytest.mark.bench
+def test_seconds_from_a_push(engine: Engine, rounds: int) -> None:
+    """Measure until the limit is applied, and until the new pod is ready."""
+
+    path = ".spec.template.spec.containers[0].resources.limits.memory"
+    found: dict[str, list[float]] = {"applied": [], "the new pod is ready": []}
+    for wanted in (f"{300 + number}Mi" for number in range(1, rounds + 1)):
+        engine.site.set(NAME, nativelink_cas_resources={**LIMITED, "limits": {"memory": wanted}})
+        engine.site.playbook("render")
+        commit = engine.site.commit(f"{wanted} for the CAS")
+        began = time.monotonic()
+        engine.ask()
+        cas = ("-n", CAS, "wait", "statefulset/nativelink-cas", f"--for=jsonpath={{{path}}}={wanted}", "--timeout=300s")
+        engine.where.run(*cas)
+        found["applied"].append(time.monotonic() - began)
+        engine.where.rolled_out(CAS, "statefulset/nativelink-cas")
+        found["the new pod is ready"].append(time.monotonic() - began)
+        engine.applied(commit, 300)
+    numbers.head(f"{engine.kind}: seconds from the push")
+    for what, seconds in found.items():
+        numbers.row(f"  {what}", seconds)
+
+
+def test_hand_edits_are_healed(engine: Engine) -> None:
+    engine.where.run("-n", WORKERS, "scale", "deployment/nativelink-worker-kept", "--replicas=3")
+    engine.where.run("-n", CAS, "delete", "networkpolicy", "default-deny")
+    engine.patch("service/nativelink-cas", {"spec": {"selector": {"wrong": "one"}}})
+
+    def healed() -> bool:
+        replicas = engine.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"]
+        selector = engine.get("service/nativelink-cas")["spec"]["selector"]
+        return replicas == 1 and "wrong" not in selector and engine.get("networkpolicy/default-deny") != {}
+
+    engine.eventually("the tree's state", healed)
+
+
+def test_removed_pool_is_pruned(engine: Engine) -> None:
+    before = engine.get("deployment/nativelink-worker-kept", WORKERS)["metadata"]["uid"]
+    pools = engine.site.hosts[NAME]["nativelink_worker_pools"]
+    engine.site.set(NAME, nativelink_worker_pools=[each for each in pools if each["name"] != "gone"])
+    summary = engine.site.playbook("render").summary[NAME]
+    # The longest action (1 min), the upload timeout (10 min) and the margin (5 min).
+    assert "pool gone: is removed; running actions finish first, within 16m\n" in summary
+    engine.applied(engine.site.commit("Without the pool gone"))
+    for kind in ("deployment", "service", "poddisruptionbudget", "configmap"):
+        assert not [name for name in engine.names(kind, WORKERS) if "worker-gone" in name]
+    assert engine.get("deployment/nativelink-worker-kept", WORKERS)["metadata"]["uid"] == before
+
+
+def test_the_cas_stays_when_its_file_is_removed(engine: Engine) -> None:
+    """The annotation protects the CAS. Another StatefulSet, without the annotation, is pruned."""
+    labels = {"app": "bare"}
+    bare = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "bare", "namespace": CAS},
+        "spec": {
+            "replicas": 0,
+            "serviceName": "bare",
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "bare", "image": "busybox"}]},
+            },
+        },
+    }
+    own = engine.file("kustomization.yaml").read_text()
+    engine.add("bare.yaml", bare)
+    engine.applied(engine.site.commit("A StatefulSet without protection"))
+    before = running(engine)
+
+    engine.file("kustomization.yaml").write_text(own)
+    engine.edit("rendered/kustomization.yaml", "  - cas/statefulset.yaml\n", "")
+    engine.applied(engine.site.commit("By mistake"), ready=False)
+    engine.eventually("the bare one to be pruned", lambda: engine.get("statefulset/bare") == {}, 60)
+    after = running(engine)
+    assert after == {name: value for name, value in before.items() if name != "StatefulSet/bare"}
+    assert {"StatefulSet/nativelink-cas", "PersistentVolumeClaim/data-nativelink-cas-0"} <= after.keys()
+
+    engine.site.git("revert", "--no-edit", "HEAD", "HEAD~1")
+    engine.applied(engine.site.push())
+    assert running(engine) == after
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("rendered/kustomization.yaml", "cas/service.yaml", "cas/no-service.yaml", "no-service.yaml"),
+        ("rendered/cas/service.yaml", "port: 50051", "port: 500510", "Invalid value: 500510"),
+    ],
+    ids=["build", "schema"],
+)
+def test_a_broken_commit_is_reported_and_changes_nothing(
+    engine: Engine, alerts: Alerts, file: str, old: str, new: str, words: str
+) -> None:
+    before = running(engine)
+    engine.edit(file, old, new)
+    engine.site.commit("Broken")
+    engine.says(words)
+    assert running(engine) == before
+    if "kustomization" in file:  # Argo CD may say Synced again after a refusal: see docs/argocd.md
+        alerts.fires("GitOpsFailing")
+    engine.applied(engine.site.revert())
+    alerts.ended()
+    assert running(engine) == before
+
+
+@pytest.mark.parametrize(("number", "kind", "namespace"), [(0, "Secret", CAS), (1, "ConfigMap", "default")])
+def test_other_kinds_and_namespaces_are_refused(engine: Engine, number: int, kind: str, namespace: str) -> None:
+    before = running(engine)
+    stranger = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "stranger", "namespace": namespace}}
+    engine.add("stranger.yaml", stranger)
+    engine.site.commit(f"More than is allowed: {kind}")
+    engine.says(FORBIDDEN[engine.kind][number], seconds=60)
+    assert engine.get(f"{kind}/stranger", namespace) == {}
+    assert running(engine) == before
+    engine.applied(engine.site.revert())
+
+
+def test_a_suspended_sync_stays_suspended(engine: Engine, alerts: Alerts) -> None:
+    def replicas() -> int:
+        return int(engine.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"])
+
+    def pools(**change: int) -> list[dict[str, Any]]:
+        now = engine.site.hosts[NAME]["nativelink_worker_pools"]
+        return [{**each, **change} if each["name"] == KEPT["name"] else each for each in now]
+
+    engine.patch(engine.pointer, {"spec": engine.suspension}, engine.namespace)
+    suspended = engine.get(engine.pointer, engine.namespace)["spec"]
+    done = engine.site.playbook("connect")
+    assert done.changed == 0, done.output
+    assert engine.get(engine.pointer, engine.namespace)["spec"] == suspended
+    assert ", main (suspended)" in done.summary[NAME]
+    engine.site.set(NAME, nativelink_worker_pools=pools(min_replicas=2))
+    engine.site.playbook("render")
+    commit = engine.site.commit("Two workers")
+    engine.ask()
+    wait = ("-n", engine.namespace, "wait", *f"{engine.fetched}{commit}".split())
+    engine.where.run(*wait, f"--timeout={patient(60)}s")
+    alerts.fires("GitOpsOutOfSync")
+    assert replicas() == 1
+
+    # The summary tells users to run this command.
+    (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
+    command = shlex.split(line.partition("resume it: ")[2])
+    subprocess.run([engine.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=ROOT)
+    engine.applied(commit)
+    assert replicas() == 2
+    alerts.ended()
+    assert "suspended" not in engine.site.playbook("connect").summary[NAME]
+    engine.site.set(NAME, nativelink_worker_pools=pools(min_replicas=1))
+    engine.site.playbook("render")
+    engine.applied(engine.site.commit("One worker"))
+
+
+def test_untrusted_servers_and_credentials_are_refused(engine: Engine, tmp_path: Path) -> None:
+    """The kubelet renews the files that Argo CD trusts every ten seconds here."""
+    ssh = by_ssh(engine.server)
+    https = {name: engine.site.hosts[NAME].get(name, "") for name in ssh}
+
+    def connect(**variables: Any) -> None:
+        engine.site.set(NAME, **variables)
+        engine.site.playbook("connect")
+
+    another, _ = certificate(tmp_path, engine.server.address)
+    (tmp_path / "known_hosts").write_text(engine.server.wrong_known_hosts())
+    connect(gitops_ca_file=str(another))
+    engine.says("x509")
+    connect(**{**https, "gitops_password": "wrong"})
+    engine.says("authentication required")
+    connect(**{**ssh, "gitops_known_hosts_file": str(tmp_path / "known_hosts")})
+    engine.says("knownhosts")
+
+    connect(**ssh)
+    engine.applied(engine.site.commit("By SSH"))
+
+
+def test_no_credential_is_in_git_or_in_the_tree(engine: Engine) -> None:
+    history = engine.site.git("log", "--all", "--patch")
+    assert USER in history, "the history should show the inventory"
+    identity = engine.server.identity.read_text().splitlines()[1]
+    for secret in (PASSWORD, base64.b64encode(PASSWORD.encode()).decode(), identity):
+        assert secret not in history
+        assert not [path for path, text in engine.site.tree().items() if secret.encode() in text]
+        assert secret not in engine.site.log.read_text()
+
+
+def test_a_second_bootstrap_changes_nothing_and_the_cluster_matches_the_tree(engine: Engine) -> None:
+    """Applying the tree once more, after all tests above, would change nothing either."""
+    done = engine.site.bootstrap()
+    assert done.changed == 0, done.output
+    tree = str(engine.site.tree_of(NAME))
+    try:
+        engine.where.run("diff", "--server-side", "--force-conflicts", "--field-manager=looking", "-k", tree)
+    except ClusterError as error:
+        pytest.fail(f"the tree differs from what runs: {error}")

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import cluster
+
+
+@pytest.fixture(scope="package")
+def where(state: Path) -> Iterator[cluster.Cluster]:
+    with cluster.fresh("e2e-workers", nodes=0, real=True) as made:
+        yield made
