@@ -31,8 +31,8 @@ def values_of(cluster: str = "test", **variables: Any) -> Values:
 
 def objects_of(files: dict[str, str]) -> list[Object]:
     """Return the objects of a rendered tree, without the kustomization and the generated ConfigMaps."""
-    kustomization = yaml.safe_load(files["kustomization.yaml"])
-    return [yaml.safe_load(files[path]) for path in kustomization["resources"]]
+    paths = yaml.load(files["kustomization.yaml"], yaml.CSafeLoader)["resources"]
+    return [yaml.load(files[path], yaml.CSafeLoader) for path in paths]
 
 
 def find(objects: list[Object], kind: str, name: str) -> Object:

@@ -15,6 +15,7 @@ from testbed import cluster
 from testbed.cluster import Cluster
 from testbed.node import LABEL
 from testbed.waiting import patient, until
+from testkit.facts import at
 from testkit.trees import ROOT, Object, find, objects_of, values_of
 
 WORKERS = "nativelink-workers"
@@ -28,50 +29,23 @@ def objects(pool: Object, **variables: object) -> list[Object]:
 
 def test_a_placeholder_takes_as_much_of_a_node_as_a_worker() -> None:
     found = objects(POOL, nativelink_workers_apart=True)
-    deployment = find(found, "Deployment", "nativelink-headroom-a")
-    assert deployment["metadata"]["namespace"] == WORKERS
-    assert deployment["spec"]["replicas"] == 3
-    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
-    assert deployment["spec"]["progressDeadlineSeconds"] == 2**31 - 1, "the value that stands for no deadline"
-    spec = deployment["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
-    assert container["image"] == "registry.k8s.io/pause:3.10.1"
-    assert container["resources"]["requests"] == {"cpu": "4", "memory": "16Gi", "ephemeral-storage": "100Gi"}
-    assert (spec["nodeSelector"], spec["tolerations"]) == ({"disk": "nvme"}, [TAINT])
-    (apart,) = spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert apart["labelSelector"]["matchExpressions"][0]["values"] == ["cas", "redis", "scheduler"]
-    assert (spec["priorityClassName"], spec["terminationGracePeriodSeconds"]) == ("nativelink-headroom", 1)
-
-    worker = find(found, "Deployment", "nativelink-worker-a")["spec"]["template"]["spec"]
-    assert "priorityClassName" not in worker
-    for key in ("nodeSelector", "tolerations", "affinity"):
-        assert spec[key] == worker[key]
-    assert container["resources"] == worker["containers"][0]["resources"]
-    # Without the variable neither keeps off the nodes of the CAS.
-    assert "affinity" not in find(objects(POOL), "Deployment", "nativelink-headroom-a")["spec"]["template"]["spec"]
+    ours, theirs = (find(found, "Deployment", f"nativelink-{name}-a") for name in ("headroom", "worker"))
+    for place in ("pod.nodeSelector", "pod.tolerations", "pod.affinity", "container.resources"):
+        assert at(ours, place) == at(theirs, place)
 
 
 def test_a_node_pulls_the_images_of_the_workers() -> None:
-    pool = {**POOL, "image": "registry.example.com/cuda:12", "image_digest": "sha256:" + "0" * 64}
-    found = objects(pool, nativelink_workers_apart=True)
-    daemon = find(found, "DaemonSet", "nativelink-prepull-a")
-    assert daemon["spec"]["updateStrategy"] == {"rollingUpdate": {"maxUnavailable": "100%"}}
-    spec = daemon["spec"]["template"]["spec"]
-    assert (spec["nodeSelector"], spec["tolerations"]) == ({"disk": "nvme"}, [TAINT])
-    assert "affinity" not in spec, "a pod that keeps away from the CAS would keep the CAS away"
-    assert spec["priorityClassName"] == "nativelink-headroom"
-
-    worker = find(found, "Deployment", "nativelink-worker-a")["spec"]["template"]["spec"]
-    ours = {part["name"]: part for part in [*spec["initContainers"], *spec["containers"]]}
-    theirs = {part["name"]: part for part in [*worker["initContainers"], *worker["containers"]]}
-    assert ours["worker"]["image"] == "registry.example.com/cuda:12@sha256:" + "0" * 64
-    assert ours["worker"]["command"] == ["/bin/sh", "-c", "true"]
+    found = objects(POOL)
+    daemon, worker = find(found, "DaemonSet", "nativelink-prepull-a"), find(found, "Deployment", "nativelink-worker-a")
+    ours, theirs = (
+        {part["name"]: part for place in ("initContainers", "containers") for part in at(each, f"pod.{place}")}
+        for each in (daemon, worker)
+    )
     for key in ("image", "args", "volumeMounts"):
         assert ours["nativelink"][key] == theirs["nativelink"][key]
     assert {name: part["image"] for name, part in theirs.items()}.items() <= {
         name: part["image"] for name, part in ours.items()
     }.items()
-    assert {part["resources"]["requests"]["cpu"] for part in ours.values()} == {"1m"}
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Deployment", "headroom"), ("DaemonSet", "prepull")])
@@ -92,13 +66,6 @@ def test_what_is_for_workers_does_not_select_the_other_pods_of_a_pool(kind: str,
     for selector in selectors.values():
         assert selector["matchLabels"].items() <= workers.items()
         assert not selector["matchLabels"].items() <= labels.items()
-
-
-def test_a_pool_that_asks_for_neither_has_neither() -> None:
-    for pool in ({"name": "a"}, {"name": "a", "headroom": 0, "prepull": False}):
-        names = {item["metadata"]["name"] for item in objects(pool)}
-        assert "nativelink-worker-a" in names
-        assert not {"nativelink-headroom-a", "nativelink-prepull-a"} & names
 
 
 # --- On fake nodes of 64 CPUs: three workers fill one.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import json5
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
-from testkit.trees import Object, find, objects_of, values_of
-from tests.render.test_tree import container
+from testkit.facts import at
+from testkit.trees import Object, objects_of, values_of
+from tests.render.test_tree import configurations
 
 MUTUAL_TLS = {"nativelink_mutual_tls_secret": "mutual-tls-1", "nativelink_mutual_tls_expires": "2027-01-31"}
 ISSUED = {**MUTUAL_TLS, "nativelink_mutual_tls_issuer": "our-ca"}
@@ -25,10 +25,6 @@ SHARD = "nativelink-cas-{}.nativelink-cas-headless.nativelink.svc"
 def tree(**variables: Any) -> dict[str, str]:
     pools = [{"name": "a"}, {"name": "b", "isolation": "none"}]
     return render.tree(values_of(**{"nativelink_worker_pools": pools, **variables}))
-
-
-def configurations(files: dict[str, str]) -> dict[str, Any]:
-    return {path: json5.loads(text) for path, text in files.items() if path.endswith(".json5")}
 
 
 def servers(configuration: Any) -> dict[str, Any]:
@@ -72,9 +68,9 @@ def test_only_the_ports_of_workers_ask_for_certificates(version: str, accepts: C
 
 def mounted(workload: Object) -> tuple[str, int] | None:
     """Return the Secret at /tls and the mode of its files, if a pod has one."""
-    volumes = {each["name"]: each.get("secret") for each in workload["spec"]["template"]["spec"].get("volumes", ())}
-    for mount in container(workload).get("volumeMounts", ()):
-        if secret := volumes.get(mount["name"]):
+    for volume in at(workload, "pod.volumes") or ():
+        if secret := volume.get("secret"):
+            mount = at(workload, f"container.volumeMounts.{volume['name']}")
             assert (mount["mountPath"], mount["readOnly"]) == ("/tls", True)
             return secret["secretName"], secret["defaultMode"]
     return None
@@ -95,38 +91,9 @@ def test_only_those_who_need_the_keys_have_them() -> None:
     assert {"nativelink-redis", "nativelink-collector", "nativelink-demand"} & set(found)
 
 
-@pytest.mark.parametrize(("variables", "protocol"), [(MUTUAL_TLS, "https"), ({}, "kubernetes.io/h2c")])
-def test_services_say_what_the_ports_speak(variables: dict[str, str], protocol: str) -> None:
-    objects = objects_of(tree(**variables))
-    headless, workers = (
-        {port["port"]: port["appProtocol"] for port in find(objects, "Service", name)["spec"]["ports"]}
-        for name in ("nativelink-cas-headless", "nativelink-scheduler-workers")
-    )
-    assert headless == {50052: "kubernetes.io/h2c", 50053: protocol}
-    assert workers == {50061: protocol}
-
-
 def test_without_a_secret_nothing_is_encrypted() -> None:
     files = tree(**WRITERS)
     assert not [path for path, text in files.items() if "tls" in text or "grpcs" in text]
-
-
-def test_an_issuer_makes_the_secrets() -> None:
-    objects = objects_of(tree(**ISSUED))
-    server, worker = (find(objects, "Certificate", f"nativelink-{name}") for name in ("server", "worker"))
-    assert (server["metadata"]["namespace"], worker["metadata"]["namespace"]) == ("nativelink", "nativelink-workers")
-    for each in (server["spec"], worker["spec"]):
-        assert each["secretName"] == "mutual-tls-1"
-        assert each["issuerRef"] == {"group": "cert-manager.io", "kind": "ClusterIssuer", "name": "our-ca"}
-        assert (each["duration"], each["renewBefore"]) == ("8760h", "2160h")
-    assert server["spec"]["dnsNames"] == [
-        "*.nativelink-cas-headless.nativelink.svc",
-        "nativelink-scheduler-workers.nativelink.svc",
-    ]
-    assert server["spec"]["usages"] == ["digital signature", "server auth", "client auth"]
-    assert worker["spec"]["usages"] == ["digital signature", "client auth"]
-    assert worker["spec"]["commonName"] == "nativelink-worker"
-    assert not [item for item in objects_of(tree(**MUTUAL_TLS)) if item["kind"] == "Certificate"]
 
 
 def test_without_an_issuer_the_user_makes_the_secrets() -> None:
