@@ -22,17 +22,31 @@ def _whole(*patterns: re.Pattern[str]) -> Schema:
     return {"pattern": f"^({'|'.join(pattern.pattern for pattern in patterns)})$"}
 
 
+def _or_empty(limits: Schema) -> Schema:
+    """An empty text means: not set."""
+    return {**limits, "pattern": f"^({limits['pattern'][1:-1]})?$"}
+
+
 _LABEL = formats.LABEL.pattern
 _NAME = {"pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253}
-_CPU, _SIZE = _whole(quantities.CPU), _whole(quantities.SIZE)
+_CPU = _whole(quantities.CPU)
+# Not 0, and not a few bytes, which most likely lack their unit.
+_SIZE = {"allOf": [_whole(quantities.SIZE), {"pattern": "[1-9]"}, {"pattern": "[A-Za-z]|[0-9]{7}"}]}
+_KEY = {"pattern": f"^({kubernetes.PREFIX.pattern}/)?{kubernetes.NAME.pattern}$"}
+# The prefix of a key of an annotation may have upper-case letters.
+_ANNOTATION = f"^({kubernetes.PREFIX.pattern.replace('a-z', 'A-Za-z')}/)?{kubernetes.NAME.pattern}$"
+_VALUE = {"pattern": f"^({kubernetes.NAME.pattern})?$"}
+# Not `propertyNames`: Helm names a wrong place for its errors.
+_LABELS = {"patternProperties": {_KEY["pattern"]: {"type": "string", **_VALUE}}, "additionalProperties": False}
+_ANNOTATIONS = {"patternProperties": {_ANNOTATION: {"type": "string"}}, "additionalProperties": False}
 # A format of preflight as a schema. What a schema cannot say, such as that a size is not tiny, the rules say.
 _FORMATS: dict[Callable[..., Any], Schema] = {
     formats.dns_label: _whole(formats.LABEL),
     formats.dns_name: _NAME,
-    formats.secret_name: {"anyOf": [{"const": ""}, _NAME]},
+    formats.secret_name: _or_empty(_NAME),
     formats.pool_name: {**_whole(formats.LABEL), "maxLength": 36},
     formats.size: _SIZE,
-    formats.share: _whole(quantities.SIZE, quantities.PERCENT),
+    formats.share: {"anyOf": [_SIZE, {"allOf": [_whole(quantities.PERCENT), {"pattern": "[1-9]"}]}]},
     formats.duration: {
         "type": ["string", "integer"],
         "anyOf": [{"type": "integer"}, {"pattern": "^[0-9]+$"}, _whole(quantities.DURATION)],
@@ -45,14 +59,13 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
     formats.host_and_port: {"pattern": rf"^({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]):[0-9]{{1,5}}$"},
     formats.instance_name: _whole(formats.INSTANCE_NAME),
     formats.some: {"minItems": 1},
-    formats.text_values: {"additionalProperties": {"type": "string"}},
     formats.environment: {
         "patternProperties": {
             f"^{formats.ENVIRONMENT_VARIABLE.pattern}$": {"type": ["string", "number", "boolean"]},
         },
         "additionalProperties": False,
     },
-    formats.flux_interval: {"allOf": [_whole(formats.FLUX_DURATION), {"pattern": "[1-9]"}]},
+    formats.flux_interval: {"pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$", "allOf": [{"pattern": "[1-9]"}]},
     formats.otlp_receiver: {"pattern": r"^https?://[^/?#]+:[0-9]{1,5}/?$"},
     formats.percent: {"minimum": 0, "maximum": 100},
 }
@@ -71,6 +84,7 @@ _AMOUNTS = {
 }
 _IPV4 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/([0-9]|[12][0-9]|3[0-2])"
 _IPV6 = "[0-9a-fA-F:]+/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8])"
+_PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 _RANGE = {"pattern": f"^({_IPV4}|{_IPV6})$"}
 # The definitions of Kubernetes for what users write in its own terms, by the end of the variable's name.
 _DEFINED = {
@@ -82,6 +96,19 @@ _DEFINED = {
 }
 # What the API server checks beyond its own schema.
 _STRICTER: dict[tuple[str, str], Schema] = {
+    ("Toleration", "key"): _KEY,
+    ("Toleration", "value"): _VALUE,
+    ("LabelSelector", "matchLabels"): _LABELS,
+    ("LabelSelectorRequirement", "key"): _KEY,
+    ("LabelSelectorRequirement", "values"): {"items": {"type": "string", **_VALUE}},
+    # A rule without peers allows every address, also those where a node's credentials are.
+    ("NetworkPolicyEgressRule", ""): {"required": ["to"]},
+    ("NetworkPolicyEgressRule", "to"): {"minItems": 1},
+    ("NetworkPolicyPeer", ""): {"minProperties": 1},
+    ("NetworkPolicyPort", "endPort"): _PORT,
+    ("NetworkPolicyPort", "port"): {
+        "anyOf": [_PORT, {"type": "string", "allOf": [_whole(kubernetes.PORT), {"pattern": "[a-z]"}]}]
+    },
     ("Toleration", "operator"): {"enum": ["Exists", "Equal"]},
     ("Toleration", "effect"): {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
     ("LabelSelectorRequirement", "operator"): {"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
@@ -149,6 +176,8 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
         }
         if required := [values.camel(name) for name, key in option.options.items() if key.required]:
             found["required"] = required
+    if pattern == "nativelink_scheduler_platform_properties":
+        found["additionalProperties"] = {"enum": ["exact", "minimum", "priority", "ignore"]}
     if pattern.endswith((".requests", ".limits")):
         found |= _AMOUNTS
     ending = next((ending for ending in _DEFINED if re.search(rf"[_.]{ending}(\[\])?$", pattern)), "")
@@ -161,13 +190,15 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
     if pattern in values.REQUIRED:
         limits["minLength"] = 1
     elif limits and option.type == "str" and (option.default == "" or specs.holds_template(option.default)):
-        limits = {"anyOf": [{"const": ""}, limits]}
+        limits = _or_empty(limits)
     return found | limits
 
 
 def _limit(check: Callable[..., Any], pattern: str) -> Schema:
     if check is formats.image and pattern not in rules.IMAGE_VERSIONS:
         return _TAGGED_IMAGE
+    if check is formats.text_values:
+        return _ANNOTATIONS if pattern.endswith("annotations") else _LABELS
     if check.__closure__:  # at least
         return {"minimum": check.__closure__[0].cell_contents}
     return _FORMATS[check]
@@ -201,4 +232,5 @@ def _tightened(node: Any, owner: str, definitions: dict[str, Schema]) -> Any:
             name: _tightened(item, owner, definitions) | _STRICTER.get((owner, name), {})
             for name, item in node["properties"].items()
         }
+        found |= _STRICTER.get((owner, ""), {})
     return found

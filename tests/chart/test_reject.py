@@ -1,17 +1,27 @@
-"""What preflight refuses and Helm can know, Helm refuses as well. The cases and their lines are those of preflight."""
+"""What preflight refuses and Helm can know, Helm refuses as well. The cases and their lines are those of preflight.
+
+The schema of the values has the place of a fault, and the rules have preflight's line.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from chart import values
 from testkit.trees import values_of
-from tests.chart.conftest import Done
+from tests.chart.conftest import CHART, Cluster, Done, Helm
 from tests.preflight.cases import CASES, Case
 
+Template = Callable[..., Done]
+SCHEMA = jsonschema.Draft202012Validator(json.loads((CHART / "values.schema.json").read_text()))
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 # What Helm cannot know, or what is not in the chart.
 OTHERS = {
     "ingress_namespace": "an empty namespace of the ingress stands for that of its provider",
@@ -19,30 +29,117 @@ OTHERS = {
     "nativelink_redis_address: the cluster": "Helm knows one cluster",
     "nativelink_namespace": "Helm has the namespace",
 }
+# The keyword of the schema by preflight's words: that of the first row which matches.
+KEYWORDS = {
+    r": (unknown key|is unknown in)|not a resource|name of an environment": "additionalProperties",
+    r"(_selector|annotations): '.*' is not a valid key": "additionalProperties",
+    r": is not set": "required",
+    r": is an empty list": "minItems",
+    r": is empty; write one of": "minProperties",
+    r"must be at least|, less than 1;": "minimum",
+    r", more than \d|32 bits|endPort: |from 0 to 100": "maximum",
+    r"too long": "maxLength",
+    r"not a whole number|not text;|not a list|not a mapping|must be text": "type",
+    r"did you mean|write one of": "enum",
+    r"valid duration; |\.port: |write a percentage": "anyOf",
+    r"": "pattern",
+}
+# Faults that the schema names twice, and a name that is none.
+STATED = {
+    "nativelink_worker_pools[linux].max_replica:": {("workerPools[linux].maxReplica", "additionalProperties")},
+    "nativelink_cas_storage_class: is empty": {("cas.storageClass", "minLength"), ("cas.storageClass", "pattern")},
+    "nativelink_worker_egress[0].from": {
+        ("worker.egress[0].from", "additionalProperties"),
+        ("worker.egress[0].to", "required"),
+    },
+    "nativelink_worker_egress[0].ports[0].port: is 443.5": {
+        ("worker.egress[0].ports[0].port", "anyOf"),
+        ("worker.egress[0].ports[0].port", "oneOf"),
+    },
+    "nativelink_worker_pools[linux].min_replicas: is 4000000000": {
+        ("workerPools[linux].minReplicas", "maximum"),
+        ("workerPools[linux].maxReplicas", "maximum"),
+    },
+    "nativelink_scheduler_resources.limits.memory: 8 is only": {
+        ("scheduler.resources.requests.memory", "minimum"),
+        ("scheduler.resources.limits.memory", "minimum"),
+    },
+}
+
+
+def said(case: Case) -> str:
+    return f"{case.place}: {case.text}"
 
 
 def concerns_rendering(case: Case) -> bool:
     stated = case.variables.keys()
-    others = any(f"{case.place}: {case.text}".startswith(each) for each in OTHERS)
+    others = any(said(case).startswith(each) for each in OTHERS)
     return bool(stated) and stated <= values.variables().keys() and not others
 
 
+def cluster(case: Case) -> Cluster:
+    return values_of(case.name[:50], **{"nativelink_cas_storage_class": "gp3", **case.variables})
+
+
+def merged(defaults: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
+    """Return the values as Helm merges them."""
+    found = {key: value for key, value in defaults.items() if stated.get(key, "") is not None}
+    for key, value in stated.items():
+        if value is not None:
+            both = isinstance(value, dict) and isinstance(found.get(key), dict)
+            found[key] = merged(found[key], value) if both else value
+    return found
+
+
+def refused(case: Case) -> list[jsonschema.ValidationError]:
+    return list(SCHEMA.iter_errors(merged(DEFAULTS, values.helm_values(cluster(case)))))
+
+
+def place(error: jsonschema.ValidationError, case: Case) -> str:
+    """Return the place of an error as preflight says it: a key that lacks, or that nobody knows, is a place."""
+    path = list(error.absolute_path)
+    if error.validator in ("required", "additionalProperties"):
+        (key, *_) = re.findall(r"'(.+?)'", error.message)
+        path += [] if f"'{key}' is not a valid" in case.text else [key]
+    elif f"the value of {path[-1]} is" in case.text:
+        path.pop()
+    text = ""
+    for key in path:
+        pool = cluster(case)["nativelink_worker_pools"][key] if text == ".workerPools" else {}
+        text += f"[{pool.get('name', key)}]" if isinstance(key, int) else f".{key}"
+    return text[1:]
+
+
 RENDERING = [case for case in CASES if concerns_rendering(case)]
+BY_SCHEMA = [case for case in RENDERING if refused(case)]
+BY_RULES = [case for case in RENDERING if case not in BY_SCHEMA]
 
 
-def test_most_cases_concern_rendering() -> None:
-    assert len(RENDERING) > 170
+def keyword(case: Case) -> str:
+    return next(keyword for words, keyword in KEYWORDS.items() if re.search(words, said(case)))
 
 
-@pytest.mark.parametrize("case", RENDERING, ids=lambda case: f"{case.place}-{case.name}")
-def test_a_fault_is_refused(case: Case, template: Callable[..., Done]) -> None:
-    done = template(values_of(case.name[:50], **{"nativelink_cas_storage_class": "gp3", **case.variables}))
+@pytest.mark.parametrize("case", BY_SCHEMA, ids=said)
+def test_the_schema_refuses_a_fault_at_its_place(case: Case) -> None:
+    stated = next((errors for start, errors in STATED.items() if said(case).startswith(start)), None)
+    found = {(place(error, case), error.validator) for error in refused(case)}
+    assert found == (stated or {(values.translated(case.place), keyword(case))})
+
+
+@pytest.mark.parametrize("case", {keyword(case): case for case in BY_SCHEMA}.values(), ids=keyword)
+def test_helm_reads_the_schema_so(case: Case, template: Template) -> None:
+    done = template(cluster(case))
     assert done.returncode == 1
-    place = values.translated(case.place).partition("[")[0].replace(".", "/")
-    # The rules have preflight's line in the names of the chart, without a similar name. The schema names the place.
-    by_the_rules = values.translated(case.line).rpartition("; ")[0] in done.stderr
-    by_the_schema = any(f"- at '/{part}" in done.stderr for part in (place, place.split("/")[0]))
-    assert by_the_rules or by_the_schema, done.stderr
+    for error in refused(case):
+        assert f"- at '/{'/'.join(map(str, error.absolute_path))}': " in done.stderr
+
+
+@pytest.mark.parametrize("case", BY_RULES, ids=said)
+def test_a_rule_has_the_line_of_preflight(case: Case, template: Template) -> None:
+    done = template(cluster(case))
+    assert done.returncode == 1
+    # Without a similar name.
+    assert values.translated(case.line).rpartition("; ")[0] in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -64,11 +161,6 @@ def test_a_fault_is_refused(case: Case, template: Callable[..., Done]) -> None:
             "maxReplicas",
         ),
         (
-            {"nativelink_cas_volume_size": "80"},
-            "test: cas.volumeSize: '80' is only 80 bytes, less than the minimum of 1Mi; write a size with its unit, "
-            "such as 200Gi",
-        ),
-        (
             {"nativelink_worker_pools": [{"name": "linux", "longest_action": "0s"}]},
             "test: workerPools[linux].longestAction: must be greater than 0, not '0s'; write 30m, 1h30m or a number of "
             "seconds",
@@ -80,14 +172,14 @@ def test_a_fault_is_refused(case: Case, template: Callable[..., Done]) -> None:
     ],
 )
 def test_messages_are_those_of_preflight_in_the_names_of_the_chart(
-    variables: dict[str, Any], line: str, template: Callable[..., Done]
+    variables: dict[str, Any], line: str, template: Template
 ) -> None:
     done = template(values_of(**{"nativelink_cas_storage_class": "gp3", **variables}))
     assert done.returncode == 1
     assert line in done.stderr
 
 
-def test_all_faults_come_at_once(template: Callable[..., Done]) -> None:
+def test_all_faults_come_at_once(template: Template) -> None:
     faults = {"nativelink_scheduler_replicas": 2, "nativelink_workers_namespace": "nativelink"}
     done = template(values_of(**{"nativelink_cas_storage_class": "gp3", **faults}))
     assert "the values have faults:\n" in done.stderr
@@ -95,12 +187,12 @@ def test_all_faults_come_at_once(template: Callable[..., Done]) -> None:
     assert "test: workersNamespace: is nativelink, which is also the namespace of the release; " in done.stderr
 
 
-def test_a_class_for_the_volumes_is_required(template: Callable[..., Done]) -> None:
+def test_a_class_for_the_volumes_is_required(template: Template) -> None:
     done = template(values_of(storage_classes_list=[]))
     assert "- at '/cas/storageClass': minLength: got 0, want 1" in done.stderr
 
 
-def test_an_unknown_value_is_refused(helm: Callable[..., Done]) -> None:
+def test_an_unknown_value_is_refused(helm: Helm) -> None:
     chart = "charts/nativelink"
     done = helm("template", "x", chart, "--set", "cas.storageClass=gp3", "--set", "cas.replica=3")
     assert "at '/cas': additional properties 'replica' not allowed" in done.stderr

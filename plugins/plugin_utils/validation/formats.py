@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..quantities import QuantityError, bytes_of, midnight_of, part_of, seconds_of
+from ..quantities import DURATION, QuantityError, bytes_of, midnight_of, part_of, seconds_of
 from ..specs import Values, Yaml
 
 Format = Iterator[tuple[str, str]]
@@ -110,7 +110,13 @@ def day(value: str) -> Format:
 
 
 def flux_interval(value: str) -> Format:
-    """A duration that is not 0, as Flux writes it."""
+    """A duration that is not 0, as Flux writes it, in whole seconds, because an alert counts them."""
+    yield from (malformed := list(_flux_duration(value)))
+    if not malformed and not DURATION.fullmatch(value):
+        yield f"is {value}, but needs whole hours, minutes and seconds", "write a duration such as 30s, 1m or 1h30m"
+
+
+def _flux_duration(value: str) -> Format:
     if not FLUX_DURATION.fullmatch(value) or not re.search("[1-9]", value):
         yield f"{value!r} is not a valid duration for Flux", "write a duration such as 30s, 1m or 1h30m"
 
@@ -120,7 +126,7 @@ _FLUX_SECONDS = {"ms": Fraction(1, 1000), "s": 1, "m": 60, "h": 3600}
 
 def _flux_timeout(value: str) -> Format:
     parts = re.findall(r"([\d.]+)(ms|s|m|h)", value)
-    if malformed := list(flux_interval(value)):
+    if malformed := list(_flux_duration(value)):
         yield from malformed
     elif sum(Fraction(number) * _FLUX_SECONDS[unit] for number, unit in parts) < 30:
         # Flux accepts less, but waits for 30s.

@@ -19,15 +19,15 @@ from .formats import TAG, nearest, one_of, shown
 from .rules import overcommitted, pools_of
 from .schemas import definition_findings
 
-_NAME = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)")
-_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+NAME = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)")
+PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _QUANTITY = re.compile(
     r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))(?:(?P<unit>[numkMGTPE]|[KMGTPE]i)|[eE](?P<power>[+-]?[0-9]{1,2}))?"
 )
 _UNITS = {unit: Fraction(1000) ** power for power, unit in enumerate("num", start=-3)}
 _UNITS |= {unit: Fraction(1000) ** power for power, unit in enumerate("kMGTPE", start=1)}
 _UNITS |= {f"{unit}i": Fraction(1024) ** power for power, unit in enumerate("KMGTPE", start=1)}
-_PORT = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
+PORT = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 _LETTER = re.compile(r"[a-z]")
 # Where clouds hand out the credentials of a node, and the range to leave out.
 METADATA = {"169.254.169.254": "169.254.0.0/16", "fd00:ec2::254": "fd00:ec2::/32"}
@@ -141,7 +141,7 @@ def _checked(
 def _label_key(path: str, key: str, checked: str | None = None) -> Findings:
     """A qualified name: an optional DNS prefix and a slash, then up to 63 characters. `checked` stands for `key`."""
     prefix, slash, name = str(key if checked is None else checked).rpartition("/")
-    if not _NAME.fullmatch(name) or (slash and not (_PREFIX.fullmatch(prefix) and len(prefix) <= 253)):
+    if not NAME.fullmatch(name) or (slash and not (PREFIX.fullmatch(prefix) and len(prefix) <= 253)):
         remedy = (
             "write a name such as disk or example.com/disk: at most 63 letters, digits, hyphens, dots and underscores"
         )
@@ -149,7 +149,7 @@ def _label_key(path: str, key: str, checked: str | None = None) -> Findings:
 
 
 def _label_value(path: str, value: str) -> Findings:
-    if value and not _NAME.fullmatch(str(value)):
+    if value and not NAME.fullmatch(str(value)):
         remedy = "use at most 63 letters, digits, hyphens, dots and underscores, the first and last a letter or digit"
         yield path, f"{shown(value)} is not a valid label value", remedy
 
@@ -288,7 +288,7 @@ def _network(
 
 def _policy_port(path: str, item: Values) -> Findings:
     port, end, protocol = item.get("port"), item.get("endPort"), item.get("protocol")
-    if isinstance(port, str) and (not _PORT.fullmatch(port) or not _LETTER.search(port) or "--" in port):
+    if isinstance(port, str) and (not PORT.fullmatch(port) or not _LETTER.search(port) or "--" in port):
         remedy = (
             "write the number without quotes"
             if port.isdigit()
