@@ -6,21 +6,25 @@ A FILE is a binary of NativeLink, or a tarball that `docker save` wrote. See doc
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import signal
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from conformance import namespaces
-from conformance.namespaces import ROOT, NamespaceError
-from conformance.plan import PARTS, Plan
-from conformance.subject import Subject, SubjectError, subject
 from conformance.tools import Tools
 from testbed.build import BuildError
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
+from testkit.subject import Subject, SubjectError, subject
 
-INVENTORIES = 60
+PARTS = {
+    "configurations": ("configurations",),
+    "farm": ("farm", "attacks", "mutual_tls"),
+    "load": ("load",),
+}
 _WITHOUT = """\
 conformance: no NativeLink to test. Run make conformance NATIVELINK=FILE, or python -m conformance FILE…
 A FILE is an executable of NativeLink, or its image as docker save writes it. To get the official image with Docker:
@@ -33,45 +37,37 @@ Several files, separated by spaces, are tested one after another. Versions: {ver
 
 
 def main(arguments: list[str]) -> int:
-    """Return 1 if a check failed, and 2 without a NativeLink to test or without the privileges that the run needs."""
+    """Return 1 if a check failed, and 2 without a NativeLink, a check, or the privileges that the run needs."""
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="a binary, or a tarball of docker save")
-    parser.add_argument("--part", choices=PARTS, action="append", help="run only that part (default: all)")
-    parser.add_argument(
-        "--inventories",
-        type=int,
-        default=INVENTORIES,
-        metavar="N",
-        help="number of generated inventories (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--clusters", type=Path, default=ROOT / "clusters", metavar="FOLDER", help="folder of the committed trees"
-    )
-    parser.add_argument(
-        "--only",
-        default="",
-        metavar="TEXT",
-        help="run only the checks of a farm whose names, or that of the farm, contain TEXT",
-    )
+    add, number = parser.add_argument, "number of generated inventories (default: %(default)s)"
+    add("files", nargs="*", type=Path, metavar="FILE", help="a binary, or a tarball of docker save")
+    add("--part", choices=PARTS, action="append", help="run only that part (default: all but load, which measures)")
+    add("--inventories", type=int, default=60, metavar="N", help=number)
+    add("--clusters", default=namespaces.ROOT / "clusters", metavar="FOLDER", help="folder of the committed trees")
+    add("--only", default="", metavar="TEXT", help="run only the checks whose names, or that of the tree, contain TEXT")
     given = parser.parse_args(arguments)
     if not given.files:
         versions = " and ".join(NATIVELINK_VERSIONS)
         print(_WITHOUT.format(image=NATIVELINK, version=NATIVELINK_VERSIONS[-1], versions=versions), file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    folder = Path(tempfile.mkdtemp(prefix="conformance-"))
-    status = 2
+    folder, status = Path(tempfile.mkdtemp(prefix="conformance-")), 2
+    parts = given.part or ["configurations", "farm"]
+    checks = [str(Path(__file__).with_name(f"test_{name}.py")) for part in parts for name in PARTS[part]]
+    options = [f"--{name}={getattr(given, name)}" for name in ("inventories", "clusters", "only")]
     try:
         namespaces.check()
         subjects = [_subject(file, folder / f"subject-{number}") for number, file in enumerate(given.files)]
-        for each in subjects:
-            note = ", a stand-in, which shows nothing about NativeLink itself" if each.stand_in else ""
-            print(f"NativeLink {each.title}{note}: {each.binary}", flush=True)
-        parts = tuple(given.part or PARTS)
-        tools = Tools.made(folder, clients="farm" in parts)
-        plan = Plan(folder, tuple(subjects), tools, parts, given.clusters, given.inventories, given.only)
-        status = namespaces.run("-m", "conformance.inside", str(plan.write()))
-    except (SubjectError, BuildError, NamespaceError) as error:
+        tools = json.dumps(asdict(Tools.made(folder, clients=parts != ["configurations"])))
+        print(f"{'version':9} {'tree':16} {'configuration or check':58} {'outcome':8} detail", flush=True)
+        # The table takes the place of pytest's own output. Its codes from 2 on say that nothing was tested.
+        pytest = ["-m", "pytest", "-p", "no:terminal", "-p", "no:cacheprovider", *checks, *options, f"--tools={tools}"]
+        found = [
+            namespaces.run(*pytest, f"--nativelink={json.dumps(asdict(each))}", f"--basetemp={folder}/{number}")
+            for number, each in enumerate(subjects)
+        ]
+        status = min(2, max(found))
+    except (SubjectError, BuildError, namespaces.NamespaceError) as error:
         print(f"conformance: {error}", file=sys.stderr)
     finally:
         if status == 1:
@@ -83,7 +79,10 @@ def main(arguments: list[str]) -> int:
 
 def _subject(file: Path, folder: Path) -> Subject:
     folder.mkdir()
-    return subject(file, folder)
+    found = subject(file, folder)
+    note = ", a stand-in, which shows nothing about NativeLink itself" if found.stand_in else ""
+    print(f"NativeLink {found.title}{note}: {found.binary}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

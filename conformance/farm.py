@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import json5
+import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
 
 from conformance import namespaces, pods
 from conformance.certificates import TRUST
 from conformance.pods import Network, Pod
-from conformance.subject import Subject
 from conformance.tools import LIBRARIES, Tools
-from conformance.workloads import Workload, services_of, workloads_of
+from conformance.workloads import services_of, workloads_of
 from testbed.waiting import ClusterError, until
+from testkit.client import Client
 from testkit.inventories import LOCAL_PATH
+from testkit.subject import Subject
 from testkit.trees import values_of
 
 CPUS = 8  # of a worker
 DRAIN = 240  # seconds that a drain may take with actions of 6 s
+PATIENCE = 60.0  # seconds, for what takes a few
+POOL = {"pool": "default"}
+# NativeLink, Kubernetes or a shell would change each part of it, if it were not escaped.
+ENVIRONMENT = "$$ $HOME ${HOME} $(HOME)"
+Tell = Callable[[str], None]
+"""Takes what a check saw."""
 _RESOURCES = {"requests": {"cpu": CPUS, "memory": "16Gi"}, "limits": {"cpu": CPUS, "memory": "16Gi"}}
 
 
@@ -60,6 +68,62 @@ VARIABLES: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of farm: its name in the table, its variables, and a change of all configurations."""
+
+    where: str
+    variables: dict[str, Any]
+    change: Callable[[str], str] = str
+
+    def __str__(self) -> str:
+        """Return the name in the table."""
+        return self.where
+
+    def missing(self, under_test: Subject, tools: Tools) -> str:
+        """Return why there can be no such farm, or ""."""
+        if self.variables.get("nativelink_scheduler_backend") == "redis":
+            if not redis_backend(under_test.version):
+                return f"the validation refuses the Redis backend for {under_test.version}"
+            if not tools.redis:
+                return f"no Redis: {tools.missing['redis']}"
+        alone = self.variables.get("nativelink_worker_isolation") and not namespaces.has_users()
+        return namespaces.WITHOUT_USERS if alone else ""
+
+
+def _writable_results(settings: str) -> str:
+    """Return a configuration in which everybody may write action results, for the counter-runs."""
+    return re.sub(r",\s*\"?read_only\"?: true", "", settings)
+
+
+_REDIS = {"nativelink_scheduler_backend": "redis"}
+_REPORTING: dict[str, Any] = {
+    "nativelink_scheduler_worker_timeout": 10,  # seconds until the scheduler gives a frozen worker up
+    "nativelink_metrics": ["scheduler", "cas", "worker"],
+    "nativelink_prometheus": "bundled",
+}
+_TOOLS = pool("persistent", 1, persistent_workers=True, isolation="none", env={"CONFORMANCE_ENV": ENVIRONMENT})
+_USERS = {"nativelink_worker_isolation": "users", "nativelink_writer_peers": [{"namespaceSelector": {}}]}
+_NONE = {"nativelink_worker_isolation": "none"}
+_ONE_WORKER = {"nativelink_worker_pools": [pool("default", 1)]}
+_MUTUAL_TLS = {"nativelink_mutual_tls_secret": "mutual-tls", "nativelink_mutual_tls_expires": "2100-01-01"}
+KINDS = {
+    "memory": Kind("farm, memory", {}),
+    "redis": Kind("farm, Redis", _REDIS),
+    "metrics": Kind("farm, metrics", _REPORTING),
+    "metrics-redis": Kind("farm, metrics and Redis", _REDIS | _REPORTING),
+    "tools": Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}),
+    "attacks": Kind("farm, attacks", _ONE_WORKER | _USERS),
+    "none": Kind("farm, isolation none", _ONE_WORKER | _NONE, _writable_results),
+    "mutual-tls": Kind("farm, mutual TLS", _MUTUAL_TLS | _USERS),
+}
+
+
+def on(*kinds: str) -> pytest.MarkDecorator:
+    """Run a check on farms of these kinds."""
+    return pytest.mark.parametrize("farm", [KINDS[kind] for kind in kinds], ids=kinds, indirect=True, scope="session")
+
+
+@dataclass(frozen=True)
 class Drained:
     """The drain of a worker as Kubernetes does it: the preStop hook, then SIGTERM."""
 
@@ -82,13 +146,14 @@ class Farm:
         tree = render.tree(values_of("conformance", **stated))
         self.version, self.trust = subject.version, TRUST
         self.change: Callable[[str], str] = str
-        self.tools, self.network, self.ledger = tools, network, folder / "ledger"
+        self.network, self.ledger = network, folder / "ledger"
         self.ledger.mkdir(parents=True)
         self.ledger.chmod(0o777)  # actions have users of their own
         self._services, self.workloads = services_of(tree), workloads_of(tree)
         self._extra = pods.programs(subject, tools) | {
             "/ledger": self.ledger,
             "/reapi-load": Path(tools.reapi_load),
+            "/descriptor.py": Path(__file__).with_name("descriptor.py"),
         }
         self._numbers = itertools.count()
         self.cas = [self._pod("cas", f"nativelink-cas-{number}") for number in range(stated["nativelink_cas_replicas"])]
@@ -151,28 +216,17 @@ class Farm:
             raise ClusterError("the scheduler does not give actions to its workers")
 
     @property
-    def dead_starts(self) -> int:
-        """The number of times that guard.sh has restarted NativeLink because its matching loop was dead."""
-        return self.scheduler.log.read_text(errors="replace").count("starting it anew")
+    def api(self) -> Client:
+        """Return the client of scheduler and CAS."""
+        return Client(f"grpc://{self.scheduler.address}:50052", f"grpc://{self.cas[0].address}:50051")
 
-    @property
-    def endpoints(self) -> dict[str, str]:
-        """Return the addresses for clients, by ``execute`` and ``cas``."""
-        return {"execute": f"grpc://{self.scheduler.address}:50052", "cas": f"grpc://{self.cas[0].address}:50051"}
-
-    def client(self, *arguments: str, platform: Mapping[str, str]) -> list[str]:
+    def client(self, *arguments: str, platform: Mapping[str, str] = POOL) -> list[str]:
         """Return the command of a client that makes load."""
-        endpoints = [f"--{name}-endpoint={address}" for name, address in self.endpoints.items()]
-        properties = [f"--platform={name}={value}" for name, value in platform.items()]
-        return [self.tools.reapi_load, *endpoints, *properties, *arguments]
+        return self.api.command(*arguments, **platform)
 
-    def load(self, *arguments: str, platform: Mapping[str, str]) -> dict[str, Any]:
+    def load(self, *arguments: str, platform: Mapping[str, str] = POOL) -> dict[str, Any]:
         """Run such a client, and return its report."""
-        command = self.client(*arguments, platform=platform)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not done.stdout:
-            raise ClusterError(f"the client failed: {done.stderr[-500:]}")
-        return dict(json.loads(done.stdout))
+        return self.api.report(*arguments, **platform)
 
     @contextmanager
     def second_scheduler(self, **environment: str) -> Iterator[Pod]:
@@ -185,15 +239,6 @@ class Farm:
             yield pod
         finally:
             pod.remove()
-
-    def scraped(self, port: int) -> str:
-        """Return what a Prometheus port of the collectors serves. Not all of them have every port."""
-        found = ""
-        for pod in self.collectors:
-            if port in pod.workload.ports:
-                with urllib.request.urlopen(f"http://{pod.address}:{port}/metrics", timeout=10) as answer:
-                    found += answer.read().decode()
-        return found
 
     def recorded(self, seconds: str, salt: str) -> list[str]:
         """Return the arguments of a client whose actions note their start in the ledger, and sleep: see ``begun``."""
@@ -236,11 +281,8 @@ class Farm:
 
 def succeeded(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the actions of a report. ClusterError if one failed."""
-    if report["failed"]:
-        worst = next(each for each in report["actions"] if each["outcome"] != "ok")
-        raise ClusterError(
-            f"{report['failed']} of {len(report['actions'])} actions failed, one of them with: {worst['outcome']}"
-        )
+    if bad := [each["outcome"] for each in report["actions"] if each["outcome"] != "ok"]:
+        raise ClusterError(f"{len(bad)} of {len(report['actions'])} actions failed, one of them with: {bad[0]}")
     return list(report["actions"])
 
 
@@ -257,19 +299,3 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 def await_running(farm: Farm, worker: Pod, actions: int) -> None:
     """Wait until a worker runs this many actions."""
     until(f"{worker.name} to run {actions} actions", lambda: farm.running(worker) >= actions, 60)
-
-
-def cas_stores(worker: Workload) -> set[tuple[str, str]]:
-    """Return the address and the instance name of each CAS that a workload's configuration reaches by gRPC."""
-    found: set[tuple[str, str]] = set()
-
-    def look(value: Any) -> None:
-        if isinstance(value, dict):
-            if value.get("store_type") == "cas" and "endpoints" in value:
-                found.update((each["address"], value["instance_name"]) for each in value["endpoints"])
-            value = list(value.values())
-        for each in value if isinstance(value, list) else ():
-            look(each)
-
-    look(json5.loads(worker.settings))
-    return found

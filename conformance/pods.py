@@ -22,10 +22,10 @@ from pathlib import Path
 
 from conformance import namespaces
 from conformance.certificates import TRUST, Trust
-from conformance.subject import SCHEMA, Subject
 from conformance.tools import STACK, Tools
 from conformance.workloads import COLLECTOR, NATIVELINK, Service, Workload
 from testbed.waiting import ClusterError, until
+from testkit.subject import SCHEMA, Subject
 
 _SCRIPT = Path(__file__).with_name("pod.sh")
 _FIRST = ipaddress.IPv4Address("10.77.0.1")
@@ -33,8 +33,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HEALTH = 50080
 
 
-def _ip(*lines: str) -> None:
-    done = subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), capture_output=True, text=True, check=False)
+def _ip(*lines: str, enter: tuple[str, ...] = ()) -> None:
+    command = [*enter, "ip", "-batch", "-"]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterError(f"ip: {done.stderr.strip()} in\n" + "\n".join(lines))
 
@@ -63,7 +64,7 @@ class Network:
                 f"link set dev {name} up",
             )
             inside = ("link set dev lo up", f"address add {address}/16 dev eth0", "link set dev eth0 up")
-            _inside(name, *inside)
+            _ip(*inside, enter=entering(name))
         return name, address
 
     def detach(self, name: str) -> None:
@@ -72,11 +73,9 @@ class Network:
             _ip(f"link delete dev {name}", f"netns delete {name}")
 
 
-def _inside(namespace: str, *lines: str) -> None:
-    command = ["nsenter", f"--net=/run/netns/{namespace}", "ip", "-batch", "-"]
-    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"ip: {done.stderr.strip()} in\n" + "\n".join(lines))
+def entering(network: str) -> tuple[str, ...]:
+    """Return the words that run a command in a network namespace that ``Network`` made."""
+    return "nsenter", f"--net=/run/netns/{network}"
 
 
 @dataclass
@@ -102,6 +101,7 @@ class Pod:
         (self.folder / "etc").mkdir(parents=True)
         (self.folder / "root").mkdir()
         self.log = self.folder / "log"
+        self.enter = entering(self.namespace)
         self._claimed: list[str] = []
         for volume, files in self.workload.configuration.items():
             for name, text in files.items():
@@ -126,7 +126,7 @@ class Pod:
         """Give the pod more addresses, which other pods do not reach."""
         self._claimed = list(addresses)
         lengths = {address: "128 nodad" if ":" in address else "32" for address in self._claimed}
-        _inside(self.namespace, *(f"address add {address}/{length} dev lo" for address, length in lengths.items()))
+        _ip(*(f"address add {address}/{length} dev lo" for address, length in lengths.items()), enter=self.enter)
 
     @property
     def _variables(self) -> dict[str, str]:
@@ -153,8 +153,8 @@ class Pod:
             mounts += [str(volume), mount.path, "ro" if read_only else "rw"]
         for path, source in self.extra.items():
             mounts += [str(source), path, "rw"]
-        enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "--pid", "--fork"]
-        enter += ["--kill-child", "--mount-proc", "sh", str(_SCRIPT), self._privileges]
+        enter = [*self.enter, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        enter += ["sh", str(_SCRIPT), self._privileges]
         folders = [str(self.folder / "root"), str(self.folder / "etc")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -219,9 +219,9 @@ class Pod:
             raise PodEnded(f"{self.name} ended with {status}:{self.said()}")
 
     def said(self, lines: int = 4) -> str:
-        """Return the end of the pod's log."""
+        """Return the end of the pod's log, and its name."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n" + "\n".join(text.splitlines()[-lines:])
+        return "\n" + "\n".join([*text.splitlines()[-lines:], f"({self.log})"])
 
     def command(self, *words: str) -> list[str]:
         """Return the prefix that runs a command in the pod."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from conformance.subject import subject
 from testbed import build, cache, images
+from testkit.subject import subject
 
 SAVED = {name: path for name, path in images.saved().items() if name.startswith(f"{images.NATIVELINK}:")}
 """The saved images of the original by name. There are none if NativeLink is the stand-in."""

@@ -14,26 +14,28 @@ from testbed.waiting import until
 class Redis:
     """A Redis with an append-only file in `folder`, so that a restart loses nothing.
 
-    Clients use `cli` and `environment`.
+    Clients use `cli` and `environment`. `enter` are the words that run a command in another network, on all of whose
+    addresses Redis then listens.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, enter: tuple[str, ...] = (), port: int = 0, password: str = "") -> None:
+        self.folder, self.enter, self.port, self.password = folder, enter, port or free_port(), password
         files = components.redis_stack()
         self.server, self.cli, self.module = (files[name] for name in ("redis-server", "redis-cli", "redisearch.so"))
         for name in (name for name in files if name.endswith(".so.1.1")):
             (folder / name).symlink_to(files[name])
             (folder / f"{name.partition('-')[0]}.so.1.1").symlink_to(files[name])
-        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "REDISCLI_AUTH": password}
         self.start()
 
     def start(self) -> None:
         settings = {"port": self.port, "dir": self.folder, "appendonly": "yes", "save": "", "loadmodule": self.module}
         options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+        options += ["--bind", "*", "-::*", "--protected-mode", "no"] if self.enter else ["--bind", "127.0.0.1"]
+        options += ["--requirepass", self.password] if self.password else []
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self.server, "--bind", "127.0.0.1", *options], env=self.environment, stdout=log, stderr=log
-            )
+            command = [*self.enter, self.server, *options]
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         until("Redis to answer", lambda: self.run("ping", check=False) == "PONG", 20)
 
     def stop(self) -> None:
@@ -42,7 +44,7 @@ class Redis:
 
     def run(self, *command: str, stdin: bytes | None = None, check: bool = True) -> str:
         """Return the output of redis-cli, errors too. AssertionError if the command fails, unless `check` is false."""
-        called = [self.cli, "-e", "-p", str(self.port), *command]
+        called = [*self.enter, self.cli, "-e", "-p", str(self.port), *command]
         done = subprocess.run(called, env=self.environment, input=stdin, capture_output=True, check=False)
         assert done.returncode == 0 or not check, (command, done.stdout, done.stderr)
         return (done.stdout + done.stderr).decode().rstrip("\n")

@@ -5,7 +5,7 @@ way. First the role node_agent, from the first run to the removal. A server in a
 accepted socket has TCP_NODELAY. Pods of several users connect to ports of their own in all ways that might get around
 the guard. A privileged pod lists the programs that are attached to the node's cgroup.
 
-Then a farm with mutual TLS, a pool of isolated actions, and a pool without isolation. ``conformance/attacks.py`` has
+Then a farm with mutual TLS, a pool of isolated actions, and a pool without isolation. ``conformance/attacks.yml`` has
 the attacks that need no node, which a real NativeLink runs.
 """
 

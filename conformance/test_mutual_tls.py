@@ -7,22 +7,20 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from conformance.attacks import AGAINST_USERS, Attack, Request
 from conformance.certificates import FIRST, Trust
-from conformance.farm import CPUS, Farm, succeeded
+from conformance.farm import CPUS, Farm, Tell, on, succeeded
 from conformance.pods import Pod
 from testbed.waiting import ClusterError, until
 from testkit.authority import Authority
 
-_POOL = {"pool": "default"}
 _SECOND, _THIRD = Authority("second"), Authority("third")
 # The CA of the shown certificate, and those that are accepted.
-ROTATION = (Trust(FIRST, (FIRST, _SECOND)), Trust(_SECOND, (FIRST, _SECOND)), Trust(_SECOND, (_SECOND,)))
+_ROTATION = (Trust(FIRST, (FIRST, _SECOND)), Trust(_SECOND, (FIRST, _SECOND)), Trust(_SECOND, (_SECOND,)))
 # What a client of HTTP/2 says first: the preface, and settings that change nothing.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 _NAMESPACE = "nativelink"
@@ -30,8 +28,7 @@ _NAMESPACE = "nativelink"
 
 def _recorded(farm: Farm, salt: str, actions: int = 1, seconds: str = "0", timeout: int = 120) -> dict[str, Any]:
     """Run actions that note their start, and return the client's report."""
-    command = farm.recorded(seconds, salt)
-    return farm.load(*command, f"--actions={actions}", f"--timeout={timeout}", platform=_POOL)
+    return farm.load(*farm.recorded(seconds, salt), f"--actions={actions}", f"--timeout={timeout}")
 
 
 def _answer(pod: Pod, port: int, name: str, shown: Authority | None, accepted: Authority | None) -> str:
@@ -57,8 +54,9 @@ def _answer(pod: Pod, port: int, name: str, shown: Authority | None, accepted: A
         return "closed"
 
 
-def admits(farm: Farm) -> str:
-    """Connect to both ports with and without certificates."""
+@on("mutual-tls")
+def test_admission(farm: Farm, tell: Tell) -> None:
+    """only a worker's certificate opens ports 50053 and 50061"""
     # In the words of OpenSSL and of the alerts that the server sends.
     expected = (
         ("a worker's certificate", FIRST, FIRST, "answers"),
@@ -74,10 +72,9 @@ def admits(farm: Farm) -> str:
     told = []
     for title, shown, accepted, pattern in expected:
         seen = {_answer(pod, port, name, shown, accepted) for pod, port, name in ports}
-        if not all(re.search(pattern, each) for each in seen):
-            raise ClusterError(f"with {title} expected {pattern}, but seen: {', '.join(seen)}")
+        assert all(re.search(pattern, each) for each in seen), f"with {title} expected {pattern}, but seen: {seen}"
         told.append(f"{title}: {', '.join(sorted(seen))}")
-    return "; ".join(told)
+    tell("; ".join(told))
 
 
 @contextmanager
@@ -86,7 +83,7 @@ def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
 
     While a CAS pod is away, a client cannot upload, and tries again.
     """
-    done, salts, failed = threading.Event(), list[str](), list[ClusterError]()
+    done, salts, failed = threading.Event(), list[str](), list[Exception]()
 
     def work() -> None:
         while not done.is_set() and not failed:
@@ -95,7 +92,7 @@ def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
                 try:
                     succeeded(_recorded(farm, salts[-1], 2 * CPUS, "1"))
                     break
-                except ClusterError as error:
+                except (ClusterError, AssertionError) as error:
                     if not left or "upload of the inputs" not in str(error):
                         failed.append(error)
                         break
@@ -140,15 +137,18 @@ def _roll(farm: Farm, *, cas_first: bool = True) -> None:
         farm.restart(pod)
 
 
-def rotates(farm: Farm) -> str:
-    """Rotate the CA in three steps under load. No action fails, and each result is a hit afterwards."""
+@on("mutual-tls")
+def test_rotation(farm: Farm, tell: Tell) -> None:
+    """the CA is rotated in three steps under load
+
+    No action fails, and each result is a hit afterwards.
+    """
     with _busy(farm, "rotation") as salts:
-        for farm.trust in ROTATION:
+        for farm.trust in _ROTATION:
             _roll(farm)
             _more(salts)
-    if misses := _misses(farm, salts):
-        raise ClusterError(f"{misses} of {2 * CPUS * len(salts)} results are no hits")
-    return f"{2 * CPUS * len(salts)} actions, all of them hits afterwards"
+    assert _misses(farm, salts) == 0
+    tell(f"{2 * CPUS * len(salts)} actions, all of them hits afterwards")
 
 
 def _plain(settings: str) -> str:
@@ -157,21 +157,28 @@ def _plain(settings: str) -> str:
     return without.replace("grpcs://", "grpc://")
 
 
-def turns_on(farm: Farm) -> str:
-    """Turn mutual TLS off, and on again under load, in the order in which workers wait for the CAS. No action fails."""
+@on("mutual-tls")
+def test_turning_on(farm: Farm, tell: Tell) -> None:
+    """mutual TLS is turned off, and on again under load
+
+    No action fails in the order in which workers wait for the CAS.
+    """
     farm.change = _plain
     _roll(farm)
-    if "answers" not in _answer(farm.scheduler, 50061, "", None, None):
-        raise ClusterError("the scheduler still asks for certificates, so the check shows nothing")
+    assert _answer(farm.scheduler, 50061, "", None, None) == "answers", "the scheduler still asks for certificates"
     farm.change = str
     with _busy(farm, "on") as salts:
         _roll(farm, cas_first=False)
         _more(salts)
-    return f"{2 * CPUS * len(salts)} actions, {_misses(farm, salts)} of them no hits afterwards"
+    tell(f"{2 * CPUS * len(salts)} actions, {_misses(farm, salts)} of them no hits afterwards")
 
 
-def fails_in_one_step(farm: Farm) -> str:
-    """Change certificate and CA at once, as the counter-run: old and new pods do not work together."""
+@on("mutual-tls")
+def test_one_step(farm: Farm, tell: Tell) -> None:
+    """counter-run: certificate and CA change in one step
+
+    Old and new pods do not work together.
+    """
     farm.trust = Trust(_THIRD, (_THIRD,))
     old, farm.workers["default"] = farm.workers["default"], []
     for worker in old:
@@ -183,33 +190,9 @@ def fails_in_one_step(farm: Farm) -> str:
         return bool(_recorded(farm, "one-step", timeout=10)["ok"])
 
     for title, pods in (("scheduler", [farm.scheduler]), ("CAS", farm.cas)):
-        if ends():
-            raise ClusterError(f"an action of a new worker ends before the {title} restarts")
+        assert not ends(), f"an action of a new worker ends before the {title} restarts"
         seen.append(f"before the {title} restarts {len(farm.begun('one-step'))} has begun")
         for pod in pods:
             farm.restart(pod)
-    if not ends():
-        raise ClusterError("an action does not end although everything has restarted")
-    return f"no action ends: {', '.join(seen)}"
-
-
-_WRITES = "a client of the writers' port writes a result"
-BY_CLIENT: dict[str, Callable[[Farm], str]] = {
-    "only a worker's certificate opens ports 50053 and 50061": admits,
-    _WRITES: AGAINST_USERS[_WRITES],  # as without certificates
-} | {
-    title: lambda farm, attack=attack: attack.check(farm, attack.users)  # type: ignore[misc]
-    for title, attack in {
-        "an action cannot read the worker's key": Attack(Request("cat /tls/tls.key"), "exit 1 .*Permission denied"),
-        "crafted: an output path with .. reads the worker's key": Attack(
-            Request("true", outputs=("../../../../tls/..data/tls.key",)),
-            "tls.key: '-----BEGIN PRIVATE KEY",
-            crafted=True,
-        ),
-    }.items()
-}
-BY_CLIENT |= {
-    "the CA is rotated in three steps under load": rotates,
-    "mutual TLS is turned off, and on again under load": turns_on,
-    "counter-run: certificate and CA change in one step": fails_in_one_step,
-}
+    assert ends(), "an action does not end although everything has restarted"
+    tell(f"no action ends: {', '.join(seen)}")

@@ -1,0 +1,146 @@
+"""A run of pytest that ``__main__`` starts in namespaces: what all checks use, and the table of their results.
+
+A row has the first line of the check's docstring, in which ``{name}`` is a parameter of the check.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.farm import KINDS, Farm, Tell
+from conformance.pods import Network
+from conformance.tools import Tools
+from testkit.bazel import Bazel
+from testkit.subject import Subject
+
+_WIDEST = 400  # characters of what a check saw
+_OUTCOMES = {"passed": "ok", "failed": "FAILED", "skipped": "not run"}
+_counted: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare what ``__main__`` states."""
+    parser.addoption("--nativelink", type=lambda text: Subject(**json.loads(text)))
+    parser.addoption("--tools", type=lambda text: Tools(**json.loads(text)))
+    parser.addoption("--inventories", type=int)
+    parser.addoption("--clusters", type=Path)
+    parser.addoption("--only")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a run outside of namespaces, which would change the machine's network and mounts."""
+    if not config.getoption("nativelink"):
+        raise pytest.UsageError("run python -m conformance FILE, which makes the namespaces that the checks need")
+
+
+@pytest.fixture(scope="session")
+def under_test(pytestconfig: pytest.Config) -> Subject:
+    """Return the NativeLink under test."""
+    return pytestconfig.getoption("nativelink")
+
+
+@pytest.fixture(scope="session")
+def tools(pytestconfig: pytest.Config) -> Tools:
+    """Return the other programs."""
+    return pytestconfig.getoption("tools")
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """Return the network of all pods."""
+    return Network(tmp_path_factory.mktemp("pods"))
+
+
+@pytest.fixture(scope="session")
+def new_farm(under_test: Subject, tools: Tools, network: Network, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return ``Farm``, which takes the variables."""
+    return lambda **variables: Farm(under_test, tools, network, tmp_path_factory.mktemp("farm"), variables)
+
+
+@pytest.fixture(scope="session")
+def farm(
+    request: pytest.FixtureRequest, under_test: Subject, tools: Tools, new_farm: Callable[..., Farm]
+) -> Iterator[Farm]:
+    """Yield the farm of a kind, which all of its checks share. The next one starts when it has ended."""
+    if reason := request.param.missing(under_test, tools):
+        pytest.skip(reason)
+    made = new_farm(**request.param.variables)
+    made.change = request.param.change
+    with made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def client(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazel]:
+    """Yield a Bazel, whose server ends afterwards."""
+    if not tools.bazel:
+        pytest.skip(f"no Bazel: {tools.missing['bazel']}")
+    with Bazel.started(tmp_path_factory.mktemp("bazel")) as made:
+        yield made
+
+
+@pytest.fixture
+def bazel(client: Bazel, farm: Farm) -> Bazel:
+    """Return a Bazel that uses the farm."""
+    return client.at(farm.api)
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Return a function that takes what a check saw, for its row."""
+    return partial(record_property, "seen")
+
+
+def _names(item: pytest.Function) -> tuple[str, str]:
+    """Return a check's tree, or kind of farm, and the check's own name."""
+    parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    told = (inspect.getdoc(item.function) or item.name).partition("\n")[0].format(**parameters)
+    return str(parameters.get("farm") or parameters.get("tree") or "farm, load"), told
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Leave out what ``--only`` does not select, and sort by kinds of farms, so that each starts once."""
+    kinds = list(map(str, KINDS.values()))
+    selected = [item for item in items if config.getoption("only") in "\n".join(_names(item))]
+    items[:] = sorted(selected, key=lambda item: kinds.index(where) if (where := _names(item)[0]) in kinds else -1)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Say why checks could not be collected: usually because a tree could not be rendered."""
+    if report.failed:
+        print(report.longreprtext, file=sys.stderr)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Print a row for each check, and one for each start or end of a farm that failed."""
+    report = yield
+    if report.when == "call" or not report.passed:
+        seen: object = dict(item.user_properties).get("seen", "")
+        if call.excinfo:
+            seen = call.excinfo.value if report.skipped else call.excinfo.exconly()
+        detail = " ".join(str(seen).split())
+        where, told = _names(item)
+        outcome = _OUTCOMES[report.outcome]
+        row = f"{item.config.getoption('nativelink').title:9} {where:16} {told:58} {outcome:8} {detail[:_WIDEST]}"
+        print(row.rstrip() + " …" * (len(detail) > _WIDEST), flush=True)
+        _counted[outcome] += 1
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Print the number of rows of each outcome."""
+    numbers = (f"{_counted[outcome]} {outcome}" for outcome in _OUTCOMES.values())
+    print(f"\n{session.config.getoption('nativelink').title}: {', '.join(numbers)}", flush=True)

@@ -1,0 +1,89 @@
+"""The configurations of the trees, each started alone: NativeLink has to take it, open its ports and be healthy."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+import pytest
+
+from conformance import namespaces, pods
+from conformance.pods import Network, Pod
+from conformance.tools import LIBRARIES, Tools
+from conformance.trees import INVENTORIES, trees
+from conformance.workloads import SECRET, Workload, workloads_of
+from testkit.redis import Redis
+from testkit.subject import Subject
+
+_ADDRESS = re.compile(r'"((?:grpcs?|rediss?)://[^"]+)"')
+_AT_A_TIME = 4
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a check of each process of each tree."""
+    version, clusters, number = map(metafunc.config.getoption, ("nativelink", "clusters", "inventories"))
+    found = [
+        (name, process, workload)
+        for name, tree in trees(clusters, version.version, number)
+        for process, workload in (workloads_of(tree) if tree else {"everything": None}).items()
+        if not workload or workload.settings
+    ]
+    metafunc.parametrize(("tree", "process", "workload"), found)
+
+
+@pytest.fixture(scope="module")
+def started(
+    request: pytest.FixtureRequest, under_test: Subject, tools: Tools, network: Network
+) -> Iterator[dict[str, Future[None]]]:
+    """Start the processes, some at a time, and return what became of them by the name of the check."""
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        checks = [item for item in request.session.items if item.path == request.path]
+        yield {
+            item.name: pool.submit(_start, item.callspec.params["workload"], under_test, tools, network)
+            for item in checks
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+def test_starts(
+    request: pytest.FixtureRequest, started: dict[str, Future[None]], tree: str, process: str, workload: Workload | None
+) -> None:
+    """{process} starts"""
+    started[request.node.name].result()
+
+
+def _start(workload: Workload | None, under_test: Subject, tools: Tools, network: Network) -> None:
+    """Start the process with every name of its configuration leading to itself, and a Redis if it has one."""
+    if not workload:
+        pytest.skip(f"its tree is for another version, and its inventory is not one of {', '.join(INVENTORIES)}")
+    urls = [urllib.parse.urlsplit(found) for found in _ADDRESS.findall(workload.settings)]
+    redis = next((url for url in urls if url.scheme.startswith("redis")), None)
+    if redis and not tools.redis:
+        pytest.skip(f"no Redis: {tools.missing['redis']}")
+    if workload.isolated and not namespaces.has_users():
+        pytest.skip(namespaces.WITHOUT_USERS)
+    hosts = {url.hostname for url in urls if url.hostname}
+    literal = {host for host in hosts if _is_address(host)}
+    with ExitStack() as stack:
+        pod = Pod(network, f"{workload.name}-0", workload, pods.programs(under_test, tools), LIBRARIES)
+        stack.callback(pod.remove)
+        pod.hosts(f"127.0.0.1 {host}" for host in sorted(hosts - literal))
+        pod.claim(sorted(literal))
+        if redis:
+            stack.callback(Redis(pod.folder, pod.enter, redis.port or 6379, SECRET if redis.password else "").stop)
+        # No node agent guards this machine's ports. A worker that needs that would rightly refuse to start.
+        pod.start(tuple(word for word in workload.command if word != "guarded"))
+        pod.await_ready()
+        pod.terminate()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

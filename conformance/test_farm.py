@@ -1,0 +1,410 @@
+"""The checks of farms: builds, drains, persistent workers and metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+import urllib.request
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import json5
+import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
+
+from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, POOL, Farm, Tell, await_running, on, running, succeeded
+from conformance.pods import Pod
+from testbed.waiting import ClusterError, until
+from testkit.bazel import Bazel
+
+_DRAINS = 10
+_PROPERTIES = {"cpu_count": "1", "memory_kb": "1048576", "container-image": "docker://docker.io/library/debian:13"}
+_TOOL = re.compile(r"served by process (\d+), request (\d+), environment (.*), arguments")
+_LEFT = "left-by-the-tool"
+_SERIES = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+# NativeLink gives its series these labels too, whose values have no bound.
+_UNBOUNDED = {
+    "execution_action_digest",
+    "execution_instance",
+    "execution_priority",
+    "execution_worker_id",
+    "service_instance_id",
+}
+_MOST_SERIES = 500  # of a pod; its histograms have most of them
+
+
+@on(*KINDS)
+def test_starts(farm: Farm, tell: Tell) -> None:
+    """the farm starts, and its scheduler gives actions to workers"""
+    if farm.redis:
+        restarts = farm.scheduler.log.read_text(errors="replace").count("starting it anew")
+        tell(f"guard.sh restarted it {restarts} times")
+
+
+# With Bazel
+
+
+@on("memory", "redis", "metrics", "metrics-redis")
+def test_build(farm: Farm, bazel: Bazel) -> None:
+    """Bazel builds"""
+    assert bazel.build("plain", timeout=2 * PATIENCE) == {"remote": 20}
+
+
+@on("memory", "redis", "metrics", "metrics-redis")
+def test_hits(farm: Farm, bazel: Bazel) -> None:
+    """another build with an empty output folder is all cache hits"""
+    assert bazel.build("plain", timeout=PATIENCE) == {"remote cache hit": 20}
+
+
+@on("memory", "redis")
+@pytest.mark.parametrize("asked", _PROPERTIES)
+def test_property(farm: Farm, bazel: Bazel, asked: str) -> None:
+    """Bazel asks for {asked}"""
+    properties = {asked: _PROPERTIES[asked]}
+    assert bazel.build(f"with-{asked}", rules=4, properties=properties, timeout=PATIENCE) == {"remote": 4}
+
+
+@on("memory", "redis")
+def test_unknown_property(farm: Farm, bazel: Bazel, tell: Tell) -> None:
+    """Bazel asks for a property that no inventory names
+
+    v1.6.6 then considers all workers, whether they offer the property or not. v1.3.2 lets the action wait.
+    """
+    if farm.version != "v1.3.2":
+        built = bazel.build("with-color", rules=4, properties={"color": "blue"}, timeout=PATIENCE)
+        assert built == {"remote": 4}
+        return
+    with running(farm.client("--seconds=0-0", "--timeout=20", platform={**POOL, "color": "blue"})) as client:
+        time.sleep(2)
+        succeeded(farm.load("--actions=4", "--seconds=0-0", f"--timeout={PATIENCE}"))
+        said, _ = client.communicate(timeout=PATIENCE)
+    (outcome,) = json.loads(said)["actions"]
+    assert "DeadlineExceeded" in outcome["outcome"]
+    tell("the action waits, as with v1.3.2, and others run meanwhile")
+
+
+# With a client of the API
+
+
+@on("memory", "redis")
+def test_cpus(farm: Farm, tell: Tell) -> None:
+    """cpu_count=4: 4 actions at once on two workers of 8"""
+    most = _at_once(farm, {**POOL, "cpu_count": str(CPUS // 2)})
+    assert most <= 4
+    tell(f"{most} of 6 at once")
+
+
+@on("memory", "redis")
+def test_slots(farm: Farm) -> None:
+    """counter-run without cpu_count: all at once"""
+    assert _at_once(farm, POOL) == 6
+
+
+def _at_once(farm: Farm, platform: dict[str, str]) -> int:
+    """Run six actions, and return how many of them ran at once."""
+    report = succeeded(farm.load("--actions=6", "--seconds=3-3", f"--timeout={PATIENCE}", platform=platform))
+    moments = [(each["began"], 1) for each in report] + [(each["ended"], -1) for each in report]
+    assert all(at for at, _ in moments), "the results do not say when the actions ran"
+    now = most = 0
+    for _, change in sorted(moments):
+        now += change
+        most = max(most, now)
+    return most
+
+
+@on("memory", "redis", "mutual-tls")
+def test_execute_again(farm: Farm) -> None:
+    """a repeated Execute is answered from the action cache
+
+    The client does not look into the cache.
+    """
+    for _ in range(2):
+        succeeded(farm.load(*farm.recorded("0", salt="again"), f"--timeout={PATIENCE}"))
+    assert farm.begun("again") == {"0": 1}
+
+
+@on("memory", "redis")
+def test_wrong_bytes(farm: Farm) -> None:
+    """wrong bytes of a client are refused"""
+    _refuses(farm.cas[0], f"grpc://{farm.cas[0].address}:50051", "main")
+
+
+@on("memory", "redis")
+def test_wrong_bytes_of_workers(farm: Farm, tell: Tell) -> None:
+    """wrong bytes on a worker's path are refused
+
+    That is every CAS to which the worker's own configuration writes.
+    """
+    worker = farm.workers["default"][0]
+    stores = _cas_stores(json5.loads(worker.workload.settings))
+    assert stores
+    for address, instance in sorted(stores):
+        _refuses(worker, address, instance)
+    tell(f"at {len(stores)} addresses")
+
+
+def _cas_stores(value: Any) -> set[tuple[str, str]]:
+    """Return the address and the instance name of each CAS that a configuration reaches by gRPC."""
+    if isinstance(value, list):
+        return set().union(*map(_cas_stores, value))
+    if not isinstance(value, dict):
+        return set()
+    is_cas = value.get("store_type") == "cas"
+    here = {(each["address"], value["instance_name"]) for each in value.get("endpoints", ()) if is_cas}
+    return here | _cas_stores(list(value.values()))
+
+
+def _refuses(pod: Pod, cas: str, instance: str) -> None:
+    put = ("/reapi-load", "put", f"--cas-endpoint={cas}", f"--instance={instance}")
+    right, wrong = (json.loads(pod.run(*put, *more)) for more in (("--right",), ()))
+    assert right == dict.fromkeys(("batch", "stream"), "taken, and read back")
+    assert [*wrong] == [*right]
+    assert all(told.startswith("refused") for told in wrong.values()), wrong
+
+
+@on("memory", "redis")
+def test_drains(farm: Farm, tell: Tell) -> None:
+    """10 drains under load lose nothing
+
+    Each worker is drained after its replacement has started.
+    """
+    salt, actions, patience = "drain", 40 * _DRAINS, 10 * PATIENCE
+    arguments = (*farm.recorded("$(({index} % 6 + 1))", salt), f"--actions={actions}", f"--timeout={patience}")
+    with ThreadPoolExecutor(_DRAINS) as background, running(farm.client(*arguments)) as client:
+        gone = []
+        for _ in range(_DRAINS):
+            await_running(farm, farm.workers["default"][0], 1)
+            gone.append(background.submit(farm.drain, farm.replace("default")))
+        assert client.poll() is None, "the load ended before the last drain began, so the check shows nothing"
+        done = [each.result() for each in gone]
+        said, _ = client.communicate(timeout=patience)
+    # The scheduler offered these to drained workers more often than max_job_retries.
+    again = sum(each["retries"] for each in succeeded(json.loads(said)))
+    assert _begun_again(farm, salt) == 0
+    took = [each.seconds for each in done]
+    tell(
+        f"{actions} actions, {sum(each.running for each in done)} of them on drained workers: 0 lost,"
+        f" {again} retried by the client, {min(took):.0f} to {max(took):.0f} s a drain"
+    )
+
+
+@on("memory", "redis")
+def test_no_drain(farm: Farm, tell: Tell) -> None:
+    """counter-run without drain.sh: actions are lost"""
+    salt, actions = "killed", 2 * CPUS
+    arguments = (*farm.recorded("6", salt), f"--actions={actions}", f"--timeout={2 * PATIENCE}")
+    with running(farm.client(*arguments)) as client:
+        await_running(farm, farm.workers["default"][0], 1)
+        until("its actions to begin", lambda: len(farm.begun(salt)) == actions, 30)
+        farm.replace("default").terminate()
+        said, _ = client.communicate(timeout=2 * PATIENCE)
+    succeeded(json.loads(said))
+    lost = _begun_again(farm, salt)
+    assert lost
+    tell(f"{lost} of {actions} actions lost, and begun again")
+
+
+def _begun_again(farm: Farm, salt: str) -> int:
+    return sum(number > 1 for number in farm.begun(salt).values())
+
+
+# Persistent workers
+
+
+@on("memory", "redis")
+def test_no_tools(farm: Farm, tell: Tell) -> None:
+    """persistent workers: off means off"""
+    (action,) = _tools(farm, "default", "--actions=1", "--timeout=10")["actions"]
+    left = [worker.name for worker in farm.workers["default"] if (farm.work_folder(worker) / _LEFT).exists()]
+    assert not left, action["errors"]
+    tell(f"the action {'ran alone' if action['outcome'] == 'ok' else 'did not run'}: {action['outcome']}")
+
+
+@on("tools")
+def test_one_process(farm: Farm) -> None:
+    """persistent workers: one process serves"""
+    processes, numbers, _ = zip(*_served(farm), strict=True)
+    assert (len(set(processes)), numbers) == (1, ("1", "2", "3"))
+
+
+@on("tools")
+def test_environment_of_tools(farm: Farm) -> None:
+    """persistent workers: with the pool's env"""
+    assert {environment for _, _, environment in _served(farm)} == {ENVIRONMENT}
+
+
+@on("tools")
+def test_environment_of_actions(farm: Farm) -> None:
+    """persistent workers: an action that runs alone has the pool's env"""
+    command = f"--command={json.dumps(['/reapi-load', 'tool'])}"
+    report = farm.load(command, "--actions=1", f"--timeout={PATIENCE}", platform={"pool": "persistent"})
+    (action,) = succeeded(report)
+    assert {environment for _, _, environment in _TOOL.findall(action["errors"])} == {ENVIRONMENT}
+
+
+@on("tools")
+def test_drain_of_tools(farm: Farm, tell: Tell) -> None:
+    """persistent workers: the drain ends
+
+    The tool has left a file in the folder where it was started.
+    """
+    _served(farm)
+    worker = farm.workers["persistent"][0]
+    assert (farm.work_folder(worker) / _LEFT).exists(), "the tool left no file, so the check shows nothing"
+    tell(f"{farm.drain(farm.replace('persistent')).seconds:.0f} s")
+
+
+def _served(farm: Farm) -> list[tuple[str, str, str]]:
+    """Run three actions one after another. Return the process, the request's number and the environment of each."""
+    report = succeeded(_tools(farm, "persistent", "--actions=3", "--concurrency=1", f"--timeout={PATIENCE}"))
+    found = [_TOOL.findall(each["errors"]) for each in report]
+    assert all(found), report
+    return [each[0] for each in found]
+
+
+def _tools(farm: Farm, pool: str, *arguments: str) -> dict[str, Any]:
+    asked = {"pool": pool, "supports-workers": "1", "requires-worker-protocol": "json"}
+    command = ["/reapi-load", "tool", f"--of={pool}-{time.monotonic_ns()}", "@arguments-{index}"]
+    return farm.load(f"--command={json.dumps(command)}", *arguments, platform=asked)
+
+
+# Metrics
+
+
+@dataclass(frozen=True)
+class Series:
+    """A series that the collectors serve, and its latest value."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+def _scraped(farm: Farm, port: str) -> str:
+    """Return what a port of the collectors serves. Not all of them have every port."""
+    found = ""
+    for pod in farm.collectors:
+        if PORTS[port] in pod.workload.ports:
+            with urllib.request.urlopen(f"http://{pod.address}:{PORTS[port]}/metrics", timeout=10) as answer:
+                found += answer.read().decode()
+    return found
+
+
+def _series(farm: Farm, port: str) -> list[Series]:
+    found = map(_SERIES.fullmatch, _scraped(farm, port).splitlines())
+    return [Series(each[1], dict(_LABEL.findall(each[2] or "")), float(each[3])) for each in found if each]
+
+
+@on("metrics")
+def test_demand(farm: Farm) -> None:
+    """a report at the worker's port does not change the demand
+
+    A second scheduler sends its demand there and then, as the counter-run, to the scheduler's port.
+    """
+    variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    senders = {"worker": farm.workloads["worker default"], "scheduler": farm.scheduler.workload}
+
+    def queued() -> float:
+        # Before the first report there is no series.
+        return sum(
+            each.value
+            for each in _series(farm, "metrics")
+            if each.name == "nativelink_execution_active_count" and each.labels["execution_stage"] == "queued"
+        )
+
+    seen = {}
+    for sender, workload in senders.items():
+        with farm.second_scheduler(**{variable: workload.environment[variable]}) as second:
+            there = f"--execute-endpoint=grpc://{second.address}:50052"  # instead of the first scheduler's
+            with running(farm.client("--hold=120", "--actions=3", there)) as client:
+                assert client.stdout
+                assert [client.stdout.readline() for _ in range(2)][1] == '{"queued": 3}\n'
+                most, end = 0.0, time.monotonic() + 10
+                while time.monotonic() < end:
+                    most = max(most, queued())
+                    time.sleep(0.2)
+                seen[sender] = most
+    assert seen == {"worker": 0, "scheduler": 3}
+
+
+@on("metrics", "metrics-redis")
+def test_reports(farm: Farm, tell: Tell) -> None:
+    """all workloads report to the collector
+
+    The second time the action cache answers. NativeLink counts each completed action twice, the collector once.
+    Workers of v1.3.2 have nothing to report.
+    """
+    workers = [] if farm.version == "v1.3.2" else farm.workers["default"]
+    senders = {"cas": farm.cas, "scheduler": [farm.scheduler], "worker": workers}
+    expected = {(component, pod.name) for component, pods in senders.items() for pod in pods}
+
+    def reported() -> Counter[tuple[str, str]]:
+        return Counter((each.labels["component"], each.labels["pod"]) for each in _series(farm, "reported"))
+
+    def total(name: str, **labels: str) -> float:
+        found = _series(farm, "reported")
+        return sum(each.value for each in found if each.name == name and labels.items() <= each.labels.items())
+
+    def hits() -> float:
+        read = {"cache_operation_name": "read", "cache_operation_result": "hit"}
+        return total("nativelink_cache_operations_total", cache_type="ac_lookup", **read)
+
+    def done() -> bool:
+        return {*reported()} == expected and hits() == already + 8
+
+    time.sleep(3)  # until the scheduler has exported what it did before
+    before, already = total("nativelink_execution_completed_count_total"), hits()
+    for _ in range(2):
+        succeeded(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={PATIENCE}"))
+    until(f"{len(expected)} pods to report, and 8 hits", done, 4 * REPORT_INTERVAL, lambda: f": {reported()}, {hits()}")
+    _record(farm)
+    assert not {name for each in _series(farm, "reported") for name in each.labels} & _UNBOUNDED
+    assert total("nativelink_execution_completed_count_total") - before == 8
+    ((_, pod), most), *_ = reported().most_common()
+    assert most <= _MOST_SERIES
+    tell(f"{len(expected)} pods; {pod} has most series, {most}")
+
+
+@on("metrics", "metrics-redis")
+def test_reports_of_trouble(farm: Farm, tell: Tell) -> None:
+    """the collector is told of trouble by all workloads
+
+    Wrong bytes are refused, two workers are lost, and a volume is broken.
+    """
+    _refuses(farm.cas[0], f"grpc://{farm.cas[0].address}:50051", "main")
+    arguments = (*farm.recorded("8", "trouble"), f"--actions={2 * CPUS}", f"--timeout={2 * PATIENCE}")
+    with running(farm.client(*arguments)) as client:
+        ended, frozen = farm.workers["default"]
+        for worker in (ended, frozen):
+            await_running(farm, worker, 1)
+            farm.replace("default")
+        frozen.freeze()
+        ended.kill()
+        said, _ = client.communicate(timeout=2 * PATIENCE)
+    succeeded(json.loads(said))
+    frozen.kill()
+    shutil.rmtree(farm.cas[0].folder / "volumes" / "data" / "cas" / "temp")
+    with suppress(ClusterError):
+        farm.load("--actions=16", "--seconds=0-0", "--salt=broken", "--timeout=30")
+    time.sleep(2 * REPORT_INTERVAL)
+    tell(f"{_record(farm, '-trouble')} lines")
+
+
+def _record(farm: Farm, suffix: str = "") -> int:
+    """Write what the workloads have reported into the folder CONFORMANCE_SCRAPES, if it is stated. Return the lines."""
+    text = _scraped(farm, "reported")
+    if folder := os.environ.get("CONFORMANCE_SCRAPES"):
+        name = f"{farm.version}-{'redis' if farm.redis else 'memory'}{suffix}"
+        Path(folder, f"{name}.txt").write_text(text)
+        if not farm.redis:
+            Path(folder, f"{name}-demand.txt").write_text(_scraped(farm, "metrics"))
+    return len(text.splitlines())
