@@ -31,7 +31,7 @@ class ActionModule(ApplyAction):
         """Own the replicas of each autoscaled pool that only engines own."""
         wanted = template_context(host_values(self._task_vars, self._loader))
         autoscaled = [pool["name"] for pool in wanted["pools"] if pool["scaling"] != "none"]
-        path = f"/apis/apps/v1/namespaces/{wanted['workers_namespace']}/deployments"
+        path = f"/apis/apps/v1/namespaces/{wanted['nativelink_workers_namespace']}/deployments"
         workers = (self._api.get(path, labelSelector=_WORKERS) or {})["items"]
         kept = [
             {
