@@ -24,7 +24,6 @@ type cache struct {
 	repb.UnimplementedActionCacheServer
 	repb.UnimplementedCapabilitiesServer
 	bspb.UnimplementedByteStreamServer
-	old              bool // behave as v1.3.2
 	cas, streams, ac map[string]store
 	readOnly         map[string]bool
 	executes         map[string]bool // has each instance with capabilities, and true if it executes
@@ -95,9 +94,6 @@ func (c *cache) check(of digest, content []byte) error {
 		return status.Errorf(codes.InvalidArgument, "Invalid sha256 hash: %s", of.GetHash())
 	case of.SizeBytes == int64(len(content)):
 		return nil
-	case c.old:
-		return status.Errorf(codes.InvalidArgument,
-			"Digest for upload had mismatching sizes, digest said %d data  said %d", of.SizeBytes, len(content))
 	}
 	return status.Errorf(codes.InvalidArgument, "Identity data size %d does not match expected size %d", len(content), of.SizeBytes)
 }

@@ -40,7 +40,6 @@ type schedulerSpec struct {
 type schedulerConfig struct {
 	Properties          map[string]string `json:"supported_platform_properties"`
 	WorkerTimeout       float64           `json:"worker_timeout_s"`
-	ClientTimeout       float64           `json:"client_action_timeout_s"`
 	ExecutingTimeout    float64           `json:"max_action_executing_timeout_s"`
 	RetainCompleted     int64             `json:"retain_completed_for_s"`
 	MaxJobRetries       int               `json:"max_job_retries"`
@@ -161,40 +160,32 @@ func schemaFile() (string, error) {
 	return beside, nil
 }
 
-// schema is a JSON Schema of NativeLink's configuration.
-type schema struct {
-	compiled *jsonschema.Schema
-	// old is set for the schema of v1.3.2. Where the versions differ, this program then behaves as v1.3.2.
-	old bool
-}
-
-// readSchema reads a schema, whose title has to name its version of NativeLink.
-func readSchema(path string) (schema, error) {
+// readSchema reads a JSON Schema of NativeLink's configuration, whose title has to name a version of NativeLink.
+func readSchema(path string) (*jsonschema.Schema, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return schema{}, err
+		return nil, err
 	}
 	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 	if err != nil {
-		return schema{}, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	var about struct{ Title string }
 	if err := json.Unmarshal(text, &about); err != nil {
-		return schema{}, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if about.Title != "NativeLink v1.3.2" && about.Title != "NativeLink v1.6.6" {
-		return schema{}, fmt.Errorf("%s: its title is %q, not \"NativeLink v1.3.2\" or \"NativeLink v1.6.6\"", path, about.Title)
+	if !strings.HasPrefix(about.Title, "NativeLink v") {
+		return nil, fmt.Errorf("%s: its title is %q, not that of a version of NativeLink", path, about.Title)
 	}
 	compiler := jsonschema.NewCompiler()
 	if err := compiler.AddResource("schema.json", document); err != nil {
-		return schema{}, err
+		return nil, err
 	}
-	compiled, err := compiler.Compile("schema.json")
-	return schema{compiled, about.Title == "NativeLink v1.3.2"}, err
+	return compiler.Compile("schema.json")
 }
 
 // read reads a configuration, which has to be valid by the schema.
-func read(path string, by schema) (config, error) {
+func read(path string, by *jsonschema.Schema) (config, error) {
 	var found config
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -202,7 +193,7 @@ func read(path string, by schema) (config, error) {
 	}
 	var whole any
 	if err = json5.Unmarshal(text, &whole); err == nil {
-		err = by.compiled.Validate(whole)
+		err = by.Validate(whole)
 	}
 	var plain []byte
 	if err == nil {

@@ -1,21 +1,18 @@
 // Command nativelink is a STAND-IN for TraceMachina's NativeLink, for machines that cannot pull its image.
 //
-// The stand-in reads the configuration file that is its only argument, and refuses what the original refuses. It then
+// The stand-in reads the configuration file that is its only argument, and refuses what the schema refuses. It then
 // is the CAS, the scheduler or the worker that the file describes, for any client of the Remote Execution API. The
-// README in the folder above lists what the stand-in does like the original, and what it does differently. The stand-in
-// is small, not fast. It transfers whole blobs through memory and evicts nothing, and its workers and schedulers
-// understand only one another.
+// README in the folder above lists what the tests need of it. The stand-in is small, not fast. It transfers whole blobs
+// through memory and evicts nothing, and its workers and schedulers understand only one another.
 package main
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -42,7 +39,7 @@ func (n *node) scheduler(name, service string) (*scheduler, error) {
 	if found := n.schedulers[name]; found != nil {
 		return found, nil
 	}
-	return nil, fmt.Errorf("Scheduler needs config for '%s' because it exists in %s", name, service) //nolint:staticcheck // the original's words
+	return nil, fmt.Errorf("%s: there is no scheduler %q", service, name)
 }
 
 func (n *node) handler(wanted serverConfig) (http.Handler, error) {
@@ -53,7 +50,7 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.Unimplemented, "") }),
 	)
 	cached := &cache{
-		old: n.stores.old, cas: map[string]store{}, streams: map[string]store{}, ac: map[string]store{},
+		cas: map[string]store{}, streams: map[string]store{}, ac: map[string]store{},
 		readOnly: map[string]bool{}, executes: map[string]bool{},
 	}
 	for _, part := range []struct {
@@ -68,7 +65,7 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 		for _, each := range part.instances {
 			found, err := n.stores.get(part.field, each.CAS+each.AC)
 			if err != nil {
-				return nil, fmt.Errorf("Could not create %s service: %w", part.service, err) //nolint:staticcheck // the original's words
+				return nil, fmt.Errorf("%s: %w", part.service, err)
 			}
 			part.into[each.Name] = found
 		}
@@ -99,7 +96,7 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 	for _, each := range wanted.Services.Execution {
 		cas, err := n.stores.get("cas_store", each.CAS)
 		if err != nil {
-			return nil, fmt.Errorf("Could not create Execution service: %w", err) //nolint:staticcheck // the original's words
+			return nil, fmt.Errorf("Execution: %w", err)
 		}
 		executor, err := n.scheduler(each.Scheduler, "execution")
 		if err != nil {
@@ -121,7 +118,6 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 	routes := http.NewServeMux()
 	if wanted.Services.Health != nil {
 		routes.HandleFunc("GET /status", n.status)
-		routes.HandleFunc("GET /standin/state", n.state)
 	}
 	return http.HandlerFunc(func(answer http.ResponseWriter, asked *http.Request) {
 		if strings.HasPrefix(asked.Header.Get("Content-Type"), "application/grpc") {
@@ -158,22 +154,9 @@ func (n *node) status(answer http.ResponseWriter, asked *http.Request) {
 	fmt.Fprintln(answer, "[]")
 }
 
-func (n *node) state(answer http.ResponseWriter, asked *http.Request) {
-	for _, each := range n.schedulers {
-		answer.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(answer).Encode(each.state())
-		return
-	}
-	http.NotFound(answer, asked)
-}
-
 // serve starts a server, which listens when serve returns. Later failures go to the channel failed.
 func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error {
 	settings := wanted.Listener.HTTP
-	address, err := netip.ParseAddrPort(string(settings.SocketAddress))
-	if err != nil {
-		return fmt.Errorf("Invalid address '%s': invalid socket address syntax", settings.SocketAddress) //nolint:staticcheck // the original's words
-	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -188,29 +171,21 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 		}
 		certificate, err := tls.LoadX509KeyPair(string(settings.TLS.CertFile), string(settings.TLS.KeyFile))
 		if err != nil {
-			return fmt.Errorf("Could not open cert file %s: %w", settings.TLS.CertFile, err) //nolint:staticcheck // the original's words
+			return err
 		}
 		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
 		if authority := string(settings.TLS.ClientCA); authority != "" {
 			if server.TLSConfig.ClientCAs, err = reapi.Authorities(authority); err != nil {
-				return fmt.Errorf("Could not open cert file %s: %w", authority, err) //nolint:staticcheck // the same
+				return err
 			}
 			server.TLSConfig.ClientAuth = tls.RequireAndVerifyClientCert
 		}
 	}
-	listener, err := net.Listen("tcp", address.String())
-	if errors.Is(err, syscall.EADDRINUSE) {
-		err = fmt.Errorf("Address '%s' is already in use by another process.", address) //nolint:staticcheck // the original's words
-	}
+	listener, err := net.Listen("tcp", string(settings.SocketAddress))
 	if err != nil {
 		return err
 	}
-	if os.Getenv("NATIVELINK_STANDIN_NAGLE") != "" {
-		if listener, err = leaveNagle(listener.(*net.TCPListener)); err != nil {
-			return err
-		}
-	}
-	slog.Info("Ready, listening on " + address.String())
+	slog.Info("Ready, listening on " + string(settings.SocketAddress))
 	go func() {
 		if settings.TLS != nil {
 			failed <- server.ServeTLS(listener, "", "")
@@ -237,7 +212,7 @@ func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
 	case spec.Simple == nil:
 		return nil, errors.New("the stand-in has schedulers of the kinds simple and cache_lookup only")
 	}
-	made := newScheduler(*spec.Simple, n.stores.old)
+	made := newScheduler(*spec.Simple)
 	chosen := spec.Simple.ExperimentalBackend.Redis
 	if chosen == nil {
 		return made, made.countActions() // the original counts only the actions in memory
@@ -247,18 +222,15 @@ func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
 		return nil, err
 	}
 	queue, is := found.(*backend)
-	switch {
-	case !is:
-		return nil, errors.New("Could not downcast to redis store in RedisAwaitedActionDb::new") //nolint:staticcheck // the original's words
-	case queue.channel == "":
-		return nil, errors.New("RedisStore must have a pubsub for Redis Scheduler if using subscriptions") //nolint:staticcheck // the same
+	if !is || queue.channel == "" {
+		return nil, fmt.Errorf("%s is no redis_store with a channel", chosen.Store)
 	}
 	made.redis = queue
 	return made, queue.begin()
 }
 
-func start(settings config, old bool, failed chan<- error) error {
-	made := &node{stores: newStores(old), schedulers: map[string]*scheduler{}}
+func start(settings config, failed chan<- error) error {
+	made := &node{stores: newStores(), schedulers: map[string]*scheduler{}}
 	for _, spec := range settings.Stores {
 		if err := made.stores.add(spec); err != nil {
 			return err
@@ -270,7 +242,7 @@ func start(settings config, old bool, failed chan<- error) error {
 	for _, each := range settings.Schedulers {
 		started, err := made.makeScheduler(each.schedulerSpec)
 		if err != nil {
-			return fmt.Errorf("Failed to create scheduler '%s': %w", each.Name, err) //nolint:staticcheck // the original's words
+			return fmt.Errorf("scheduler %s: %w", each.Name, err)
 		}
 		made.schedulers[each.Name] = started
 	}
@@ -289,19 +261,14 @@ func start(settings config, old bool, failed chan<- error) error {
 	for _, each := range made.schedulers {
 		each.start()
 	}
-	names := map[string]bool{}
 	for _, each := range settings.Workers {
 		if each.Local == nil {
 			return errors.New("the stand-in has local workers only")
 		}
 		worker, err := newWorker(*each.Local, made.stores)
-		if err == nil && names[worker.name] {
-			err = fmt.Errorf("Duplicate worker name '%s' found in config", worker.name) //nolint:staticcheck // the original's words
-		}
 		if err != nil {
 			return err
 		}
-		names[worker.name] = true
 		go worker.serve()
 	}
 	return nil
@@ -326,7 +293,7 @@ func run() error {
 		return err
 	}
 	failed := make(chan error)
-	if err := errors.Join(export(by.old), start(settings, by.old, failed)); err != nil {
+	if err := errors.Join(export(), start(settings, failed)); err != nil {
 		return fmt.Errorf("%s: %w", os.Args[1], err)
 	}
 	select {
@@ -342,7 +309,7 @@ func run() error {
 }
 
 func main() {
-	slog.SetDefault(slog.New(newLogs(os.Getenv("NL_LOG"), os.Getenv("RUST_LOG"))))
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stdout, nil)))
 	slog.Info("This is the stand-in for NativeLink.")
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)

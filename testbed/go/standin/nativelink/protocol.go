@@ -43,9 +43,8 @@ type usage struct {
 // toWorker is an order to run an action. The first message to a worker has no action, but the ID that the scheduler
 // gave to the worker.
 type toWorker struct {
-	ID         string
-	Action     []byte            `json:",omitempty"` // the encoded digest of the action
-	Properties map[string]string `json:",omitempty"`
+	ID     string
+	Action []byte `json:",omitempty"` // the encoded digest of the action
 }
 
 type jsonCodec struct{}

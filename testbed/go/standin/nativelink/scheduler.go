@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -16,6 +14,7 @@ import (
 
 	"cloud.google.com/go/longrunning/autogen/longrunningpb"
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -43,18 +42,12 @@ type action struct {
 	Stage      string
 	since      time.Time // when this stage began
 	Queued     time.Time
-	starts     int
 	failures   int
 	worker     *remoteWorker
-	workerID   string // the worker may be connected to another scheduler
+	workerID   string // for the metrics, also when the worker is gone
 	watchers   map[chan *longrunningpb.Operation]bool
 	operation  *longrunningpb.Operation // the latest operation, without its name
-	redis      *backend                 // nil if the action is in memory
-	untold     bool                     // the clients have not been told of the latest operation
-	ours       bool                     // this scheduler queued the action
-	version    int64                    // in Redis
-	retain     int64                    // seconds that Redis keeps a completed action; 0 means for ever
-	asked      time.Time                // when Redis was last told that a client waits
+	redis      *backend                 // nil if the queue is in memory only
 }
 
 type remoteWorker struct {
@@ -73,34 +66,24 @@ type remoteWorker struct {
 type scheduler struct {
 	repb.UnimplementedExecutionServer
 	config  schedulerConfig
-	old     bool             // behave as v1.3.2
 	cas     map[string]store // by instance
 	results store            // the store of a cache_lookup around this scheduler, or nil
-	redis   *backend         // nil if the queue is in memory
+	redis   *backend         // nil if the queue is in memory only
 
 	mutex   sync.Mutex
 	actions map[string]*action
 	clients map[string]*action // by the name of a client's operation
 	workers []*remoteWorker
-	totals  totals
+	ended   int             // completed actions
 	reached map[string]bool // stages that any action has been in
 	wake    chan struct{}   // wakes the matching loop on Redis
 }
 
-type totals struct {
-	Completed int `json:"completed"`
-	// Actions that passed a worker's precondition more than once.
-	StartedMoreThanOnce int `json:"started_more_than_once"`
-	// Times that an action's worker went away while it ran.
-	Lost int `json:"lost"`
-}
-
-func newScheduler(settings schedulerConfig, old bool) *scheduler {
+func newScheduler(settings schedulerConfig) *scheduler {
 	settings.WorkerTimeout = cmp.Or(settings.WorkerTimeout, 5)
-	settings.ClientTimeout = cmp.Or(settings.ClientTimeout, 60)
 	settings.MaxJobRetries = cmp.Or(settings.MaxJobRetries, 3)
 	return &scheduler{
-		config: settings, old: old, cas: map[string]store{}, actions: map[string]*action{}, clients: map[string]*action{},
+		config: settings, cas: map[string]store{}, actions: map[string]*action{}, clients: map[string]*action{},
 		reached: map[string]bool{}, wake: make(chan struct{}, 1),
 	}
 }
@@ -127,7 +110,7 @@ func (s *scheduler) start() {
 	}()
 }
 
-// match gives queued actions to workers at once, or wakes the loop that reads them from Redis.
+// match gives queued actions to workers at once, or wakes the loop on Redis.
 func (s *scheduler) match() {
 	if s.redis == nil {
 		began := time.Now()
@@ -141,20 +124,10 @@ func (s *scheduler) match() {
 	}
 }
 
-func uuid() string {
-	var random [16]byte
-	_, _ = rand.Read(random[:]) // Read never fails
-	random[6], random[8] = random[6]&0x0f|0x40, random[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", random[:4], random[4:6], random[6:8], random[8:10], random[10:])
-}
-
 // property fails for a property that the scheduler can't take from a worker.
 func (s *scheduler) property(name, value string) error {
-	kind, declared := s.config.Properties[name]
-	if !declared && s.old {
-		return status.Errorf(codes.InvalidArgument, "Unknown platform property '%s'", name)
-	}
-	if _, err := strconv.ParseUint(value, 10, 64); kind == "minimum" && err != nil {
+	_, err := strconv.ParseUint(value, 10, 64)
+	if s.config.Properties[name] == "minimum" && err != nil {
 		return status.Errorf(codes.InvalidArgument, "Cannot convert to platform property to u64: %s - %v", value, err)
 	}
 	return nil
@@ -213,13 +186,11 @@ func (s *scheduler) matchNow(waiting []*action) {
 		wish.workerID = best.ID
 		if err := s.enter(wish, executing); err != nil {
 			slog.Error("Failed to assign operation in do_try_match", "operation_id", wish.ID, "err", err)
-			if !errors.Is(err, errStale) {
-				wish.workerID = "" // the action stays queued
-			}
+			wish.workerID = "" // the action stays queued
 			continue
 		}
 		best.used, best.running[wish.ID], wish.worker = time.Now(), wish, best
-		best.orders <- toWorker{wish.ID, name, wish.Properties}
+		best.orders <- toWorker{wish.ID, name}
 	}
 }
 
@@ -238,16 +209,13 @@ func (s *scheduler) waiting() []*action {
 
 // enter puts an action into a stage. On Redis that may fail, and the action then stays as Redis has it.
 func (s *scheduler) enter(wish *action, stage string) error {
-	before, since := wish.Stage, wish.since
-	wish.Stage, wish.since, wish.retain = stage, time.Now(), s.config.RetainCompleted
 	if s.redis != nil {
-		if err := s.redis.write(wish); err != nil {
-			if !errors.Is(err, errStale) { // after errStale the action is what Redis has by now
-				wish.Stage, wish.since = before, since
-			}
+		if err := s.redis.write(wish, stage, s.config.RetainCompleted); err != nil {
 			return err
 		}
 	}
+	before := wish.Stage
+	wish.Stage, wish.since = stage, time.Now()
 	s.reached[stage] = true
 	if before != "" {
 		wish.changed()
@@ -258,7 +226,7 @@ func (s *scheduler) enter(wish *action, stage string) error {
 // tell makes a new operation of a stage the action's latest one, and sends it to the clients that wait.
 func (wish *action) tell(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
 	wish.set(stage, response)
-	wish.announce()
+	wish.send()
 }
 
 func (wish *action) set(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
@@ -277,18 +245,7 @@ func (wish *action) set(stage repb.ExecutionStage_Value, response *repb.ExecuteR
 	}
 }
 
-// announce sends the latest operation to the clients that wait. Without a subscription it does so later, because the
-// original could not have heard of the operation from Redis.
-func (wish *action) announce() {
-	if wish.redis != nil && !wish.redis.subscribed.Load() {
-		wish.untold = true
-		return
-	}
-	wish.send()
-}
-
 func (wish *action) send() {
-	wish.untold = false
 	for watcher := range wish.watchers {
 		select {
 		case watcher <- wish.operation:
@@ -331,28 +288,23 @@ func (s *scheduler) end(wish *action, response *repb.ExecuteResponse) {
 	operation := wish.operation
 	wish.set(repb.ExecutionStage_COMPLETED, response)
 	if err := s.enter(wish, completed); err != nil {
-		if !errors.Is(err, errStale) {
-			wish.operation = operation
-		}
+		wish.operation = operation
 		s.strand(wish, err)
 		return
 	}
 	wish.ended(response)
-	s.totals.Completed++
-	if wish.starts > 1 {
-		s.totals.StartedMoreThanOnce++
-	}
-	wish.announce()
+	s.ended++
+	wish.send()
 }
 
-// drop ends a queued action that no client of this scheduler waits for any more.
+// drop ends a queued action that no client waits for any more.
 func (s *scheduler) drop(wish *action) {
-	if wish.Stage != queued || len(wish.watchers) > 0 || s.actions[wish.ID] == nil || !wish.ours {
+	if wish.Stage != queued || len(wish.watchers) > 0 || s.actions[wish.ID] == nil {
 		return
 	}
 	if s.redis != nil {
 		if err := s.redis.remove(wish); err != nil {
-			return // the action stays until it has had no client for client_action_timeout_s
+			return
 		}
 	}
 	s.forget(wish)
@@ -391,9 +343,6 @@ func (s *scheduler) expire() {
 			s.match()
 		}
 	}
-	if s.redis != nil {
-		s.redis.keepAlive(s)
-	}
 }
 
 // lose forgets a worker. The actions that it ran go back into the queue.
@@ -416,7 +365,6 @@ func (s *scheduler) lose(worker *remoteWorker, why string, disconnected bool) {
 		if wish.worker != worker {
 			continue
 		}
-		s.totals.Lost++
 		s.giveBack(wish, true, failure(codes.Internal, "Worker disconnected repeatedly while executing this action"))
 	}
 	s.match()
@@ -438,7 +386,7 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 		}
 	}
 	worker := &remoteWorker{
-		registration: *first.Register, ID: first.Register.Name + uuid(), running: map[string]*action{}, seen: time.Now(), used: time.Now(),
+		registration: *first.Register, ID: first.Register.Name + uuid.NewString(), running: map[string]*action{}, seen: time.Now(), used: time.Now(),
 		orders: make(chan toWorker, 1000), lost: make(chan struct{}),
 	}
 	s.mutex.Lock()
@@ -483,7 +431,6 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 	switch {
 	case message.Started != "":
 		if wish := worker.running[message.Started]; wish != nil && wish.worker == worker {
-			wish.starts++
 			wish.tell(repb.ExecutionStage_EXECUTING, nil)
 		}
 	case message.Refused != "":
@@ -540,15 +487,15 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 	if s.results != nil && !asked.SkipCacheLookup {
 		if done, err := s.known(stream.Context(), asked.ActionDigest); err != nil || done != nil {
 			if done != nil {
-				done.Name = asked.InstanceName + "/" + uuid()
+				done.Name = asked.InstanceName + "/" + uuid.NewString()
 				err = stream.Send(done)
 			}
 			return err
 		}
 	}
 	wish := &action{
-		ID: uuid(), instance: asked.InstanceName, digest: asked.ActionDigest, cacheable: !asked.SkipCacheLookup,
-		Properties: map[string]string{}, Priority: asked.ExecutionPolicy.GetPriority(), Queued: time.Now(), asked: time.Now(),
+		ID: uuid.NewString(), instance: asked.InstanceName, digest: asked.ActionDigest, cacheable: !asked.SkipCacheLookup,
+		Properties: map[string]string{}, Priority: asked.ExecutionPolicy.GetPriority(), Queued: time.Now(),
 		watchers: map[chan *longrunningpb.Operation]bool{}, redis: s.redis,
 	}
 	for _, property := range platform.GetProperties() {
@@ -556,8 +503,8 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 	}
 	wish.set(repb.ExecutionStage_QUEUED, nil)
 	s.mutex.Lock()
-	client := uuid()
-	if wish, err = s.join(wish, client); err != nil {
+	client := uuid.NewString()
+	if wish, err = s.join(wish); err != nil {
 		s.mutex.Unlock()
 		return status.Errorf(codes.Unavailable, "In RedisAwaitedActionDb::add_action: %v", err)
 	}
@@ -584,32 +531,19 @@ func (s *scheduler) known(ctx context.Context, wanted digest) (*longrunningpb.Op
 }
 
 // join puts an action into the queue, or returns the equal action that is already there.
-func (s *scheduler) join(wish *action, client string) (*action, error) {
+func (s *scheduler) join(wish *action) (*action, error) {
 	for _, other := range s.actions {
 		same := other.instance == wish.instance && proto.Equal(other.digest, wish.digest)
 		if same && other.Stage != completed && other.cacheable && wish.cacheable {
 			wish = other
 		}
 	}
-	if s.redis != nil {
-		other, err := s.redis.equal(s, wish)
-		if err != nil {
-			return nil, err
-		}
-		if other != nil {
-			wish = other
-		}
-	}
 	if wish.Stage == "" {
-		wish.ours = true
 		if err := s.enter(wish, queued); err != nil {
 			return nil, err
 		}
 	}
 	s.actions[wish.ID] = wish
-	if s.redis != nil {
-		return wish, s.redis.named(client, wish)
-	}
 	return wish, nil
 }
 
@@ -618,14 +552,10 @@ func (s *scheduler) WaitExecution(asked *repb.WaitExecutionRequest, stream repb.
 	client := asked.Name[strings.LastIndex(asked.Name, "/")+1:]
 	s.mutex.Lock()
 	wish := s.clients[client]
-	if wish == nil && s.redis != nil {
-		wish = s.redis.find(s, client)
-	}
 	if wish == nil {
 		s.mutex.Unlock()
 		return status.Errorf(codes.NotFound, "Failed to find existing task")
 	}
-	s.clients[client] = wish
 	return s.follow(wish, asked.Name, stream)
 }
 
@@ -658,35 +588,11 @@ func (s *scheduler) follow(wish *action, name string, stream grpc.ServerStreamin
 
 // counts returns the number of actions by stage. Of the completed ones it counts all that there ever were.
 func (s *scheduler) counts() map[string]int {
-	found := map[string]int{queued: 0, executing: 0, completed: s.totals.Completed}
+	found := map[string]int{queued: 0, executing: 0, completed: s.ended}
 	for _, wish := range s.actions {
 		if wish.Stage != completed {
 			found[wish.Stage]++
 		}
-	}
-	return found
-}
-
-type workerState struct {
-	Name    string `json:"name"`
-	Running int    `json:"running"`
-}
-
-type state struct {
-	Queued    int `json:"queued"`
-	Executing int `json:"executing"`
-	totals
-	Workers []workerState `json:"workers"`
-}
-
-// state returns the answer to GET /standin/state.
-func (s *scheduler) state() state {
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	counts := s.counts()
-	found := state{Queued: counts[queued], Executing: counts[executing], totals: s.totals, Workers: []workerState{}}
-	for _, worker := range s.workers {
-		found.Workers = append(found.Workers, workerState{worker.Name, len(worker.running)})
 	}
 	return found
 }

@@ -258,7 +258,7 @@ func (c complete) Put(ctx context.Context, wanted digest, content []byte) error 
 // verified takes only content that matches its digest. Other stores take any bytes under any digest.
 type verified struct {
 	store
-	size, hash, old bool
+	size, hash bool
 }
 
 func (v verified) Put(ctx context.Context, wanted digest, content []byte) error {
@@ -268,9 +268,6 @@ func (v verified) Put(ctx context.Context, wanted digest, content []byte) error 
 			"Expected size to match. Got %d but digest says %d on update", found.SizeBytes, wanted.SizeBytes)
 	}
 	if v.hash && found.Hash != wanted.Hash {
-		if v.old {
-			return status.Errorf(codes.InvalidArgument, "Hashes do not match, got: %s but digest hash was %s", wanted.Hash, found.Hash)
-		}
 		return status.Errorf(codes.InvalidArgument,
 			"Hash verification using SHA256 failed: client declared SHA256:%s, but the server computed SHA256:%s", wanted.Hash, found.Hash)
 	}
@@ -356,7 +353,7 @@ func (r reference) store() (store, error) {
 	if found, there := r.named.by[r.name]; there {
 		return found, nil
 	}
-	return nil, fmt.Errorf("Failed to find store '%s' in StoreManager in RefStore", r.name) //nolint:staticcheck // the original's words
+	return nil, fmt.Errorf("ref_store: there is no store %q", r.name)
 }
 
 func (r reference) Missing(ctx context.Context, digests []digest) ([]digest, error) {
@@ -387,10 +384,9 @@ func (r reference) Put(ctx context.Context, wanted digest, content []byte) error
 type stores struct {
 	by         map[string]store
 	references *[]reference
-	old        bool // behave as v1.3.2
 }
 
-func newStores(old bool) stores { return stores{map[string]store{}, &[]reference{}, old} }
+func newStores() stores { return stores{map[string]store{}, &[]reference{}} }
 
 func (named stores) add(spec storeSpec) error {
 	var name string
@@ -398,20 +394,20 @@ func (named stores) add(spec storeSpec) error {
 		return fmt.Errorf("a store has no name: %w", err)
 	}
 	made, err := named.open(spec)
-	if err == nil && named.by[name] != nil && !named.old {
-		err = fmt.Errorf("Store name '%s' already exists in the store manager", name) //nolint:staticcheck // the original's words
+	if err == nil && named.by[name] != nil {
+		err = errors.New("the name is taken")
 	}
 	if err != nil {
-		return fmt.Errorf("Failed to create store '%s': %w", name, err) //nolint:staticcheck // the original's words
+		return fmt.Errorf("store %q: %w", name, err)
 	}
 	named.by[name] = made
 	return nil
 }
 
-// check fails if a reference names a store that does not exist. v1.3.2 notices that only when the store is used.
+// check fails if a reference names a store that does not exist.
 func (named stores) check() error {
 	for _, each := range *named.references {
-		if _, err := each.store(); err != nil && !named.old {
+		if _, err := each.store(); err != nil {
 			return err
 		}
 	}
@@ -423,7 +419,7 @@ func (named stores) get(field, name string) (store, error) {
 	if found, there := named.by[name]; there {
 		return found, nil
 	}
-	return nil, fmt.Errorf("'%s': '%s' does not exist", field, name)
+	return nil, fmt.Errorf("%s: there is no store %q", field, name)
 }
 
 func (named stores) open(spec storeSpec) (store, error) {
@@ -476,7 +472,7 @@ func (named stores) open(spec storeSpec) (store, error) {
 			return complete{backend, cas}, errors.Join(err, other)
 		case "verify":
 			backend, err := named.open(wanted.Backend)
-			return verified{backend, wanted.Size, wanted.Hash, named.old}, err
+			return verified{backend, wanted.Size, wanted.Hash}, err
 		case "cache_metrics":
 			backend, err := named.open(wanted.Backend)
 			return counted{backend, wanted.Cache}, err
@@ -490,17 +486,13 @@ func (named stores) open(spec storeSpec) (store, error) {
 				made, total = append(made, opened), total+part.Weight
 			}
 			if total == 0 {
-				return nil, errors.New("ShardStore must have at least one store, and weight") //nolint:staticcheck // the original's words
+				return nil, errors.New("the shards have no weight")
 			}
 			return made, nil
 		case "redis_store":
 			return connect(wanted.redisConfig)
 		case "grpc":
-			switch len(wanted.Endpoints) {
-			case 0:
-				return nil, errors.New("Expected at least 1 endpoint in GrpcStore") //nolint:staticcheck // the original's words
-			case 1:
-			default:
+			if len(wanted.Endpoints) != 1 {
 				return nil, fmt.Errorf("the stand-in takes one endpoint in a grpc store, not %d", len(wanted.Endpoints))
 			}
 			connection, err := dial(string(wanted.Endpoints[0].Address), wanted.Endpoints[0].TLS)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
@@ -101,8 +102,8 @@ func with(pairs ...string) metric.MeasurementOption {
 }
 
 // export sends all metrics to OTEL_EXPORTER_OTLP_ENDPOINT every OTEL_METRIC_EXPORT_INTERVAL, as NativeLink does. The
-// resource is named nativelink, regardless of the environment. v1.3.2 has fewer metrics.
-func export(old bool) error {
+// resource is named nativelink, regardless of the environment.
+func export() error {
 	endpoint := os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
 	if endpoint == "" {
 		return nil
@@ -115,26 +116,16 @@ func export(old bool) error {
 	exporter, err := otlpmetricgrpc.New(ctx,
 		otlpmetricgrpc.WithGRPCConn(connection), otlpmetricgrpc.WithRetry(otlpmetricgrpc.RetryConfig{Enabled: false}))
 	described, other := resource.New(ctx, resource.WithFromEnv(), resource.WithAttributes(
-		attribute.String("service.name", "nativelink"), attribute.String("service.instance.id", uuid())))
+		attribute.String("service.name", "nativelink"), attribute.String("service.instance.id", uuid.NewString())))
 	if err = errors.Join(err, other); err != nil {
 		return err
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
 		slog.Warn("Metrics could not be sent", "endpoint", endpoint, "err", err)
 	}))
-	options := []sdk.Option{sdk.WithReader(sdk.NewPeriodicReader(exporter)), sdk.WithResource(described)}
-	if old {
-		options = append(options, sdk.WithView(withoutNewer), sdk.WithCardinalityLimit(0)) // the newer SDK's default is 2000
-	}
-	otel.SetMeterProvider(sdk.NewMeterProvider(options...))
+	otel.SetMeterProvider(sdk.NewMeterProvider(
+		sdk.WithReader(sdk.NewPeriodicReader(exporter)), sdk.WithResource(described)))
 	return nil
-}
-
-// withoutNewer drops the metrics that v1.3.2 does not have.
-func withoutNewer(made sdk.Instrument) (sdk.Stream, bool) {
-	known := []string{"execution.active.count", "execution.completed.count", "execution.stage.transitions"}
-	has := strings.HasPrefix(made.Name, "cache.") || slices.Contains(known, made.Name)
-	return sdk.Stream{Name: made.Name, Aggregation: sdk.AggregationDrop{}}, !has
 }
 
 // countActions reports the number of actions by stage. A stage appears only after the first action was in it.

@@ -34,7 +34,7 @@ type worker struct {
 	config  workerConfig
 	name    string
 	id      atomic.Value // the scheduler's name for this worker
-	tools   tools
+	folder  string
 	longest time.Duration
 	cas, ac store
 	// Tests use these to delay the creation of an action's folder, and the report of its result.
@@ -42,29 +42,17 @@ type worker struct {
 }
 
 func newWorker(settings workerConfig, named stores) (*worker, error) {
-	cas, there := named.by[settings.CAS]
-	if !there {
-		return nil, fmt.Errorf("Failed to find store for cas_store_ref in worker config : %s", settings.CAS) //nolint:staticcheck // the original's words
-	}
-	both, is := cas.(fastSlow)
-	if !is {
-		return nil, errors.New("Expected store for LocalWorker's store to be a FastSlowStore") //nolint:staticcheck // the same
-	}
-	fast := both.fast
-	if other, is := fast.(reference); is {
-		fast, _ = other.store()
-	}
-	if _, is := fast.(*filesystem); !is {
-		return nil, errors.New("Expected FilesystemStore store for .fast_store() in RunningActionsManagerImpl") //nolint:staticcheck // the same
+	cas, err := named.get("cas_fast_slow_store", settings.CAS)
+	if err != nil {
+		return nil, err
 	}
 	var ac store
 	if settings.Upload.AC != "" {
-		if ac, there = named.by[settings.Upload.AC]; !there {
-			return nil, fmt.Errorf("Failed to find store for ac_store in worker config : %s", settings.Upload.AC) //nolint:staticcheck // the same
+		if ac, err = named.get("ac_store", settings.Upload.AC); err != nil {
+			return nil, err
 		}
 	}
 	made := &worker{config: settings, name: string(settings.Name), cas: cas, ac: ac}
-	var err error
 	made.longest = time.Duration(max(settings.Longest, settings.LongestOld) * float64(time.Second))
 	if made.longest == 0 {
 		made.longest = 20 * time.Minute
@@ -76,8 +64,8 @@ func newWorker(settings workerConfig, named stores) (*worker, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	made.tools.folder = string(settings.WorkDirectory)
-	return made, errors.Join(os.RemoveAll(made.tools.folder), os.MkdirAll(made.tools.folder, 0o755))
+	made.folder = string(settings.WorkDirectory)
+	return made, errors.Join(os.RemoveAll(made.folder), os.MkdirAll(made.folder, 0o755))
 }
 
 // serve connects to the scheduler, and connects again a second after each connection has ended. Each time it reads the
@@ -154,7 +142,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	}
 	send(toScheduler{Started: order.ID})
 	time.Sleep(w.startDelay)
-	home := filepath.Join(w.tools.folder, order.ID)
+	home := filepath.Join(w.folder, order.ID)
 	digest, result, used := &repb.Digest{}, &repb.ActionResult{}, usage{}
 	action := &repb.Action{}
 	err := proto.Unmarshal(order.Action, digest)
@@ -162,7 +150,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 		err = fetchMessage(ctx, w.cas, digest, action)
 	}
 	if err == nil {
-		result, err = w.run(ctx, action, order.Properties, home, &used)
+		result, err = w.run(ctx, action, home, &used)
 	}
 	if removed := os.RemoveAll(home); removed != nil {
 		slog.Error("The action's directory could not be removed", "err", removed)
@@ -180,7 +168,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	fault := []codes.Code{codes.OK, codes.DeadlineExceeded, codes.InvalidArgument, codes.NotFound}
 	again := !slices.Contains(fault, status.Code(err))
 	if err == nil {
-		slog.Info("Command complete", "target", runner, "operation_id", order.ID, "exit_code", fmt.Sprint(result.GetExitCode()))
+		slog.Info("Command complete", "operation_id", order.ID, "exit_code", fmt.Sprint(result.GetExitCode()))
 	} else {
 		slog.Error("Error executing action", "operation_id", order.ID, "err", err)
 	}
@@ -189,7 +177,7 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 
 // run makes the action's folder, runs the command there and stores its outputs.
 func (w *worker) run(
-	ctx context.Context, action *repb.Action, properties map[string]string, home string, used *usage,
+	ctx context.Context, action *repb.Action, home string, used *usage,
 ) (*repb.ActionResult, error) {
 	metadata := &repb.ExecutedActionMetadata{
 		Worker: w.id.Load().(string), WorkerStartTimestamp: timestamppb.Now(), InputFetchStartTimestamp: timestamppb.Now(),
@@ -219,14 +207,8 @@ func (w *worker) run(
 		}
 	}
 	metadata.InputFetchCompletedTimestamp = timestamppb.Now()
-	slog.Info("Executing command", "target", runner, "args", listed(command.Arguments))
-	var result *repb.ActionResult
-	var err error
-	if properties["supports-workers"] == "1" {
-		result, err = w.ask(ctx, command, properties["requires-worker-protocol"], folder, longest, metadata, used)
-	} else {
-		result, err = w.execute(ctx, command, folder, longest, metadata, used)
-	}
+	slog.Info("Executing command", "args", command.Arguments)
+	result, err := w.execute(ctx, command, folder, longest, metadata, used)
 	if err != nil {
 		return nil, err
 	}
@@ -238,9 +220,6 @@ func (w *worker) run(
 	metadata.OutputUploadCompletedTimestamp, metadata.WorkerCompletedTimestamp = timestamppb.Now(), timestamppb.Now()
 	return result, nil
 }
-
-// listed returns a command as it is written to the log.
-func listed(arguments []string) string { return "[\"" + strings.Join(arguments, "\", \"") + "\"]" }
 
 func (w *worker) execute(
 	ctx context.Context, command *repb.Command, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata, used *usage,
