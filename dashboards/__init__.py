@@ -1,29 +1,37 @@
-"""Grafana dashboards as code. `python -m dashboards` writes them as JSON; users' renders copy those files."""
+"""Grafana dashboards as data. `python -m dashboards` writes them as JSON; users' renders copy those files.
+
+NAME.yaml describes a dashboard: `needs` are its variables, and the first key of a panel is its kind (row, graph,
+number, share, table) with its title. Further keys of a panel are
+
+- `text`, which may name runbooks, and `queries`, which are PromQL by the legend of their series, with fragments.yaml;
+- `unit`, by default short, and for a share percentunit;
+- `warn` and `fail` of a number or a share: green, yellow from warn and red from fail (below, if fail is less);
+- `stacked` and `top`, the end of the axis, of a graph;
+- `links` of a table: URLs by the name of their column. Several queries make one row of what has the same labels.
+"""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import ROOT
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-
-from dashboards import cache, edge, gitops, overview, queue, workers
 
 FOLDER = ROOT / "roles/nativelink/files/dashboards"
-MODULES = {
-    "overview": overview,
-    "queue": queue,
-    "cache": cache,
-    "workers": workers,
-    "edge": edge,
-    "gitops": gitops,
-}
+NAMES = ("overview", "queue", "cache", "workers", "edge", "gitops")
 # Panels that have nothing to show while all is well.
 EMPTY_WHEN_WELL = frozenset({("overview", "Firing alerts")})
+
+Object = dict[str, Any]
+_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+# By kind: how many panels stand side by side at most, and their height.
+_SIZES = {"row": (1, 1), "graph": (3, 7), "number": (6, 4), "share": (6, 4), "table": (1, 4)}
 
 
 class Query(NamedTuple):
@@ -34,9 +42,115 @@ class Query(NamedTuple):
     expr: str
 
 
-def models() -> dict[str, dict[str, Any]]:
+def _read(name: str) -> Any:
+    return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text())
+
+
+_FRAGMENTS: Mapping[str, str] = _read("fragments")
+_SKELETON: Mapping[str, Any] = _read("skeleton")
+
+
+def _filled(query: str) -> str:
+    """Return a query with the text of its fragments, which may name others."""
+    return re.sub(r"<<(\w+)>>", lambda found: _filled(_FRAGMENTS[found[1]]), query)
+
+
+def models() -> dict[str, Object]:
     """Return the dashboards as Grafana takes them, by their names."""
-    return {name: json.loads(JSONEncoder().encode(module.made().build())) for name, module in MODULES.items()}
+    return {name: _model(name, _read(name)) for name in NAMES}
+
+
+def _model(name: str, board: Mapping[str, Any]) -> Object:
+    needs = ["datasource", *board["needs"], "runbooks"]
+    return {
+        **_SKELETON["dashboard"],
+        "uid": f"nativelink-{name}",
+        "title": f"NativeLink / {board['title']}",
+        "description": board["text"],
+        "templating": {
+            "list": [_variable(*each) for each in _SKELETON["variables"].items() if each[0] in needs],
+        },
+        "panels": list(_placed([_panel(number, part) for number, part in enumerate(board["panels"], 1)])),
+    }
+
+
+def _variable(name: str, wanted: Mapping[str, Any]) -> Object:
+    made = {**_SKELETON["variable"], "name": name, **wanted}
+    match made.setdefault("type", "query"):
+        case "query":
+            query = {"query": _filled(wanted["query"]), "refId": name}
+            made |= {"query": query, "datasource": _SOURCE, "refresh": 2, "sort": 1}
+        case "textbox":
+            made["current"] = {"selected": True, "text": wanted["query"], "value": wanted["query"]}
+    return made
+
+
+def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
+    """Return the kind of a panel, and its model without its place."""
+    kind, title = next(iter(part.items()))
+    made: Object = {**copy.deepcopy(_SKELETON[kind]), "id": number, "title": title}
+    if kind == "row":
+        return kind, made
+    defaults = made["fieldConfig"]["defaults"]
+    defaults["unit"] = part.get("unit", "percentunit" if kind == "share" else "short")
+    made |= {**_SKELETON["panel"], "datasource": _SOURCE, "description": part["text"]}
+    runbooks = dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", part["text"]))
+    made["links"] = [{**_SKELETON["link"], "title": name, "url": f"${{runbooks}}/{name}.md"} for name in runbooks]
+    made["targets"] = [
+        {"datasource": _SOURCE, "expr": _filled(query), "legendFormat": legend, "refId": reference}
+        for reference, (legend, query) in zip("ABCDEFGH", part["queries"].items(), strict=False)
+    ]
+    if kind != "graph":  # the values at the end of the range only
+        for target in made["targets"]:
+            target |= {"instant": True, "range": False}
+    match kind:
+        case "graph":
+            if part.get("stacked"):
+                defaults["custom"] |= {"fillOpacity": 30, "stacking": {"mode": "normal"}}
+            if "top" in part:
+                defaults["max"] = part["top"]
+        case "number" | "share":
+            defaults["thresholds"] = {"mode": "absolute", "steps": _steps(part.get("warn"), part.get("fail"))}
+        case "table":
+            _tabulate(made, list(part["queries"]), part.get("links", {}))
+    return kind, made
+
+
+def _steps(warn: float | None, fail: float | None) -> list[Object]:
+    steps = [(None, "green"), (warn, "yellow"), (fail, "red")]
+    if warn is not None and fail is not None and fail < warn:
+        steps = [(None, "red"), (fail, "yellow"), (warn, "green")]
+    return [{"color": color, "value": at} for at, color in steps if at is not None or color == steps[0][1]]
+
+
+def _tabulate(made: Object, legends: Sequence[str], links: Mapping[str, str]) -> None:
+    names = {f"Value #{target['refId']}": target["legendFormat"] for target in made["targets"]}
+    if len(legends) == 1:
+        names = {"Value": legends[0]}
+    for target in made["targets"]:
+        target["format"] = "table"
+    made["transformations"] = [
+        {"id": "merge", "options": {}},
+        {"id": "organize", "options": {"excludeByName": {"Time": True}, "renameByName": names}},
+    ]
+    for column, url in links.items():
+        shown = {"id": "links", "value": [{"title": "Runbook", "url": url, "targetBlank": True}]}
+        override = {"matcher": {"id": "byName", "options": column}, "properties": [shown]}
+        made["fieldConfig"]["overrides"].append(override)
+
+
+def _placed(parts: Sequence[tuple[str, Object]]) -> Iterator[Object]:
+    """Yield panels with their places. Those of a size in a row fill the lines of the grid, which has 24 columns."""
+    y = 0
+    for (most, height), group in itertools.groupby(parts, lambda part: _SIZES[part[0]]):
+        alike = [panel for _, panel in group]
+        lines = -(-len(alike) // most)
+        for line in range(lines):
+            line_of = alike[line * len(alike) // lines : (line + 1) * len(alike) // lines]
+            edges = [24 * position // len(line_of) for position in range(len(line_of) + 1)]
+            for panel, (x, end) in zip(line_of, itertools.pairwise(edges), strict=True):
+                yield {**panel, "gridPos": {"h": height, "w": end - x, "x": x, "y": y}}
+            y += height
 
 
 def files() -> dict[Path, str]:
@@ -60,7 +174,7 @@ def queries(values: Mapping[str, str]) -> list[Query]:
     ]
 
 
-def panels(model: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def panels(model: Mapping[str, Any]) -> Iterator[Object]:
     """Yield the panels of a dashboard without its rows."""
     yield from (panel for panel in model["panels"] if panel["type"] != "row")
 
@@ -68,3 +182,18 @@ def panels(model: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def substituted(query: str, values: Mapping[str, str]) -> str:
     """Return a query with the values of its variables. A $1 of label_replace stays."""
     return re.sub(r"\$\{?([a-z_]+)\}?", lambda found: values[found[1]], query)
+
+
+def variables(
+    cluster: str, namespace: str, workers_namespace: str, minutes: float, interval: int = 15
+) -> dict[str, str]:
+    """Return the values that Grafana would give its variables. `interval` is that of the scrapes, in seconds."""
+    return {
+        "cluster": cluster,
+        "namespace": namespace,
+        "workers_namespace": workers_namespace,
+        "pool": ".+",
+        "price": "0.4",
+        "__rate_interval": f"{4 * interval}s",
+        "__range": f"{60 * minutes:.0f}s",
+    }

@@ -5,27 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import combinations
-from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
 import dashboards
-from dashboards import pictures, prometheus
 from testkit.prometheus import local
+from tests.monitoring.recorded import Recorded
 
-NAMES = list(dashboards.MODULES)
-VALUES = pictures.variables("test", "nativelink", "nativelink-workers", 60)
-# The pages in docs/alerts.
-RUNBOOKS = """
-NativeLinkCASPodDown NativeLinkCASDiskFull NativeLinkCASInodesFull NativeLinkUploadsRefused NativeLinkUploadErrors
-NativeLinkSchedulerDown NativeLinkSchedulerNotMatching NativeLinkSchedulerLoopDead NativeLinkActionsUnmatched
-NativeLinkPoolAtMaximum NativeLinkWorkersPending NativeLinkWorkerOutOfMemory NativeLinkWorkerEvicted
-NativeLinkDrainStuck NativeLinkWorkersGivenUp NativeLinkRedisDown NativeLinkRedisFull NativeLinkDemandLost
-NativeLinkKEDAFallback NativeLinkEdgeErrors NativeLinkEdgeGivesUp NativeLinkCertificateExpiry
-NativeLinkMutualTLSExpiry NativeLinkGitOpsOutOfSync NativeLinkGitOpsFailing NativeLinkCacheHitRateCollapsed
-NativeLinkMetricsLost
-"""
+NAMES = dashboards.NAMES
+VALUES = dashboards.variables("test", "nativelink", "nativelink-workers", 60)
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +24,10 @@ def models() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a Prometheus without any target, and return its address."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+    """Start a Prometheus without any target."""
     with local("prometheus", tmp_path_factory.mktemp("prometheus"), {}) as address:
-        yield address
+        yield Recorded(address)
 
 
 def test_the_files_are_what_the_code_makes() -> None:
@@ -68,7 +58,7 @@ def test_a_panel_links_to_each_runbook_that_its_description_names(models: dict[s
             assert [link["url"] for link in panel.get("links", ())] == [f"${{runbooks}}/{name}.md" for name in named]
             linked.update(named)
     assert "NativeLinkCASPodDown" in linked
-    assert linked <= set(RUNBOOKS.split())
+    assert linked <= {path.stem for path in (dashboards.ROOT / "docs/alerts").iterdir()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,47 +109,24 @@ def test_the_variables_get_their_values() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prometheus_takes_each_query(server: str, models: dict[str, dict[str, Any]], name: str) -> None:
+def test_prometheus_takes_each_query(server: Recorded, models: dict[str, dict[str, Any]], name: str) -> None:
     asked = [query for query in dashboards.queries(VALUES) if query.dashboard == name]
     assert len(asked) >= len(list(dashboards.panels(models[name])))
     for query in asked:
         assert "$" not in query.expr.replace('"$1"', "")
-        prometheus.vector(server, query.expr, 0)
+        server.ask("query", query=query.expr)
     for variable in models[name]["templating"]["list"]:
         if variable["type"] == "query":
             series = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
             assert series
-            prometheus.vector(server, dashboards.substituted(series[1], VALUES), 0)
+            server.ask("query", query=dashboards.substituted(series[1], VALUES))
 
 
-def test_prometheus_refuses_a_wrong_query(server: str) -> None:
+def test_prometheus_refuses_a_wrong_query(server: Recorded) -> None:
     """The counter-run."""
-    with pytest.raises(prometheus.QueryError, match=r"sum\(x.*unclosed left parenthesis"):
-        prometheus.vector(server, "sum(x", 0)
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0.5, "percentunit", "50%"),
-        (0.043, "s", "43 ms"),
-        (1209600, "s", "14 d"),
-        (1500, "ms", "1.5 s"),
-        (3 * 1024**2, "bytes", "3 MiB"),
-        (2048, "Bps", "2 KiB/s"),
-        (12000, "short", "12k"),
-        (0, "ops", "0 ops/s"),
-        (float("nan"), "s", "NaN"),
-    ],
-)
-def test_a_picture_shows_values_in_their_units(value: float, unit: str, text: str) -> None:
-    assert pictures.shown(value, unit) == text
-
-
-def test_a_dashboard_is_drawn_without_any_data(server: str, models: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """Panels without data say so, and the picture is made all the same."""
-    pictures.draw(models["gitops"], server, VALUES, 0, 3600).savefig(tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(HTTPError) as refused:
+        server.ask("query", query="sum(x")
+    assert b"unclosed left parenthesis" in refused.value.read()
 
 
 def test_there_is_a_picture_of_each_dashboard() -> None:

@@ -7,10 +7,9 @@ import re
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import ROOT
 
 import dashboards
-from dashboards import pictures
 from tests.monitoring.recorded import Recorded
 
-VALUES = pictures.variables("test", "nativelink", "nativelink-workers", 60)
+VALUES = dashboards.variables("test", "nativelink", "nativelink-workers", 60)
 # The recording has none of these: each begins with an event.
 EVENTS = {
     "ALERTS": "an alert fires",
