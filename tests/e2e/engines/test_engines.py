@@ -169,8 +169,7 @@ def test_the_cas_stays_when_its_file_is_removed(engine: Engine) -> None:
     assert after == {name: value for name, value in before.items() if name != "StatefulSet/bare"}
     assert {"StatefulSet/nativelink-cas", "PersistentVolumeClaim/data-nativelink-cas-0"} <= after.keys()
 
-    engine.site.git("revert", "--no-edit", "HEAD", "HEAD~1")
-    engine.applied(engine.site.push())
+    engine.applied(engine.site.revert("HEAD", "HEAD~1"))
     assert running(engine) == after
 
 

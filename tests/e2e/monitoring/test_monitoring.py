@@ -2,7 +2,7 @@
 
 The farm has a scheduler in memory, KEDA and an edge. All times of its monitoring are a tenth of what a user has, so
 that each alert can be set off by its fault. The tests run in the order of the file. One that sets off an alert for the
-second time first waits for the end of the first, and the last test waits for the end of all.
+second time first waits for its end, and ``test_all_alerts_end`` waits for the end of all.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def test_pods_that_find_no_node(farm: Monitored) -> None:
     farm.ended(*pending)
     with cordoned(farm):
         farm.where.run("-n", CAS, "delete", "pod", "nativelink-cas-0", "nativelink-cas-1", "--wait=false")
-        farm.where.run("-n", WORKERS, "delete", "pod", farm.worker(), "--wait=false")
+        # All of them, because one may be about to go anyway.
+        farm.where.run("-n", WORKERS, "delete", "pod", "-l", "app.kubernetes.io/component=worker", "--wait=false")
         with farm.requests():
             farm.fires(*pending, seconds=200)
     farm.edge.ready()
@@ -142,6 +143,7 @@ def test_a_worker_that_hangs(farm: Monitored) -> None:
     )
     farm.fires("WorkersGivenUp")
     farm.where.run("-n", WORKERS, "delete", "pod", pod, "--force", "--grace-period=0")
+    farm.ended("WorkersGivenUp")
 
 
 @pytest.mark.soak
@@ -154,6 +156,7 @@ def test_a_drain_that_does_not_end(farm: Monitored) -> None:
         farm.fires("DrainStuck", seconds=240)
     finally:
         farm.where.run(*finalizers, json.dumps({"metadata": {"finalizers": None}}))
+    farm.ended("DrainStuck")
 
 
 @pytest.mark.soak
@@ -170,10 +173,12 @@ def test_a_disk_that_is_full(farm: Monitored) -> None:
     with contextlib.suppress(OSError):  # it has no inode left
         for other in others:
             other.touch()
+    full = ("CASDiskFull", "CASInodesFull", "UploadErrors")
     with repeated(lambda: farm.client().start("put", "--right")):
-        farm.fires("CASDiskFull", "CASInodesFull", "UploadErrors", seconds=240)
+        farm.fires(*full, seconds=240)
     for other in (volume / "fill", *others):
         other.unlink(missing_ok=True)
+    farm.ended(*full)
 
 
 @pytest.mark.soak
