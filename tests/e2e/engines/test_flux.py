@@ -32,7 +32,8 @@ def test_old_pods_lose_their_configuration_in_a_rollout_that_fails(engine: Flux)
     """Flux prunes an old ConfigMap with the commit that replaces it, even if that commit's pods do not start."""
 
     def pods() -> dict[str, dict[str, Any]]:
-        items = json.loads(engine.where.run("-n", WORKERS, "get", "pods", "-o", "json"))["items"]
+        kept = ("get", "pods", "-l", "nativelink-gitops/pool=kept", "-o", "json")
+        items = json.loads(engine.where.run("-n", WORKERS, *kept))["items"]
         return {each["metadata"]["name"]: each for each in items if "deletionTimestamp" not in each["metadata"]}
 
     def restarts() -> list[int]:
