@@ -107,12 +107,14 @@ def _names(item: pytest.Function) -> tuple[str, str]:
     return str(parameters.get("farm") or parameters.get("tree") or "farm, load"), told
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> Generator[None]:
     """Leave out what ``--only`` does not select, and sort by kinds of farms, so that each starts once."""
     kinds = list(map(str, KINDS.values()))
     selected = [item for item in items if config.getoption("only") in "\n".join(_names(item))]
-    items[:] = sorted(selected, key=lambda item: kinds.index(where) if (where := _names(item)[0]) in kinds else -1)
+    selected.sort(key=lambda item: kinds.index(where) if (where := _names(item)[0]) in kinds else -1)
+    yield  # pytest would sort them, too, but not keep the order of a kind's checks
+    items[:] = selected
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
