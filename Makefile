@@ -116,7 +116,7 @@ soak: venv ## run the long tests: the bootstrap interrupted at 20 random points;
 .PHONY: bench
 bench: venv ## measure rendering and the bootstrap; with root also syncing, the reaction to demand, latency; with NATIVELINK=FILE load
 	pytest -m bench -s tests
-	python -m bench
+	[ -z "$(NATIVELINK)" ] || python -m conformance $(NATIVELINK) --part load
 
 .PHONY: conformance
 conformance: venv ## run the rendered configurations on a real NativeLink: NATIVELINK="FILE…", binaries or tarballs of docker save

@@ -1,7 +1,6 @@
 """A cluster on a real node whose clients come through the edge: Envoy Gateway and a real Envoy, one host name, TLS.
 
-The tests in this folder and ``python -m bench latency`` use it. The node replaces a load balancer: its address is
-written where the controller of a cloud would write it.
+The node replaces a load balancer: its address is written where the controller of a cloud would write it.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from testbed import cluster
 from testbed.cluster import Cluster
+from testkit import numbers
 from testkit.inventories import LOCAL_PATH
 from testkit.playbooks import BIN, ROOT, Project, Run
 
@@ -192,3 +194,20 @@ def test_ansible_never_commits_or_pushes(story: Story) -> None:
     assert log.stdout == "inventory\n"
     staged = subprocess.run(["git", "diff", "--cached", "--quiet"], cwd=story.project.folder, check=False)
     assert staged.returncode == 0
+
+
+@pytest.mark.bench
+def test_seconds(rounds: int, tmp_path: Path) -> None:
+    """The first run on a fresh cluster, and those after it. Pods do not really start, and images are not pulled."""
+    print(f"\n{numbers.machine()}")
+    project, seconds = Project(tmp_path), list[float]()
+    with cluster.fresh("bootstrap-seconds") as where:
+        project.add("alpha", where, **VARIABLES)
+        for number in range(1 + rounds):
+            began = time.monotonic()
+            run = project.run()
+            seconds.append(time.monotonic() - began)
+            assert (run.status, bool(run.changed)) == (0, number == 0), run.output[-4000:]
+    numbers.head("seconds")
+    numbers.row("first run on a fresh cluster", seconds[:1])
+    numbers.row("next run, which changes nothing", seconds[1:], 20)
