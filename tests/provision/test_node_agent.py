@@ -5,42 +5,11 @@ from __future__ import annotations
 from testbed.cluster import Cluster
 from testbed.waiting import until
 
-from .conftest import Live, Object, Play
+from .conftest import Live, Object, Play, step
 
 SPACE = "nativelink-node-agent"
 OFF: Object = {"node_agent_guard": False}
 OLD = "nativelink-low-latency"
-
-
-def test_both_switched_off_makes_nothing(play: Play, live: Live) -> None:
-    run = play(["node_agent"], **OFF)
-    assert (run.status, run.changed, run.summary) == (0, [], {})
-    assert live("namespace", SPACE) == {}
-
-
-def test_check_mode_makes_nothing(play: Play, live: Live) -> None:
-    run = play(["node_agent"], "--check", "--diff")
-    assert run.status == 0, run.message
-    assert run.changed == ["node_agent : Make the DaemonSet"]
-    assert live("namespace", SPACE) == {}
-
-
-def test_the_second_run_changes_nothing(play: Play, live: Live) -> None:
-    first = play(["node_agent"])
-    assert first.status == 0, first.message
-    assert first.changed == ["node_agent : Make the DaemonSet"]
-    assert first.summary["provisioned"] == ["node agent: 6 of 6 nodes"]
-    assert programs(live) == ["guard"]
-    again = play(["node_agent"])
-    assert (again.status, again.changed) == (0, [])
-    assert again.summary["provisioned"] == ["node agent: 6 of 6 nodes"]
-
-
-def test_each_switch_names_its_program(play: Play, live: Live) -> None:
-    assert play(["node_agent"], **OFF, node_agent_low_latency=True).status == 0
-    assert programs(live) == ["low_latency"]
-    assert play(["node_agent"], node_agent_low_latency=True).status == 0
-    assert programs(live) == ["guard", "low_latency"]
 
 
 def programs(live: Live) -> list[str]:
@@ -50,40 +19,54 @@ def programs(live: Live) -> list[str]:
     return command[command.index("/run/ready") + 1 :]
 
 
-def test_nodes_whose_pods_are_not_ready_are_reported_and_do_not_fail_the_run(play: Play, dev: Cluster) -> None:
+def test_both_switched_off_and_check_mode_make_nothing(play: Play, live: Live) -> None:
+    off, checked = play.steps(step("node_agent", **OFF), step("node_agent", check_mode=True), arguments=("--diff",))
+    assert (off.failed, off.changed, off.summary) == (False, [], {})
+    assert (checked.failed, checked.changed) == (False, ["node_agent : Make the DaemonSet"])
+    assert live("namespace", SPACE) == {}
+
+
+def test_the_second_run_changes_nothing(play: Play, live: Live) -> None:
+    first, again = play.steps(step("node_agent"), step("node_agent"))
+    assert (first.message, first.changed) == ("", ["node_agent : Make the DaemonSet"])
+    assert (again.message, again.changed) == ("", [])
+    assert first.summary["provisioned"] == again.summary["provisioned"] == ["node agent: 6 of 6 nodes"]
+    assert programs(live) == ["guard"]
+
+
+def test_each_switch_names_its_program(play: Play, live: Live) -> None:
+    play(["node_agent"], **OFF, node_agent_low_latency=True)
+    assert programs(live) == ["low_latency"]
+    play(["node_agent"], node_agent_low_latency=True)
+    assert programs(live) == ["guard", "low_latency"]
+
+
+def test_nodes_that_are_not_ready_are_reported_and_another_cluster_entry_changes_nothing(
+    play: Play, live: Live, dev: Cluster
+) -> None:
     zone = {"node_agent_node_selector": {"topology.kubernetes.io/zone": "zone-b"}}
     dev.never_ready(SPACE)
     try:
-        run = play(["node_agent"], node_agent_wait_timeout=3, **zone)
+        runs = play.cases(["node_agent"], dev=zone | {"node_agent_wait_timeout": 3}, other=OFF)
     finally:
         dev.never_ready(SPACE, on=False)
-    assert run.status == 0, run.message
-    assert run.summary["provisioned"] == ["node agent: 0 of 2 nodes"]
-    (notices,) = (result["notices"]["dev"] for _, result in run.tasks if "notices" in result)
+    assert not runs["dev"].failed, runs["dev"].message
+    assert runs["dev"].summary["provisioned"] == ["node agent: 0 of 2 nodes"]
+    (notices,) = (result["notices"]["dev"] for _, result in runs["dev"].tasks if "notices" in result)
     assert [line.split()[:3] for line in notices] == [["node", "agent:", "node-2:"], ["node", "agent:", "node-5:"]]
-
-
-def test_the_namespace_of_another_cluster_entry_stays(play: Play, live: Live, dev: Cluster) -> None:
-    dev.run("label", "--overwrite", "namespace", SPACE, "app.kubernetes.io/instance=other")
-    run = play(["node_agent"], **OFF)
-    assert (run.status, run.changed) == (0, [])
+    assert (runs["other"].failed, runs["other"].changed) == (False, [])
     assert live("daemonset", "node-agent", SPACE)
-    dev.run("label", "--overwrite", "namespace", SPACE, "app.kubernetes.io/instance=dev")
 
 
 def test_switching_both_off_detaches_and_removes_once(play: Play, live: Live) -> None:
-    checked = play(["node_agent"], "--check", **OFF)
+    checked, run = play.steps(step("node_agent", check_mode=True, **OFF), step("node_agent", **OFF))
     assert checked.summary["provisioned"] == ["node agent: would be removed"]
-    assert live("daemonset", "node-agent", SPACE)
-
-    run = play(["node_agent"], **OFF)
-    assert run.status == 0, run.message
     # The pods of this DaemonSet have no program, so they detach those of earlier pods.
-    assert run.changed == ["node_agent : Make the DaemonSet", "node_agent : Remove the namespace"]
+    assert run.changed == ["node_agent : Make the DaemonSet", "node_agent : Remove the namespace"], run.message
     assert run.summary["provisioned"] == ["removal of the node agent: 6 of 6 nodes", "node agent: removed"]
     until("the namespace to be gone", lambda: live("namespace", SPACE) == {}, 20)
     again = play(["node_agent"], **OFF)
-    assert (again.status, again.changed, again.summary) == (0, [], {})
+    assert (again.changed, again.summary) == ([], {})
 
 
 def test_the_agent_of_an_earlier_release_is_removed_once(play: Play, live: Live, dev: Cluster) -> None:
@@ -93,15 +76,13 @@ def test_the_agent_of_an_earlier_release_is_removed_once(play: Play, live: Live,
 
     low_latency(dev, "dev")
     run = play(["node_agent"])
-    assert run.status == 0, run.message
     assert run.changed == [
         f"node_agent : Remove the old {what}" for what in ("DaemonSet and wait for the end of its pods", "namespace")
     ]
     assert run.summary["provisioned"] == ["node agent: 6 of 6 nodes", "low latency of an earlier release: removed"]
     assert live("pods", "", OLD).get("items", []) == []
     until("the namespace to be gone", lambda: live("namespace", OLD) == {}, 20)
-    again = play(["node_agent"])
-    assert (again.status, again.changed) == (0, [])
+    assert play(["node_agent"]).changed == []
 
 
 def low_latency(where: Cluster, instance: str) -> None:

@@ -20,8 +20,10 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api, 
 from testbed import manifests, pins
 from testbed.cluster import Cluster
 from testbed.waiting import ClusterError, until
+from testkit.inventories import CONTEXT, kubeconfig
+from testkit.repository import git
 
-from .conftest import Live, Object, Play, Run
+from .conftest import Live, Object, Play, Run, step
 
 PROVISION = ["nativelink/provision", "storage_classes", "keda", "ingress"]
 EVERYTHING = [*PROVISION, "nativelink/handover", "gitops", "nativelink/monitoring"]
@@ -49,38 +51,44 @@ def previous_keda() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def provisioned(play: Play) -> Run:
-    """Provision the cluster with everything, with an older version of KEDA, and return that run."""
-    run = play(EVERYTHING, **REFERENCE, **previous_keda())
-    assert run.status == 0, run.message
+def announced(play: Play, live: Live) -> Run:
+    """Run everything in check mode on the fresh cluster, where it makes nothing."""
+    before = {each["metadata"]["name"] for each in live("namespace")["items"]}
+    assert "keda" not in before  # otherwise the cluster is not fresh, and this shows nothing
+    run = play(EVERYTHING, "--check", "--diff", **REFERENCE)
+    assert {each["metadata"]["name"] for each in live("namespace")["items"]} == before
+    assert live("storageclass", "fast") == {}
+    assert not any("keda" in each["metadata"]["name"] for each in live("crd")["items"])
     return run
 
 
-def test_check_mode_works_on_a_fresh_cluster_and_makes_nothing(play: Play, live: Live, dev: Cluster) -> None:
-    before = {each["metadata"]["name"] for each in live("namespace")["items"]}
-    assert "keda" not in before  # otherwise the cluster is not fresh, and this test shows nothing
-    run = play(EVERYTHING, "--check", "--diff", **REFERENCE)
-    assert run.status == 0, run.message
+@pytest.fixture(scope="module")
+def provisioned(play: Play, announced: Run) -> Run:
+    """Provision the cluster with everything, with an older version of KEDA, and return that run."""
+    return play(EVERYTHING, **REFERENCE, **previous_keda())
+
+
+@pytest.fixture(scope="module")
+def second(play: Play, provisioned: Run) -> list[Run]:
+    """Return the second run, and one in check mode after it."""
+    given = REFERENCE | previous_keda()
+    return play.steps(step(*EVERYTHING), step("keda", check_mode=True), arguments=("-vvv",), **given)
+
+
+def test_check_mode_announces_what_the_first_run_does(announced: Run, provisioned: Run) -> None:
     for line in (
         f"keda {CURRENT}: would be installed",
         "envoy-gateway 1.9.1: would be installed",
         "argocd 3.6.1: would be installed",
     ):
-        assert line in run.summary["provisioned"]
-    assert len(run.changed) == 13
-    assert {each["metadata"]["name"] for each in live("namespace")["items"]} == before
-    assert live("storageclass", "fast") == {}
-    assert not any("keda" in each["metadata"]["name"] for each in live("crd")["items"])
-
-
-def test_the_first_run_provisions_and_the_second_changes_nothing(play: Play, provisioned: Run) -> None:
+        assert line in announced.summary["provisioned"]
+    assert announced.changed == provisioned.changed
     assert f"keda {PREVIOUS}: installed" in provisioned.summary["provisioned"]
-    second = play(EVERYTHING, **REFERENCE, **previous_keda())
-    assert second.status == 0, second.message
-    assert second.changed == []
-    assert f"keda {PREVIOUS}: unchanged" in second.summary["provisioned"]
-    checked = play(["keda"], "--check", **REFERENCE, **previous_keda())
-    assert checked.changed == []
+
+
+def test_the_second_run_changes_nothing(second: list[Run]) -> None:
+    assert [(run.message, run.changed) for run in second] == [("", [])] * 2
+    assert f"keda {PREVIOUS}: unchanged" in second[0].summary["provisioned"]
 
 
 @pytest.mark.usefixtures("provisioned")
@@ -144,21 +152,23 @@ def test_the_bundled_prometheus_may_find_what_it_scrapes_and_read_nothing_else(d
 
 
 @pytest.mark.usefixtures("provisioned")
-@pytest.mark.parametrize("option", [{"headroom": 1}, {"prepull": True}])
-def test_a_pool_with_headroom_or_pre_pull_gets_its_priority_class(
-    play: Play, live: Live, dev: Cluster, option: dict[str, object]
-) -> None:
-    pools = [{"name": "plain"}, {"name": "other", "headroom": 0, "prepull": False}]
-    assert play(["nativelink/provision"], **REFERENCE, nativelink_worker_pools=pools).status == 0
-    assert live("priorityclass", "nativelink-headroom") == {}
+def test_a_pool_with_headroom_or_pre_pull_gets_its_priority_class(play: Play, live: Live) -> None:
+    def pools(**option: object) -> Object:
+        other = {"name": "other", "headroom": 0, "prepull": False}
+        return REFERENCE | {"nativelink_worker_pools": [{"name": "plain"}, other | option]}
 
-    run = play(["nativelink/provision"], **REFERENCE, nativelink_worker_pools=[pools[0], pools[1] | option])
-    assert run.status == 0, run.message
-    assert "PriorityClass nativelink-headroom" in run.summary["provisioned"]
+    checked = play.cases(
+        ["nativelink/provision"], "--check", plain=pools(), headroom=pools(headroom=1), prepull=pools(prepull=True)
+    )
+    expected = {"plain": False, "headroom": True, "prepull": True}
+    line = "PriorityClass nativelink-headroom"
+    assert {name: line in run.summary.get("provisioned", []) for name, run in checked.items()} == expected
+    play(["nativelink/provision"], **pools())
+    assert live("priorityclass", "nativelink-headroom") == {}
+    assert line in play(["nativelink/provision"], **pools(headroom=1)).summary["provisioned"]
     made = live("priorityclass", "nativelink-headroom")
     # Below the workers' 0, and not below the -10 from which on Cluster Autoscaler adds no nodes.
     assert (made["value"], made["preemptionPolicy"], made.get("globalDefault", False)) == (-5, "Never", False)
-    dev.run("delete", "priorityclass", "nativelink-headroom")
 
 
 @pytest.mark.usefixtures("provisioned")
@@ -195,7 +205,6 @@ def test_argocd_may_touch_only_the_two_namespaces_and_its_deletion_touches_nothi
 def test_flux_orphans_what_it_applied_and_replaces_nothing_in_it(play: Play, live: Live) -> None:
     flux = REFERENCE | {"gitops_provider": "flux", "gitops_secret_name": "repository"}
     run = play(["gitops"], **flux, **SPACES)
-    assert run.status == 0, run.message
     kustomization = live("kustomization.kustomize.toolkit.fluxcd.io", "nativelink-dev", "flux-system")["spec"]
     assert kustomization["deletionPolicy"] == "Orphan"
     assert kustomization["path"] == "./clusters/dev"
@@ -207,22 +216,22 @@ def test_flux_orphans_what_it_applied_and_replaces_nothing_in_it(play: Play, liv
 
 @pytest.mark.usefixtures("provisioned")
 def test_changes_that_are_not_pushed_are_reported(play: Play, tmp_path: Path) -> None:
-    git = ["git", "-C", str(tmp_path / "checkout"), "-c", "user.name=t", "-c", "user.email=t@example.com"]
-    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin")], check=True)
-    subprocess.run(["git", "clone", "-q", str(tmp_path / "origin"), str(tmp_path / "checkout")], check=True)
-    tree = tmp_path / "checkout" / "clusters" / "dev"
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", "origin")
+    git(tmp_path, "clone", "-q", "origin", "checkout")
+    checkout = tmp_path / "checkout"
+    tree = checkout / "clusters" / "dev"
     tree.mkdir(parents=True)
     (tree / "kustomization.yaml").write_text("resources: []\n")
     found = REFERENCE | SPACES | {"nativelink_clusters_dir": str(tree.parent), "gitops_install": "existing"}
     push = "push clusters/dev to main of https://git.example.com/builds.git: argocd applies it from there"
 
     assert play(["gitops"], **found).summary["next"] == [f"commit (1 changes) and {push}"]
-    subprocess.run([*git, "add", "."], check=True)
-    subprocess.run([*git, "commit", "-qm", "tree"], check=True)
-    subprocess.run([*git, "push", "-q", "-u", "origin", "HEAD:main"], check=True)
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-qm", "tree")
+    git(checkout, "push", "-q", "-u", "origin", "HEAD:main")
     assert "next" not in play(["gitops"], **found).summary
     (tree / "kustomization.yaml").write_text("resources: [rendered]\n")
-    subprocess.run([*git, "commit", "-qam", "tree"], check=True)
+    git(checkout, "commit", "-qam", "tree")
     assert play(["gitops"], **found).summary["next"] == [push]
 
 
@@ -231,22 +240,16 @@ def test_changes_that_are_not_pushed_are_reported(play: Play, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("provisioned")
 def test_an_upgrade_works_and_a_downgrade_only_when_asked_for(play: Play, live: Live) -> None:
-    upgraded = play(["keda"])
-    assert upgraded.status == 0, upgraded.message
-    assert upgraded.summary["provisioned"] == [f"keda {CURRENT}: upgraded from {PREVIOUS}"]
-    image = live("deployment", "keda-operator", "keda")["spec"]["template"]["spec"]["containers"][0]["image"]
-    assert image.endswith(f":{CURRENT}")
-
-    refused = play(["keda"], **previous_keda())
-    assert refused.status != 0
+    upgraded, refused = play.steps(step("keda"), step("keda", **previous_keda()))
+    assert upgraded.summary["provisioned"] == [f"keda {CURRENT}: upgraded from {PREVIOUS}"], upgraded.message
     assert refused.message == (
         f"dev: keda_version: keda {CURRENT} is installed, {PREVIOUS} is older; set keda_version to {CURRENT} or newer, "
         "or set keda_allow_downgrade if upstream says that going back is safe"
     )
+    image = live("deployment", "keda-operator", "keda")["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.endswith(f":{CURRENT}")
     assert live("configmap", "keda-release", "keda")["data"]["version"] == CURRENT
-
-    allowed = play(["keda"], **previous_keda(), keda_allow_downgrade=True)
-    assert allowed.status == 0, allowed.message
+    play(["keda"], **previous_keda(), keda_allow_downgrade=True)
     assert live("configmap", "keda-release", "keda")["data"]["version"] == PREVIOUS
 
 
@@ -256,12 +259,13 @@ def test_an_upgrade_works_and_a_downgrade_only_when_asked_for(play: Play, live: 
 @pytest.mark.usefixtures("provisioned")
 def test_a_class_that_does_not_exist_is_named(play: Play) -> None:
     existing = {"ingress_provider": "existing", "nativelink_edge": "gateway"}
-    assert play(["ingress"], **existing, ingress_class_name="theirs").message == (
-        "dev: ingress_class_name: the cluster has no GatewayClass theirs (it has: nativelink); "
+    names = {"wrong": "theirs", "right": "nativelink"}
+    runs = play.cases(["ingress"], **{host: existing | {"ingress_class_name": name} for host, name in names.items()})
+    assert runs["wrong"].message == (
+        "wrong: ingress_class_name: the cluster has no GatewayClass theirs (it has: nativelink); "
         "correct the name, or install its controller first"
     )
-    found = play(["ingress"], **existing, ingress_class_name="nativelink")
-    assert found.summary["provisioned"] == ["GatewayClass nativelink: exists already"]
+    assert runs["right"].summary["provisioned"] == ["GatewayClass nativelink: exists already"]
 
 
 # StorageClasses
@@ -285,85 +289,83 @@ def test_another_default_class_is_reported_and_not_changed(play: Play, live: Liv
             }
         )
     before = live("storageclass", "theirs")
-    run = play(["storage_classes"], **REFERENCE)
-    assert run.status == 0, run.message
-    assert run.changed == []
+    listed = {
+        "made": REFERENCE["storage_classes_list"],
+        "existing": [{"name": "fast", "preset": "existing"}],
+        "none": [{"name": "theirs", "preset": "existing"}],  # a class that leaves the list stays
+    }
+    runs = play.cases(["storage_classes"], **{name: {"storage_classes_list": each} for name, each in listed.items()})
     left = "StorageClass theirs is a default class that storage_classes_list does not have; it was not changed"
-    assert run.summary["next"] == [
-        f"{left}. Kubernetes uses the newer of two default classes; to unset this one: "
+    newer = (
+        "Kubernetes uses the newer of two default classes; to unset this one: "
         f"kubectl annotate storageclass theirs {key}=false --overwrite"
-    ]
-    listed = [{"name": "fast", "preset": "existing"}]
-    assert play(["storage_classes"], storage_classes_list=listed).summary["next"] == [left]
+    )
+    assert [(run.message, run.changed) for run in runs.values()] == [("", [])] * 3
+    assert [runs[name].summary["next"] for name in ("made", "existing")] == [[f"{left}. {newer}"], [left]]
     assert live("storageclass", "theirs") == before
+    assert live("storageclass", "fast")
 
 
 @pytest.mark.usefixtures("provisioned")
 def test_parameters_of_a_class_change_only_when_allowed(play: Play, live: Live) -> None:
     wanted = [{"name": "fast", "preset": "aws-ebs-gp3", "default": True, "parameters": {"iops": "6000"}}]
-    for arguments in ([], ["--check"]):
-        refused = play(["storage_classes"], *arguments, storage_classes_list=wanted)
-        assert refused.message == (
-            "dev: storage_classes_list: StorageClass fast differs in parameters, which Kubernetes cannot change; "
-            "give it a new name, or name it in storage_classes_allow_recreate to have it deleted and made again"
-        )
+    role = "storage_classes"
+    refused = play.steps(step(role), step(role, check_mode=True), storage_classes_list=wanted)
+    assert {run.message for run in refused} == {
+        "dev: storage_classes_list: StorageClass fast differs in parameters, which Kubernetes cannot change; "
+        "give it a new name, or name it in storage_classes_allow_recreate to have it deleted and made again"
+    }
     assert storage_class(live, "fast") == {
         "provisioner": "ebs.csi.aws.com",
         "parameters": {"type": "gp3", "encrypted": "true"},
         "volumeBindingMode": "WaitForFirstConsumer",
         "allowVolumeExpansion": True,
     }
-    allowed = play(["storage_classes"], storage_classes_list=wanted, storage_classes_allow_recreate=["fast"])
-    assert allowed.status == 0, allowed.message
+    allowed = step(role, storage_classes_allow_recreate=["fast"])
+    _, again = play.steps(allowed, step(role), storage_classes_list=wanted)
     assert storage_class(live, "fast")["parameters"] == {"type": "gp3", "encrypted": "true", "iops": "6000"}
-    assert play(["storage_classes"], storage_classes_list=wanted).changed == []
-
-
-@pytest.mark.usefixtures("provisioned")
-def test_a_class_that_leaves_the_list_stays(play: Play, live: Live) -> None:
-    assert play(["storage_classes"], storage_classes_list=[{"name": "theirs", "preset": "existing"}]).changed == []
-    assert live("storageclass", "fast")
+    assert (again.message, again.changed) == ("", [])
 
 
 # Secrets
 
 
-@pytest.mark.usefixtures("provisioned")
-def test_the_password_of_redis_is_made_once_and_stays(play: Play, live: Live) -> None:
-    first = live("secret", "nativelink-redis", "nativelink")["data"]
-    password = base64.b64decode(first["password"]).decode()
+def test_the_password_of_redis_is_made_once_and_stays(second: list[Run], live: Live) -> None:
+    encoded = live("secret", "nativelink-redis", "nativelink")["data"]["password"]
+    password = base64.b64decode(encoded).decode()
     assert len(password) == 43
     assert all(each.isalnum() or each in "-_" for each in password)
-    run = play(["nativelink/provision"], "-vvv", **REFERENCE)
-    assert run.changed == []
-    assert password not in str(run.tasks)
-    assert first["password"] not in str(run.tasks)
-    assert live("secret", "nativelink-redis", "nativelink")["data"] == first
+    assert "nativelink-redis" in second[0].output  # the run has looked at the Secret, with -vvv
+    assert password not in second[0].output
+    assert encoded not in second[0].output
 
 
 @pytest.mark.usefixtures("provisioned")
 def test_credentials_that_move_leave_no_secret_behind(play: Play, live: Live, dev: Cluster) -> None:
-    given = REFERENCE | SPACES | {"gitops_install": "existing"}
-    password = {"gitops_username": "deployer", "gitops_password": "hunter2"}
     name, namespace = "nativelink-dev-repository", "argocd"
     gone = "gitops : Remove the credentials that the engine no longer uses"
-    assert play(["gitops"], **given, **password).status == 0
+
+    def gitops(check_mode: bool = False, **variables: object) -> Object:
+        return step("gitops", check_mode=check_mode, **REFERENCE, **SPACES, gitops_install="existing", **variables)
+
+    password = gitops(gitops_username="deployer", gitops_password="hunter2")
+    moved = {"gitops_secret_name": "token-of-ours"}
+    # The second run uses the same Secret by its name.
+    runs = play.steps(password, gitops(gitops_secret_name=name), gitops(check_mode=True, **moved))
+    assert [gone in run.changed for run in runs] == [False, False, True]
     assert live("secret", name, namespace)["data"]["password"] == "aHVudGVyMg=="
-    assert gone not in play(["gitops"], **given, gitops_secret_name=name).changed  # they are in use, under that name
 
-    moved = given | {"gitops_secret_name": "token-of-ours"}
-    assert gone in play(["gitops"], "--check", **moved).changed
-    assert live("secret", name, namespace)
-    assert gone in play(["gitops"], **moved).changed
+    first, again = play.steps(gitops(**moved), gitops(**moved))
+    assert (gone in first.changed, again.changed) == (True, [])
     assert live("secret", name, namespace) == {}
-    assert play(["gitops"], **moved).changed == []
 
-    assert play(["gitops"], **given, **password).status == 0
-    assert gone in play(["gitops"], **given).changed
+    _, without = play.steps(password, gitops())
+    assert gone in without.changed
     assert live("secret", name, namespace) == {}
 
     dev.run("-n", namespace, "create", "secret", "generic", name, "--from-literal=password=theirs")
-    assert play(["gitops"], **given).changed == []
+    (theirs,) = play.steps(gitops())
+    assert (theirs.message, theirs.changed) == ("", [])
     assert live("secret", name, namespace)["data"] == {"password": "dGhlaXJz"}
     dev.run("-n", namespace, "delete", "secret", name)
 
@@ -396,40 +398,34 @@ def test_users_are_asked_to_make_the_secrets_that_the_tree_names(play: Play, dev
     queue = ("secret", "generic", "queue", "--namespace=nativelink")
     dev.run("create", *queue, "--from-literal=password=hush-hush")
     run = play(["nativelink/secrets"], "-vvv", **SECRETS)
-    assert (run.status, run.changed) == (0, [])
+    assert run.changed == []
     assert run.summary["next"] == [
         "make the Secret nativelink/edge-tls: the certificate of the edge",
         "make the Secret nativelink/clients-ca: the CA of the clients",
         "make the Secret nativelink/mirror: the credentials for pulling images",
         "make the Secret nativelink-workers/mirror: the credentials for pulling images",
     ]
-    assert "hush-hush" not in str(run.tasks)
-    assert base64.b64encode(b"hush-hush").decode() not in str(run.tasks)
+    assert "hush-hush" not in run.output
+    assert base64.b64encode(b"hush-hush").decode() not in run.output
     dev.run("delete", *queue[:1], "queue", "--namespace=nativelink")
-    missing = "make the Secret nativelink/queue: the password of Redis"
-    assert missing in play(["nativelink/secrets"], **SECRETS).summary["next"]
 
 
 @pytest.mark.usefixtures("provisioned")
-@pytest.mark.parametrize(
-    "unused",
-    [
-        {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge": "none"},
-        {"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "memory"},
-        # Provisioning makes this one.
-        {"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "redis"},
-    ],
-)
-def test_users_are_not_asked_to_make_other_secrets(play: Play, unused: Object) -> None:
-    assert play(["nativelink/secrets"], **unused).summary["next"] == []
-
-
-@pytest.mark.usefixtures("provisioned")
-def test_a_user_who_may_not_read_secrets_is_told(play: Play, dev: Cluster, tmp_path: Path) -> None:
+def test_users_are_asked_only_for_secrets_that_are_missing_and_used(play: Play, dev: Cluster, tmp_path: Path) -> None:
     file = dev.kubeconfig_of(dev.run("create", "token", "default").strip(), tmp_path / "kubeconfig")
-    run = play(["nativelink/secrets"], **SECRETS, cluster_kubeconfig=str(file))
-    assert run.message == (
-        "dev: cluster_context: Look for the Secrets that the tree names: "
+    runs = play.cases(
+        ["nativelink/secrets"],
+        missing=SECRETS,
+        edge={"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge": "none"},
+        memory={"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "memory"},
+        # Provisioning makes this one.
+        redis={"nativelink_redis_secret_name": "queue", "nativelink_scheduler_backend": "redis"},
+        viewer=SECRETS | {"cluster_kubeconfig": str(file)},
+    )
+    assert "make the Secret nativelink/queue: the password of Redis" in runs["missing"].summary["next"]
+    assert [runs[name].summary["next"] for name in ("edge", "memory", "redis")] == [[]] * 3
+    assert runs["viewer"].message == (
+        "viewer: cluster_context: Look for the Secrets that the tree names: "
         'GET /api/v1/namespaces/nativelink/secrets/edge-tls: 403 secrets "edge-tls" is forbidden: '
         'User "system:serviceaccount:default:default" cannot get resource "secrets" in API group "" '
         'in the namespace "nativelink"; correct the credentials of this context, or let its user do that'
@@ -502,41 +498,41 @@ def made(dev: Cluster) -> set[str]:
     return set(found.splitlines()) & (MADE["flux"] | MADE["argocd"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def both(play: Play, provisioned: Run) -> Object:
-    """Install both engines, and return the variables with which a run gives the tree to either of them."""
-    del provisioned
+    """Install both engines, and return the variables with which a run gives the tree to either. Flux has it."""
     given = REFERENCE | SPACES | {"gitops_username": "deployer", "gitops_password": "hunter2"}
-    run = play(["gitops"], **given | {"gitops_provider": "flux"})
-    assert run.status == 0, run.message
+    play(["gitops"], **given | {"gitops_provider": "flux"})
     return given | {"gitops_install": "existing"}
+
+
+UNDELETABLE = """
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: undeletable}
+spec:
+  matchConstraints:
+    resourceRules:
+      - apiGroups: ["", rbac.authorization.k8s.io]
+        apiVersions: [v1]
+        operations: [DELETE]
+        resources: [secrets, rolebindings]
+        resourceNames: [nativelink-dev-repository, nativelink-gitops]
+  validations: [{expression: "false"}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: undeletable}
+spec: {policyName: undeletable, validationActions: [Deny]}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: nativelink-dev-repository, namespace: default}}
+"""
 
 
 @contextlib.contextmanager
 def undeletable(dev: Cluster) -> Iterator[None]:
     """Have the API server refuse to delete an engine's RoleBindings and its Secret."""
-    rule = {
-        "apiGroups": ["", "rbac.authorization.k8s.io"],
-        "apiVersions": ["v1"],
-        "operations": ["DELETE"],
-        "resources": ["secrets", "rolebindings"],
-        "resourceNames": ["nativelink-dev-repository", "nativelink-gitops"],
-    }
-    group, name = "admissionregistration.k8s.io/v1", {"name": "undeletable"}
-    policy = {
-        "apiVersion": group,
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": name,
-        "spec": {"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "false"}]},
-    }
-    binding = {
-        "apiVersion": group,
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": name,
-        "spec": {"policyName": "undeletable", "validationActions": ["Deny"]},
-    }
-    secret = {"metadata": {"name": "nativelink-dev-repository", "namespace": "default"}}
-    dev.apply({"apiVersion": "v1", "kind": "Secret", **secret}, policy, binding)
+    dev.apply(*yaml.safe_load_all(UNDELETABLE))
     delete = ("-n", "default", "delete", "secret", "nativelink-dev-repository")
 
     def refused() -> bool:
@@ -556,37 +552,33 @@ def undeletable(dev: Cluster) -> Iterator[None]:
         dev.run(*delete)
 
 
-@pytest.mark.parametrize(("former", "successor"), [("flux", "argocd"), ("argocd", "flux")])
-def test_an_interrupted_switch_is_finished_by_the_next_run(
-    play: Play, dev: Cluster, both: Object, former: str, successor: str
-) -> None:
-    assert play(["gitops"], **both | {"gitops_provider": former}).status == 0
-    assert made(dev) == MADE[former]
-    switched = both | {"gitops_provider": successor}
-    with undeletable(dev):
-        interrupted = play(["gitops"], **switched)
-    assert "ValidatingAdmissionPolicy 'undeletable'" in interrupted.message
-    assert ACTS[former] not in made(dev)  # it goes first, because it cannot act without its rights
-    run = play(["gitops"], **switched)
-    assert run.status == 0, run.message
-    assert made(dev) == MADE[successor]
-    assert f"took the tree from {former}, whose installation stays" in run.summary["connected"]
+def test_an_interrupted_switch_is_finished_by_the_next_run(play: Play, dev: Cluster, both: Object) -> None:
+    for former, successor in (("flux", "argocd"), ("argocd", "flux")):
+        assert made(dev) == MADE[former]
+        switched = both | {"gitops_provider": successor}
+        with undeletable(dev):
+            assert "ValidatingAdmissionPolicy 'undeletable'" in play.refused(["gitops"], **switched)
+        assert ACTS[former] not in made(dev)  # it goes first, because it cannot act without its rights
+        run = play(["gitops"], **switched)
+        assert made(dev) == MADE[successor]
+        assert f"took the tree from {former}, whose installation stays" in run.summary["connected"]
 
 
 BY_FLUX = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller", "-f", "-")
-SCALED = {
-    "apiVersion": "keda.sh/v1alpha1",
-    "kind": "ScaledObject",
-    "metadata": {
-        "name": "nativelink-worker-big",
-        "namespace": "nativelink-workers",
-        "labels": {"app.kubernetes.io/managed-by": "nativelink-gitops"},
-    },
-    "spec": {
-        "scaleTargetRef": {"name": "nativelink-worker-big"},
-        "triggers": [{"type": "cpu", "metadata": {"value": "50"}}],
-    },
-}
+SCALED = """
+apiVersion: keda.sh/v1alpha1
+kind: ScaledObject
+metadata:
+  name: nativelink-worker-big
+  namespace: nativelink-workers
+  labels: {app.kubernetes.io/managed-by: nativelink-gitops}
+spec: {scaleTargetRef: {name: nativelink-worker-big}, triggers: [{type: cpu, metadata: {value: "50"}}]}
+"""
+LATE = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: late, namespace: nativelink, labels: {app.kubernetes.io/managed-by: nativelink-gitops}}
+"""
 
 
 @pytest.fixture
@@ -596,7 +588,7 @@ def scaled(dev: Cluster, both: Object) -> Iterator[Callable[[int], Object]]:
     Return a function that writes a number to its status, as KEDA does, and returns the ScaledObject.
     """
     del both  # it installs KEDA's kinds
-    dev.run(*BY_FLUX, stdin=json.dumps(SCALED))
+    dev.run(*BY_FLUX, stdin=SCALED)
     where = ("-n", "nativelink-workers", "scaledobject", "nativelink-worker-big")
 
     def write(number: int) -> Object:
@@ -606,17 +598,6 @@ def scaled(dev: Cluster, both: Object) -> Iterator[Callable[[int], Object]]:
 
     yield write
     dev.run("delete", *where)
-
-
-LATE = {
-    "apiVersion": "v1",
-    "kind": "ConfigMap",
-    "metadata": {
-        "name": "late",
-        "namespace": "nativelink",
-        "labels": {"app.kubernetes.io/managed-by": "nativelink-gitops"},
-    },
-}
 
 
 def owner(live: Object) -> list[str]:
@@ -639,10 +620,10 @@ def test_objects_that_change_while_the_old_engine_goes_are_handed_over(
         try:
             until("the Kustomization to be deleted", lambda: dev.run(*asked) != "", 60)
             assert owner(scaled(1)) == ["kustomize-controller"]
-            dev.run(*BY_FLUX, stdin=json.dumps(LATE))
+            dev.run(*BY_FLUX, stdin=LATE)
         finally:
             finalizers([])
-        assert run.result().status == 0, run.result().message
+        run.result()
     assert owner(scaled(2)) == ["argocd-controller"]
     late = dev.run("get", "-n", "nativelink", "configmap", "late", "-o", "json", "--show-managed-fields")
     assert owner(json.loads(late)) == ["argocd-controller"]
@@ -679,54 +660,61 @@ def test_an_object_that_changes_during_the_handover_is_read_again(
 # A pool that changes from fixed to autoscaled
 
 
-def pool(replicas: int | None, component: str = "worker") -> str:
-    number = "" if replicas is None else f"  replicas: {replicas}\n"
+def pool(namespace: str, replicas: int | None, component: str = "worker") -> str:
     labels = f"{{app.kubernetes.io/component: {component}, nativelink-gitops/pool: big}}"
-    return (
-        f"apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: nativelink-{component}-big\n"
-        f"  namespace: nativelink-workers\n  labels: {labels}\nspec:\n{number}"
-        f"  selector: {{matchLabels: {labels}}}\n  template:\n    metadata: {{labels: {labels}}}\n"
-        "    spec: {containers: [{name: worker, image: worker}]}\n"
-    )
+    return f"""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: nativelink-{component}-big, namespace: {namespace}, labels: {labels}}}
+spec:
+  {"" if replicas is None else f"replicas: {replicas}"}
+  selector: {{matchLabels: {labels}}}
+  template:
+    metadata: {{labels: {labels}}}
+    spec: {{containers: [{{name: worker, image: worker}}]}}
+"""
 
 
 SERVER_SIDE = ("--server-side", "--field-manager=kustomize-controller")
 CLIENT_SIDE = ()
+SCALINGS = {
+    "keda": (SERVER_SIDE, "keda", "", 7),
+    "hpa": (SERVER_SIDE, "hpa", "", 7),
+    "own-keda": (SERVER_SIDE, "none", "keda", 7),
+    # The counter-runs: without a handover, the API server resets the replicas.
+    "none": (SERVER_SIDE, "none", "", 1),
+    "own-none": (SERVER_SIDE, "keda", "none", 1),
+    # kubectl's client-side apply resets them in any case, which is why the docs use --server-side.
+    "client-side": (CLIENT_SIDE, "keda", "", 1),
+}
 
 
-@pytest.mark.parametrize(
-    ("how", "scaling", "own", "left"),
-    [
-        (SERVER_SIDE, "keda", "", 7),
-        (SERVER_SIDE, "hpa", "", 7),
-        (SERVER_SIDE, "none", "keda", 7),
-        # The counter-runs: without a handover, the API server resets the replicas.
-        (SERVER_SIDE, "none", "", 1),
-        (SERVER_SIDE, "keda", "none", 1),
-        # kubectl's client-side apply resets them in any case, which is why the docs use --server-side.
-        (CLIENT_SIDE, "keda", "", 1),
-    ],
-)
-@pytest.mark.usefixtures("provisioned")
-def test_an_autoscaled_pool_keeps_its_running_replicas(
-    play: Play, live: Live, dev: Cluster, how: tuple[str, ...], scaling: str, own: str, left: int
-) -> None:
-    pools = {"nativelink_worker_pools": [{"name": "big", "scaling": own}], "nativelink_scaling": scaling}
-    # The number of placeholders is fixed, and stays with the engine.
-    dev.run("apply", *how, "-f", "-", stdin=f"{pool(7)}---\n{pool(3, 'headroom')}")
-    said = ["nativelink-worker-big keeps its 7 replicas until its autoscaler takes over"] if left == 7 else []
-    for arguments in (["--check"], []):
-        run = play(["nativelink/handover"], *arguments, **pools)
-        assert run.status == 0, run.message
-        assert run.summary["connected"] == said
-    assert play(["nativelink/handover"], **pools).changed == []
-    dev.run("apply", *how, "-f", "-", stdin=pool(None))
-    assert live("deployment", "nativelink-worker-big", "nativelink-workers")["spec"]["replicas"] == left
-    dev.run("delete", "deployment", "nativelink-worker-big", "nativelink-headroom-big", "-n", "nativelink-workers")
+def test_an_autoscaled_pool_keeps_its_running_replicas(play: Play, live: Live, dev: Cluster) -> None:
+    hosts = {}
+    for name, (how, scaling, own, _) in SCALINGS.items():
+        pools = [{"name": "big", "scaling": own}]
+        hosts[name] = {
+            "nativelink_workers_namespace": name,
+            "nativelink_worker_pools": pools,
+            "nativelink_scaling": scaling,
+        }
+        dev.run("create", "namespace", name)
+        # The number of placeholders is fixed, and stays with the engine.
+        dev.run("apply", *how, "-f", "-", stdin=f"{pool(name, 7)}---\n{pool(name, 3, 'headroom')}")
+    role = "nativelink/handover"
+    runs = play.plays([step(role, check_mode=True), step(role), step(role)], hosts)
+    for name, (how, *_, left) in SCALINGS.items():
+        said = ["nativelink-worker-big keeps its 7 replicas until its autoscaler takes over"] if left == 7 else []
+        checked, first, again = runs[name]
+        assert [run.message for run in runs[name]] == [""] * 3
+        assert checked.summary["connected"] == first.summary["connected"] == said
+        assert again.changed == []
+        dev.run("apply", *how, "-f", "-", stdin=pool(name, None))
+        assert live("deployment", "nativelink-worker-big", name)["spec"]["replicas"] == left, name
 
 
 def test_an_unknown_context_is_named(play: Play, dev: Cluster) -> None:
-    assert play(["keda"], cluster_context="other").message == (
+    assert play.refused(["keda"], cluster_context="other") == (
         f"dev: cluster_context: Install KEDA: {dev.kubeconfig} has no context other; "
         f"write one that it has: {dev.context}"
     )
@@ -781,22 +769,12 @@ def test_every_action_says_that_a_login_page_is_not_kubernetes(play: Play, tmp_p
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
         threading.Thread(target=portal.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{portal.server_address[1]}"
-        context = {"name": "portal", "context": {"cluster": "portal", "user": "portal"}}
-        file = tmp_path / "kubeconfig"
-        file.write_text(
-            yaml.safe_dump(
-                {
-                    "clusters": [{"name": "portal", "cluster": {"server": address}}],
-                    "contexts": [context],
-                    "users": [{"name": "portal", "user": {"token": "t"}}],
-                }
-            )
-        )
+        file = kubeconfig(tmp_path / "kubeconfig", address)
         tasks = [
             {"name": name, f"nativelink.gitops.{name}": arguments, "ignore_errors": True}
             for name, arguments in ACTIONS.items()
         ]
-        run = play(tasks, cluster_kubeconfig=str(file), cluster_context="portal")
+        run = play(tasks, cluster_kubeconfig=str(file), cluster_context=CONTEXT)
         portal.shutdown()
     assert [name for name, _ in run.tasks] == list(ACTIONS)
     for name, result in run.tasks:
@@ -821,20 +799,20 @@ def test_warnings_of_the_api_server_are_shown_once_and_errors_for_each_object(pl
         metadata = {"name": name, "namespace": "warned"}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
-    def apply(*objects: Object) -> Run:
+    def apply(*objects: Object) -> Object:
         given = {"objects": list(objects), "variable": "nativelink_namespace", "way_out": "do not do that"}
-        return play([{"nativelink.gitops.apply_objects": given}], "--diff")
+        return step({"nativelink.gitops.apply_objects": given})
 
-    run = apply(pod("one"), pod("two"))
-    assert run.status == 0, run.message
-    (result,) = (result for _, result in run.tasks)
+    pods = apply(pod("one"), pod("two"))
+    run, again, refused = play.steps(
+        pods, pods, apply(pod("one", "false"), pod("three"), pod("Four")), arguments=("--diff",)
+    )
+    ((_, result),) = run.tasks
     (warning,) = result["warnings"]
     assert warning.startswith('would violate PodSecurity "restricted:latest": allowPrivilegeEscalation != false')
     assert [each["after_header"] for each in result["diff"]] == ["Pod warned/one", "Pod warned/two"]
     assert (result["diff"][0]["before"], result["diff"][0]["after"]["spec"]["containers"][0]["image"]) == ({}, "app")
-    assert apply(pod("one"), pod("two")).changed == []
-
-    refused = apply(pod("one", "false"), pod("three"), pod("Four"))
+    assert (again.message, again.changed) == ("", [])
     one, four = (
         refused.message.removeprefix("dev: nativelink_namespace: ").removesuffix("; do not do that").split(" | ")
     )

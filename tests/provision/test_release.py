@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import release
@@ -68,20 +69,16 @@ def test_namespaces_and_kinds_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("older", "newer"),
+    "versions",
     [
-        ("2.9.0", "2.10.0"),
-        ("v1.6.3", "1.7"),
-        ("1.7.0-rc.1", "1.7.0"),
-        ("1.7.0-rc.2", "1.7.0-rc.10"),
-        ("1.7.0-rc.1", "1.7.0-rc.1.1"),
-        ("1.7.0-alpha", "1.7.0-beta"),
-        ("1.7.0-1", "1.7.0-alpha"),
-        ("1.6.9", "1.7.0-rc.1"),
+        "2.9.0 < 2.10.0",
+        "v1.6.3 < 1.7",
+        "1.6.9 < 1.7.0-1 < 1.7.0-alpha < 1.7.0-beta < 1.7.0-rc.1 < 1.7.0-rc.1.1 < 1.7.0-rc.2 < 1.7.0-rc.10 < 1.7.0",
     ],
 )
-def test_versions_are_ordered_by_number(older: str, newer: str) -> None:
-    assert release.version_key(older) < release.version_key(newer)
+def test_versions_are_ordered_by_number(versions: str) -> None:
+    keys = [release.version_key(version) for version in versions.split(" < ")]
+    assert all(older < newer for older, newer in pairwise(keys))
 
 
 def test_versions_that_mean_the_same_are_equal() -> None:
@@ -93,25 +90,18 @@ def test_a_text_that_is_not_a_version_is_refused() -> None:
         release.version_key("latest")
 
 
+BUNDLE = "gateway.networking.k8s.io/bundle-version"
+
+
 @pytest.mark.parametrize(
     ("more", "name", "stated"),
     [
         ({}, "keda", set()),
         ({"labels": {"app.kubernetes.io/version": "2.19.0"}}, "keda", {"2.19.0"}),
         ({"labels": {"app.kubernetes.io/version": "latest"}}, "keda", set()),
-        ({"annotations": {"gateway.networking.k8s.io/bundle-version": "v1.6.3"}}, "gateway-api", {"v1.6.3"}),
+        ({"annotations": {BUNDLE: "v1.6.3"}}, "gateway-api", {"v1.6.3"}),
         ({"labels": None, "annotations": None}, "keda", set()),
-    ],
-)
-def test_a_manifest_states_its_version_in_labels_and_annotations(
-    more: release.Object, name: str, stated: set[str]
-) -> None:
-    assert release.stated_versions([{"kind": "ConfigMap", "metadata": {"name": "settings", **more}}], name) == stated
-
-
-@pytest.mark.parametrize(
-    ("image", "name", "stated"),
-    [
+        # Tags of its own images
         ("ghcr.io/kedacore/keda:2.21.0", "keda", {"2.21.0"}),
         ("mirror.example.com:5000/gateway:v1.9.1@sha256:abc", "envoy-gateway", {"v1.9.1"}),
         ("envoyproxy/ratelimit:8.0.0", "envoy-gateway", set()),
@@ -121,42 +111,39 @@ def test_a_manifest_states_its_version_in_labels_and_annotations(
         ("keda:main", "keda", set()),
     ],
 )
-def test_a_manifest_states_its_version_in_the_tags_of_its_own_images(image: str, name: str, stated: set[str]) -> None:
-    pod = {"containers": [{"name": "app", "image": image}]}
-    workload = {"kind": "Deployment", "metadata": {"name": "app"}, "spec": {"template": {"spec": pod}}}
-    assert release.stated_versions([workload], name) == stated
+def test_a_manifest_states_its_version_in_labels_annotations_and_images(
+    more: release.Object | str, name: str, stated: set[str]
+) -> None:
+    pod = {"containers": [{"name": "app", "image": more}]}
+    found = {"spec": {"template": {"spec": pod}}} if isinstance(more, str) else {"metadata": more}
+    item = {"kind": "Deployment", **found, "metadata": {"name": "app", **found.get("metadata", {})}}
+    assert release.stated_versions([item], name) == stated
 
 
-def deployment(
-    generation: int = 2, observed: int = 2, replicas: int = 1, updated: int = 1, available: int = 1
-) -> release.Object:
+FEW = "0 of 1 pods are up to date and ready"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ({}, None),
+        ({"observedGeneration": 1}, "its controller has not processed it yet"),
+        ({"updatedReplicas": 0}, FEW),  # the old ones still serve
+        ({"availableReplicas": 0}, f"{FEW} (Deployment does not have minimum availability.)"),
+        ({"replicas": 2}, FEW),  # the new pod does not start, and the old one still serves
+        ({"replicas": 2, "availableReplicas": 2}, None),
+    ],
+)
+def test_a_deployment_is_ready_when_its_new_pods_are(status: release.Object, reason: str | None) -> None:
     conditions = [{"type": "Available", "status": "False", "message": "Deployment does not have minimum availability."}]
-    status = {
-        "observedGeneration": observed,
-        "replicas": replicas,
-        "updatedReplicas": updated,
-        "availableReplicas": available,
-    }
-    return {
+    sound = {"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
+    deployment = {
         "kind": "Deployment",
-        "metadata": {"name": "app", "generation": generation},
+        "metadata": {"name": "app", "generation": 2},
         "spec": {"replicas": 1},
-        "status": {**status, "conditions": conditions},
+        "status": {**sound, "conditions": conditions, **status},
     }
-
-
-def test_a_deployment_is_ready_when_its_new_pods_are() -> None:
-    assert release.not_ready(deployment()) is None
-    assert release.not_ready(deployment(observed=1)) == "its controller has not processed it yet"
-    assert (
-        release.not_ready(deployment(updated=0)) == "0 of 1 pods are up to date and ready"
-    )  # the old ones still serve
-    assert release.not_ready(deployment(available=0)) == (
-        "0 of 1 pods are up to date and ready (Deployment does not have minimum availability.)"
-    )
-    # The new pod does not start, and the old one still serves.
-    assert release.not_ready(deployment(replicas=2)) == "0 of 1 pods are up to date and ready"
-    assert release.not_ready(deployment(replicas=2, available=2)) is None
+    assert release.not_ready(deployment) == reason
     assert release.not_ready(None) == "it does not exist"
 
 
@@ -188,28 +175,23 @@ def test_a_list_has_to_be_the_same(live: list[release.Object], held: bool) -> No
     assert release.holds(live, [{"name": "a"}, {"name": "b"}]) is held
 
 
+def waiting(**state: str) -> release.Object:
+    return {"containerStatuses": [{"name": "app", "state": {"waiting": state}}]}
+
+
+def unscheduled(**condition: str) -> release.Object:
+    return {"conditions": [{"type": "PodScheduled", "status": "False", **condition}]}
+
+
 @pytest.mark.parametrize(
     ("status", "trouble"),
     [
-        (
-            {
-                "containerStatuses": [
-                    {"name": "app", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
-                ]
-            },
-            "pod app-1: app: ImagePullBackOff no such image",
-        ),
-        (
-            {
-                "conditions": [
-                    {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/6 nodes"}
-                ]
-            },
-            "pod app-1: Unschedulable 0/6 nodes",
-        ),
-        ({"containerStatuses": [{"name": "app", "state": {"waiting": {"reason": "ContainerCreating"}}}]}, None),
+        (waiting(reason="ImagePullBackOff", message="no such image"), "app: ImagePullBackOff no such image"),
+        (unscheduled(reason="Unschedulable", message="0/6 nodes"), "Unschedulable 0/6 nodes"),
+        (waiting(reason="ContainerCreating"), None),
         ({}, None),
     ],
 )
 def test_a_pod_says_what_is_wrong(status: release.Object, trouble: str | None) -> None:
-    assert release.pod_trouble([{"metadata": {"name": "app-1"}, "status": status}]) == trouble
+    found = release.pod_trouble([{"metadata": {"name": "app-1"}, "status": status}])
+    assert found == (trouble and f"pod app-1: {trouble}")

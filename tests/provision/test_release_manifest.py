@@ -1,12 +1,13 @@
-"""The action release_manifest installs a small release on a real API server. Each test shows one of its rules."""
+"""The action release_manifest installs a small release on a real API server. Each story shows one of its rules."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from testbed.cluster import Cluster
 from testbed.waiting import until
 
-from .conftest import Live, Object, Play, Run
+from .conftest import Object, Play, Run
 
 DEPLOYMENT = """
 apiVersion: apps/v1
@@ -37,186 +38,170 @@ spec:
   template:
     spec: {{restartPolicy: Never, containers: [{{name: setup, image: "setup:{version}"}}]}}
 """
+ARGUMENTS = ("version", "namespace", "source", "sha256", "timeout")
+INSTALL = {
+    "nativelink.gitops.release_manifest": {
+        **{"name": "app", "prefix": "keda", "existing": "keda_install: existing"},
+        **{name: f"{{{{ {name} | default(omit) }}}}" for name in ARGUMENTS},
+    }
+}
 
 
 @dataclass(frozen=True)
-class Release:
-    """A small release in a namespace of its own: ``release("1.0.0", JOB, timeout=3)`` is the task that installs it."""
+class App:
+    """A small release in a namespace of its own: ``app("1.0.0", JOB, timeout=3)`` are the arguments that install it."""
 
-    namespace: str
+    name: str
+    dev: Cluster
     folder: Path
 
     def __call__(self, version: str, more: str = "", **arguments: object) -> Object:
-        file = self.folder / f"app-{version}.yaml"
-        file.write_text((DEPLOYMENT + more).format(namespace=self.namespace, version=version))
-        given = {"name": "app", "version": version, "namespace": self.namespace, "source": [str(file)]}
-        return {"release_manifest": {**given, "prefix": "keda", "existing": "keda_install: existing", **arguments}}
+        file = self.folder / f"{self.name}-{version}.yaml"
+        file.write_text((DEPLOYMENT + more).format(namespace=self.name, version=version))
+        return {"version": version, "namespace": self.name, "source": [str(file)], **arguments}
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.dev.run("-n", self.name, *arguments, stdin=stdin)
+
+    def get(self, what: str, path: str = "{.metadata.name}") -> str:
+        """Return a field of an object, or nothing if there is no such object."""
+        return self.run("get", *what.split("/"), "--ignore-not-found", "-o", f"jsonpath={path}")
+
+    @property
+    def image(self) -> str:
+        return self.get("deployment/app", "{.spec.template.spec.containers[0].image}")
 
 
-@pytest.fixture
-def release(request: pytest.FixtureRequest, tmp_path: Path) -> Release:
-    return Release(request.node.originalname.removeprefix("test_").replace("_", "-")[:40].strip("-"), tmp_path)
+# A story yields what is to be installed and gets the run that did it, and so on. All stories go on side by side: the
+# first step of each is one run of ansible-playbook, in which each story is a host, and so is the second.
+
+Story = Generator[Object, Run, None]
 
 
-def test_another_checksum_is_refused(play: Play, release: Release, live: Live, tmp_path: Path) -> None:
-    task = release("1.0.0", sha256="0" * 64)
-    found = hashlib.sha256((tmp_path / "app-1.0.0.yaml").read_bytes()).hexdigest()
-    run = play([task])
-    assert run.message == (
-        f"dev: keda_manifest_sha256: the manifest of version 1.0.0 has {found}, not {'0' * 64}; "
+def another_checksum_is_refused(app: App) -> Story:
+    wrong = app("1.0.0", sha256="0" * 64)
+    found = hashlib.sha256(Path(wrong["source"][0]).read_bytes()).hexdigest()
+    assert (yield wrong).message == (
+        f"{app.name}: keda_manifest_sha256: the manifest of version 1.0.0 has {found}, not {'0' * 64}; "
         "nothing was applied: find out why the checksum differs before you correct it"
     )
-    assert live("namespace", release.namespace) == {}
-    assert play([release("1.0.0", sha256=found.upper())]).status == 0
+    assert app.get(f"namespace/{app.name}") == ""
+    assert not (yield app("1.0.0", sha256=found.upper())).failed
 
 
-def test_a_manifest_of_another_version_is_refused(play: Play, release: Release, live: Live, tmp_path: Path) -> None:
-    release("2.19.0")
-    other, silent = tmp_path / "app-2.19.0.yaml", tmp_path / "silent.yaml"
-    silent.write_text(other.read_text().replace("app:2.19.0", "app@sha256:0"))
-    run = play([release("2.21.0", source=[str(other)])])
-    assert run.message == (
-        f"dev: keda_manifest: {other} is the manifest of version 2.19.0, but keda_version is 2.21.0; "
+def a_manifest_of_another_version_is_refused(app: App) -> Story:
+    (other,) = app("2.19.0")["source"]
+    assert (yield app("2.21.0", source=[other])).message == (
+        f"{app.name}: keda_manifest: {other} is the manifest of version 2.19.0, but keda_version is 2.21.0; "
         "set keda_version to 2.19.0, or name the manifest of version 2.21.0 in keda_manifest"
     )
-    assert live("namespace", release.namespace) == {}
+    assert app.get(f"namespace/{app.name}") == ""
     # The counter-runs: the version that the manifest states, and a manifest that does not state one.
-    assert play([release("v2.19.0", source=[str(other)])]).status == 0
-    assert play([release("2.21.0", source=[str(silent)])]).status == 0
+    assert not (yield app("v2.19.0", source=[other])).failed
+    silent = app.folder / "silent.yaml"
+    silent.write_text(Path(other).read_text().replace("app:2.19.0", "app@sha256:0"))
+    assert not (yield app("2.21.0", source=[str(silent)])).failed
 
 
-def test_jobs_of_an_unchanged_version_do_not_run_again(play: Play, release: Release, live: Live, dev: Cluster) -> None:
-    assert play([release("1.0.0", JOB)]).status == 0
-    assert live("job", "setup", release.namespace)
-    dev.run("delete", "job", "setup", "-n", release.namespace)  # as ttlSecondsAfterFinished does
-    again = play([release("1.0.0", JOB)])
-    assert (again.status, again.changed) == (0, [])
-    assert live("job", "setup", release.namespace) == {}
-
-    assert play([release("1.1.0", JOB)]).status == 0
-    assert play([release("1.2.0", JOB)]).status == 0  # a Job with another template exists
-    template = live("job", "setup", release.namespace)["spec"]["template"]["spec"]
-    assert template["containers"][0]["image"] == "setup:1.2.0"
+def jobs_of_an_unchanged_version_do_not_run_again(app: App) -> Story:
+    assert not (yield app("1.0.0", JOB)).failed
+    assert app.get("job/setup")
+    app.run("delete", "job", "setup")  # as ttlSecondsAfterFinished does
+    again = yield app("1.0.0", JOB)
+    assert (again.failed, again.changed) == (False, [])
+    assert app.get("job/setup") == ""
+    assert not (yield app("1.1.0", JOB)).failed
+    assert not (yield app("1.2.0", JOB)).failed  # a Job with another template exists
+    assert app.get("job/setup", "{.spec.template.spec.containers[0].image}") == "setup:1.2.0"
 
 
-def test_a_failed_wait_says_what_it_waited_for(play: Play, release: Release, live: Live, dev: Cluster) -> None:
-    namespace = release.namespace
-    dev.never_ready(namespace)
-    run = play([release("1.0.0", timeout=3)])
-    assert run.message.startswith(f"dev: keda_version: waited 3 s for Deployment {namespace}/app to be available: ")
-    assert run.message.endswith(
-        "; fix that, or correct keda_version or keda_manifest, and run again; "
+def a_failed_wait_says_what_it_waited_for(app: App) -> Story:
+    app.dev.never_ready(app.name)
+    message = (yield app("1.0.0", timeout=3)).message
+    what, _, rest = message.partition(" to be available: ")
+    reason, _, remedy = rest.partition("; ")
+    assert what == f"{app.name}: keda_version: waited 3 s for Deployment {app.name}/app"
+    assert reason.startswith(("pod app-", "0 of 1 pods are up to date and ready"))
+    assert remedy == (
+        "fix that, or correct keda_version or keda_manifest, and run again; "
         "raise keda_wait_timeout if it only needs more time"
     )
-    reason = run.message.partition("to be available: ")[2].partition(";")[0]
-    assert reason.startswith(("pod app-", "0 of 1 pods are up to date and ready"))
-    assert live("configmap", "app-release", namespace)["data"]["complete"] == "false"
-
-    dev.never_ready(namespace, on=False)
-    assert play([release("1.0.0")]).status == 0
-    assert live("configmap", "app-release", namespace)["data"]["complete"] == "true"
+    assert app.get("configmap/app-release", "{.data.complete}") == "false"
+    app.dev.never_ready(app.name, on=False)
+    assert not (yield app("1.0.0")).failed
+    assert app.get("configmap/app-release", "{.data.complete}") == "true"
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """A run that waits for the pods of a release, which do not become ready."""
-
-    dev: Cluster
-    namespace: str
-    run: Future[Run]
-
-
-@pytest.fixture
-def waiting(request: pytest.FixtureRequest, play: Play, release: Release, dev: Cluster) -> Iterator[Waiting]:
-    """Start a run that waits for as many seconds as the parameter says."""
-    dev.never_ready(release.namespace)
-    with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(play, [release("1.0.0", timeout=request.param)])
-        until(
-            "the pod", lambda: bool(dev.run("-n", release.namespace, "get", "pods", "-l", "app=app", "-o", "name")), 60
-        )
-        yield Waiting(dev, release.namespace, run)
-
-
-@pytest.mark.parametrize("waiting", [120], indirect=True)
-def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting) -> None:
-    waiting.dev.stop_api()
-    waiting.dev.start_api()
-    waiting.dev.never_ready(waiting.namespace, on=False)
-    run = waiting.run.result()
-    assert run.status == 0, run.message
-    assert run.summary["provisioned"] == ["app 1.0.0: installed"]
-
-
-def test_an_installation_of_another_manager_is_left_alone(
-    play: Play, release: Release, live: Live, dev: Cluster
-) -> None:
-    namespace = release.namespace
-    release("1.0.0")
-    foreign = DEPLOYMENT.format(namespace=namespace, version="foreign")
-    dev.run("create", "namespace", namespace)
-    dev.run("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=foreign)
-    run = play([release("1.0.0")])
-    assert run.message == (
-        f"dev: keda_install: Deployment {namespace}/app was installed by another manager: helm; "
+def an_installation_of_another_manager_is_left_alone(app: App) -> Story:
+    app.dev.run("create", "namespace", app.name)
+    foreign = DEPLOYMENT.format(namespace=app.name, version="foreign")
+    app.run("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=foreign)
+    assert (yield app("1.0.0")).message == (
+        f"{app.name}: keda_install: Deployment {app.name}/app was installed by another manager: helm; "
         "nothing was applied: set keda_install: existing to use that installation, or remove it first"
     )
-    container = live("deployment", "app", namespace)["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"] == "app:foreign"
-    assert live("configmap", "app-release", namespace) == {}
+    assert app.image == "app:foreign"
+    assert app.get("configmap/app-release") == ""
 
 
-def test_a_field_that_another_manager_took_is_not_taken_back(
-    play: Play, release: Release, live: Live, dev: Cluster
-) -> None:
-    namespace = release.namespace
-    assert play([release("1.0.0")]).status == 0
-    dev.run("set", "image", "deployment/app", "app=app:fixed", "-n", namespace, "--field-manager=another-tool")
-    run = play([release("1.0.0")])
-    assert run.status != 0
-    assert f'Deployment {namespace}/app: Apply failed with 1 conflict: conflict with "another-tool"' in run.message
-    assert "set keda_install: existing" in run.message
-    container = live("deployment", "app", namespace)["spec"]["template"]["spec"]["containers"][0]
-    assert container["image"] == "app:fixed"
+def a_field_that_another_manager_took_is_not_taken_back(app: App) -> Story:
+    assert not (yield app("1.0.0")).failed
+    app.run("set", "image", "deployment/app", "app=app:fixed", "--field-manager=another-tool")
+    message = (yield app("1.0.0")).message
+    assert f'Deployment {app.name}/app: Apply failed with 1 conflict: conflict with "another-tool"' in message
+    assert "set keda_install: existing" in message
+    assert app.image == "app:fixed"
 
 
-def test_an_object_that_was_removed_is_put_back(play: Play, release: Release, live: Live, dev: Cluster) -> None:
-    assert play([release("1.0.0")]).status == 0
-    dev.run("delete", "deployment", "app", "-n", release.namespace)
-    run = play([release("1.0.0")])
-    assert run.summary["provisioned"] == ["app 1.0.0: repaired"]
-    assert live("deployment", "app", release.namespace)
+def an_object_that_was_removed_is_put_back(app: App) -> Story:
+    assert not (yield app("1.0.0")).failed
+    app.run("delete", "deployment", "app")
+    assert (yield app("1.0.0")).summary["provisioned"] == ["app 1.0.0: repaired"]
+    assert app.image == "app:1.0.0"
 
 
-def test_changed_fields_are_put_back_and_added_fields_stay(
-    play: Play, release: Release, live: Live, dev: Cluster
-) -> None:
+def changed_fields_are_put_back_and_added_fields_stay(app: App) -> Story:
     settings = "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings}}\ndata: {{ours: wanted}}\n"
-    assert play([release("1.0.0", settings)]).status == 0
+    assert not (yield app("1.0.0", settings)).failed
     patch = '[{"op": "remove", "path": "/data/ours"}, {"op": "add", "path": "/data/theirs", "value": "too"}]'
-    dev.run("-n", release.namespace, "patch", "configmap", "settings", "--type=json", "-p", patch)
-    repaired = play([release("1.0.0", settings)])
-    assert repaired.summary["provisioned"] == ["app 1.0.0: repaired"]
-    assert live("configmap", "settings", release.namespace)["data"] == {"ours": "wanted", "theirs": "too"}
-    assert play([release("1.0.0", settings)]).summary["provisioned"] == ["app 1.0.0: unchanged"]
+    app.run("patch", "configmap", "settings", "--type=json", "-p", patch)
+    assert (yield app("1.0.0", settings)).summary["provisioned"] == ["app 1.0.0: repaired"]
+    assert app.get("configmap/settings", "{.data.ours} {.data.theirs}") == "wanted too"
+    assert (yield app("1.0.0", settings)).summary["provisioned"] == ["app 1.0.0: unchanged"]
 
 
-def test_objects_that_a_new_version_lacks_are_named(play: Play, release: Release, live: Live, dev: Cluster) -> None:
+def objects_that_a_new_version_lacks_are_named(app: App) -> Story:
     account = "\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{{{name: {}}}}}\n"
-    assert play([release("1.0.0", account.format("old"))]).status == 0
-    dev.never_ready(release.namespace)
-    assert play([release("1.1.0", account.format("between"), timeout=3)]).status != 0  # a failed run forgets nothing
-    dev.never_ready(release.namespace, on=False)
-    run = play([release("1.2.0")])
-    named = ", ".join(f"ServiceAccount {release.namespace}/{name}" for name in ("between", "old"))
-    assert run.summary["next"] == [f"app 1.2.0: removed upstream, left in the cluster: {named}"]
-    assert live("serviceaccount", "old", release.namespace)
-    assert "next" not in play([release("1.2.0")]).summary
+    assert not (yield app("1.0.0", account.format("old"))).failed
+    app.dev.never_ready(app.name)
+    assert (yield app("1.1.0", account.format("between"), timeout=3)).failed  # a failed run forgets nothing
+    app.dev.never_ready(app.name, on=False)
+    named = ", ".join(f"ServiceAccount {app.name}/{name}" for name in ("between", "old"))
+    assert (yield app("1.2.0")).summary["next"] == [f"app 1.2.0: removed upstream, left in the cluster: {named}"]
+    assert app.get("serviceaccount/old")
+    assert "next" not in (yield app("1.2.0")).summary
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[str]:
-    """Return the address of a web server for this test's folder. Its short.yaml ends too early."""
+def a_manifest_comes_from_an_address(app: App) -> Story:
+    def unread(problem: str) -> str:
+        return (
+            f"{app.name}: keda_manifest: {problem}; "
+            "check keda_version, or name a mirror or a local file in keda_manifest"
+        )
+
+    with site(app.folder) as address:
+        file = Path(app("1.0.0")["source"][0]).name
+        assert not (yield app("1.0.0", source=[f"{address}/{file}"])).failed
+        missing = yield app("1.0.0", source=[f"{address}/app-9.yaml"])
+        assert missing.message == unread(f"{address}/app-9.yaml cannot be read: HTTP Error 404: File not found")
+        short = yield app("1.0.0", source=[f"{address}/short.yaml"])
+        cut = f"{address}/short.yaml cannot be read: IncompleteRead(14 bytes read, 86 more expected)"
+        assert short.message == unread(cut)
+
+
+@contextlib.contextmanager
+def site(folder: Path) -> Iterator[str]:
+    """Yield the address of a web server for a folder. Its short.yaml ends too early."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -231,42 +216,84 @@ def site(tmp_path: Path) -> Iterator[str]:
             self.wfile.write(b"apiVersion: v1")  # and closes the connection
             return None
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path)) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
 
-def test_a_manifest_comes_from_an_address(play: Play, release: Release, site: str) -> None:
-    release("1.0.0")
-    assert play([release("1.0.0", source=[f"{site}/app-1.0.0.yaml"])]).status == 0
-    missing = play([release("1.0.0", source=[f"{site}/app-9.yaml"])])
-    assert missing.message == (
-        f"dev: keda_manifest: {site}/app-9.yaml cannot be read: HTTP Error 404: File not found; "
-        "check keda_version, or name a mirror or a local file in keda_manifest"
+STORIES = {
+    tell.__name__.replace("_", "-"): tell
+    for tell in (
+        *(another_checksum_is_refused, a_manifest_of_another_version_is_refused),
+        *(jobs_of_an_unchanged_version_do_not_run_again, a_failed_wait_says_what_it_waited_for),
+        *(an_installation_of_another_manager_is_left_alone, a_field_that_another_manager_took_is_not_taken_back),
+        *(an_object_that_was_removed_is_put_back, changed_fields_are_put_back_and_added_fields_stay),
+        *(objects_that_a_new_version_lacks_are_named, a_manifest_comes_from_an_address),
     )
+}
 
 
-def test_a_manifest_that_ends_too_early_is_refused(play: Play, release: Release, site: str) -> None:
-    run = play([release("1.0.0", source=[f"{site}/short.yaml"])])
-    assert run.message == (
-        f"dev: keda_manifest: {site}/short.yaml cannot be read: IncompleteRead(14 bytes read, 86 more expected); "
-        "check keda_version, or name a mirror or a local file in keda_manifest"
-    )
+@pytest.fixture(scope="module")
+def told(play: Play, dev: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exception | None]:
+    """Return how each story ended: with an error, or well."""
+    ended: dict[str, Exception | None] = {}
+    going = {name: tell(App(name, dev, tmp_path_factory.mktemp(name))) for name, tell in STORIES.items()}
+    wanted = {name: next(story) for name, story in going.items()}
+    while wanted:
+        runs = play.cases([INSTALL], **wanted)
+        wanted = {}
+        for name, run in runs.items():
+            try:
+                wanted[name] = going[name].send(run)
+            except StopIteration:
+                ended[name] = None
+            except Exception as error:
+                ended[name] = error
+    return ended
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_story(name: str, told: dict[str, Exception | None]) -> None:
+    if error := told[name]:
+        raise error
+
+
+Waiting = tuple[App, Future[Run]]
+
+
+@pytest.fixture
+def waiting(request: pytest.FixtureRequest, play: Play, dev: Cluster, tmp_path: Path) -> Iterator[Waiting]:
+    """Start a run that waits for pods, which do not get ready, for as many seconds as the parameter says."""
+    app = App(f"waiting-{request.param}", dev, tmp_path)
+    dev.never_ready(app.name)
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(lambda: play.cases([INSTALL], dev=app("1.0.0", timeout=request.param))["dev"])
+        until("the pod", lambda: app.run("get", "pods", "-l", "app=app", "-o", "name") != "", 60)
+        yield app, run
+
+
+@pytest.mark.parametrize("waiting", [120], indirect=True)
+def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting, dev: Cluster) -> None:
+    app, run = waiting
+    dev.stop_api()
+    dev.start_api()
+    dev.never_ready(app.name, on=False)
+    assert run.result().summary["provisioned"] == ["app 1.0.0: installed"]
 
 
 # This test is the last, because controllers take up to a minute to see that the API server is back.
 
 
 @pytest.mark.parametrize("waiting", [20], indirect=True)
-def test_a_wait_without_an_api_server_ends_and_says_what_it_waited_for(waiting: Waiting) -> None:
-    waiting.dev.stop_api()
+def test_a_wait_without_an_api_server_ends_and_says_what_it_waited_for(waiting: Waiting, dev: Cluster) -> None:
+    app, run = waiting
+    dev.stop_api()
     try:
-        message = waiting.run.result().message
+        message = run.result().message
     finally:
-        waiting.dev.start_api()
-    what = f"Task: waited 20 s for Deployment {waiting.namespace}/app to be available"
+        dev.start_api()
     assert message == (
-        f"dev: cluster_context: {what}: the API server {waiting.dev.endpoint} does not answer "
-        "([Errno 111] Connection refused); start the cluster, or correct its kubeconfig"
+        f"dev: cluster_context: Task: waited 20 s for Deployment {app.name}/app to be available: the API server "
+        f"{dev.endpoint} does not answer ([Errno 111] Connection refused); start the cluster, or correct its kubeconfig"
     )

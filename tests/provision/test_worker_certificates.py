@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -15,7 +16,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from testbed.cluster import Cluster
 
-from .conftest import Live, Object, Play
+from .conftest import Live, Object, Play, Run, step
 
 SERVERS, WORKERS = "nativelink", "nativelink-workers"
 HOSTS = ("nativelink-cas-0.nativelink-cas-headless.nativelink.svc", "nativelink-scheduler-workers.nativelink.svc")
@@ -28,6 +29,7 @@ NAMED: Object = {
 }
 MADE: Object = NAMED | {"worker_certificates_create": True}
 APPLIED = "worker_certificates : Apply the Secret"
+SECRETS = ("nativelink/nativelink-ca", "nativelink/tls-1", "nativelink-workers/tls-1")
 
 
 def content(live: Live, name: str, namespace: str = SERVERS) -> dict[str, bytes]:
@@ -63,40 +65,25 @@ def trusts(live: Live, name: str, other: str) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def namespaces(play: Play) -> None:
-    """Check a run on a cluster without the namespaces, then make them."""
+def made(play: Play, live: Live) -> Run:
+    """Make the certificates, after runs that make none."""
     everything = ["nativelink/provision", "worker_certificates"]
-    run = play(everything, "--check", "--diff", **MADE)
-    assert run.status == 0, run.message
-    assert [name for name in run.changed if "worker_certificates" in name] == [APPLIED] * 3
-    assert play(["nativelink/provision"]).status == 0
-
-
-def test_it_is_off_by_default(play: Play, live: Live) -> None:
-    run = play(["worker_certificates"], **NAMED)
-    assert (run.status, run.changed, run.summary) == (0, [], {})
+    fresh, _, off, checked = play.steps(
+        step(*everything, check_mode=True, **MADE),
+        step("nativelink/provision"),
+        step("worker_certificates", **NAMED),
+        step("worker_certificates", check_mode=True, **MADE),
+        arguments=("--diff",),
+    )
+    assert [name for name in fresh.changed if "worker_certificates" in name] == [APPLIED] * 3, fresh.message
+    assert (off.failed, off.changed, off.summary) == (False, [], {}), "it is off by default"
+    assert checked.summary["provisioned"] == [f"Secret {each}: would be made" for each in SECRETS]
     assert [secrets(live, space) for space in (SERVERS, WORKERS)] == [[], []]
+    return play(["worker_certificates"], **MADE)
 
 
-def test_check_mode_makes_nothing(play: Play, live: Live) -> None:
-    run = play(["worker_certificates"], "--check", "--diff", **MADE)
-    assert run.status == 0, run.message
-    assert run.summary["provisioned"] == [
-        "Secret nativelink/nativelink-ca: would be made",
-        "Secret nativelink/tls-1: would be made",
-        "Secret nativelink-workers/tls-1: would be made",
-    ]
-    assert [secrets(live, space) for space in (SERVERS, WORKERS)] == [[], []]
-
-
-def test_it_makes_a_ca_and_two_secrets(play: Play) -> None:
-    run = play(["worker_certificates"], **MADE)
-    assert run.status == 0, run.message
-    assert run.summary["provisioned"] == [
-        "Secret nativelink/nativelink-ca: made",
-        "Secret nativelink/tls-1: made",
-        "Secret nativelink-workers/tls-1: made",
-    ]
+def test_it_makes_a_ca_and_two_secrets(made: Run) -> None:
+    assert made.summary["provisioned"] == [f"Secret {each}: made" for each in SECRETS]
 
 
 def test_the_ca_signs_certificates_and_nothing_else(live: Live) -> None:
@@ -144,30 +131,31 @@ def test_the_worker_is_named(live: Live) -> None:
     assert certificate(live, "tls-1", WORKERS).subject.rfc4514_string() == "CN=nativelink-worker"
 
 
-def test_the_second_run_changes_nothing(play: Play, live: Live) -> None:
+def test_the_second_run_changes_nothing_and_a_secret_of_the_user_stays(play: Play, live: Live, dev: Cluster) -> None:
+    dev.run("create", "secret", "generic", "mine", "-n", WORKERS, "--from-literal=tls.crt=theirs")
     before = [secrets(live, space) for space in (SERVERS, WORKERS)]
-    again = play(["worker_certificates"], **MADE)
-    assert (again.status, again.changed, again.summary) == (0, [], {})
+    runs = play.cases(["worker_certificates"], again=MADE, mine=MADE | {"nativelink_mutual_tls_secret": "mine"})
+    assert (runs["again"].failed, runs["again"].changed, runs["again"].summary) == (False, [], {})
+    assert runs["mine"].summary == {"provisioned": ["Secret nativelink/mine: made"]}
+    dev.run("delete", "secret", "mine", "-n", SERVERS)
     assert [secrets(live, space) for space in (SERVERS, WORKERS)] == before
 
 
-def test_an_interrupted_run_is_finished(play: Play, live: Live, dev: Cluster) -> None:
+def test_an_interrupted_run_is_finished_and_no_key_is_printed_or_written_to_a_file(
+    play: Play, live: Live, dev: Cluster
+) -> None:
     kept = live("secret", "tls-1", SERVERS)
-    dev.run("delete", "secret", "tls-1", "-n", WORKERS)
-    run = play(["worker_certificates"], **MADE)
-    assert run.summary == {"provisioned": ["Secret nativelink-workers/tls-1: made"]}
-    assert live("secret", "tls-1", SERVERS) == kept
-    assert trusts(live, "tls-1", "tls-1")
 
-
-def test_no_key_is_printed_or_written_to_a_file(play: Play, live: Live, dev: Cluster) -> None:
     def again(*arguments: str) -> str:
         dev.run("delete", "secret", "tls-1", "-n", WORKERS)
         run = play(["worker_certificates"], "-vvvv", "--diff", *arguments, **MADE)
         assert run.changed == [APPLIED]
+        assert run.summary == {"provisioned": ["Secret nativelink-workers/tls-1: made"]}
         return run.output
 
     output = again()
+    assert live("secret", "tls-1", SERVERS) == kept
+    assert trusts(live, "tls-1", "tls-1")
     assert "PRIVATE KEY" not in output
     for name, namespace in (("tls-1", WORKERS), ("nativelink-ca", SERVERS)):
         key = content(live, name, namespace)["tls.key"]
@@ -178,129 +166,111 @@ def test_no_key_is_printed_or_written_to_a_file(play: Play, live: Live, dev: Clu
     assert "AnsiballZ_x509_certificate_pipe.py" in again("-e", "ansible_pipelining=false"), "the counter-run"
 
 
-def test_a_secret_of_the_user_stays(play: Play, live: Live, dev: Cluster) -> None:
-    dev.run("create", "secret", "generic", "mine", "-n", WORKERS, "--from-literal=tls.crt=theirs")
-    run = play(["worker_certificates"], **MADE | {"nativelink_mutual_tls_secret": "mine"})
-    assert run.summary == {"provisioned": ["Secret nativelink/mine: made"]}
-    assert live("secret", "mine", WORKERS)["data"] == {"tls.crt": base64.b64encode(b"theirs").decode()}
-
-
 def test_another_run_at_the_same_time_does_not_overwrite(play: Play, live: Live) -> None:
-    def applied(name: str, key: str, immutable: bool) -> str:
-        metadata = {"name": name, "namespace": SERVERS}
+    def apply(name: str, key: str, immutable: bool) -> Object:
         kind = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "immutable": immutable}
-        secret = {**kind, "metadata": metadata, "stringData": {"tls.crt": "", "tls.key": key}}
-        return play(
-            [{"nativelink.gitops.apply_objects": {"objects": [secret], "variable": "a", "way_out": "b"}}]
-        ).message
+        secret = {
+            **kind,
+            "metadata": {"name": name, "namespace": SERVERS},
+            "stringData": {"tls.crt": "", "tls.key": key},
+        }
+        return step({"nativelink.gitops.apply_objects": {"objects": [secret], "variable": "a", "way_out": "b"}})
 
-    assert "field is immutable when `immutable` is set" in applied("tls-1", "another", True)
-    assert [applied("mutable", key, False) for key in ("one", "another")] == ["", ""], "the counter-run"
+    refused, *counter_run = play.steps(
+        apply("tls-1", "another", True), apply("mutable", "one", False), apply("mutable", "another", False)
+    )
+    assert "field is immutable when `immutable` is set" in refused.message
+    assert [run.failed for run in counter_run] == [False, False]
     assert content(live, "mutable")["tls.key"] == b"another"
 
 
 def test_the_ca_changes_in_three_steps_without_a_loss_of_trust(play: Play, live: Live) -> None:
     both = ["nativelink-ca", "nativelink-ca-2"]
-    steps: list[Object] = [
+    changes: list[Object] = [
         {"worker_certificates_trusted": both},
         {"worker_certificates_trusted": both, "worker_certificates_ca": "nativelink-ca-2"},
         {"worker_certificates_ca": "nativelink-ca-2"},
     ]
-    for number, step in enumerate(steps, 2):
-        run = play(["worker_certificates"], **MADE | step | {"nativelink_mutual_tls_secret": f"tls-{number}"})
-        assert run.status == 0, run.message
+    new = [MADE | each | {"nativelink_mutual_tls_secret": f"tls-{number}"} for number, each in enumerate(changes, 2)]
+    assert [run.message for run in play.steps(*(step("worker_certificates", **each) for each in new))] == [""] * 3
     names = ["tls-1", "tls-2", "tls-3", "tls-4"]
-    pairs = [(one, other) for one in names for other in names if trusts(live, one, other)]
-    assert pairs == [
-        ("tls-1", "tls-1"),
-        ("tls-1", "tls-2"),
-        ("tls-2", "tls-1"),
-        ("tls-2", "tls-2"),
-        ("tls-2", "tls-3"),
-        ("tls-2", "tls-4"),
-        ("tls-3", "tls-1"),
-        ("tls-3", "tls-2"),
-        ("tls-3", "tls-3"),
-        ("tls-3", "tls-4"),
-        ("tls-4", "tls-3"),
-        ("tls-4", "tls-4"),
-    ]
+    assert {one: [other for other in names if trusts(live, one, other)] for one in names} == {
+        "tls-1": ["tls-1", "tls-2"],
+        "tls-2": ["tls-1", "tls-2", "tls-3", "tls-4"],
+        "tls-3": ["tls-1", "tls-2", "tls-3", "tls-4"],
+        "tls-4": ["tls-3", "tls-4"],
+    }
 
 
-# The live check
+# The live check: one run, in which each case is a host
+
+OTHER = MADE | {"nativelink_mutual_tls_secret": "new"}
+PAST = OTHER | {"nativelink_mutual_tls_expires": "2020-01-01"}
+LATE = {"nativelink_mutual_tls_expires": "2099-01-01"}
+FOREIGN = {"worker_certificates_create": False}
 
 
-def test_a_certificate_that_ends_too_early_is_an_error(play: Play) -> None:
-    assert play(["preflight/live"], **MADE).status == 0
-    run = play(["preflight/live"], **MADE | {"nativelink_mutual_tls_expires": "2031-02-04"})
-    assert run.status == 2
-    assert run.message.splitlines() == [
-        f"dev: nativelink_mutual_tls_expires: is 2031-02-04, but the certificate of the Secret {secret} ends on "
-        "2031-02-03; write 2031-02-03, or name a new Secret in nativelink_mutual_tls_secret"
-        for secret in ("nativelink-workers/tls-1", "nativelink/tls-1")
-    ]
-
-
-def test_a_ca_that_ends_too_early_is_an_error(play: Play, live: Live) -> None:
-    end = certificate(live, "nativelink-ca").not_valid_after_utc.date()
-    late = MADE | {"nativelink_mutual_tls_secret": "new", "nativelink_mutual_tls_expires": "2099-01-01"}
-    run = play(["preflight/live"], **late)
-    assert run.message == (
-        "dev: nativelink_mutual_tls_expires: is 2099-01-01, but the certificate of the Secret nativelink/nativelink-ca "
-        f"ends on {end}; write {end}, or name a new Secret in worker_certificates_ca"
-    )
-    assert play(["preflight/live"], **late | {"worker_certificates_create": False}).status == 0
-
-
-def test_a_secret_without_a_certificate_is_an_error(play: Play) -> None:
-    run = play(["preflight/live"], **MADE | {"nativelink_mutual_tls_secret": "mine"})
-    assert run.message == (
-        "dev: nativelink_mutual_tls_secret: the Secret nativelink-workers/mine has no certificate or no key "
-        "(tls.crt, tls.key); add it, or name another Secret"
-    )
-
-
-def test_no_certificate_is_made_that_has_ended(play: Play) -> None:
-    past = MADE | {"nativelink_mutual_tls_secret": "new", "nativelink_mutual_tls_expires": "2020-01-01"}
-    run = play(["preflight/live"], **past)
-    assert run.message == (
-        "dev: nativelink_mutual_tls_expires: is 2020-01-01, which has passed; "
-        "write a later day, and name new Secrets in nativelink_mutual_tls_secret"
-    )
-    assert play(["preflight/live"], **past | {"worker_certificates_create": False}).status == 0
-
-
-@pytest.fixture(scope="module")
-def viewer(dev: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Object:
-    """Return the variables of a user who may read much, but no Secrets."""
+def test_the_live_check_of_the_certificates(play: Play, live: Live, dev: Cluster, tmp_path: Path) -> None:
+    # A user who may read much, but no Secrets.
     dev.run("create", "clusterrolebinding", "viewer", "--clusterrole=view", "--serviceaccount=default:default")
     token = dev.run("create", "token", "default", "--namespace", "default").strip()
-    file = dev.kubeconfig_of(token, tmp_path_factory.mktemp("viewer") / "kubeconfig")
-    return {"cluster_kubeconfig": str(file), "node_agent_guard": False}
+    viewer = {"cluster_kubeconfig": str(dev.kubeconfig_of(token, tmp_path / "viewer")), "node_agent_guard": False}
+    end = certificate(live, "nativelink-ca").not_valid_after_utc.date()
 
+    def ends(wanted: str, secret: str, end: object = DAY, name: str = "nativelink_mutual_tls_secret") -> str:
+        return (
+            f"nativelink_mutual_tls_expires: is {wanted}, but the certificate of the Secret {secret} ends on {end}; "
+            f"write {end}, or name a new Secret in {name}"
+        )
 
-def test_a_user_who_may_not_read_secrets(play: Play, viewer: Object) -> None:
-    late = NAMED | {"nativelink_mutual_tls_expires": "2099-01-01"}
-    assert "ends on" in play(["preflight/live"], **late).message, "the counter-run"
-    run = play(["preflight/live"], **late | viewer)
-    assert run.status == 0, run.message
-
-    run = play(["preflight/live"], **MADE | viewer)
-    assert run.message.splitlines() == [
-        f"dev: worker_certificates_create: this user may not read the Secret {secret}; "
-        "let the user of cluster_context read and make Secrets, or set this to false"
-        for secret in ("nativelink-workers/tls-1", "nativelink/nativelink-ca", "nativelink/tls-1")
-    ]
+    leaves = ("nativelink-workers/tls-1", "nativelink/tls-1")
+    expected = {
+        "sound": (MADE, []),
+        "early": (
+            MADE | {"nativelink_mutual_tls_expires": "2031-02-04"},
+            [ends("2031-02-04", leaf) for leaf in leaves],
+        ),
+        "early-ca": (OTHER | LATE, [ends("2099-01-01", "nativelink/nativelink-ca", end, "worker_certificates_ca")]),
+        "foreign-ca": (OTHER | LATE | FOREIGN, []),
+        "no-certificate": (
+            MADE | {"nativelink_mutual_tls_secret": "mine"},
+            [
+                "nativelink_mutual_tls_secret: the Secret nativelink-workers/mine has no certificate or no key "
+                "(tls.crt, tls.key); add it, or name another Secret"
+            ],
+        ),
+        "past": (
+            PAST,
+            [
+                "nativelink_mutual_tls_expires: is 2020-01-01, which has passed; "
+                "write a later day, and name new Secrets in nativelink_mutual_tls_secret"
+            ],
+        ),
+        "foreign-past": (PAST | FOREIGN, []),
+        "reader": (NAMED | LATE, [ends("2099-01-01", leaf) for leaf in leaves]),
+        "viewer": (NAMED | LATE | viewer, []),
+        "maker": (
+            MADE | viewer,
+            [
+                f"worker_certificates_create: this user may not read the Secret {secret}; "
+                "let the user of cluster_context read and make Secrets, or set this to false"
+                for secret in ("nativelink-workers/tls-1", "nativelink/nativelink-ca", "nativelink/tls-1")
+            ],
+        ),
+    }
+    runs = play.cases(["preflight/live"], **{name: variables for name, (variables, _) in expected.items()})
+    for name, (_, lines) in expected.items():
+        assert runs[name].failed == bool(lines), runs[name].message
+        assert runs[name].message.splitlines() == [f"{name}: {line}" for line in lines]
 
 
 def test_a_failure_is_reported_though_results_are_hidden(play: Play) -> None:
     lost = {"nativelink_mutual_tls_secret": "lost", "nativelink_workers_namespace": "nowhere"}
-    run = play(["worker_certificates"], **MADE | lost)
-    assert run.status == 2
+    run = play.cases(["worker_certificates"], dev=MADE | lost)["dev"]
     message = (
         'worker_certificates_create: Apply the Secret: Secret nowhere/lost: namespaces "nowhere" not found; run '
         "provision without --tags first, or let the user of cluster_context make Secrets there"
     )
-    assert run.message == f"dev: {message}"
+    assert (run.failed, run.message) == (True, f"dev: {message}")
     (summary,) = re.findall(r"^  failed .*(?:\n {3}.*)*", run.output, re.MULTILINE)
     assert summary == f"  failed       {message}"
