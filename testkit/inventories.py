@@ -153,6 +153,23 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
 
 
 @st.composite
+def gitops(draw: st.DrawFn) -> dict[str, Any]:
+    """The variables of a GitOps engine, or of none."""
+    engine = draw(st.sampled_from(["none", "argocd", "flux"]))
+    ssh = ["ssh://git@h:22/a", *([] if engine == "flux" else ["git@git.example.com:a/b.git"])]
+    repository = draw(st.sampled_from(["https://git.example.com/a/b.git", *ssh]))
+    return {
+        "gitops_provider": engine,
+        "gitops_install": draw(st.sampled_from(["release", "existing"])),
+        "gitops_namespace": {"argocd": "argocd", "flux": "flux-system", "none": ""}[engine],
+        "gitops_repository": repository,
+        "gitops_secret_name": "deploy-key" if engine == "flux" and repository.startswith("ssh:") else "",
+        "gitops_interval": draw(st.sampled_from(["1m", "1h30m", "500ms", "1.5h"])),
+        "gitops_sync_timeout": draw(st.sampled_from(["30s", "30000ms", "10s0.5m", "1.5h"])),
+    }
+
+
+@st.composite
 def inventories(draw: st.DrawFn) -> dict[str, Any]:
     """The variables of one valid cluster."""
     # `minimum` and `priority` only of what every pool offers by itself: an action waits for what no pool offers.
@@ -235,6 +252,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
         if edge == "gateway" and variables["ingress_provider"] == "envoy-gateway":
             variables["nativelink_edge_client_ca_secret"] = draw(st.sampled_from(["", "clients-ca"]))
+    variables |= draw(gitops())
     if redis:
         variables |= {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": draw(st.integers(1, 3))}
         if draw(st.booleans()):

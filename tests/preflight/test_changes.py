@@ -11,51 +11,39 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.change_guard import breaking_changes, notices, refused
 
 from testkit.inventories import minimal, write_inventory
-from testkit.playbooks import run_playbook
+from testkit.playbooks import Run, run_playbook
 from testkit.repository import git
 
-COMMITTED: dict[str, Any] = {
-    "apiVersion": "apps/v1",
-    "kind": "StatefulSet",
-    "metadata": {"name": "nativelink-cas", "namespace": "nativelink", "labels": {"app": "cas"}},
-    "spec": {
-        "replicas": 3,
-        "serviceName": "nativelink-cas-headless",
-        "podManagementPolicy": "Parallel",
-        "selector": {"matchLabels": {"app": "cas"}},
-        "template": {"spec": {"containers": [{"name": "cas", "image": "one"}]}},
-        "volumeClaimTemplates": [
-            {
-                "metadata": {"name": "data"},
-                "spec": {
-                    "accessModes": ["ReadWriteOnce"],
-                    "storageClassName": "gp3",
-                    "resources": {"requests": {"storage": "200Gi"}},
-                },
-            }
-        ],
-    },
-}
-REDIS: dict[str, Any] = {
-    "apiVersion": "apps/v1",
-    "kind": "StatefulSet",
-    "metadata": {"name": "nativelink-redis", "namespace": "nativelink"},
-    "spec": {
-        "replicas": 1,
-        "serviceName": "nativelink-redis",
-        "volumeClaimTemplates": [
-            {
-                "metadata": {"name": "data"},
-                "spec": {"storageClassName": "gp3", "resources": {"requests": {"storage": "10Gi"}}},
-            }
-        ],
-    },
-}
+CAS: dict[str, Any] = yaml.safe_load("""
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: nativelink-cas, namespace: nativelink, labels: {app: cas}}
+spec:
+  replicas: 3
+  serviceName: nativelink-cas-headless
+  podManagementPolicy: Parallel
+  selector: {matchLabels: {app: cas}}
+  template: {spec: {containers: [{name: cas, image: one}]}}
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {accessModes: [ReadWriteOnce], storageClassName: gp3, resources: {requests: {storage: 200Gi}}}
+""")
+REDIS: dict[str, Any] = yaml.safe_load("""
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: nativelink-redis, namespace: nativelink}
+spec:
+  replicas: 1
+  serviceName: nativelink-redis
+  volumeClaimTemplates:
+    - metadata: {name: data}
+      spec: {storageClassName: gp3, resources: {requests: {storage: 10Gi}}}
+""")
 CAS_FILE = "cas/statefulset.yaml"
 REDIS_FILE = "scheduler/redis-statefulset.yaml"
 
 
-def changed(path: str, value: object, before: dict[str, Any] = COMMITTED) -> dict[str, Any]:
+def changed(path: str, value: object, before: dict[str, Any] = CAS) -> dict[str, Any]:
     """Return `before` with another value at a dotted path."""
     found = copy.deepcopy(before)
     *parents, last = path.split(".")
@@ -72,14 +60,18 @@ def write(clusters: Path, cluster: str, statefulset: dict[str, Any], template: s
     file.write_text(yaml.safe_dump(statefulset))
 
 
+def commit(folder: Path) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "trees")
+
+
 @pytest.fixture
 def clusters(tmp_path: Path) -> Path:
     """Return a folder of trees, one of which is committed."""
     git(tmp_path, "init", "--quiet")
-    write(tmp_path / "sub/clusters", "prod", COMMITTED)
+    write(tmp_path / "sub/clusters", "prod", CAS)
     write(tmp_path / "sub/clusters", "prod", REDIS, REDIS_FILE)
-    git(tmp_path, "add", "--all")
-    git(tmp_path, "commit", "--quiet", "--message", "trees")
+    commit(tmp_path)
     return tmp_path / "sub/clusters"
 
 
@@ -91,134 +83,125 @@ def values_of(clusters: Path, *allowed: str, revision: str = "HEAD") -> dict[str
     }
 
 
-def lines(
-    clusters: Path, rendered: dict[str, Any] | None, *allowed: str, cluster: str = "prod", template: str = CAS_FILE
-) -> list[str]:
-    """Return the findings when `template` becomes `rendered`, and the other StatefulSet stays as it is."""
-    values = values_of(clusters, *allowed)
-    trees = {CAS_FILE: COMMITTED, REDIS_FILE: REDIS, template: rendered}
+def found(
+    values: dict[str, Any], cas: dict[str, Any] = CAS, redis: dict[str, Any] | None = REDIS, cluster: str = "prod"
+) -> tuple[list[str], list[str]]:
+    """Return the findings and the notices when these StatefulSets are rendered."""
+    trees = {CAS_FILE: cas, REDIS_FILE: redis}
     changes = breaking_changes({cluster: values}, lambda _, template: trees[template])
-    return [str(fault) for fault in refused({cluster: values}, changes)]
+    return [str(fault) for fault in refused({cluster: values}, changes)], notices(values, changes.get(cluster, ()))
+
+
+def lines(
+    clusters: Path, *trees: dict[str, Any] | None, cluster: str = "prod", allowed: tuple[str, ...] = ()
+) -> list[str]:
+    return found(values_of(clusters, *allowed), *trees, cluster=cluster)[0]  # type: ignore[arg-type]
 
 
 CLAIM = "spec.volumeClaimTemplates.0.spec"
-CASES = {
-    "cas_replicas": (
-        changed("spec.replicas", 5),
-        "prod: nativelink_cas_replicas: 3 shards in the committed tree would become 5, which moves the keys: "
+STORAGE, CLASS = f"{CLAIM}.resources.requests.storage", f"{CLAIM}.storageClassName"
+FLUSH, QUEUE = "accept a cache flush: ", "accept that the queue is lost and its builds start again: "
+ORPHAN, VOLUMES = (
+    "delete the StatefulSet with --cascade=orphan",
+    "delete the StatefulSet and its PersistentVolumeClaims",
+)
+CHANGES = ("cas_replicas", "cas_volume_size", "cas_storage_class", "cas_immutable", "redis_immutable")
+
+
+def by_hand(name: str, *steps: str, accept: str = "") -> str:
+    """Return the remedy of a change that needs the engine suspended."""
+    return (
+        f"{accept}add {name} to nativelink_allow_changes for that time, render, suspend the GitOps engine, "
+        f"{', '.join(steps)}, push, resume the engine (commands: docs/changes.md)"
+    )
+
+
+def becomes(before: str, after: str) -> str:
+    return f"{before} in the committed tree would become {after}"
+
+
+CASES = [
+    (
+        *("cas_replicas", "spec.replicas", 5),
+        f"nativelink_cas_replicas: {becomes('3 shards', '5')}, which moves the keys: "
         "cached results are lost, and the scheduler and all workers, which address the shards, are replaced; "
-        "accept a cache flush: add cas_replicas to nativelink_allow_changes for that time, render and push",
+        f"{FLUSH}add cas_replicas to nativelink_allow_changes for that time, render and push",
     ),
-    "cas_volume_size": (
-        changed(f"{CLAIM}.resources.requests.storage", "400Gi"),
-        "prod: nativelink_cas_volume_size: 200Gi in the committed tree would become 400Gi, and a StatefulSet "
-        "cannot change it; add cas_volume_size to nativelink_allow_changes for that time, render, suspend the GitOps "
-        "engine, grow each PersistentVolumeClaim to 400Gi, delete the StatefulSet with --cascade=orphan, push, "
-        "resume the engine (commands: docs/changes.md)",
+    (
+        *("cas_volume_size", STORAGE, "400Gi"),
+        f"nativelink_cas_volume_size: {becomes('200Gi', '400Gi')}, and a StatefulSet cannot change it; "
+        + by_hand("cas_volume_size", "grow each PersistentVolumeClaim to 400Gi", ORPHAN),
     ),
-    "cas_storage_class": (
-        changed(f"{CLAIM}.storageClassName", "io2"),
-        "prod: nativelink_cas_storage_class: gp3 in the committed tree would become io2, and a volume cannot "
-        "change its class; accept a cache flush: add cas_storage_class to nativelink_allow_changes for that time, "
-        "render, suspend the GitOps engine, delete the StatefulSet and its PersistentVolumeClaims, push, "
-        "resume the engine (commands: docs/changes.md)",
+    (
+        *("cas_volume_size", STORAGE, "100Gi"),
+        f"nativelink_cas_volume_size: {becomes('200Gi', '100Gi')}, and a volume cannot shrink; "
+        + by_hand("cas_volume_size", VOLUMES, accept=FLUSH),
     ),
-    "cas_immutable": (
-        changed("spec.serviceName", "nativelink-cas"),
-        "prod: rendered/cas/statefulset.yaml: serviceName of the StatefulSet would change, and the API server refuses "
-        "that; add cas_immutable to nativelink_allow_changes for that time, render, suspend the GitOps engine, "
-        "delete the StatefulSet with --cascade=orphan, push, resume the engine (commands: docs/changes.md)",
+    (
+        *("cas_storage_class", CLASS, "io2"),
+        f"nativelink_cas_storage_class: {becomes('gp3', 'io2')}, and a volume cannot change its class; "
+        + by_hand("cas_storage_class", VOLUMES, accept=FLUSH),
     ),
-}
+    (
+        *("cas_immutable", "spec.serviceName", "nativelink-cas"),
+        "rendered/cas/statefulset.yaml: serviceName of the StatefulSet would change, and the API server refuses that; "
+        + by_hand("cas_immutable", ORPHAN),
+    ),
+    (
+        *("cas_immutable", "metadata.namespace", "builds"),
+        "nativelink_namespace: the CAS would move from nativelink to builds, where its volumes are new: the cache is "
+        f"lost; {FLUSH}add cas_immutable to nativelink_allow_changes for that time, run bootstrap and push",
+    ),
+    (
+        *("redis_immutable", STORAGE, "20Gi"),
+        f"nativelink_redis_volume_size: {becomes('10Gi', '20Gi')}, and a StatefulSet cannot change it; "
+        + by_hand("redis_immutable", "grow each PersistentVolumeClaim to 20Gi", ORPHAN),
+    ),
+    (
+        *("redis_immutable", STORAGE, "5Gi"),
+        f"nativelink_redis_volume_size: {becomes('10Gi', '5Gi')}, and a volume cannot shrink; "
+        + by_hand("redis_immutable", VOLUMES, accept=QUEUE),
+    ),
+    (
+        *("redis_immutable", CLASS, "io2"),
+        f"nativelink_redis_storage_class: {becomes('gp3', 'io2')}, and a volume cannot change its class; "
+        + by_hand("redis_immutable", VOLUMES, accept=QUEUE),
+    ),
+    (
+        *("redis_immutable", "spec.serviceName", "redis"),
+        "rendered/scheduler/redis-statefulset.yaml: serviceName of the StatefulSet would change, and the API server "
+        "refuses that; " + by_hand("redis_immutable", ORPHAN),
+    ),
+]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_breaking_change_is_refused_unless_it_is_allowed_by_name(clusters: Path, name: str) -> None:
-    rendered, line = CASES[name]
-
-    assert lines(clusters, rendered) == [line]
-    assert lines(clusters, rendered, *(other for other in CASES if other != name)) == [line]
-    assert lines(clusters, rendered, name) == []
+@pytest.mark.parametrize(("name", "path", "value", "line"), CASES)
+def test_a_breaking_change_is_refused_unless_it_is_allowed_by_name(
+    clusters: Path, name: str, path: str, value: object, line: str
+) -> None:
+    trees = [CAS, changed(path, value, REDIS)] if name == "redis_immutable" else [changed(path, value), REDIS]
+    assert lines(clusters, *trees) == [f"prod: {line}"]
+    assert lines(clusters, *trees, allowed=tuple({*CHANGES} - {name})) == [f"prod: {line}"]
+    assert lines(clusters, *trees, allowed=(name,)) == []
 
 
 def test_a_permission_that_outlived_its_change_is_noticed(clusters: Path) -> None:
     values = values_of(clusters, "cas_replicas", "cas_immutable")
-    trees = {CAS_FILE: changed("spec.replicas", 5), REDIS_FILE: REDIS}
-    changes = breaking_changes({"prod": values}, lambda _, template: trees[template])
-    assert notices(values, changes["prod"]) == [
-        "nativelink_allow_changes: cas_immutable is allowed, and nothing changes it; take it out"
-    ]
-
-
-def test_a_volume_does_not_shrink(clusters: Path) -> None:
-    assert lines(clusters, changed(f"{CLAIM}.resources.requests.storage", "100Gi")) == [
-        "prod: nativelink_cas_volume_size: 200Gi in the committed tree would become 100Gi, and a volume cannot shrink; "
-        "accept a cache flush: add cas_volume_size to nativelink_allow_changes for that time, render, suspend the "
-        "GitOps engine, delete the StatefulSet and its PersistentVolumeClaims, push, resume the engine "
-        "(commands: docs/changes.md)"
-    ]
-
-
-def test_a_cas_in_another_namespace_has_new_volumes(clusters: Path) -> None:
-    assert lines(clusters, changed("metadata.namespace", "builds")) == [
-        "prod: nativelink_namespace: the CAS would move from nativelink to builds, where its volumes are new: "
-        "the cache is lost; "
-        "accept a cache flush: add cas_immutable to nativelink_allow_changes for that time, run bootstrap and push"
-    ]
-
-
-REDIS_CASES = {
-    "grows": (
-        changed(f"{CLAIM}.resources.requests.storage", "20Gi", REDIS),
-        "prod: nativelink_redis_volume_size: 10Gi in the committed tree would become 20Gi, and a StatefulSet cannot "
-        "change it; add redis_immutable to nativelink_allow_changes for that time, render, suspend the GitOps engine, "
-        "grow each PersistentVolumeClaim to 20Gi, delete the StatefulSet with --cascade=orphan, push, "
-        "resume the engine (commands: docs/changes.md)",
-    ),
-    "shrinks": (
-        changed(f"{CLAIM}.resources.requests.storage", "5Gi", REDIS),
-        "prod: nativelink_redis_volume_size: 10Gi in the committed tree would become 5Gi, and a volume cannot shrink; "
-        "accept that the queue is lost and its builds start again: add redis_immutable to nativelink_allow_changes for "
-        "that time, render, suspend the GitOps engine, delete the StatefulSet and its PersistentVolumeClaims, push, "
-        "resume the engine (commands: docs/changes.md)",
-    ),
-    "class": (
-        changed(f"{CLAIM}.storageClassName", "io2", REDIS),
-        "prod: nativelink_redis_storage_class: gp3 in the committed tree would become io2, and a volume cannot change "
-        "its class; accept that the queue is lost and its builds start again: add redis_immutable to "
-        "nativelink_allow_changes for that time, render, suspend the GitOps engine, delete the StatefulSet and its "
-        "PersistentVolumeClaims, push, resume the engine (commands: docs/changes.md)",
-    ),
-    "service": (
-        changed("spec.serviceName", "redis", REDIS),
-        "prod: rendered/scheduler/redis-statefulset.yaml: serviceName of the StatefulSet would change, and the API "
-        "server refuses that; add redis_immutable to nativelink_allow_changes for that time, render, suspend the "
-        "GitOps engine, delete the StatefulSet with --cascade=orphan, push, resume the engine "
-        "(commands: docs/changes.md)",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REDIS_CASES)
-def test_an_immutable_field_of_redis_is_refused_unless_it_is_allowed(clusters: Path, name: str) -> None:
-    rendered, line = REDIS_CASES[name]
-
-    assert lines(clusters, rendered, template=REDIS_FILE) == [line]
-    assert lines(clusters, rendered, *CASES, template=REDIS_FILE) == [line]
-    assert lines(clusters, rendered, "redis_immutable", template=REDIS_FILE) == []
+    line = "nativelink_allow_changes: cas_immutable is allowed, and nothing changes it; take it out"
+    assert found(values, changed("spec.replicas", 5)) == ([], [line])
 
 
 def test_size_and_class_of_redis_have_a_line_each(clusters: Path) -> None:
-    both = changed(f"{CLAIM}.storageClassName", "io2", REDIS_CASES["grows"][0])
-    assert [line.split(": ")[1] for line in lines(clusters, both, template=REDIS_FILE)] == [
+    both = changed(CLASS, "io2", changed(STORAGE, "20Gi", REDIS))
+    assert [line.split(": ")[1] for line in lines(clusters, CAS, both)] == [
         "nativelink_redis_storage_class",
         "nativelink_redis_volume_size",
     ]
 
 
 def test_redis_may_go_or_move(clusters: Path) -> None:
-    assert lines(clusters, None, template=REDIS_FILE) == []
-    assert lines(clusters, changed("metadata.namespace", "builds", REDIS), template=REDIS_FILE) == []
+    assert lines(clusters, CAS, None) == []
+    assert lines(clusters, CAS, changed("metadata.namespace", "builds", REDIS)) == []
 
 
 @pytest.mark.parametrize(
@@ -242,7 +225,7 @@ def test_other_immutable_fields_are_refused(clusters: Path, path: str, value: ob
         ("metadata.labels", {"app": "cas", "more": "x"}),
         ("spec.persistentVolumeClaimRetentionPolicy", {"whenDeleted": "Delete"}),
         ("spec.minReadySeconds", 5),
-        (f"{CLAIM}.resources.requests.storage", "204800Mi"),
+        (STORAGE, "204800Mi"),
     ],
 )
 def test_a_field_that_can_be_updated_is_not_a_breaking_change(clusters: Path, path: str, value: object) -> None:
@@ -251,50 +234,42 @@ def test_a_field_that_can_be_updated_is_not_a_breaking_change(clusters: Path, pa
 
 def test_the_committed_file_counts_and_not_the_one_on_disk(clusters: Path) -> None:
     write(clusters, "prod", changed("spec.replicas", 5))
-    assert lines(clusters, COMMITTED) == []
+    assert lines(clusters) == []
     assert len(lines(clusters, changed("spec.replicas", 5))) == 1
 
 
 def test_the_base_revision_counts_and_not_the_last_commit(clusters: Path) -> None:
     git(clusters, "tag", "three")
     write(clusters, "prod", changed("spec.replicas", 5))
-    git(clusters, "commit", "--quiet", "--all", "--message", "five")
-
-    def found(revision: str) -> list[str]:
-        values = {"prod": values_of(clusters, revision=revision)}
-        changes = breaking_changes(values, lambda _, template: trees[template])
-        return [str(fault) for fault in refused(values, changes)]
-
-    trees = {CAS_FILE: changed("spec.replicas", 5), REDIS_FILE: REDIS}
-    assert found("HEAD") == []
-    assert [line.split(":")[1] for line in found("three")] == [" nativelink_cas_replicas"]
-    assert found("four") == [
+    commit(clusters)
+    now, three, four = (
+        found(values_of(clusters, revision=revision), changed("spec.replicas", 5))[0]
+        for revision in ("HEAD", "three", "four")
+    )
+    assert now == []
+    assert [line.split(":")[1] for line in three] == [" nativelink_cas_replicas"]
+    assert four == [
         f"prod: nativelink_base_revision: is four, which Git does not know in {clusters}; "
         "fetch it, or write another branch, tag or commit"
     ]
 
 
 def test_a_tree_that_was_never_committed_has_no_breaking_changes(clusters: Path, tmp_path: Path) -> None:
-    write(clusters, "dev", changed("spec.replicas", 5))
-    assert lines(clusters, COMMITTED, cluster="dev") == []
-
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     git(fresh, "init", "--quiet")  # without a commit there is no HEAD
-    write(fresh, "dev", changed("spec.replicas", 5))
-    assert lines(fresh, COMMITTED, cluster="dev") == []
+    for folder in (clusters, fresh):
+        write(folder, "dev", changed("spec.replicas", 5))
+        assert lines(folder, cluster="dev") == []
+    for folder in (clusters, clusters / "nowhere"):
+        assert lines(folder, cluster="new") == []
 
 
 def test_the_file_counts_outside_of_git(tmp_path_factory: pytest.TempPathFactory) -> None:
     outside = tmp_path_factory.mktemp("outside")
-    write(outside, "dev", COMMITTED)
-    assert lines(outside, COMMITTED, cluster="dev") == []
+    write(outside, "dev", CAS)
+    assert lines(outside, cluster="dev") == []
     assert len(lines(outside, changed("spec.replicas", 5), cluster="dev")) == 1
-
-
-def test_a_new_cluster_has_no_breaking_changes(clusters: Path) -> None:
-    assert lines(clusters, COMMITTED, cluster="new") == []
-    assert lines(clusters / "nowhere", COMMITTED, cluster="new") == []
 
 
 BROKEN = {
@@ -308,10 +283,7 @@ BROKEN = {
     "another kind": ("kind: Deployment\n", "is of the kind Deployment instead of StatefulSet"),
     "no kind": ("spec: {}\n", "is of the kind None instead of StatefulSet"),
     "no spec": ("kind: StatefulSet\nmetadata: {}\n", "is not a complete StatefulSet"),
-    "no size": (
-        yaml.safe_dump(changed(f"{CLAIM}.resources.requests.storage", "big")),
-        "is not a complete StatefulSet",
-    ),
+    "no size": (yaml.safe_dump(changed(STORAGE, "big")), "is not a complete StatefulSet"),
 }
 
 
@@ -322,59 +294,51 @@ def test_a_broken_statefulset_is_named_and_refuses_nothing(
 ) -> None:
     text, problem = BROKEN[name]
     folder = clusters if committed else tmp_path_factory.mktemp("outside")
-    write(folder, "prod", COMMITTED)
+    write(folder, "prod", CAS)
     (folder / "prod/rendered" / CAS_FILE).write_bytes(text if isinstance(text, bytes) else text.encode())
     if committed:
-        git(clusters, "commit", "--quiet", "--all", "--message", "broken")
-    values = values_of(folder, "cas_replicas")
-    changes = breaking_changes({"prod": values}, lambda _, template: {CAS_FILE: COMMITTED, REDIS_FILE: REDIS}[template])
-
-    assert refused({"prod": values}, changes) == []
-    assert notices(values, changes["prod"]) == [
+        commit(clusters)
+    line = (
         f"rendered/cas/statefulset.yaml: the committed file {problem}, so that breaking changes cannot be found; "
         "rendering repairs it: compare the new file with the running StatefulSet before you push"
-    ]
+    )
+    assert found(values_of(folder, "cas_replicas")) == ([], [line])
 
 
-def test_rendering_repairs_a_broken_statefulset(tmp_path: Path) -> None:
+def test_the_playbook_repairs_a_broken_file_and_refuses_the_changes_of_all_clusters_at_once(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
-    hosts = {"one": minimal("one", tmp_path / "clusters")}
-    assert run_playbook("render", write_inventory(tmp_path, hosts)).status == 0
-    file = tmp_path / "clusters/one/rendered" / CAS_FILE
-    whole = file.read_text()
-    file.write_text(f"<<<<<<< HEAD\n{whole}=======\n{whole}>>>>>>> other\n")
-    git(tmp_path, "add", "--all")
-    git(tmp_path, "commit", "--quiet", "--message", "broken")
+    hosts = {name: minimal(name, tmp_path / "clusters") for name in ("one", "two", "broken")}
+    hosts["two"] |= {"nativelink_scheduler_backend": "redis"}
 
-    run = run_playbook("render", write_inventory(tmp_path, hosts))
+    def render() -> Run:
+        return run_playbook("render", write_inventory(tmp_path, hosts))
 
+    def tree() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "clusters").rglob("*") if path.is_file()}
+
+    assert render().status == 0
+    whole = tree()
+    file = tmp_path / "clusters/broken/rendered" / CAS_FILE
+    text = file.read_text()
+    file.write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n")
+    commit(tmp_path)
+
+    run = render()
     assert run.status == 0, run.output
     assert "rendered/cas/statefulset.yaml: the committed file has conflict markers of a merge" in run.output
-    assert file.read_text() == whole
-
-
-def test_the_playbook_refuses_the_changes_of_all_clusters_at_once(tmp_path: Path) -> None:
-    git(tmp_path, "init", "--quiet")
-    hosts = {name: minimal(name, tmp_path / "clusters") for name in ("one", "two")}
-    hosts["two"] |= {"nativelink_scheduler_backend": "redis"}
-    assert run_playbook("render", write_inventory(tmp_path, hosts)).status == 0
-    git(tmp_path, "add", "--all")
-    git(tmp_path, "commit", "--quiet", "--message", "trees")
-    assert run_playbook("check_inventory", write_inventory(tmp_path, hosts)).status == 0
-    tree = {path: path.read_bytes() for path in (tmp_path / "clusters").rglob("*") if path.is_file()}
+    assert tree() == whole
 
     hosts["one"] |= {"nativelink_cas_replicas": 4}
     hosts["two"] |= {"nativelink_cas_volume_size": "400Gi", "nativelink_redis_volume_size": "20Gi"}
-    run = run_playbook("render", write_inventory(tmp_path, hosts))
-
+    run = render()
     assert run.status == 2
     assert [line.split(": ")[:2] for line in run.findings] == [
         ["one", "nativelink_cas_replicas"],
         ["two", "nativelink_cas_volume_size"],
         ["two", "nativelink_redis_volume_size"],
     ]
-    assert tree == {path: path.read_bytes() for path in (tmp_path / "clusters").rglob("*") if path.is_file()}
+    assert tree() == whole
 
     hosts["one"] |= {"nativelink_allow_changes": ["cas_replicas"]}
     hosts["two"] |= {"nativelink_allow_changes": ["cas_volume_size", "redis_immutable"]}
-    assert run_playbook("render", write_inventory(tmp_path, hosts)).status == 0
+    assert render().status == 0

@@ -17,11 +17,11 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.live import live
 
 from testbed import cluster
 from testbed.cluster import Cluster
-from testbed.waiting import patient
 from testkit.inventories import kubeconfig, minimal, write_inventory
 from testkit.playbooks import Run, run_playbook
 
-TIMEOUT = 2
+# Seconds: what is expected to answer may take long on a busy machine, and what does not stays silent for longer.
+PATIENT, SHORT = 60, 2
 
 
 def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
         "cluster": "prod",
         "cluster_kubeconfig": str(kubeconfig),
         "cluster_context": context,
-        "preflight_api_timeout": TIMEOUT,
+        "preflight_api_timeout": PATIENT,
         "preflight_minimum_kubernetes": "1.31",
         "nativelink_namespace": "nativelink",
         "nativelink_workers_namespace": "nativelink-workers",
@@ -50,39 +50,24 @@ def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[s
 
 
 def lines(*arguments: Any, **more: Any) -> list[str]:
-    """Return the faults, and check that they came in time. One more second is for the work."""
-    start = time.monotonic()
+    """Return the faults of a cluster named prod, without its name."""
     faults, notices = live_findings(values(*arguments, **more))
-    assert time.monotonic() - start < patient(TIMEOUT + 1)
     assert notices == []
-    return [str(fault) for fault in faults]
-
-
-def test_no_kubeconfig() -> None:
-    assert lines("/nowhere/kubeconfig") == [
-        "prod: cluster_kubeconfig: /nowhere/kubeconfig does not exist; write the path of the cluster's kubeconfig"
-    ]
+    return [str(fault).removeprefix("prod: ") for fault in faults]
 
 
 def test_a_file_that_is_not_a_kubeconfig(tmp_path: Path) -> None:
-    file = tmp_path / "file"
+    file, write = tmp_path / "file", "write the path of the cluster's kubeconfig"
+    assert lines(file) == [f"cluster_kubeconfig: {file} does not exist; {write}"]
+    assert lines(tmp_path) == [f"cluster_kubeconfig: {tmp_path} cannot be read (Is a directory); {write}"]
     for text in ("contexts: [a]", "- a", "text", "a: [", "\x00"):
         file.write_text(text)
         assert lines(file) in (
-            [f"prod: cluster_kubeconfig: {file} is not a kubeconfig; write the path of the cluster's kubeconfig"],
-            [f"prod: cluster_context: {file} has no context good; write one that it has: none"],
+            [f"cluster_kubeconfig: {file} is not a kubeconfig; {write}"],
+            [f"cluster_context: {file} has no context good; write one that it has: none"],
         )
-    assert lines(tmp_path) == [
-        f"prod: cluster_kubeconfig: {tmp_path} cannot be read (Is a directory); "
-        "write the path of the cluster's kubeconfig"
-    ]
-
-
-def test_no_such_context(tmp_path: Path) -> None:
-    file = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
-    assert lines(file, "better") == [
-        f"prod: cluster_context: {file} has no context better; write one that it has: good"
-    ]
+    kubeconfig(file, "https://127.0.0.1:1")
+    assert lines(file, "better") == [f"cluster_context: {file} has no context better; write one that it has: good"]
 
 
 @pytest.mark.parametrize(
@@ -96,15 +81,8 @@ def test_a_kubeconfig_with_damaged_certificates(tmp_path: Path, part: str, key: 
     file.write_text(yaml.safe_dump(config))
 
     assert lines(file) == [
-        f"prod: cluster_context: {file}: context good has damaged certificates or keys: Invalid base64-encoded "
+        f"cluster_context: {file}: context good has damaged certificates or keys: Invalid base64-encoded "
         "string: number of data characters (5) cannot be 1 more than a multiple of 4; correct this context in that file"
-    ]
-
-
-def silent(address: str) -> list[str]:
-    return [
-        f"prod: cluster_context: the API server {address} did not answer within 2 s; "
-        "start it, check the network to it, or raise preflight_api_timeout"
     ]
 
 
@@ -129,75 +107,16 @@ def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def say_nothing(connection: socket.socket) -> None:
-    time.sleep(20)
+    time.sleep(PATIENT)
     connection.close()
 
 
 def dribble(connection: socket.socket) -> None:
-    """Send an answer that never ends, and never pauses for as long as a timeout of the client."""
+    """Send an answer that does not end, and never pauses for as long as a timeout of the client."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(100):
+    for _ in range(5 * PATIENT):
         connection.sendall(b" ")
         time.sleep(0.2)
-
-
-@pytest.mark.parametrize("scheme", ["https", "http"])
-def test_a_server_that_says_nothing(tmp_path: Path, scheme: str) -> None:
-    with server(say_nothing) as port:
-        address = f"{scheme}://127.0.0.1:{port}"
-        assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == silent(address)
-
-
-def test_a_server_whose_answer_never_ends(tmp_path: Path) -> None:
-    with server(dribble) as port:
-        address = f"http://127.0.0.1:{port}"
-        assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == silent(address)
-
-
-def with_plugin(file: Path, *command: str) -> Path:
-    """Write a kubeconfig whose user logs in with the output of a command."""
-    kubeconfig(file, "https://127.0.0.1:1")
-    config = yaml.safe_load(file.read_text())
-    plugin = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": command[0],
-        "args": list(command[1:]),
-        "interactiveMode": "Never",
-    }
-    config["users"] = [{"name": "good", "user": {"exec": plugin}}]
-    file.write_text(yaml.safe_dump(config))
-    return file
-
-
-def test_a_credential_plugin_that_hangs(tmp_path: Path) -> None:
-    assert lines(with_plugin(tmp_path / "kubeconfig", "sleep", "20")) == silent("https://127.0.0.1:1")
-
-
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        (["sh", "-c", "echo 'the session expired' >&2; exit 7"], "exec: process returned 7. the session expired"),
-        (["sh", "-c", "echo Signed in."], "exec: failed to decode process output: Expecting value: line 1 column 1"),
-        (["echo", "[]"], "exec: malformed response. missing key 'apiVersion'"),
-        (["/nowhere/plugin"], "[Errno 2] No such file or directory: '/nowhere/plugin'"),
-    ],
-)
-def test_a_credential_plugin_that_fails(tmp_path: Path, command: list[str], said: str) -> None:
-    file = with_plugin(tmp_path / "kubeconfig", *command)
-    (line,) = lines(file)
-    assert line.startswith(f"prod: cluster_context: the credential plugin of context good in {file} failed: {said}")
-    assert line.endswith("; run its command by hand, correct it or sign in, then run again")
-
-
-def test_a_credential_plugin_that_works(tmp_path: Path) -> None:
-    """With a plugin that works, the check asks the API server, which does not run. This is the counter-run."""
-    credential = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "kind": "ExecCredential",
-        "status": {"token": "t"},
-    }
-    (line,) = lines(with_plugin(tmp_path / "kubeconfig", "echo", json.dumps(credential)))
-    assert line.startswith("prod: cluster_context: the API server https://127.0.0.1:1 does not answer (")
 
 
 def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket], None]:
@@ -212,69 +131,92 @@ def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket]
     return answer
 
 
+SILENT = (
+    "cluster_context: the API server ADDRESS did not answer within 2 s; "
+    "start it, check the network to it, or raise preflight_api_timeout"
+)
+ANSWERS = "cluster_context: ADDRESS answers GET /version with"
 NOT_KUBERNETES = (
     "which is not a Kubernetes API server's answer; correct the server of this context in its kubeconfig, "
     "or sign in to the network or proxy that answers in its place"
 )
 UNHEALTHY = "see that the API server and what is in front of it work, then run again"
+PAGE = "<!DOCTYPE html><html><head><title>\nSign in &amp; surf</title></head></html>"
+LOGIN = "Location: https://login.example.com/?next=secret"
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("scheme", "answer", "line"),  # a line that ends with … is the beginning of one
     [
+        ("https", say_nothing, SILENT),
+        ("http", say_nothing, SILENT),
+        ("http", dribble, SILENT),
+        ("http", answering("200 OK", PAGE), f'{ANSWERS} 200 and the HTML page "Sign in & surf", {NOT_KUBERNETES}'),
+        ("http", answering("200 OK", "<html></html>"), f"{ANSWERS} 200 and an HTML page, {NOT_KUBERNETES}"),
+        ("http", answering("200 OK", '"v1.36"'), f'{ANSWERS} 200 and the text "\\"v1.36\\"", {NOT_KUBERNETES}'),
+        ("http", answering("200 OK", "[]"), f'{ANSWERS} 200 and the text "[]", {NOT_KUBERNETES}'),
+        ("http", answering("200 OK", '{"a": 1}'), f'{ANSWERS} 200 and the text "{{\\"a\\": 1}}", {NOT_KUBERNETES}'),
+        ("http", answering("200 OK", ""), f"{ANSWERS} 200 and an empty body, {NOT_KUBERNETES}"),
+        ("http", answering("404 Not Found", "<html></html>"), f"{ANSWERS} 404 and an HTML page, {NOT_KUBERNETES}"),
         (
-            answering("200 OK", "<!DOCTYPE html><html><head><title>\nSign in &amp; surf</title></head></html>"),
-            f'200 and the HTML page "Sign in & surf", {NOT_KUBERNETES}',
+            *("http", answering("302 Found", "", LOGIN)),
+            f"{ANSWERS} 302 and a redirect to https://login.example.com/, {NOT_KUBERNETES}",
         ),
-        (answering("200 OK", "<html></html>"), f"200 and an HTML page, {NOT_KUBERNETES}"),
-        (answering("200 OK", '"v1.36"'), f'200 and the text "\\"v1.36\\"", {NOT_KUBERNETES}'),
-        (answering("200 OK", "[]"), f'200 and the text "[]", {NOT_KUBERNETES}'),
-        (answering("200 OK", '{"status": "ok"}'), f'200 and the text "{{\\"status\\": \\"ok\\"}}", {NOT_KUBERNETES}'),
-        (answering("200 OK", ""), f"200 and an empty body, {NOT_KUBERNETES}"),
-        (answering("404 Not Found", "<html></html>"), f"404 and an HTML page, {NOT_KUBERNETES}"),
+        ("http", answering("500 Oops", "Out of order"), f'{ANSWERS} 500 and the text "Out of order"; {UNHEALTHY}'),
+        ("http", answering("503 Unavailable", "<html></html>"), f"{ANSWERS} 503 and an HTML page; {UNHEALTHY}"),
         (
-            answering("302 Found", "", "Location: https://login.example.com/?next=secret"),
-            f"302 and a redirect to https://login.example.com/, {NOT_KUBERNETES}",
+            *("http", answering("200 OK", '{"gitVersion": "latest"}')),
+            "cluster_context: ADDRESS does not tell a Kubernetes version at /version…",
         ),
-        (answering("500 Oops", "Out of order"), f'500 and the text "Out of order"; {UNHEALTHY}'),
-        (answering("503 Service Unavailable", "<html></html>"), f"503 and an HTML page; {UNHEALTHY}"),
+        ("https", answering("200 OK", "{}"), "cluster_context: the API server ADDRESS does not answer ([SSL…"),
+        ("http", socket.socket.close, "cluster_context: the API server ADDRESS does not answer (…"),
     ],
 )
-def test_a_server_that_is_not_kubernetes(tmp_path: Path, answer: Callable[[socket.socket], None], said: str) -> None:
+def test_a_server_that_is_not_kubernetes_or_silent(
+    tmp_path: Path, scheme: str, answer: Callable[[socket.socket], None], line: str
+) -> None:
     with server(answer) as port:
-        address = f"http://127.0.0.1:{port}"
-        assert lines(kubeconfig(tmp_path / "kubeconfig", address)) == [
-            f"prod: cluster_context: {address} answers GET /version with {said}"
-        ]
-
-
-def test_a_server_of_an_unknown_version(tmp_path: Path) -> None:
-    with server(answering("200 OK", '{"gitVersion": "latest"}')) as port:
-        address = f"http://127.0.0.1:{port}"
-        (line,) = lines(kubeconfig(tmp_path / "kubeconfig", address))
-        assert line.startswith(f"prod: cluster_context: {address} does not tell a Kubernetes version at /version")
-
-
-def test_a_server_that_speaks_no_tls(tmp_path: Path) -> None:
-    with server(answering("200 OK", "{}")) as port:
-        address = f"https://127.0.0.1:{port}"
-        (line,) = lines(kubeconfig(tmp_path / "kubeconfig", address))
-        assert line.startswith(f"prod: cluster_context: the API server {address} does not answer ([SSL")
-
-
-def test_a_server_that_hangs_up(tmp_path: Path) -> None:
-    with server(lambda connection: connection.close()) as port:
-        address = f"http://127.0.0.1:{port}"
-        (line,) = lines(kubeconfig(tmp_path / "kubeconfig", address), preflight_api_timeout="10")
-        assert line.startswith(f"prod: cluster_context: the API server {address} does not answer (")
-        assert line.endswith("; start the cluster, or correct its kubeconfig")
+        address = f"{scheme}://127.0.0.1:{port}"
+        timeout = SHORT if line is SILENT else PATIENT
+        (found,) = lines(kubeconfig(tmp_path / "kubeconfig", address), preflight_api_timeout=timeout)
+    line = line.replace("ADDRESS", address)
+    assert found == line or (line.endswith("…") and found.startswith(line[:-1]))
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     assert lines(kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")) == [
-        "prod: cluster_context: the API server https://127.0.0.1:1 does not answer ([Errno 111] Connection refused); "
+        "cluster_context: the API server https://127.0.0.1:1 does not answer ([Errno 111] Connection refused); "
         "start the cluster, or correct its kubeconfig"
     ]
+
+
+CREDENTIAL = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "t"}}
+FAILED = "cluster_context: the credential plugin of context good in FILE failed: "
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("sleep 30", SILENT.replace("ADDRESS", "https://127.0.0.1:1")),
+        ("echo 'the session expired' >&2; exit 7", f"{FAILED}exec: process returned 7. the session expired"),
+        ("echo Signed in.", f"{FAILED}exec: failed to decode process output: Expecting value: line 1 column 1"),
+        ("echo []", f"{FAILED}exec: malformed response. missing key 'apiVersion'"),
+        ("", f"{FAILED}[Errno 2] No such file or directory: '/nowhere/plugin'"),
+        # The counter-run: with a plugin that works, the check asks the API server, which does not run.
+        (f"echo '{json.dumps(CREDENTIAL)}'", "cluster_context: the API server https://127.0.0.1:1 does not answer ("),
+    ],
+)
+def test_a_credential_plugin(tmp_path: Path, command: str, line: str) -> None:
+    file = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
+    config = yaml.safe_load(file.read_text())
+    plugin = {"apiVersion": CREDENTIAL["apiVersion"], "interactiveMode": "Never"}
+    plugin |= {"command": "sh", "args": ["-c", command]} if command else {"command": "/nowhere/plugin"}
+    config["users"] = [{"name": "good", "user": {"exec": plugin}}]
+    file.write_text(yaml.safe_dump(config))
+    (found,) = lines(file, preflight_api_timeout=SHORT if "did not answer" in line else PATIENT)
+    assert found.startswith(line.replace("FILE", str(file)))
+    if line.startswith(FAILED):
+        assert found.endswith("; run its command by hand, correct it or sign in, then run again")
 
 
 def test_without_the_kubernetes_package(tmp_path: Path) -> None:
@@ -302,7 +244,7 @@ def test_a_sound_cluster(real: Cluster) -> None:
 
 def test_a_cluster_that_is_too_old(real: Cluster) -> None:
     (line,) = lines(real.kubeconfig, real.context, preflight_minimum_kubernetes="1.99")
-    assert line.startswith("prod: cluster_context: the cluster runs Kubernetes v1.")
+    assert line.startswith("cluster_context: the cluster runs Kubernetes v1.")
     assert line.endswith(", older than 1.99; upgrade it")
 
 
@@ -315,9 +257,9 @@ def test_classes_that_do_not_exist(real: Cluster) -> None:
         storage_classes_list=[{"name": "fast", "preset": "local-path"}, {"name": "gp3", "preset": "existing"}],
     )
     assert found == [
-        "prod: nativelink_worker_pools[linux].scratch_storage_class: the cluster has no StorageClass io2; "
+        "nativelink_worker_pools[linux].scratch_storage_class: the cluster has no StorageClass io2; "
         "name one that it has (none), or list it in storage_classes_list",
-        "prod: storage_classes_list[gp3].name: the cluster has no StorageClass gp3; "
+        "storage_classes_list[gp3].name: the cluster has no StorageClass gp3; "
         "name one that it has (none), or give it a preset that makes it",
     ]
 
@@ -327,13 +269,13 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
     file = real.kubeconfig_of(token, tmp_path / "kubeconfig")
 
     assert lines(file, real.context, nativelink_cas_storage_class="gp3", storage_classes_list=[]) == [
-        "prod: cluster_context: GET /apis/storage.k8s.io/v1/storageclasses: 403 storageclasses.storage.k8s.io "
+        "cluster_context: GET /apis/storage.k8s.io/v1/storageclasses: 403 storageclasses.storage.k8s.io "
         'is forbidden: User "system:serviceaccount:default:default" cannot list resource "storageclasses" '
         'in API group "storage.k8s.io" at the cluster scope; '
         "correct the credentials of this context, or let its user do that"
     ]
     *others, agent = [
-        f"prod: {variable}: this user can neither find nor create the namespace {name}; "
+        f"{variable}: this user can neither find nor create the namespace {name}; "
         "create it, or let the user of cluster_context create namespaces"
         for variable, name in (
             ("nativelink_namespace", "nativelink"),
@@ -348,7 +290,7 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
 
 NO_NODE = "nativelink_worker_user_namespaces: is true, but no node that pool {} may use"
 UNSUPPORTED = (
-    f"prod: {NO_NODE} supports user namespaces; use nodes with containerd 2.0 and Linux 6.3, or newer, or write false"
+    f"{NO_NODE} supports user namespaces; use nodes with containerd 2.0 and Linux 6.3, or newer, or write false"
 )
 UNKNOWN = (
     f"{NO_NODE} tells whether it supports user namespaces; check that it has containerd 2.0 and Linux 6.3, or newer"
@@ -365,7 +307,7 @@ def test_user_namespaces_that_no_node_supports(real: Cluster, tmp_path: Path) ->
     def said(kubeconfig: Path = real.kubeconfig, **more: Any) -> tuple[list[str], list[str]]:
         on = {"nativelink_worker_user_namespaces": True, **more}
         faults, notices = live_findings(values(kubeconfig, real.context, **on))
-        return [str(fault) for fault in faults if "namespaces" in fault.variable], notices
+        return [str(fault).removeprefix("prod: ") for fault in faults if "namespaces" in fault.variable], notices
 
     def on_node(number: int) -> dict[str, Any]:
         selector = {"kubernetes.io/hostname": f"node-{number}"}
@@ -389,7 +331,7 @@ def test_user_namespaces_that_no_node_supports(real: Cluster, tmp_path: Path) ->
 def test_a_user_whom_the_server_does_not_know(real: Cluster, tmp_path: Path) -> None:
     file = real.kubeconfig_of("nonsense", tmp_path / "kubeconfig")
     assert lines(file, real.context) == [
-        "prod: cluster_context: GET /version: 401 Unauthorized; "
+        "cluster_context: GET /version: 401 Unauthorized; "
         "correct the credentials of this context, or let its user do that"
     ]
 
@@ -397,27 +339,25 @@ def test_a_user_whom_the_server_does_not_know(real: Cluster, tmp_path: Path) -> 
 def test_a_server_of_another_authority(real: Cluster, tmp_path: Path) -> None:
     file = kubeconfig(tmp_path / "kubeconfig", real.endpoint)
     (line,) = lines(file)
-    assert line.startswith(f"prod: cluster_context: the API server {real.endpoint} does not answer (")
+    assert line.startswith(f"cluster_context: the API server {real.endpoint} does not answer (")
     assert "certificate" in line
 
 
 def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Path) -> None:
+    own = minimal("real", tmp_path) | {
+        "cluster_kubeconfig": str(real.kubeconfig),
+        "cluster_context": real.context,
+        "nativelink_cas_storage_class": "",
+        "storage_classes_list": [{"name": "fast", "preset": "local-path"}],
+        "nativelink_worker_user_namespaces": True,
+        "nativelink_worker_pools": [{"name": "linux", "node_selector": {"no": "node"}}],
+    }
+
     def run(timeout: int) -> Run:
-        own = {
-            "cluster_kubeconfig": str(real.kubeconfig),
-            "cluster_context": real.context,
-            "preflight_api_timeout": timeout,
-        }
-        hosts = {"real": {**minimal("real", tmp_path), "nativelink_cas_storage_class": "", **own}}
-        hosts["real"]["storage_classes_list"] = [{"name": "fast", "preset": "local-path"}]
-        hosts["real"]["nativelink_worker_user_namespaces"] = True
-        hosts["real"]["nativelink_worker_pools"] = [{"name": "linux", "node_selector": {"no": "node"}}]
-        hosts["gone"] = minimal("gone", tmp_path)
+        hosts = {"real": own | {"preflight_api_timeout": timeout}, "gone": minimal("gone", tmp_path)}
         return run_playbook("validate", write_inventory(tmp_path, hosts))
 
-    start = time.monotonic()
-    calm = run(20)
-    took = time.monotonic() - start
+    calm = run(PATIENT)
     assert calm.status == 2
     assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in calm.output
     assert "real: cluster_" not in calm.output
@@ -425,13 +365,11 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
 
     real.pause()
     try:
-        start = time.monotonic()
-        paused = run(TIMEOUT)
-        # A busy machine needs longer for both runs, and a server that is asked without a limit for ever.
-        assert time.monotonic() - start < 2 * took + 5 * TIMEOUT
+        paused = run(SHORT)  # it ends while the server is paused
     finally:
         real.resume()
     assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.output
+    assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in paused.output
 
 
 def test_missing_credentials_of_the_repository_are_named(tmp_path: Path) -> None:
@@ -446,12 +384,11 @@ def test_missing_credentials_of_the_repository_are_named(tmp_path: Path) -> None
 
     def said(provider: str) -> list[str]:
         faults, _ = live_findings(values("/nowhere/kubeconfig", **{**credentials, "gitops_provider": provider}))
-        return [str(fault) for fault in faults if fault.variable.startswith("gitops_")]
+        return [str(fault).removeprefix("prod: ") for fault in faults if fault.variable.startswith("gitops_")]
 
     assert said("flux") == [
-        "prod: gitops_known_hosts_file: the file /nowhere/known_hosts does not exist; "
+        "gitops_known_hosts_file: the file /nowhere/known_hosts does not exist; "
         "write the path of a file on this machine",
-        "prod: gitops_password: is empty, and gitops_username is set; "
-        "set it, or the environment variable that it reads",
+        "gitops_password: is empty, and gitops_username is set; set it, or the environment variable that it reads",
     ]
     assert said("none") == []
