@@ -1,9 +1,9 @@
 """Generates charts/nativelink, the Helm chart, from what renders the trees: `python -m chart`.
 
-There is one source. The templates of role nativelink become Go templates (jinja.py), and so do the functions that
-compute their context and the rules of preflight (python.py, functions.py). The roles' variables become values
-(values.py) and their schema (schema.py). What Go needs besides, and what only a chart has, is in static/, written by
-hand and copied.
+The templates of role nativelink become Go templates (jinja.py), the roles' variables become values (values.py) and
+their schema (schema.py), and numbers and names are copied as data (constants.py, roles/nativelink/files/monitoring.yml).
+What is computed of the values is written by hand in static/, under the names of the plugins' context, which computes
+the same for the trees. tests/chart/test_parity.py compares the objects of both.
 """
 
 from .files import FOLDER, files

@@ -3,7 +3,7 @@
 import sys
 
 from chart.files import FOLDER, files, write
-from chart.go import Untranslatable
+from chart.jinja import Untranslatable
 
 try:
     write(FOLDER, files())

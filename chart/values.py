@@ -14,10 +14,6 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.vars.manager import VariableManager
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import filters, specs, templating
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option
-from jinja2 import Environment
-
-from .go import constant, quoted
-from .jinja import expression
 
 POOLS = "nativelink_worker_pools"
 # A value whose name begins with one of these is a part of this mapping.
@@ -43,13 +39,6 @@ OTHERS = (
 # The release has a namespace, and the others are about the folder of the trees.
 _ABSENT = ("nativelink_namespace", "nativelink_clusters_dir", "nativelink_base_revision")
 ALLOWED = "nativelink_allow_changes"
-# What rules read of variables that are not values of the chart.
-CONSTANTS = {
-    "keda_install": "existing",
-    "storage_classes_list": [],
-    "worker_certificates_create": False,
-    "node_agent_namespace": specs.defaults()["node_agent_namespace"],
-}
 # Where the description of the variable says what the bootstrap does.
 _DESCRIPTIONS = {
     "ingress_class_name": "Name of the GatewayClass or IngressClass of the edge. Empty for that of the provider.",
@@ -216,43 +205,15 @@ def _over(default: Any, value: Any) -> Any:
     return deepcopy(value)
 
 
-def template() -> str:
-    """The Go template `nativelink.values`: the variables by their names in Python, of the values of the chart."""
-    lines = [
-        '{{- define "nativelink.values" -}}',
-        "{{- $root := index .args 0 -}}",
-        "{{- $values := dict -}}",
-        '{{- $_ := set $values "cluster" ($root.Values.cluster | default $root.Release.Name) -}}',
-        '{{- $_ := set $values "nativelink_namespace" $root.Release.Namespace -}}',
-    ]
-    lines += [
-        f"{{{{- $_ := set $values {quoted(name)} {constant(value).code} -}}}}" for name, value in CONSTANTS.items()
-    ]
-    jinja = Environment()
-    for name, option in variables().items():
-        value = f"$root.Values.{'.'.join(path_of(name))}"
-        if name in specs.templated_defaults():
-            computed = expression(option.default, name, jinja).replace("$context.", "$values.")
-            value = f"({value} | default {computed})"
-        if name != POOLS:
-            lines.append(f"{{{{- $_ := set $values {quoted(name)} {value} -}}}}")
-    lines += [
-        "{{- $pools := list -}}",
-        f"{{{{- range $stated := $root.Values.{path_of(POOLS)[0]} -}}}}",
-        "  {{- $pool := dict -}}",
-    ]
-    for name, option in specs.options()[POOLS].options.items():
-        value = f"$stated.{camel(name)}"
-        if option.default is not specs.MISSING:
-            value = f"(ternary {value} {constant(option.default).code} (hasKey $stated {quoted(camel(name))}))"
-        lines.append(f"  {{{{- $_ := set $pool {quoted(name)} {value} -}}}}")
-    lines += [
-        "  {{- $pools = append $pools $pool -}}",
-        "{{- end -}}",
-        f"{{{{- $_ := set $values {quoted(POOLS)} $pools -}}}}",
-        '{{- $plain := dict "args" (list $values) -}}',
-        '{{- template "nativelink.plain" $plain -}}',
-        '{{- $_ := set . "result" $plain.result -}}',
-        "{{- end -}}",
-    ]
-    return "\n".join(lines) + "\n"
+def operands() -> dict[str, str]:
+    """The operand of Go for each variable in a template, and for the keys of pools that are numbers.
+
+    Helm makes a float of a number, which Go would not compare with one, and would show with an exponent.
+    """
+    found = {name: f"$.Values.{'.'.join(path_of(name))}" for name in variables()}
+    found |= {name: f"$context.{name}" for name in specs.templated_defaults()}
+    found["nativelink_namespace"] = "$.Release.Namespace"
+    pool = specs.options()[POOLS].options
+    numbers = {f"pool.{name}": f"$pool.{name}" for name, key in pool.items() if key.type == "int"}
+    numbers |= {name: found[name] for name, option in variables().items() if option.type == "int"}
+    return found | {name: f"(int64 {operand})" for name, operand in numbers.items()}

@@ -17,8 +17,8 @@ from typing import Any
 
 import json5
 import pytest
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
 
 from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, POOL, Farm, Tell, await_running, on, running, succeeded
 from conformance.pods import Pod

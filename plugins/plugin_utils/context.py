@@ -5,26 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import alerts, isolation, monitoring
+from . import isolation, monitoring
+from .filters import as_text
+from .ports import PORTS
 from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
 from .specs import with_defaults
 from .versions import VERSIONS
 
-PORTS = {
-    "cas": 50051,  # cas, ac, bytestream and capabilities for clients
-    "slice": 50052,  # a CAS pod's own part, for the other CAS pods, the scheduler and the workers
-    "writers": 50053,  # a CAS pod's own part of the action results, where workers write them
-    "client_writers": 50054,  # as cas, but for the clients that may write action results
-    "scheduler": 50052,  # execution and capabilities for clients
-    "worker_api": 50061,  # workers only
-    "health": 50080,  # /status of each NativeLink process: plain, whatever the other listeners become
-    "redis": 6379,
-    "metrics": 9464,  # the demand of a scheduler in memory
-    "reported": 9465,  # all else that NativeLink reports
-    "collector_health": 13133,
-    "demand": 9121,
-    "prometheus": 9090,
-}
 COMPONENTS = (
     "cas",
     "scheduler",
@@ -74,6 +61,9 @@ LOST = 10
 # Cluster Autoscaler waits this long for a pod that it evicts, unless --max-graceful-termination-sec says more.
 EVICTION_PATIENCE = 600
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+# The part of its memory limit that the bundled Redis may fill. The rest is for connections, and for what changes while
+# Redis rewrites its file.
+REDIS_FILLS = "70%"
 # Where pods have the files of the Secret for mutual TLS.
 CERTIFICATE = {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}
 SERVER_TLS = {**CERTIFICATE, "client_ca_file": "/tls/ca.crt"}
@@ -86,16 +76,9 @@ SPOT = {
     "aks": ("kubernetes.azure.com/scalesetpriority", "spot", True),
 }
 # The collector records the same for a scheduler in memory.
-DEMAND_BY_POOL = {
-    "name": "nativelink-demand",
-    "rules": [
-        {
-            "record": "nativelink_scheduler_queue_depth",
-            "expr": "sum by (cluster, namespace, pool) "
-            '(label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))',
-        }
-    ],
-}
+DEMAND_BY_POOL = (
+    'sum by (cluster, namespace, pool) (label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))'
+)
 # The pool grows to the needed number in one step. The default behaviour doubles, which took 58 s from 4 to 50.
 SCALE_UP = {
     "stabilizationWindowSeconds": 0,
@@ -131,6 +114,19 @@ INGRESS_ANNOTATIONS = {
     "nginx.ingress.kubernetes.io/proxy-read-timeout": "86400",
     "nginx.ingress.kubernetes.io/proxy-send-timeout": "86400",
 }
+# The ConfigMaps of the components: the feature that one needs, and the rendered files that it holds, where the cluster
+# has them (`render.FILES`). Those of pools are in the pools.
+CONFIG_MAPS = {
+    "cas": ("always", ("cas/cas.json5",)),
+    "scheduler": ("always", ("scheduler/scheduler.json5", "scheduler/guard.sh", "scheduler/housekeeping.lua")),
+    "collector": ("collector", ("monitoring/collector.yaml",)),
+    "collector-workers": ("worker_metrics", ("monitoring/collector-workers.yaml",)),
+    "demand": ("demand", ("monitoring/demand.lua",)),
+    "prometheus": (
+        "bundled_prometheus",
+        ("monitoring/prometheus.yaml", "monitoring/alert-rules.yaml", "monitoring/rules.yaml"),
+    ),
+}
 
 
 def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +155,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     read = bool(read or (autoscaled and backend == "memory"))
     senders = [name for name in ("scheduler", "cas", "worker") if name in own("metrics") and read]
     collected = backend == "memory" and "scheduler" in senders
-    pools = [_pool(pool, cluster, upload, known, senders) for pool in own("worker_pools")]
+    pools = [_pool(pool, cluster, upload, known) for pool in own("worker_pools")]
     bundled = backend == "redis" and own("redis_provider") == "bundled"
     envoy_gateway = behind_envoy_gateway(known)
     several = own("scheduler_replicas") > 1
@@ -172,8 +168,17 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
     edges = [_namespace(known["ingress_namespace"])] if own("edge") != "none" and known["ingress_namespace"] else []
     if envoy_gateway:
         # Proxies of other Gateways are in the same namespace.
-        edges = [{**edge, "podSelector": {"matchLabels": monitoring.proxies(known)}} for edge in edges]
+        edges = [{**edge, "podSelector": {"matchLabels": _proxies(own("namespace"))}} for edge in edges]
     memory = own("redis_resources").get("limits", {}).get("memory")
+    redis = f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address")
+    # NativeLink's scheduler keeps the last of several values of a property.
+    offers = [
+        {
+            "name": pool["name"],
+            "properties": {key: texts[-1] for key, texts in pool["platform_properties"].items() if texts},
+        }
+        for pool in pools
+    ]
     storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
     features = {
         "always": True,
@@ -199,20 +204,21 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "envoy_gateway_with_a_single_pod": envoy_gateway and bool(single_pod_routes),
         "ingress": own("edge") == "ingress",
         "autoscaled": autoscaled,
+        "keda": any(pool["scaling"] == "keda" for pool in pools),
         "isolated_workers": any(pool["isolated"] for pool in pools),
         "client_writers": bool(own("writer_peers")),
         "mutual_tls": bool(own("mutual_tls_secret")),
         "certificates": bool(own("mutual_tls_issuer")),
         **_alerted(known, senders, pools),
     }
+    names = monitoring.names(known, pools, features)
+    collectors = monitoring.collectors(senders, collected)
     return {
         **known,
+        **FIXED,
+        "features": features,
         "version": VERSIONS[own("version")],
-        "ports": PORTS,
-        "otlp": monitoring.SENDERS,
         "labels": {component: _labels(cluster, component) for component in COMPONENTS},
-        "kept": KEPT,
-        "selectors": {component: _selector(component) for component in COMPONENTS},
         "images": {
             "nativelink": _image(own("image"), own("version"), own("image_digest")),
             "worker_init": _image(own("worker_init_image"), own("version"), own("worker_init_image_digest")),
@@ -221,60 +227,45 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
                 for name in ("redis", "headroom", "collector", "redis_exporter", "prometheus")
             },
         },
-        "isolation": {"name": isolation.CONFIG_MAP, "programs": isolation.PROGRAMS},
         "secrets": _secrets(known),
         "prometheus": {
             "address": own("prometheus_address")
             or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
             "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
-            "demand": [{**DEMAND_BY_POOL, "interval": f"{own('metrics_interval')}s"}],
-            "alerts": alerts.groups(known, features, pools) if prometheus != "none" else [],
-            "inhibitions": alerts.inhibitions(),
-            "operator_inhibitions": alerts.operator_inhibitions(),
-            "interval": monitoring.REPORT_INTERVAL,
-            "own": [each for each in monitoring.OWN if features[each.condition]],
-            "others": monitoring.others(known),
+            "alerts": monitoring.groups(known, names, features) if prometheus != "none" else [],
+            "targets": monitoring.targets(features),
+            "scrapes": monitoring.scrapes(own("prometheus_scrapes"), names, features),
             "kubelet_paths": ["/metrics", "/metrics/cadvisor"] if "cluster" in own("prometheus_scrapes") else [],
-            "kubelet_series": monitoring.kubelet_series(known),
+            "kubelet_series": names["kubelet_series"],
             # It lists pods and nodes by the API.
             "token": bool(own("prometheus_scrapes")),
         },
-        "collectors": monitoring.collectors(senders, collected),
-        "reports": monitoring.reports(senders),
-        "traces": _receiver(own("traces_endpoint")),
-        "telemetry": {sender: monitoring.environment(known, senders, sender) for sender in ("scheduler", "cas")},
-        "priority_class": PRIORITY_CLASS,
+        "senders": senders,
+        "collectors": collectors,
+        "collected": [sender for each in collectors if each["component"] == "collector" for sender in each["senders"]],
+        # The values of a scheduler that is gone expire soon. KEDA then has no demand, and keeps the workers.
+        "demand_expiration": max(5, 3 * own("metrics_interval")),
+        "traces": _receiver(own("traces_endpoint"), own("traces_percent")),
         "cas": {
-            "shards": {kind: _shards(kind, known) for kind in ("cas", "ac", "writers")},
             "storage_class": storage_class,
             **_cas_stores(known),
             # A prefix of the names of the stores that are served.
             "served": "COUNTED_" if "cas" in senders else "",
             "spread": {"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[own("cas_node_spread")],
-            "startup_period": STARTUP_PERIOD,
             "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
-        },
-        "mutual_tls": {
-            "server": SERVER_TLS,
-            "client": CLIENT_TLS,
-            "names": [
-                f"*.nativelink-cas-headless.{own('namespace')}.svc",
-                f"nativelink-scheduler-workers.{own('namespace')}.svc",
-            ],
-            # Of Services: what the ports speak.
-            "protocol": "https" if own("mutual_tls_secret") else "kubernetes.io/h2c",
         },
         "scheduler": {
             "properties": properties,
+            # How pools and the kinds of properties tell which pool an action waits for.
+            "demand": {"pools": offers, "kinds": properties},
             # It frees what a crashed scheduler left in Redis. A value below an action's time would fail healthy builds.
             "executing_timeout": max(pool["grace"] for pool in pools),
             "tolerations": _back_soon(own("scheduler_tolerations")),
         },
         "redis": {
-            "address": f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"),
-            **_peer(f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address"), PORTS["redis"]),
+            "address": redis,
+            **_peer(redis, PORTS["redis"]),
             "storage_class": own("redis_storage_class") or storage_class,
-            # The rest is for connections, and for what changes while Redis rewrites its file.
             "max_memory": redis_may_fill(memory) if memory else 0,
         },
         # Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out.
@@ -282,54 +273,21 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
             "clients": [*edges, *own("client_peers")],
             "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
         },
-        "worker": {
-            "upload_timeout": upload,
-            "affinity": _away_from(own("namespace"), ["cas", "redis", "scheduler"]) if own("workers_apart") else {},
-        },
-        # Tolerations of pods that are the only one of their kind.
-        "only_pod_tolerations": _back_soon([]),
+        "worker": {"upload_timeout": upload},
         "pools": pools,
-        # NativeLink's scheduler keeps the last of several values of a property.
-        "demand_pools": [
-            {
-                "name": pool["name"],
-                "properties": {key: texts[-1] for key, texts in pool["platform_properties"].items() if texts},
-            }
-            for pool in pools
-        ],
         "edge": {
             "single_pod_routes": single_pod_routes,
             "ingress_annotations": {**INGRESS_ANNOTATIONS, **own("edge_annotations")},
         },
-        "config_maps": _config_maps(own("namespace"), features),
-        "features": features,
-    }
-
-
-def _config_maps(namespace: str, features: Mapping[str, bool]) -> dict[str, dict[str, Any]]:
-    """The ConfigMaps of the components, with the rendered files that each holds; those of pools are in the pools."""
-    files = {
-        "cas": ["cas/cas.json5"],
-        "scheduler": ["scheduler/scheduler.json5"],
-        "collector": ["monitoring/collector.yaml"],
-        "collector-workers": ["monitoring/collector-workers.yaml"],
-        "demand": ["monitoring/demand.lua"],
-        "prometheus": ["monitoring/prometheus.yaml", "monitoring/alert-rules.yaml"],
-    }
-    if features["redis"]:
-        files["scheduler"] = [*files["scheduler"], "scheduler/guard.sh", "scheduler/housekeeping.lua"]
-    if features["bundled_prometheus_with_demand"]:
-        files["prometheus"] = [*files["prometheus"], "monitoring/rules.yaml"]
-    conditions = {
-        "collector": "collector",
-        "collector-workers": "worker_metrics",
-        "demand": "demand",
-        "prometheus": "bundled_prometheus",
-    }
-    return {
-        component: {"name": f"nativelink-{component}-config", "namespace": namespace, "files": paths}
-        for component, paths in files.items()
-        if features[conditions.get(component, "always")]
+        "config_maps": {
+            component: {
+                "name": f"nativelink-{component}-config",
+                "namespace": own("namespace"),
+                "files": list(paths),
+            }
+            for component, (feature, paths) in CONFIG_MAPS.items()
+            if features[feature]
+        },
     }
 
 
@@ -369,7 +327,7 @@ def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str,
 
 def redis_may_fill(limit: str) -> int:
     """Bytes that the bundled Redis may fill of its memory limit, a quantity."""
-    return part_of("70%", bytes_of(limit))
+    return part_of(REDIS_FILLS, bytes_of(limit))
 
 
 def behind_envoy_gateway(known: Mapping[str, Any]) -> bool:
@@ -389,7 +347,7 @@ def isolation_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
 
 def node_selector_of(pool: Mapping[str, Any]) -> dict[str, str]:
     """Return the labels of the nodes that a pool (its defaults filled in) may use."""
-    return {**_spot(pool["spot"])[0], **pool["node_selector"]}
+    return {**spot(pool["spot"])[0], **pool["node_selector"]}
 
 
 def cpus_of(pool: Mapping[str, Any]) -> int:
@@ -447,9 +405,7 @@ def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"namespace": namespace, "name": name, "what": what} for namespace, name, what in wanted if name]
 
 
-def _pool(
-    pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any], senders: list[str]
-) -> dict[str, Any]:
+def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any]) -> dict[str, Any]:
     name, longest = pool["name"], seconds_of(pool["longest_action"])
     scaling = scaling_of(pool, known)
     scratch = bytes_of(pool["scratch_size"])
@@ -460,12 +416,9 @@ def _pool(
     image = pool["image"] or known["nativelink_worker_image"]
     # As long as an action that starts just before the drain may take to the report of its result.
     grace = longest + upload + ACTION_MARGIN
-    _, tolerations = _spot(pool["spot"])
+    _, tolerations = spot(pool["spot"])
     return {
         **pool,
-        "workload": f"nativelink-worker-{name}",
-        "labels": {**_labels(cluster, "worker"), "nativelink-gitops/pool": name},
-        "selector": {**_selector("worker"), "nativelink-gitops/pool": name},
         "config_map": {
             "name": f"nativelink-worker-{name}-config",
             "namespace": known["nativelink_workers_namespace"],
@@ -487,11 +440,8 @@ def _pool(
         "node_selector": node_selector_of(pool),
         "tolerations": [*tolerations, *pool["tolerations"]],
         # An eviction drains too, as long as the evictor has the patience.
-        "annotations": {SAFE_TO_EVICT: _text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
+        "annotations": {SAFE_TO_EVICT: as_text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
         "fast_store": _eviction(store, _inodes(scratch) // COPIES),
-        # NativeLink expands $NAME in its configuration, and Kubernetes $(NAME) in a container's. Both read $$ as $.
-        "env": {key: _text(value).replace("$", "$$") for key, value in pool["env"].items()},
-        "telemetry": monitoring.environment(known, senders, "worker", pool=name),
         # Without a metric KEDA keeps at least this many workers. A fallback of 0 would scale the pool to zero.
         "fallback_replicas": max(1, pool["min_replicas"]),
         "failure_threshold": failing_polls(pool),
@@ -535,39 +485,6 @@ def _cas_stores(known: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     return {"store": _eviction(cas, files - results), "ac_store": _eviction(ac, results)}
 
 
-def _shards(kind: str, known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The stores of NativeLink's `shard` store over the slices of all CAS pods, of kind `cas`, `ac` or `writers`.
-
-    The last one is `ac` at the port where results may be written. Their order and weights decide where a key lives, so
-    whoever shards has this list: CAS, scheduler and workers.
-    """
-    namespace, batched = known["nativelink_namespace"], VERSIONS[known["nativelink_version"]].read_batching
-    batching: dict[str, Any] = {"experimental_read_batching": {}} if batched and kind == "cas" else {}
-    secured = bool(kind == "writers" and known["nativelink_mutual_tls_secret"])
-    tls: dict[str, Any] = {"tls_config": CLIENT_TLS} if secured else {}
-    return [
-        {
-            "weight": 1,  # NativeLink refuses to start without it
-            "store": {
-                "grpc": {
-                    "instance_name": "slice",
-                    "endpoints": [
-                        {
-                            "address": f"grpc{'s' if secured else ''}://nativelink-cas-{index}.nativelink-cas-headless."
-                            f"{namespace}.svc:{PORTS['writers' if kind == 'writers' else 'slice']}",
-                            **tls,
-                        }
-                    ],
-                    "store_type": "ac" if kind == "writers" else kind,
-                    "retry": {"max_retries": 5, "delay": 0.3, "jitter": 0.5},
-                    **batching,
-                }
-            },
-        }
-        for index in range(known["nativelink_cas_replicas"])
-    ]
-
-
 def _back_soon(tolerations: list[Any]) -> list[Any]:
     """Tolerations that let a pod's replacement start soon after its node is lost, and those that the user states."""
     stated = {toleration.get("key") for toleration in tolerations}
@@ -596,7 +513,7 @@ def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:
     return {**pool["resources"], "requests": requests, "limits": {**limits, disk: f"{whole}Gi"}}
 
 
-def _spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:
+def spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Node selector and tolerations for spot nodes of a kind, which may be none."""
     if not kind:
         return {}, []
@@ -624,25 +541,25 @@ def _namespace(name: str) -> dict[str, Any]:
     return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
 
-def _away_from(namespace: str, components: list[str]) -> dict[str, Any]:
-    """A pod's affinity that keeps it off the nodes of some of NativeLink's components in a namespace."""
-    expression = {"key": "app.kubernetes.io/component", "operator": "In", "values": components}
-    term = {
-        "topologyKey": "kubernetes.io/hostname",
-        "namespaces": [namespace],
-        "labelSelector": {"matchExpressions": [expression]},
-    }
-    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+def _proxies(namespace: str) -> dict[str, str]:
+    """The labels that Envoy Gateway gives the proxies of the tree's Gateway."""
+    owner = {"name": "nativelink", "namespace": namespace}
+    return {f"gateway.envoyproxy.io/owning-gateway-{key}": value for key, value in owner.items()}
 
 
 def _image(name: str, tag: str, digest: str) -> str:
     return f"{name}:{tag}@{digest}" if digest else f"{name}:{tag}"
 
 
-def _receiver(url: str) -> dict[str, Any]:
-    """Where traces go: the address as the collector wants it, and the peer of a NetworkPolicy."""
+def _receiver(url: str, percent: int) -> dict[str, Any]:
+    """Where traces go: the address as the collector wants it, the peer of a NetworkPolicy, and the sampled part."""
     scheme, _, address = url.rstrip("/").partition("://")
-    return {"endpoint": address, "insecure": scheme == "http", **_peer(address, monitoring.SENDERS["scheduler"])}
+    return {
+        "endpoint": address,
+        "insecure": scheme == "http",
+        "ratio": f"{percent * 0.01:g}",
+        **_peer(address, monitoring.SENDERS["scheduler"]),
+    }
 
 
 def _peer(address: str, default_port: int) -> dict[str, Any]:
@@ -653,9 +570,25 @@ def _peer(address: str, default_port: int) -> dict[str, Any]:
 
 
 def _texts(value: object) -> list[str]:
-    return [_text(item) for item in value] if isinstance(value, list) else [_text(value)]
+    return [as_text(item) for item in value] if isinstance(value, list) else [as_text(value)]
 
 
-def _text(value: object) -> str:
-    """A value of YAML as NativeLink, which knows texts only, should read it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+# What is the same for each cluster. The chart's templates have it written out.
+FIXED: dict[str, Any] = {
+    "ports": PORTS,
+    "otlp": monitoring.SENDERS,
+    "kept": KEPT,
+    "selectors": {component: _selector(component) for component in COMPONENTS},
+    "isolation": {"name": isolation.CONFIG_MAP, "programs": isolation.PROGRAMS},
+    "server_tls": SERVER_TLS,
+    "client_tls": CLIENT_TLS,
+    "priority_class": PRIORITY_CLASS,
+    # Tolerations of pods that are the only one of their kind.
+    "only_pod_tolerations": _back_soon([]),
+    "report_interval": monitoring.REPORT_INTERVAL,
+    "reports": monitoring.REPORTS,
+    "startup_period": STARTUP_PERIOD,
+    "inhibit_rules": monitoring.inhibit_rules(),
+    "operator_inhibit_rules": monitoring.operator_inhibit_rules(),
+    "demand_by_pool": DEMAND_BY_POOL,
+}

@@ -30,20 +30,20 @@ def to_nice_yaml(value: object) -> str:
     return "\n".join(_yaml_lines(value))
 
 
-def to_nice_json(value: object) -> str:
-    """`value` as indented JSON, its keys in alphabetical order."""
-    return _json(value, indent=2)
-
-
 def to_json(value: object) -> str:
-    """`value` as JSON on one line, its keys in alphabetical order."""
-    return _json(value)
-
-
-def _json(value: object, indent: int | None = None) -> str:
-    """As Go writes it too: it escapes these two line ends, and knows no other order of keys."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, sort_keys=True)
+    """`value` as JSON as Go writes it: no blanks, the keys in alphabetical order, and these two line ends escaped."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def as_text(value: object) -> str:
+    """A value of YAML as NativeLink, which knows texts only, should read it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def folded(text: str) -> str:
+    """A text as lines of at most 100 characters, which a reader of YAML joins by spaces."""
+    return "\n".join(textwrap.wrap(text, _LONG, break_long_words=False, break_on_hyphens=False))
 
 
 def _yaml_lines(value: object) -> list[str]:
@@ -55,18 +55,13 @@ def _yaml_lines(value: object) -> list[str]:
             if isinstance(item, Mapping | list) and item:
                 lines += [f"{_scalar(key)}:", *(f"  {line}" for line in inner)]
             elif isinstance(item, str) and len(item) > _LONG and _FOLDABLE.fullmatch(item):
-                lines += [f"{_scalar(key)}: >-", *(f"  {line}" for line in _folded(item))]
+                lines += [f"{_scalar(key)}: >-", *(f"  {line}" for line in folded(item).split("\n"))]
             else:
                 lines.append(f"{_scalar(key)}: {inner[0]}")
         return lines
     if isinstance(value, list) and value:
         return [f"{'  ' if number else '- '}{line}" for item in value for number, line in enumerate(_yaml_lines(item))]
     return [_scalar(value)]
-
-
-def _folded(text: str) -> list[str]:
-    """Lines that a reader of YAML joins by spaces."""
-    return textwrap.wrap(text, _LONG, break_long_words=False, break_on_hyphens=False)
 
 
 def _scalar(value: object) -> str:

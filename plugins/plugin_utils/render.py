@@ -113,7 +113,7 @@ CONFIGURATIONS = frozenset(
     for name in ("alert-rules", "collector", "collector-workers", "inhibit-rules", "prometheus", "rules")
 )
 
-FILTERS = ("quoted", "to_nice_yaml", "to_nice_json", "to_json")
+FILTERS = ("quoted", "to_nice_yaml", "to_json", "as_text", "folded")
 _SHEBANG = {".sh": "#!/bin/sh\n"}
 _COMMENT = {".yaml": "#", ".sh": "#", ".json5": "//", ".lua": "--"}
 _DOCUMENT = {".yaml": "---\n"}
@@ -161,7 +161,11 @@ def objects(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def config_maps(context: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The ConfigMaps that kustomize generates from rendered files, of the context of a cluster."""
-    return [*context["config_maps"].values(), *(pool["config_map"] for pool in context["pools"])]
+    found = [*context["config_maps"].values(), *(pool["config_map"] for pool in context["pools"])]
+    features = context["features"]
+    return [
+        {**each, "files": [path for path in each["files"] if features[FILES.get(path, "always")]]} for each in found
+    ]
 
 
 def header(template: str) -> str:
@@ -197,8 +201,8 @@ def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
             path = template.replace("collector", collector["component"])
             yield path, template, {**context, "collector": collector}
     if context["features"]["prometheus_operator"]:
-        for scrape in context["prometheus"]["others"]:
-            yield f"monitoring/podmonitor-{scrape.name}.yaml", PODMONITOR, {**context, "scrape": scrape}
+        for scrape in context["prometheus"]["scrapes"]:
+            yield f"monitoring/podmonitor-{scrape['name']}.yaml", PODMONITOR, {**context, "scrape": scrape}
     for pool in context["pools"]:
         for template, condition in POOL_FILES.items():
             if pool["features"][condition]:

@@ -92,7 +92,8 @@ def test_a_generated_inventory(template: Template, folder: Path, variables: dict
     [
         ("templates/cas/_cas.json5.tpl", "verify_hash: true", "verify_hash: false"),
         ("templates/cas/statefulset.yaml", "podManagementPolicy: Parallel", "podManagementPolicy: OrderedReady"),
-        ("templates/_functions.tpl", '"startup_period" 10', '"startup_period" 20'),
+        ("templates/_context.tpl", "div $values.startupTimeout", "add $values.startupTimeout"),
+        ("files/monitoring.yaml", "> 0.05", "> 0.06"),
     ],
 )
 def test_a_difference_is_seen(file: str, old: str, new: str, template: Template, tmp_path: Path) -> None:
@@ -100,4 +101,4 @@ def test_a_difference_is_seen(file: str, old: str, new: str, template: Template,
     text = (chart / file).read_text()
     assert old in text
     (chart / file).write_text(text.replace(old, new))
-    assert of_the_chart(template, REFERENCE["dev"], chart) != of_the_tree(REFERENCE["dev"], tmp_path / "tree")
+    assert of_the_chart(template, REFERENCE["prod"], chart) != of_the_tree(REFERENCE["prod"], tmp_path / "tree")

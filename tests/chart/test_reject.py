@@ -1,6 +1,6 @@
-"""What preflight refuses and Helm can know, Helm refuses as well. The cases and their lines are those of preflight.
+"""What preflight refuses, Helm refuses as well, or a case says in `chart` why it does not.
 
-The schema of the values has the place of a fault, and the rules have preflight's line.
+The schema of the values has the place of a fault, and `nativelink.refuseFaults` has preflight's line.
 """
 
 from __future__ import annotations
@@ -22,13 +22,6 @@ from tests.preflight.cases import CASES, Case
 Template = Callable[..., Done]
 SCHEMA = jsonschema.Draft202012Validator(json.loads((CHART / "values.schema.json").read_text()))
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
-# What Helm cannot know, or what is not in the chart.
-OTHERS = {
-    "ingress_namespace": "an empty namespace of the ingress stands for that of its provider",
-    "gitops_repository": "the engine's own object has the repository",
-    "nativelink_redis_address: the cluster": "Helm knows one cluster",
-    "nativelink_namespace": "Helm has the namespace",
-}
 # The keyword of the schema by preflight's words: that of the first row which matches.
 KEYWORDS = {
     r": (unknown key|is unknown in)|not a resource|name of an environment": "additionalProperties",
@@ -71,12 +64,6 @@ def said(case: Case) -> str:
     return f"{case.place}: {case.text}"
 
 
-def concerns_rendering(case: Case) -> bool:
-    stated = case.variables.keys()
-    others = any(said(case).startswith(each) for each in OTHERS)
-    return bool(stated) and stated <= values.variables().keys() and not others
-
-
 def cluster(case: Case) -> Cluster:
     return values_of(case.name[:50], **{"nativelink_cas_storage_class": "gp3", **case.variables})
 
@@ -110,9 +97,11 @@ def place(error: jsonschema.ValidationError, case: Case) -> str:
     return text[1:]
 
 
-RENDERING = [case for case in CASES if concerns_rendering(case)]
-BY_SCHEMA = [case for case in RENDERING if refused(case)]
-BY_RULES = [case for case in RENDERING if case not in BY_SCHEMA]
+# Those whose variables are values of the chart.
+VALUES = [case for case in CASES if case.variables and case.variables.keys() <= values.variables().keys()]
+BY_SCHEMA = [case for case in VALUES if refused(case)]
+BY_FAULTS = [case for case in VALUES if case not in BY_SCHEMA and not case.chart]
+TAKEN = [case for case in CASES if case.chart]
 
 
 def keyword(case: Case) -> str:
@@ -134,57 +123,26 @@ def test_helm_reads_the_schema_so(case: Case, template: Template) -> None:
         assert f"- at '/{'/'.join(map(str, error.absolute_path))}': " in done.stderr
 
 
-@pytest.mark.parametrize("case", BY_RULES, ids=said)
-def test_a_rule_has_the_line_of_preflight(case: Case, template: Template) -> None:
+@pytest.mark.parametrize("case", BY_FAULTS, ids=said)
+def test_a_fault_has_the_line_of_preflight(case: Case, template: Template) -> None:
     done = template(cluster(case))
     assert done.returncode == 1
-    # Without a similar name.
-    assert values.translated(case.line).rpartition("; ")[0] in done.stderr
+    # Preflight's remedy may name a similar name.
+    problem = case.helm or values.translated(case.text).rpartition("; ")[0]
+    assert f"\n{values.translated(case.place)}: {problem}" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("variables", "line"),
-    [
-        (
-            {"nativelink_scheduler_replicas": 2},
-            "test: scheduler.replicas: is 2, but each scheduler in memory has its own queue; write 1, or set "
-            "scheduler.backend to redis",
-        ),
-        (
-            {"nativelink_cas_store_size": "160Gi", "nativelink_cas_ac_store_size": "30Gi"},
-            "test: cas.storeSize: is 160Gi, which together with 30Gi of cas.acStoreSize is more than 180Gi (90 % of "
-            "the volume of 200Gi); lower one of them, or raise cas.volumeSize",
-        ),
-        (
-            {"nativelink_worker_pools": [{"name": "linux", "min_replicas": 10, "max_replicas": 5}]},
-            "test: workerPools[linux].minReplicas: is 10, which is more than maxReplicas (5); lower it, or raise "
-            "maxReplicas",
-        ),
-        (
-            {"nativelink_worker_pools": [{"name": "linux", "longest_action": "0s"}]},
-            "test: workerPools[linux].longestAction: must be greater than 0, not '0s'; write 30m, 1h30m or a number of "
-            "seconds",
-        ),
-        (
-            {"nativelink_client_peers": [{"ipBlock": {"cidr": "10.0.0.1/8"}}]},
-            "test: clientPeers[0].ipBlock.cidr: '10.0.0.1/8' is an address inside of a range; write 10.0.0.0/8",
-        ),
-    ],
-)
-def test_messages_are_those_of_preflight_in_the_names_of_the_chart(
-    variables: dict[str, Any], line: str, template: Template
-) -> None:
-    done = template(values_of(**{"nativelink_cas_storage_class": "gp3", **variables}))
-    assert done.returncode == 1
-    assert line in done.stderr
+@pytest.mark.parametrize("case", TAKEN, ids=said)
+def test_the_chart_takes_what_a_case_says(case: Case, template: Template) -> None:
+    assert (case in VALUES, template(cluster(case)).stderr) == (True, "")
 
 
 def test_all_faults_come_at_once(template: Template) -> None:
     faults = {"nativelink_scheduler_replicas": 2, "nativelink_workers_namespace": "nativelink"}
     done = template(values_of(**{"nativelink_cas_storage_class": "gp3", **faults}))
     assert "the values have faults:\n" in done.stderr
-    assert "test: scheduler.replicas: is 2, " in done.stderr
-    assert "test: workersNamespace: is nativelink, which is also the namespace of the release; " in done.stderr
+    assert "\nscheduler.replicas: is 2, " in done.stderr
+    assert "\nworkersNamespace: is nativelink, which is also the namespace of the release; " in done.stderr
 
 
 def test_a_class_for_the_volumes_is_required(template: Template) -> None:

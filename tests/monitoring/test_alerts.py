@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import alerts
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import monitoring
 
 from testbed import build
 from testkit.trees import ROOT
@@ -197,7 +197,7 @@ def test_each_alert_has_a_runbook() -> None:
 
 def test_an_inhibition_hides_nothing_that_is_more_severe() -> None:
     """All names of inhibitions exist, and no warning silences a page."""
-    for each in alerts.INHIBITIONS:
-        assert {*each.sources, *each.targets} <= set(SEVERITIES)
-        if "warning" in {SEVERITIES[name] for name in each.sources}:
-            assert {SEVERITIES[name] for name in each.targets} == {"warning"}, each
+    for each in monitoring.DATA["inhibitions"]:
+        assert {*each["sources"], *each["targets"]} <= set(SEVERITIES)
+        if "warning" in {SEVERITIES[name] for name in each["sources"]}:
+            assert {SEVERITIES[name] for name in each["targets"]} == {"warning"}, each

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).parent
-_KEYS = {"name", "set", "unset", "server", "rendered"}
+_KEYS = {"name", "set", "unset", "server", "rendered", "helm", "chart"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Case:
     text: str
     server: str
     rendered: bool
+    helm: str
+    chart: str
 
     @property
     def line(self) -> str:
@@ -50,6 +52,8 @@ def load(folder: Path = FOLDER / "reject") -> list[Case]:
                     text=text,
                     server=case.get("server", ""),
                     rendered=case.get("rendered", False),
+                    helm=case.get("helm", ""),
+                    chart=case.get("chart", ""),
                 )
             )
     return found

@@ -13,7 +13,7 @@ import json5
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import PORTS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from testkit.facts import at
@@ -346,8 +346,10 @@ def test_each_file_has_one_object_and_a_header_that_names_its_template(cluster: 
 def test_every_template_is_rendered_under_a_condition_that_exists() -> None:
     folder = ROOT / "roles/nativelink/templates"
     templates = {str(path.relative_to(folder)).removesuffix(".j2") for path in folder.rglob("*.j2")}
+    included = re.findall(r'{% include "(\S+)\.j2" %}', "".join(path.read_text() for path in folder.rglob("*.j2")))
     of_components = {f"component/{name}" for name in render.COMPONENT_FILES}
     assert templates == {
+        *included,
         *render.FILES,
         *render.POOL_FILES,
         *render.COLLECTOR_FILES,

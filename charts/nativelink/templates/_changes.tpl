@@ -1,49 +1,41 @@
 {{- /*
-Changes that would lose the cache, or that the API server would refuse half-way: a list of lists of variable, problem and
-remedy. Preflight compares with the committed tree. Helm has none, so this compares with the StatefulSets that run.
-`helm template` and Argo CD show it none.
+Changes that would lose the cache, or that the API server would refuse half-way. Preflight compares with the committed
+tree. Helm has none, so this compares with the StatefulSets that run. `helm template` and Argo CD show it none.
 */ -}}
-{{- define "nativelink.changes" -}}
-{{- $context := index .args 0 -}}
-{{- $allowed := index .args 1 -}}
-{{- $findings := list -}}
-{{- $where := "of the running StatefulSet" -}}
+{{- define "nativelink.refuseChanges" -}}
+{{- $context := . -}}
+{{- $faults := list -}}
 {{- $losses := dict "cas" "accept a cache flush" -}}
-{{- if $context.features.bundled_redis -}}
+{{- if .features.bundled_redis -}}
   {{- $_ := set $losses "redis" "accept that the queue is lost and its builds start again" -}}
 {{- end -}}
 {{- range $component, $loss := $losses -}}
-  {{- $running := lookup "apps/v1" "StatefulSet" $context.nativelink_namespace (printf "nativelink-%s" $component) -}}
+  {{- $running := lookup "apps/v1" "StatefulSet" $context.namespace (printf "nativelink-%s" $component) -}}
   {{- if $running -}}
     {{- $anew := printf "%s: delete the StatefulSet and its PersistentVolumeClaims, and upgrade (commands: docs/helm.md)" $loss -}}
     {{- $claim := (index $running.spec.volumeClaimTemplates 0).spec -}}
     {{- $old := $claim.resources.requests.storage -}}
-    {{- $new := (index $context (printf "nativelink_%s_volume_size" $component)) -}}
+    {{- $new := (get $context.values $component).volumeSize -}}
     {{- $grown := sub (include "nativelink.bytes" $new) (include "nativelink.bytes" $old) -}}
-    {{- if $grown -}}
-      {{- $problem := dict "args" (list $where $old $new) -}}
-      {{- template "nativelink.change_guard.other_size" $problem -}}
-      {{- $grow := printf "grow each PersistentVolumeClaim to %s, delete the StatefulSet with --cascade=orphan, and upgrade (commands: docs/helm.md)" $new -}}
-      {{- $remedy := ternary $grow $anew (gt $grown 0) -}}
-      {{- $findings = append $findings (list (printf "nativelink_%s_volume_size" $component) $problem.result $remedy) -}}
+    {{- if gt $grown 0 -}}
+      {{- $faults = append $faults (printf "%s.volumeSize: %s of the running StatefulSet would become %s, and a StatefulSet cannot change it; grow each PersistentVolumeClaim to %s, delete the StatefulSet with --cascade=orphan, and upgrade (commands: docs/helm.md)" $component $old $new $new) -}}
+    {{- else if lt $grown 0 -}}
+      {{- $faults = append $faults (printf "%s.volumeSize: %s of the running StatefulSet would become %s, and a volume cannot shrink; %s" $component $old $new $anew) -}}
     {{- end -}}
     {{- $old = $claim.storageClassName -}}
-    {{- $new = (index $context $component).storage_class -}}
+    {{- $new = (get $context $component).storage_class -}}
     {{- if ne $old $new -}}
-      {{- $problem := dict "args" (list $where $old $new) -}}
-      {{- template "nativelink.change_guard.other_class" $problem -}}
-      {{- $findings = append $findings (list (printf "nativelink_%s_storage_class" $component) $problem.result $anew) -}}
+      {{- $faults = append $faults (printf "%s.storageClass: %s of the running StatefulSet would become %s, and a volume cannot change its class; %s" $component $old $new $anew) -}}
     {{- end -}}
     {{- $old = int $running.spec.replicas -}}
-    {{- $new = int $context.nativelink_cas_replicas -}}
+    {{- $new = int $context.values.cas.replicas -}}
     {{- /* Somebody has stopped a CAS that has no replicas, and it does not say how many shards there were. */ -}}
-    {{- if and (eq $component "cas") $old (ne $old $new) (not (has "cas_replicas" $allowed)) -}}
-      {{- $problem := dict "args" (list $where $old $new) -}}
-      {{- template "nativelink.change_guard.other_shards" $problem -}}
-      {{- $remedy := printf "%s: add cas_replicas to nativelink_allow_changes for that time" $loss -}}
-      {{- $findings = append $findings (list "nativelink_cas_replicas" $problem.result $remedy) -}}
+    {{- if and (eq $component "cas") $old (ne $old $new) (not (has "cas_replicas" $context.values.allowChanges)) -}}
+      {{- $faults = append $faults (printf "cas.replicas: %d shards of the running StatefulSet would become %d, which moves the keys: cached results are lost, and the scheduler and all workers, which address the shards, are replaced; %s: add cas_replicas to allowChanges for that time" $old $new $loss) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- $_ := set . "result" $findings -}}
+{{- if $faults -}}
+  {{- fail (printf "this would break what runs:\n%s" (join "\n" $faults)) -}}
+{{- end -}}
 {{- end -}}

@@ -5,7 +5,7 @@
 -- run counts for "(unmatched)", which is the name of no pool.
 -- KEDA asks twice a poll for each pool, and Redis does nothing else meanwhile. So a count is kept for a second, and a
 -- second more for each 10,000 live actions, and is the answer for that time.
-local known = [===[{"kinds": {"OSFamily": "priority", "container-image": "ignore", "cpu_count": "minimum", "memory_kb": "minimum", "pool": "exact", "requires-worker-protocol": "ignore", "supports-workers": "exact"}, "pools": [{"name": "default", "properties": {"OSFamily": "Linux", "cpu_count": "8", "memory_kb": "16777216", "pool": "default"}}, {"name": "large", "properties": {"OSFamily": "Linux", "cpu_count": "8", "memory_kb": "67108864", "pool": "large"}}]}]===]
+local known = [===[{"kinds":{"OSFamily":"priority","container-image":"ignore","cpu_count":"minimum","memory_kb":"minimum","pool":"exact","requires-worker-protocol":"ignore","supports-workers":"exact"},"pools":[{"name":"default","properties":{"OSFamily":"Linux","cpu_count":"8","memory_kb":"16777216","pool":"default"}},{"name":"large","properties":{"OSFamily":"Linux","cpu_count":"8","memory_kb":"67108864","pool":"large"}}]}]===]
 local pools, kinds = cjson.decode(known).pools, cjson.decode(known).kinds
 
 local cache = "nativelink-gitops:demand:" .. redis.sha1hex(known)

@@ -13,15 +13,61 @@
           filesystem: {
             content_path: "/scratch/store/content",
             temp_path: "/scratch/store/temp",
-            eviction_policy: {{ include "nativelink.json" $pool.fast_store }},
+            eviction_policy: {{ toRawJson $pool.fast_store }},
           },
         },
         // Requests go straight to the slices of the CAS pods, which saves a hop through their public listener.
-        slow: {shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.cas | indent 8 | trim }}}},
+        slow: {
+          shard: {
+            stores: [
+{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+          {
+            // NativeLink refuses to start without it.
+            weight: 1,
+            store: {
+              grpc: {
+                instance_name: "slice",
+                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50052"}],
+                store_type: "cas",
+{{- if $context.version.read_batching }}
+                experimental_read_batching: {},
+{{- end }}
+                retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
+              },
+            },
+          },
+{{- end }}
+            ],
+          },
+        },
       },
     },
     // Workers write action results at a port of their own.
-    {name: "AC", shard: {stores: {{ include "nativelink.prettyJson" $context.cas.shards.writers | indent 4 | trim }}}},
+    {
+      name: "AC",
+      shard: {
+        stores: [
+{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+          {
+            // NativeLink refuses to start without it.
+            weight: 1,
+            store: {
+              grpc: {
+                instance_name: "slice",
+{{- if $context.features.mutual_tls }}
+                endpoints: [{address: "grpcs://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50053", tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"}}],
+{{- else }}
+                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50053"}],
+{{- end }}
+                store_type: "ac",
+                retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
+              },
+            },
+          },
+{{- end }}
+        ],
+      },
+    },
   ],
   workers: [
     {
@@ -29,17 +75,17 @@
         name: "${POD_NAME}",
 {{- if $context.features.mutual_tls }}
         worker_api_endpoint: {
-          uri: "grpcs://nativelink-scheduler-workers.{{ $context.nativelink_namespace }}.svc:{{ $context.ports.worker_api }}",
-          tls_config: {{ include "nativelink.json" $context.mutual_tls.client }},
+          uri: "grpcs://nativelink-scheduler-workers.{{ $.Release.Namespace }}.svc:50061",
+          tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"},
         },
 {{- else }}
-        worker_api_endpoint: {uri: "grpc://nativelink-scheduler-workers.{{ $context.nativelink_namespace }}.svc:{{ $context.ports.worker_api }}"},
+        worker_api_endpoint: {uri: "grpc://nativelink-scheduler-workers.{{ $.Release.Namespace }}.svc:50061"},
 {{- end }}
         cas_fast_slow_store: "CAS",
         upload_action_result: {ac_store: "AC"},
         // NativeLink deletes and creates it at every start, so it cannot be the mount itself.
         work_directory: "/scratch/actions",
-        max_inflight_tasks: {{ $pool.slots }},
+        max_inflight_tasks: {{ int64 $pool.slots }},
 {{- if $pool.isolated }}
         // Gives each action a user of its own. It is where NativeLink cannot write, whatever a request makes it do.
         entrypoint: "/isolation/${ARCHITECTURE}/action",
@@ -49,14 +95,14 @@
         experimental_precondition_script: "/config/precondition.sh",
         platform_properties: {
 {{- range $name, $texts := $pool.platform_properties }}
-          {{ include "nativelink.prettyJson" $name }}: {values: {{ include "nativelink.json" $texts | replace "$" "$$" }}},
+          {{ toRawJson $name }}: {values: {{ toRawJson $texts | replace "$" "$$" }}},
 {{- end }}
         },
 {{- if $pool.env }}
         // The environment of every action.
         additional_environment: {
 {{- range $name, $text := $pool.env }}
-          {{ include "nativelink.prettyJson" $name }}: {value: {{ include "nativelink.prettyJson" $text }}},
+          {{ toRawJson $name }}: {value: {{ toRawJson (include "nativelink.text" $text | replace "$" "$$") }}},
 {{- end }}
         },
 {{- end }}
@@ -66,10 +112,10 @@
   servers: [
     {
       name: "health",
-      listener: {http: {socket_address: "0.0.0.0:{{ $context.ports.health }}"}},
+      listener: {http: {socket_address: "0.0.0.0:50080"}},
       services: {health: {}},
     },
   ],
-  global: {max_open_files: {{ $context.nativelink_max_open_files }}},
+  global: {max_open_files: {{ int64 $.Values.maxOpenFiles }}},
 }
 {{ end -}}

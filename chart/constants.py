@@ -1,0 +1,49 @@
+"""What is the same in each cluster and the chart's helpers need: `files/constants.yaml`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import context, monitoring, render, specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
+
+from .values import POOLS
+
+# The names of the helpers are those of context in lower case.
+_NAMES = (
+    *("ACTION_MARGIN", "BESIDE_LEAST", "BESIDE_PERCENT", "BYTES_AN_INODE", "BYTES_A_BLOCK", "COPIES"),
+    *("EVICTION_PATIENCE", "EVICT_BYTES", "INDEX_PERCENT", "INGRESS_ANNOTATIONS", "INODE_PERCENT", "LOST"),
+    *("MEMORY_A_FILE", "PORTS", "REDIS_FILLS", "SCALE_DOWN", "SCALE_UP", "STARTUP_PERIOD"),
+)
+
+
+def constants() -> dict[str, Any]:
+    """The content of the file."""
+    pool = specs.options()[POOLS].options
+    return {
+        **{name.lower(): getattr(context, name) for name in _NAMES},
+        "components": list(context.COMPONENTS),
+        "config_maps": {
+            component: {"needs": feature, "files": {path: render.FILES[path] for path in paths}}
+            for component, (feature, paths) in context.CONFIG_MAPS.items()
+        },
+        "gitops": {
+            "argocd": {"namespace": "argocd"},
+            "flux": {"namespace": "flux-system"},
+        },  # until providers.py has them
+        "ingress": {
+            "envoy-gateway": {"namespace": "envoy-gateway-system"},
+            "nginx": {"namespace": "nginx-ingress", "class_name": "nginx"},
+        },
+        "metadata": kubernetes.METADATA,
+        "newest": next(iter(VERSIONS)),
+        "only_pod_tolerations": context.FIXED["only_pod_tolerations"],
+        "pool": {name: key.default for name, key in pool.items() if key.default is not specs.MISSING},
+        "senders": monitoring.SENDERS,
+        "spot": {
+            kind: dict(zip(("node_selector", "tolerations"), context.spot(kind), strict=True)) for kind in context.SPOT
+        },
+        "versions": {name: dataclasses.asdict(row) for name, row in VERSIONS.items()},
+    }

@@ -1,0 +1,150 @@
+{{- /*
+Values that would lose data, break what runs, or open what should be closed, and that neither their schema nor the API
+server refuses. The messages are preflight's, with the names of the chart. Preflight knows more: a case of
+tests/preflight/reject that the chart takes says why.
+*/ -}}
+{{- define "nativelink.refuseFaults" -}}
+{{- $context := . -}}
+{{- $values := .values -}}
+{{- $faults := list -}}
+
+{{- /* A version whose configuration nobody knows. A newer one gets the fields of the newest row. */ -}}
+{{- if and (not (hasKey .constants.versions .row)) (semverCompare (printf "<%s" .constants.newest) .row) -}}
+  {{- $faults = append $faults (printf "version: is %s, whose configuration is not known; write %s, or a version after %s" $values.version (keys .constants.versions | sortAlpha | join ", ") .constants.newest) -}}
+{{- end -}}
+
+{{- /* A full volume fails every upload. */ -}}
+{{- if gt (add .cas.store_bytes .cas.ac_store_bytes) (div (mul .cas.volume_bytes 90) 100) -}}
+  {{- $faults = append $faults (printf "cas.storeSize: is %v, which together with %v of cas.acStoreSize is more than 90 %% of cas.volumeSize (%s); lower one of them, or raise cas.volumeSize" $values.cas.storeSize $values.cas.acStoreSize $values.cas.volumeSize) -}}
+{{- end -}}
+
+{{- /* Several queues, a Redis that loses actions, and one that does not exist. */ -}}
+{{- if and .features.several_schedulers (not .features.redis) -}}
+  {{- $faults = append $faults (printf "scheduler.replicas: is %v, but each scheduler in memory has its own queue; write 1, or set scheduler.backend to redis" $values.scheduler.replicas) -}}
+{{- end -}}
+{{- if and .features.redis (not .version.redis_backend) -}}
+  {{- $faults = append $faults (printf "scheduler.backend: is redis, which NativeLink %s does not support; write memory, or a newer version" $values.version) -}}
+{{- end -}}
+{{- if and .features.bundled_redis $values.redis.address -}}
+  {{- $faults = append $faults "redis.address: is set, but the bundled Redis is used; remove it, or set redis.provider to existing" -}}
+{{- end -}}
+{{- if and .features.redis (not .features.bundled_redis) (not $values.redis.address) -}}
+  {{- $faults = append $faults "redis.address: is empty, but redis.provider is existing; write its host:port, or set redis.provider to bundled" -}}
+{{- end -}}
+
+{{- $names := list -}}
+{{- $offered := list -}}
+{{- range $pool := .pools -}}
+  {{- $at := printf "workerPools[%s]" $pool.name -}}
+  {{- if has $pool.name $names -}}
+    {{- $faults = append $faults (printf "%s.name: several pools have this name; rename the others" $at) -}}
+  {{- end -}}
+  {{- $names = append $names $pool.name -}}
+  {{- $offered = concat $offered (keys $pool.platform_properties) -}}
+
+  {{- /* The scheduler refuses a worker of undeclared properties, and one whose number is none. */ -}}
+  {{- range $name, $texts := $pool.platform_properties -}}
+    {{- $kind := get $context.scheduler.properties $name -}}
+    {{- if not $kind -}}
+      {{- $faults = append $faults (printf "%s.platformProperties.%s: the scheduler does not declare this property; declare it in scheduler.platformProperties" $at $name) -}}
+    {{- else if and (eq $kind "minimum") (not (regexMatch "^([0-9]+,)*[0-9]+$" (join "," $texts))) -}}
+      {{- $faults = append $faults (printf "%s.platformProperties.%s: is '%s', but the scheduler compares it as a number; write a whole number" $at $name (join "', '" $texts)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if and $pool.persistent_workers $pool.isolated -}}
+    {{- $faults = append $faults (printf "%s.persistentWorkers: is true, but a process that serves several actions cannot have the user of one (isolation: users); set the pool's isolation to none, or remove persistentWorkers" $at) -}}
+  {{- end -}}
+
+  {{- /* A worker whose scratch is full fails its actions, and one above its limit is evicted with them. */ -}}
+  {{- if gt (add (mul $context.constants.copies $pool.store_bytes) (max 1073741824 (div $pool.scratch_bytes 10))) $pool.scratch_bytes -}}
+    {{- $faults = append $faults (printf "%s.scratchSize: is %s, but needs room for the fast store twice (%v), because executable inputs are stored twice, and a tenth or 1Gi for running actions; raise it, or lower fastStoreSize" $at $pool.scratch_size $pool.fast_store_size) -}}
+  {{- end -}}
+  {{- $limit := get $pool.resources.limits "ephemeral-storage" -}}
+  {{- if and (not $pool.scratch_storage_class) (lt (include "nativelink.bytes" $limit | int64) $pool.scratch_bytes) -}}
+    {{- $faults = append $faults (printf "%s.resources.limits.ephemeral-storage: is %v, which is less than scratchSize (%s), so a worker is evicted before its scratch is full; raise it, or lower scratchSize" $at $limit $pool.scratch_size) -}}
+  {{- end -}}
+  {{- if and (ne $pool.scaling "none") (not $pool.query) (not $context.features.redis) (not (has "scheduler" $values.metrics.senders)) -}}
+    {{- $faults = append $faults (printf "metrics.senders: lacks scheduler, so %s could not follow the demand of a scheduler in memory; add scheduler, or set scaling to none, or scheduler.backend to redis" $pool.name) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $name, $kind := $values.scheduler.platformProperties -}}
+  {{- if and (has $kind (list "minimum" "priority")) (not (has $name $offered)) -}}
+    {{- $faults = append $faults (printf "scheduler.platformProperties.%s: is %s, but no pool offers it: an action that asks for it would wait for ever, without an error; add it to the platformProperties of a pool, or write ignore" $name $kind) -}}
+  {{- end -}}
+{{- end -}}
+
+{{- /* What should be closed. */ -}}
+{{- range $at, $name := dict "the namespace of the release" .namespace "workersNamespace" $values.workersNamespace -}}
+  {{- range $owner, $taken := dict "keda.namespace" $values.keda.namespace "ingress.namespace" $context.ingress_namespace "gitops.namespace" $context.engine_namespace "Kubernetes" (regexFind "^(default|kube-system|kube-public)$" $name) -}}
+    {{- if eq $name $taken -}}
+      {{- $faults = append $faults (printf "%s: is %s, which %s uses; choose a namespace that nothing else uses" $at $name $owner) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if eq .namespace $values.workersNamespace -}}
+  {{- $faults = append $faults (printf "workersNamespace: is %s, which is also the namespace of the release; choose another one, because workers run the commands of clients" .namespace) -}}
+{{- end -}}
+{{- if $values.edge.clientCaSecret -}}
+  {{- if not .features.envoy_gateway -}}
+    {{- $faults = append $faults "edge.clientCaSecret: is set, but only a Gateway of the ingress.provider envoy-gateway asks clients for certificates; remove it, and configure your controller to ask for certificates" -}}
+  {{- else if not .features.edge_tls -}}
+    {{- $faults = append $faults "edge.clientCaSecret: is set, but clients present certificates only over TLS; set edge.tlsSecret to the name of a TLS Secret" -}}
+  {{- end -}}
+{{- end -}}
+{{- $day := $values.mutualTls.expires -}}
+{{- if and .features.mutual_tls (not $day) -}}
+  {{- $faults = append $faults "mutualTls.expires: is empty, but mutualTls.secret is set; write the day on which its certificates end" -}}
+{{- end -}}
+{{- if and $day (le (include "nativelink.midnight" $day | int64) 0) -}}
+  {{- $faults = append $faults (printf "mutualTls.expires: '%s' is not a valid day; write a day such as 2027-01-31" $day) -}}
+{{- end -}}
+{{- range $key := list "expires" "issuer" -}}
+  {{- if and (get $values.mutualTls $key) (not $context.features.mutual_tls) -}}
+    {{- $faults = append $faults (printf "mutualTls.%s: is set, but mutualTls.secret is empty; remove it, or write the name of the Secrets" $key) -}}
+  {{- end -}}
+{{- end -}}
+{{- range $number, $rule := $values.worker.egress -}}
+  {{- range $index, $peer := $rule.to -}}
+    {{- range $address, $link := $context.constants.metadata -}}
+      {{- $block := $peer.ipBlock | default (dict "cidr" "0.0.0.0/32") -}}
+      {{- $open := include "nativelink.inRange" (list $address $block.cidr) -}}
+      {{- range $block.except -}}
+        {{- $open = ternary "" $open (eq (include "nativelink.inRange" (list $address .)) "in") -}}
+      {{- end -}}
+      {{- if $open -}}
+        {{- $faults = append $faults (printf "worker.egress[%d].to[%d].ipBlock: contains %s, where a node's credentials are; add except: [%s], or write a range without the address" $number $index $address $link) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+
+{{- /* An edge that no controller serves any more. */ -}}
+{{- $serves := dict "gateway" (list "envoy-gateway" "existing") "ingress" (list "nginx" "existing") "none" (list $values.ingress.provider) -}}
+{{- if not (has $values.ingress.provider (get $serves $values.edge.kind)) -}}
+  {{- $faults = append $faults (printf "edge.kind: is %s, which the ingress.provider %s does not serve; set ingress.provider to %s, or edge.kind to something else" $values.edge.kind $values.ingress.provider (get $serves $values.edge.kind | join " or ")) -}}
+{{- end -}}
+{{- if $faults -}}
+  {{- fail (printf "the values have faults:\n%s" (join "\n" $faults)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* `in` if a CIDR range contains an address, which then begins with the bits of the range. */ -}}
+{{- define "nativelink.inRange" -}}
+{{- $parts := splitList "/" (index . 1) -}}
+{{- $range := include "nativelink.bits" (first $parts) | trunc (last $parts | int) -}}
+{{- if and (eq (contains ":" (index . 0)) (contains ":" (index . 1))) (hasPrefix $range (include "nativelink.bits" (index . 0))) -}}in{{- end -}}
+{{- end -}}
+
+{{- /* The bits of an IP address, as text. */ -}}
+{{- define "nativelink.bits" -}}
+{{- if contains ":" . -}}
+  {{- $zeros := repeat (sub 8 (splitList ":" . | compact | len) | int) "0:" -}}
+  {{- range replace "::" (printf ":%s" $zeros) . | splitList ":" | compact -}}
+    {{- printf "%016b" (printf "0x%s" . | int) -}}
+  {{- end -}}
+{{- else -}}
+  {{- range splitList "." . -}}
+    {{- printf "%08b" (int .) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
