@@ -110,6 +110,15 @@ PEER = st.sampled_from(
         {"podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["a", "1e3"]}]}},
     ]
 )
+# Amounts as numbers, a disk, what a device plugin offers, and no limits or no requests.
+POOL_RESOURCES = st.sampled_from(
+    [
+        {"limits": {"cpu": "2", "memory": "4Gi", "ephemeral-storage": "2Ti"}},
+        {"requests": {"memory": 2**34, "ephemeral-storage": "150Gi"}},
+        {"requests": {"cpu": 1.5}, "limits": {"memory": "1500M", "nvidia.com/gpu": 1}},
+    ]
+)
+SOON = [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 99}]
 PROPERTY = st.one_of(TEXTS, st.integers(0, 64), st.booleans(), st.lists(TEXTS, min_size=1, max_size=3))
 
 
@@ -123,7 +132,8 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
         optional: dict[str, Strategy] = {
             "image": st.sampled_from(["docker.io/library/debian:13", "registry:5000/a/b@sha256:" + "0" * 64]),
             "platform_properties": st.fixed_dictionaries({}, optional=offers),
-            "resources": RESOURCES,
+            "image_digest": st.just("sha256:" + "b" * 64),
+            "resources": st.one_of(RESOURCES, POOL_RESOURCES),
             "headroom": st.integers(0, 3),
             "prepull": st.booleans(),
             "slots": st.integers(0, 500),
@@ -144,10 +154,13 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             "spot": st.sampled_from(["", "karpenter", "eks", "gke", "aks"]),
             "cooldown_period": st.integers(0, 600),
             "scale_down": st.just({"stabilizationWindowSeconds": 60}),
+            "scale_up": st.just({"policies": [{"type": "Pods", "value": 5, "periodSeconds": 60}]}),
         }
         stated = draw(st.fixed_dictionaries({}, optional=optional))
         if stated.get("persistent_workers"):
             stated["isolation"] = "none"
+        if "image_digest" in stated:
+            stated.pop("image", None)
         found.append({"name": name, "min_replicas": least, "max_replicas": least + draw(st.integers(0, 500)), **stated})
     return found
 
@@ -185,7 +198,8 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_cas_replicas": st.integers(1, 9),
                 "nativelink_cas_volume_size": VOLUMES,
                 "nativelink_cas_storage_class": st.sampled_from(["", "fast", "1e3"]),
-                "nativelink_cas_resources": RESOURCES,
+                "nativelink_cas_resources": st.one_of(RESOURCES, st.just({"limits": {"memory": "512Mi"}})),
+                "nativelink_cas_startup_timeout": st.integers(1, 4000),
                 "nativelink_cas_store_size": SHARES,
                 "nativelink_cas_ac_store_size": st.sampled_from(["1%", "2.5%", "512Mi"]),
                 "nativelink_cas_node_selector": SELECTORS,
@@ -193,7 +207,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_cas_retention_when_deleted": st.sampled_from(["Retain", "Delete"]),
                 "nativelink_scheduler_resources": RESOURCES,
                 "nativelink_scheduler_node_selector": SELECTORS,
-                "nativelink_scheduler_tolerations": TOLERATIONS,
+                "nativelink_scheduler_tolerations": st.one_of(TOLERATIONS, st.just(SOON)),
                 "nativelink_scheduler_max_job_retries": st.integers(1, 10),
                 "nativelink_cas_node_spread": st.sampled_from(["required", "preferred"]),
                 "nativelink_log_format": st.sampled_from(["json", "compact", "pretty"]),
@@ -215,7 +229,9 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                     ["", "https://traces.example.com:4317", "http://[fd00::2]:1"]
                 ),
                 "nativelink_traces_percent": st.floats(0, 100),
-                "nativelink_prometheus": st.sampled_from(["none", "bundled"]),
+                "nativelink_prometheus": st.sampled_from(["none", "bundled", "operator", "annotations"]),
+                "nativelink_prometheus_labels": st.sampled_from([{"release": "p"}, {"app.kubernetes.io/part-of": "x"}]),
+                "nativelink_runbook_url": st.just("https://x.example.com/a?b='c'&d//"),
                 "nativelink_dashboards": st.booleans(),
                 "nativelink_edge_annotations": ANNOTATIONS,
                 "nativelink_client_peers": st.lists(PEER, max_size=2),
@@ -225,6 +241,8 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_worker_user_namespaces": st.booleans(),
                 "nativelink_dns_peers": st.lists(PEER, min_size=1, max_size=2),
                 "nativelink_redis_volume_size": VOLUMES,
+                "nativelink_redis_resources": st.sampled_from([{"requests": {"cpu": 1}}, {"limits": {"memory": "3G"}}]),
+                "ingress_class_name": st.just("edge"),
                 "storage_classes_list": st.just([{"name": "gp3", "preset": "aws-ebs-gp3"}]),
             },
         )
@@ -240,11 +258,27 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
             st.sampled_from({"ingress": ["nginx", "existing"]}.get(edge, ["envoy-gateway", "existing"]))
         ),
     }
+    if draw(st.integers(0, 5)) == 0:  # of fixed pools only
+        variables["nativelink_worker_pools"] = [
+            {**pool, "scaling": "none"} for pool in variables["nativelink_worker_pools"]
+        ]
+    engine = draw(st.sampled_from(["none", "argocd", "flux"]))
+    if engine != "none":
+        variables |= {"gitops_provider": engine, "gitops_repository": "https://git.example.com/farm.git"}
+        variables["gitops_namespace"] = {"argocd": "argocd", "flux": "flux-system"}[engine]
+        variables["gitops_interval"] = draw(st.sampled_from(["30s", "1h30m"]))
+    prometheus = variables.get("nativelink_prometheus", "none")
     ways = {pool.get("scaling") or stated.get("nativelink_scaling") for pool in variables["nativelink_worker_pools"]}
-    if "hpa" in ways or draw(st.booleans()):
+    if "hpa" in ways or prometheus in ("operator", "annotations") or draw(st.booleans()):
         variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))
-    if variables.get("nativelink_prometheus") == "bundled":
-        variables["nativelink_prometheus_scrapes"] = draw(st.lists(st.sampled_from(["keda", "cluster"]), max_size=2))
+    if prometheus in ("bundled", "operator"):
+        sources = ["keda", "cluster"] + ["gitops"] * (engine != "none")
+        sources += ["edge"] * (edge == "gateway" and variables["ingress_provider"] == "envoy-gateway")
+        variables["nativelink_prometheus_scrapes"] = draw(st.lists(st.sampled_from(sources), max_size=4, unique=True))
+    for pool in variables["nativelink_worker_pools"]:
+        way = pool.get("scaling") or stated.get("nativelink_scaling", "keda")
+        if prometheus == "bundled" and way == "keda" and draw(st.booleans()):
+            pool["query"] = 'sum(a{b="c"}) > 1'
     if draw(st.booleans()):
         variables |= {"nativelink_mutual_tls_secret": "mutual-tls", "nativelink_mutual_tls_expires": "2028-02-29"}
         variables["nativelink_mutual_tls_issuer"] = draw(st.sampled_from(["", "our-ca"]))

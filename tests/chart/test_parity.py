@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 from hypothesis import HealthCheck, given, settings
 
 from chart import FOLDER, files, values
@@ -85,6 +86,20 @@ def test_a_generated_inventory(template: Template, folder: Path, variables: dict
         **{**variables, "nativelink_cas_storage_class": variables.get("nativelink_cas_storage_class") or "gp3"}
     )
     assert of_the_chart(template, cluster) == of_the_tree(cluster, folder)
+
+
+def test_the_examples_have_each_feature_and_its_opposite() -> None:
+    """A formula that no example exercises could differ in the two languages."""
+    seen: set[tuple[str, bool]] = set()
+
+    @settings(max_examples=200, deadline=None, database=None, derandomize=True)
+    @given(inventories())
+    def collect(variables: dict[str, Any]) -> None:
+        seen.update(template_context(values_of(**variables))["features"].items())
+
+    collect()
+    names = {name for name, _ in seen} - {"always"}
+    assert [name for name in names if not {(name, True), (name, False)} <= seen] == []
 
 
 @pytest.mark.parametrize(
