@@ -134,7 +134,7 @@ size: ## count the lines by hand of each folder: all files but those that .gitat
 generate: venv ## generate docs/variables.md and the schema from the roles' variables, the dashboards, and the chart
 	python hack/generate.py --write
 	python -m dashboards
-	python -m chart
+	python -m hack.chart
 	"$$(python -m testbed tool helm-docs)" --chart-search-root charts
 
 .PHONY: package

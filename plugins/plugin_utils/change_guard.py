@@ -26,7 +26,6 @@ _MUTABLE = {
     "updateStrategy",
 }
 
-_COMMITTED = "in the committed tree"
 
 Object = Mapping[str, Any]
 
@@ -205,7 +204,8 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
         yield (
             "cas_replicas",
             "nativelink_cas_replicas",
-            other_shards(_COMMITTED, old.replicas, new.replicas),
+            f"{old.replicas} shards in the committed tree would become {new.replicas}, which moves the keys: cached "
+            "results are lost, and the scheduler and all workers, which address the shards, are replaced",
             f"{workload.loss}: {_allow('cas_replicas')}, render and push",
         )
     if old.namespace != new.namespace:
@@ -214,18 +214,20 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
     orphan = "delete the StatefulSet with --cascade=orphan"
     if bytes_of(old.size) != bytes_of(new.size):
         grows = bytes_of(old.size) < bytes_of(new.size)
+        why = "a StatefulSet cannot change it" if grows else "a volume cannot shrink"
         step = f"grow each PersistentVolumeClaim to {new.size}, {orphan}" if grows else anew
         yield (
             workload.volume_size,
             f"{workload.prefix}_volume_size",
-            other_size(_COMMITTED, old.size, new.size),
+            f"{old.size} in the committed tree would become {new.size}, and {why}",
             _procedure(workload.volume_size, step, "" if grows else workload.loss),
         )
     if old.storage_class != new.storage_class:
         yield (
             workload.storage_class,
             f"{workload.prefix}_storage_class",
-            other_class(_COMMITTED, old.storage_class, new.storage_class),
+            f"{old.storage_class} in the committed tree would become {new.storage_class}, and a volume cannot change "
+            "its class",
             _procedure(workload.storage_class, anew, workload.loss),
         )
     keys = sorted({*old.immutable, *new.immutable})
@@ -236,25 +238,6 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
             f"{', '.join(changed)} of the StatefulSet would change, and the API server refuses that",
             _procedure(workload.immutable, orphan),
         )
-
-
-def other_shards(where: str, old: int, new: int) -> str:
-    """Return what is wrong with another number of shards. `where` says what has the old number."""
-    return (
-        f"{old} shards {where} would become {new}, which moves the keys: cached results are lost, and the scheduler "
-        "and all workers, which address the shards, are replaced"
-    )
-
-
-def other_size(where: str, old: str, new: str) -> str:
-    """Return what is wrong with another size of volumes, which differs in bytes."""
-    why = "a StatefulSet cannot change it" if bytes_of(old) < bytes_of(new) else "a volume cannot shrink"
-    return f"{old} {where} would become {new}, and {why}"
-
-
-def other_class(where: str, old: str | None, new: str | None) -> str:
-    """Return what is wrong with another class of volumes."""
-    return f"{old} {where} would become {new}, and a volume cannot change its class"
 
 
 def _allow(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chart import values
+from hack.chart import values
 from testbed import build
 
 CHART = Path(__file__).resolve().parents[2] / "charts/nativelink"

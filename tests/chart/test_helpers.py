@@ -11,7 +11,7 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import quantities
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes
 
-from chart.files import STATIC
+from hack.chart.files import STATIC
 from tests.chart.conftest import Helm
 
 SIZES = ["1", "512Mi", "1.5Ti", ".5Gi", "3k", "1e9", "2E", "7.3M"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
-from chart import jinja, values
+from hack.chart import jinja, values
 
 
 def translated(source: str, *, file: bool = False, **constants: Any) -> str:

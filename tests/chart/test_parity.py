@@ -15,7 +15,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 from hypothesis import HealthCheck, given, settings
 
-from chart import FOLDER, files, values
+from hack.chart import FOLDER, files, values
 from testbed import build
 from testkit.inventories import inventories
 from testkit.trees import values_of

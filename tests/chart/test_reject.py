@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from chart import values
+from hack.chart import values
 from testkit.trees import values_of
 from tests.chart.conftest import CHART, Cluster, Done, Helm
 from tests.preflight.cases import CASES, Case

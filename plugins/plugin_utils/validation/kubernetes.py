@@ -248,13 +248,13 @@ def _metadata(path: str, block: Values) -> Findings:
 
 
 def in_range(address: str, cidr: str) -> bool:
-    """Whether a CIDR range contains an address; False where it is not valid. The chart has its own version."""
+    """Whether a CIDR range contains an address; False where it is not valid."""
     _, network = _network("", cidr)
     return network is not None and ipaddress.ip_address(address) in network
 
 
 def ip_block(path: str, block: Values) -> Findings:
-    """Findings of an IPBlock. The chart has its own version for IPv4, because Go templates know no addresses."""
+    """Findings of an IPBlock."""
     faults, network = _network(f"{path}.cidr", block["cidr"])
     yield from faults
     for index, text in enumerate(block.get("except") or ()):
