@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterable
@@ -133,8 +134,9 @@ def test_yml_is_ansible_and_yaml_is_kubernetes() -> None:
     assert kinds("- hosts: all") == {False}
     # A program's configuration in a tree is the content of a ConfigMap, and not an object.
     data = {str(path.relative_to(ROOT)) for tree in ROOT.glob("clusters/*/rendered") for path in configurations(tree)}
-    # Helm gives the files of a chart their names, and its templates are no YAML before they are rendered.
-    objects = {path: text for path, text in texts(".yaml").items() if not path.startswith(("chart/", "charts/"))}
+    # Tools give these their names. Helm's templates are no YAML before they are rendered.
+    named = ("chart/", "charts/", "changelogs/", ".pre-commit-config.yaml")
+    objects = {path: text for path, text in texts(".yaml").items() if not path.startswith(named)}
     assert [path for path, text in objects.items() if path not in data and kinds(text) - {True}] == []
     assert [path for path, text in texts(".yml").items() if kinds(text) - {False}] == []
 
@@ -153,10 +155,16 @@ def versions() -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_each_version_says_where_newer_ones_come_from() -> None:
+def test_renovate_finds_each_version() -> None:
+    (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
+    (files,), (pattern,) = manager["managerFilePatterns"], manager["matchStrings"]
+    pattern = pattern.replace("(?<", "(?P<")
+    line = "# renovate: datasource=docker depName=a/b\na_image: docker.io/a/b:1.2\n"
+    assert re.search(pattern, line).group("datasource", "depName", "currentValue") == ("docker", "a/b", "1.2")
+    defaults = [path for path in texts() if re.search(files.strip("/"), path)]
+    found = {each["currentValue"] for path in defaults for each in re.finditer(pattern, (ROOT / path).read_text())}
     assert len(versions()) >= 5
-    pattern = re.compile(r"# renovate: datasource=\S+ depName=\S+")
-    assert [name for name, (_, above) in versions().items() if not pattern.match(above)] == []
+    assert {version for version, _ in versions().values()} <= found
 
 
 def test_each_version_stands_once() -> None:
