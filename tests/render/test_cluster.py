@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def get(api: Cluster, *arguments: str) -> list[Object]:
 def test_a_tree_is_accepted_without_a_warning(api: Cluster, name: str) -> None:
     done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == {"local": 37, "dev": 37, "staging": 45, "prod": 55}[name]
+    assert "statefulset.apps/nativelink-cas serverside-applied (server dry run)" in done.stdout
 
 
 def test_a_tree_with_dashboards_is_accepted_without_a_warning(api: Cluster, folder: Path) -> None:
@@ -132,41 +133,13 @@ def test_thirty_inventories_are_accepted_without_a_warning(api: Cluster) -> None
 @pytest.mark.parametrize(
     ("name", "pods"),
     [
-        (
-            "local",
-            {
-                ("nativelink", "nativelink-cas"): 3,
-                ("nativelink", "nativelink-scheduler"): 1,
-                ("nativelink", "nativelink-collector"): 1,
-                ("nativelink-workers", "nativelink-worker-default"): 1,  # KEDA, which does not run here, makes more
-            },
-        ),
-        (
-            "prod",
-            {
-                ("nativelink", "nativelink-cas"): 3,
-                ("nativelink", "nativelink-scheduler"): 1,
-                ("nativelink", "nativelink-collector"): 1,
-                ("nativelink", "nativelink-collector-workers"): 1,
-                ("nativelink-workers", "nativelink-worker-default"): 1,
-            },
-        ),
-        (
-            "staging",
-            {
-                ("nativelink", "nativelink-cas"): 3,
-                ("nativelink", "nativelink-scheduler"): 2,
-                ("nativelink", "nativelink-redis"): 1,
-                ("nativelink", "nativelink-demand"): 1,
-                ("nativelink-workers", "nativelink-worker-default"): 1,
-                ("nativelink-workers", "nativelink-worker-large"): 1,
-            },
-        ),
+        # KEDA, which does not run here, makes more workers.
+        ("local", {"cas": 3, "scheduler": 1, "collector": 1, "worker-default": 1}),
+        ("prod", {"cas": 3, "scheduler": 1, "collector": 1, "collector-workers": 1, "worker-default": 1}),
+        ("staging", {"cas": 3, "scheduler": 2, "redis": 1, "demand": 1, "worker-default": 1, "worker-large": 1}),
     ],
 )
-def test_the_controllers_make_its_pods_under_pod_security(
-    api: Cluster, name: str, pods: dict[tuple[str, str], int]
-) -> None:
+def test_the_controllers_make_its_pods_under_pod_security(api: Cluster, name: str, pods: dict[str, int]) -> None:
     if name != "local":
         api.run("delete", "statefulset,deployment,pvc", "--all", "-n", "nativelink")
         api.run("delete", "deployment", "--all", "-n", "nativelink-workers")
@@ -175,14 +148,12 @@ def test_the_controllers_make_its_pods_under_pod_security(
     assert (done.returncode, done.stderr) == (0, "")
 
     def running() -> bool:
-        found: dict[tuple[str, str], int] = {}
+        found: Counter[str] = Counter()
         for pod in get(api, "pods", "-A"):
             labels = pod["metadata"]["labels"]
-            workload = labels.get("app.kubernetes.io/component", "")
             pool = labels.get("nativelink-gitops/pool")
-            key = (pod["metadata"]["namespace"], f"nativelink-{workload}" + (f"-{pool}" if pool else ""))
             ready = pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
-            found[key] = found.get(key, 0) + ready
+            found[labels["app.kubernetes.io/component"] + (f"-{pool}" if pool else "")] += ready
         return found == pods
 
     until(f"the pods of {name}", running, 60)

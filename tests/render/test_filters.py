@@ -17,12 +17,8 @@ DATA = st.recursive(
 
 
 @given(DATA)
-def test_to_nice_yaml_reads_back(data: Any) -> None:
+def test_to_nice_yaml_reads_back_also_where_it_is_indented(data: Any) -> None:
     assert yaml.load(filters.to_nice_yaml(data), yaml.CSafeLoader) == data
-
-
-@given(DATA)
-def test_to_nice_yaml_reads_back_where_it_is_indented(data: Any) -> None:
     text = render.environment().from_string("top:\n  data:\n    {{ data | to_nice_yaml | indent(4) }}\n")
     assert yaml.load(text.render(data=data), yaml.CSafeLoader) == {"top": {"data": data}}
 

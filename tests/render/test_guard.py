@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -20,7 +19,8 @@ from testbed.waiting import patient, until
 from testkit.redis import Redis
 from testkit.trees import ROOT, VERSION, committed
 
-SHELLS = ("dash", "bash")
+# dash runs all tests, and bash those that together run every line of the script.
+BOTH_SHELLS = pytest.mark.parametrize("pod", ["dash", "bash"], indirect=True)
 SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / f"schemas/nativelink-{VERSION}.schema.json")}
 LINE = "id=7 addr={address}:41000 laddr=10.9.9.9:6379 name= psub={psub} cmd={command} lib-name={library} lib-ver=1.0.0"
 SLICES = ("nativelink-cas-0", "nativelink-cas-1", "nativelink-cas-2")  # one process of this test replaces them
@@ -80,13 +80,13 @@ def executable(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture
 def pod(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pod]:
     """Return a pod whose Redis answers CLIENT LIST with the file `list`, and does not answer without that file.
 
     Its NativeLink records each start.
     """
-    pod = Pod(tmp_path, request.param)
+    pod = Pod(tmp_path, getattr(request, "param", "dash"))
     executable(
         pod.cli,
         f'case "$*" in\n  *"client list") cat {tmp_path}/list ;;\n'
@@ -108,6 +108,7 @@ def starts(pod: Pod) -> int:
     return len((pod.folder / "starts").read_text().splitlines())
 
 
+@BOTH_SHELLS
 def test_a_scheduler_that_matches_is_not_restarted_and_its_exit_ends_the_container(pod: Pod) -> None:
     pod.matching.touch()  # left by the container before
     answer(pod, MATCHES)
@@ -128,6 +129,7 @@ def test_a_scheduler_that_ends_by_itself_ends_the_container(pod: Pod) -> None:
     assert not pod.matching.exists()
 
 
+@BOTH_SHELLS
 def test_a_scheduler_that_never_matches_is_restarted(pod: Pod) -> None:
     pod.matching.touch()
     answer(pod, DEAD)
@@ -173,6 +175,7 @@ def test_the_pod_may_have_an_ipv6_address(pod: Pod) -> None:
     until("the marker", pod.matching.exists, 5)
 
 
+@BOTH_SHELLS
 def test_the_script_waits_for_redis_and_does_not_end_a_scheduler_while_redis_is_down(pod: Pod) -> None:
     pod.start()
     time.sleep(2)
@@ -191,6 +194,7 @@ def test_the_script_waits_for_redis_and_does_not_end_a_scheduler_while_redis_is_
     assert starts(pod) == 1, "a scheduler that has matched stays alive, whatever its last command was"
 
 
+@BOTH_SHELLS
 def test_a_redis_that_does_not_show_the_pods_connection_is_reported(pod: Pod) -> None:
     pod.turn = {'"$unseen" -lt 60': '"$unseen" -lt 6', '"$unseen" -eq 60': '"$unseen" -eq 6'}
     answer(pod, LINE.format(address=OTHER, psub=1, command="FT.AGGREGATE", library="redis-rs"))
@@ -200,6 +204,7 @@ def test_a_redis_that_does_not_show_the_pods_connection_is_reported(pod: Pod) ->
     assert not pod.matching.exists()
 
 
+@BOTH_SHELLS
 def test_a_lost_subscription_is_renewed_and_a_working_one_is_kept(pod: Pod) -> None:
     pod.turn = {"while sleep 10": "while sleep 1"}
     answer(pod, MATCHES)
@@ -215,6 +220,40 @@ def test_a_lost_subscription_is_renewed_and_a_working_one_is_kept(pod: Pod) -> N
 
 
 # On a real Redis, with the stand-in ----------------------------------------------------------------------------------
+
+
+OUR_CAS = """{
+  stores: [{name: "CAS", memory: {}}, {name: "AC", memory: {}}],
+  servers: [{
+    name: "public",
+    listener: {http: {socket_address: "127.0.0.1:CAS"}},
+    services: {
+      cas: [{instance_name: "main", cas_store: "CAS"}],
+      ac: [{instance_name: "main", ac_store: "AC"}],
+      bytestream: [{instance_name: "main", cas_store: "CAS"}],
+      capabilities: [{instance_name: "main"}],
+    },
+  }],
+}"""
+OUR_WORKER = """{
+  stores: [
+    {name: "CAS", fast_slow: {
+      fast: {filesystem: {content_path: "FOLDER/fast", temp_path: "FOLDER/temporary"}},
+      slow: {grpc: {instance_name: "main", endpoints: [{address: "grpc://127.0.0.1:CAS"}], store_type: "cas"}},
+    }},
+    {name: "AC", grpc: {instance_name: "main", endpoints: [{address: "grpc://127.0.0.1:CAS"}], store_type: "ac"}},
+  ],
+  workers: [{local: {
+    name: "worker",
+    worker_api_endpoint: {uri: "grpc://127.0.0.1:WORKERS"},
+    cas_fast_slow_store: "CAS",
+    upload_action_result: {ac_store: "AC"},
+    work_directory: "FOLDER/work",
+    max_inflight_tasks: 20,
+    platform_properties: {pool: {values: ["default"]}},
+  }}],
+  servers: [{name: "health", listener: {http: {socket_address: "127.0.0.1:OWN"}}, services: {health: {}}}],
+}"""
 
 
 class Farm(Pod):
@@ -239,70 +278,26 @@ class Farm(Pod):
             assert old in text, old
             text = text.replace(old, new)
         (folder / "config/scheduler.json5").write_text(text)
-        self.run("cas", self._cas())
-        self.run("worker", self._worker())
+        ports = {
+            "FOLDER": str(folder),
+            ":CAS": f":{self.cas}",
+            ":WORKERS": f":{self.workers}",
+            ":OWN": f":{free_port()}",
+        }
+        for name, config in (("cas", OUR_CAS), ("worker", OUR_WORKER)):
+            for old, new in ports.items():
+                config = config.replace(old, new)
+            (folder / f"config/{name}.json5").write_text(config)
+            self.run(name)
 
-    def run(self, name: str, config: object, **environment: str) -> None:
-        path = self.folder / f"{name}.json"
-        path.write_text(json.dumps(config))
-        self._run(name, path, **environment)
-
-    def _run(self, name: str, path: Path, **environment: str) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
+    def run(self, config: str, **environment: str) -> None:
+        """Start the stand-in with a configuration in `config/`."""
+        path = self.folder / f"config/{config}.json5"
+        with (self.folder / f"{config}.log").open("ab") as log:
             command = [build.program("nativelink"), path]
             self.running.append(
                 subprocess.Popen(command, env={**os.environ, **SCHEMA, **environment}, stdout=log, stderr=log)
             )
-
-    def unguarded(self, **environment: str) -> None:
-        self._run("scheduler", self.folder / "config/scheduler.json5", **environment)
-
-    def _cas(self) -> object:
-        services = {
-            "cas": [{"instance_name": "main", "cas_store": "CAS"}],
-            "ac": [{"instance_name": "main", "ac_store": "AC"}],
-            "bytestream": [{"instance_name": "main", "cas_store": "CAS"}],
-            "capabilities": [{"instance_name": "main"}],
-        }
-        listener = {"http": {"socket_address": f"127.0.0.1:{self.cas}"}}
-        return {
-            "stores": [{"name": "CAS", "memory": {}}, {"name": "AC", "memory": {}}],
-            "servers": [{"name": "public", "listener": listener, "services": services}],
-        }
-
-    def _worker(self) -> object:
-        cas, ac = (
-            {
-                "grpc": {
-                    "instance_name": "main",
-                    "endpoints": [{"address": f"grpc://127.0.0.1:{self.cas}"}],
-                    "store_type": kind,
-                }
-            }
-            for kind in ("cas", "ac")
-        )
-        fast = {"content_path": f"{self.folder}/fast", "temp_path": f"{self.folder}/temporary"}
-        local = {
-            "name": "worker",
-            "worker_api_endpoint": {"uri": f"grpc://127.0.0.1:{self.workers}"},
-            "cas_fast_slow_store": "CAS",
-            "upload_action_result": {"ac_store": "AC"},
-            "work_directory": f"{self.folder}/work",
-            "max_inflight_tasks": 20,
-            "platform_properties": {
-                "pool": {"values": ["default"]},
-                "cpu_count": {"values": ["8"]},
-                "memory_kb": {"values": ["16000000"]},
-                "OSFamily": {"values": ["Linux"]},
-                "container-image": {"values": ["none"]},
-            },
-        }
-        listener = {"http": {"socket_address": f"127.0.0.1:{free_port()}"}}
-        return {
-            "stores": [{"name": "CAS", "fast_slow": {"fast": {"filesystem": fast}, "slow": cas}}, {"name": "AC", **ac}],
-            "workers": [{"local": local}],
-            "servers": [{"name": "health", "listener": listener, "services": {"health": {}}}],
-        }
 
     def build(self, actions: int = 1, seconds: str = "0-0", timeout: float = 60) -> subprocess.Popen[bytes]:
         command: list[str | Path] = [
@@ -354,7 +349,7 @@ def test_a_build_runs_although_the_first_two_starts_are_dead(farm: Farm) -> None
 
 def test_without_the_guard_the_build_hangs(farm: Farm) -> None:
     """The counter-run of the test above starts a dead scheduler without guard.sh."""
-    farm.unguarded(NATIVELINK_STANDIN_DEAD_STARTS="1")
+    farm.run("scheduler", NATIVELINK_STANDIN_DEAD_STARTS="1")
     time.sleep(2)
     build = farm.build(timeout=20)
     until("the action", lambda: bool(farm.redis.run("KEYS", "aa_*")), 10)
