@@ -25,8 +25,6 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import ROO
 
 FOLDER = ROOT / "roles/nativelink/files/dashboards"
 NAMES = ("overview", "queue", "cache", "workers", "edge", "gitops")
-# Panels that have nothing to show while all is well.
-EMPTY_WHEN_WELL = frozenset({("overview", "Firing alerts")})
 
 Object = dict[str, Any]
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}

@@ -56,7 +56,7 @@ class Block:
 
 def blocks(pages: Iterable[Path] = PAGES) -> list[Block]:
     """Return the blocks of pages, each code once, and those that change something last."""
-    found = {}
+    found: dict[str, Block] = {}
     for page in pages:
         text = page.read_text()
         for match in BLOCK.finditer(text):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -74,9 +73,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what took longest. No parallel run is faster than the slowest of them."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = {}
     for report in itertools.chain(*terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
-            seconds[scope(report.nodeid)] += report.duration
-    for name, each in seconds.most_common(10):
-        terminalreporter.write_line(f"{each:6.0f} s  {name}")
+            name = scope(report.nodeid)
+            seconds[name] = seconds.get(name, 0) + report.duration
+    for name in sorted(seconds, key=lambda name: -seconds[name])[:10]:
+        terminalreporter.write_line(f"{seconds[name]:6.0f} s  {name}")
