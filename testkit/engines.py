@@ -24,8 +24,8 @@ from testbed import build, cluster, components
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
-from testkit.alerting import Alerts, engine_alerts, forwarded
 from testkit.git_server import GitServer, address_for
+from testkit.prometheus import Alerts, engine_alerts, forwarded
 from testkit.site import SMALL, Site
 
 Object = dict[str, Any]

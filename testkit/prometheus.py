@@ -1,22 +1,32 @@
-"""Prometheus and its Alertmanager on this machine, and rules that wait less, for tests that make an alert fire."""
+"""Prometheus and its Alertmanager on this machine or on a cluster, and rules that wait less, for alerts that fire."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import re
 import subprocess
+import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
 
 from testbed import build
+from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
+from testkit.trees import values_of
 
+Object = dict[str, Any]
+HURRY = 10
+"""All times of a hurried tree's monitoring are divided by this."""
 _OPTIONS = {
     "prometheus": ["--storage.tsdb.path=data"],
     "alertmanager": ["--storage.path=data", "--cluster.listen-address="],
@@ -28,7 +38,7 @@ SHORTEST = 5
 """Seconds that no wait, range or offset falls below."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def local(name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
     """Run ``prometheus`` or ``alertmanager`` with these settings, and yield its address when it is ready.
 
@@ -62,3 +72,148 @@ def hurried(groups: list[dict[str, Any]], factor: float) -> list[dict[str, Any]]
 
 def _divided(number: str, unit: str, factor: float) -> str:
     return f"{max(SHORTEST, round(int(number) * _UNITS[unit] / factor))}s"
+
+
+class Alerts:
+    """The alerts of a Prometheus."""
+
+    url: str
+    """The address of Prometheus."""
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """Return the data of an answer of Prometheus' API."""
+        query = urllib.parse.urlencode(parameters)
+        with urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+    def series(self, query: str) -> list[Object]:
+        """Return the result of a query."""
+        return list(self.ask("query", query=query)["result"])
+
+    def targets(self) -> dict[str, list[str]]:
+        """Return the health of the targets of each job."""
+        found: dict[str, list[str]] = {}
+        for each in self.ask("targets", state="active")["activeTargets"]:
+            found.setdefault(each["labels"]["job"], []).append(each["health"])
+        return found
+
+    def firing(self) -> set[str]:
+        """Return the names of the alerts that fire, without the common prefix."""
+        alerts = self.ask("alerts")["alerts"]
+        return {each["labels"]["alertname"].removeprefix("NativeLink") for each in alerts if each["state"] == "firing"}
+
+    def fires(self, *names: str, seconds: float = 120) -> None:
+        """Wait until each of these alerts has fired since the call. Other alerts may fire too."""
+        seen: set[str] = set()
+
+        def look() -> bool:
+            seen.update(self.firing())
+            return seen >= set(names)
+
+        began = time.monotonic()
+        until(f"the alerts {', '.join(names)}", look, seconds, lambda: f": {sorted(seen)} fired")
+        print(f"{', '.join(names)} after {time.monotonic() - began:.0f} s; all: {', '.join(sorted(seen))}")
+
+    def ended(self, *names: str, seconds: float = 150) -> None:
+        """Wait until none of these alerts fires, or no alert at all."""
+
+        def left() -> set[str]:
+            firing = self.firing()
+            return firing & set(names) if names else firing
+
+        until("alerts to end", lambda: not left(), seconds, lambda: f": {left()} fire")
+
+
+@dataclass(frozen=True)
+class Prometheus(Alerts):
+    """The Prometheus of a tree in a namespace."""
+
+    where: Cluster
+    namespace: str
+
+    @property
+    def url(self) -> str:
+        """The address of Prometheus."""
+        return f"http://{self.where.service_address(self.namespace, 'nativelink-prometheus')}:9090"
+
+
+@dataclass(frozen=True)
+class Local(Alerts):
+    """A Prometheus on this machine."""
+
+    url: str
+
+
+@contextlib.contextmanager
+def engine_alerts(folder: Path, addresses: Mapping[str, str], **variables: Any) -> Iterator[Local]:
+    """Start a Prometheus with a cluster's alerts about its GitOps engine. It scrapes the addresses of some jobs.
+
+    ``variables`` are those of the cluster, whose name is ``cluster``.
+    """
+    stated = {"nativelink_prometheus": "operator", "nativelink_metrics_namespaces": ["monitoring"], **variables}
+    groups = template_context(values_of(stated.pop("cluster"), **stated))["prometheus"]["alerts"]
+    (group,) = [group for group in groups if group["name"] == "nativelink-gitops"]
+    (folder / "rules.yaml").write_text(impatient({"groups": [group]}, factor=60))  # scrapes are a second apart
+    jobs = [
+        {"job_name": job, "honor_labels": True, "static_configs": [{"targets": [address]}]}
+        for job, address in addresses.items()
+    ]
+    times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
+    with local("prometheus", folder, config) as address:
+        made = Local(address)
+        jobs_up = {job: ["up"] for job in addresses}
+        until(f"{', '.join(addresses)} to be scraped", lambda: made.targets() == jobs_up, 30)
+        yield made
+
+
+@contextlib.contextmanager
+def forwarded(where: Cluster, namespace: str, what: str, port: int) -> Iterator[str]:
+    """Forward a port of a pod to this machine, which NetworkPolicies may keep out. Yield the address."""
+    command = where.command("-n", namespace, "port-forward", what, f":{port}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            assert line.startswith("Forwarding from 127.0.0.1:"), f"kubectl port-forward printed {line!r}"
+            yield line.split()[2]
+        finally:
+            process.kill()
+
+
+def api_server(where: Cluster, namespace: str) -> Object:
+    """Return a policy that lets Prometheus reach the API server, whose port here is neither 443 nor 6443."""
+    (port,) = where.run("get", "endpointslices", "kubernetes", "-o", "jsonpath={.ports[*].port}").split()
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "api-server", "namespace": namespace},
+        "spec": {
+            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "prometheus"}},
+            "policyTypes": ["Egress"],
+            "egress": [{"ports": [{"protocol": "TCP", "port": int(port)}]}],
+        },
+    }
+
+
+def impatient(rules: Object, factor: int = HURRY) -> str:
+    """Return a file of alerting rules with shorter waits, ranges and offsets."""
+    groups = hurried(rules["groups"], factor)
+    for rule in (rule for group in groups for rule in group["rules"]):
+        rule["for"] = f"{min(15, int(rule.get('for', '0s').removesuffix('s')))}s"
+    return yaml.safe_dump({"groups": groups})
+
+
+def hurry(tree: Path) -> None:
+    """Shorten the times of the monitoring in a folder of rendered files."""
+    for name, change in (
+        ("alert-rules", lambda text: impatient(yaml.safe_load(text))),
+        ("prometheus", lambda text: re.sub(r"(scrape|evaluation)_interval: 15s", r"\1_interval: 2s", text)),
+        ("collector", lambda text: text.replace("metric_expiration: 60s", "metric_expiration: 8s")),
+    ):
+        file = tree / "monitoring" / f"{name}.yaml"
+        before = file.read_text()
+        file.write_text(change(before))
+        assert file.read_text() != before, f"{name} has no time to shorten"
+    for file in tree.rglob("*.yaml"):
+        file.write_text(file.read_text().replace('"15000"', '"2000"'))  # between two reports of a workload

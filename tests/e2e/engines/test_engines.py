@@ -19,10 +19,10 @@ import pytest
 
 from testbed.waiting import ClusterError, patient
 from testkit import numbers, runbooks
-from testkit.alerting import Alerts
 from testkit.engines import CAS, NAME, PASSWORD, USER, WORKERS, Engine
 from testkit.farm import fingerprint
 from testkit.git_server import certificate
+from testkit.prometheus import Alerts
 from testkit.site import by_ssh
 from testkit.trees import ROOT
 from tests.e2e.engines.conftest import KEPT

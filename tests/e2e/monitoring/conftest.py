@@ -10,10 +10,10 @@ import pytest
 
 from testbed import components, manifests, node
 from testbed.cluster import Cluster
-from testkit.alerting import Prometheus, api_server, hurry
 from testkit.client import Client, repeated
 from testkit.edge import CAS, NAME, Edge, opened
 from testkit.farm import VOLUMES, await_keda, install_keda, this_machine, without
+from testkit.prometheus import Prometheus, api_server, hurry
 from testkit.site import pool
 
 WORKERS = "nativelink-workers"

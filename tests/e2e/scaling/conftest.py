@@ -10,8 +10,8 @@ import pytest
 from testbed import cluster, components, manifests
 from testbed.cluster import Cluster
 from testbed.waiting import until
-from testkit.alerting import Prometheus
 from testkit.farm import FAKE, Farm, await_keda, install_keda
+from testkit.prometheus import Prometheus
 from testkit.record import Record
 from testkit.site import pool
 

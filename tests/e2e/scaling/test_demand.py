@@ -20,9 +20,9 @@ import pytest
 
 from testbed import node
 from testbed.cluster import Cluster
-from testkit.alerting import Prometheus
 from testkit.client import Load
 from testkit.farm import Farm, await_keda
+from testkit.prometheus import Prometheus
 from tests.e2e.scaling.conftest import HPA_SYNC, STATIC, Watched, follower
 
 Object = dict[str, Any]

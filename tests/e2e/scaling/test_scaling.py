@@ -24,8 +24,8 @@ import pytest
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit import nativelink, runbooks
-from testkit.alerting import api_server, hurry
 from testkit.farm import FAKE, Farm, secret
+from testkit.prometheus import api_server, hurry
 from testkit.record import Record
 from testkit.site import pool
 from tests.e2e.scaling.conftest import DOWN_AT_ONCE, SLOTS, STATIC, Watched, follower
