@@ -177,7 +177,7 @@ def gitops(draw: st.DrawFn) -> dict[str, Any]:
         "gitops_namespace": {"argocd": "argocd", "flux": "flux-system", "none": ""}[engine],
         "gitops_repository": repository,
         "gitops_secret_name": "deploy-key" if engine == "flux" and repository.startswith("ssh:") else "",
-        "gitops_interval": draw(st.sampled_from(["1m", "1h30m", "500ms", "1.5h"])),
+        "gitops_interval": draw(st.sampled_from(["30s", "1m", "1h30m"])),
         "gitops_sync_timeout": draw(st.sampled_from(["30s", "30000ms", "10s0.5m", "1.5h"])),
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +15,10 @@ from hypothesis import strategies as st
 
 from testkit.inventories import LABELS, inventories
 from testkit.trees import values_of
+from tests.preflight.cases import FOLDER
+from tests.preflight.cases import variables as variables_of
 
-CASES: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("notices.yml").read_text())
+CASES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "notices.yml").read_text())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,12 +64,7 @@ def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
 
 
 def notices(**variables: Any) -> list[str]:
-    """Return the notices of a valid cluster that asks clients for certificates and has these variables.
-
-    As in the cases of reject/, `pool` is the only pool, named linux.
-    """
-    if pool := variables.pop("pool", None):
-        variables["nativelink_worker_pools"] = [{"name": "linux", **pool}]
+    """Return the notices of a valid cluster that asks clients for certificates and has these variables."""
     edge = {"nativelink_edge_tls_secret": "edge-tls", "nativelink_edge_client_ca_secret": "clients-ca"}
     assert faults(prod=edge | variables) == []
     return validation.notices(valued("prod", edge | variables))
@@ -76,7 +72,7 @@ def notices(**variables: Any) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["set"]))
 def test_a_valid_cluster_has_these_notices_and_no_others(case: dict[str, Any]) -> None:
-    assert notices(**case["set"]) == case.get("notices", [])
+    assert notices(**variables_of(case["set"])) == case.get("notices", [])
 
 
 def test_low_latency_with_a_nativelink_that_sets_tcp_nodelay_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
