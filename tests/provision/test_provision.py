@@ -678,26 +678,23 @@ spec:
 SERVER_SIDE = ("--server-side", "--field-manager=kustomize-controller")
 CLIENT_SIDE = ()
 SCALINGS = {
-    "keda": (SERVER_SIDE, "keda", "", 7),
-    "hpa": (SERVER_SIDE, "hpa", "", 7),
-    "own-keda": (SERVER_SIDE, "none", "keda", 7),
+    "to-keda": (SERVER_SIDE, "keda", "", 7),
+    "to-hpa": (SERVER_SIDE, "hpa", "", 7),
+    "alone-to-keda": (SERVER_SIDE, "none", "keda", 7),
     # The counter-runs: without a handover, the API server resets the replicas.
-    "none": (SERVER_SIDE, "none", "", 1),
-    "own-none": (SERVER_SIDE, "keda", "none", 1),
+    "to-none": (SERVER_SIDE, "none", "", 1),
+    "alone-to-none": (SERVER_SIDE, "keda", "none", 1),
     # kubectl's client-side apply resets them in any case, which is why the docs use --server-side.
     "client-side": (CLIENT_SIDE, "keda", "", 1),
 }
 
 
 def test_an_autoscaled_pool_keeps_its_running_replicas(play: Play, live: Live, dev: Cluster) -> None:
-    hosts = {}
+    hosts: dict[str, Object] = {}  # by its name, which is also that of its namespace
     for name, (how, scaling, own, _) in SCALINGS.items():
         pools = [{"name": "big", "scaling": own}]
-        hosts[name] = {
-            "nativelink_workers_namespace": name,
-            "nativelink_worker_pools": pools,
-            "nativelink_scaling": scaling,
-        }
+        hosts[name] = {"nativelink_workers_namespace": name, "nativelink_worker_pools": pools}
+        hosts[name]["nativelink_scaling"] = scaling
         dev.run("create", "namespace", name)
         # The number of placeholders is fixed, and stays with the engine.
         dev.run("apply", *how, "-f", "-", stdin=f"{pool(name, 7)}---\n{pool(name, 3, 'headroom')}")
