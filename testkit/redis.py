@@ -25,7 +25,9 @@ class Redis:
         for name in (name for name in files if name.endswith(".so.1.1")):
             (folder / name).symlink_to(files[name])
             (folder / f"{name.partition('-')[0]}.so.1.1").symlink_to(files[name])
-        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "REDISCLI_AUTH": password}
+        self.environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+        if password:
+            self.environment["REDISCLI_AUTH"] = password
         self.start()
 
     def start(self) -> None:
