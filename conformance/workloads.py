@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
-Tree = Mapping[str, str]
+from testkit.trees import objects_of
+
+Tree = dict[str, str]
 """A rendered tree: the texts of its files by their paths."""
 
 NATIVELINK = "/nativelink"  # the binary's path in a pod; in the image it is the entrypoint
@@ -81,12 +83,6 @@ class Service:
     namespace: str
     selector: Mapping[str, str]
     headless: bool
-
-
-def objects_of(tree: Tree) -> list[dict[str, Any]]:
-    """Return the tree's objects."""
-    resources = yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader)["resources"]
-    return [yaml.load(tree[path], yaml.CSafeLoader) for path in resources]
 
 
 def services_of(tree: Tree) -> list[Service]:
