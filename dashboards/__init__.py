@@ -1,9 +1,9 @@
 """Grafana dashboards as data. `python -m dashboards` writes them as JSON; users' renders copy those files.
 
-NAME.yaml describes a dashboard: `needs` are its variables, and the first key of a panel is its kind (row, graph,
+NAME.yml describes a dashboard: `needs` are its variables, and the first key of a panel is its kind (row, graph,
 number, share, table) with its title. Further keys of a panel are
 
-- `text`, which may name runbooks, and `queries`, which are PromQL by the legend of their series, with fragments.yaml;
+- `text`, which may name runbooks, and `queries`, which are PromQL by the legend of their series, with fragments.yml;
 - `unit`, by default short, and for a share percentunit;
 - `warn` and `fail` of a number or a share: green, yellow from warn and red from fail (below, if fail is less);
 - `stacked` and `top`, the end of the axis, of a graph;
@@ -41,7 +41,7 @@ class Query(NamedTuple):
 
 
 def _read(name: str) -> Any:
-    return yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text())
+    return yaml.safe_load(Path(__file__).with_name(f"{name}.yml").read_text())
 
 
 _FRAGMENTS: Mapping[str, str] = _read("fragments")

@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     command("status", "list the clusters", named=False)
     built = command("build", "only build the binaries", named=False)
     built.add_argument("--images", action="store_true", help="also all programs and images for a real node")
-    added = command("tool", "print the path of a program (programs.yaml), built if needed", named=False)
+    added = command("tool", "print the path of a program (programs.yml), built if needed", named=False)
     added.add_argument("name", metavar="NAME", choices=build.PROGRAMS)
     added = command("manifests", "make the release manifests, by default all, and print their paths", named=False)
     added.add_argument("--variables", type=Path, metavar="FILE", help="write the roles' variables that name them")

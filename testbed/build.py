@@ -22,7 +22,7 @@ import yaml
 
 from testbed import cache, pins
 
-_SETS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text())
+_SETS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(Path(__file__).with_name("programs.yml").read_text())
 # By program: its set.
 PROGRAMS = {name: owner for owner, found in _SETS.items() for name in found["programs"]}
 # The disk space that one set may need for its modules, compiled packages and binaries. All sets together need 30 GB.
@@ -188,7 +188,7 @@ def _paths(*names: str) -> dict[str, Path]:
 
 
 def program(name: str) -> Path:
-    """Return the absolute path of a program of programs.yaml (``kubectl``), built with its set if the cache lacks it.
+    """Return the absolute path of a program of programs.yml (``kubectl``), built with its set if the cache lacks it.
 
     KeyError for another name. BuildError if the build fails, or if ``TESTBED_BIN`` names a folder without the program.
     """

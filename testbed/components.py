@@ -1,4 +1,4 @@
-"""The images that the testbed makes: images.yaml, with the versions that the project pins."""
+"""The images that the testbed makes: images.yml, with the versions that the project pins."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from testbed import build, cache, debian, manifests, pins
 from testbed.images import NATIVELINK_VERSIONS, Image
 
 _ROOT = Path(__file__).parents[1]
-_IMAGES: Mapping[str, list[dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("images.yaml").read_text())
+_IMAGES: Mapping[str, list[dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("images.yml").read_text())
 NODE = "node"
 COMPONENTS = tuple(sorted(_IMAGES.keys() - {NODE}))
 
 
 @remembered
 def _versions() -> dict[str, str]:
-    """Return the values of the placeholders in images.yaml, except for ``{version}``."""
+    """Return the values of the placeholders in images.yml, except for ``{version}``."""
     found = {f"go/{name}": version for name, version in pins.versions().items()}
     for path in Path(__file__).parent.glob("*-requirements.txt"):
         found |= {f"pip/{name}": version for name, version in re.findall(r"^(\S+)==(\S+)", path.read_text(), re.M)}

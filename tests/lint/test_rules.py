@@ -15,7 +15,6 @@ import yaml
 from testbed import manifests, pins
 
 ROOT = Path(__file__).parents[2]
-ROLES = ("gitops", "ingress", "keda", "node_agent", "nativelink", "preflight", "storage_classes")
 # The names are in pieces, so that this file does not contain them.
 REGISTRIES = (
     ("pypi", "org"),
@@ -135,7 +134,7 @@ def test_yml_is_ansible_and_yaml_is_kubernetes() -> None:
     # A program's configuration in a tree is the content of a ConfigMap, and not an object.
     data = {str(path.relative_to(ROOT)) for tree in ROOT.glob("clusters/*/rendered") for path in configurations(tree)}
     # Tools give these their names. Helm's templates are no YAML before they are rendered.
-    named = ("chart/", "charts/", "changelogs/", ".pre-commit-config.yaml")
+    named = ("hack/chart/", "charts/", "changelogs/", ".pre-commit-config.yaml")
     objects = {path: text for path, text in texts(".yaml").items() if not path.startswith(named)}
     assert [path for path, text in objects.items() if path not in data and kinds(text) - {True}] == []
     assert [path for path, text in texts(".yml").items() if kinds(text) - {False}] == []
@@ -147,10 +146,10 @@ def test_yml_is_ansible_and_yaml_is_kubernetes() -> None:
 def versions() -> dict[str, tuple[str, str]]:
     """Return the value of each version variable of the roles' defaults, and the line above it."""
     found = {}
-    for role in ROLES:
-        lines = (ROOT / f"roles/{role}/defaults/main.yml").read_text().splitlines()
+    for file in ROOT.glob("roles/*/defaults/**/*.yml"):
+        lines = file.read_text().splitlines()
         for above, line in zip(["", *lines], lines, strict=False):
-            if match := re.match(r'(\w+_version): "?([^"\s]+)"?', line):
+            if match := re.match(r'(\w+_version): "?([^"\s{]+)"?', line):
                 found[match[1]] = (match[2], above)
     return found
 
@@ -180,7 +179,7 @@ def test_each_version_stands_once() -> None:
     for name, (version, _) in versions().items():
         number = version.removeprefix("v")
         places = [place for place in mentions(files, [number]) if not re.search(rf"\d{re.escape(number)}", place)]
-        owner = [place for place in places if "/defaults/main.yml:" in place]
+        owner = [place for place in places if "/defaults/" in place]
         assert (name, places) == (name, owner[:1])
 
 
@@ -223,5 +222,5 @@ def test_scripts_are_valid_and_may_be_run(script: str) -> None:
 def test_shared_code_is_in_no_folder_of_tests() -> None:
     taken = re.compile(r"^\s*(from|import) tests\b", re.MULTILINE)
     files = texts(".py")
-    assert taken.search(files["tests/e2e/test_helm.py"])
+    assert taken.search(files["tests/e2e/engines/test_engines.py"])
     assert [path for path, text in files.items() if not path.startswith("tests/") and taken.search(text)] == []
