@@ -50,11 +50,15 @@ def json_schema() -> dict[str, Any]:
     }
 
 
+def _of_provider(option: Option) -> bool:
+    return str(option.default).startswith("{{ __")
+
+
 def _schema(option: Option) -> dict[str, Any]:
     schema: dict[str, Any] = {}
     if option.description:
         schema["description"] = specs.MARKUP.sub(r"\1", " ".join(option.description))
-    if option.default is not specs.MISSING:
+    if option.default is not specs.MISSING and not _of_provider(option):
         schema["default"] = option.default
     if option.type == "list":
         schema["anyOf"] = [{"type": "array", "items": _schema(option.element)}, _TEMPLATE]
@@ -78,7 +82,7 @@ def _schema(option: Option) -> dict[str, Any]:
 def variables_markdown() -> str:
     """docs/variables.md: every variable of every role."""
     parts = [
-        "<!-- Generated from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml: change those. -->",
+        "<!-- Generated from roles/*/meta/argument_specs.yml and roles/*/defaults: change those. -->",
         "# Variables",
         "Set them in the inventory for a cluster (a host), for a group or for all clusters.\n"
         "Editors check them against `schemas/cluster.schema.json`.",
@@ -111,6 +115,8 @@ def _list(options: Iterable[Option]) -> str:
         kind = f"list of {option.elements}" if option.type == "list" and option.elements != "raw" else option.type
         if option.required:
             kind += ", **required**"
+        elif _of_provider(option):
+            kind += ", default the provider's"
         elif option.default is not specs.MISSING:
             kind += f", default {_code(option.default)}"
         text = specs.MARKUP.sub(r"`\1`", " ".join(option.description))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import context, monitoring, render, specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import context, monitoring, providers, render, specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
@@ -29,13 +29,10 @@ def constants() -> dict[str, Any]:
             component: {"needs": feature, "files": {path: render.FILES[path] for path in paths}}
             for component, (feature, paths) in context.CONFIG_MAPS.items()
         },
-        "gitops": {
-            "argocd": {"namespace": "argocd"},
-            "flux": {"namespace": "flux-system"},
-        },  # until providers.py has them
+        "gitops": {name: {"namespace": each.namespace} for name, each in providers.engines().items()},
         "ingress": {
-            "envoy-gateway": {"namespace": "envoy-gateway-system"},
-            "nginx": {"namespace": "nginx-ingress", "class_name": "nginx"},
+            name: {"serves": list(each.serves), "namespace": each.namespace, "class_name": each.class_name}
+            for name, each in providers.controllers().items()
         },
         "metadata": kubernetes.METADATA,
         "newest": next(iter(VERSIONS)),

@@ -1,4 +1,4 @@
-"""The variables of all roles, read from roles/*/meta/argument_specs.yml and roles/*/defaults/main.yml."""
+"""The variables of all roles, read from roles/*/meta/argument_specs.yml and the roles' defaults."""
 
 from __future__ import annotations
 
@@ -85,13 +85,20 @@ def options() -> Mapping[str, Option]:
 
 @cache
 def defaults() -> Mapping[str, Any]:
-    """The defaults of all roles as written in defaults/main.yml, with their templates unresolved."""
-    return {
-        name: value
-        for role in ROLES
-        for name, value in _load(ROOT / "roles" / role / "defaults/main.yml").items()
-        if not name.startswith("__")
-    }
+    """The defaults of all roles as written in defaults/main.yml or defaults/main/, with their templates unresolved."""
+    return {name: value for name, value in _written().items() if not name.startswith("__")}
+
+
+@cache
+def internals() -> Mapping[str, Any]:
+    """The facts that defaults refer to, as written: those of a provider are ``__ingress_provider_NAME``."""
+    return {name: value for name, value in _written().items() if name.startswith("__")}
+
+
+@cache
+def _written() -> dict[str, Any]:
+    files = (path for role in ROLES for path in sorted((ROOT / "roles" / role / "defaults").rglob("*.yml")))
+    return {name: value for path in files for name, value in _load(path).items()}
 
 
 def effective(variables: Mapping[str, Any], template: Callable[[Any], Any]) -> dict[str, Any]:

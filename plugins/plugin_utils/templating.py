@@ -66,10 +66,8 @@ def _text(value: specs.Yaml) -> str | None:
 @cache
 def _defaults() -> dict[str, Any]:
     """The roles' defaults. Their templates are marked as trusted, because Ansible resolves no others."""
-    return {
-        name: _trusted(value) if name in specs.templated_defaults() else value
-        for name, value in specs.defaults().items()
-    }
+    written = {**specs.defaults(), **specs.internals()}
+    return {name: _trusted(value) if specs.holds_template(value) else value for name, value in written.items()}
 
 
 def _trusted(value: specs.Yaml) -> specs.Yaml:

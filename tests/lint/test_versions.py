@@ -29,7 +29,9 @@ SHOWN = re.compile(rf"\b({'|'.join(NAMES)}) v?(\d+(?:\.\d+)+)")
 
 
 def default(role: str, variable: str) -> str:
-    return str(yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())[variable]).removeprefix("v")
+    texts = (path.read_text() for path in (ROOT / "roles" / role / "defaults").rglob("*.yml"))
+    (found,) = (defaults[variable] for defaults in map(yaml.safe_load, texts) if variable in defaults)
+    return str(found).removeprefix("v")
 
 
 def outdated(text: str) -> list[str]:

@@ -51,6 +51,9 @@ def values_without_ansible() -> dict[str, dict[str, Any]]:
     clusters = {}
     for name, variables in cases(Path("/nowhere")).items():
         known = {**specs.defaults(), **variables, "inventory_hostname": name, "playbook_dir": "/nowhere"}
+        for role in ("ingress", "gitops"):
+            facts = f"__{role}_provider_{str(known[f'{role}_provider']).replace('-', '_')}"
+            known[f"__{role}_facts"] = specs.internals().get(facts, specs.internals()[f"__{role}_provider_none"])
         template = partial(lambda text, known: jinja.from_string(text).render(known), known=known)
         clusters[name] = {**dict.fromkeys(variables), **specs.effective(known, template)}
     return clusters

@@ -20,7 +20,9 @@ ROLES = ("preflight", "storage_classes", "keda", "ingress", "node_agent", "nativ
 def documents(role: str) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = ROOT / "roles" / role
     spec = yaml.safe_load((folder / "meta/argument_specs.yml").read_text())
-    return spec["argument_specs"]["main"]["options"], yaml.safe_load((folder / "defaults/main.yml").read_text())
+    files = (yaml.safe_load(path.read_text()) for path in (folder / "defaults").rglob("*.yml"))
+    defaults = {name: value for file in files for name, value in file.items() if not name.startswith("__")}
+    return spec["argument_specs"]["main"]["options"], defaults
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -34,10 +34,10 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
 {{- /* Defaults that follow from a provider, the facts of the version, and the labels of each component. */ -}}
 {{- define "nativelink.providers" -}}
 {{- $context := . -}}
-{{- $ingress := get .constants.ingress .values.ingress.provider | default dict -}}
+{{- $ingress := get .constants.ingress .values.ingress.provider -}}
 {{- $engine := get .constants.gitops .values.gitops.provider | default dict -}}
-{{- $_ := set . "ingress_class_name" (.values.ingress.className | default $ingress.class_name | default "nativelink") -}}
-{{- $_ := set . "ingress_namespace" (.values.ingress.namespace | default $ingress.namespace | default "") -}}
+{{- $_ := set . "ingress_class_name" (.values.ingress.className | default $ingress.class_name) -}}
+{{- $_ := set . "ingress_namespace" (.values.ingress.namespace | default $ingress.namespace) -}}
 {{- $_ := set . "engine_namespace" (.values.gitops.namespace | default $engine.namespace | default "") -}}
 {{- $_ := set . "row" (regexFind "^v[0-9]+[.][0-9]+[.][0-9]+" .values.version) -}}
 {{- $_ := set . "version" (get .constants.versions .row | default (get .constants.versions .constants.newest)) -}}

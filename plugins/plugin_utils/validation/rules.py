@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .. import specs, versions
+from .. import providers, specs, versions
 from ..context import COPIES, behind_envoy_gateway, derived_properties, isolation_of, redis_may_fill, scaling_of
 from ..findings import Findings
 from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
@@ -249,27 +249,25 @@ def offered_properties(values: CheckedValues) -> Findings:
 def edge(values: Values) -> Findings:
     """The routes need a controller that serves them, and NetworkPolicies that admit it."""
     wanted, provider = values["nativelink_edge"], values["ingress_provider"]
-    serves = {"gateway": ("envoy-gateway", "existing"), "ingress": ("nginx", "existing"), "none": (provider,)}
-    if provider not in serves[wanted]:
+    controller = providers.controllers()[provider]
+    if wanted != "none" and wanted not in controller.serves:
+        serving = " or ".join(name for name, each in providers.controllers().items() if wanted in each.serves)
         yield (
             "nativelink_edge",
             f"is {wanted}, which the ingress_provider {provider} does not serve",
-            f"set ingress_provider to {' or '.join(serves[wanted])}, or nativelink_edge to something else",
+            f"set ingress_provider to {serving}, or nativelink_edge to something else",
         )
     elif wanted != "none" and not values["ingress_namespace"] and not values["nativelink_client_peers"]:
         remedy = "write the namespace of the controller's proxies, or set nativelink_client_peers"
         yield "ingress_namespace", "is empty, so no client could connect", remedy
-    if wanted == "ingress" and provider == "nginx":
-        needs = {
-            "nativelink_hostname": "write the host name that clients use",
-            "nativelink_edge_tls_secret": "write the name of a TLS Secret",
-        }
-        for name, remedy in needs.items():
+    if wanted in controller.serves:
+        for name, need in controller.needs.items():
             if not values[name]:
-                yield name, "is empty, but NGINX serves gRPC only with a host name and TLS", remedy
+                yield name, f"is empty, but {need['why']}", need["remedy"]
     if values["nativelink_edge_client_ca_secret"]:
-        if not behind_envoy_gateway(values):
-            problem = "is set, but only a Gateway of the ingress_provider envoy-gateway asks clients for certificates"
+        if wanted != "gateway" or not controller.client_certificates:
+            asking = " or ".join(name for name, each in providers.controllers().items() if each.client_certificates)
+            problem = f"is set, but only a Gateway of the ingress_provider {asking} asks clients for certificates"
             remedy = "remove it, and configure your controller to ask for certificates"
             yield "nativelink_edge_client_ca_secret", problem, remedy
         elif not values["nativelink_edge_tls_secret"]:
@@ -382,16 +380,17 @@ def gitops(values: Values) -> Findings:
     provider = values["gitops_provider"]
     if provider == "none":
         return
+    engine = providers.engines()[provider]
     if not values["gitops_repository"]:
         yield (
             "gitops_repository",
             f"is empty, but gitops_provider is {provider}",
             "write the repository's URL, or set gitops_provider to none",
         )
-    if provider == "flux" and (found := SCP.fullmatch(values["gitops_repository"])):
+    if not engine.takes_scp_addresses and (found := SCP.fullmatch(values["gitops_repository"])):
         yield (
             "gitops_repository",
-            f"is {found[0]}, a form that Flux does not support",
+            f"is {found[0]}, a form that {engine.title} does not support",
             f"write ssh://{found['host']}/{found['path']}",
         )
     if not values["gitops_path"]:
@@ -400,11 +399,10 @@ def gitops(values: Values) -> Findings:
     if len(cluster) > LONGEST_CLUSTER:
         problem = f"has {len(cluster)} characters, which is too long for the label nativelink-{cluster}"
         yield "cluster", problem, f"use at most {LONGEST_CLUSTER}"
-    upstream = {"argocd": "argocd", "flux": "flux-system"}[provider]
-    if values["gitops_install"] == "release" and values["gitops_namespace"] != upstream:
+    if values["gitops_install"] == "release" and values["gitops_namespace"] != engine.namespace:
         yield (
             "gitops_namespace",
-            f"is {values['gitops_namespace']}, but the release manifest of {provider} uses {upstream}",
+            f"is {values['gitops_namespace']}, but the release manifest of {provider} uses {engine.namespace}",
             "remove it, or set gitops_install to existing",
         )
 
@@ -414,6 +412,7 @@ def gitops_credentials(values: Values) -> Findings:
     provider, url = values["gitops_provider"], values["gitops_repository"]
     if provider == "none" or not url:
         return
+    engine = providers.engines()[provider]
     is_ssh = bool(SCP.fullmatch(url)) or url.startswith("ssh://")
     https, ssh_key = ("gitops_username", "gitops_password"), "gitops_ssh_private_key_file"
     ca, known_hosts = "gitops_ca_file", "gitops_known_hosts_file"
@@ -423,29 +422,29 @@ def gitops_credentials(values: Values) -> Findings:
             problem = f"is set, but gitops_repository is {'an SSH' if is_ssh else 'not an SSH'} address"
             yield name, problem, f"remove it, or write the {'HTTPS' if is_ssh else 'SSH'} address"
     if values["gitops_secret_name"]:
-        for name in (*https, ssh_key, *((ca, known_hosts) if provider == "flux" else ())):
+        for name in (*engine.secret["values"].values(), *engine.secret["files"].values()):
             if values[name] and name not in unusable:
                 yield name, "is set, but the Secret of gitops_secret_name holds it", "remove one of the two"
         return
     if url.startswith("http://") and values["gitops_password"]:
         yield "gitops_repository", "uses http, which sends the password in plain text", "use https"
-    if is_ssh and provider == "flux" and not values[ssh_key]:
+    if is_ssh and engine.needs_ssh_key and not values[ssh_key]:
         remedy = "write the path of a deploy key, or set gitops_secret_name to the name of a Secret"
         yield ssh_key, "is empty, but gitops_repository is an SSH address", remedy
-    trusts_hosts = provider == "flux" or values["gitops_install"] == "release"
+    trusts_hosts = not engine.settings or values["gitops_install"] == "release"
     if is_ssh and values[ssh_key] and not values[known_hosts] and trusts_hosts:
         remedy = "save the output of ssh-keyscan, compare it with what the Git host publishes, and write its path"
         yield known_hosts, "is empty, so the SSH keys of the Git host are unknown", remedy
 
 
-def existing_argocd(values: Values) -> Findings:
-    """The settings of an existing Argo CD are not changed."""
-    if values["gitops_provider"] != "argocd" or values["gitops_install"] != "existing":
+def existing_engine(values: Values) -> Findings:
+    """The settings of an existing engine are not changed."""
+    if values["gitops_provider"] == "none" or values["gitops_install"] != "existing":
         return
-    places = {"gitops_ca_file": "argocd-tls-certs-cm", "gitops_known_hosts_file": "argocd-ssh-known-hosts-cm"}
-    for name, place in places.items():
+    engine = providers.engines()[values["gitops_provider"]]
+    for name, place in engine.settings.items():
         if values[name]:
-            problem = "is set, but with gitops_install existing the settings of Argo CD do not change"
+            problem = f"is set, but with gitops_install existing the settings of {engine.title} do not change"
             yield name, problem, f"remove it, and edit the ConfigMap {place} of that installation"
 
 
@@ -574,7 +573,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     scrapes,
     gitops,
     gitops_credentials,
-    existing_argocd,
+    existing_engine,
     namespaces,
     worker_certificates,
     cas_storage_class,

@@ -119,9 +119,12 @@ tests/preflight/reject that the chart takes says why.
 {{- end -}}
 
 {{- /* An edge that no controller serves any more. */ -}}
-{{- $serves := dict "gateway" (list "envoy-gateway" "existing") "ingress" (list "nginx" "existing") "none" (list $values.ingress.provider) -}}
-{{- if not (has $values.ingress.provider (get $serves $values.edge.kind)) -}}
-  {{- $faults = append $faults (printf "edge.kind: is %s, which the ingress.provider %s does not serve; set ingress.provider to %s, or edge.kind to something else" $values.edge.kind $values.ingress.provider (get $serves $values.edge.kind | join " or ")) -}}
+{{- $serving := list -}}
+{{- range $name, $controller := $context.constants.ingress -}}
+  {{- if has $values.edge.kind $controller.serves -}}{{- $serving = append $serving $name -}}{{- end -}}
+{{- end -}}
+{{- if and (ne $values.edge.kind "none") (not (has $values.ingress.provider $serving)) -}}
+  {{- $faults = append $faults (printf "edge.kind: is %s, which the ingress.provider %s does not serve; set ingress.provider to %s, or edge.kind to something else" $values.edge.kind $values.ingress.provider (join " or " $serving)) -}}
 {{- end -}}
 {{- if $faults -}}
   {{- fail (printf "the values have faults:\n%s" (join "\n" $faults)) -}}
