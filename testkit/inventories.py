@@ -199,7 +199,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_cas_volume_size": VOLUMES,
                 "nativelink_cas_storage_class": st.sampled_from(["", "fast", "1e3"]),
                 "nativelink_cas_resources": st.one_of(RESOURCES, st.just({"limits": {"memory": "512Mi"}})),
-                "nativelink_cas_startup_timeout": st.integers(1, 4000),
+                "nativelink_cas_startup_timeout": st.sampled_from([5, 95, 3600]),
                 "nativelink_cas_store_size": SHARES,
                 "nativelink_cas_ac_store_size": st.sampled_from(["1%", "2.5%", "512Mi"]),
                 "nativelink_cas_node_selector": SELECTORS,
@@ -229,7 +229,6 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                     ["", "https://traces.example.com:4317", "http://[fd00::2]:1"]
                 ),
                 "nativelink_traces_percent": st.floats(0, 100),
-                "nativelink_prometheus": st.sampled_from(["none", "bundled", "operator", "annotations"]),
                 "nativelink_prometheus_labels": st.sampled_from([{"release": "p"}, {"app.kubernetes.io/part-of": "x"}]),
                 "nativelink_runbook_url": st.just("https://x.example.com/a?b='c'&d//"),
                 "nativelink_dashboards": st.booleans(),
@@ -247,10 +246,12 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
             },
         )
     )
+    prometheus = draw(st.sampled_from(["none", "bundled", "operator", "annotations"]))
     version = draw(st.sampled_from([name for name, each in VERSIONS.items() if each.redis_backend or not redis]))
     variables = {
         **stated,
         "nativelink_version": version,
+        "nativelink_prometheus": prometheus,
         "nativelink_scheduler_platform_properties": properties,
         "nativelink_worker_pools": draw(pools(properties)),
         "nativelink_edge": edge,
@@ -267,14 +268,13 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         variables |= {"gitops_provider": engine, "gitops_repository": "https://git.example.com/farm.git"}
         variables["gitops_namespace"] = {"argocd": "argocd", "flux": "flux-system"}[engine]
         variables["gitops_interval"] = draw(st.sampled_from(["30s", "1h30m"]))
-    prometheus = variables.get("nativelink_prometheus", "none")
     ways = {pool.get("scaling") or stated.get("nativelink_scaling") for pool in variables["nativelink_worker_pools"]}
     if "hpa" in ways or prometheus in ("operator", "annotations") or draw(st.booleans()):
         variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))
     if prometheus in ("bundled", "operator"):
         sources = ["keda", "cluster"] + ["gitops"] * (engine != "none")
         sources += ["edge"] * (edge == "gateway" and variables["ingress_provider"] == "envoy-gateway")
-        variables["nativelink_prometheus_scrapes"] = draw(st.lists(st.sampled_from(sources), max_size=4, unique=True))
+        variables["nativelink_prometheus_scrapes"] = [source for source in sources if draw(st.booleans())]
     for pool in variables["nativelink_worker_pools"]:
         way = pool.get("scaling") or stated.get("nativelink_scaling", "keda")
         if prometheus == "bundled" and way == "keda" and draw(st.booleans()):
