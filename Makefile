@@ -92,8 +92,7 @@ lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ruf
 .PHONY: molecule
 molecule: venv ## test every role on one embedded cluster
 	molecule destroy --scenario-name default # the cluster that an interrupted run has left, or only its state
-	molecule test --all --exclude bootstrap
-	molecule test --scenario-name bootstrap # on its own fresh cluster
+	molecule test --all
 
 .PHONY: pytest
 pytest: venv newest ## run the tests in tests/ that need no real node

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+
 from testbed.cluster import Cluster
 from testbed.waiting import until
+from testkit.trees import ROOT
 
 from .conftest import Live, Object, Play, step
 
 SPACE = "nativelink-node-agent"
+FILES = ROOT / "roles/node_agent/files"
 OFF: Object = {"node_agent_guard": False}
 OLD = "nativelink-low-latency"
 
@@ -32,6 +36,11 @@ def test_the_second_run_changes_nothing(play: Play, live: Live) -> None:
     assert (again.message, again.changed) == ("", [])
     assert first.summary["provisioned"] == again.summary["provisioned"] == ["node agent: 6 of 6 nodes"]
     assert programs(live) == ["guard"]
+    found = live("configmap", "node-agent", SPACE)
+    assert found["data"] == {"attach.sh": (FILES / "attach.sh").read_text()}
+    assert {name: base64.b64decode(content) for name, content in found["binaryData"].items()} == {
+        name: (FILES / name).read_bytes() for name in ("guard.o", "low_latency.o")
+    }
 
 
 def test_each_switch_names_its_program(play: Play, live: Live) -> None:
