@@ -1,12 +1,18 @@
-"""The bootstrap from its first run to a run that changes nothing, on the locked Ansible and on the newest one."""
+"""The bootstrap as users run it: twice, with faults, on clusters that are down or hang, and killed at any point.
+
+The locked Ansible and the newest one each have a fresh cluster. What kills or stops runs is on the locked one only.
+"""
 
 from __future__ import annotations
 
-import os
+import base64
+import json
+import random
 import re
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +22,53 @@ import pytest
 from testbed import cluster
 from testbed.cluster import Cluster
 from testkit import numbers
-from testkit.inventories import LOCAL_PATH
+from testkit.inventories import LOCAL_PATH, NO_ADD_ONS
 from testkit.playbooks import BIN, ROOT, Project, Run
-
-from .conftest import objects
+from testkit.repository import git
 
 NEWEST = ROOT / ".venv-newest" / "bin"
+LOCKED_ONLY = pytest.mark.parametrize("story", ["locked"], indirect=True)
+# The variables that a user would write for a cluster.
+VARIABLES = {
+    **LOCAL_PATH,
+    "gitops_provider": "argocd",
+    "gitops_repository": "https://git.example.com/platform/clusters.git",
+    "nativelink_hostname": "nativelink.example.com",
+    "nativelink_edge_tls_secret": "edge-tls",
+    "nativelink_image_pull_secrets": ["mirror"],
+    "nativelink_scheduler_backend": "redis",
+    "nativelink_scheduler_replicas": 2,
+    "nativelink_worker_pools": [{"name": "default"}, {"name": "large", "min_replicas": 1, "slots": 2}],
+}
+
+
+# Fields that the API server or a controller sets, so that they may differ between two runs.
+VOLATILE = ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "ownerReferences")
+
+
+def objects(where: Cluster, manager: str = "nativelink-gitops") -> dict[str, Any]:
+    """Return the objects of our field manager, by kind, namespace and name, without fields that differ between runs."""
+    kinds = where.run("api-resources", "--verbs=list", "-o", "name").split()
+    kinds = sorted({kind for kind in kinds if not kind.startswith("events")})
+    text = where.run("get", ",".join(kinds), "-A", "-o", "json", "--show-managed-fields", "--ignore-not-found")
+    found: dict[str, Any] = {}
+    for item in json.loads(text or '{"items": []}')["items"]:
+        metadata = item["metadata"]
+        fields = [entry["fieldsV1"] for entry in metadata.get("managedFields", ()) if entry["manager"] == manager]
+        if not fields or "ttlSecondsAfterFinished" in item.get("spec", {}):  # this Job is removed when it has completed
+            continue
+        item.pop("status", None)
+        if item["kind"] == "Secret":
+            item["data"] = sorted(item.get("data", {}))
+        for key in ("clusterIP", "clusterIPs", "healthCheckNodePort"):
+            item.get("spec", {}).pop(key, None)
+        for port in item.get("spec", {}).get("ports", ()) if item["kind"] == "Service" else ():
+            port.pop("nodePort", None)
+        for key in VOLATILE:
+            metadata.pop(key, None)
+        name = f"{item['kind']} {metadata.get('namespace', '')}/{metadata['name']}"
+        found[name] = {"fields": fields, "object": item}
+    return found
 
 
 @dataclass
@@ -47,7 +94,14 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     project = Project(folder, BIN if request.param == "locked" else NEWEST)
     with cluster.fresh(f"bootstrap-{request.param}") as where:
         project.add("alpha", where, **VARIABLES)
-        _git(project)
+        git(folder, "init", "--quiet")
+        git(folder, "add", "inventory")
+        git(folder, "commit", "--quiet", "--message=inventory")
+        # This records calls of Git before the real one.
+        spy = folder / "bin/git"
+        spy.parent.mkdir()
+        spy.write_text(f'#!/bin/sh\necho "$@" >> {folder}/git-was-called\nexec "{shutil.which("git")}" "$@"\n')
+        spy.chmod(0o755)
         check = project.run("--check")
         checked, checked_files = objects(where), project.tree()
         first = project.run()
@@ -55,37 +109,17 @@ def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield Story(project, where, check, checked, checked_files, first, made, files, project.run())
 
 
-# The variables that a user would write for a cluster.
-VARIABLES = {
-    **LOCAL_PATH,
-    "gitops_provider": "argocd",
-    "gitops_repository": "https://git.example.com/platform/clusters.git",
-    "nativelink_hostname": "nativelink.example.com",
-    "nativelink_edge_tls_secret": "edge-tls",
-    "nativelink_image_pull_secrets": ["mirror"],
-}
+@pytest.fixture(scope="module")
+def bumpy() -> Iterator[Cluster]:
+    """Return a second cluster, whose runs are killed, and which then hangs."""
+    with cluster.fresh("bootstrap-bumpy") as where:
+        yield where
 
 
-def _git(project: Project) -> None:
-    """Make the project a Git repository with one commit, and put a git that records its calls before the real one."""
-
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.com"]
-        subprocess.run(["git", *identity, *arguments], cwd=project.folder, check=True, capture_output=True)
-
-    git("init", "--initial-branch=main")
-    git("add", "inventory")
-    git("commit", "--message=inventory")
-    spy = project.folder / "bin" / "git"
-    spy.parent.mkdir()
-    spy.write_text(f'#!/bin/sh\necho "$@" >> {project.folder}/git-was-called\nexec "{_which("git")}" "$@"\n')
-    spy.chmod(0o755)
-
-
-def _which(program: str) -> str:
-    return next(
-        str(Path(folder, program)) for folder in os.environ["PATH"].split(":") if Path(folder, program).exists()
-    )
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Return an empty project on the Ansible that runs the tests."""
+    return Project(tmp_path)
 
 
 def test_check_mode_reports_changes_without_making_them(story: Story) -> None:
@@ -99,10 +133,11 @@ def test_check_mode_reports_changes_without_making_them(story: Story) -> None:
 def test_bootstrap_provisions_the_cluster(story: Story) -> None:
     assert story.first.status == 0
     assert story.first.recap["alpha"]["failed"] == 0
-    for name in (
+    assert {
         "Namespace /nativelink",
         "Namespace /nativelink-workers",
         "Namespace /keda",
+        "Secret nativelink/nativelink-redis",
         "StorageClass /local-path",
         "CustomResourceDefinition /scaledobjects.keda.sh",
         "Deployment keda/keda-operator",
@@ -110,8 +145,17 @@ def test_bootstrap_provisions_the_cluster(story: Story) -> None:
         "GatewayClass /nativelink",
         "DaemonSet nativelink-node-agent/node-agent",
         "Application argocd/nativelink-alpha",
-    ):
-        assert name in story.made
+    } <= story.made.keys()
+
+
+def test_the_password_of_redis_is_in_the_cluster_only(story: Story) -> None:
+    get = ("-n", "nativelink", "get", "secret", "nativelink-redis", "-o")
+    encoded = story.where.run(*get, "jsonpath={.data.password}").encode()
+    files = [content for _, content in story.files.values()]
+    assert any(b"nativelink-redis" in content for content in files)
+    for password in (encoded, base64.b64decode(encoded)):
+        assert len(password) >= 43
+        assert not any(password in content for content in files)
 
 
 def test_bootstrap_renders_a_tree_that_the_api_server_accepts(story: Story) -> None:
@@ -121,7 +165,8 @@ def test_bootstrap_renders_a_tree_that_the_api_server_accepts(story: Story) -> N
     command = story.where.command("apply", "--server-side", "--dry-run=server", "-k", str(tree))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "statefulset.apps/nativelink-cas serverside-applied (server dry run)" in done.stdout
+    for name in ("statefulset.apps/nativelink-cas", "deployment.apps/nativelink-worker-large"):
+        assert f"{name} serverside-applied (server dry run)" in done.stdout
 
 
 def test_the_summary_lists_changes_and_next_steps(story: Story) -> None:
@@ -188,12 +233,99 @@ def test_ansible_never_commits_or_pushes(story: Story) -> None:
     called = (story.project.folder / "git-was-called").read_text()
     # It reads the committed tree to find changes that would break a running cluster, and commits that are not pushed.
     assert set(re.findall(r"^(?:-C \S+ |-\S+ )*(\S+)", called, re.MULTILINE)) == {"cat-file", "rev-list", "status"}
-    log = subprocess.run(
-        ["git", "log", "--format=%s"], cwd=story.project.folder, capture_output=True, text=True, check=True
-    )
-    assert log.stdout == "inventory\n"
-    staged = subprocess.run(["git", "diff", "--cached", "--quiet"], cwd=story.project.folder, check=False)
-    assert staged.returncode == 0
+    assert git(story.project.folder, "log", "--format=%s") == "inventory\n"
+    assert git(story.project.folder, "diff", "--cached", "--name-only") == ""
+
+
+def exists(where: Cluster, path: str) -> Callable[[], bool]:
+    """Return a function that returns True if the API server has the object at a path."""
+    command = where.command("get", "--raw", path)
+    return lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@LOCKED_ONLY
+def test_killed_at_five_points_it_converges(story: Story, project: Project, bumpy: Cluster) -> None:
+    project.add("alpha", bumpy, **VARIABLES)
+    rendered = project.trees / "alpha" / "rendered"
+    for reached in (
+        exists(bumpy, "/api/v1/namespaces/nativelink"),
+        exists(bumpy, "/apis/storage.k8s.io/v1/storageclasses/local-path"),
+        exists(bumpy, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/scaledobjects.keda.sh"),
+        rendered.exists,
+        exists(bumpy, "/api/v1/namespaces/argocd"),
+    ):
+        assert not reached()  # each run gets further than the run before
+        assert project.interrupt(reached), project.log.read_text()
+
+    assert project.run().status == 0
+    assert project.tree() == story.project.tree()
+    assert objects(bumpy) == story.made
+    again = project.run()
+    assert (again.status, again.changed) == (0, 0)
+
+
+@pytest.mark.soak
+@LOCKED_ONLY
+def test_killed_at_random_points_it_converges(story: Story, tmp_path_factory: pytest.TempPathFactory) -> None:
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    took, killed = 60.0, 0  # an upper limit of what a run takes, until one has not been killed
+    while killed < 20:
+        with cluster.fresh("bootstrap-soak") as where:
+            project = Project(tmp_path_factory.mktemp("soak"))
+            project.add("alpha", where, **VARIABLES)
+            moment = chance.uniform(0, took)
+            started = time.monotonic()
+            if not project.interrupt(lambda end=started + moment: time.monotonic() > end):
+                took = time.monotonic() - started
+                continue
+            killed += 1
+            print(f"{killed}: killed after {moment:.1f} s of {took:.1f} s")
+            assert project.run().status == 0
+            assert project.tree() == story.project.tree()
+            assert objects(where) == story.made
+            assert project.run().changed == 0
+
+
+@LOCKED_ONLY
+def test_dead_and_hanging_clusters_do_not_delay_others(story: Story, project: Project, bumpy: Cluster) -> None:
+    """The last test, because it leaves other objects in the clusters."""
+    for name, where in (("alive", story.where), ("dead", None), ("hanging", bumpy)):
+        spaces = {"nativelink_namespace": "other", "nativelink_workers_namespace": "other-workers"}
+        project.add(name, where, preflight_api_timeout=15, **LOCAL_PATH, **NO_ADD_ONS, **spaces)
+
+    bumpy.pause()
+    try:
+        run = project.run()
+        # If every cluster fails, there is still a summary.
+        failed = project.run("--limit", "dead,hanging")
+    finally:
+        bumpy.resume()
+
+    assert run.status == 2
+    assert run.recap["alive"]["failed"] == 0
+    assert run.recap["dead"]["failed"] == 1
+    assert run.recap["hanging"]["failed"] == 1
+    assert re.search(r"Make the namespaces\].*\nchanged: \[alive\](?s:.)*\nfatal: \[hanging\]", run.output)
+    assert (project.trees / "alive" / "rendered" / "kustomization.yaml").exists()
+    assert not (project.trees / "dead").exists()
+    assert not (project.trees / "hanging").exists()
+    assert story.where.run("get", "namespace", "other", "-o", "name") == "namespace/other\n"
+    assert sorted(run.summary) == ["alive", "dead", "hanging"]
+    assert run.summary["alive"].startswith("alive: changed (")
+    for name in ("dead", "hanging"):
+        assert run.summary[name].startswith(f"{name}: failed\n")
+        assert "  failed       cluster_context: the API server https://127.0.0.1:" in run.summary[name]
+
+    assert failed.status == 2
+    assert sorted(failed.summary) == ["dead", "hanging"]
+
+    # The counter-run: when the cluster answers again, it is completed like the other.
+    run = project.run("--limit", "alive,hanging")
+    assert run.status == 0
+    assert run.summary["alive"].startswith("alive: nothing changed\n")
+    assert run.summary["hanging"].startswith("hanging: changed (")
 
 
 @pytest.mark.bench
