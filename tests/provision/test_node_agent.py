@@ -68,8 +68,9 @@ def test_nodes_that_are_not_ready_are_reported_and_another_cluster_entry_changes
 
 
 def test_switching_both_off_detaches_and_removes_once(play: Play, live: Live) -> None:
-    checked, run = play.steps(step("node_agent", check_mode=True, **OFF), step("node_agent", **OFF))
+    checked = play(["node_agent"], "--check", **OFF)
     assert checked.summary["provisioned"] == ["node agent: would be removed"]
+    run = play(["node_agent"], **OFF)
     # The pods of this DaemonSet have no program, so they detach those of earlier pods.
     assert run.changed == ["node_agent : Make the DaemonSet", "node_agent : Remove the namespace"], run.message
     assert run.summary["provisioned"] == ["removal of the node agent: 6 of 6 nodes", "node agent: removed"]

@@ -312,7 +312,7 @@ def test_the_password_of_redis_is_made_once_and_stays(second: list[Run], live: L
     password = base64.b64decode(encoded).decode()
     assert len(password) == 43
     assert all(each.isalnum() or each in "-_" for each in password)
-    assert "nativelink-redis" in second[0].output  # the run has looked at the Secret, with -vvv
+    assert "nativelink : Make the password of Redis" in dict(second[0].tasks)  # it has looked at the Secret
     assert password not in second[0].output
     assert encoded not in second[0].output
 
