@@ -214,11 +214,11 @@ def test_rendering_does_not_need_a_cluster(story: Story, project: Project) -> No
 def test_an_input_error_of_one_cluster_stops_the_run_before_it_changes_anything(story: Story, project: Project) -> None:
     project.ansible = story.project.ansible
     project.add("alpha", story.where, **VARIABLES, nativelink_cas_replicas=5, nativelink_namespace="elsewhere")
-    project.add("delta", **VARIABLES, nativelink_scheduler_replicas=2, keda_versoin="2.21.0")
+    project.add("delta", **VARIABLES, nativelink_cas_replicas=0, keda_versoin="2.21.0")
     before = objects(story.where)
     run = project.run()
     assert run.status == 2
-    assert "delta: nativelink_scheduler_replicas: " in run.output
+    assert "delta: nativelink_cas_replicas: " in run.output
     assert "delta: keda_versoin: " in run.output
     assert "The inventory has faults; nothing was written or applied:" in run.output.partition("\nCLUSTERS ")[2]
     assert not project.trees.exists()

@@ -269,7 +269,7 @@ class Farm(Pod):
         text = self.files["scheduler/scheduler.json5"]
         for old, new in {
             **{f"{slice}.nativelink-cas-headless.nativelink.svc:50052": f"127.0.0.1:{self.cas}" for slice in SLICES},
-            '"instance_name": "slice"': '"instance_name": "main"',
+            'instance_name: "slice"': 'instance_name: "main"',
             ":${REDIS_PASSWORD}@nativelink-redis:6379": f"127.0.0.1:{self.redis.port}",
             "0.0.0.0:50052": f"127.0.0.1:{self.client}",
             "0.0.0.0:50061": f"127.0.0.1:{self.workers}",
