@@ -80,9 +80,9 @@ def test_a_module_accepts_the_arguments_that_are_documented(collection: Collecti
 @pytest.mark.parametrize("name", ROLES)
 def test_every_role_is_documented(collection: Collection, name: str) -> None:
     main = documentation("role", collection, *ROLES)[name]["entry_points"]["main"]
-    defaults = yaml.safe_load((ROOT / "roles" / name / "defaults/main.yml").read_text())
+    files = (yaml.safe_load(path.read_text()) for path in (ROOT / "roles" / name / "defaults").rglob("*.yml"))
     assert main["short_description"]
-    assert {key for key in defaults if not key.startswith("__")} <= set(main["options"])
+    assert {key for file in files for key in file if not key.startswith("__")} <= set(main["options"])
     assert [key for key, option in main["options"].items() if not option.get("description")] == []
 
 
