@@ -192,12 +192,17 @@ def without(
 def fingerprint(
     where: Cluster, *namespaces: str, kinds: str = "statefulsets,deployments,pods,persistentvolumeclaims"
 ) -> dict[str, str]:
-    """Return UID and generation of each object, one of which differs after a replacement or a change."""
+    """Return UID and generation of each object, one of which differs after a replacement or a change.
+
+    Objects that are being deleted are left out: a worker may end long after the test that removed it.
+    """
     found: dict[str, str] = {}
     for namespace in namespaces:
         for each in json.loads(where.run("-n", namespace, "get", kinds, "-o", "json"))["items"]:
             metadata = each["metadata"]
-            found[f"{each['kind']}/{metadata['name']}"] = f"{metadata['uid']} {metadata.get('generation', '')}".strip()
+            if "deletionTimestamp" not in metadata:
+                name = f"{each['kind']}/{metadata['name']}"
+                found[name] = f"{metadata['uid']} {metadata.get('generation', '')}".strip()
     return found
 
 
