@@ -60,6 +60,10 @@ class Engine(ABC):
     def ask(self) -> None:
         """Ask the engine to look at Git now, and to forget its caches."""
 
+    def looked(self) -> bool:
+        """Return True if the engine has done what it was asked last."""
+        return True
+
     @abstractmethod
     def finished(self, commit: str) -> bool:
         """Return True if the engine has applied a commit."""
@@ -108,10 +112,12 @@ class Engine(ABC):
         """Ask until the engine says all of these words."""
 
         def seen() -> bool:
-            self.ask()
-            told = self.told()
+            looked, told = self.looked(), self.told()  # in this order: Flux says nothing else while it looks
+            if looked:
+                self.ask()
             return all(word in told for word in words)
 
+        self.ask()
         began = time.monotonic()
         self.eventually(f"{self.kind} to say {words}", seen, seconds)
         print(f"{self.kind}: asked to {words[0]!r}: {time.monotonic() - began:.1f} s")
@@ -141,7 +147,7 @@ class Flux(Engine):
     pointer = f"kustomization.kustomize.toolkit.fluxcd.io/{OBJECT}"
     suspension: ClassVar[Object] = {"suspend": True}
     fetched = f"gitrepository/{OBJECT} --for=jsonpath={{.status.artifact.revision}}=main@sha1:"
-    variables: ClassVar[Object] = {"gitops_interval": "5s", "gitops_sync_timeout": "30s"}
+    variables: ClassVar[Object] = {"gitops_interval": "20s", "gitops_sync_timeout": "30s"}
 
     def ask(self, name: str = NAME) -> str:
         """Ask for the tree of an entry of the inventory. Return the stamp of the request."""
@@ -150,6 +156,14 @@ class Flux(Engine):
             asked = f"reconcile.fluxcd.io/requestedAt={stamp}"
             self.where.run("-n", self.namespace, "annotate", "--overwrite", kind, f"nativelink-{name}", asked)
         return stamp
+
+    def looked(self) -> bool:
+        def done(thing: str) -> bool:
+            found = self.get(thing, self.namespace)
+            asked = found["metadata"].get("annotations", {}).get("reconcile.fluxcd.io/requestedAt")
+            return bool(found.get("status", {}).get("lastHandledReconcileAt") == asked)
+
+        return done(f"gitrepository/{OBJECT}") and done(self.pointer)
 
     def finished(self, commit: str) -> bool:
         return self.status().get("lastAppliedRevision") == f"main@sha1:{commit}" and self.healthy()
@@ -179,7 +193,7 @@ class Flux(Engine):
         ):
             try:
                 jobs = {"nativelink-gitops": address, "nativelink-kube-state-metrics": f"127.0.0.1:{port}"}
-                with _alerts(self, folder, jobs, gitops_interval="5s") as found:
+                with _alerts(self, folder, jobs) as found:
                     yield found
             finally:
                 states.kill()

@@ -91,7 +91,7 @@ def monitored(name: str, folder: Path, **variables: Any) -> Iterator[Monitored]:
 def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     """Return a farm whose monitoring takes a tenth of the time that a user's has."""
     folder = tmp_path_factory.mktemp("monitoring")
-    with monitored("e2e-monitoring", folder, nativelink_scheduler_worker_timeout=5) as made:
+    with monitored("e2e-monitoring", folder, nativelink_scheduler_worker_timeout=round(patient(5))) as made:
         hurry(made.edge.site.tree_of(NAME) / "rendered")
         made.edge.apply()
         made.edge.ready()
