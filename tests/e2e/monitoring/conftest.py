@@ -10,6 +10,7 @@ import pytest
 
 from testbed import components, manifests, node
 from testbed.cluster import Cluster
+from testbed.waiting import patient
 from testkit.client import Client, repeated
 from testkit.edge import CAS, NAME, Edge, opened
 from testkit.farm import VOLUMES, await_keda, install_keda, this_machine, without
