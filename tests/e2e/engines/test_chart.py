@@ -63,7 +63,8 @@ def check_that_it_runs_actions(farm: Farm) -> None:
 @pytest.mark.parametrize("engine", ["flux"], indirect=True, scope="package")
 def test_flux_installs_the_chart(engine: Engine, charts: GitServer, farm: Farm) -> None:
     where, name = engine.where, farm.name
-    where.run("apply", "--server-side", "-f", str(manifests.path("flux-helm")))
+    # The bootstrap's Flux has objects of the same names.
+    where.run("apply", "--server-side", "--force-conflicts", "-f", str(manifests.path("flux-helm")))
     where.rolled_out("flux-system", "deployment/source-controller", "deployment/helm-controller")
     source = {"kind": "GitRepository", "name": "charts"}
     # Unlike Helm, Flux reads the chart's own values only where they are named.
