@@ -1,4 +1,4 @@
-"""Writes what is generated from the roles' variables: schema, docs/variables.md, the commands of docs/helm.md.
+"""Writes what is generated from the roles' data: schema, docs/{variables,alerts/index}.md, and a part of docs/helm.md.
 
 `make generate` writes them; `python hack/generate.py --check` fails if a file is out of date.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import monitoring, specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option, Yaml
 
 _JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
@@ -131,6 +131,39 @@ def _code(value: Yaml) -> str:
     return f"`{value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}`"
 
 
+_ALERTS = """\
+<!-- Generated from roles/nativelink/files/monitoring.yml: change that. -->
+
+# Alerts
+
+Each alert links to its page here: what it means and what users see, how to confirm it, how to stop the bleeding, and
+how to prevent it. A critical alert is for a page, a warning for a ticket. Without an alert, start with the
+[runbooks](../runbooks.md), which go by symptom.
+
+The commands use the default namespaces. `POOL`, `NODE`, `POD` and `WORKER`, which is the pod of a worker, stand for
+yours. Those that begin with `kubectl -n nativelink exec deployment/nativelink-prometheus` ask the bundled Prometheus;
+give one of your own the query at their end. This one shows what fires now:
+
+```sh
+kubectl -n nativelink exec deployment/nativelink-prometheus -- \\
+  promtool query instant http://localhost:9090 'ALERTS{alertstate="firing"}'
+```
+
+Several alerts at once often have one cause. Look first at those that stand higher on this page.
+"""
+
+
+def alerts_markdown() -> str:
+    """docs/alerts/index.md: the alerts with their severity, by what users see."""
+    rules = [rule for group in monitoring.DATA["groups"] for rule in group["rules"]]
+    severities = {rule["alert"]: rule["labels"]["severity"] for rule in rules if "alert" in rule}
+    parts = [_ALERTS]
+    for symptom, alerts in monitoring.DATA["symptoms"].items():
+        lines = [f"- [{name}]({name}.md) ({severities[name]}): {text}\n" for name, text in alerts.items()]
+        parts.append(f"## {symptom}\n\n{''.join(lines)}")
+    return "\n".join(parts)
+
+
 # What a cluster needs of other projects. Envoy Gateway's manifest has the Gateway API, too.
 _MANIFESTS = ("keda_manifest", "ingress_envoy_gateway_manifest")
 _VARIABLE = re.compile(r"\{\{ (\w+) \}\}")
@@ -160,13 +193,14 @@ def generated() -> dict[Path, str]:
     return {
         specs.ROOT / "schemas/cluster.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         specs.ROOT / "docs/variables.md": variables_markdown(),
+        specs.ROOT / "docs/alerts/index.md": alerts_markdown(),
         helm: _marked(helm, "manifests", _manifests()),
     }
 
 
 def main() -> int:
     """Command line: `--write` or `--check` the generated files; the status of `--check` is 1 when one is stale."""
-    parser = argparse.ArgumentParser(description="Keep what is generated from the roles' variables current.")
+    parser = argparse.ArgumentParser(description="Keep what is generated from the roles' data current.")
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--check", action="store_true")
     mode.add_argument("--write", action="store_true")

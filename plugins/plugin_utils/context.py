@@ -97,7 +97,7 @@ SCALE_DOWN = {
         {"type": "Pods", "value": 4, "periodSeconds": 60},
     ],
 }
-# Neither engine deletes an object because its file, or the engine's own object, is gone (docs/flux.md, docs/argocd.md).
+# Neither engine deletes an object because its file, or the engine's own object, is gone (docs/gitops.md).
 KEPT = {
     "kustomize.toolkit.fluxcd.io/prune": "disabled",
     "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",

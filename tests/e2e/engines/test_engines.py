@@ -189,7 +189,7 @@ def test_a_broken_commit_is_reported_and_changes_nothing(
     engine.site.commit("Broken")
     engine.says(words)
     assert running(engine) == before
-    if "kustomization" in file:  # Argo CD may say Synced again after a refusal: see docs/argocd.md
+    if "kustomization" in file:  # Argo CD may say Synced again after a refusal: see docs/gitops.md
         alerts.fires("GitOpsFailing")
     engine.applied(engine.site.revert())
     alerts.ended()

@@ -58,7 +58,7 @@ def test_old_pods_lose_their_configuration_in_a_rollout_that_fails(engine: Flux)
     engine.where.run("-n", WORKERS, "exec", old, "-c", "worker", "--", "sh", "-c", "kill -TERM 1")
     engine.eventually("the container's restart", lambda: restarts() == [1])
 
-    # A pod that replaces the old one cannot start. docs/flux.md describes this limit.
+    # A pod that replaces the old one cannot start. docs/gitops.md describes this limit.
     engine.where.run("-n", WORKERS, "delete", "pod", old, "--wait=false")
 
     def stuck() -> bool:
