@@ -32,6 +32,11 @@ _NAME = {"pattern": rf"^{_LABEL}(\.{_LABEL})*$", "maxLength": 253}
 _CPU = _whole(quantities.CPU)
 # Not 0, and not a few bytes, which most likely lack their unit.
 _SIZE = {"allOf": [_whole(quantities.SIZE), {"pattern": "[1-9]"}, {"pattern": "[A-Za-z]|[0-9]{7}"}]}
+_BYTES = {
+    "type": ["string", "number"],
+    "if": {"not": {"enum": [0, "0"]}},  # of which a container may request or have none
+    "then": {**_SIZE, "minimum": 2**20},
+}
 _KEY = {"pattern": f"^({kubernetes.PREFIX.pattern}/)?{kubernetes.NAME.pattern}$"}
 # The prefix of a key of an annotation may have upper-case letters.
 _ANNOTATION = f"^({kubernetes.PREFIX.pattern.replace('a-z', 'A-Za-z')}/)?{kubernetes.NAME.pattern}$"
@@ -75,8 +80,8 @@ _AMOUNTS = {
     "type": "object",
     "properties": {
         "cpu": {"type": ["string", "number"], **_CPU, "minimum": 0},
-        "memory": {"type": ["string", "number"], **_SIZE, "minimum": 2**20},
-        "ephemeral-storage": {"type": ["string", "number"], **_SIZE, "minimum": 2**20},
+        "memory": _BYTES,
+        "ephemeral-storage": _BYTES,
     },
     # Of device plugins, and huge pages.
     "patternProperties": {"(/|^hugepages-)": {"type": ["string", "number"]}},

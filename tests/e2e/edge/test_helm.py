@@ -94,7 +94,7 @@ def hand_over(where: Cluster, release: Release) -> None:
 
 
 def test_the_chart_takes_over_a_tree(edge: Edge, bazel: Bazel, release: Release) -> None:
-    assert bazel.build("first", RULES) == {"remote": RULES}
+    assert bazel.build("chart", RULES) == {"remote": RULES}
     before = identities(edge.where)
     assert managed_by(edge.where) == "nativelink-gitops"
     with pytest.raises(AssertionError, match="cannot be imported into the current release: invalid ownership metadata"):
@@ -102,7 +102,7 @@ def test_the_chart_takes_over_a_tree(edge: Edge, bazel: Bazel, release: Release)
     take_over(release)
     assert managed_by(edge.where) == "Helm"
     assert identities(edge.where) == before
-    assert bazel.build("first", RULES) == HITS
+    assert bazel.build("chart", RULES) == HITS
 
     # The manager of the tree still owns the fields beside Helm.
     change = ("upgrade", "--set=workerPools[0].maxReplicas=3")
@@ -122,7 +122,7 @@ def test_the_tree_takes_over_from_the_chart(edge: Edge, bazel: Bazel, release: R
         release.helm("status")
     assert managed_by(edge.where) == "nativelink-gitops"
     assert identities(edge.where) == before
-    assert bazel.build("first", RULES) == HITS
+    assert bazel.build("chart", RULES) == HITS
 
 
 def test_another_installation_finds_the_cache_that_an_uninstallation_leaves(
@@ -139,8 +139,8 @@ def test_another_installation_finds_the_cache_that_an_uninstallation_leaves(
     assert f"helm test {NAME} -n {CAS}" in said
     assert f"--remote_executor=grpcs://{HOST}" in said
     assert made_known(edge.where) == edge.address
-    assert bazel.build("first", RULES) == HITS
-    assert bazel.build("second", RULES) == {"remote": RULES}
+    assert bazel.build("chart", RULES) == HITS
+    assert bazel.build("more", RULES) == {"remote": RULES}
     assert left.items() <= identities(edge.where).items()
 
 
@@ -151,11 +151,11 @@ def test_an_upgrade_and_a_rollback_of_a_limit_keep_the_cache(edge: Edge, bazel: 
         release.deploy("upgrade", "--set=cas.replicas=2")
     release.deploy("upgrade", "--set=cas.resources.limits.memory=300Mi")
     assert limit(edge.where) == "300Mi"
-    assert bazel.build("first", RULES) == HITS
+    assert bazel.build("chart", RULES) == HITS
 
     release.helm("rollback", str(revision), "--wait", f"--timeout={patient(180):.0f}s")
     assert limit(edge.where) == "256Mi"
-    assert bazel.build("first", RULES) == HITS
+    assert bazel.build("chart", RULES) == HITS
     after = identities(edge.where)
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {
         "Pod/nativelink-cas-0"
