@@ -14,7 +14,6 @@ from . import values
 
 Schema = dict[str, Any]
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
-_INT32 = 2**31 - 1
 
 
 def _whole(*patterns: re.Pattern[str]) -> Schema:
@@ -49,11 +48,13 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
     formats.share: {"anyOf": [_SIZE, {"allOf": [_whole(quantities.PERCENT), {"pattern": "[1-9]"}]}]},
     formats.duration: {
         "type": ["string", "integer"],
-        "anyOf": [{"type": "integer"}, {"pattern": "^[0-9]+$"}, _whole(quantities.DURATION)],
+        "anyOf": [{"type": "integer"}, {"pattern": "^[0-9]{1,9}$"}, _whole(quantities.DURATION)],
         "minLength": 1,
         "minimum": 1,
+        "maximum": 999999999,
     },
     formats.day: _whole(quantities.DAY),
+    formats.tag: _whole(formats.TAG),
     formats.digest: _whole(formats.DIGEST),
     formats.image: _whole(formats.IMAGE_NAME),
     formats.host_and_port: {"pattern": rf"^({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]):[0-9]{{1,5}}$"},
@@ -65,7 +66,7 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
         },
         "additionalProperties": False,
     },
-    formats.flux_interval: {"pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$", "allOf": [{"pattern": "[1-9]"}]},
+    formats.flux_interval: {"pattern": "^([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}s)?$", "allOf": [{"pattern": "[1-9]"}]},
     formats.otlp_receiver: {"pattern": r"^https?://[^/?#]+:[0-9]{1,5}/?$"},
     formats.percent: {"minimum": 0, "maximum": 100},
 }
@@ -162,8 +163,6 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
         found["type"] = _TYPES[option.type]
     if option.choices and option.type != "list":
         found["enum"] = list(option.choices)
-    if option.type == "int":
-        found["maximum"] = _INT32
     if option.type == "list":
         found["items"] = _option(option.element, f"{pattern}[]", definitions)
     if option.options and option.type == "dict":
@@ -184,7 +183,7 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
     if ending and option.type == "dict":
         found |= {"$ref": f"#/$defs/{_defined(_DEFINED[ending], definitions)}"}
         found.pop("additionalProperties", None)
-    limits: Schema = _whole(formats.TAG) if pattern in kubernetes.TAGS else {}
+    limits: Schema = {}
     for check in formats.checks(pattern):
         limits |= _limit(check, pattern)
     if pattern in values.REQUIRED:
@@ -199,8 +198,8 @@ def _limit(check: Callable[..., Any], pattern: str) -> Schema:
         return _TAGGED_IMAGE
     if check is formats.text_values:
         return _ANNOTATIONS if pattern.endswith("annotations") else _LABELS
-    if check.__closure__:  # at least
-        return {"minimum": check.__closure__[0].cell_contents}
+    if isinstance(check, formats.Within):
+        return {"minimum": check.low, "maximum": check.high}
     return _FORMATS[check]
 
 

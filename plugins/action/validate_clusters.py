@@ -8,7 +8,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ..modules import validate_clusters
-from ..plugin_utils import change_guard, validation
+from ..plugin_utils import change_guard, specs, validation
 from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.templating import host_values
 
@@ -33,8 +33,10 @@ class ActionModule(ActionBase):
         clusters = {}
         for host in task_vars["groups"]["all"]:
             variables = hostvars.raw_get(host)
-            others = {name: None for name in variables if name not in _MAGIC and not name.startswith("ansible_")}
-            clusters[str(host)] = {**others, **host_values(variables, self._loader, strict=False)}
+            names = {name for name in variables if name not in _MAGIC and not name.startswith("ansible_")}
+            helpers = specs.mentioned([variables[name] for name in names])
+            others = [name for name in names if name not in helpers or name.startswith(specs.PREFIXES)]
+            clusters[str(host)] = {**dict.fromkeys(others), **host_values(variables, self._loader, strict=False)}
 
         limited = {str(host) for host in task_vars["ansible_play_hosts_all"]}
         faults = [fault for fault in validation.static_findings(clusters) if fault.cluster in limited]

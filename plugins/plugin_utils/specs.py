@@ -184,6 +184,15 @@ def holds_template(value: Yaml) -> bool:
     return isinstance(value, str) and ("{{" in value or "{%" in value or "{#" in value)
 
 
+def mentioned(value: Yaml) -> set[str]:
+    """The words in the templates of a value. A variable among them is there to be used in others."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return set().union(*map(mentioned, value))
+    return set(re.findall(r"\w+", value)) if holds_template(value) else set()
+
+
 def _plain(value: Yaml, template: Callable[[Any], Any]) -> Yaml:
     """`value` with its templates resolved and without Ansible's tagged types."""
     kind = type(value)

@@ -225,3 +225,9 @@ def test_a_fault_outside_of_the_limit_does_not_stop_the_run(tmp_path: Path) -> N
 
     assert run_playbook("check_inventory", file, "--limit", "good").status == 0
     assert run_playbook("check_inventory", file, "--limit", "bad").status == 2
+
+
+def test_a_variable_without_a_prefix_may_be_used_in_the_one_with_it(tmp_path: Path) -> None:
+    used = {"cas_replicas": 4, "nativelink_cas_replicas": "{{ cas_replicas }}"}
+    file = write_inventory(tmp_path, {"good": {**minimal("good", tmp_path), **used}})
+    assert run_playbook("check_inventory", file).status == 0

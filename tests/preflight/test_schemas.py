@@ -108,7 +108,7 @@ def test_a_key_that_a_newer_version_knows_is_told_from_a_mistake() -> None:
     ]
 
 
-def test_a_field_without_a_variable_is_named_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_an_object_is_named_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = "{apiVersion: v1, kind: Service, spec: {ports: [{name: grpc, port: http}]}}"
     monkeypatch.setattr(render, "objects", lambda values: [("cas/service.yaml", broken)])
     assert list(schemas.object_findings({"preflight_minimum_kubernetes": "1.31"})) == [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cache
@@ -21,14 +22,14 @@ from ..specs import Values, Yaml
 Format = Iterator[tuple[str, str]]
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # Docker's grammar of image names, without the detailed rules for registries; tag and digest are optional.
-IMAGE_NAME = re.compile(r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+IMAGE_NAME = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 IMAGE = re.compile(rf"{IMAGE_NAME.pattern}(?P<tag>:{TAG.pattern})?(?P<digest>@{DIGEST.pattern})?")
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Flux accepts fractions and milliseconds, but no days and no number without a unit.
-FLUX_DURATION = re.compile(r"(\d+(\.\d+)?(ms|s|m|h))+", re.ASCII)
+FLUX_DURATION = re.compile(r"([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+")
 # Git's short form of an SSH address, git@host:path.
 SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
 
@@ -162,12 +163,12 @@ def host_and_port(value: str) -> Format:
     """An address with its port."""
     host, _, port = value.rpartition(":")
     is_host = not any(dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
-    if not is_host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not is_host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"
 
 
 def _kubernetes_version(value: str) -> Format:
-    if not re.fullmatch(r"v?\d+\.\d+(\.\d+)?", value):
+    if not re.fullmatch(r"v?[0-9]{1,9}\.[0-9]{1,9}(\.[0-9]+)?", value):
         yield f"{value!r} is not a version of Kubernetes", 'write a version such as "1.31"'
 
 
@@ -198,6 +199,8 @@ def _repository(value: str) -> Format:
 def _inside_repository(value: str) -> Format:
     if value.startswith("/") or ".." in value.split("/"):
         yield f"{value!r} is outside of the repository", "write a path from its root, such as clusters/prod"
+    elif re.search(r"[\s\\\x00-\x1f]", value):
+        yield f"{value!r} has a blank or a backslash", "write a path with slashes, such as clusters/prod"
 
 
 def _branch(value: str) -> Format:
@@ -240,7 +243,7 @@ def percent(value: float) -> Format:
 def _release_version(value: str) -> Format:
     if value.startswith("v"):
         yield f"is {value}, but this variable has no v", f"write {value[1:]}"
-    elif not re.fullmatch(r"\d+\.\d+\.\d+([-+.][0-9A-Za-z.+-]+)?", value):
+    elif not re.fullmatch(r"([0-9]{1,9}\.){2}[0-9]{1,9}([-+.][0-9A-Za-z.+-]+)?", value):
         yield f"{value!r} is not a valid version", "write a version such as 1.2.3"
 
 
@@ -256,12 +259,29 @@ def some(value: list[Any]) -> Format:
         yield "is an empty list", "add an item, or remove the line to use the default"
 
 
-def _at_least(low: int) -> Callable[[Yaml], Format]:
-    def check(value: int) -> Format:
-        if value < low:
-            yield f"must be at least {low}, not {value}", f"write {low} or more"
+@dataclass(frozen=True)
+class Within:
+    """A whole number from `low` to `high`. The API server, which holds most of them, takes 32 bits."""
 
-    return check
+    low: int
+    high: int = 2**31 - 1
+    why: str = ""
+
+    def __call__(self, value: int) -> Format:
+        """Check a value."""
+        if value < self.low:
+            yield f"must be at least {self.low}, not {value}", f"write {self.low} or more"
+        elif value > self.high and self.why:
+            yield f"must be at most {self.high}, not {value}, {self.why}", f"write {self.high} or less"
+        elif value > self.high:
+            yield f"is {shown(value)}, which does not fit into 32 bits", "write a smaller number"
+
+
+def tag(value: str) -> Format:
+    """The tag of an image. The API server takes any, but no node can pull a malformed one."""
+    if not TAG.fullmatch(value):
+        remedy = "use at most 128 letters, digits, dots, hyphens and underscores, the first no dot or hyphen"
+        yield f"{shown(value)} is not a valid image tag", remedy
 
 
 def text_values(value: Values) -> Format:
@@ -313,29 +333,30 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("*_store_size", share),
     ("preflight_api_timeout", duration),
     ("nativelink_worker_upload_timeout", duration),
-    ("nativelink_cas_startup_timeout", _at_least(1)),
-    ("nativelink_scheduler_worker_timeout", _at_least(1)),
-    ("nativelink_scheduler_max_job_retries", _at_least(1)),
-    ("nativelink_max_open_files", _at_least(1024)),
-    ("*_wait_timeout", _at_least(1)),
-    ("gitops_argocd_sync_timeout", _at_least(1)),
+    ("nativelink_cas_startup_timeout", Within(1)),
+    ("nativelink_scheduler_worker_timeout", Within(1)),
+    ("nativelink_scheduler_max_job_retries", Within(1)),
+    ("nativelink_max_open_files", Within(1024)),
+    ("*_wait_timeout", Within(1)),
+    ("gitops_argocd_sync_timeout", Within(1)),
     ("gitops_interval", flux_interval),
     ("gitops_sync_timeout", _flux_timeout),
-    ("nativelink_metrics_interval", _at_least(1)),
+    ("nativelink_metrics_interval", Within(1)),
     ("nativelink_traces_endpoint", otlp_receiver),
     ("nativelink_traces_percent", percent),
-    ("*.polling_interval", _at_least(1)),
+    ("*.polling_interval", Within(1)),
     ("*.longest_action", duration),
-    ("*.cooldown_period", _at_least(0)),
-    ("nativelink_cas_replicas", _at_least(1)),
-    ("nativelink_scheduler_replicas", _at_least(1)),
-    ("ingress_envoy_replicas", _at_least(1)),
-    ("ingress_envoy_drain_timeout", _at_least(1)),
-    ("*.min_replicas", _at_least(0)),
-    ("*.max_replicas", _at_least(1)),
-    ("*.headroom", _at_least(0)),
-    ("*.slots", _at_least(0)),
-    ("*.target", _at_least(0)),
+    ("*.cooldown_period", Within(0)),
+    # A cas.json5 of 500 shards has 767 kB, and a ConfigMap holds 1 MiB.
+    ("nativelink_cas_replicas", Within(1, 500, "because the list of shards has to fit into a ConfigMap")),
+    ("nativelink_scheduler_replicas", Within(1)),
+    ("ingress_envoy_replicas", Within(1)),
+    ("ingress_envoy_drain_timeout", Within(1)),
+    ("*.min_replicas", Within(0)),
+    ("*.max_replicas", Within(1)),
+    ("*.headroom", Within(0)),
+    ("*.slots", Within(0)),
+    ("*.target", Within(0)),
     ("nativelink_dns_peers", some),
     ("*node_selector", text_values),
     ("*annotations", text_values),
@@ -346,6 +367,9 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("gitops_path", _inside_repository),
     ("gitops_revision", _branch),
     ("nativelink_base_revision", _git_revision),
+    ("nativelink_*_version", tag),
+    ("node_agent_image_version", tag),
+    ("ingress_envoy_gateway_version", tag),
     ("keda_version", _release_version),
     ("gitops_*_version", _release_version),
     ("ingress_*_version", _release_version),

@@ -15,7 +15,7 @@ from typing import Any
 from .. import specs
 from ..findings import Findings
 from ..specs import Values, Yaml
-from .formats import TAG, nearest, one_of, shown
+from .formats import nearest, one_of, shown
 from .rules import overcommitted, pools_of
 from .schemas import definition_findings
 
@@ -31,14 +31,6 @@ PORT = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 _LETTER = re.compile(r"[a-z]")
 # Where clouds hand out the credentials of a node, and the range to leave out.
 METADATA = {"169.254.169.254": "169.254.0.0/16", "fd00:ec2::254": "fd00:ec2::/32"}
-TAGS = (
-    "nativelink_redis_version",
-    "nativelink_collector_version",
-    "nativelink_redis_exporter_version",
-    "nativelink_prometheus_version",
-    "node_agent_image_version",
-    "ingress_envoy_gateway_version",
-)
 
 
 def tolerations(values: Values) -> Findings:
@@ -86,18 +78,6 @@ def behavior(values: Values) -> Findings:
             yield from _checked(values, "io.k8s.api.autoscaling.v2.HPAScalingRules", path, stated, _scaling_rules)
 
 
-def image_tags(values: Values) -> Findings:
-    """Versions that become the tags of images. The API server takes any, but no node can pull a malformed one."""
-    for name in TAGS:
-        if name in values and not TAG.fullmatch(values[name]):
-            problem = f"{shown(values[name])} is not a valid image tag"
-            yield (
-                name,
-                problem,
-                "use at most 128 letters, digits, dots, hyphens and underscores, the first no dot or hyphen",
-            )
-
-
 RULES: tuple[Callable[[Any], Findings], ...] = (
     tolerations,
     node_selectors,
@@ -106,7 +86,6 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     peers,
     egress,
     behavior,
-    image_tags,
 )
 
 

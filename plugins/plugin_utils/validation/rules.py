@@ -154,7 +154,7 @@ def scratch_within_limit(values: Values) -> Findings:
     disk = "ephemeral-storage"
     for path, pool in pools_of(values):
         limit = (pool["resources"].get("limits") or {}).get(disk)
-        if limit and not pool["scratch_storage_class"] and bytes_of(limit) < bytes_of(pool["scratch_size"]):
+        if limit is not None and not pool["scratch_storage_class"] and bytes_of(limit) < bytes_of(pool["scratch_size"]):
             yield (
                 f"{path}.resources.limits.{disk}",
                 f"is {limit}, which is less than scratch_size ({pool['scratch_size']}), so a worker is evicted "
@@ -220,7 +220,7 @@ def declared_properties(values: Values) -> Findings:
                 remedy = "declare it in nativelink_scheduler_platform_properties"
                 remedy = f"write {near}, or {remedy}" if near else remedy
                 yield where, "the scheduler does not declare this property", remedy
-            elif declared[name] == "minimum" and not all(str(item).isdigit() for item in items):
+            elif declared[name] == "minimum" and not all(re.fullmatch("[0-9]+", str(item)) for item in items):
                 yield where, f"is {shown(value)}, but the scheduler compares it as a number", "write a whole number"
             elif not items or any(item is None or isinstance(item, dict | list) for item in items):
                 yield (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,16 +37,6 @@ _TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "object": (dict, "a mapping"),
 }
 _UNKNOWN = "unknown key"
-# The variables of the numbers in rendered objects, by file and field. `*` stands for a pool's name. The maps that users
-# write have rules of their own (kubernetes.py), which name the variable.
-_VARIABLES = (
-    ("cas/statefulset.yaml", "spec.replicas", "nativelink_cas_replicas"),
-    ("cas/statefulset.yaml", "*.startupProbe.failureThreshold", "nativelink_cas_startup_timeout"),
-    ("scheduler/deployment.yaml", "spec.replicas", "nativelink_scheduler_replicas"),
-    ("worker/*/deployment.yaml", "spec.replicas", "nativelink_worker_pools[*].min_replicas"),
-    ("worker/*/horizontalpodautoscaler.yaml", "spec.minReplicas", "nativelink_worker_pools[*].min_replicas"),
-    ("worker/*/horizontalpodautoscaler.yaml", "spec.maxReplicas", "nativelink_worker_pools[*].max_replicas"),
-)
 
 
 def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) -> Findings:
@@ -73,19 +62,11 @@ def object_findings(values: Values) -> Findings:
             if since := _known_since(finding, lambda version, text=text: _text_findings(version, text), minimum):
                 too_old.setdefault(since, f"{path}: {finding[0]}")
             else:
-                yield _variable(path, finding[0]), *finding[1:]
+                yield f"rendered/{path}: {finding[0]}", *finding[1:]
     if too_old:
         since = max(too_old)
         problem = f"is {minimum}, which does not know {too_old[since]}"
         yield "preflight_minimum_kubernetes", problem, f'write "{since}" or newer'
-
-
-def _variable(path: str, where: str) -> str:
-    """The variable behind a field of a rendered object, or else the file and the field."""
-    for file, field, variable in _VARIABLES:
-        if fnmatchcase(path, file) and fnmatchcase(where, field):
-            return variable.replace("*", path.split("/")[1])
-    return f"rendered/{path}: {where}"
 
 
 @lru_cache(maxsize=1024)
