@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import context, monitoring, providers, render, specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import NEWEST, VERSIONS
 
 from .values import POOLS
 
@@ -35,7 +35,7 @@ def constants() -> dict[str, Any]:
             for name, each in providers.controllers().items()
         },
         "metadata": kubernetes.METADATA,
-        "newest": next(iter(VERSIONS)),
+        "newest": NEWEST,
         "only_pod_tolerations": context.FIXED["only_pod_tolerations"],
         "pool": {name: key.default for name, key in pool.items() if key.default is not specs.MISSING},
         "senders": monitoring.SENDERS,

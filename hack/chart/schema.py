@@ -54,6 +54,7 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
         "maximum": 999999999,
     },
     formats.day: _whole(quantities.DAY),
+    formats.nativelink_version: _whole(formats.VERSION),
     formats.tag: _whole(formats.TAG),
     formats.digest: _whole(formats.DIGEST),
     formats.image: _whole(formats.IMAGE_NAME),

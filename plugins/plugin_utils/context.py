@@ -10,7 +10,7 @@ from .filters import as_text
 from .ports import PORTS
 from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
 from .specs import with_defaults
-from .versions import VERSIONS
+from .versions import row
 
 COMPONENTS = (
     "cas",
@@ -217,7 +217,7 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         **known,
         **FIXED,
         "features": features,
-        "version": VERSIONS[own("version")],
+        "version": row(own("version")),
         "labels": {component: _labels(cluster, component) for component in COMPONENTS},
         "images": {
             "nativelink": _image(own("image"), own("version"), own("image_digest")),
@@ -297,7 +297,7 @@ def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str,
     An existing Prometheus is taken to scrape all that exists.
     """
     prometheus, named = known["nativelink_prometheus"], known["nativelink_prometheus_scrapes"]
-    counts = VERSIONS[known["nativelink_version"]].counts
+    counts = row(known["nativelink_version"]).counts
     redis = known["nativelink_scheduler_backend"] == "redis"
     # The scrape annotations leave out the demand of a scheduler in memory.
     in_memory = not redis and "scheduler" in senders and prometheus in ("bundled", "operator")

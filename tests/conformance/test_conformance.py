@@ -24,7 +24,7 @@ from testbed import build
 from testkit.subject import SubjectError, subject
 from testkit.trees import CLUSTERS, ROOT, VERSION, committed
 
-OLDER = next(version for version in VERSIONS if version != VERSION)
+OLDER = [*VERSIONS][-1]
 SCRIPT = b"#!/bin/sh\n"
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true")
 AS_USER = NAMESPACES[:3]

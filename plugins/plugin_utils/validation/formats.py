@@ -18,12 +18,14 @@ from urllib.parse import urlsplit
 
 from ..quantities import DURATION, QuantityError, bytes_of, midnight_of, part_of, seconds_of
 from ..specs import Values, Yaml
+from ..versions import NEWEST
 
 Format = Iterator[tuple[str, str]]
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # Docker's grammar of image names, without the detailed rules for registries; tag and digest are optional.
 IMAGE_NAME = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+VERSION = re.compile(r"v[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}(-[0-9A-Za-z.-]{1,99})?")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 IMAGE = re.compile(rf"{IMAGE_NAME.pattern}(?P<tag>:{TAG.pattern})?(?P<digest>@{DIGEST.pattern})?")
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
@@ -277,6 +279,12 @@ class Within:
             yield f"is {shown(value)}, which does not fit into 32 bits", "write a smaller number"
 
 
+def nativelink_version(value: str) -> Format:
+    """A version of NativeLink, which is the tag of its images."""
+    if not VERSION.fullmatch(value):
+        yield f"{value!r} is not a version of NativeLink", f"write a version such as {NEWEST}"
+
+
 def tag(value: str) -> Format:
     """The tag of an image. The API server takes any, but no node can pull a malformed one."""
     if not TAG.fullmatch(value):
@@ -367,6 +375,7 @@ FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
     ("gitops_path", _inside_repository),
     ("gitops_revision", _branch),
     ("nativelink_base_revision", _git_revision),
+    ("nativelink_version", nativelink_version),
     ("nativelink_*_version", tag),
     ("node_agent_image_version", tag),
     ("ingress_envoy_gateway_version", tag),

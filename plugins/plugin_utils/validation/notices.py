@@ -155,10 +155,21 @@ def hasty_zero(values: Values) -> Findings:
             )
 
 
+def nativelink_version(values: Values) -> Findings:
+    """Return what is known of another version than the newest one, and that nobody has tried a newer one."""
+    version = values["nativelink_version"]
+    found, remedy = versions.faults(version, refused=False), f"write {versions.NEWEST}"
+    if versions.is_newer(version):
+        found = [f"is newer than {versions.NEWEST} and gets its configuration", *found]
+        remedy = "run make conformance with its image before you push (docs/conformance.md)"
+    if found:
+        yield "nativelink_version", f"{version} {', '.join(found)}", remedy
+
+
 def needless_low_latency(values: Values) -> Findings:
     """NativeLink versions that set TCP_NODELAY do not need it from the nodes."""
     version = values["nativelink_version"]
-    if values["node_agent_low_latency"] and versions.tcp_nodelay(version):
+    if values["node_agent_low_latency"] and versions.row(version).tcp_nodelay:
         yield (
             "node_agent_low_latency",
             f"is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself",
@@ -176,5 +187,6 @@ NOTICES: tuple[Callable[[Values], Findings], ...] = (
     open_edge,
     last_value_wins,
     hasty_zero,
+    nativelink_version,
     needless_low_latency,
 )

@@ -91,6 +91,18 @@ def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
         yield name, (problem, remedy) if problem else parsed
 
 
+def nativelink_version(values: Values) -> Findings:
+    """The configuration of the version is known, and the version does not corrupt what it stores."""
+    version = values["nativelink_version"]
+    try:
+        versions.row(version)
+    except versions.UnknownVersionError:
+        faults = versions.faults(version, refused=True)
+        problem = f"which {' and '.join(faults)}" if faults else "whose configuration is not known"
+        remedy = f"write {', '.join(sorted(versions.VERSIONS))}, or a version after {versions.NEWEST}"
+        yield "nativelink_version", f"is {version}, {problem}", remedy
+
+
 def scheduler_backend(values: Values) -> Findings:
     """Schedulers in memory have separate queues. Older versions lose actions on Redis."""
     count = values["nativelink_scheduler_replicas"]
@@ -101,7 +113,7 @@ def scheduler_backend(values: Values) -> Findings:
                 f"is {count}, but each scheduler in memory has its own queue",
                 "write 1, or set nativelink_scheduler_backend to redis",
             )
-    elif not versions.redis_backend(values["nativelink_version"]):
+    elif not versions.row(values["nativelink_version"]).redis_backend:
         yield (
             "nativelink_scheduler_backend",
             f"is redis, which NativeLink {values['nativelink_version']} does not support",
@@ -557,6 +569,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     persistent_workers,
     min_over_max,
     resources,
+    nativelink_version,
     scheduler_backend,
     redis,
     redis_memory,

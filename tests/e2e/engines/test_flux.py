@@ -79,7 +79,7 @@ def test_a_version_reaches_a_promoted_cluster_only_when_its_branch_moves(engine:
 
     docs/upgrades.md describes the pattern. The other entry has namespaces of its own on the same cluster.
     """
-    old, new = images.NATIVELINK_VERSIONS
+    old, new = images.NATIVELINK_VERSIONS[-2:]
     spaces = {"nativelink_namespace": "promoted", "nativelink_workers_namespace": "promoted-workers"}
     follows = {name: value for name, value in engine.site.hosts[NAME].items() if name.startswith("gitops_")}
     entry = {**SMALL, **spaces, **follows, "nativelink_worker_pools": [pool("default")], "gitops_revision": "promoted"}
