@@ -8,8 +8,9 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ..modules import validate_clusters
-from ..plugin_utils import change_guard, specs, validation
+from ..plugin_utils import change_guard, render, specs, validation
 from ..plugin_utils.arguments import argument_spec
+from ..plugin_utils.objects import object_findings
 from ..plugin_utils.templating import host_values
 
 # Ansible adds these to each host's variables.
@@ -41,8 +42,11 @@ class ActionModule(ActionBase):
         limited = {str(host) for host in task_vars["ansible_play_hosts_all"]}
         faults = [fault for fault in validation.static_findings(clusters) if fault.cluster in limited]
         faulty = {fault.cluster for fault in faults}
-        valid = {name: values for name, values in clusters.items() if name in limited - faulty}
-        breaking = change_guard.breaking_changes(valid)
+        valid = {name: {**specs.known(clusters[name]), "cluster": name} for name in limited - faulty}
+        faults += (fault for values in valid.values() for fault in object_findings(values))
+        for name in {fault.cluster for fault in faults} - faulty:
+            del valid[name]
+        breaking = change_guard.breaking_changes(valid, render.parsed)
         faults = sorted([*faults, *change_guard.refused(valid, breaking)])
 
         result["changed"] = False

@@ -214,7 +214,7 @@ def _peer(path: str, peer: Values) -> Findings:
         yield path, "has ipBlock and a selector, which Kubernetes does not combine", "write two peers"
     for key in stated:
         where = f"{path}.{key}"
-        yield from ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
+        yield from _ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
 
 
 def _metadata(path: str, block: Values) -> Findings:
@@ -232,8 +232,7 @@ def in_range(address: str, cidr: str) -> bool:
     return network is not None and ipaddress.ip_address(address) in network
 
 
-def ip_block(path: str, block: Values) -> Findings:
-    """Findings of an IPBlock."""
+def _ip_block(path: str, block: Values) -> Findings:
     faults, network = _network(f"{path}.cidr", block["cidr"])
     yield from faults
     for index, text in enumerate(block.get("except") or ()):
@@ -302,7 +301,7 @@ def _scaling_rules(path: str, stated: Values) -> Findings:
         yield from _range(f"{where}.value", policy["value"], 1, None)
         yield from _range(f"{where}.periodSeconds", policy["periodSeconds"], 1, 1800)
     if (tolerance := stated.get("tolerance")) is not None:
-        amount = quantity_of(tolerance)
+        amount = _quantity(tolerance)
         if amount is None or amount < 0:
             yield f"{path}.tolerance", f"{shown(tolerance)} is not a fraction such as 0.1", "write 0 or more"
 
@@ -319,7 +318,7 @@ def _resources(path: str, stated: Values) -> Findings:
             yield from _resource(f"{path}.{kind}", name, amount)
     names = dict.fromkeys(name for name in (*requests, *limits) if not overcommitted(name) and not _native(name))
     for name in names:
-        request, limit = quantity_of(requests.get(name)), quantity_of(limits.get(name))
+        request, limit = _quantity(requests.get(name)), _quantity(limits.get(name))
         if name not in limits:
             problem = f"is not set, and a request of {name} needs an equal limit"
             yield f"{path}.limits.{name}", problem, f"write {requests[name]}"
@@ -336,7 +335,7 @@ def _native(name: str) -> bool:
 
 
 def _resource(path: str, name: str, amount: Yaml) -> Findings:
-    where, number = f"{path}.{name}", quantity_of(amount)
+    where, number = f"{path}.{name}", _quantity(amount)
     if faults := list(_label_key(path, name)):
         yield from faults
     elif (
@@ -348,20 +347,15 @@ def _resource(path: str, name: str, amount: Yaml) -> Findings:
     elif number is None or number < 0:
         yield where, f"{shown(amount)} is not a valid amount", "write a whole number"
     elif name.startswith("hugepages-"):
-        page = quantity_of(name.removeprefix("hugepages-"))
-        if not page or not is_multiple(number, page):
+        page = _quantity(name.removeprefix("hugepages-"))
+        if not page or number % page:
             yield where, f"{shown(amount)} is not a multiple of the page size of {name}", "write 0 or a multiple of it"
-    elif not _native(name) and not is_multiple(number, 1):
+    elif not _native(name) and number % 1:
         yield where, f"is {amount}, and Kubernetes hands out {name} in whole numbers", "write a whole number"
 
 
-def is_multiple(number: Fraction, unit: Fraction | int) -> bool:
-    """Return whether a number is a multiple of a unit."""
-    return number % unit == 0
-
-
-def quantity_of(value: Yaml) -> Fraction | None:
-    """A Kubernetes quantity as a number; None where it is none."""
+def _quantity(value: Yaml) -> Fraction | None:
+    """The number that a quantity of Kubernetes is; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if not (found := _QUANTITY.fullmatch(str(value))):

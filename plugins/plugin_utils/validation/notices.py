@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import versions
-from ..context import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
+from ..derived import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
 from ..findings import Findings
 from ..quantities import bytes_of, size_text
 from ..specs import Values

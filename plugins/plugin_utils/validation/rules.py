@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import providers, specs, versions
-from ..context import COPIES, behind_envoy_gateway, derived_properties, isolation_of, redis_may_fill, scaling_of
+from ..derived import COPIES, derived_properties, isolation_of, redis_may_fill, scaling_of
 from ..findings import Findings
 from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from ..specs import Values
@@ -355,7 +355,7 @@ def scrapes(values: Values) -> Findings:
             f"is set, but nativelink_prometheus is {values['nativelink_prometheus']}",
             "remove it, or set nativelink_prometheus to bundled or operator",
         )
-    if "edge" in wanted and not behind_envoy_gateway(values):
+    if "edge" in wanted and not providers.behind_envoy_gateway(values):
         yield "nativelink_prometheus_scrapes", "has edge, but no Envoy Gateway is the edge", "remove edge"
     if "gitops" in wanted and values["gitops_provider"] == "none":
         yield "nativelink_prometheus_scrapes", "has gitops, but gitops_provider is none", "remove gitops"

@@ -16,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from .. import render
 from ..findings import Findings
 from ..quantities import KubernetesVersion, QuantityError
-from ..specs import Values, Yaml
+from ..specs import Yaml
 from .formats import nearest, one_of, shown
 from .types import item_path
 
@@ -46,35 +45,20 @@ def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) 
         return list(shape_findings(definitions(version), definitions(version)[name], path, value))
 
     for finding in findings_of(shipped_version(minimum)):
-        if since := _known_since(finding, findings_of, minimum):
+        if since := known_since(finding, findings_of, minimum):
             remedy = f'take it out, or write preflight_minimum_kubernetes: "{since}" if the cluster is that new'
             yield finding[0], f"is unknown in Kubernetes {minimum}", remedy
         else:
             yield finding
 
 
-def object_findings(values: Values) -> Findings:
-    """Yield what the oldest accepted API server would refuse in the tree of a cluster without other faults."""
-    minimum = values["preflight_minimum_kubernetes"]
-    too_old: dict[KubernetesVersion, str] = {}
-    for path, text in render.objects(values):
-        for finding in _text_findings(shipped_version(minimum), text):
-            if since := _known_since(finding, lambda version, text=text: _text_findings(version, text), minimum):
-                too_old.setdefault(since, f"{path}: {finding[0]}")
-            else:
-                yield f"rendered/{path}: {finding[0]}", *finding[1:]
-    if too_old:
-        since = max(too_old)
-        problem = f"is {minimum}, which does not know {too_old[since]}"
-        yield "preflight_minimum_kubernetes", problem, f'write "{since}" or newer'
-
-
 @lru_cache(maxsize=1024)
-def _text_findings(version: KubernetesVersion, text: str) -> tuple[Found, ...]:
+def text_findings(version: KubernetesVersion, text: str) -> tuple[Found, ...]:
+    """The faults of an object in YAML; none for a custom resource, whose schema is its operator's."""
     item = yaml.load(text, yaml.CSafeLoader)
     name = _kinds(version).get((item["apiVersion"], item["kind"]))
     if name is None:
-        return ()  # a custom resource, whose schema is its operator's
+        return ()
     return tuple(shape_findings(definitions(version), definitions(version)[name], "", item))
 
 
@@ -126,7 +110,7 @@ def _is(kind: str, value: Yaml) -> bool:
     return whole or isinstance(value, _TYPES[kind][0])
 
 
-def _known_since(
+def known_since(
     finding: Found, findings_of: Callable[[KubernetesVersion], Iterable[Found]], minimum: str | None
 ) -> KubernetesVersion | None:
     """The first version that knows an unknown key; None if the key is a mistake."""
