@@ -16,7 +16,7 @@
             eviction_policy: {{ toRawJson $pool.fast_store }},
           },
         },
-        // Requests go straight to the slices of the CAS pods, which saves a hop through their public listener.
+        // Requests go straight to the shards of the CAS pods, which saves a hop through their public listener.
         slow: {
           shard: {
             stores: [
