@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from .derived import scaling_of
 from .ports import PORTS
 from .quantities import midnight_of, seconds_of
 from .specs import ROOT
@@ -59,9 +60,9 @@ def collectors(senders: Sequence[str], demand: bool) -> list[dict[str, Any]]:
     return found
 
 
-def names(values: Mapping[str, Any], pools: Sequence[Mapping[str, Any]], features: Features) -> dict[str, str]:
-    """What %(name)s stands for in a cluster. `pools` are those of the context."""
-    day = values["nativelink_mutual_tls_expires"]
+def names(values: Mapping[str, Any], features: Features) -> dict[str, str]:
+    """What %(name)s stands for in a cluster, from its variables with the defaults of nested keys."""
+    day, pools = values["nativelink_mutual_tls_expires"], values["nativelink_worker_pools"]
     found = {
         "cluster": values["cluster"],
         "namespace": values["nativelink_namespace"],
@@ -71,7 +72,7 @@ def names(values: Mapping[str, Any], pools: Sequence[Mapping[str, Any]], feature
         "keda_namespace": values["keda_namespace"],
         "states_namespace": values["nativelink_kube_state_metrics_namespace"],
         "pools": "|".join(pool["name"] for pool in pools),
-        "scaled_pools": "|".join(pool["name"] for pool in pools if pool["scaling"] != "none"),
+        "scaled_pools": "|".join(pool["name"] for pool in pools if scaling_of(pool, values) != "none"),
         "first_pool": pools[0]["name"],
         "expires": day,
         "expires_at": str(midnight_of(day)),

@@ -91,7 +91,7 @@
         entrypoint: "/isolation/${ARCHITECTURE}/action",
 {{- end }}
         {{ $context.version.max_action_timeout }}: {{ $pool.longest }},
-        {{ $context.version.max_upload_timeout }}: {{ $context.worker.upload_timeout }},
+        {{ $context.version.max_upload_timeout }}: {{ $context.upload_timeout }},
         experimental_precondition_script: "/config/precondition.sh",
         platform_properties: {
 {{- range $name, $texts := $pool.platform_properties }}
