@@ -88,14 +88,6 @@ _IPV4 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/([0-9]|[12][0-9]|3[0-2])"
 _IPV6 = "[0-9a-fA-F:]+/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8])"
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 _RANGE = {"pattern": f"^({_IPV4}|{_IPV6})$"}
-# The definitions of Kubernetes for what users write in its own terms, by the end of the variable's name.
-_DEFINED = {
-    "tolerations": "io.k8s.api.core.v1.Toleration",
-    "peers": "io.k8s.api.networking.v1.NetworkPolicyPeer",
-    "egress": "io.k8s.api.networking.v1.NetworkPolicyEgressRule",
-    "scale_up": "io.k8s.api.autoscaling.v2.HPAScalingRules",
-    "scale_down": "io.k8s.api.autoscaling.v2.HPAScalingRules",
-}
 # What the API server checks beyond its own schema.
 _STRICTER: dict[tuple[str, str], Schema] = {
     ("Toleration", "key"): _KEY,
@@ -180,9 +172,9 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
         found["additionalProperties"] = {"enum": ["exact", "minimum", "priority", "ignore"]}
     if pattern.endswith((".requests", ".limits")):
         found |= _AMOUNTS
-    ending = next((ending for ending in _DEFINED if re.search(rf"[_.]{ending}(\[\])?$", pattern)), "")
-    if ending and option.type == "dict":
-        found |= {"$ref": f"#/$defs/{_defined(_DEFINED[ending], definitions)}"}
+    defined = (kind for ending, (kind, _) in kubernetes.CHECKS.items() if re.search(rf"[_.]{ending}(\[\])?$", pattern))
+    if option.type == "dict" and (kind := next(defined, "")):
+        found |= {"$ref": f"#/$defs/{_defined(kind, definitions)}"}
         found.pop("additionalProperties", None)
     limits: Schema = {}
     for check in formats.checks(pattern):

@@ -645,7 +645,7 @@ FIXED: dict[str, Any] = {
     "report_interval": monitoring.REPORT_INTERVAL,
     "reports": monitoring.REPORTS,
     "startup_period": STARTUP_PERIOD,
-    "inhibit_rules": monitoring.inhibit_rules(),
-    "operator_inhibit_rules": monitoring.operator_inhibit_rules(),
+    "inhibit_rules": monitoring.inhibit_rules(operator=False),
+    "operator_inhibit_rules": monitoring.inhibit_rules(operator=True),
     "demand_by_pool": DEMAND_BY_POOL,
 }

@@ -135,34 +135,20 @@ def _filled(value: Any, names: Names) -> Any:
     return value % names if isinstance(value, str) else value
 
 
-def inhibit_rules() -> list[dict[str, Any]]:
-    """The `inhibit_rules` of an Alertmanager's configuration."""
+def inhibit_rules(*, operator: bool) -> list[dict[str, Any]]:
+    """The rules of an Alertmanager's configuration, or of the Prometheus Operator's AlertmanagerConfig."""
+
+    def matchers(names: Sequence[str], labels: Mapping[str, str]) -> list[Any]:
+        wanted = [("alertname", "=~", "|".join(names)), *((label, "=", value) for label, value in labels.items())]
+        if operator:
+            return [dict(zip(("name", "matchType", "value"), each, strict=True)) for each in wanted]
+        return [f'{label}{kind}"{value}"' for label, kind, value in wanted]
+
+    source, target = ("sourceMatch", "targetMatch") if operator else ("source_matchers", "target_matchers")
     return [
         {
-            "source_matchers": [f'alertname=~"{"|".join(each["sources"])}"'],
-            "target_matchers": [
-                f'alertname=~"{"|".join(each["targets"])}"',
-                *(f'{label}="{value}"' for label, value in each.get("where", {}).items()),
-            ],
-            "equal": ["cluster", "namespace", *each.get("equal", ())],
-        }
-        for each in DATA["inhibitions"]
-    ]
-
-
-def operator_inhibit_rules() -> list[dict[str, Any]]:
-    """The `inhibitRules` of an AlertmanagerConfig of the Prometheus Operator."""
-
-    def matcher(label: str, kind: str, value: str) -> dict[str, str]:
-        return {"name": label, "matchType": kind, "value": value}
-
-    return [
-        {
-            "sourceMatch": [matcher("alertname", "=~", "|".join(each["sources"]))],
-            "targetMatch": [
-                matcher("alertname", "=~", "|".join(each["targets"])),
-                *(matcher(label, "=", value) for label, value in each.get("where", {}).items()),
-            ],
+            source: matchers(each["sources"], {}),
+            target: matchers(each["targets"], each.get("where", {})),
             "equal": ["cluster", "namespace", *each.get("equal", ())],
         }
         for each in DATA["inhibitions"]

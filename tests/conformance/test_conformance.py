@@ -108,6 +108,11 @@ def test_the_entrypoint_of_an_image_is_extracted_from_its_last_layer(tmp_path: P
     assert Path(found.binary).read_bytes() == real
 
 
+def test_a_version_that_is_newer_than_the_table_is_tested(tmp_path: Path) -> None:
+    newer = layer({"bin/nativelink": b"#!/bin/sh\necho nativelink 9.9.9\n"})
+    assert subject(saved(tmp_path / "image.tar", newer, tag="nativelink:latest"), tmp_path).version == "v9.9.9"
+
+
 def test_the_stand_in_is_named_as_such_and_has_the_version_of_its_tag(stand_in: Path, tmp_path: Path) -> None:
     found = subject(stand_in, tmp_path)
     assert (found.version, found.stand_in, found.title) == (VERSION, True, f"{VERSION}*")

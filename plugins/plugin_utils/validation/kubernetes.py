@@ -33,87 +33,6 @@ _LETTER = re.compile(r"[a-z]")
 METADATA = {"169.254.169.254": "169.254.0.0/16", "fd00:ec2::254": "fd00:ec2::/32"}
 
 
-def tolerations(values: Values) -> Findings:
-    """The tolerations of pods."""
-    for path, items in _stated(values, "tolerations"):
-        yield from _each(values, "io.k8s.api.core.v1.Toleration", path, items, _toleration)
-
-
-def node_selectors(values: Values) -> Findings:
-    """The labels of nodes, and those by which a Prometheus Operator chooses."""
-    for name in ("node_selector", "prometheus_labels"):
-        for path, labels in _stated(values, name):
-            yield from _labels(path, labels)
-
-
-def annotations(values: Values) -> Findings:
-    """The keys of annotations."""
-    for path, stated in _stated(values, "annotations"):
-        yield from _annotations(path, stated)
-
-
-def extended_resources(values: Values) -> Findings:
-    """Resources that are not overcommitted: those of device plugins, and huge pages."""
-    for path, stated in _stated(values, "resources"):
-        yield from _resources(path, stated)
-
-
-def peers(values: Values) -> Findings:
-    """The peers of NetworkPolicies."""
-    for path, items in _stated(values, "peers"):
-        yield from _each(values, "io.k8s.api.networking.v1.NetworkPolicyPeer", path, items, _peer)
-
-
-def egress(values: Values) -> Findings:
-    """The rules of the workers' NetworkPolicy."""
-    items = values["nativelink_worker_egress"]
-    path = "nativelink_worker_egress"
-    yield from _each(values, "io.k8s.api.networking.v1.NetworkPolicyEgressRule", path, items, _egress)
-
-
-def behavior(values: Values) -> Findings:
-    """Check how an HPA scales up and down."""
-    for name in ("scale_up", "scale_down"):
-        for path, stated in _stated(values, name):
-            yield from _checked(values, "io.k8s.api.autoscaling.v2.HPAScalingRules", path, stated, _scaling_rules)
-
-
-RULES: tuple[Callable[[Any], Findings], ...] = (
-    tolerations,
-    node_selectors,
-    annotations,
-    extended_resources,
-    peers,
-    egress,
-    behavior,
-)
-
-
-def _stated(values: Values, name: str) -> Iterator[tuple[str, Yaml]]:
-    """The variables of this name with a prefix, and the pools' keys."""
-    for variable, value in specs.known(values).items():
-        if variable.endswith(f"_{name}"):
-            yield variable, value
-    for path, pool in pools_of(values):
-        if name in pool:
-            yield f"{path}.{name}", pool[name]
-
-
-def _each(
-    values: Values, definition: str, path: str, items: list[Yaml], check: Callable[[str, Values], Findings]
-) -> Findings:
-    for index, item in enumerate(items):
-        yield from _checked(values, definition, f"{path}[{index}]", item, check)
-
-
-def _checked(
-    values: Values, definition: str, path: str, value: Yaml, check: Callable[[str, Values], Findings]
-) -> Findings:
-    """Findings of the schema or, where it has none, those of `check`, which can rely on keys and types."""
-    findings = list(definition_findings(definition, path, value, values.get("preflight_minimum_kubernetes")))
-    yield from findings or check(path, value)
-
-
 # Labels ---------------------------------------------------------------------------------------------------------
 
 
@@ -172,17 +91,11 @@ def _toleration(path: str, toleration: Values) -> Findings:
     if key:
         yield from _label_key(f"{path}.key", key)
     elif operator == "Equal":
-        yield (
-            f"{path}.key",
-            "is not set, and the operator Equal needs one",
-            "set it, or write operator: Exists for all taints",
-        )
+        problem = "is not set, and the operator Equal needs one"
+        yield f"{path}.key", problem, "set it, or write operator: Exists for all taints"
     if operator == "Exists" and value:
-        yield (
-            f"{path}.value",
-            f"is {shown(value)}, and the operator Exists takes no value",
-            "take it out, or write operator: Equal",
-        )
+        problem = f"is {shown(value)}, and the operator Exists takes no value"
+        yield f"{path}.value", problem, "take it out, or write operator: Equal"
     if operator == "Equal":
         yield from _label_value(f"{path}.value", value)
     if effect:
@@ -377,3 +290,53 @@ def _range(path: str, value: int, low: int, high: int | None) -> Findings:
         yield path, f"is {value}, less than {low}", f"write {low} or more"
     elif high is not None and value > high:
         yield path, f"is {value}, more than {high}", f"write {high} or less"
+
+
+# The rules ------------------------------------------------------------------------------------------------------
+
+# What users write in Kubernetes' terms, by the end of its name: its definition in the API's schema, if it has one, and
+# the check of what the API server asks for beyond that, which can rely on keys and types.
+CHECKS: dict[str, tuple[str, Callable[[str, Values], Findings]]] = {
+    "tolerations": ("io.k8s.api.core.v1.Toleration", _toleration),
+    "peers": ("io.k8s.api.networking.v1.NetworkPolicyPeer", _peer),
+    "egress": ("io.k8s.api.networking.v1.NetworkPolicyEgressRule", _egress),
+    "scale_up": ("io.k8s.api.autoscaling.v2.HPAScalingRules", _scaling_rules),
+    "scale_down": ("io.k8s.api.autoscaling.v2.HPAScalingRules", _scaling_rules),
+    "node_selector": ("", _labels),
+    "prometheus_labels": ("", _labels),
+    "annotations": ("", _annotations),
+    "resources": ("", _resources),
+}
+
+
+def _rule(name: str) -> Callable[[Any], Findings]:
+    definition, check = CHECKS[name]
+
+    def rule(values: Values) -> Findings:
+        minimum = values.get("preflight_minimum_kubernetes")
+        for path, stated in _stated(values, name):
+            found = list(definition_findings(definition, path, stated, minimum)) if definition else []
+            yield from found or check(path, stated)
+
+    rule.__name__ = name
+    return rule
+
+
+def _stated(values: Values, name: str) -> Iterator[tuple[str, Yaml]]:
+    """The variables of this name with a prefix, and the pools' keys. Of a list it is each item."""
+
+    def items(path: str, stated: Yaml) -> Iterator[tuple[str, Yaml]]:
+        if not isinstance(stated, list):
+            yield path, stated
+        else:
+            yield from ((f"{path}[{index}]", item) for index, item in enumerate(stated))
+
+    for variable, value in specs.known(values).items():
+        if variable.endswith(f"_{name}"):
+            yield from items(variable, value)
+    for path, pool in pools_of(values):
+        if name in pool:
+            yield from items(f"{path}.{name}", pool[name])
+
+
+RULES = tuple(map(_rule, CHECKS))
