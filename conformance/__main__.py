@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import NEWEST, is_newer
+
 from conformance import namespaces
 from conformance.tools import Tools
 from testbed.build import BuildError
@@ -81,6 +83,7 @@ def _subject(file: Path, folder: Path) -> Subject:
     folder.mkdir()
     found = subject(file, folder)
     note = ", a stand-in, which shows nothing about NativeLink itself" if found.stand_in else ""
+    note += f", with the configuration of {NEWEST}" if is_newer(found.version) else ""
     print(f"NativeLink {found.title}{note}: {found.binary}", flush=True)
     return found
 

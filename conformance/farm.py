@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import redis_backend
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance import namespaces, pods
 from conformance.certificates import TRUST
@@ -82,7 +82,7 @@ class Kind:
     def missing(self, under_test: Subject, tools: Tools) -> str:
         """Return why there can be no such farm, or ""."""
         if self.variables.get("nativelink_scheduler_backend") == "redis":
-            if not redis_backend(under_test.version):
+            if not row(under_test.version).redis_backend:
                 return f"the validation refuses the Redis backend for {under_test.version}"
             if not tools.redis:
                 return f"no Redis: {tools.missing['redis']}"

@@ -19,6 +19,7 @@ import json5
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, POOL, Farm, Tell, await_running, on, running, succeeded
 from conformance.pods import Pod
@@ -79,7 +80,7 @@ def test_unknown_property(farm: Farm, bazel: Bazel, tell: Tell) -> None:
 
     v1.6.6 then considers all workers, whether they offer the property or not. v1.3.2 lets the action wait.
     """
-    if farm.version != "v1.3.2":
+    if row(farm.version).undeclared_properties:
         built = bazel.build("with-color", rules=4, properties={"color": "blue"}, timeout=PATIENCE)
         assert built == {"remote": 4}
         return
@@ -343,7 +344,7 @@ def test_reports(farm: Farm, tell: Tell) -> None:
     The second time the action cache answers. NativeLink counts each completed action twice, the collector once.
     Workers of v1.3.2 have nothing to report.
     """
-    workers = [] if farm.version == "v1.3.2" else farm.workers["default"]
+    workers = farm.workers["default"] if row(farm.version).counts else []
     senders = {"cas": farm.cas, "scheduler": [farm.scheduler], "worker": workers}
     expected = {(component, pod.name) for component, pods in senders.items() for pod in pods}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 from hypothesis import HealthCheck, Phase, given, settings
 
 from conformance.workloads import Tree
@@ -18,10 +19,7 @@ from testkit.playbooks import run_playbook
 from testkit.trees import values_of
 
 INVENTORIES = ("inventories/local", "inventories/reference")
-# For v1.3.2 these override the inventory, because the validation refuses the Redis backend there.
-_OLDER: dict[str, dict[str, Any]] = {
-    "v1.3.2": {"nativelink_scheduler_backend": "memory", "nativelink_scheduler_replicas": 1}
-}
+_IN_MEMORY = {"nativelink_scheduler_backend": "memory", "nativelink_scheduler_replicas": 1}
 
 
 class TreeError(Exception):
@@ -54,7 +52,7 @@ def _read(rendered: Path) -> Tree:
 
 def _rendered(version: str, clusters: list[str]) -> Iterator[tuple[str, Tree]]:
     """Render committed clusters for a version with the playbook, and return their trees."""
-    stated = {"nativelink_version": version, **_OLDER.get(version, {})}
+    stated = {"nativelink_version": version, **_older(version)}
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         # As JSON, because NAME=VALUE is always text.
         extra = json.dumps({**stated, "nativelink_clusters_dir": folder})
@@ -64,6 +62,11 @@ def _rendered(version: str, clusters: list[str]) -> Iterator[tuple[str, Tree]]:
                 raise TreeError(f"{inventory} for {version}: {done.output[-4000:]}")
         for cluster in clusters:
             yield f"{cluster} (again)", _read(Path(folder) / cluster / "rendered")
+
+
+def _older(version: str) -> dict[str, Any]:
+    """What overrides the inventory, because the validation refuses the Redis backend for this version."""
+    return {} if row(version).redis_backend else _IN_MEMORY
 
 
 def variables_of(version: str, number: int) -> list[dict[str, Any]]:
@@ -82,7 +85,7 @@ def variables_of(version: str, number: int) -> list[dict[str, Any]]:
     )
     @given(inventories())
     def collect(variables: dict[str, Any]) -> None:
-        older = _OLDER.get(version, {}) if variables.get("nativelink_scheduler_backend") == "redis" else {}
+        older = _older(version) if variables.get("nativelink_scheduler_backend") == "redis" else {}
         found.append(variables | {"nativelink_version": version} | older)
 
     collect()

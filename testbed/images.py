@@ -16,10 +16,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from testbed import build, cache
 
 NATIVELINK = "ghcr.io/tracemachina/nativelink"
-NATIVELINK_VERSIONS = ("v1.3.2", "v1.6.6")
+_TABLE = Path(__file__).parents[1] / "roles/nativelink/files/versions.yml"
+NATIVELINK_VERSIONS: tuple[str, ...] = tuple(reversed(yaml.safe_load(_TABLE.read_text())["versions"]))
+"""Those that are known, the newest last."""
 
 _OCI = "application/vnd.oci.image"
 

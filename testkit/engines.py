@@ -150,7 +150,7 @@ class Flux(Engine):
     variables: ClassVar[Object] = {"gitops_interval": "20s", "gitops_sync_timeout": "30s"}
 
     def ask(self, name: str = NAME) -> str:
-        """Ask for the tree of an entry of the inventory. Return the stamp of the request."""
+        """Ask for the tree of a cluster of the inventory. Return the stamp of the request."""
         stamp = str(time.time_ns())
         for kind in ("gitrepository", "kustomization"):
             asked = f"reconcile.fluxcd.io/requestedAt={stamp}"

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
 
 from testbed import build
 from testbed.cluster import Cluster
@@ -151,7 +151,7 @@ def engine_alerts(folder: Path, addresses: Mapping[str, str], **variables: Any) 
     ``variables`` are those of the cluster, whose name is ``cluster``.
     """
     stated = {"nativelink_prometheus": "operator", "nativelink_metrics_namespaces": ["monitoring"], **variables}
-    groups = template_context(values_of(stated.pop("cluster"), **stated))["prometheus"]["alerts"]
+    groups = context(values_of(stated.pop("cluster"), **stated)).prometheus.alerts
     (group,) = [group for group in groups if group["name"] == "nativelink-gitops"]
     (folder / "rules.yaml").write_text(impatient({"groups": [group]}, factor=60))  # scrapes are a second apart
     jobs = [

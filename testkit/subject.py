@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS, UnknownVersionError, row
+
+from testbed.images import NATIVELINK
 
 _SAYS = re.compile(r"^nativelink (\d+\.\d+\.\d+)\s*$", re.MULTILINE)
 SCHEMA = ".schema.json"  # the file beside our stand-in has the stand-in's name and this suffix
@@ -52,11 +54,13 @@ def subject(file: Path, folder: Path) -> Subject:
     stand_in = _STAND_IN in said
     found = _SAYS.search(said)
     version = f"v{found[1]}" if found else _tagged(tags)
-    if version not in NATIVELINK_VERSIONS:
+    try:
+        row(version)
+    except UnknownVersionError:
         raise SubjectError(
-            f"{file}: its version is {version or 'unknown'}, and the trees are for {' and '.join(NATIVELINK_VERSIONS)}:"
-            f" a binary tells it by --version, an image by its tag"
-        )
+            f"{file}: its version is {version or 'unknown'}, and the trees are for {' and '.join(VERSIONS)}, and for "
+            "newer ones: a binary tells it by --version, an image by its tag"
+        ) from None
     return Subject(str(binary), version, stand_in)
 
 

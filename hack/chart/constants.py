@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import context, monitoring, providers, render, specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import (
+    context,
+    derived,
+    monitoring,
+    providers,
+    render,
+    specs,
+)
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import NEWEST, VERSIONS
 
 from .values import POOLS
 
-# The names of the helpers are those of context in lower case.
+# The names of the helpers are those of context and derived in lower case.
 _NAMES = (
     *("ACTION_MARGIN", "BESIDE_LEAST", "BESIDE_PERCENT", "BYTES_AN_INODE", "BYTES_A_BLOCK", "COPIES"),
     *("EVICTION_PATIENCE", "EVICT_BYTES", "INDEX_PERCENT", "INGRESS_ANNOTATIONS", "INODE_PERCENT", "LOST"),
@@ -23,7 +30,7 @@ def constants() -> dict[str, Any]:
     """The content of the file."""
     pool = specs.options()[POOLS].options
     return {
-        **{name.lower(): getattr(context, name) for name in _NAMES},
+        **{name.lower(): (vars(derived) | vars(context))[name] for name in _NAMES},
         "components": list(context.COMPONENTS),
         "config_maps": {
             component: {"needs": feature, "files": {path: render.FILES[path] for path in paths}}
@@ -35,12 +42,12 @@ def constants() -> dict[str, Any]:
             for name, each in providers.controllers().items()
         },
         "metadata": kubernetes.METADATA,
-        "newest": next(iter(VERSIONS)),
+        "newest": NEWEST,
         "only_pod_tolerations": context.FIXED["only_pod_tolerations"],
         "pool": {name: key.default for name, key in pool.items() if key.default is not specs.MISSING},
         "senders": monitoring.SENDERS,
         "spot": {
-            kind: dict(zip(("node_selector", "tolerations"), context.spot(kind), strict=True)) for kind in context.SPOT
+            kind: dict(zip(("node_selector", "tolerations"), derived.spot(kind), strict=True)) for kind in derived.SPOT
         },
         "versions": {name: dataclasses.asdict(row) for name, row in VERSIONS.items()},
     }

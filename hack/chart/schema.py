@@ -14,7 +14,6 @@ from . import values
 
 Schema = dict[str, Any]
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
-_INT32 = 2**31 - 1
 
 
 def _whole(*patterns: re.Pattern[str]) -> Schema:
@@ -54,11 +53,14 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
     formats.share: {"anyOf": [_SIZE, {"allOf": [_whole(quantities.PERCENT), {"pattern": "[1-9]"}]}]},
     formats.duration: {
         "type": ["string", "integer"],
-        "anyOf": [{"type": "integer"}, {"pattern": "^[0-9]+$"}, _whole(quantities.DURATION)],
+        "anyOf": [{"type": "integer"}, {"pattern": "^[0-9]{1,9}$"}, _whole(quantities.DURATION)],
         "minLength": 1,
         "minimum": 1,
+        "maximum": 999999999,
     },
     formats.day: _whole(quantities.DAY),
+    formats.nativelink_version: _whole(formats.VERSION),
+    formats.tag: _whole(formats.TAG),
     formats.digest: _whole(formats.DIGEST),
     formats.image: _whole(formats.IMAGE_NAME),
     formats.host_and_port: {"pattern": rf"^({_LABEL}(\.{_LABEL})*|\[[0-9a-f:.]+\]):[0-9]{{1,5}}$"},
@@ -70,7 +72,7 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
         },
         "additionalProperties": False,
     },
-    formats.flux_interval: {"pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?$", "allOf": [{"pattern": "[1-9]"}]},
+    formats.flux_interval: {"pattern": "^([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}s)?$", "allOf": [{"pattern": "[1-9]"}]},
     formats.otlp_receiver: {"pattern": r"^https?://[^/?#]+:[0-9]{1,5}/?$"},
     formats.percent: {"minimum": 0, "maximum": 100},
 }
@@ -91,14 +93,6 @@ _IPV4 = r"[0-9]{1,3}(\.[0-9]{1,3}){3}/([0-9]|[12][0-9]|3[0-2])"
 _IPV6 = "[0-9a-fA-F:]+/([0-9]|[1-9][0-9]|1[01][0-9]|12[0-8])"
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 _RANGE = {"pattern": f"^({_IPV4}|{_IPV6})$"}
-# The definitions of Kubernetes for what users write in its own terms, by the end of the variable's name.
-_DEFINED = {
-    "tolerations": "io.k8s.api.core.v1.Toleration",
-    "peers": "io.k8s.api.networking.v1.NetworkPolicyPeer",
-    "egress": "io.k8s.api.networking.v1.NetworkPolicyEgressRule",
-    "scale_up": "io.k8s.api.autoscaling.v2.HPAScalingRules",
-    "scale_down": "io.k8s.api.autoscaling.v2.HPAScalingRules",
-}
 # What the API server checks beyond its own schema.
 _STRICTER: dict[tuple[str, str], Schema] = {
     ("Toleration", "key"): _KEY,
@@ -167,8 +161,6 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
         found["type"] = _TYPES[option.type]
     if option.choices and option.type != "list":
         found["enum"] = list(option.choices)
-    if option.type == "int":
-        found["maximum"] = _INT32
     if option.type == "list":
         found["items"] = _option(option.element, f"{pattern}[]", definitions)
     if option.options and option.type == "dict":
@@ -185,11 +177,11 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
         found["additionalProperties"] = {"enum": ["exact", "minimum", "priority", "ignore"]}
     if pattern.endswith((".requests", ".limits")):
         found |= _AMOUNTS
-    ending = next((ending for ending in _DEFINED if re.search(rf"[_.]{ending}(\[\])?$", pattern)), "")
-    if ending and option.type == "dict":
-        found |= {"$ref": f"#/$defs/{_defined(_DEFINED[ending], definitions)}"}
+    defined = (kind for ending, (kind, _) in kubernetes.CHECKS.items() if re.search(rf"[_.]{ending}(\[\])?$", pattern))
+    if option.type == "dict" and (kind := next(defined, "")):
+        found |= {"$ref": f"#/$defs/{_defined(kind, definitions)}"}
         found.pop("additionalProperties", None)
-    limits: Schema = _whole(formats.TAG) if pattern in kubernetes.TAGS else {}
+    limits: Schema = {}
     for check in formats.checks(pattern):
         limits |= _limit(check, pattern)
     if pattern in values.REQUIRED:
@@ -204,8 +196,8 @@ def _limit(check: Callable[..., Any], pattern: str) -> Schema:
         return _TAGGED_IMAGE
     if check is formats.text_values:
         return _ANNOTATIONS if pattern.endswith("annotations") else _LABELS
-    if check.__closure__:  # at least
-        return {"minimum": check.__closure__[0].cell_contents}
+    if isinstance(check, formats.Within):
+        return {"minimum": check.low, "maximum": check.high}
     return _FORMATS[check]
 
 

@@ -34,7 +34,7 @@ class ActionModule(ApplyAction):
         else:
             for each in outdated:
                 self._api.delete(each)
-        applied = self.apply(wanted, self._args["variable"], self._args["way_out"])
+        applied = self.apply(wanted, self._args["variable"], self._args["remedy"])
         applied.changed += len(outdated)
         summary = {each: self._args[each] for each in ("provisioned", "connected", "next") if self._args[each]}
         return self.result(applied, cluster_summary=summary)

@@ -10,7 +10,7 @@ from typing import Any
 from ..modules import check_secrets
 from ..plugin_utils.apply import ApplyAction
 from ..plugin_utils.arguments import argument_spec
-from ..plugin_utils.context import template_context
+from ..plugin_utils.derived import wanted_secrets
 from ..plugin_utils.templating import host_values
 
 
@@ -23,7 +23,7 @@ class ActionModule(ApplyAction):
         """Report those that do not exist."""
         wanted = self._args["secrets"]
         if wanted is None:
-            wanted = template_context(host_values(self._task_vars, self._loader))["secrets"]
+            wanted = wanted_secrets(host_values(self._task_vars, self._loader))
         missing = [
             f"make the Secret {each['namespace']}/{each['name']}: {each['what']}"
             for each in wanted

@@ -12,8 +12,9 @@ from ..modules import keep_replicas
 from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
 from ..plugin_utils.arguments import argument_spec
-from ..plugin_utils.context import template_context
+from ..plugin_utils.derived import scaling_of
 from ..plugin_utils.release import FIELD_MANAGER
+from ..plugin_utils.specs import with_defaults
 from ..plugin_utils.templating import host_values
 
 _MANAGER = f"{FIELD_MANAGER}-replicas"
@@ -29,9 +30,10 @@ class ActionModule(ApplyAction):
 
     def act(self) -> dict[str, Any]:
         """Own the replicas of each autoscaled pool that only engines own."""
-        wanted = template_context(host_values(self._task_vars, self._loader))
-        autoscaled = [pool["name"] for pool in wanted["pools"] if pool["scaling"] != "none"]
-        path = f"/apis/apps/v1/namespaces/{wanted['nativelink_workers_namespace']}/deployments"
+        values = with_defaults(host_values(self._task_vars, self._loader))
+        pools = values["nativelink_worker_pools"]
+        autoscaled = [pool["name"] for pool in pools if scaling_of(pool, values) != "none"]
+        path = f"/apis/apps/v1/namespaces/{values['nativelink_workers_namespace']}/deployments"
         workers = (self._api.get(path, labelSelector=_WORKERS) or {})["items"]
         kept = [
             {

@@ -161,8 +161,8 @@ class ActionModule(ApplyAction):
             )
 
     def _apply(self, wanted: Sequence[Object]) -> Applied:
-        way_out = f"undo the other manager's change, or set {self._args['existing']} and leave it to that manager"
-        return self.apply(wanted, self._args["existing"].partition(":")[0], way_out)
+        remedy = f"undo the other manager's change, or set {self._args['existing']} and leave it to that manager"
+        return self.apply(wanted, self._args["existing"].partition(":")[0], remedy)
 
     def _remove_jobs(self, rest: list[Object]) -> None:
         """Delete the Job of an earlier run, whose template cannot be changed; in check mode leave such Jobs out."""

@@ -8,8 +8,9 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ..modules import validate_clusters
-from ..plugin_utils import change_guard, validation
+from ..plugin_utils import change_guard, render, specs, validation
 from ..plugin_utils.arguments import argument_spec
+from ..plugin_utils.objects import object_findings
 from ..plugin_utils.templating import host_values
 
 # Ansible adds these to each host's variables.
@@ -33,14 +34,19 @@ class ActionModule(ActionBase):
         clusters = {}
         for host in task_vars["groups"]["all"]:
             variables = hostvars.raw_get(host)
-            others = {name: None for name in variables if name not in _MAGIC and not name.startswith("ansible_")}
-            clusters[str(host)] = {**others, **host_values(variables, self._loader, strict=False)}
+            names = {name for name in variables if name not in _MAGIC and not name.startswith("ansible_")}
+            helpers = specs.mentioned([variables[name] for name in names])
+            others = [name for name in names if name not in helpers or name.startswith(specs.PREFIXES)]
+            clusters[str(host)] = {**dict.fromkeys(others), **host_values(variables, self._loader, strict=False)}
 
         limited = {str(host) for host in task_vars["ansible_play_hosts_all"]}
         faults = [fault for fault in validation.static_findings(clusters) if fault.cluster in limited]
         faulty = {fault.cluster for fault in faults}
-        valid = {name: values for name, values in clusters.items() if name in limited - faulty}
-        breaking = change_guard.breaking_changes(valid)
+        valid = {name: {**specs.known(clusters[name]), "cluster": name} for name in limited - faulty}
+        faults += (fault for values in valid.values() for fault in object_findings(values))
+        for name in {fault.cluster for fault in faults} - faulty:
+            del valid[name]
+        breaking = change_guard.breaking_changes(valid, render.parsed)
         faults = sorted([*faults, *change_guard.refused(valid, breaking)])
 
         result["changed"] = False

@@ -34,7 +34,7 @@ options:
     description: Variable that the message names if the API server refuses an object.
     type: str
     required: true
-  way_out:
+  remedy:
     description: What the user can do if the API server refuses an object, for the message.
     type: str
     required: true
@@ -64,7 +64,7 @@ EXAMPLES = r"""
         metadata:
           name: nativelink
     variable: nativelink_namespace
-    way_out: give nativelink_namespace another name
+    remedy: give nativelink_namespace another name
 """
 
 RETURN = r"""

@@ -73,12 +73,12 @@ class ApplyAction(ActionBase):
             return False
         return not namespace or self._api.read("v1", "Namespace", namespace) is not None
 
-    def apply(self, wanted: Sequence[Object], variable: str, way_out: str) -> Applied:
+    def apply(self, wanted: Sequence[Object], variable: str, remedy: str) -> Applied:
         """Apply objects server-side as our field manager, one after another, also after one that was refused.
 
         In check mode the API server says what it would do. An object that it cannot be asked about, because the
         object's kind or namespace does not exist yet, counts as a change. The API server refuses to change a field
-        that another manager owns; the message of the failed task then names that manager and `way_out`.
+        that another manager owns; the message of the failed task then names that manager and `remedy`.
         """
         applied, errors = Applied(), []
         for each in wanted:
@@ -87,7 +87,7 @@ class ApplyAction(ActionBase):
             except RefusedError as error:
                 errors.append(f"{identity(each)}: {error.message}")
         if errors:
-            self.refuse(variable, " | ".join(errors), way_out)
+            self.refuse(variable, " | ".join(errors), remedy)
         return applied
 
     def _apply_one(self, wanted: Object) -> Applied:

@@ -98,15 +98,8 @@ def notices(values: Mapping[str, Any], changes: Changes) -> list[str]:
     ]
 
 
-def _rendered(values: Mapping[str, Any], template: str) -> Object | None:
-    from . import render  # not needed before a tree is committed
-
-    return render.parsed(values, template)
-
-
 def breaking_changes(
-    clusters: Mapping[str, Mapping[str, Any]],
-    statefulset: Callable[[Mapping[str, Any], str], Object | None] = _rendered,
+    clusters: Mapping[str, Mapping[str, Any]], statefulset: Callable[[Mapping[str, Any], str], Object | None]
 ) -> dict[str, Changes]:
     """Return the changes that would break `clusters`, which maps names to effective values without static faults.
 

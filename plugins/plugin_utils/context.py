@@ -1,16 +1,37 @@
-"""From a cluster's variables to what its templates need: every derived value is computed here, and only here."""
+"""From a cluster's variables to what its templates need: every derived value is computed here, and only here.
+
+Each component has a class for what is derived for it, and one function that builds it. Templates read
+`cas.startup_failures`, and the variables themselves by their full names. Sizes ending in `_bytes` are bytes, timeouts
+and graces are seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from . import isolation, monitoring
+from .derived import (
+    COPIES,
+    cpus_of,
+    derived_properties,
+    failing_polls,
+    isolation_of,
+    node_selector_of,
+    redis_may_fill,
+    scaling_of,
+    spot,
+)
 from .filters import as_text
 from .ports import PORTS
-from .quantities import bytes_of, cpu_of, network_of, part_of, seconds_of
+from .providers import behind_envoy_gateway
+from .quantities import bytes_of, network_of, part_of, seconds_of
 from .specs import with_defaults
-from .versions import VERSIONS
+from .versions import Version, row
+
+Values = Mapping[str, Any]
+Features = Mapping[str, bool]
 
 COMPONENTS = (
     "cas",
@@ -43,8 +64,6 @@ INDEX_PERCENT = 75
 # A full store frees this much at once, but at most a hundredth of its size. The write that finds the store full deletes
 # all of it before it is answered, at 0.1 to 0.6 ms a file (seen on v1.6.6). A twentieth of 160 GiB would take minutes.
 EVICT_BYTES = 8 * 1024**2
-# A store of executable inputs keeps a second copy of each, which `max_bytes` does not count (v1.6.6: source).
-COPIES = 2
 # What a worker may write beside its scratch, of the scratch and at least: its log, /var/tmp, the root file system.
 BESIDE_PERCENT = 10
 BESIDE_LEAST = 2 * 1024**3
@@ -55,26 +74,13 @@ LOST_NODE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreacha
 PRIORITY_CLASS = "nativelink-control-plane"
 # The kubelet probes a starting CAS this often; the budget is nativelink_cas_startup_timeout.
 STARTUP_PERIOD = 10
-# KEDA polls without an answer for this many seconds before it holds a pool, or wakes one from zero. If the connection
-# is not even refused, each of the two numbers takes 3 s more (KEDA's HTTP timeout), which is a minute by default.
-LOST = 10
 # Cluster Autoscaler waits this long for a pod that it evicts, unless --max-graceful-termination-sec says more.
 EVICTION_PATIENCE = 600
 SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict"
-# The part of its memory limit that the bundled Redis may fill. The rest is for connections, and for what changes while
-# Redis rewrites its file.
-REDIS_FILLS = "70%"
 # Where pods have the files of the Secret for mutual TLS.
 CERTIFICATE = {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}
 SERVER_TLS = {**CERTIFICATE, "client_ca_file": "/tls/ca.crt"}
 CLIENT_TLS = {**CERTIFICATE, "ca_file": "/tls/ca.crt"}
-# Labels of spot nodes, and whether the nodes keep other pods away by a taint of the same key and value.
-SPOT = {
-    "karpenter": ("karpenter.sh/capacity-type", "spot", False),
-    "eks": ("eks.amazonaws.com/capacityType", "SPOT", False),
-    "gke": ("cloud.google.com/gke-spot", "true", True),
-    "aks": ("kubernetes.azure.com/scalesetpriority", "spot", True),
-}
 # The collector records the same for a scheduler in memory.
 DEMAND_BY_POOL = (
     'sum by (cluster, namespace, pool) (label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))'
@@ -129,64 +135,223 @@ CONFIG_MAPS = {
 }
 
 
-def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The context of the templates, from one cluster's effective variables (`specs.effective`), which are valid.
+@dataclass(frozen=True)
+class ConfigMap:
+    """A ConfigMap that kustomize generates: `files` are rendered ones, where the cluster has them."""
 
-    Sizes ending in `_bytes` are bytes, timeouts and graces are seconds. `features` holds the conditions that
-    `render.FILES` names.
-    """
+    name: str
+    namespace: str
+    files: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Cas:
+    """The CAS. The stores are eviction policies."""
+
+    storage_class: str
+    store: Mapping[str, int]
+    ac_store: Mapping[str, int]
+    served: str  # a prefix of the names of the stores that are served
+    spread: str
+    startup_failures: int
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The scheduler. `demand` tells by pools and the kinds of properties which pool an action waits for."""
+
+    properties: Mapping[str, str]
+    demand: Mapping[str, Any]
+    executing_timeout: int
+    tolerations: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Redis:
+    """The Redis of the schedulers. `network` is empty for the name of a host."""
+
+    address: str
+    host: str
+    port: int
+    network: str
+    storage_class: str
+    max_memory: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of workers. Templates read its keys of the inventory as well, unless a field has the name of one."""
+
+    options: Values
+    name: str
+    config_map: ConfigMap
+    image: str
+    platform_properties: Mapping[str, Sequence[str]]
+    isolated: bool
+    resources: Values
+    slots: int
+    target: int
+    longest: int
+    grace: int
+    node_selector: Mapping[str, str]
+    tolerations: Sequence[Any]
+    annotations: Mapping[str, str]
+    fast_store: Mapping[str, int]
+    fallback_replicas: int
+    failure_threshold: int
+    behavior: Values
+    scaling: str
+    features: Features
+
+    def __getitem__(self, key: str) -> Any:
+        """A key of the inventory, where Jinja finds no field."""
+        return self.options[key]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The Gateway or the Ingress. The routes are those that lead to one pod."""
+
+    single_pod_routes: Sequence[str]
+    ingress_annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out."""
+
+    clients: Sequence[Values]
+    metrics: Sequence[Values]
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The receiver of traces. `ratio` is the part of all traces that it gets."""
+
+    endpoint: str
+    insecure: bool
+    ratio: str
+    host: str
+    port: int
+    network: str
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """The Prometheus of the cluster, and what it alerts on and scrapes. `token` says that it lists pods and nodes."""
+
+    address: str
+    labels: Mapping[str, str]
+    alerts: Sequence[Values]
+    targets: Sequence[Values]
+    scrapes: Sequence[Values]
+    kubelet_paths: Sequence[str]
+    kubelet_series: str
+    token: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the templates of a cluster read. `features` holds the conditions that `render.FILES` names."""
+
+    variables: Values
+    features: Features
+    version: Version
+    labels: Mapping[str, Mapping[str, str]]
+    images: Mapping[str, str]
+    senders: Sequence[str]
+    collectors: Sequence[Values]
+    collected: Sequence[Values]
+    demand_expiration: int
+    upload_timeout: int
+    cas: Cas
+    scheduler: Scheduler
+    redis: Redis
+    pools: Sequence[Pool]
+    edge: Edge
+    peers: Peers
+    traces: Traces
+    prometheus: Prometheus
+    config_maps: Mapping[str, ConfigMap]
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The names of the templates: the variables, what is the same for each cluster, and the fields."""
+        return {**self.variables, **FIXED, **vars(self)}
+
+
+def context(values: Values) -> Context:
+    """The context of one cluster, from its effective variables (`specs.effective`), which are valid."""
     known = with_defaults(values)
+    senders = _senders(known)
+    pools = [_pool(pool, known) for pool in known["nativelink_worker_pools"]]
+    edge = _edge(known)
+    features = _features(known, senders, pools, edge)
+    cas = _cas(known, senders)
+    collectors = monitoring.collectors(senders, features["collected_demand"])
+    return Context(
+        variables=known,
+        features=features,
+        version=row(known["nativelink_version"]),
+        labels={component: _labels(known["cluster"], component) for component in COMPONENTS},
+        images=_images(known),
+        senders=senders,
+        collectors=collectors,
+        collected=[sender for each in collectors if each["component"] == "collector" for sender in each["senders"]],
+        # The values of a scheduler that is gone expire soon. KEDA then has no demand, and keeps the workers.
+        demand_expiration=max(5, 3 * known["nativelink_metrics_interval"]),
+        upload_timeout=seconds_of(known["nativelink_worker_upload_timeout"]),
+        cas=cas,
+        scheduler=_scheduler(known, pools),
+        redis=_redis(known, cas),
+        pools=pools,
+        edge=edge,
+        peers=_peers(known),
+        traces=_traces(known),
+        prometheus=_prometheus(known, features),
+        config_maps={
+            component: ConfigMap(f"nativelink-{component}-config", known["nativelink_namespace"], paths)
+            for component, (feature, paths) in CONFIG_MAPS.items()
+            if features[feature]
+        },
+    )
 
-    def own(name: str) -> Any:
-        return known[f"nativelink_{name}"]
 
-    cluster, backend = known["cluster"], own("scheduler_backend")
-    upload = seconds_of(own("worker_upload_timeout"))
-    # Always declared: v1.6.6 lets actions of undeclared properties run anywhere, also those that ask for a persistent
-    # worker where no pool offers one. The worker itself reads which protocol the action asks for.
-    properties = {**own("scheduler_platform_properties"), "supports-workers": "exact"}
-    properties.setdefault("requires-worker-protocol", "ignore")
-    autoscaled = any(scaling_of(pool, known) != "none" for pool in own("worker_pools"))
-    prometheus = own("prometheus")
-    shown = autoscaled or prometheus != "none"
-    demand = backend == "redis" and shown
-    # The workloads that send metrics, if something reads them. On Redis scaling does not.
-    read = prometheus != "none" or own("metrics_namespaces") or own("traces_endpoint")
-    read = bool(read or (autoscaled and backend == "memory"))
-    senders = [name for name in ("scheduler", "cas", "worker") if name in own("metrics") and read]
-    collected = backend == "memory" and "scheduler" in senders
-    pools = [_pool(pool, cluster, upload, known) for pool in own("worker_pools")]
-    bundled = backend == "redis" and own("redis_provider") == "bundled"
+# Features ---------------------------------------------------------------------------------------------------------
+
+
+def _autoscaled(known: Values) -> set[str]:
+    """What scales pools: `keda`, `hpa` or both."""
+    return {scaling_of(pool, known) for pool in known["nativelink_worker_pools"]} - {"none"}
+
+
+def _senders(known: Values) -> list[str]:
+    """The workloads that send metrics, if something reads them. On Redis scaling does not."""
+    read = known["nativelink_prometheus"] != "none" or known["nativelink_metrics_namespaces"]
+    read = read or known["nativelink_traces_endpoint"]
+    if not read and not (_autoscaled(known) and known["nativelink_scheduler_backend"] == "memory"):
+        return []
+    return [name for name in ("scheduler", "cas", "worker") if name in known["nativelink_metrics"]]
+
+
+def _features(known: Values, senders: Sequence[str], pools: Sequence[Pool], edge: Edge) -> dict[str, bool]:
+    prometheus, scrapes = known["nativelink_prometheus"], known["nativelink_prometheus_scrapes"]
+    scaling, engine = _autoscaled(known), known["gitops_provider"]
+    redis = known["nativelink_scheduler_backend"] == "redis"
+    demand = redis and (bool(scaling) or prometheus != "none")
     envoy_gateway = behind_envoy_gateway(known)
-    several = own("scheduler_replicas") > 1
-    behind = {"nativelink-cache": own("cas_replicas"), "nativelink-execution": own("scheduler_replicas")}
-    single_pod_routes = [route for route, pods in behind.items() if pods == 1]
-    readers = own("metrics_namespaces")
-    if any(pool["scaling"] == "keda" for pool in pools):
-        readers = [known["keda_namespace"], *readers]
-    # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
-    edges = [_namespace(known["ingress_namespace"])] if own("edge") != "none" and known["ingress_namespace"] else []
-    if envoy_gateway:
-        # Proxies of other Gateways are in the same namespace.
-        edges = [{**edge, "podSelector": {"matchLabels": _proxies(own("namespace"))}} for edge in edges]
-    memory = own("redis_resources").get("limits", {}).get("memory")
-    redis = f"nativelink-redis:{PORTS['redis']}" if bundled else own("redis_address")
-    # NativeLink's scheduler keeps the last of several values of a property.
-    offers = [
-        {
-            "name": pool["name"],
-            "properties": {key: texts[-1] for key, texts in pool["platform_properties"].items() if texts},
-        }
-        for pool in pools
-    ]
-    storage_class = own("cas_storage_class") or next((item["name"] for item in known["storage_classes_list"]), "")
-    features = {
+    counts = row(known["nativelink_version"]).counts
+    # What others report. An existing Prometheus is taken to scrape all that exists.
+    others = {"cluster": True, "edge": envoy_gateway, "keda": "keda" in scaling, "gitops": engine != "none"}
+    scraped = {name: exists and name in scrapes for name, exists in others.items()}
+    existing = prometheus in ("operator", "annotations")
+    return {
         "always": True,
-        "several_schedulers": several,
-        "redis": backend == "redis",
-        "bundled_redis": bundled,
+        "several_schedulers": known["nativelink_scheduler_replicas"] > 1,
+        "redis": redis,
+        "bundled_redis": redis and known["nativelink_redis_provider"] == "bundled",
         "collector": "scheduler" in senders or "cas" in senders,
-        "collected_demand": collected,
+        "collected_demand": not redis and "scheduler" in senders,
         "cas_metrics": "cas" in senders,
         "scheduler_metrics": "scheduler" in senders,
         "worker_metrics": "worker" in senders,
@@ -195,272 +360,200 @@ def template_context(values: Mapping[str, Any]) -> dict[str, Any]:
         "bundled_prometheus_with_demand": prometheus == "bundled" and demand,
         "prometheus_operator": prometheus == "operator",
         "prometheus_operator_with_demand": prometheus == "operator" and demand,
-        "prometheus_operator_with_kubelets": prometheus == "operator" and "cluster" in own("prometheus_scrapes"),
+        "prometheus_operator_with_kubelets": prometheus == "operator" and "cluster" in scrapes,
         "plain_alerts": prometheus in ("bundled", "annotations"),
         "scrape_annotations": prometheus == "annotations",
-        "dashboards": own("dashboards"),
-        "gateway": own("edge") == "gateway",
+        "dashboards": known["nativelink_dashboards"],
+        "gateway": known["nativelink_edge"] == "gateway",
         "envoy_gateway": envoy_gateway,
-        "envoy_gateway_with_a_single_pod": envoy_gateway and bool(single_pod_routes),
-        "ingress": own("edge") == "ingress",
-        "autoscaled": autoscaled,
-        "keda": any(pool["scaling"] == "keda" for pool in pools),
-        "isolated_workers": any(pool["isolated"] for pool in pools),
-        "client_writers": bool(own("writer_peers")),
-        "mutual_tls": bool(own("mutual_tls_secret")),
-        "certificates": bool(own("mutual_tls_issuer")),
-        **_alerted(known, senders, pools),
-    }
-    names = monitoring.names(known, pools, features)
-    collectors = monitoring.collectors(senders, collected)
-    return {
-        **known,
-        **FIXED,
-        "features": features,
-        "version": VERSIONS[own("version")],
-        "labels": {component: _labels(cluster, component) for component in COMPONENTS},
-        "images": {
-            "nativelink": _image(own("image"), own("version"), own("image_digest")),
-            "worker_init": _image(own("worker_init_image"), own("version"), own("worker_init_image_digest")),
-            **{
-                name: _image(own(f"{name}_image"), own(f"{name}_version"), own(f"{name}_image_digest"))
-                for name in ("redis", "headroom", "collector", "redis_exporter", "prometheus")
-            },
-        },
-        "secrets": _secrets(known),
-        "prometheus": {
-            "address": own("prometheus_address")
-            or f"http://nativelink-prometheus.{own('namespace')}.svc:{PORTS['prometheus']}",
-            "labels": {**_labels(cluster, "prometheus"), **own("prometheus_labels")},
-            "alerts": monitoring.groups(known, names, features) if prometheus != "none" else [],
-            "targets": monitoring.targets(features),
-            "scrapes": monitoring.scrapes(own("prometheus_scrapes"), names, features),
-            "kubelet_paths": ["/metrics", "/metrics/cadvisor"] if "cluster" in own("prometheus_scrapes") else [],
-            "kubelet_series": names["kubelet_series"],
-            # It lists pods and nodes by the API.
-            "token": bool(own("prometheus_scrapes")),
-        },
-        "senders": senders,
-        "collectors": collectors,
-        "collected": [sender for each in collectors if each["component"] == "collector" for sender in each["senders"]],
-        # The values of a scheduler that is gone expire soon. KEDA then has no demand, and keeps the workers.
-        "demand_expiration": max(5, 3 * own("metrics_interval")),
-        "traces": _receiver(own("traces_endpoint"), own("traces_percent")),
-        "cas": {
-            "storage_class": storage_class,
-            **_cas_stores(known),
-            # A prefix of the names of the stores that are served.
-            "served": "COUNTED_" if "cas" in senders else "",
-            "spread": {"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[own("cas_node_spread")],
-            "startup_failures": max(1, own("cas_startup_timeout") // STARTUP_PERIOD),
-        },
-        "scheduler": {
-            "properties": properties,
-            # How pools and the kinds of properties tell which pool an action waits for.
-            "demand": {"pools": offers, "kinds": properties},
-            # It frees what a crashed scheduler left in Redis. A value below an action's time would fail healthy builds.
-            "executing_timeout": max(pool["grace"] for pool in pools),
-            "tolerations": _back_soon(own("scheduler_tolerations")),
-        },
-        "redis": {
-            "address": redis,
-            **_peer(redis, PORTS["redis"]),
-            "storage_class": own("redis_storage_class") or storage_class,
-            "max_memory": redis_may_fill(memory) if memory else 0,
-        },
-        # Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out.
-        "peers": {
-            "clients": [*edges, *own("client_peers")],
-            "metrics": [_namespace(name) for name in dict.fromkeys(readers)],
-        },
-        "worker": {"upload_timeout": upload},
-        "pools": pools,
-        "edge": {
-            "single_pod_routes": single_pod_routes,
-            "ingress_annotations": {**INGRESS_ANNOTATIONS, **own("edge_annotations")},
-        },
-        "config_maps": {
-            component: {
-                "name": f"nativelink-{component}-config",
-                "namespace": own("namespace"),
-                "files": list(paths),
-            }
-            for component, (feature, paths) in CONFIG_MAPS.items()
-            if features[feature]
-        },
-    }
-
-
-def _alerted(known: Mapping[str, Any], senders: list[str], pools: list[dict[str, Any]]) -> dict[str, bool]:
-    """The conditions of alerts: what reports, and what of others is in Prometheus.
-
-    An existing Prometheus is taken to scrape all that exists.
-    """
-    prometheus, named = known["nativelink_prometheus"], known["nativelink_prometheus_scrapes"]
-    counts = VERSIONS[known["nativelink_version"]].counts
-    redis = known["nativelink_scheduler_backend"] == "redis"
-    # The scrape annotations leave out the demand of a scheduler in memory.
-    in_memory = not redis and "scheduler" in senders and prometheus in ("bundled", "operator")
-    engine = known["gitops_provider"]
-    exists = {
-        "cluster": True,
-        "edge": behind_envoy_gateway(known),
-        "keda": any(pool["scaling"] == "keda" for pool in pools),
-        "gitops": engine != "none",
-    }
-    scraped = {name: found and name in named for name, found in exists.items()}
-    known_to = {
-        name: scraped[name] or (found and prometheus in ("operator", "annotations")) for name, found in exists.items()
-    }
-    return {
+        "envoy_gateway_with_a_single_pod": envoy_gateway and bool(edge.single_pod_routes),
+        "ingress": known["nativelink_edge"] == "ingress",
+        "autoscaled": bool(scaling),
+        "keda": "keda" in scaling,
+        "isolated_workers": any(pool.isolated for pool in pools),
+        "client_writers": bool(known["nativelink_writer_peers"]),
+        "mutual_tls": bool(known["nativelink_mutual_tls_secret"]),
+        "certificates": bool(known["nativelink_mutual_tls_issuer"]),
         "scheduler_counts": counts and "scheduler" in senders,
         "cas_counts": counts and "cas" in senders,
-        "demand_of_all": in_memory,
+        # The scrape annotations leave out the demand of a scheduler in memory.
+        "demand_of_all": not redis and "scheduler" in senders and prometheus in ("bundled", "operator"),
         "demand_by_pool": redis and prometheus != "none",
         "edge_tls": bool(known["nativelink_edge_tls_secret"]),
         "argocd": engine == "argocd",
         "flux": engine == "flux",
         **{f"{name}_scraped": found for name, found in scraped.items()},
-        **{f"{name}_series": found for name, found in known_to.items()},
+        **{f"{name}_series": scraped[name] or (exists and existing) for name, exists in others.items()},
     }
 
 
-def redis_may_fill(limit: str) -> int:
-    """Bytes that the bundled Redis may fill of its memory limit, a quantity."""
-    return part_of(REDIS_FILLS, bytes_of(limit))
+# Components -------------------------------------------------------------------------------------------------------
 
 
-def behind_envoy_gateway(known: Mapping[str, Any]) -> bool:
-    """Whether a cluster's edge is a Gateway that Envoy Gateway serves."""
-    return bool(known["nativelink_edge"] == "gateway" and known["ingress_provider"] == "envoy-gateway")
+def _cas(known: Values, senders: Sequence[str]) -> Cas:
+    """Both stores of a CAS pod share its volume's inodes and its memory."""
+    volume = bytes_of(known["nativelink_cas_volume_size"])
+    cas, ac = (part_of(known[f"nativelink_cas_{name}_size"], volume) for name in ("store", "ac_store"))
+    files = _inodes(volume)
+    if memory := known["nativelink_cas_resources"].get("limits", {}).get("memory"):
+        files = min(files, bytes_of(memory) * INDEX_PERCENT // 100 // MEMORY_A_FILE)
+    # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
+    results = min(ac // BYTES_A_BLOCK, files // 4)
+    first_class = next((item["name"] for item in known["storage_classes_list"]), "")
+    return Cas(
+        storage_class=known["nativelink_cas_storage_class"] or first_class,
+        store=_eviction(cas, files - results),
+        ac_store=_eviction(ac, results),
+        served="COUNTED_" if "cas" in senders else "",
+        spread={"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[known["nativelink_cas_node_spread"]],
+        startup_failures=max(1, known["nativelink_cas_startup_timeout"] // STARTUP_PERIOD),
+    )
 
 
-def scaling_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """Return what scales a pool (its defaults filled in) of a cluster: `keda`, `hpa` or `none`."""
-    return pool["scaling"] or known["nativelink_scaling"]
-
-
-def isolation_of(pool: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """Return the isolation of a pool's actions (its defaults filled in): `users` or `none`."""
-    return pool["isolation"] or known["nativelink_worker_isolation"]
-
-
-def node_selector_of(pool: Mapping[str, Any]) -> dict[str, str]:
-    """Return the labels of the nodes that a pool (its defaults filled in) may use."""
-    return {**spot(pool["spot"])[0], **pool["node_selector"]}
-
-
-def cpus_of(pool: Mapping[str, Any]) -> int:
-    """Whole CPUs that a worker of a pool (its defaults filled in) may use: its limit or else its request, never 0."""
-    return max(1, cpu_of(_most(pool, "cpu") or 1) // 1000)
-
-
-def memory_of(pool: Mapping[str, Any]) -> int:
-    """Bytes of memory that a worker of a pool may use: its limit or else its request, 0 where it says neither."""
-    return bytes_of(_most(pool, "memory") or 0)
-
-
-def promised_memory(pool: Mapping[str, Any]) -> int:
-    """Bytes of memory that a worker of a pool has for sure: its request or else its limit, 0 where it says neither."""
-    requests = pool["resources"].get("requests") or {}
-    return bytes_of(requests.get("memory") or 0) or memory_of(pool)
-
-
-def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> dict[str, list[str]]:
-    """The platform properties that a pool offers without saying so, as far as the scheduler declares them.
-
-    A property that is declared `minimum`, `priority` or `exact` and that no worker offers makes every action wait that
-    asks for it (seen on v1.6.6).
-    """
-    found = {"OSFamily": "Linux", "cpu_count": str(cpus_of(pool))}
-    if memory := promised_memory(pool):
-        found["memory_kb"] = str(memory // 1024)
-    found = {name: text for name, text in found.items() if declared.get(name, "ignore") != "ignore"}
-    if pool["persistent_workers"]:
-        found["supports-workers"] = "1"
-    return {name: [text] for name, text in found.items()}
-
-
-def failing_polls(pool: Mapping[str, Any]) -> int:
-    """Return the number of unanswered polls after which KEDA holds a pool (its defaults filled in), or wakes it."""
-    return max(3, LOST // pool["polling_interval"])
-
-
-def _secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The Secrets that the tree names and only the user can make: `namespace`, `name`, and `what` each holds."""
-    ours, workers = known["nativelink_namespace"], known["nativelink_workers_namespace"]
-    edge = known["nativelink_edge"] != "none"
-    redis = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "existing"
-    made = known["nativelink_mutual_tls_issuer"] or known["worker_certificates_create"]
-    mutual_tls = "" if made else known["nativelink_mutual_tls_secret"]
-    wanted = [
-        (ours, known["nativelink_edge_tls_secret"] if edge else "", "the certificate of the edge"),
-        (ours, known["nativelink_edge_client_ca_secret"] if edge else "", "the CA of the clients"),
-        (ours, known["nativelink_redis_secret_name"] if redis else "", "the password of Redis"),
-        (ours, mutual_tls, "the certificate of CAS and scheduler for mutual TLS"),
-        (workers, mutual_tls, "the certificate of the workers for mutual TLS"),
+def _scheduler(known: Values, pools: Sequence[Pool]) -> Scheduler:
+    # Always declared: v1.6.6 lets actions of undeclared properties run anywhere, also those that ask for a persistent
+    # worker where no pool offers one. The worker itself reads which protocol the action asks for.
+    properties = {**known["nativelink_scheduler_platform_properties"], "supports-workers": "exact"}
+    properties.setdefault("requires-worker-protocol", "ignore")
+    # NativeLink's scheduler keeps the last of several values of a property.
+    offers = [
+        {
+            "name": pool.name,
+            "properties": {key: texts[-1] for key, texts in pool.platform_properties.items() if texts},
+        }
+        for pool in pools
     ]
-    for name in known["nativelink_image_pull_secrets"]:
-        wanted += [(namespace, name, "the credentials for pulling images") for namespace in (ours, workers)]
-    return [{"namespace": namespace, "name": name, "what": what} for namespace, name, what in wanted if name]
+    return Scheduler(
+        properties=properties,
+        demand={"pools": offers, "kinds": properties},
+        # It frees what a crashed scheduler left in Redis. A value below an action's time would fail healthy builds.
+        executing_timeout=max(pool.grace for pool in pools),
+        tolerations=_back_soon(known["nativelink_scheduler_tolerations"]),
+    )
 
 
-def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str, Any]) -> dict[str, Any]:
+def _redis(known: Values, cas: Cas) -> Redis:
+    bundled = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "bundled"
+    address = f"nativelink-redis:{PORTS['redis']}" if bundled else known["nativelink_redis_address"]
+    memory = known["nativelink_redis_resources"].get("limits", {}).get("memory")
+    return Redis(
+        address=address,
+        **_peer(address, PORTS["redis"]),
+        storage_class=known["nativelink_redis_storage_class"] or cas.storage_class,
+        max_memory=redis_may_fill(memory) if memory else 0,
+    )
+
+
+def _pool(pool: Values, known: Values) -> Pool:
     name, longest = pool["name"], seconds_of(pool["longest_action"])
     scaling = scaling_of(pool, known)
     scratch = bytes_of(pool["scratch_size"])
     stated = {key: _texts(value) for key, value in pool["platform_properties"].items()}
-    properties = {**derived_properties(pool, known["nativelink_scheduler_platform_properties"]), **stated}
     slots = pool["slots"] or cpus_of(pool)
     store = part_of(pool["fast_store_size"], scratch)
     image = pool["image"] or known["nativelink_worker_image"]
     # As long as an action that starts just before the drain may take to the report of its result.
-    grace = longest + upload + ACTION_MARGIN
+    grace = longest + seconds_of(known["nativelink_worker_upload_timeout"]) + ACTION_MARGIN
     _, tolerations = spot(pool["spot"])
-    return {
-        **pool,
-        "config_map": {
-            "name": f"nativelink-worker-{name}-config",
-            "namespace": known["nativelink_workers_namespace"],
-            "files": [
-                f"worker/{name}/worker.json5",
-                "worker/start.sh",
-                "worker/precondition.sh",
-                "worker/drain.sh",
-            ],
-        },
-        "image": f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
-        "platform_properties": properties,
-        "isolated": isolation_of(pool, known) == "users",
-        "resources": _reserved(pool),
-        "slots": slots,
-        "target": pool["target"] or slots,
-        "longest": longest,
-        "grace": grace,
-        "node_selector": node_selector_of(pool),
-        "tolerations": [*tolerations, *pool["tolerations"]],
+    return Pool(
+        options=pool,
+        name=name,
+        config_map=ConfigMap(
+            f"nativelink-worker-{name}-config",
+            known["nativelink_workers_namespace"],
+            (f"worker/{name}/worker.json5", "worker/start.sh", "worker/precondition.sh", "worker/drain.sh"),
+        ),
+        image=f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
+        platform_properties=derived_properties(pool, known["nativelink_scheduler_platform_properties"]) | stated,
+        isolated=isolation_of(pool, known) == "users",
+        resources=_reserved(pool),
+        slots=slots,
+        target=pool["target"] or slots,
+        longest=longest,
+        grace=grace,
+        node_selector=node_selector_of(pool),
+        tolerations=[*tolerations, *pool["tolerations"]],
         # An eviction drains too, as long as the evictor has the patience.
-        "annotations": {SAFE_TO_EVICT: as_text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
-        "fast_store": _eviction(store, _inodes(scratch) // COPIES),
+        annotations={SAFE_TO_EVICT: as_text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
+        fast_store=_eviction(store, _inodes(scratch) // COPIES),
         # Without a metric KEDA keeps at least this many workers. A fallback of 0 would scale the pool to zero.
-        "fallback_replicas": max(1, pool["min_replicas"]),
-        "failure_threshold": failing_polls(pool),
-        "behavior": {"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
-        "scaling": scaling,
-        "features": {
+        fallback_replicas=max(1, pool["min_replicas"]),
+        failure_threshold=failing_polls(pool),
+        behavior={"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
+        scaling=scaling,
+        features={
             "always": True,
             "keda": scaling == "keda",
             "hpa": scaling == "hpa",
             "headroom": pool["headroom"] > 0,
             "prepull": pool["prepull"],
         },
+    )
+
+
+def _edge(known: Values) -> Edge:
+    behind = {
+        "nativelink-cache": known["nativelink_cas_replicas"],
+        "nativelink-execution": known["nativelink_scheduler_replicas"],
     }
+    return Edge(
+        single_pod_routes=[route for route, pods in behind.items() if pods == 1],
+        ingress_annotations={**INGRESS_ANNOTATIONS, **known["nativelink_edge_annotations"]},
+    )
 
 
-def _most(pool: Mapping[str, Any], resource: str) -> Any:
-    """A worker's limit of a resource, or else its request; None where it says neither."""
-    limits, requests = (pool["resources"].get(kind) or {} for kind in ("limits", "requests"))
-    return limits.get(resource, requests.get(resource))
+def _peers(known: Values) -> Peers:
+    namespace, edges = known["ingress_namespace"], []
+    # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
+    if known["nativelink_edge"] != "none" and namespace:
+        # Proxies of other Gateways are in the same namespace.
+        proxies = {"podSelector": {"matchLabels": _proxies(known["nativelink_namespace"])}}
+        edges = [{**_namespace(namespace), **(proxies if behind_envoy_gateway(known) else {})}]
+    readers = [known["keda_namespace"]] if "keda" in _autoscaled(known) else []
+    readers += known["nativelink_metrics_namespaces"]
+    return Peers(
+        clients=[*edges, *known["nativelink_client_peers"]],
+        metrics=[_namespace(name) for name in dict.fromkeys(readers)],
+    )
+
+
+def _traces(known: Values) -> Traces:
+    scheme, _, address = known["nativelink_traces_endpoint"].rstrip("/").partition("://")
+    return Traces(
+        endpoint=address,
+        insecure=scheme == "http",
+        ratio=f"{known['nativelink_traces_percent'] * 0.01:g}",
+        **_peer(address, monitoring.SENDERS["scheduler"]),
+    )
+
+
+def _prometheus(known: Values, features: Features) -> Prometheus:
+    names = monitoring.names(known, features)
+    wanted = known["nativelink_prometheus_scrapes"]
+    ours = f"http://nativelink-prometheus.{known['nativelink_namespace']}.svc:{PORTS['prometheus']}"
+    return Prometheus(
+        address=known["nativelink_prometheus_address"] or ours,
+        labels={**_labels(known["cluster"], "prometheus"), **known["nativelink_prometheus_labels"]},
+        alerts=monitoring.groups(known, names, features) if known["nativelink_prometheus"] != "none" else [],
+        targets=monitoring.targets(features),
+        scrapes=monitoring.scrapes(wanted, names, features),
+        kubelet_paths=["/metrics", "/metrics/cadvisor"] if "cluster" in wanted else [],
+        kubelet_series=names["kubelet_series"],
+        token=bool(wanted),
+    )
+
+
+# Parts ------------------------------------------------------------------------------------------------------------
+
+
+def _images(known: Values) -> dict[str, str]:
+    """The images with their tags. Those of NativeLink itself have one tag."""
+    found = {}
+    for name in ("", "worker_init_", "redis_", "headroom_", "collector_", "redis_exporter_", "prometheus_"):
+        tag = known.get(f"nativelink_{name}version", known["nativelink_version"])
+        image, digest = f"{known[f'nativelink_{name}image']}:{tag}", known[f"nativelink_{name}image_digest"]
+        found[name.rstrip("_") or "nativelink"] = f"{image}@{digest}" if digest else image
+    return found
 
 
 def _inodes(volume: int) -> int:
@@ -473,18 +566,6 @@ def _eviction(store: int, files: int) -> dict[str, int]:
     return {"max_bytes": store, "evict_bytes": min(store // 100, EVICT_BYTES), "max_count": files}
 
 
-def _cas_stores(known: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """The eviction policies of both stores of a CAS pod, which share its volume's inodes and its memory."""
-    volume = bytes_of(known["nativelink_cas_volume_size"])
-    cas, ac = (part_of(known[f"nativelink_cas_{name}_size"], volume) for name in ("store", "ac_store"))
-    files = _inodes(volume)
-    if memory := known["nativelink_cas_resources"].get("limits", {}).get("memory"):
-        files = min(files, bytes_of(memory) * INDEX_PERCENT // 100 // MEMORY_A_FILE)
-    # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
-    results = min(ac // BYTES_A_BLOCK, files // 4)
-    return {"store": _eviction(cas, files - results), "ac_store": _eviction(ac, results)}
-
-
 def _back_soon(tolerations: list[Any]) -> list[Any]:
     """Tolerations that let a pod's replacement start soon after its node is lost, and those that the user states."""
     stated = {toleration.get("key") for toleration in tolerations}
@@ -495,7 +576,7 @@ def _back_soon(tolerations: list[Any]) -> list[Any]:
     ]
 
 
-def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:
+def _reserved(pool: Values) -> dict[str, Any]:
     """The pool's resources, with its disk: a node's disk that fills up takes all workers of the node along.
 
     The request is the scratch. The limit leaves room for the log and for what is written beside the scratch.
@@ -511,15 +592,6 @@ def _reserved(pool: Mapping[str, Any]) -> dict[str, Any]:
     limit = most + max(most * BESIDE_PERCENT // 100, BESIDE_LEAST)
     whole = (limit + 2**30 - 1) // 2**30  # Kubernetes warns of fractions of a byte, which 102.4Gi has
     return {**pool["resources"], "requests": requests, "limits": {**limits, disk: f"{whole}Gi"}}
-
-
-def spot(kind: str) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Node selector and tolerations for spot nodes of a kind, which may be none."""
-    if not kind:
-        return {}, []
-    key, value, tainted = SPOT[kind]
-    toleration = {"key": key, "operator": "Equal", "value": value, "effect": "NoSchedule"}
-    return {key: value}, [toleration] if tainted else []
 
 
 def _selector(component: str) -> dict[str, str]:
@@ -545,21 +617,6 @@ def _proxies(namespace: str) -> dict[str, str]:
     """The labels that Envoy Gateway gives the proxies of the tree's Gateway."""
     owner = {"name": "nativelink", "namespace": namespace}
     return {f"gateway.envoyproxy.io/owning-gateway-{key}": value for key, value in owner.items()}
-
-
-def _image(name: str, tag: str, digest: str) -> str:
-    return f"{name}:{tag}@{digest}" if digest else f"{name}:{tag}"
-
-
-def _receiver(url: str, percent: int) -> dict[str, Any]:
-    """Where traces go: the address as the collector wants it, the peer of a NetworkPolicy, and the sampled part."""
-    scheme, _, address = url.rstrip("/").partition("://")
-    return {
-        "endpoint": address,
-        "insecure": scheme == "http",
-        "ratio": f"{percent * 0.01:g}",
-        **_peer(address, monitoring.SENDERS["scheduler"]),
-    }
 
 
 def _peer(address: str, default_port: int) -> dict[str, Any]:
@@ -588,7 +645,7 @@ FIXED: dict[str, Any] = {
     "report_interval": monitoring.REPORT_INTERVAL,
     "reports": monitoring.REPORTS,
     "startup_period": STARTUP_PERIOD,
-    "inhibit_rules": monitoring.inhibit_rules(),
-    "operator_inhibit_rules": monitoring.operator_inhibit_rules(),
+    "inhibit_rules": monitoring.inhibit_rules(operator=False),
+    "operator_inhibit_rules": monitoring.inhibit_rules(operator=True),
     "demand_by_pool": DEMAND_BY_POOL,
 }

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from cryptography.x509 import load_pem_x509_certificate
 
 from .api import Api, ApiError, Object, RefusedError, server_of
-from .context import node_selector_of
+from .derived import node_selector_of
 from .findings import Finding, Findings
 from .quantities import KubernetesVersion, seconds_of
 from .specs import Values, namespaces, with_defaults

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from .derived import scaling_of
 from .ports import PORTS
 from .quantities import midnight_of, seconds_of
 from .specs import ROOT
@@ -59,9 +60,9 @@ def collectors(senders: Sequence[str], demand: bool) -> list[dict[str, Any]]:
     return found
 
 
-def names(values: Mapping[str, Any], pools: Sequence[Mapping[str, Any]], features: Features) -> dict[str, str]:
-    """What %(name)s stands for in a cluster. `pools` are those of the context."""
-    day = values["nativelink_mutual_tls_expires"]
+def names(values: Mapping[str, Any], features: Features) -> dict[str, str]:
+    """What %(name)s stands for in a cluster, from its variables with the defaults of nested keys."""
+    day, pools = values["nativelink_mutual_tls_expires"], values["nativelink_worker_pools"]
     found = {
         "cluster": values["cluster"],
         "namespace": values["nativelink_namespace"],
@@ -71,7 +72,7 @@ def names(values: Mapping[str, Any], pools: Sequence[Mapping[str, Any]], feature
         "keda_namespace": values["keda_namespace"],
         "states_namespace": values["nativelink_kube_state_metrics_namespace"],
         "pools": "|".join(pool["name"] for pool in pools),
-        "scaled_pools": "|".join(pool["name"] for pool in pools if pool["scaling"] != "none"),
+        "scaled_pools": "|".join(pool["name"] for pool in pools if scaling_of(pool, values) != "none"),
         "first_pool": pools[0]["name"],
         "expires": day,
         "expires_at": str(midnight_of(day)),
@@ -134,34 +135,20 @@ def _filled(value: Any, names: Names) -> Any:
     return value % names if isinstance(value, str) else value
 
 
-def inhibit_rules() -> list[dict[str, Any]]:
-    """The `inhibit_rules` of an Alertmanager's configuration."""
+def inhibit_rules(*, operator: bool) -> list[dict[str, Any]]:
+    """The rules of an Alertmanager's configuration, or of the Prometheus Operator's AlertmanagerConfig."""
+
+    def matchers(names: Sequence[str], labels: Mapping[str, str]) -> list[Any]:
+        wanted = [("alertname", "=~", "|".join(names)), *((label, "=", value) for label, value in labels.items())]
+        if operator:
+            return [dict(zip(("name", "matchType", "value"), each, strict=True)) for each in wanted]
+        return [f'{label}{kind}"{value}"' for label, kind, value in wanted]
+
+    source, target = ("sourceMatch", "targetMatch") if operator else ("source_matchers", "target_matchers")
     return [
         {
-            "source_matchers": [f'alertname=~"{"|".join(each["sources"])}"'],
-            "target_matchers": [
-                f'alertname=~"{"|".join(each["targets"])}"',
-                *(f'{label}="{value}"' for label, value in each.get("where", {}).items()),
-            ],
-            "equal": ["cluster", "namespace", *each.get("equal", ())],
-        }
-        for each in DATA["inhibitions"]
-    ]
-
-
-def operator_inhibit_rules() -> list[dict[str, Any]]:
-    """The `inhibitRules` of an AlertmanagerConfig of the Prometheus Operator."""
-
-    def matcher(label: str, kind: str, value: str) -> dict[str, str]:
-        return {"name": label, "matchType": kind, "value": value}
-
-    return [
-        {
-            "sourceMatch": [matcher("alertname", "=~", "|".join(each["sources"]))],
-            "targetMatch": [
-                matcher("alertname", "=~", "|".join(each["targets"])),
-                *(matcher(label, "=", value) for label, value in each.get("where", {}).items()),
-            ],
+            source: matchers(each["sources"], {}),
+            target: matchers(each["targets"], each.get("where", {})),
             "equal": ["cluster", "namespace", *each.get("equal", ())],
         }
         for each in DATA["inhibitions"]

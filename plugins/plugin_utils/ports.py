@@ -2,8 +2,8 @@
 
 PORTS = {
     "cas": 50051,  # cas, ac, bytestream and capabilities for clients
-    "slice": 50052,  # a CAS pod's own part, for the other CAS pods, the scheduler and the workers
-    "writers": 50053,  # a CAS pod's own part of the action results, where workers write them
+    "slice": 50052,  # a CAS pod's own shard, for the other CAS pods, the scheduler and the workers
+    "writers": 50053,  # a CAS pod's own shard of the action results, where workers write them
     "client_writers": 50054,  # as cas, but for the clients that may write action results
     "scheduler": 50052,  # execution and capabilities for clients
     "worker_api": 50061,  # workers only

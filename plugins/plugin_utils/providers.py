@@ -45,6 +45,11 @@ def engines() -> dict[str, Engine]:
     return _read("gitops", Engine, *(name for name in specs.options()["gitops_provider"].choices if name != "none"))
 
 
+def behind_envoy_gateway(known: Mapping[str, Any]) -> bool:
+    """Whether a cluster's edge is a Gateway that Envoy Gateway serves."""
+    return bool(known["nativelink_edge"] == "gateway" and known["ingress_provider"] == "envoy-gateway")
+
+
 def _read(role: str, kind: type[_Provider], *names: str) -> dict[str, _Provider]:
     found: dict[str, _Provider] = {}
     for name in sorted(names):

@@ -10,13 +10,15 @@ from typing import NamedTuple, Self
 
 Text = str | int | float
 
-_NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
-SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE]\d{{1,2}})?")
+# ASCII digits only, and so few that no number is too long for Python or Kubernetes.
+_NUMBER = r"([0-9]{1,19}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})"
+SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E|[eE][0-9]{{1,2}})?")
 CPU = re.compile(rf"{_NUMBER}(m)?")
 PERCENT = re.compile(rf"{_NUMBER}%")
-DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+# Together less than a hundred years, which Go, and so Kubernetes, can count.
+DURATION = re.compile(r"(?:([0-9]{1,4})d)?(?:([0-9]{1,5})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,9})s)?")
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_VERSION = re.compile(r"v?([0-9]{1,9})\.([0-9]{1,9})")
 _SECONDS = (86400, 3600, 60, 1)
 _BINARY = {unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
 _DECIMAL = {unit: 1000**power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), start=1)}
@@ -52,7 +54,9 @@ def bytes_of(size: Text) -> int:
         factor = 10 ** int(unit[1:])
     else:
         factor = {**_BINARY, **_DECIMAL}.get(unit or "", 1)
-    return _ceil(Fraction(number) * factor)
+    if (amount := _ceil(Fraction(number) * factor)) >= 2**63:
+        raise QuantityError(f"{size!r} is more than Kubernetes can count")
+    return amount
 
 
 def cpu_of(cpu: Text) -> int:
@@ -67,9 +71,7 @@ def cpu_of(cpu: Text) -> int:
 def seconds_of(duration: Text) -> int:
     """Seconds of a duration such as `20m`, `1h30m` or a plain number of seconds."""
     text = _text(duration)
-    if text.isascii() and text.isdigit():
-        return int(text)
-    found = DURATION.fullmatch(text)
+    found = DURATION.fullmatch(f"{text}s" if text.isdigit() else text)
     if not text or not found:
         raise QuantityError(f"{duration!r} is not a valid duration")
     return sum(int(count or 0) * unit for count, unit in zip(found.groups(), _SECONDS, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import jinja2
 import yaml
 
 from . import filters
-from .context import template_context
+from .context import ConfigMap, Context, context
 from .specs import ROOT
 
 TEMPLATES = ROOT / "roles/nativelink/templates"
@@ -21,7 +22,7 @@ TEMPLATES = ROOT / "roles/nativelink/templates"
 DASHBOARD_FILES = ROOT / "roles/nativelink/files/dashboards"
 
 # The rendered files: the template without .j2, which is also the file below rendered/, and its condition in
-# `template_context()["features"]`.
+# `Context.features`.
 FILES = {
     "cas/cas.json5": "always",
     "cas/service-headless.yaml": "always",
@@ -128,22 +129,22 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
 
     `values` are the cluster's effective variables (`specs.effective`), which are valid. Raises RenderError.
     """
-    context = template_context(values)
-    files = {path: _render(template, scope) for path, template, scope in _wanted(context)}
+    found = context(values)
+    files = {path: _render(template, scope) for path, template, scope in _wanted(found)}
     resources = sorted(path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS)
-    dashboards = _dashboards() if context["features"]["dashboards"] else {}
+    dashboards = _dashboards() if found.features["dashboards"] else {}
     # Their links to the runbooks begin with the default of nativelink_runbook_url.
     runbooks = json.dumps(values["nativelink_runbook_url"])
     files |= {f"{DASHBOARDS}{name}.json": text.replace('"docs/alerts"', runbooks) for name, text in dashboards.items()}
-    more = {"resources": resources, "dashboards": list(dashboards), "generated": config_maps(context)}
-    files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**context, **more})
+    more = {"resources": resources, "dashboards": list(dashboards), "generated": config_maps(found)}
+    files[KUSTOMIZATION] = _render(KUSTOMIZATION, {**found.scope, **more})
     return files
 
 
 def parsed(values: Mapping[str, Any], template: str) -> dict[str, Any] | None:
     """The object of one of FILES as the tree would hold it, parsed; None where the cluster has none."""
-    context = template_context(values)
-    return _parse(_render(template, context)) if context["features"][FILES[template]] else None
+    found = context(values)
+    return _parse(_render(template, found.scope)) if found.features[FILES[template]] else None
 
 
 def objects(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -151,20 +152,18 @@ def objects(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
     The labels name a cluster `any`, so that clusters that differ in nothing but their names have the same texts.
     """
-    context = {**template_context({**values, "cluster": "any"}), "cluster": values["cluster"]}
-    for path, template, scope in _wanted(context):
+    for path, template, scope in _wanted(context({**values, "cluster": "any"})):
         if path.endswith(".yaml") and path not in CONFIGURATIONS:
-            with _named(template, scope):
-                text = _body(template, scope)
+            with _named(template, {"cluster": values["cluster"]}):
+                text = _body(template, {**scope, "cluster": values["cluster"]})
             yield path, text
 
 
-def config_maps(context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The ConfigMaps that kustomize generates from rendered files, of the context of a cluster."""
-    found = [*context["config_maps"].values(), *(pool["config_map"] for pool in context["pools"])]
-    features = context["features"]
+def config_maps(context: Context) -> list[ConfigMap]:
+    """The ConfigMaps that kustomize generates from rendered files of a cluster."""
     return [
-        {**each, "files": [path for path in each["files"] if features[FILES.get(path, "always")]]} for each in found
+        replace(each, files=[path for path in each.files if context.features[FILES.get(path, "always")]])
+        for each in (*context.config_maps.values(), *(pool.config_map for pool in context.pools))
     ]
 
 
@@ -187,31 +186,32 @@ def _dashboards() -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted(DASHBOARD_FILES.glob("*.json"))}
 
 
-def _wanted(context: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Path, template and context of each file."""
+def _wanted(context: Context) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Path, template and names of each file."""
+    scope, features = context.scope, context.features
     for template, condition in FILES.items():
-        if context["features"][condition]:
-            yield template, template, context
+        if features[condition]:
+            yield template, template, scope
     for prefix, (component, condition) in COMPONENTS.items():
-        if context["features"][condition]:
+        if features[condition]:
             for name in COMPONENT_FILES:
-                yield f"{prefix}{name}", f"component/{name}", {**context, "component": component}
-    for collector in context["collectors"]:
+                yield f"{prefix}{name}", f"component/{name}", {**scope, "component": component}
+    for collector in context.collectors:
         for template in COLLECTOR_FILES:
             path = template.replace("collector", collector["component"])
-            yield path, template, {**context, "collector": collector}
-    if context["features"]["prometheus_operator"]:
-        for scrape in context["prometheus"]["scrapes"]:
-            yield f"monitoring/podmonitor-{scrape['name']}.yaml", PODMONITOR, {**context, "scrape": scrape}
-    for pool in context["pools"]:
+            yield path, template, {**scope, "collector": collector}
+    if features["prometheus_operator"]:
+        for scrape in context.prometheus.scrapes:
+            yield f"monitoring/podmonitor-{scrape['name']}.yaml", PODMONITOR, {**scope, "scrape": scrape}
+    for pool in context.pools:
         for template, condition in POOL_FILES.items():
-            if pool["features"][condition]:
-                yield template.replace("/pool/", f"/{pool['name']}/"), template, {**context, "pool": pool}
+            if pool.features[condition]:
+                yield template.replace("/pool/", f"/{pool.name}/"), template, {**scope, "pool": pool}
 
 
-def _render(template: str, context: Mapping[str, Any]) -> str:
-    with _named(template, context):
-        body = _body(template, context)
+def _render(template: str, scope: Mapping[str, Any]) -> str:
+    with _named(template, scope):
+        body = _body(template, scope)
         if template.endswith(".yaml"):
             _parse(body)
     return header(template) + body
@@ -221,17 +221,17 @@ def _origin(template: str) -> str:
     return f"roles/nativelink/templates/{template}.j2"
 
 
-def _body(template: str, context: Mapping[str, Any]) -> str:
-    return environment().get_template(f"{template}.j2").render(context)
+def _body(template: str, scope: Mapping[str, Any]) -> str:
+    return environment().get_template(f"{template}.j2").render(scope)
 
 
 @contextmanager
-def _named(template: str, context: Mapping[str, Any]) -> Iterator[None]:
+def _named(template: str, scope: Mapping[str, Any]) -> Iterator[None]:
     """Name cluster and template where one cannot be rendered."""
     try:
         yield
     except (jinja2.TemplateError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise RenderError(f"{context['cluster']}: {_origin(template)}: {' '.join(str(error).split())}") from error
+        raise RenderError(f"{scope['cluster']}: {_origin(template)}: {' '.join(str(error).split())}") from error
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -184,36 +184,30 @@ def holds_template(value: Yaml) -> bool:
     return isinstance(value, str) and ("{{" in value or "{%" in value or "{#" in value)
 
 
-def _plain(value: Yaml, template: Callable[[Any], Any]) -> Yaml:
-    """`value` with its templates resolved and without Ansible's tagged types."""
-    kind = type(value)
-    if value is None or kind in (bool, int, float):
-        return value
-    if isinstance(value, str):
-        return _untagged(template(value) if holds_template(value) else value)
+def mentioned(value: Yaml) -> set[str]:
+    """The words in the templates of a value. A variable among them is there to be used in others."""
     if isinstance(value, Mapping):
-        return {_untagged(key): _plain(item, template) for key, item in value.items()}
+        value = list(value.values())
     if isinstance(value, list | tuple):
-        return [_plain(item, template) for item in value]
-    if isinstance(value, int | float):
-        return _untagged(value)
-    return _untagged(template(value))  # a vault string, for example
+        return set().union(*map(mentioned, value))
+    return set(re.findall(r"\w+", value)) if holds_template(value) else set()
 
 
-def _untagged(value: Yaml) -> Yaml:
-    """`value` as built-in types; Ansible's own types are subclasses of them."""
+def _plain(value: Yaml, template: Callable[[Any], Any] | None = None) -> Yaml:
+    """`value` with its templates resolved, and as built-in types: Ansible's own types are subclasses of them."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return "".join((value,)) if type(value) is not str else value
+        return _plain(template(value)) if template and holds_template(value) else "".join((value,))
     for kind in (int, float):
         if isinstance(value, kind):
             return kind(value)
     if isinstance(value, Mapping):
-        return {_untagged(key): _untagged(item) for key, item in value.items()}
+        return {_plain(key): _plain(item, template) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_untagged(item) for item in value]
-    return str(value)  # a date: YAML reads an unquoted 2026-01-01 as one
+        return [_plain(item, template) for item in value]
+    # A vault string, for example, or else a date: YAML reads an unquoted 2026-01-01 as one.
+    return _plain(template(value)) if template else str(value)
 
 
 def _filled(option: Option, value: Yaml) -> Yaml:

@@ -196,6 +196,10 @@ def _replace(directory: Path, staged: Mapping[str, str | None]) -> None:
     beside, rendered = directory / TEMPORARY, directory / RENDERED
     try:
         beside.mkdir()
+        for below, _, _ in os.walk(rendered):
+            # The old tree could be replaced, but not be removed.
+            if not os.access(below, os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), below)
         for folder in sorted({(beside / path).parent for path in staged}):
             folder.mkdir(parents=True, exist_ok=True)
         for path, text in staged.items():

@@ -1,60 +1,70 @@
-"""The table of all that depends on NativeLink's version. Nothing else in the project asks for a version.
-
-A new version is a row here, a choice in roles/nativelink/meta/argument_specs.yml, and the default when it is known to
-work.
-"""
+"""What depends on NativeLink's version: roles/nativelink/files/versions.yml. Nothing else asks for a version."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from .quantities import QuantityError
+from .release import version_key
+from .specs import ROOT
+
+_DATA: dict[str, Any] = yaml.load((ROOT / "roles/nativelink/files/versions.yml").read_text(), yaml.CSafeLoader)
 
 
 @dataclass(frozen=True)
 class Version:
-    """Names of configuration fields that changed, and what the version can do."""
+    """A row of the table, where each key is explained."""
 
     max_action_timeout: str
     max_upload_timeout: str
-    # Before v1.6.5 schedulers on one Redis lose actions (TraceMachina/nativelink 2680 and 2685), and v1.3.2 lacks the
-    # fallback_match_interval_s by which guard.sh tells a living one.
     redis_backend: bool
-    # A matching pass now and then, for wake-ups that got lost.
     fallback_match_interval: bool
-    # Small blobs that are wanted at the same time are read by one call.
     read_batching: bool
-    # True if it sets TCP_NODELAY on the connections that it accepts. If not, small answers wait 40 ms (seen on both).
     tcp_nodelay: bool
-    # Its metrics count requests, matching passes, workers and health checks, too (v1.3.2: only actions and the cache).
     counts: bool
+    undeclared_properties: bool
 
 
-VERSIONS = {
-    "v1.6.6": Version(
-        "max_action_timeout_s",
-        "max_upload_timeout_s",
-        redis_backend=True,
-        fallback_match_interval=True,
-        read_batching=True,
-        tcp_nodelay=False,
-        counts=True,
-    ),
-    "v1.3.2": Version(
-        "max_action_timeout",
-        "max_upload_timeout",
-        redis_backend=False,
-        fallback_match_interval=False,
-        read_batching=False,
-        tcp_nodelay=False,
-        counts=False,
-    ),
-}
+VERSIONS = {name: Version(**found) for name, found in _DATA["versions"].items()}
+"""The rows, the newest first."""
+NEWEST = next(iter(VERSIONS))
 
 
-def redis_backend(version: str) -> bool:
-    """Return whether schedulers of this supported version can have their queue in Redis."""
-    return VERSIONS[version].redis_backend
+class UnknownVersionError(QuantityError):
+    """A version whose configuration nobody knows."""
 
 
-def tcp_nodelay(version: str) -> bool:
-    """Return whether this supported version sets TCP_NODELAY on the connections that it accepts."""
-    return VERSIONS[version].tcp_nodelay
+def row(version: str) -> Version:
+    """The row of a version: that of the newest one for a newer one, and that of v1.6.6 for v1.6.6-ours."""
+    same = (name for name in VERSIONS if _number(name) == _number(version))
+    if (name := next(same, NEWEST if is_newer(version) else "")) == "":
+        raise UnknownVersionError(f"{version} is not known")
+    return VERSIONS[name]
+
+
+def is_newer(version: str) -> bool:
+    """Return whether a version is newer than all that have a row."""
+    return _number(version) > _number(NEWEST)
+
+
+def faults(version: str, *, refused: bool) -> list[str]:
+    """What is known to be wrong with a version, with the number of upstream's issue."""
+    number = _number(version)
+    return [
+        f"{each['text']} ({each['issue']})"
+        for each in _DATA["faults"]
+        if each.get("refused", False) == refused
+        and ("before" not in each or number < _number(each["before"]))
+        and ("from" not in each or number >= _number(each["from"]))
+    ]
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """A version as a number, without what stands behind it. Text that is none comes before all numbers."""
+    try:
+        return version_key(version)[0]
+    except ValueError:
+        return ()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
 from hypothesis import HealthCheck, given, settings
 
 from hack.chart import FOLDER, files, values
@@ -95,7 +95,7 @@ def test_the_examples_have_each_feature_and_its_opposite() -> None:
     @settings(max_examples=200, deadline=None, database=None, derandomize=True)
     @given(inventories())
     def collect(variables: dict[str, Any]) -> None:
-        seen.update(template_context(values_of(**variables))["features"].items())
+        seen.update(context(values_of(**variables)).features.items())
 
     collect()
     names = {name for name, _ in seen} - {"always"}

@@ -29,8 +29,8 @@ KEYWORDS = {
     r": is not set": "required",
     r": is an empty list": "minItems",
     r": is empty; write one of": "minProperties",
-    r"must be at least|, less than 1;": "minimum",
-    r", more than \d|32 bits|endPort: |from 0 to 100": "maximum",
+    r"must be at least|, less than 1;|is 0, which is less": "minimum",
+    r", more than \d|32 bits|must be at most|endPort: |from 0 to 100": "maximum",
     r"too long": "maxLength",
     r"not a whole number|not text;|not a list|not a mapping|must be text": "type",
     r"did you mean|write one of": "enum",
@@ -48,10 +48,6 @@ STATED = {
     "nativelink_worker_egress[0].ports[0].port: is 443.5": {
         ("worker.egress[0].ports[0].port", "anyOf"),
         ("worker.egress[0].ports[0].port", "oneOf"),
-    },
-    "nativelink_worker_pools[linux].min_replicas: is 4000000000": {
-        ("workerPools[linux].minReplicas", "maximum"),
-        ("workerPools[linux].maxReplicas", "maximum"),
     },
     "nativelink_scheduler_resources.limits.memory: 8 is only": {
         ("scheduler.resources.requests.memory", "minimum"),

@@ -24,7 +24,7 @@ from testbed import build
 from testkit.subject import SubjectError, subject
 from testkit.trees import CLUSTERS, ROOT, VERSION, committed
 
-OLDER = next(version for version in VERSIONS if version != VERSION)
+OLDER = [*VERSIONS][-1]
 SCRIPT = b"#!/bin/sh\n"
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true")
 AS_USER = NAMESPACES[:3]
@@ -106,6 +106,11 @@ def test_the_entrypoint_of_an_image_is_extracted_from_its_last_layer(tmp_path: P
     found = subject(saved(tmp_path / "image.tar", *layers, tag="example.com/mirror/nativelink:latest"), tmp_path)
     assert (found.version, found.stand_in, found.title) == (OLDER, False, OLDER)
     assert Path(found.binary).read_bytes() == real
+
+
+def test_a_version_that_is_newer_than_the_table_is_tested(tmp_path: Path) -> None:
+    newer = layer({"bin/nativelink": b"#!/bin/sh\necho nativelink 9.9.9\n"})
+    assert subject(saved(tmp_path / "image.tar", newer, tag="nativelink:latest"), tmp_path).version == "v9.9.9"
 
 
 def test_the_stand_in_is_named_as_such_and_has_the_version_of_its_tag(stand_in: Path, tmp_path: Path) -> None:

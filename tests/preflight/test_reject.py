@@ -6,6 +6,8 @@ The cases are in tests/preflight/reject/*.yml. Their lines are written by hand.
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import cache, partial
@@ -20,6 +22,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation impor
 from testkit.inventories import kubeconfig, minimal, write_inventory
 from testkit.playbooks import Run, run_playbook
 from tests.preflight.cases import CASES, Case
+
+RENDERING = [f"{specs.__package__}.{name}" for name in ("render", "context")]
 
 
 def cases(folder: Path) -> dict[str, dict[str, Any]]:
@@ -64,18 +68,17 @@ def lines_without_ansible() -> set[str]:
 
 
 def test_the_cases_say_the_same_without_ansible() -> None:
-    assert lines_without_ansible() == {case.line for case in CASES}
+    assert lines_without_ansible() == {case.line for case in CASES if not case.rendered}
 
 
-# The counter-runs: without a rule, or a format, at least one case has no line. They render nothing, because rendering
-# takes long, and fails on values that the formats refuse.
+def test_what_validates_does_not_import_what_renders() -> None:
+    package = validation.__name__
+    code = f"import sys, {package}; sys.exit(any(name in sys.modules for name in {RENDERING}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code.replace(package, RENDERING[0])], check=False).returncode == 1
 
-RENDERED = {case.line for case in CASES if case.rendered}
 
-
-@pytest.fixture
-def nothing_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "object_findings", lambda values: ())
+# The counter-runs: without a rule, or a format, at least one case has no line.
 
 
 def has_its_line(case: Case) -> bool:
@@ -87,16 +90,9 @@ def has_its_line(case: Case) -> bool:
 @cache
 def alone() -> list[Case]:
     """Return the cases that need no other cluster and no rendered object. Call it while all rules are there."""
-    return [case for case in CASES if case.line not in RENDERED and has_its_line(case)]
+    return [case for case in CASES if has_its_line(case)]
 
 
-@pytest.mark.usefixtures("nothing_rendered")
-def test_only_the_rendered_objects_show_some_faults() -> None:
-    assert RENDERED
-    assert lines_without_ansible() == {case.line for case in CASES} - RENDERED
-
-
-@pytest.mark.usefixtures("nothing_rendered")
 @pytest.mark.parametrize("rule", validation.RULES, ids=lambda rule: rule.__name__)
 def test_no_rule_is_without_a_case(rule: object, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = alone()
@@ -104,7 +100,6 @@ def test_no_rule_is_without_a_case(rule: object, monkeypatch: pytest.MonkeyPatch
     assert not all(map(has_its_line, expected))
 
 
-@pytest.mark.usefixtures("nothing_rendered")
 @pytest.mark.parametrize("index", range(len(formats.FORMATS)), ids=[glob for glob, _ in formats.FORMATS])
 def test_no_format_is_without_a_case(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # The cases that name the variable come first: most of the time the first one is enough.
@@ -225,3 +220,9 @@ def test_a_fault_outside_of_the_limit_does_not_stop_the_run(tmp_path: Path) -> N
 
     assert run_playbook("check_inventory", file, "--limit", "good").status == 0
     assert run_playbook("check_inventory", file, "--limit", "bad").status == 2
+
+
+def test_a_variable_without_a_prefix_may_be_used_in_the_one_with_it(tmp_path: Path) -> None:
+    used = {"cas_replicas": 4, "nativelink_cas_replicas": "{{ cas_replicas }}"}
+    file = write_inventory(tmp_path, {"good": {**minimal("good", tmp_path), **used}})
+    assert run_playbook("check_inventory", file).status == 0

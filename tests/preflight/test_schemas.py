@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.objects import object_findings
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import schemas
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
@@ -108,17 +109,17 @@ def test_a_key_that_a_newer_version_knows_is_told_from_a_mistake() -> None:
     ]
 
 
-def test_a_field_without_a_variable_is_named_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_an_object_is_named_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = "{apiVersion: v1, kind: Service, spec: {ports: [{name: grpc, port: http}]}}"
     monkeypatch.setattr(render, "objects", lambda values: [("cas/service.yaml", broken)])
-    assert list(schemas.object_findings({"preflight_minimum_kubernetes": "1.31"})) == [
-        ("rendered/cas/service.yaml: spec.ports[grpc].port", "is 'http', not a whole number", "write a whole number")
+    assert list(map(str, object_findings({"cluster": "prod", "preflight_minimum_kubernetes": "1.31"}))) == [
+        "prod: rendered/cas/service.yaml: spec.ports[grpc].port: is 'http', not a whole number; write a whole number"
     ]
 
 
 def test_clusters_that_differ_in_their_names_alone_are_checked_once() -> None:
-    schemas._text_findings.cache_clear()
+    schemas.text_findings.cache_clear()
     for name in ("first", "second"):
-        assert list(schemas.object_findings(values_of(name, **EVERYTHING))) == []
-    cache = schemas._text_findings.cache_info()
+        assert list(object_findings(values_of(name, **EVERYTHING))) == []
+    cache = schemas.text_findings.cache_info()
     assert cache.hits == cache.misses > 20

@@ -9,7 +9,6 @@ import jsonschema
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from hack import generate
 
@@ -51,10 +50,6 @@ def test_every_option_is_typed_and_described(role: str) -> None:
 def test_variables_carry_their_roles_prefix(role: str) -> None:
     connection = {"cluster_kubeconfig", "cluster_context"} if role == "preflight" else set()
     assert {name for name in documents(role)[0] if not name.startswith(f"{role}_")} == connection
-
-
-def test_the_versions_to_choose_from_are_those_of_the_table() -> None:
-    assert documents("nativelink")[0]["nativelink_version"]["choices"] == list(VERSIONS)
 
 
 def test_defaults_have_no_fault() -> None:

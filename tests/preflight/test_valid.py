@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +18,6 @@ from tests.preflight.cases import FOLDER
 from tests.preflight.cases import variables as variables_of
 
 CASES: list[dict[str, Any]] = yaml.safe_load((FOLDER / "notices.yml").read_text())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_rendered() -> Iterator[None]:
-    """Skip rendering, which takes longer than everything else. tests/render/test_properties.py renders."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "object_findings", lambda values: ())
-        yield
 
 
 def valued(name: str, variables: dict[str, Any]) -> dict[str, Any]:

@@ -700,7 +700,7 @@ ACTIONS: Object = {
     "apply_objects": {
         "objects": [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "app"}}],
         "variable": "nativelink_namespace",
-        "way_out": "give it another name",
+        "remedy": "give it another name",
     },
     "await_nodes": {"namespace": "app", "name": "app", "timeout": 1, "what": "app"},
     "check_secrets": {"secrets": [{"namespace": "app", "name": "app", "what": "the password"}]},
@@ -774,7 +774,7 @@ def test_warnings_of_the_api_server_are_shown_once_and_errors_for_each_object(pl
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
     def apply(*objects: Object) -> Object:
-        given = {"objects": list(objects), "variable": "nativelink_namespace", "way_out": "do not do that"}
+        given = {"objects": list(objects), "variable": "nativelink_namespace", "remedy": "do not do that"}
         return step({"nativelink.gitops.apply_objects": given})
 
     pods = apply(pod("one"), pod("two"))

@@ -174,7 +174,7 @@ def test_another_run_at_the_same_time_does_not_overwrite(play: Play, live: Live)
             "metadata": {"name": name, "namespace": SERVERS},
             "stringData": {"tls.crt": "", "tls.key": key},
         }
-        return step({"nativelink.gitops.apply_objects": {"objects": [secret], "variable": "a", "way_out": "b"}})
+        return step({"nativelink.gitops.apply_objects": {"objects": [secret], "variable": "a", "remedy": "b"}})
 
     refused, *counter_run = play.steps(
         apply("tls-1", "another", True), apply("mutable", "one", False), apply("mutable", "another", False)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, validation
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.objects import object_findings
 
 from testbed import build, cluster, manifests
 from testbed.cluster import Cluster
@@ -83,7 +84,7 @@ def refusals(api: Cluster) -> dict[str, str]:
 
 
 def findings(values: dict[str, Any]) -> list[str]:
-    return [str(finding) for finding in validation.static_findings({"test": values})]
+    return [str(finding) for finding in validation.static_findings({"test": values}) or object_findings(values)]
 
 
 @pytest.mark.parametrize("case", SERVED, ids=lambda case: f"{case.place}-{case.name}")

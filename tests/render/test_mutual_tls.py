@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import template_context
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.derived import wanted_secrets
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from testkit.facts import at
@@ -97,7 +97,7 @@ def test_without_a_secret_nothing_is_encrypted() -> None:
 
 
 def test_without_an_issuer_the_user_makes_the_secrets() -> None:
-    assert template_context(values_of(**MUTUAL_TLS))["secrets"] == [
+    assert wanted_secrets(values_of(**MUTUAL_TLS)) == [
         {
             "namespace": "nativelink",
             "name": "mutual-tls-1",
@@ -109,4 +109,4 @@ def test_without_an_issuer_the_user_makes_the_secrets() -> None:
             "what": "the certificate of the workers for mutual TLS",
         },
     ]
-    assert template_context(values_of(**ISSUED))["secrets"] == []
+    assert wanted_secrets(values_of(**ISSUED)) == []

@@ -68,7 +68,7 @@ def flows(*lines: str) -> list[str]:
     return [f"{source} > {target}" for source, targets in parts for target in targets.split()]
 
 
-# Ports of the scheduler: 50052 for clients, 50061 for workers. Of the CAS: 50051 for clients, 50052 for a slice, 50053
+# Ports of the scheduler: 50052 for clients, 50061 for workers. Of the CAS: 50051 for clients, 50052 for a shard, 50053
 # for results. Of a collector: 4317, 14317, 24317 for scheduler, CAS, workers, 9464 for the demand, 9465 for the rest.
 ALWAYS = flows(
     "worker > scheduler:50061 cas:50052 cas:50053 dns:53",

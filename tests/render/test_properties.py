@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, validation
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.objects import object_findings
 from hypothesis import HealthCheck, given, settings
 
 from testkit.inventories import LABELS, inventories
@@ -24,7 +25,7 @@ RELAXED = settings(max_examples=30, derandomize=True, deadline=None, suppress_he
 def test_the_validation_accepts_the_inventories(cluster: str, variables: dict[str, Any]) -> None:
     """The validation accepts the inventories. Otherwise users could not have the trees that the tests below check."""
     values = values_of(cluster, cluster_kubeconfig="/k", cluster_context="c", **variables)
-    assert validation.static_findings({cluster: values}) == []
+    assert [*validation.static_findings({cluster: values}), *object_findings(values)] == []
 
 
 @RELAXED

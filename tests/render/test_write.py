@@ -389,18 +389,20 @@ def unprivileged() -> Iterator[Path]:
             os.seteuid(0)
 
 
-def test_a_folder_of_another_user_is_named(unprivileged: Path) -> None:
+@pytest.mark.parametrize("place", [".", "rendered", "rendered/cas"])
+def test_a_folder_of_another_user_is_named(unprivileged: Path, place: str) -> None:
     folder = unprivileged / "test"
     tree.write(folder, OLD)
+    for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        each.chmod(0o555 if each == folder / place else 0o777)
     before = everything(folder)
-    folder.chmod(0o555)
     if os.getuid() == 0:
         os.seteuid(65534)
     with pytest.raises(tree.WriteError) as refused:
         tree.write(folder, NEW)
     assert str(refused.value) == (
-        f"test: nativelink_clusters_dir: {folder} cannot be read or written: Permission denied; give the user that "
-        "runs Ansible read and write access to it and to all that it contains, and render again"
+        f"test: nativelink_clusters_dir: {folder / place} cannot be read or written: Permission denied; give the user "
+        "that runs Ansible read and write access to it and to all that it contains, and render again"
     )
     assert everything(folder) == before
 

@@ -13,7 +13,6 @@ from ..specs import Values
 from . import kubernetes, rules
 from .across import shared_clusters, shared_paths, shared_queues
 from .notices import NOTICES
-from .schemas import object_findings
 from .types import apply_rule, checked
 
 RULES = (*rules.RULES, *kubernetes.RULES)
@@ -35,10 +34,6 @@ def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:
             faults += [Finding(cluster, *finding) for finding in apply_rule(rule, values)]
     for rule_across in (shared_clusters, shared_queues, shared_paths):
         faults += rule_across(valid)
-    faulty = {fault.cluster for fault in faults}
-    for cluster, values in valid.items():
-        if cluster not in faulty:
-            faults += [Finding(cluster, *finding) for finding in apply_rule(object_findings, values)]
     return sorted(faults)
 
 

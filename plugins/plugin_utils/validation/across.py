@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from .. import kubeconfig
@@ -27,36 +27,39 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
         for name in namespaces(values):
             if name in values:
                 owners.setdefault((server, values[name]), []).append((cluster, name))
-    faults = {}
+    faults: dict[str, Finding] = {}
     for (server, namespace), users in owners.items():
-        for cluster, name in users:
-            if other := next((other for other, _ in users if other != cluster), None):
-                problem = f"the cluster {other} also uses {namespace} on {server}"
-                remedy = "give one of them other namespaces or another API server"
-                if name == "node_agent_namespace":
-                    switches = "node_agent_guard and node_agent_low_latency"
-                    remedy = f"set {switches} to false in one of them, because one agent serves all"
-                # One finding for each cluster is enough: clusters that share one namespace usually share all.
-                faults.setdefault(cluster, Finding(cluster, name, problem, remedy))
+        for (cluster, name), other in _others(users):
+            problem = f"the cluster {other} also uses {namespace} on {server}"
+            remedy = "give one of them other namespaces or another API server"
+            if name == "node_agent_namespace":
+                switches = "node_agent_guard and node_agent_low_latency"
+                remedy = f"set {switches} to false in one of them, because one agent serves all"
+            # One finding for each cluster is enough: clusters that share one namespace usually share all.
+            faults.setdefault(cluster, Finding(cluster, name, problem, remedy))
     return list(faults.values())
 
 
 def shared_queues(clusters: Mapping[str, Values]) -> list[Finding]:
     """Clusters with the same Redis, and therefore one queue: workers would run actions whose inputs another CAS has."""
-    owners: dict[str, list[str]] = {}
+    name, remedy = "nativelink_redis_address", "give each cluster a Redis of its own"
+    owners: dict[str, list[tuple[str, str]]] = {}
     for cluster, values in clusters.items():
         used = values.get("nativelink_scheduler_backend") == "redis"
-        if used and values.get("nativelink_redis_provider") == "existing" and values.get("nativelink_redis_address"):
-            owners.setdefault(values["nativelink_redis_address"], []).append(cluster)
-    faults = []
-    for address, users in owners.items():
-        for cluster in users:
-            if other := next((other for other in users if other != cluster), None):
-                problem = f"the cluster {other} also uses {address}, so both would have one queue"
-                faults.append(
-                    Finding(cluster, "nativelink_redis_address", problem, "give each cluster a Redis of its own")
-                )
-    return faults
+        if used and values.get("nativelink_redis_provider") == "existing" and values.get(name):
+            owners.setdefault(values[name], []).append((cluster, name))
+    return [
+        Finding(cluster, name, f"the cluster {other} also uses {address}, so both would have one queue", remedy)
+        for address, users in owners.items()
+        for (cluster, _), other in _others(users)
+    ]
+
+
+def _others(users: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], str]]:
+    """Each of the users, a cluster and its variable, that has another cluster beside it, and the first such cluster."""
+    for user in users:
+        if other := next((other for other, _ in users if other != user[0]), None):
+            yield user, other
 
 
 def shared_paths(clusters: Mapping[str, Values]) -> list[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cache
@@ -17,18 +18,20 @@ from urllib.parse import urlsplit
 
 from ..quantities import DURATION, QuantityError, bytes_of, midnight_of, part_of, seconds_of
 from ..specs import Values, Yaml
+from ..versions import NEWEST
 
 Format = Iterator[tuple[str, str]]
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # Docker's grammar of image names, without the detailed rules for registries; tag and digest are optional.
-IMAGE_NAME = re.compile(r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+IMAGE_NAME = re.compile(r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+VERSION = re.compile(r"v[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}(-[0-9A-Za-z.-]{1,99})?")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 IMAGE = re.compile(rf"{IMAGE_NAME.pattern}(?P<tag>:{TAG.pattern})?(?P<digest>@{DIGEST.pattern})?")
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Flux accepts fractions and milliseconds, but no days and no number without a unit.
-FLUX_DURATION = re.compile(r"(\d+(\.\d+)?(ms|s|m|h))+", re.ASCII)
+FLUX_DURATION = re.compile(r"([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+")
 # Git's short form of an SSH address, git@host:path.
 SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
 
@@ -36,19 +39,15 @@ SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
 def dns_label(value: str) -> Format:
     """A label of DNS, such as the name of a namespace."""
     if not LABEL.fullmatch(value):
-        yield (
-            f"{value!r} is not a valid DNS label",
-            "use at most 63 lower-case letters, digits and hyphens, with no hyphen at an end",
-        )
+        problem = f"{value!r} is not a valid DNS label"
+        yield problem, "use at most 63 lower-case letters, digits and hyphens, with no hyphen at an end"
 
 
 def dns_name(value: str) -> Format:
     """A name of DNS, in parts separated by dots."""
     if len(value) > 253 or not all(LABEL.fullmatch(label) for label in value.split(".")):
-        yield (
-            f"{value!r} is not a valid DNS name",
-            "use lower-case letters, digits and hyphens, in parts separated by dots",
-        )
+        problem = f"{value!r} is not a valid DNS name"
+        yield problem, "use lower-case letters, digits and hyphens, in parts separated by dots"
 
 
 def secret_name(value: str) -> Format:
@@ -74,33 +73,27 @@ def too_small(size: int, value: Yaml) -> str:
     return f"{value!r} is only {size} bytes, less than the minimum of 1Mi" if size < SMALLEST_SIZE else ""
 
 
-def size(value: Yaml) -> Format:
-    """A size of something that takes up space."""
-    remedy = "write a size with its unit, such as 200Gi"
-    try:
-        amount = bytes_of(value)
-        yield from _enough(amount, too_small(amount, value), value, remedy)
-    except QuantityError as error:
-        yield str(error), remedy
+def _amount(read: Callable[[Yaml], int], smallest: Callable[[int, Yaml], str], remedy: str) -> Callable[[Yaml], Format]:
+    def check(value: Yaml) -> Format:
+        try:
+            amount = read(value)
+        except QuantityError as error:
+            yield str(error), remedy
+            return
+        if problem := smallest(amount, value) if amount > 0 else f"must be greater than 0, not {value!r}":
+            yield problem, remedy
+
+    return check
 
 
-def share(value: Yaml) -> Format:
-    """A percentage, or a size as above."""
-    remedy = "write a percentage such as 80%, or a size such as 160Gi"
-    try:
-        amount = part_of(value, 10**15)
-        yield from _enough(amount, "" if "%" in str(value) else too_small(amount, value), value, remedy)
-    except QuantityError as error:
-        yield str(error), remedy
-
-
-def duration(value: Yaml) -> Format:
-    """A duration that is not 0."""
-    remedy = "write 30m, 1h30m or a number of seconds"
-    try:
-        yield from _enough(seconds_of(value), "", value, remedy)
-    except QuantityError as error:
-        yield str(error), remedy
+# A size of something that takes up space, a percentage or such a size, and a duration. None of them is 0.
+size = _amount(bytes_of, too_small, "write a size with its unit, such as 200Gi")
+share = _amount(
+    lambda value: part_of(value, 10**15),
+    lambda amount, value: "" if "%" in str(value) else too_small(amount, value),
+    "write a percentage such as 80%, or a size such as 160Gi",
+)
+duration = _amount(seconds_of, lambda amount, value: "", "write 30m, 1h30m or a number of seconds")
 
 
 def day(value: str) -> Format:
@@ -133,14 +126,6 @@ def _flux_timeout(value: str) -> Format:
         yield f"is {value}, but Flux waits for at least 30s", "write 30s or more"
 
 
-def _enough(amount: int, problem: str, value: Yaml, remedy: str) -> Format:
-    """Nothing is 0, or has a `problem`."""
-    if amount <= 0:
-        yield f"must be greater than 0, not {value!r}", remedy
-    elif problem:
-        yield problem, remedy
-
-
 def digest(value: str) -> Format:
     """The digest of an image."""
     if not DIGEST.fullmatch(value):
@@ -162,12 +147,12 @@ def host_and_port(value: str) -> Format:
     """An address with its port."""
     host, _, port = value.rpartition(":")
     is_host = not any(dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
-    if not is_host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not is_host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"
 
 
 def _kubernetes_version(value: str) -> Format:
-    if not re.fullmatch(r"v?\d+\.\d+(\.\d+)?", value):
+    if not re.fullmatch(r"v?[0-9]{1,9}\.[0-9]{1,9}(\.[0-9]+)?", value):
         yield f"{value!r} is not a version of Kubernetes", 'write a version such as "1.31"'
 
 
@@ -198,6 +183,8 @@ def _repository(value: str) -> Format:
 def _inside_repository(value: str) -> Format:
     if value.startswith("/") or ".." in value.split("/"):
         yield f"{value!r} is outside of the repository", "write a path from its root, such as clusters/prod"
+    elif re.search(r"[\s\\\x00-\x1f]", value):
+        yield f"{value!r} has a blank or a backslash", "write a path with slashes, such as clusters/prod"
 
 
 def _branch(value: str) -> Format:
@@ -225,10 +212,8 @@ def otlp_receiver(value: str) -> Format:
     except ValueError:  # the port is not a number
         valid = False
     if not valid:
-        yield (
-            f"{value!r} is not a valid address of an OTLP receiver",
-            "write http:// or https:// with host and port, such as http://tempo.monitoring.svc:4317",
-        )
+        problem = f"{value!r} is not a valid address of an OTLP receiver"
+        yield problem, "write http:// or https:// with host and port, such as http://tempo.monitoring.svc:4317"
 
 
 def percent(value: float) -> Format:
@@ -240,7 +225,7 @@ def percent(value: float) -> Format:
 def _release_version(value: str) -> Format:
     if value.startswith("v"):
         yield f"is {value}, but this variable has no v", f"write {value[1:]}"
-    elif not re.fullmatch(r"\d+\.\d+\.\d+([-+.][0-9A-Za-z.+-]+)?", value):
+    elif not re.fullmatch(r"([0-9]{1,9}\.){2}[0-9]{1,9}([-+.][0-9A-Za-z.+-]+)?", value):
         yield f"{value!r} is not a valid version", "write a version such as 1.2.3"
 
 
@@ -256,12 +241,35 @@ def some(value: list[Any]) -> Format:
         yield "is an empty list", "add an item, or remove the line to use the default"
 
 
-def _at_least(low: int) -> Callable[[Yaml], Format]:
-    def check(value: int) -> Format:
-        if value < low:
-            yield f"must be at least {low}, not {value}", f"write {low} or more"
+@dataclass(frozen=True)
+class Within:
+    """A whole number from `low` to `high`. The API server, which holds most of them, takes 32 bits."""
 
-    return check
+    low: int
+    high: int = 2**31 - 1
+    why: str = ""
+
+    def __call__(self, value: int) -> Format:
+        """Check a value."""
+        if value < self.low:
+            yield f"must be at least {self.low}, not {value}", f"write {self.low} or more"
+        elif value > self.high and self.why:
+            yield f"must be at most {self.high}, not {value}, {self.why}", f"write {self.high} or less"
+        elif value > self.high:
+            yield f"is {shown(value)}, which does not fit into 32 bits", "write a smaller number"
+
+
+def nativelink_version(value: str) -> Format:
+    """A version of NativeLink, which is the tag of its images."""
+    if not VERSION.fullmatch(value):
+        yield f"{value!r} is not a version of NativeLink", f"write a version such as {NEWEST}"
+
+
+def tag(value: str) -> Format:
+    """The tag of an image. The API server takes any, but no node can pull a malformed one."""
+    if not TAG.fullmatch(value):
+        remedy = "use at most 128 letters, digits, dots, hyphens and underscores, the first no dot or hyphen"
+        yield f"{shown(value)} is not a valid image tag", remedy
 
 
 def text_values(value: Values) -> Format:
@@ -285,71 +293,55 @@ def environment(value: Values) -> Format:
 
 
 # Globs of paths, in which a dot stands for `[]`: nativelink_worker_pools..scratch_size.
-FORMATS: tuple[tuple[str, Callable[[Yaml], Format]], ...] = (
-    ("cluster", dns_label),
-    ("*_namespace", dns_label),
-    ("*storage_class", dns_name),
-    ("*_class_name", dns_name),
-    ("*_secret", dns_name),
-    ("*secret_name", secret_name),
-    ("nativelink_mutual_tls_expires", day),
-    ("nativelink_mutual_tls_issuer", dns_name),
-    ("worker_certificates_ca", dns_label),
-    ("worker_certificates_trusted.", dns_label),
-    ("nativelink_image_pull_secrets.", dns_name),
-    ("nativelink_metrics_namespaces.", dns_label),
-    ("storage_classes_list..name", dns_name),
-    ("nativelink_hostname", dns_name),
-    ("nativelink_worker_pools", some),
-    ("nativelink_worker_pools..name", pool_name),
-    ("nativelink_instance_name", instance_name),
-    ("nativelink_redis_address", host_and_port),
-    ("*image", image),
-    ("*digest", digest),
-    ("*_sha256", _sha256),
-    ("*_manifest", _manifest),
-    ("*_volume_size", size),
-    ("*.scratch_size", size),
-    ("*_store_size", share),
-    ("preflight_api_timeout", duration),
-    ("nativelink_worker_upload_timeout", duration),
-    ("nativelink_cas_startup_timeout", _at_least(1)),
-    ("nativelink_scheduler_worker_timeout", _at_least(1)),
-    ("nativelink_scheduler_max_job_retries", _at_least(1)),
-    ("nativelink_max_open_files", _at_least(1024)),
-    ("*_wait_timeout", _at_least(1)),
-    ("gitops_argocd_sync_timeout", _at_least(1)),
-    ("gitops_interval", flux_interval),
-    ("gitops_sync_timeout", _flux_timeout),
-    ("nativelink_metrics_interval", _at_least(1)),
-    ("nativelink_traces_endpoint", otlp_receiver),
-    ("nativelink_traces_percent", percent),
-    ("*.polling_interval", _at_least(1)),
-    ("*.longest_action", duration),
-    ("*.cooldown_period", _at_least(0)),
-    ("nativelink_cas_replicas", _at_least(1)),
-    ("nativelink_scheduler_replicas", _at_least(1)),
-    ("ingress_envoy_replicas", _at_least(1)),
-    ("ingress_envoy_drain_timeout", _at_least(1)),
-    ("*.min_replicas", _at_least(0)),
-    ("*.max_replicas", _at_least(1)),
-    ("*.headroom", _at_least(0)),
-    ("*.slots", _at_least(0)),
-    ("*.target", _at_least(0)),
-    ("nativelink_dns_peers", some),
-    ("*node_selector", text_values),
-    ("*annotations", text_values),
-    ("*_labels", text_values),
-    ("*.env", environment),
-    ("preflight_minimum_kubernetes", _kubernetes_version),
-    ("gitops_repository", _repository),
-    ("gitops_path", _inside_repository),
-    ("gitops_revision", _branch),
-    ("nativelink_base_revision", _git_revision),
-    ("keda_version", _release_version),
-    ("gitops_*_version", _release_version),
-    ("ingress_*_version", _release_version),
+_GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
+    (
+        dns_label,
+        "cluster *_namespace worker_certificates_ca worker_certificates_trusted. nativelink_metrics_namespaces.",
+    ),
+    (
+        dns_name,
+        "*storage_class *_class_name *_secret nativelink_mutual_tls_issuer nativelink_image_pull_secrets. "
+        "storage_classes_list..name nativelink_hostname",
+    ),
+    (secret_name, "*secret_name"),
+    (day, "nativelink_mutual_tls_expires"),
+    (some, "nativelink_worker_pools nativelink_dns_peers"),
+    (pool_name, "nativelink_worker_pools..name"),
+    (instance_name, "nativelink_instance_name"),
+    (host_and_port, "nativelink_redis_address"),
+    (image, "*image"),
+    (digest, "*digest"),
+    (_sha256, "*_sha256"),
+    (_manifest, "*_manifest"),
+    (size, "*_volume_size *.scratch_size"),
+    (share, "*_store_size"),
+    (duration, "preflight_api_timeout nativelink_worker_upload_timeout *.longest_action"),
+    (
+        Within(1),
+        "nativelink_cas_startup_timeout nativelink_scheduler_worker_timeout nativelink_scheduler_max_job_retries "
+        "*_wait_timeout gitops_argocd_sync_timeout nativelink_metrics_interval *.polling_interval "
+        "nativelink_scheduler_replicas ingress_envoy_replicas ingress_envoy_drain_timeout *.max_replicas",
+    ),
+    (Within(1024), "nativelink_max_open_files"),
+    (flux_interval, "gitops_interval"),
+    (_flux_timeout, "gitops_sync_timeout"),
+    (otlp_receiver, "nativelink_traces_endpoint"),
+    (percent, "nativelink_traces_percent"),
+    (Within(0), "*.cooldown_period *.min_replicas *.headroom *.slots *.target"),
+    # A cas.json5 of 500 shards has 767 kB, and a ConfigMap holds 1 MiB.
+    (Within(1, 500, "because the list of shards has to fit into a ConfigMap"), "nativelink_cas_replicas"),
+    (text_values, "*node_selector *annotations *_labels"),
+    (environment, "*.env"),
+    (_kubernetes_version, "preflight_minimum_kubernetes"),
+    (_repository, "gitops_repository"),
+    (_inside_repository, "gitops_path"),
+    (_branch, "gitops_revision"),
+    (_git_revision, "nativelink_base_revision"),
+    (nativelink_version, "nativelink_version"),
+    (tag, "nativelink_*_version node_agent_image_version ingress_envoy_gateway_version"),
+    (_release_version, "keda_version gitops_*_version ingress_*_version"),
 )
+FORMATS = tuple((glob, check) for check, globs in _GLOBS for glob in globs.split())
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Any
 from .. import specs
 from ..findings import Findings
 from ..specs import Values, Yaml
-from .formats import TAG, nearest, one_of, shown
+from .formats import nearest, one_of, shown
 from .rules import overcommitted, pools_of
 from .schemas import definition_findings
 
@@ -31,108 +31,6 @@ PORT = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 _LETTER = re.compile(r"[a-z]")
 # Where clouds hand out the credentials of a node, and the range to leave out.
 METADATA = {"169.254.169.254": "169.254.0.0/16", "fd00:ec2::254": "fd00:ec2::/32"}
-TAGS = (
-    "nativelink_redis_version",
-    "nativelink_collector_version",
-    "nativelink_redis_exporter_version",
-    "nativelink_prometheus_version",
-    "node_agent_image_version",
-    "ingress_envoy_gateway_version",
-)
-
-
-def tolerations(values: Values) -> Findings:
-    """The tolerations of pods."""
-    for path, items in _stated(values, "tolerations"):
-        yield from _each(values, "io.k8s.api.core.v1.Toleration", path, items, _toleration)
-
-
-def node_selectors(values: Values) -> Findings:
-    """The labels of nodes, and those by which a Prometheus Operator chooses."""
-    for name in ("node_selector", "prometheus_labels"):
-        for path, labels in _stated(values, name):
-            yield from _labels(path, labels)
-
-
-def annotations(values: Values) -> Findings:
-    """The keys of annotations."""
-    for path, stated in _stated(values, "annotations"):
-        yield from _annotations(path, stated)
-
-
-def extended_resources(values: Values) -> Findings:
-    """Resources that are not overcommitted: those of device plugins, and huge pages."""
-    for path, stated in _stated(values, "resources"):
-        yield from _resources(path, stated)
-
-
-def peers(values: Values) -> Findings:
-    """The peers of NetworkPolicies."""
-    for path, items in _stated(values, "peers"):
-        yield from _each(values, "io.k8s.api.networking.v1.NetworkPolicyPeer", path, items, _peer)
-
-
-def egress(values: Values) -> Findings:
-    """The rules of the workers' NetworkPolicy."""
-    items = values["nativelink_worker_egress"]
-    path = "nativelink_worker_egress"
-    yield from _each(values, "io.k8s.api.networking.v1.NetworkPolicyEgressRule", path, items, _egress)
-
-
-def behavior(values: Values) -> Findings:
-    """Check how an HPA scales up and down."""
-    for name in ("scale_up", "scale_down"):
-        for path, stated in _stated(values, name):
-            yield from _checked(values, "io.k8s.api.autoscaling.v2.HPAScalingRules", path, stated, _scaling_rules)
-
-
-def image_tags(values: Values) -> Findings:
-    """Versions that become the tags of images. The API server takes any, but no node can pull a malformed one."""
-    for name in TAGS:
-        if name in values and not TAG.fullmatch(values[name]):
-            problem = f"{shown(values[name])} is not a valid image tag"
-            yield (
-                name,
-                problem,
-                "use at most 128 letters, digits, dots, hyphens and underscores, the first no dot or hyphen",
-            )
-
-
-RULES: tuple[Callable[[Any], Findings], ...] = (
-    tolerations,
-    node_selectors,
-    annotations,
-    extended_resources,
-    peers,
-    egress,
-    behavior,
-    image_tags,
-)
-
-
-def _stated(values: Values, name: str) -> Iterator[tuple[str, Yaml]]:
-    """The variables of this name with a prefix, and the pools' keys."""
-    for variable, value in specs.known(values).items():
-        if variable.endswith(f"_{name}"):
-            yield variable, value
-    for path, pool in pools_of(values):
-        if name in pool:
-            yield f"{path}.{name}", pool[name]
-
-
-def _each(
-    values: Values, definition: str, path: str, items: list[Yaml], check: Callable[[str, Values], Findings]
-) -> Findings:
-    for index, item in enumerate(items):
-        yield from _checked(values, definition, f"{path}[{index}]", item, check)
-
-
-def _checked(
-    values: Values, definition: str, path: str, value: Yaml, check: Callable[[str, Values], Findings]
-) -> Findings:
-    """Findings of the schema or, where it has none, those of `check`, which can rely on keys and types."""
-    findings = list(definition_findings(definition, path, value, values.get("preflight_minimum_kubernetes")))
-    yield from findings or check(path, value)
 
 
 # Labels ---------------------------------------------------------------------------------------------------------
@@ -193,17 +91,11 @@ def _toleration(path: str, toleration: Values) -> Findings:
     if key:
         yield from _label_key(f"{path}.key", key)
     elif operator == "Equal":
-        yield (
-            f"{path}.key",
-            "is not set, and the operator Equal needs one",
-            "set it, or write operator: Exists for all taints",
-        )
+        problem = "is not set, and the operator Equal needs one"
+        yield f"{path}.key", problem, "set it, or write operator: Exists for all taints"
     if operator == "Exists" and value:
-        yield (
-            f"{path}.value",
-            f"is {shown(value)}, and the operator Exists takes no value",
-            "take it out, or write operator: Equal",
-        )
+        problem = f"is {shown(value)}, and the operator Exists takes no value"
+        yield f"{path}.value", problem, "take it out, or write operator: Equal"
     if operator == "Equal":
         yield from _label_value(f"{path}.value", value)
     if effect:
@@ -235,7 +127,7 @@ def _peer(path: str, peer: Values) -> Findings:
         yield path, "has ipBlock and a selector, which Kubernetes does not combine", "write two peers"
     for key in stated:
         where = f"{path}.{key}"
-        yield from ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
+        yield from _ip_block(where, peer[key]) if key == "ipBlock" else _selector(where, peer[key])
 
 
 def _metadata(path: str, block: Values) -> Findings:
@@ -253,8 +145,7 @@ def in_range(address: str, cidr: str) -> bool:
     return network is not None and ipaddress.ip_address(address) in network
 
 
-def ip_block(path: str, block: Values) -> Findings:
-    """Findings of an IPBlock."""
+def _ip_block(path: str, block: Values) -> Findings:
     faults, network = _network(f"{path}.cidr", block["cidr"])
     yield from faults
     for index, text in enumerate(block.get("except") or ()):
@@ -323,7 +214,7 @@ def _scaling_rules(path: str, stated: Values) -> Findings:
         yield from _range(f"{where}.value", policy["value"], 1, None)
         yield from _range(f"{where}.periodSeconds", policy["periodSeconds"], 1, 1800)
     if (tolerance := stated.get("tolerance")) is not None:
-        amount = quantity_of(tolerance)
+        amount = _quantity(tolerance)
         if amount is None or amount < 0:
             yield f"{path}.tolerance", f"{shown(tolerance)} is not a fraction such as 0.1", "write 0 or more"
 
@@ -340,7 +231,7 @@ def _resources(path: str, stated: Values) -> Findings:
             yield from _resource(f"{path}.{kind}", name, amount)
     names = dict.fromkeys(name for name in (*requests, *limits) if not overcommitted(name) and not _native(name))
     for name in names:
-        request, limit = quantity_of(requests.get(name)), quantity_of(limits.get(name))
+        request, limit = _quantity(requests.get(name)), _quantity(limits.get(name))
         if name not in limits:
             problem = f"is not set, and a request of {name} needs an equal limit"
             yield f"{path}.limits.{name}", problem, f"write {requests[name]}"
@@ -357,7 +248,7 @@ def _native(name: str) -> bool:
 
 
 def _resource(path: str, name: str, amount: Yaml) -> Findings:
-    where, number = f"{path}.{name}", quantity_of(amount)
+    where, number = f"{path}.{name}", _quantity(amount)
     if faults := list(_label_key(path, name)):
         yield from faults
     elif (
@@ -369,20 +260,15 @@ def _resource(path: str, name: str, amount: Yaml) -> Findings:
     elif number is None or number < 0:
         yield where, f"{shown(amount)} is not a valid amount", "write a whole number"
     elif name.startswith("hugepages-"):
-        page = quantity_of(name.removeprefix("hugepages-"))
-        if not page or not is_multiple(number, page):
+        page = _quantity(name.removeprefix("hugepages-"))
+        if not page or number % page:
             yield where, f"{shown(amount)} is not a multiple of the page size of {name}", "write 0 or a multiple of it"
-    elif not _native(name) and not is_multiple(number, 1):
+    elif not _native(name) and number % 1:
         yield where, f"is {amount}, and Kubernetes hands out {name} in whole numbers", "write a whole number"
 
 
-def is_multiple(number: Fraction, unit: Fraction | int) -> bool:
-    """Return whether a number is a multiple of a unit."""
-    return number % unit == 0
-
-
-def quantity_of(value: Yaml) -> Fraction | None:
-    """A Kubernetes quantity as a number; None where it is none."""
+def _quantity(value: Yaml) -> Fraction | None:
+    """The number that a quantity of Kubernetes is; None where it is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     if not (found := _QUANTITY.fullmatch(str(value))):
@@ -404,3 +290,53 @@ def _range(path: str, value: int, low: int, high: int | None) -> Findings:
         yield path, f"is {value}, less than {low}", f"write {low} or more"
     elif high is not None and value > high:
         yield path, f"is {value}, more than {high}", f"write {high} or less"
+
+
+# The rules ------------------------------------------------------------------------------------------------------
+
+# What users write in Kubernetes' terms, by the end of its name: its definition in the API's schema, if it has one, and
+# the check of what the API server asks for beyond that, which can rely on keys and types.
+CHECKS: dict[str, tuple[str, Callable[[str, Values], Findings]]] = {
+    "tolerations": ("io.k8s.api.core.v1.Toleration", _toleration),
+    "peers": ("io.k8s.api.networking.v1.NetworkPolicyPeer", _peer),
+    "egress": ("io.k8s.api.networking.v1.NetworkPolicyEgressRule", _egress),
+    "scale_up": ("io.k8s.api.autoscaling.v2.HPAScalingRules", _scaling_rules),
+    "scale_down": ("io.k8s.api.autoscaling.v2.HPAScalingRules", _scaling_rules),
+    "node_selector": ("", _labels),
+    "prometheus_labels": ("", _labels),
+    "annotations": ("", _annotations),
+    "resources": ("", _resources),
+}
+
+
+def _rule(name: str) -> Callable[[Any], Findings]:
+    definition, check = CHECKS[name]
+
+    def rule(values: Values) -> Findings:
+        minimum = values.get("preflight_minimum_kubernetes")
+        for path, stated in _stated(values, name):
+            found = list(definition_findings(definition, path, stated, minimum)) if definition else []
+            yield from found or check(path, stated)
+
+    rule.__name__ = name
+    return rule
+
+
+def _stated(values: Values, name: str) -> Iterator[tuple[str, Yaml]]:
+    """The variables of this name with a prefix, and the pools' keys. Of a list it is each item."""
+
+    def items(path: str, stated: Yaml) -> Iterator[tuple[str, Yaml]]:
+        if not isinstance(stated, list):
+            yield path, stated
+        else:
+            yield from ((f"{path}[{index}]", item) for index, item in enumerate(stated))
+
+    for variable, value in specs.known(values).items():
+        if variable.endswith(f"_{name}"):
+            yield from items(variable, value)
+    for path, pool in pools_of(values):
+        if name in pool:
+            yield from items(f"{path}.{name}", pool[name])
+
+
+RULES = tuple(map(_rule, CHECKS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import versions
-from ..context import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
+from ..derived import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
 from ..findings import Findings
 from ..quantities import bytes_of, size_text
 from ..specs import Values
@@ -16,22 +16,19 @@ def shared_demand(values: Values) -> Findings:
     """The scheduler in memory has one queue length for all pools."""
     pools = [pool["name"] for _, pool in pools_of(values) if scaling_of(pool, values) != "none"]
     if values["nativelink_scheduler_backend"] == "memory" and len(pools) > 1:
-        yield (
-            "nativelink_worker_pools",
-            f"{', '.join(pools)} scale with the same demand, because a scheduler in memory has one queue for all",
-            "set nativelink_scheduler_backend to redis, or make a cluster for each pool",
-        )
+        problem = f"{', '.join(pools)} scale with the same demand, because a scheduler in memory has one queue for all"
+        remedy = "set nativelink_scheduler_backend to redis, or make a cluster for each pool"
+        yield "nativelink_worker_pools", problem, remedy
 
 
 def idle_headroom(values: Values) -> Findings:
     """Workers that are added take the room of placeholders."""
     for path, pool in pools_of(values):
         if pool["headroom"] and scaling_of(pool, values) == "none":
-            yield (
-                f"{path}.headroom",
-                f"is {pool['headroom']}, but the pool does not scale, so only a worker that is replaced uses the room",
-                "remove it, or set scaling to keda or hpa",
+            problem = (
+                f"is {pool['headroom']}, but the pool does not scale, so only a worker that is replaced uses the room"
             )
+            yield f"{path}.headroom", problem, "remove it, or set scaling to keda or hpa"
 
 
 SLOT_LEAST = 1024**3
@@ -46,47 +43,36 @@ def crowded_slots(values: Values) -> Findings:
     for path, pool in pools_of(values):
         slots, memory = pool["slots"] or cpus_of(pool), memory_of(pool)
         if slots > SLOTS_MOST:
-            yield (
-                f"{path}.slots",
-                f"with {slots} actions at once NativeLink may be too busy to answer its probes, and restart",
-                f"write {SLOTS_MOST} or less, and use more workers",
-            )
+            problem = f"with {slots} actions at once NativeLink may be too busy to answer its probes, and restart"
+            yield f"{path}.slots", problem, f"write {SLOTS_MOST} or less, and use more workers"
         if memory and slots > 1 and memory // slots < SLOT_LEAST:
-            yield (
-                f"{path}.slots",
+            problem = (
                 f"{slots} actions at once share {size_text(memory)} of memory, {size_text(memory // slots)} each, "
-                "and an action that needs more may end all of them",
-                "lower slots, or raise the memory of resources",
+                "and an action that needs more may end all of them"
             )
+            yield f"{path}.slots", problem, "lower slots, or raise the memory of resources"
 
 
 def forging_actions(values: Values) -> Findings:
     """What NativeLink's own user may do, an action of that user may do. Any one of them can fool the whole farm."""
     for path, pool in pools_of(values):
         if isolation_of(pool, values) == "none":
-            yield (
-                f"{path}.isolation",
+            problem = (
                 "is none, so each action can write action results for everybody, act as a worker, and change the "
-                "inputs of later actions",
-                "set isolation to users",
+                "inputs of later actions"
             )
+            yield f"{path}.isolation", problem, "set isolation to users"
     if values["nativelink_worker_access"] == "network_policy" and not values["nativelink_mutual_tls_secret"]:
-        yield (
-            "nativelink_worker_access",
-            "is network_policy, so each action can write action results for everybody, and act as a worker",
-            "write node, which needs node_agent_guard",
-        )
+        problem = "is network_policy, so each action can write action results for everybody, and act as a worker"
+        yield "nativelink_worker_access", problem, "write node, which needs node_agent_guard"
 
 
 def readable_key(values: Values) -> Findings:
     """Without isolation actions have the user of NativeLink, which has to read its key."""
     for path, pool in pools_of(values):
         if values["nativelink_mutual_tls_secret"] and isolation_of(pool, values) == "none":
-            yield (
-                f"{path}.isolation",
-                "is none, so each action can read the key with which its worker shows that it is one",
-                "set isolation to users, or do not rely on nativelink_mutual_tls_secret",
-            )
+            problem = "is none, so each action can read the key with which its worker shows that it is one"
+            yield f"{path}.isolation", problem, "set isolation to users, or do not rely on nativelink_mutual_tls_secret"
 
 
 def evicted_first(values: Values) -> Findings:
@@ -96,12 +82,11 @@ def evicted_first(values: Values) -> Findings:
     for path, resources in everything:
         request, limit = ((resources.get(kind) or {}).get("memory") for kind in ("requests", "limits"))
         if request and limit and bytes_of(request) < bytes_of(limit):
-            yield (
-                f"{path}.requests.memory",
+            problem = (
                 f"is {request}, less than the limit ({limit}): a node that is short of memory first evicts pods that "
-                "use more than they request",
-                f"write {limit}",
+                "use more than they request"
             )
+            yield f"{path}.requests.memory", problem, f"write {limit}"
 
 
 def open_edge(values: Values) -> Findings:
@@ -109,18 +94,15 @@ def open_edge(values: Values) -> Findings:
     if values["nativelink_edge"] == "none" or values["nativelink_edge_client_ca_secret"]:
         return
     if values["nativelink_edge_tls_secret"]:
-        yield (
-            "nativelink_edge_client_ca_secret",
-            "is empty, so anyone who can reach the address can use the cache and run commands",
-            "use an internal load balancer, or set a CA for client certificates",
-        )
+        problem = "is empty, so anyone who can reach the address can use the cache and run commands"
+        remedy = "use an internal load balancer, or set a CA for client certificates"
+        yield "nativelink_edge_client_ca_secret", problem, remedy
     else:
-        yield (
-            "nativelink_edge_tls_secret",
+        problem = (
             "is empty, so traffic is not encrypted, and anyone who can reach the address can use the cache and run "
-            "commands",
-            "write the name of a TLS Secret, and use an internal load balancer",
+            "commands"
         )
+        yield "nativelink_edge_tls_secret", problem, "write the name of a TLS Secret, and use an internal load balancer"
 
 
 def last_value_wins(values: Values) -> Findings:
@@ -128,11 +110,8 @@ def last_value_wins(values: Values) -> Findings:
     for path, pool in pools_of(values):
         for name, value in pool["platform_properties"].items():
             if isinstance(value, list) and len(value) > 1:
-                yield (
-                    f"{path}.platform_properties.{name}",
-                    f"has {len(value)} values, but NativeLink's scheduler keeps only the last one, {value[-1]}",
-                    "write one value, or make a pool for each",
-                )
+                problem = f"has {len(value)} values, but NativeLink's scheduler keeps only the last one, {value[-1]}"
+                yield f"{path}.platform_properties.{name}", problem, "write one value, or make a pool for each"
 
 
 # Seconds in addition to the interval that a poll may take without a connection: two timeouts of 3 s, and a margin.
@@ -147,23 +126,30 @@ def hasty_zero(values: Values) -> Findings:
     for path, pool in pools_of(values):
         failed_after = failing_polls(pool) * (pool["polling_interval"] + FAILING_POLL)
         if scaling_of(pool, values) == "keda" and pool["min_replicas"] == 0 and pool["cooldown_period"] < failed_after:
-            yield (
-                f"{path}.cooldown_period",
+            problem = (
                 f"is {pool['cooldown_period']} s, so if the source of demand fails, a pool at work may scale to zero "
-                "before KEDA notices",
-                f"write {failed_after} or more",
+                "before KEDA notices"
             )
+            yield f"{path}.cooldown_period", problem, f"write {failed_after} or more"
+
+
+def nativelink_version(values: Values) -> Findings:
+    """Return what is known of another version than the newest one, and that nobody has tried a newer one."""
+    version = values["nativelink_version"]
+    found, remedy = versions.faults(version, refused=False), f"write {versions.NEWEST}"
+    if versions.is_newer(version):
+        found = [f"is newer than {versions.NEWEST} and gets its configuration", *found]
+        remedy = "run make conformance with its image before you push (docs/conformance.md)"
+    if found:
+        yield "nativelink_version", f"{version} {', '.join(found)}", remedy
 
 
 def needless_low_latency(values: Values) -> Findings:
     """NativeLink versions that set TCP_NODELAY do not need it from the nodes."""
     version = values["nativelink_version"]
-    if values["node_agent_low_latency"] and versions.tcp_nodelay(version):
-        yield (
-            "node_agent_low_latency",
-            f"is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself",
-            "remove it; the next run takes it off the nodes",
-        )
+    if values["node_agent_low_latency"] and versions.row(version).tcp_nodelay:
+        problem = f"is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself"
+        yield "node_agent_low_latency", problem, "remove it; the next run takes it off the nodes"
 
 
 NOTICES: tuple[Callable[[Values], Findings], ...] = (
@@ -176,5 +162,6 @@ NOTICES: tuple[Callable[[Values], Findings], ...] = (
     open_edge,
     last_value_wins,
     hasty_zero,
+    nativelink_version,
     needless_low_latency,
 )

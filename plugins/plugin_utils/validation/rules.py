@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import providers, specs, versions
-from ..context import COPIES, behind_envoy_gateway, derived_properties, isolation_of, redis_may_fill, scaling_of
+from ..derived import COPIES, derived_properties, isolation_of, redis_may_fill, scaling_of
 from ..findings import Findings
 from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from ..specs import Values
@@ -44,11 +44,8 @@ def min_over_max(values: Values) -> Findings:
     """The minimum is not more than the maximum, which a pool that does not scale ignores."""
     for path, pool in pools_of(values):
         if scaling_of(pool, values) != "none" and pool["min_replicas"] > pool["max_replicas"]:
-            yield (
-                f"{path}.min_replicas",
-                f"is {pool['min_replicas']}, which is more than max_replicas ({pool['max_replicas']})",
-                "lower it, or raise max_replicas",
-            )
+            problem = f"is {pool['min_replicas']}, which is more than max_replicas ({pool['max_replicas']})"
+            yield f"{path}.min_replicas", problem, "lower it, or raise max_replicas"
 
 
 def resources(values: Values) -> Findings:
@@ -91,22 +88,28 @@ def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
         yield name, (problem, remedy) if problem else parsed
 
 
+def nativelink_version(values: Values) -> Findings:
+    """The configuration of the version is known, and the version does not corrupt what it stores."""
+    version = values["nativelink_version"]
+    try:
+        versions.row(version)
+    except versions.UnknownVersionError:
+        faults = versions.faults(version, refused=True)
+        problem = f"which {' and '.join(faults)}" if faults else "whose configuration is not known"
+        remedy = f"write {', '.join(sorted(versions.VERSIONS))}, or a version after {versions.NEWEST}"
+        yield "nativelink_version", f"is {version}, {problem}", remedy
+
+
 def scheduler_backend(values: Values) -> Findings:
     """Schedulers in memory have separate queues. Older versions lose actions on Redis."""
     count = values["nativelink_scheduler_replicas"]
     if values["nativelink_scheduler_backend"] != "redis":
         if count > 1:
-            yield (
-                "nativelink_scheduler_replicas",
-                f"is {count}, but each scheduler in memory has its own queue",
-                "write 1, or set nativelink_scheduler_backend to redis",
-            )
-    elif not versions.redis_backend(values["nativelink_version"]):
-        yield (
-            "nativelink_scheduler_backend",
-            f"is redis, which NativeLink {values['nativelink_version']} does not support",
-            "write memory, or a newer nativelink_version",
-        )
+            problem = f"is {count}, but each scheduler in memory has its own queue"
+            yield "nativelink_scheduler_replicas", problem, "write 1, or set nativelink_scheduler_backend to redis"
+    elif not versions.row(values["nativelink_version"]).redis_backend:
+        problem = f"is redis, which NativeLink {values['nativelink_version']} does not support"
+        yield "nativelink_scheduler_backend", problem, "write memory, or a newer nativelink_version"
 
 
 def redis(values: Values) -> Findings:
@@ -115,23 +118,14 @@ def redis(values: Values) -> Findings:
         return
     address, bundled = values["nativelink_redis_address"], values["nativelink_redis_provider"] == "bundled"
     if bundled and address:
-        yield (
-            "nativelink_redis_address",
-            "is set, but the bundled Redis is used",
-            "remove it, or set nativelink_redis_provider to existing",
-        )
+        problem = "is set, but the bundled Redis is used"
+        yield "nativelink_redis_address", problem, "remove it, or set nativelink_redis_provider to existing"
     if not bundled and not address:
-        yield (
-            "nativelink_redis_address",
-            "is empty, but nativelink_redis_provider is existing",
-            "write its host:port, or set nativelink_redis_provider to bundled",
-        )
+        problem = "is empty, but nativelink_redis_provider is existing"
+        yield "nativelink_redis_address", problem, "write its host:port, or set nativelink_redis_provider to bundled"
     if bundled and not values["nativelink_redis_secret_name"]:
-        yield (
-            "nativelink_redis_secret_name",
-            "is empty, but the bundled Redis has a password",
-            "write the name of a Secret",
-        )
+        problem = "is empty, but the bundled Redis has a password"
+        yield "nativelink_redis_secret_name", problem, "write the name of a Secret"
 
 
 def redis_memory(values: Values) -> Findings:
@@ -142,11 +136,8 @@ def redis_memory(values: Values) -> Findings:
     limit, request = (resources.get(kind, {}).get("memory") for kind in ("limits", "requests"))
     if limit and request and bytes_of(request) < redis_may_fill(limit):
         least = (redis_may_fill(limit) + 2**20 - 1) // 2**20
-        yield (
-            "nativelink_redis_resources.requests.memory",
-            f"is {request}, which is less than the {least}Mi that Redis may fill (70 % of its limit of {limit})",
-            f"write {least}Mi or more, or lower the limit",
-        )
+        problem = f"is {request}, which is less than the {least}Mi that Redis may fill (70 % of its limit of {limit})"
+        yield "nativelink_redis_resources.requests.memory", problem, f"write {least}Mi or more, or lower the limit"
 
 
 def scratch_within_limit(values: Values) -> Findings:
@@ -154,13 +145,12 @@ def scratch_within_limit(values: Values) -> Findings:
     disk = "ephemeral-storage"
     for path, pool in pools_of(values):
         limit = (pool["resources"].get("limits") or {}).get(disk)
-        if limit and not pool["scratch_storage_class"] and bytes_of(limit) < bytes_of(pool["scratch_size"]):
-            yield (
-                f"{path}.resources.limits.{disk}",
+        if limit is not None and not pool["scratch_storage_class"] and bytes_of(limit) < bytes_of(pool["scratch_size"]):
+            problem = (
                 f"is {limit}, which is less than scratch_size ({pool['scratch_size']}), so a worker is evicted "
-                "before its scratch is full",
-                "raise it, or lower scratch_size",
+                "before its scratch is full"
             )
+            yield f"{path}.resources.limits.{disk}", problem, "raise it, or lower scratch_size"
 
 
 STORE_PERCENT = 90
@@ -174,12 +164,11 @@ def stores_fit_volume(values: Values) -> Findings:
     ac = part_of(values["nativelink_cas_ac_store_size"], volume)
     room = volume * STORE_PERCENT // 100
     if cas + ac > room:
-        yield (
-            "nativelink_cas_store_size",
+        problem = (
             f"is {size_text(cas)}, which together with {size_text(ac)} of nativelink_cas_ac_store_size is more than "
-            f"{size_text(room)} ({STORE_PERCENT} % of the volume of {size_text(volume)})",
-            "lower one of them, or raise nativelink_cas_volume_size",
+            f"{size_text(room)} ({STORE_PERCENT} % of the volume of {size_text(volume)})"
         )
+        yield "nativelink_cas_store_size", problem, "lower one of them, or raise nativelink_cas_volume_size"
 
 
 SCRATCH_PERCENT = 10
@@ -194,13 +183,12 @@ def scratch_fits_store(values: Values) -> Findings:
         store = part_of(pool["fast_store_size"], scratch)
         room = max(scratch * SCRATCH_PERCENT // 100, SCRATCH_LEAST)
         if COPIES * store + room > scratch:
-            yield (
-                f"{path}.scratch_size",
+            problem = (
                 f"is {size_text(scratch)}, but needs {size_text(COPIES * store)} for the fast store (twice its "
                 f"{size_text(store)}, because executable inputs are stored twice) and {size_text(room)} for running "
-                "actions",
-                "raise it, or lower fast_store_size",
+                "actions"
             )
+            yield f"{path}.scratch_size", problem, "raise it, or lower fast_store_size"
 
 
 def declared_properties(values: Values) -> Findings:
@@ -220,14 +208,11 @@ def declared_properties(values: Values) -> Findings:
                 remedy = "declare it in nativelink_scheduler_platform_properties"
                 remedy = f"write {near}, or {remedy}" if near else remedy
                 yield where, "the scheduler does not declare this property", remedy
-            elif declared[name] == "minimum" and not all(str(item).isdigit() for item in items):
+            elif declared[name] == "minimum" and not all(re.fullmatch("[0-9]+", str(item)) for item in items):
                 yield where, f"is {shown(value)}, but the scheduler compares it as a number", "write a whole number"
             elif not items or any(item is None or isinstance(item, dict | list) for item in items):
-                yield (
-                    where,
-                    f"is {shown(value)}, which is not a valid property",
-                    "write a text, a number or a list of them",
-                )
+                problem = f"is {shown(value)}, which is not a valid property"
+                yield where, problem, "write a text, a number or a list of them"
 
 
 def offered_properties(values: CheckedValues) -> Findings:
@@ -252,11 +237,8 @@ def edge(values: Values) -> Findings:
     controller = providers.controllers()[provider]
     if wanted != "none" and wanted not in controller.serves:
         serving = " or ".join(name for name, each in providers.controllers().items() if wanted in each.serves)
-        yield (
-            "nativelink_edge",
-            f"is {wanted}, which the ingress_provider {provider} does not serve",
-            f"set ingress_provider to {serving}, or nativelink_edge to something else",
-        )
+        problem = f"is {wanted}, which the ingress_provider {provider} does not serve"
+        yield "nativelink_edge", problem, f"set ingress_provider to {serving}, or nativelink_edge to something else"
     elif wanted != "none" and not values["ingress_namespace"] and not values["nativelink_client_peers"]:
         remedy = "write the namespace of the controller's proxies, or set nativelink_client_peers"
         yield "ingress_namespace", "is empty, so no client could connect", remedy
@@ -292,11 +274,8 @@ def scaling(values: Values) -> Findings:
     """KEDA is installed where a pool uses it, and an HPA has metrics and at least one replica."""
     without_keda = values["keda_install"] == "none"
     if without_keda and values["nativelink_scaling"] == "keda":
-        yield (
-            "nativelink_scaling",
-            "is keda, but keda_install is none",
-            "set keda_install to release or existing, or nativelink_scaling to hpa or none",
-        )
+        remedy = "set keda_install to release or existing, or nativelink_scaling to hpa or none"
+        yield "nativelink_scaling", "is keda, but keda_install is none", remedy
     for path, pool in pools_of(values):
         if without_keda and pool["scaling"] == "keda":
             remedy = "set keda_install to release or existing, or scaling to hpa or none"
@@ -305,11 +284,8 @@ def scaling(values: Values) -> Findings:
             yield f"{path}.min_replicas", "is 0, but an HPA cannot scale to zero", "write 1 or more, or scale with keda"
     hpa = [pool["name"] for _, pool in pools_of(values) if scaling_of(pool, values) == "hpa"]
     if hpa and not values["nativelink_metrics_namespaces"]:
-        yield (
-            "nativelink_metrics_namespaces",
-            f"is empty, so the HPA of {', '.join(hpa)} could not read its metrics",
-            "write the namespace of your Prometheus or metrics adapter",
-        )
+        problem = f"is empty, so the HPA of {', '.join(hpa)} could not read its metrics"
+        yield "nativelink_metrics_namespaces", problem, "write the namespace of your Prometheus or metrics adapter"
 
 
 def metrics(values: Values) -> Findings:
@@ -321,29 +297,21 @@ def metrics(values: Values) -> Findings:
         if scaling_of(pool, values) == "hpa" or (scaling_of(pool, values) == "keda" and not pool["query"])
     ]
     if "scheduler" not in senders and values["nativelink_scheduler_backend"] == "memory" and followers:
-        yield (
-            "nativelink_metrics",
-            f"lacks scheduler, so {', '.join(followers)} could not follow the demand of a scheduler in memory",
-            "add scheduler, or set nativelink_scaling to none, or nativelink_scheduler_backend to redis",
-        )
+        problem = f"lacks scheduler, so {', '.join(followers)} could not follow the demand of a scheduler in memory"
+        remedy = "add scheduler, or set nativelink_scaling to none, or nativelink_scheduler_backend to redis"
+        yield "nativelink_metrics", problem, remedy
     if values["nativelink_traces_endpoint"] and not senders:
-        yield (
-            "nativelink_traces_endpoint",
-            "is set, but nativelink_metrics is empty, so no workload sends traces",
-            "remove it, or list the workloads in nativelink_metrics",
-        )
+        problem = "is set, but nativelink_metrics is empty, so no workload sends traces"
+        yield "nativelink_traces_endpoint", problem, "remove it, or list the workloads in nativelink_metrics"
 
 
 def scrapes(values: Values) -> Findings:
     """What is scraped exists, and a Prometheus scrapes it."""
     wanted = values["nativelink_prometheus_scrapes"]
     if wanted and values["nativelink_prometheus"] not in ("bundled", "operator"):
-        yield (
-            "nativelink_prometheus_scrapes",
-            f"is set, but nativelink_prometheus is {values['nativelink_prometheus']}",
-            "remove it, or set nativelink_prometheus to bundled or operator",
-        )
-    if "edge" in wanted and not behind_envoy_gateway(values):
+        problem = f"is set, but nativelink_prometheus is {values['nativelink_prometheus']}"
+        yield "nativelink_prometheus_scrapes", problem, "remove it, or set nativelink_prometheus to bundled or operator"
+    if "edge" in wanted and not providers.behind_envoy_gateway(values):
         yield "nativelink_prometheus_scrapes", "has edge, but no Envoy Gateway is the edge", "remove edge"
     if "gitops" in wanted and values["gitops_provider"] == "none":
         yield "nativelink_prometheus_scrapes", "has gitops, but gitops_provider is none", "remove gitops"
@@ -364,11 +332,8 @@ def prometheus(values: Values) -> Findings:
         remedy = "remove it, or set nativelink_prometheus to another value"
         yield "nativelink_prometheus_address", "is set, but the bundled Prometheus is used", remedy
     if provider in ("operator", "annotations") and not values["nativelink_metrics_namespaces"]:
-        yield (
-            "nativelink_metrics_namespaces",
-            f"is empty, but nativelink_prometheus is {provider}: NetworkPolicies would block your Prometheus",
-            "write its namespace",
-        )
+        problem = f"is empty, but nativelink_prometheus is {provider}: NetworkPolicies would block your Prometheus"
+        yield "nativelink_metrics_namespaces", problem, "write its namespace"
 
 
 LONGEST_CLUSTER = 63 - len("nativelink-")
@@ -382,17 +347,11 @@ def gitops(values: Values) -> Findings:
         return
     engine = providers.engines()[provider]
     if not values["gitops_repository"]:
-        yield (
-            "gitops_repository",
-            f"is empty, but gitops_provider is {provider}",
-            "write the repository's URL, or set gitops_provider to none",
-        )
+        problem = f"is empty, but gitops_provider is {provider}"
+        yield "gitops_repository", problem, "write the repository's URL, or set gitops_provider to none"
     if not engine.takes_scp_addresses and (found := SCP.fullmatch(values["gitops_repository"])):
-        yield (
-            "gitops_repository",
-            f"is {found[0]}, a form that {engine.title} does not support",
-            f"write ssh://{found['host']}/{found['path']}",
-        )
+        problem = f"is {found[0]}, a form that {engine.title} does not support"
+        yield "gitops_repository", problem, f"write ssh://{found['host']}/{found['path']}"
     if not values["gitops_path"]:
         yield "gitops_path", "is empty", "write the folder of the tree, or . for the root of the repository"
     cluster = values["cluster"]
@@ -400,11 +359,8 @@ def gitops(values: Values) -> Findings:
         problem = f"has {len(cluster)} characters, which is too long for the label nativelink-{cluster}"
         yield "cluster", problem, f"use at most {LONGEST_CLUSTER}"
     if values["gitops_install"] == "release" and values["gitops_namespace"] != engine.namespace:
-        yield (
-            "gitops_namespace",
-            f"is {values['gitops_namespace']}, but the release manifest of {provider} uses {engine.namespace}",
-            "remove it, or set gitops_install to existing",
-        )
+        problem = f"is {values['gitops_namespace']}, but the release manifest of {provider} uses {engine.namespace}"
+        yield "gitops_namespace", problem, "remove it, or set gitops_install to existing"
 
 
 def gitops_credentials(values: Values) -> Findings:
@@ -475,29 +431,20 @@ def worker_certificates(values: Values) -> Findings:
         return
     secret = values["nativelink_mutual_tls_secret"]
     if not secret:
-        yield (
-            "worker_certificates_create",
-            "is true, but nativelink_mutual_tls_secret is empty",
-            "write the name of the Secrets there, or set worker_certificates_create to false",
-        )
+        remedy = "write the name of the Secrets there, or set worker_certificates_create to false"
+        yield "worker_certificates_create", "is true, but nativelink_mutual_tls_secret is empty", remedy
     elif secret in (values["worker_certificates_ca"], *values["worker_certificates_trusted"]):
         yield "nativelink_mutual_tls_secret", f"is {secret}, which is also the Secret of a CA", "rename one of the two"
     if values["nativelink_mutual_tls_issuer"]:
-        yield (
-            "worker_certificates_create",
-            "is true, but cert-manager makes the Secrets (nativelink_mutual_tls_issuer)",
-            "set it to false, or remove nativelink_mutual_tls_issuer",
-        )
+        problem = "is true, but cert-manager makes the Secrets (nativelink_mutual_tls_issuer)"
+        yield "worker_certificates_create", problem, "set it to false, or remove nativelink_mutual_tls_issuer"
 
 
 def cas_storage_class(values: Values) -> Findings:
     """The StorageClass of the CAS volumes is set, and is never a cluster's default."""
     if not values["nativelink_cas_storage_class"] and not values["storage_classes_list"]:
-        yield (
-            "nativelink_cas_storage_class",
-            "is empty, but storage_classes_list has no class to use instead",
-            "write the name of a StorageClass, or add one to storage_classes_list",
-        )
+        remedy = "write the name of a StorageClass, or add one to storage_classes_list"
+        yield "nativelink_cas_storage_class", "is empty, but storage_classes_list has no class to use instead", remedy
 
 
 def storage_classes(values: Values) -> Findings:
@@ -524,13 +471,6 @@ IMAGE_VERSIONS = {
 """The variables of images, and those of their tags."""
 
 
-_DEFAULT_IMAGES = tuple(
-    (name, version, specs.options()[name].default, specs.options()[version].default.startswith("v"))
-    for name, version in IMAGE_VERSIONS.items()
-)
-_VERSION_TAG = re.compile(r"v?[0-9]")
-
-
 def images_without_tag(values: Values) -> Findings:
     """The tag and digest of an image are in variables of their own."""
     for name, version in IMAGE_VERSIONS.items():
@@ -543,11 +483,11 @@ def images_without_tag(values: Values) -> Findings:
 
 def image_versions(values: Values) -> Findings:
     """The tag of a default image begins with v if the default tag does. The tags of other images are not known."""
-    for name, version, default, has_v in _DEFAULT_IMAGES:
-        if not values.get(name) or version not in values or values[name] != default:
+    for name, version in IMAGE_VERSIONS.items():
+        if not values.get(name) or version not in values or values[name] != specs.options()[name].default:
             continue
-        tag = values[version]
-        if _VERSION_TAG.match(tag) and tag.startswith("v") != has_v:
+        tag, has_v = values[version], specs.options()[version].default.startswith("v")
+        if re.match("v?[0-9]", tag) and tag.startswith("v") != has_v:
             other = f"v{tag}" if has_v else tag[1:]
             yield version, f"is {tag}, but the tags of {values[name]} have {'a' if has_v else 'no'} v", f"write {other}"
 
@@ -557,6 +497,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     persistent_workers,
     min_over_max,
     resources,
+    nativelink_version,
     scheduler_backend,
     redis,
     redis_memory,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from .. import render
 from ..findings import Findings
 from ..quantities import KubernetesVersion, QuantityError
-from ..specs import Values, Yaml
+from ..specs import Yaml
 from .formats import nearest, one_of, shown
 from .types import item_path
 
@@ -38,16 +36,6 @@ _TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "object": (dict, "a mapping"),
 }
 _UNKNOWN = "unknown key"
-# The variables of the numbers in rendered objects, by file and field. `*` stands for a pool's name. The maps that users
-# write have rules of their own (kubernetes.py), which name the variable.
-_VARIABLES = (
-    ("cas/statefulset.yaml", "spec.replicas", "nativelink_cas_replicas"),
-    ("cas/statefulset.yaml", "*.startupProbe.failureThreshold", "nativelink_cas_startup_timeout"),
-    ("scheduler/deployment.yaml", "spec.replicas", "nativelink_scheduler_replicas"),
-    ("worker/*/deployment.yaml", "spec.replicas", "nativelink_worker_pools[*].min_replicas"),
-    ("worker/*/horizontalpodautoscaler.yaml", "spec.minReplicas", "nativelink_worker_pools[*].min_replicas"),
-    ("worker/*/horizontalpodautoscaler.yaml", "spec.maxReplicas", "nativelink_worker_pools[*].max_replicas"),
-)
 
 
 def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) -> Findings:
@@ -57,43 +45,20 @@ def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) 
         return list(shape_findings(definitions(version), definitions(version)[name], path, value))
 
     for finding in findings_of(shipped_version(minimum)):
-        if since := _known_since(finding, findings_of, minimum):
+        if since := known_since(finding, findings_of, minimum):
             remedy = f'take it out, or write preflight_minimum_kubernetes: "{since}" if the cluster is that new'
             yield finding[0], f"is unknown in Kubernetes {minimum}", remedy
         else:
             yield finding
 
 
-def object_findings(values: Values) -> Findings:
-    """Yield what the oldest accepted API server would refuse in the tree of a cluster without other faults."""
-    minimum = values["preflight_minimum_kubernetes"]
-    too_old: dict[KubernetesVersion, str] = {}
-    for path, text in render.objects(values):
-        for finding in _text_findings(shipped_version(minimum), text):
-            if since := _known_since(finding, lambda version, text=text: _text_findings(version, text), minimum):
-                too_old.setdefault(since, f"{path}: {finding[0]}")
-            else:
-                yield _variable(path, finding[0]), *finding[1:]
-    if too_old:
-        since = max(too_old)
-        problem = f"is {minimum}, which does not know {too_old[since]}"
-        yield "preflight_minimum_kubernetes", problem, f'write "{since}" or newer'
-
-
-def _variable(path: str, where: str) -> str:
-    """The variable behind a field of a rendered object, or else the file and the field."""
-    for file, field, variable in _VARIABLES:
-        if fnmatchcase(path, file) and fnmatchcase(where, field):
-            return variable.replace("*", path.split("/")[1])
-    return f"rendered/{path}: {where}"
-
-
 @lru_cache(maxsize=1024)
-def _text_findings(version: KubernetesVersion, text: str) -> tuple[Found, ...]:
+def text_findings(version: KubernetesVersion, text: str) -> tuple[Found, ...]:
+    """The faults of an object in YAML; none for a custom resource, whose schema is its operator's."""
     item = yaml.load(text, yaml.CSafeLoader)
     name = _kinds(version).get((item["apiVersion"], item["kind"]))
     if name is None:
-        return ()  # a custom resource, whose schema is its operator's
+        return ()
     return tuple(shape_findings(definitions(version), definitions(version)[name], "", item))
 
 
@@ -145,7 +110,7 @@ def _is(kind: str, value: Yaml) -> bool:
     return whole or isinstance(value, _TYPES[kind][0])
 
 
-def _known_since(
+def known_since(
     finding: Found, findings_of: Callable[[KubernetesVersion], Iterable[Found]], minimum: str | None
 ) -> KubernetesVersion | None:
     """The first version that knows an unknown key; None if the key is a mistake."""

@@ -88,20 +88,27 @@ def _unknown(name: str, variables: Values) -> Findings:
     if has_prefix:
         remedy = f"did you mean {near}? If not, rename it" if near else "remove or rename it"
         yield name, "unknown variable", f"{remedy}: this prefix is reserved"
-    elif missing := _without_prefix(name, variables):
-        yield name, "unknown variable, because its prefix is missing", f"write {' or '.join(missing)}"
+    elif missing := _without_prefix(name):
+        problem, remedy = "unknown variable, because its prefix is missing", f"write {' or '.join(missing)}"
+        if taken := [full for full in missing if _is_set(full, variables)]:
+            problem, remedy = f"{problem}, and {taken[0]} is set as well", "remove it, or choose another name"
+        yield name, problem, remedy
     elif near:
         yield name, "unknown variable", f"did you mean {near}? If not, choose a name that is less similar"
 
 
-def _without_prefix(name: str, variables: Values) -> list[str]:
-    """The variables that `name` stands for without its prefix, unless the inventory sets them too.
+def _without_prefix(name: str) -> list[str]:
+    """The variables that `name` may stand for without its prefix.
 
     A single word, such as `version`, is more likely to be a variable of the user's own.
     """
-    options = specs.options()
-    wanted = [f"{prefix}{name}" for prefix in specs.PREFIXES if "_" in name and f"{prefix}{name}" in options]
-    return wanted if all(variables.get(full) == options[full].default for full in wanted) else []
+    wanted = (f"{prefix}{name}" for prefix in specs.PREFIXES if "_" in name)
+    return [full for full in wanted if full in specs.options()]
+
+
+def _is_set(name: str, variables: Values) -> bool:
+    """Return whether a variable has another value than its default. One with a template in it is not told apart."""
+    return name not in specs.templated_defaults() and variables.get(name) != specs.options()[name].default
 
 
 _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
@@ -171,7 +178,7 @@ def _typed(path: str, option: Option, value: Yaml) -> str:
     meant: bool | int | None = None
     if option.type == "bool" and value.lower() in (*_TRUE, *_FALSE):
         meant = value.lower() in _TRUE
-    elif option.type in ("int", "float") and re.fullmatch(r"-?\d+", value, re.ASCII):
+    elif option.type in ("int", "float") and re.fullmatch("-?[0-9]{1,10}", value):
         meant = int(value)
     if meant is None:
         return ""

@@ -1,4 +1,4 @@
-// Switches Nagle's algorithm off on the connections that NativeLink's ports accept: 50051 (CAS), 50052 (slices of the
+// Switches Nagle's algorithm off on the connections that NativeLink's ports accept: 50051 (CAS), 50052 (shards of the
 // CAS, scheduler) and 50061 (worker API). The kernel runs it at the events of each TCP connection of a cgroup.
 #include <linux/bpf.h>
 

@@ -75,11 +75,11 @@ def test_old_pods_lose_their_configuration_in_a_rollout_that_fails(engine: Flux)
 
 
 def test_a_version_reaches_a_promoted_cluster_only_when_its_branch_moves(engine: Flux) -> None:
-    """The cluster of the tests above follows main, and another entry of the inventory follows the branch promoted.
+    """The cluster of the tests above follows main, and another cluster of the inventory follows the branch promoted.
 
-    docs/upgrades.md describes the pattern. The other entry has namespaces of its own on the same cluster.
+    docs/upgrades.md describes the pattern. The other one has namespaces of its own on the same API server.
     """
-    old, new = images.NATIVELINK_VERSIONS
+    old, new = images.NATIVELINK_VERSIONS[-2:]
     spaces = {"nativelink_namespace": "promoted", "nativelink_workers_namespace": "promoted-workers"}
     follows = {name: value for name, value in engine.site.hosts[NAME].items() if name.startswith("gitops_")}
     entry = {**SMALL, **spaces, **follows, "nativelink_worker_pools": [pool("default")], "gitops_revision": "promoted"}

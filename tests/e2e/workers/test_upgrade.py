@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     reason="TESTBED_IMAGES has one version of NativeLink, which does not work with the stand-in for the other one",
 )
 
-OLD, NEW = images.NATIVELINK_VERSIONS
+OLD, NEW = images.NATIVELINK_VERSIONS[-2:]
 CAS = 2 if nativelink.SAVED else 1  # only shards of the original say something about shards of two versions
 REPLICAS, SLOTS = 2, 3  # the number of workers, and of each worker's actions
 RUNNING = 2 * REPLICAS * SLOTS  # the most actions that run at a time: old workers drain while all new ones work

@@ -74,7 +74,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
 {{- define "nativelink.worker" -}}
 {{- $context := . -}}
 {{- $upload := include "nativelink.seconds" .values.worker.uploadTimeout | int64 -}}
-{{- $_ := set . "worker" (dict "upload_timeout" $upload) -}}
+{{- $_ := set . "upload_timeout" $upload -}}
 {{- $_ := set . "pools" list -}}
 {{- range .values.workerPools -}}
   {{- $pool := deepCopy $context.constants.pool -}}
@@ -112,7 +112,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
 
 {{- /* As long as an action that starts just before the drain may take to the report of its result. */ -}}
 {{- $_ := set $pool "longest" (include "nativelink.seconds" $pool.longest_action | int64) -}}
-{{- $_ := set $pool "grace" (add $pool.longest $context.worker.upload_timeout $context.constants.action_margin) -}}
+{{- $_ := set $pool "grace" (add $pool.longest $context.upload_timeout $context.constants.action_margin) -}}
 
 {{- /* Whole CPUs, and memory that a worker has for sure. */ -}}
 {{- $cpu := ternary $limits.cpu $requests.cpu (hasKey $limits "cpu") -}}

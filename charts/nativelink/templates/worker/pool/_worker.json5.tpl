@@ -16,7 +16,7 @@
             eviction_policy: {{ toRawJson $pool.fast_store }},
           },
         },
-        // Requests go straight to the slices of the CAS pods, which saves a hop through their public listener.
+        // Requests go straight to the shards of the CAS pods, which saves a hop through their public listener.
         slow: {
           shard: {
             stores: [
@@ -91,7 +91,7 @@
         entrypoint: "/isolation/${ARCHITECTURE}/action",
 {{- end }}
         {{ $context.version.max_action_timeout }}: {{ $pool.longest }},
-        {{ $context.version.max_upload_timeout }}: {{ $context.worker.upload_timeout }},
+        {{ $context.version.max_upload_timeout }}: {{ $context.upload_timeout }},
         experimental_precondition_script: "/config/precondition.sh",
         platform_properties: {
 {{- range $name, $texts := $pool.platform_properties }}
