@@ -416,7 +416,7 @@ def _pool(pool: Mapping[str, Any], cluster: str, upload: int, known: Mapping[str
     image = pool["image"] or known["nativelink_worker_image"]
     # As long as an action that starts just before the drain may take to the report of its result.
     grace = longest + upload + ACTION_MARGIN
-    _, tolerations = spot(pool["spot"])
+    _unused, tolerations = spot(pool["spot"])
     return {
         **pool,
         "config_map": {
@@ -553,7 +553,7 @@ def _image(name: str, tag: str, digest: str) -> str:
 
 def _receiver(url: str, percent: int) -> dict[str, Any]:
     """Where traces go: the address as the collector wants it, the peer of a NetworkPolicy, and the sampled part."""
-    scheme, _, address = url.rstrip("/").partition("://")
+    scheme, _unused, address = url.rstrip("/").partition("://")
     return {
         "endpoint": address,
         "insecure": scheme == "http",
@@ -564,7 +564,7 @@ def _receiver(url: str, percent: int) -> dict[str, Any]:
 
 def _peer(address: str, default_port: int) -> dict[str, Any]:
     """Host, port, and the network of a host that is an IP address: a NetworkPolicy knows no host names."""
-    host, _, port = address.rpartition(":")
+    host, _unused, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     return {"host": host, "port": int(port) if port.isdigit() else default_port, "network": network_of(host)}
 

@@ -205,7 +205,7 @@ def _untagged(value: Yaml) -> Yaml:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return "".join((value,)) if type(value) is not str else value
+        return "".join((value,))
     for kind in (int, float):
         if isinstance(value, kind):
             return kind(value)

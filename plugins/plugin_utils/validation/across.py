@@ -30,7 +30,7 @@ def shared_clusters(clusters: Mapping[str, Values]) -> list[Finding]:
     faults = {}
     for (server, namespace), users in owners.items():
         for cluster, name in users:
-            if other := next((other for other, _ in users if other != cluster), None):
+            if other := next((other for other, _unused in users if other != cluster), None):
                 problem = f"the cluster {other} also uses {namespace} on {server}"
                 remedy = "give one of them other namespaces or another API server"
                 if name == "node_agent_namespace":
