@@ -11,11 +11,12 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from conformance import namespaces
-from conformance.tools import Tools
+from testbed import bazel, build, cache, components
 from testbed.build import BuildError
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 from testkit.subject import Subject, SubjectError, subject
@@ -58,10 +59,20 @@ def main(arguments: list[str]) -> int:
     try:
         namespaces.check()
         subjects = [_subject(file, folder / f"subject-{number}") for number, file in enumerate(given.files)]
-        tools = json.dumps(asdict(Tools.made(folder, clients=parts != ["configurations"])))
+        missing = json.dumps(_missing(clients=parts != ["configurations"]))
         print(f"{'version':9} {'tree':16} {'configuration or check':58} {'outcome':8} detail", flush=True)
         # The table takes the place of pytest's own output. Its codes from 2 on say that nothing was tested.
-        pytest = ["-m", "pytest", "-p", "no:terminal", "-p", "no:cacheprovider", *checks, *options, f"--tools={tools}"]
+        pytest = [
+            "-m",
+            "pytest",
+            "-p",
+            "no:terminal",
+            "-p",
+            "no:cacheprovider",
+            *checks,
+            *options,
+            f"--missing={missing}",
+        ]
         found = [
             namespaces.run(*pytest, f"--nativelink={json.dumps(asdict(each))}", f"--basetemp={folder}/{number}")
             for number, each in enumerate(subjects)
@@ -75,6 +86,26 @@ def main(arguments: list[str]) -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return status
+
+
+def _missing(*, clients: bool) -> dict[str, str]:
+    """Make the other programs, because namespaces have no network. Return why one is not there, by its name.
+
+    BuildError if there can be no client at all.
+    """
+    wanted: dict[str, Callable[[], object]] = {"redis": components.redis_stack}
+    if clients:
+        build.program("reapi-load")
+        build.program("otelcol")
+        wanted["bazel"] = bazel.program
+    found = {}
+    for name, make in wanted.items():
+        try:
+            make()
+        except BuildError as error:
+            cache.say(f"without {name}: {error}")
+            found[name] = str(error)
+    return found
 
 
 def _subject(file: Path, folder: Path) -> Subject:

@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from conformance.farm import CPUS, KINDS, Farm, Tell, on, running, succeeded
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from testkit.bazel import Bazel
 
-_PATIENCE = 30  # seconds, for actions that take a few
+_PATIENCE = patient(30)  # seconds, for actions that take a few
 _BUILD = """
 load("tree.bzl", "tree")
 genrule(name = "program", outs = ["program.sh"], executable = True,

@@ -19,7 +19,6 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import 
 
 from conformance import trees
 from conformance.namespaces import has_users
-from conformance.workloads import SECRET, workloads_of
 from testbed import build
 from testkit.subject import SubjectError, subject
 from testkit.trees import CLUSTERS, ROOT, VERSION, committed
@@ -139,30 +138,7 @@ def test_a_tarball_of_something_else_is_refused(tmp_path: Path) -> None:
         subject(tmp_path / "other.tar", tmp_path)
 
 
-# Trees and workloads
-
-
-def test_a_workload_matches_its_manifest() -> None:
-    found = workloads_of(committed("prod"))
-    assert {*found} == {"cas", "scheduler", "collector", "collector-workers", "worker default"}
-    cas, worker = found["cas"], found["worker default"]
-    assert cas.command == ("/nativelink", "/config/cas.json5")
-    assert cas.ports == (50051, 50052, 50053, 50080)
-    assert worker.command == ("/config/start.sh", "guarded")
-    assert worker.drain == ("/config/drain.sh",)
-    assert worker.environment["POD_NAME"] == "$POD_NAME"
-    assert [*worker.configuration["config"]] == ["worker.json5", "start.sh", "precondition.sh", "drain.sh"]
-    assert worker.settings == committed("prod")["worker/default/worker.json5"]
-    assert {(each.volume, each.path, each.sub_path) for each in worker.mounts} >= {
-        ("scratch", "/scratch", ""),
-        ("scratch", "/tmp", "tmp"),
-    }
-
-
-def test_environment_variables_are_expanded_in_a_command() -> None:
-    found = (workloads_of(tree) for _, tree in trees.trees(Path("/nowhere"), VERSION, 60))
-    redis = next(each["redis"] for each in found if "redis" in each)
-    assert redis.command[redis.command.index("--requirepass") + 1] == SECRET
+# Trees
 
 
 def test_the_committed_clusters_are_rendered_again_for_the_older_version() -> None:
