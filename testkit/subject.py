@@ -9,7 +9,6 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 
@@ -78,11 +77,11 @@ def _extract(file: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Extract the entrypoint of an image from the last layer that has it. Return its path and the image's tags."""
     try:
         with tarfile.open(file) as archive:
-            listing = _json(archive, "manifest.json")
+            listing = json.loads(_read(archive, "manifest.json"))
             if len(listing) != 1:
                 raise SubjectError(f"{file} has {len(listing)} images. Save each image into its own file")
             (image,) = listing
-            settings = _json(archive, image["Config"]).get("config") or {}
+            settings = json.loads(_read(archive, image["Config"])).get("config") or {}
             entrypoint = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
             if not entrypoint:
                 raise SubjectError(f"{file}: the image has no entrypoint. Use an image of {NATIVELINK}")
@@ -99,20 +98,17 @@ def _extract(file: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
         raise SubjectError(f"{file} is not a tarball of docker save: {error}") from None
 
 
-def _json(archive: tarfile.TarFile, name: str) -> Any:
-    content = archive.extractfile(name)
-    return json.load(content) if content else {}
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    content = archive.extractfile(member)
+    return content.read() if content else b""
 
 
 def _file_in(archive: tarfile.TarFile, layer: str, path: str) -> bytes | None:
     """Return the member of a layer at an absolute path, which may go through symbolic links of that layer."""
-    packed = archive.extractfile(layer)
-    if packed is None:
-        return None
-    with tarfile.open(fileobj=packed) as inside:
+    with tarfile.open(fileobj=archive.extractfile(layer)) as inside:
         members = {posixpath.normpath(f"/{member.name}"): member for member in inside}
         member = members.get(_resolved(members, path))
-        return _content(inside.extractfile(member)) if member and member.isfile() else None
+        return _read(inside, member) if member and member.isfile() else None
 
 
 def _resolved(members: dict[str, tarfile.TarInfo], path: str) -> str:
@@ -128,7 +124,3 @@ def _resolved(members: dict[str, tarfile.TarInfo], path: str) -> str:
         else:
             found = step
     return found
-
-
-def _content(file: IO[bytes] | None) -> bytes | None:
-    return file.read() if file else None
