@@ -19,7 +19,7 @@ from conformance import namespaces
 from testbed import bazel, build, cache, components
 from testbed.build import BuildError
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
-from testkit.subject import Subject, SubjectError, subject
+from testkit.subject import Subject, subject
 
 PARTS = {
     "configurations": ("configurations",),
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
             for number, each in enumerate(subjects)
         ]
         status = min(2, max(found))
-    except (SubjectError, BuildError, namespaces.NamespaceError) as error:
+    except (BuildError, namespaces.NamespaceError) as error:
         print(f"conformance: {error}", file=sys.stderr)
     finally:
         if status == 1:

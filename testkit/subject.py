@@ -10,16 +10,13 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
+from testbed.build import BuildError
+from testbed.images import NATIVELINK, NATIVELINK_VERSIONS, saved_image
 
 _SAYS = re.compile(r"^nativelink (\d+\.\d+\.\d+)\s*$", re.MULTILINE)
 SCHEMA = ".schema.json"  # the file beside our stand-in has the stand-in's name and this suffix
 _LINKS = 10  # symbolic links on the way to a file; more are a loop
 _STAND_IN = "stand-in for NativeLink"  # the first words of its log
-
-
-class SubjectError(Exception):
-    """A file that cannot be tested. The message says why, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,12 @@ class Subject:
 
 
 def subject(file: Path, folder: Path) -> Subject:
-    """Return the NativeLink in a file. SubjectError if there is none.
+    """Return the NativeLink in a file. BuildError if there is none.
 
     The binary of an image is extracted into ``folder``.
     """
     if not file.is_file():
-        raise SubjectError(f"{file} does not exist. Name a binary of NativeLink, or a tarball of docker save")
+        raise BuildError(f"{file} does not exist. Name a binary of NativeLink, or a tarball of docker save")
     if tarfile.is_tarfile(file):
         binary, tags = _extract(file, folder)
     else:
@@ -52,7 +49,7 @@ def subject(file: Path, folder: Path) -> Subject:
     found = _SAYS.search(said)
     version = f"v{found[1]}" if found else _tagged(tags)
     if version not in NATIVELINK_VERSIONS:
-        raise SubjectError(
+        raise BuildError(
             f"{file}: its version is {version or 'unknown'}, and the trees are for {' and '.join(NATIVELINK_VERSIONS)}:"
             f" a binary tells it by --version, an image by its tag"
         )
@@ -63,7 +60,7 @@ def _said(binary: Path, file: Path) -> str:
     try:
         done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SubjectError(f"{file} does not run: {error}") from None
+        raise BuildError(f"{file} does not run: {error}") from None
     return done.stdout + done.stderr
 
 
@@ -75,27 +72,20 @@ def _tagged(tags: tuple[str, ...]) -> str:
 
 def _extract(file: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Extract the entrypoint of an image from the last layer that has it. Return its path and the image's tags."""
-    try:
-        with tarfile.open(file) as archive:
-            listing = json.loads(_read(archive, "manifest.json"))
-            if len(listing) != 1:
-                raise SubjectError(f"{file} has {len(listing)} images. Save each image into its own file")
-            (image,) = listing
-            settings = json.loads(_read(archive, image["Config"])).get("config") or {}
-            entrypoint = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
-            if not entrypoint:
-                raise SubjectError(f"{file}: the image has no entrypoint. Use an image of {NATIVELINK}")
-            binary = folder / "nativelink"
-            for suffix in ("", SCHEMA):
-                found = (_file_in(archive, layer, entrypoint[0] + suffix) for layer in reversed(image["Layers"]))
-                if content := next((each for each in found if each is not None), None):
-                    binary.with_name(binary.name + suffix).write_bytes(content)
-            if not binary.exists():
-                raise SubjectError(f"{file}: no layer has the entrypoint {entrypoint[0]}")
-            binary.chmod(0o755)
-            return binary, tuple(image.get("RepoTags") or ())
-    except (tarfile.TarError, KeyError, ValueError) as error:
-        raise SubjectError(f"{file} is not a tarball of docker save: {error}") from None
+    image, binary = saved_image(file), folder / "nativelink"
+    with tarfile.open(file) as archive:
+        settings = json.loads(_read(archive, image["Config"])).get("config") or {}
+        entrypoint = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
+        if not entrypoint:
+            raise BuildError(f"{file}: the image has no entrypoint. Use an image of {NATIVELINK}")
+        for suffix in ("", SCHEMA):
+            found = (_file_in(archive, layer, entrypoint[0] + suffix) for layer in reversed(image["Layers"]))
+            if content := next((each for each in found if each is not None), None):
+                binary.with_name(binary.name + suffix).write_bytes(content)
+    if not binary.exists():
+        raise BuildError(f"{file}: no layer has the entrypoint {entrypoint[0]}")
+    binary.chmod(0o755)
+    return binary, tuple(image.get("RepoTags") or ())
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:

@@ -20,7 +20,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import 
 from conformance import trees
 from conformance.namespaces import has_users
 from testbed import build
-from testkit.subject import SubjectError, subject
+from testkit.subject import subject
 from testkit.trees import CLUSTERS, ROOT, VERSION, committed
 
 OLDER = next(version for version in VERSIONS if version != VERSION)
@@ -127,14 +127,14 @@ def test_other_images_are_refused(
     tmp_path: Path, tag: str, images: int, files: dict[str, bytes | str], message: str
 ) -> None:
     image = saved(tmp_path / "image.tar", layer(files), tag=f"nativelink:{tag}", images=images)
-    with pytest.raises(SubjectError, match=message):
+    with pytest.raises(build.BuildError, match=message):
         subject(image, tmp_path)
 
 
 def test_a_tarball_of_something_else_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "other.tar", "w") as archive:
         archive.add(__file__, "file")
-    with pytest.raises(SubjectError, match=r"other\.tar is not a tarball of docker save"):
+    with pytest.raises(build.BuildError, match=r"other\.tar is not a tarball of docker save"):
         subject(tmp_path / "other.tar", tmp_path)
 
 
