@@ -73,13 +73,13 @@ def saved(path: Path, *layers: bytes, tag: str, images: int = 1) -> Path:
     return path
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the stand-in's image, which also contains the schema of its version."""
     program = build.program("nativelink")
     schema = ROOT / "schemas" / f"nativelink-{VERSION}.schema.json"
     files = {"bin/nativelink": program.read_bytes(), "bin/nativelink.schema.json": schema.read_bytes()}
-    return saved(tmp_path / "image.tar", layer(files), tag=f"nativelink:{VERSION}")
+    return saved(tmp_path_factory.mktemp("stand-in") / "image.tar", layer(files), tag=f"nativelink:{VERSION}")
 
 
 # Files of NativeLink
