@@ -103,7 +103,8 @@ def _client(kubeconfig: str, context: str) -> ApiClient:
     """The client of a kubeconfig's context.
 
     It writes the certificates and keys of a kubeconfig and of credential plugins into files, and removes them when
-    Python ends. A worker of Ansible, which is a fork, ends without that, so they are removed here.
+    Python ends. A worker of Ansible, which is a fork, ends without that, so they are removed here. Since kubernetes 35
+    the client writes them again when they are gone.
     """
     with tempfile.TemporaryDirectory() as folder:
         settings = Configuration()
