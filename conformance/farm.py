@@ -22,7 +22,7 @@ from conformance.certificates import TRUST
 from conformance.pods import Network, Pod
 from conformance.workloads import COLLECTOR, workloads_of
 from testbed import build
-from testbed.waiting import ClusterError, patient, until
+from testbed.waiting import patient, until
 from testkit.client import Client
 from testkit.inventories import LOCAL_PATH
 from testkit.trees import objects_of, values_of
@@ -168,7 +168,7 @@ class Farm:
         pod.start()
 
     def __enter__(self) -> Self:
-        """Start everything. ClusterError or PodEnded if something does not serve."""
+        """Start everything. ClusterError, PodEnded or AssertionError if something does not serve."""
         try:
             for pod in reversed(self._serving):  # Redis and the collectors first
                 self._start(pod)
@@ -200,10 +200,10 @@ class Farm:
             pod.await_ready(120)
 
     def await_matching(self) -> None:
-        """Run one action. ClusterError if the scheduler does not give it to a worker."""
+        """Run one action. AssertionError if the scheduler does not give it to a worker."""
         first = {"pool": self._pools[0]["name"]}
-        if self.load("--seconds=0-0", "--timeout=30", platform=first)["ok"] != 1:
-            raise ClusterError("the scheduler does not give actions to its workers")
+        ran = self.load("--seconds=0-0", f"--timeout={PATIENCE}", platform=first)["ok"]
+        assert ran == 1, "the scheduler does not give actions to its workers"
 
     @property
     def api(self) -> Client:
@@ -273,9 +273,9 @@ class Farm:
 
 
 def succeeded(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the actions of a report. ClusterError if one failed."""
-    if bad := [each["outcome"] for each in report["actions"] if each["outcome"] != "ok"]:
-        raise ClusterError(f"{len(bad)} of {len(report['actions'])} actions failed, one of them with: {bad[0]}")
+    """Return the actions of a report. AssertionError if one failed."""
+    bad = [each["outcome"] for each in report["actions"] if each["outcome"] != "ok"]
+    assert not bad, f"{len(bad)} of {len(report['actions'])} actions failed, one of them with: {bad[0]}"
     return list(report["actions"])
 
 

@@ -22,7 +22,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import POR
 
 from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, POOL, Farm, Tell, await_running, on, running, succeeded
 from conformance.pods import Pod
-from testbed.waiting import ClusterError, until
+from testbed.waiting import until
 from testkit.bazel import Bazel
 
 _DRAINS = 10
@@ -395,7 +395,7 @@ def test_reports_of_trouble(farm: Farm, tell: Tell) -> None:
     succeeded(json.loads(said))
     frozen.kill()
     shutil.rmtree(farm.cas[0].folder / "volumes" / "data" / "cas" / "temp")
-    with suppress(ClusterError):
+    with suppress(AssertionError):  # the client may end without a report
         farm.load("--actions=16", "--seconds=0-0", "--salt=broken", "--timeout=30")
     time.sleep(2 * REPORT_INTERVAL)
     tell(f"{_record(farm, '-trouble')} lines")

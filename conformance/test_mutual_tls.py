@@ -15,7 +15,7 @@ from typing import Any
 from conformance.certificates import FIRST, Trust
 from conformance.farm import CPUS, Farm, Tell, on, succeeded
 from conformance.pods import Pod
-from testbed.waiting import ClusterError, until
+from testbed.waiting import until
 from testkit.authority import Authority
 
 _SECOND, _THIRD = Authority("second"), Authority("third")
@@ -79,7 +79,7 @@ def test_admission(farm: Farm, tell: Tell) -> None:
 
 @contextmanager
 def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
-    """Run actions without a pause meanwhile. Yield the salts of what has run. ClusterError if an action failed.
+    """Run actions without a pause meanwhile. Yield the salts of what has run. AssertionError if an action failed.
 
     While a CAS pod is away, a client cannot upload, and tries again.
     """
@@ -92,7 +92,7 @@ def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
                 try:
                     succeeded(_recorded(farm, salts[-1], 2 * CPUS, "1"))
                     break
-                except (ClusterError, AssertionError) as error:
+                except AssertionError as error:
                     if not left or "upload of the inputs" not in str(error):
                         failed.append(error)
                         break
