@@ -8,6 +8,7 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,10 @@ def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
 
     While a CAS pod is away, a client cannot upload, and tries again.
     """
-    done, salts, failed = threading.Event(), list[str](), list[Exception]()
+    done, salts = threading.Event(), list[str]()
 
     def work() -> None:
-        while not done.is_set() and not failed:
+        while not done.is_set():
             salts.append(f"{salt}-{len(salts)}")
             for left in reversed(range(10)):
                 try:
@@ -94,18 +95,15 @@ def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
                     break
                 except AssertionError as error:
                     if not left or "upload of the inputs" not in str(error):
-                        failed.append(error)
-                        break
+                        raise
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
-        yield salts
-    finally:
-        done.set()
-        worker.join()
-        if failed:
-            raise failed[0]
+    with ThreadPoolExecutor(1) as background:
+        working = background.submit(work)
+        try:
+            yield salts
+        finally:
+            done.set()
+            working.result()
 
 
 def _more(salts: list[str]) -> None:
