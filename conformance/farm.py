@@ -28,7 +28,7 @@ from testkit.inventories import LOCAL_PATH
 from testkit.trees import objects_of, values_of
 
 CPUS = 8  # of a worker
-DRAIN = patient(240)  # seconds that a drain may take with actions of 6 s
+DRAIN = 240  # seconds that a drain may take with actions of 6 s
 PATIENCE = patient(60)  # seconds, for what takes a few
 POOL = {"pool": "default"}
 # NativeLink, Kubernetes or a shell would change each part of it, if it were not escaped.
@@ -188,13 +188,12 @@ class Farm:
             pod.remove()
 
     def add_workers(self, pool: str, number: int = 1) -> None:
-        """Start this many more workers of a pool, and return them when they are ready."""
+        """Start this many more workers of a pool, and wait until they are ready."""
         component = f"worker {pool}"
-        added = []
-        for _ in range(number):
-            pod = self._pod(component, f"{self.workloads[component].name}-{next(self._numbers)}")
-            self.workers.setdefault(pool, []).append(pod)
-            added.append(pod)
+        name = self.workloads[component].name
+        added = [self._pod(component, f"{name}-{next(self._numbers)}") for _ in range(number)]
+        self.workers.setdefault(pool, []).extend(added)
+        for pod in added:
             self._start(pod)
         for pod in added:
             pod.await_ready(120)

@@ -24,7 +24,7 @@ from conformance import namespaces
 from conformance.certificates import TRUST, Trust
 from conformance.workloads import NATIVELINK, Workload
 from testbed import components
-from testbed.waiting import ClusterError, until
+from testbed.waiting import ClusterError, patient, until
 from testkit.subject import SCHEMA, Subject
 from testkit.trees import Object
 
@@ -211,10 +211,9 @@ class Pod:
         """Run a command in the pod, and return its output. ClusterError if it fails or takes too long."""
         enter = ["nsenter", f"--target={self._first}", "--mount", "--net", "--pid", "--root", "--wd=/"]
         command = [*enter, *self._privileges.split(), *words]
+        settings = {"capture_output": True, "text": True, "env": self._variables}
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=seconds, env=self._variables, check=False
-            )
+            done = subprocess.run(command, timeout=patient(seconds), check=False, **settings)  # type: ignore[call-overload]
         except subprocess.TimeoutExpired:
             raise ClusterError(f"{' '.join(words)} in {self.name} took longer than {seconds:.0f} s") from None
         if done.returncode:
@@ -226,7 +225,7 @@ class Pod:
         assert self.process
         os.kill(self._first, signal.SIGTERM)
         try:
-            self.process.wait(seconds)
+            self.process.wait(patient(seconds))
         except subprocess.TimeoutExpired:
             raise ClusterError(f"{self.name} still ran {seconds:.0f} s after SIGTERM") from None
         finally:
