@@ -82,9 +82,10 @@ test molecule pytest e2e bench: export GOGC := 400
 test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (14 minutes; 23 the first time)
 
 .PHONY: lint
-lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ruff, and check the documentation and the chart
+lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ansible-test sanity, ruff, and check the documentation and the chart
 	yamllint --strict .
 	ansible-lint --offline
+	hack/sanity
 	ruff check
 	ruff format --check
 	pytest -q tests/lint/test_documents.py tests/lint/test_chart.py
@@ -124,14 +125,15 @@ conformance: venv ## run the rendered configurations on a real NativeLink: NATIV
 ##@ Housekeeping
 
 .PHONY: size
-size: ## count the lines by hand of each folder: all files but those that .gitattributes calls generated
-	@git ls-files -z ':(attr:!linguist-generated)' | xargs -0 wc -l | \
+size: ## count the lines by hand of each folder: all files but those that .gitattributes calls generated or vendored
+	@git ls-files -z ':(attr:!linguist-generated !linguist-vendored)' | xargs -0 wc -l | \
 	  awk '$$2 != "total" { split($$2, part, "/"); lines[part[2] ? part[1] : "top level"] += $$1; all += $$1 } \
 	    END { for (room in lines) print lines[room], room; print all, "all" }' | sort -rn
 
 .PHONY: generate
-generate: venv ## generate docs/variables.md and the schema from the roles' variables, the dashboards, and the chart
-	python hack/generate.py --write
+generate: venv ## generate the changelog, docs/variables.md and the schema from the roles' variables, the dashboards, and the chart
+	antsibull-changelog generate
+	python hack/generate.py
 	python -m dashboards
 	python -m hack.chart
 	"$$(python -m testbed tool helm-docs)" --chart-search-root charts

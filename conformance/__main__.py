@@ -11,16 +11,17 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import NEWEST, is_newer
 
 from conformance import namespaces
-from conformance.tools import Tools
+from testbed import bazel, build, cache, components
 from testbed.build import BuildError
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
-from testkit.subject import Subject, SubjectError, subject
+from testkit.subject import Subject, subject
 
 PARTS = {
     "configurations": ("configurations",),
@@ -60,16 +61,26 @@ def main(arguments: list[str]) -> int:
     try:
         namespaces.check()
         subjects = [_subject(file, folder / f"subject-{number}") for number, file in enumerate(given.files)]
-        tools = json.dumps(asdict(Tools.made(folder, clients=parts != ["configurations"])))
+        missing = json.dumps(_missing(clients=parts != ["configurations"]))
         print(f"{'version':9} {'tree':16} {'configuration or check':58} {'outcome':8} detail", flush=True)
         # The table takes the place of pytest's own output. Its codes from 2 on say that nothing was tested.
-        pytest = ["-m", "pytest", "-p", "no:terminal", "-p", "no:cacheprovider", *checks, *options, f"--tools={tools}"]
+        pytest = [
+            "-m",
+            "pytest",
+            "-p",
+            "no:terminal",
+            "-p",
+            "no:cacheprovider",
+            *checks,
+            *options,
+            f"--missing={missing}",
+        ]
         found = [
             namespaces.run(*pytest, f"--nativelink={json.dumps(asdict(each))}", f"--basetemp={folder}/{number}")
             for number, each in enumerate(subjects)
         ]
         status = min(2, max(found))
-    except (SubjectError, BuildError, namespaces.NamespaceError) as error:
+    except (BuildError, namespaces.NamespaceError) as error:
         print(f"conformance: {error}", file=sys.stderr)
     finally:
         if status == 1:
@@ -77,6 +88,26 @@ def main(arguments: list[str]) -> int:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return status
+
+
+def _missing(*, clients: bool) -> dict[str, str]:
+    """Make the other programs, because namespaces have no network. Return why one is not there, by its name.
+
+    BuildError if there can be no client at all.
+    """
+    wanted: dict[str, Callable[[], object]] = {"redis": components.redis_stack}
+    if clients:
+        build.program("reapi-load")
+        build.program("otelcol")
+        wanted["bazel"] = bazel.program
+    found = {}
+    for name, make in wanted.items():
+        try:
+            make()
+        except BuildError as error:
+            cache.say(f"without {name}: {error}")
+            found[name] = str(error)
+    return found
 
 
 def _subject(file: Path, folder: Path) -> Subject:

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from conformance.farm import KINDS, Farm, Tell
-from conformance.pods import Network
-from conformance.tools import Tools
+from conformance.pods import Network, nativelink, redis
 from testkit.bazel import Bazel
 from testkit.subject import Subject
 
@@ -30,7 +29,7 @@ _counted: Counter[str] = Counter()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare what ``__main__`` states."""
     parser.addoption("--nativelink", type=lambda text: Subject(**json.loads(text)))
-    parser.addoption("--tools", type=lambda text: Tools(**json.loads(text)))
+    parser.addoption("--missing", type=json.loads)
     parser.addoption("--inventories", type=int)
     parser.addoption("--clusters", type=Path)
     parser.addoption("--only")
@@ -49,30 +48,30 @@ def under_test(pytestconfig: pytest.Config) -> Subject:
 
 
 @pytest.fixture(scope="session")
-def tools(pytestconfig: pytest.Config) -> Tools:
-    """Return the other programs."""
-    return pytestconfig.getoption("tools")
+def missing(pytestconfig: pytest.Config) -> dict[str, str]:
+    """Return why a program is not there, by its name."""
+    return pytestconfig.getoption("missing")
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
-    """Return the network of all pods."""
-    return Network(tmp_path_factory.mktemp("pods"))
+def network(under_test: Subject, missing: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """Return the network of all pods, which have NativeLink and Redis."""
+    stack = {} if "redis" in missing else redis(tmp_path_factory.mktemp("redis"))
+    return Network(tmp_path_factory.mktemp("pods"), nativelink(under_test) | stack)
 
 
 @pytest.fixture(scope="session")
-def new_farm(under_test: Subject, tools: Tools, network: Network, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def new_farm(under_test: Subject, network: Network, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return ``Farm``, which takes the variables."""
-    return lambda **variables: Farm(under_test, tools, network, tmp_path_factory.mktemp("farm"), variables)
+    return lambda **variables: Farm(under_test.version, network, tmp_path_factory.mktemp("farm"), variables)
 
 
 @pytest.fixture(scope="session")
 def farm(
-    request: pytest.FixtureRequest, under_test: Subject, tools: Tools, new_farm: Callable[..., Farm]
+    request: pytest.FixtureRequest, under_test: Subject, missing: dict[str, str], new_farm: Callable[..., Farm]
 ) -> Iterator[Farm]:
     """Yield the farm of a kind, which all of its checks share. The next one starts when it has ended."""
-    if reason := request.param.missing(under_test, tools):
-        pytest.skip(reason)
+    request.param.skip_without(under_test.version, missing)
     made = new_farm(**request.param.variables)
     made.change = request.param.change
     with made:
@@ -80,10 +79,10 @@ def farm(
 
 
 @pytest.fixture(scope="session")
-def client(tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazel]:
+def client(missing: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazel]:
     """Yield a Bazel, whose server ends afterwards."""
-    if not tools.bazel:
-        pytest.skip(f"no Bazel: {tools.missing['bazel']}")
+    if "bazel" in missing:
+        pytest.skip(f"no Bazel: {missing['bazel']}")
     with Bazel.started(tmp_path_factory.mktemp("bazel")) as made:
         yield made
 

@@ -20,17 +20,16 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import 
 from conformance import namespaces, pods
 from conformance.certificates import TRUST
 from conformance.pods import Network, Pod
-from conformance.tools import LIBRARIES, Tools
-from conformance.workloads import services_of, workloads_of
-from testbed.waiting import ClusterError, until
+from conformance.workloads import COLLECTOR, workloads_of
+from testbed import build
+from testbed.waiting import patient, until
 from testkit.client import Client
 from testkit.inventories import LOCAL_PATH
-from testkit.subject import Subject
-from testkit.trees import values_of
+from testkit.trees import objects_of, values_of
 
 CPUS = 8  # of a worker
 DRAIN = 240  # seconds that a drain may take with actions of 6 s
-PATIENCE = 60.0  # seconds, for what takes a few
+PATIENCE = patient(60)  # seconds, for what takes a few
 POOL = {"pool": "default"}
 # NativeLink, Kubernetes or a shell would change each part of it, if it were not escaped.
 ENVIRONMENT = "$$ $HOME ${HOME} $(HOME)"
@@ -79,15 +78,15 @@ class Kind:
         """Return the name in the table."""
         return self.where
 
-    def missing(self, under_test: Subject, tools: Tools) -> str:
-        """Return why there can be no such farm, or ""."""
+    def skip_without(self, version: str, missing: Mapping[str, str]) -> None:
+        """Skip the checks if there can be no such farm. ``missing`` says why a program is not there."""
         if self.variables.get("nativelink_scheduler_backend") == "redis":
-            if not row(under_test.version).redis_backend:
-                return f"the validation refuses the Redis backend for {under_test.version}"
-            if not tools.redis:
-                return f"no Redis: {tools.missing['redis']}"
-        alone = self.variables.get("nativelink_worker_isolation") and not namespaces.has_users()
-        return namespaces.WITHOUT_USERS if alone else ""
+            if not row(version).redis_backend:
+                pytest.skip(f"the validation refuses the Redis backend for {version}")
+            if "redis" in missing:
+                pytest.skip(f"no Redis: {missing['redis']}")
+        if self.variables.get("nativelink_worker_isolation") and not namespaces.has_users():
+            pytest.skip(namespaces.WITHOUT_USERS)
 
 
 def _writable_results(settings: str) -> str:
@@ -123,37 +122,29 @@ def on(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("farm", [KINDS[kind] for kind in kinds], ids=kinds, indirect=True, scope="session")
 
 
-@dataclass(frozen=True)
-class Drained:
-    """The drain of a worker as Kubernetes does it: the preStop hook, then SIGTERM."""
-
-    running: int  # actions when the hook began
-    seconds: float  # of the hook
-
-
 class Farm:
     """The pods of a tree. Actions see the folder ``ledger`` as ``/ledger``.
 
     Pods start with the certificates of ``trust``, and with what ``change`` makes of their NativeLink configuration.
     """
 
-    def __init__(
-        self, subject: Subject, tools: Tools, network: Network, folder: Path, variables: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, version: str, network: Network, folder: Path, variables: Mapping[str, Any]) -> None:
         """Render the tree with more variables, and prepare the pods. They start when the farm is entered."""
         alone = {} if namespaces.has_users() else {"nativelink_worker_isolation": "none"}
-        stated = {**VARIABLES, **alone, "nativelink_version": subject.version, **variables}
+        stated = {**VARIABLES, **alone, "nativelink_version": version, **variables}
         tree = render.tree(values_of("conformance", **stated))
-        self.version, self.trust = subject.version, TRUST
+        self.version, self.trust = version, TRUST
         self.change: Callable[[str], str] = str
         self.network, self.ledger = network, folder / "ledger"
         self.ledger.mkdir(parents=True)
         self.ledger.chmod(0o777)  # actions have users of their own
-        self._services, self.workloads = services_of(tree), workloads_of(tree)
-        self._extra = pods.programs(subject, tools) | {
+        self._services = [each for each in objects_of(tree) if each["kind"] == "Service"]
+        self.workloads = workloads_of(tree)
+        self._extra = {
             "/ledger": self.ledger,
-            "/reapi-load": Path(tools.reapi_load),
+            "/reapi-load": build.program("reapi-load"),
             "/descriptor.py": Path(__file__).with_name("descriptor.py"),
+            COLLECTOR: build.program("otelcol"),
         }
         self._numbers = itertools.count()
         self.cas = [self._pod("cas", f"nativelink-cas-{number}") for number in range(stated["nativelink_cas_replicas"])]
@@ -169,16 +160,15 @@ class Farm:
         self.workers: dict[str, list[Pod]] = {}
 
     def _pod(self, component: str, name: str) -> Pod:
-        return Pod(self.network, name, self.workloads[component], self._extra, LIBRARIES)
+        return Pod(self.network, name, self.workloads[component], self._extra)
 
     def _start(self, pod: Pod) -> None:
-        pod.trust = self.trust
-        pod.configure(self.change)
+        pod.trust, pod.change = self.trust, self.change
         pod.hosts(pods.hosts(self._services, self._serving, pod, next(self._numbers)))
         pod.start()
 
     def __enter__(self) -> Self:
-        """Start everything. ClusterError or PodEnded if something does not serve."""
+        """Start everything. ClusterError, PodEnded or AssertionError if something does not serve."""
         try:
             for pod in reversed(self._serving):  # Redis and the collectors first
                 self._start(pod)
@@ -198,22 +188,21 @@ class Farm:
             pod.remove()
 
     def add_workers(self, pool: str, number: int = 1) -> None:
-        """Start this many more workers of a pool, and return them when they are ready."""
+        """Start this many more workers of a pool, and wait until they are ready."""
         component = f"worker {pool}"
-        added = []
-        for _ in range(number):
-            pod = self._pod(component, f"{self.workloads[component].name}-{next(self._numbers)}")
-            self.workers.setdefault(pool, []).append(pod)
-            added.append(pod)
+        name = self.workloads[component].name
+        added = [self._pod(component, f"{name}-{next(self._numbers)}") for _ in range(number)]
+        self.workers.setdefault(pool, []).extend(added)
+        for pod in added:
             self._start(pod)
         for pod in added:
             pod.await_ready(120)
 
     def await_matching(self) -> None:
-        """Run one action. ClusterError if the scheduler does not give it to a worker."""
+        """Run one action. AssertionError if the scheduler does not give it to a worker."""
         first = {"pool": self._pools[0]["name"]}
-        if self.load("--seconds=0-0", "--timeout=30", platform=first)["ok"] != 1:
-            raise ClusterError("the scheduler does not give actions to its workers")
+        ran = self.load("--seconds=0-0", f"--timeout={PATIENCE}", platform=first)["ok"]
+        assert ran == 1, "the scheduler does not give actions to its workers"
 
     @property
     def api(self) -> Client:
@@ -259,13 +248,16 @@ class Farm:
         """Return the folder of this machine that has the folders of a worker's actions."""
         return worker.folder / "volumes" / "scratch" / "actions"
 
-    def drain(self, worker: Pod) -> Drained:
-        """Terminate a worker as Kubernetes does. ClusterError if its hook takes longer than ``DRAIN``."""
+    def drain(self, worker: Pod) -> tuple[int, float]:
+        """Terminate a worker as Kubernetes does: the preStop hook, then SIGTERM.
+
+        Return how many actions it ran before, and the seconds of the hook. ClusterError if that takes over ``DRAIN``.
+        """
         running, began = self.running(worker), time.monotonic()
         worker.run(*worker.workload.drain, seconds=DRAIN)
         took = time.monotonic() - began
         worker.terminate()
-        return Drained(running, took)
+        return running, took
 
     def restart(self, pod: Pod) -> None:
         """Restart a CAS pod or the scheduler."""
@@ -280,9 +272,9 @@ class Farm:
 
 
 def succeeded(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the actions of a report. ClusterError if one failed."""
-    if bad := [each["outcome"] for each in report["actions"] if each["outcome"] != "ok"]:
-        raise ClusterError(f"{len(bad)} of {len(report['actions'])} actions failed, one of them with: {bad[0]}")
+    """Return the actions of a report. AssertionError if one failed."""
+    bad = [each["outcome"] for each in report["actions"] if each["outcome"] != "ok"]
+    assert not bad, f"{len(bad)} of {len(report['actions'])} actions failed, one of them with: {bad[0]}"
     return list(report["actions"])
 
 

@@ -10,11 +10,11 @@ import contextlib
 import ipaddress
 import itertools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,15 +22,18 @@ from pathlib import Path
 
 from conformance import namespaces
 from conformance.certificates import TRUST, Trust
-from conformance.tools import STACK, Tools
-from conformance.workloads import COLLECTOR, NATIVELINK, Service, Workload
-from testbed.waiting import ClusterError, until
+from conformance.workloads import NATIVELINK, Workload
+from testbed import components
+from testbed.waiting import ClusterError, patient, until
 from testkit.subject import SCHEMA, Subject
+from testkit.trees import Object
 
 _SCRIPT = Path(__file__).with_name("pod.sh")
 _FIRST = ipaddress.IPv4Address("10.77.0.1")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HEALTH = 50080
+_STACK = "/opt/redis-stack"
+_LIBRARIES = f"{_STACK}/libraries"
 
 
 def _ip(*lines: str, enter: tuple[str, ...] = ()) -> None:
@@ -41,11 +44,11 @@ def _ip(*lines: str, enter: tuple[str, ...] = ()) -> None:
 
 
 class Network:
-    """A bridge that connects this process and all pods."""
+    """A bridge that connects this process and all pods, which have programs by their paths."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: Mapping[str, Path]) -> None:
         """Make the bridge in this process' own namespace. ``folder`` gets the folders of the pods."""
-        self.folder = folder
+        self.folder, self.programs = folder, programs
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)  # `ip netns` keeps its names there
@@ -82,20 +85,22 @@ def entering(network: str) -> tuple[str, ...]:
 class Pod:
     """A pod, which can be started, ended, and started again with the same address and volumes.
 
-    ``extra`` maps more paths in the pod to files or folders of this machine. A pod gets the certificates of ``trust``,
-    if its tree has mutual TLS, whenever it starts.
+    ``extra`` maps more paths in the pod to files or folders of this machine, and ``environment`` replaces variables.
+    Whenever it starts, a pod gets what ``change`` makes of its NativeLink configuration, and the certificates of
+    ``trust`` if its tree has mutual TLS.
     """
 
     network: Network
     name: str
     workload: Workload
-    extra: Mapping[str, Path]
+    extra: Mapping[str, Path] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     trust: Trust = TRUST
+    change: Callable[[str], str] = str
 
     def __post_init__(self) -> None:
-        """Make the pod's network and its configuration."""
+        """Make the pod's network."""
         self.namespace, self.address = self.network.attach()
         self.folder = self.network.folder / f"{self.namespace}-{self.name}"
         (self.folder / "etc").mkdir(parents=True)
@@ -103,19 +108,6 @@ class Pod:
         self.log = self.folder / "log"
         self.enter = entering(self.namespace)
         self._claimed: list[str] = []
-        for volume, files in self.workload.configuration.items():
-            for name, text in files.items():
-                path = self.folder / "volumes" / volume / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(text if isinstance(text, bytes) else text.encode())
-                path.chmod(0o555)
-
-    def configure(self, change: Callable[[str], str]) -> None:
-        """Set the NativeLink configuration of the next start to what a function makes of the tree's."""
-        for volume, files in self.workload.configuration.items():
-            for name, text in files.items():
-                if name.endswith(".json5"):
-                    (self.folder / "volumes" / volume / name).write_text(change(str(text)))
 
     def hosts(self, lines: Iterable[str]) -> None:
         """Set the names that the pod resolves, as lines of /etc/hosts."""
@@ -132,26 +124,35 @@ class Pod:
     def _variables(self) -> dict[str, str]:
         """The environment of the pod's processes."""
         addresses = ",".join([self.address, "127.0.0.1", *self._claimed])
-        stated = {"PATH": _PATH, "HOSTNAME": self.name, **self.workload.environment, **self.environment}
+        machine = {"PATH": _PATH, "HOSTNAME": self.name, "LD_LIBRARY_PATH": _LIBRARIES}
+        stated = {**machine, **self.workload.environment, **self.environment}
         return {
             name: value.replace("$POD_NAME", self.name).replace("$POD_IPS", addresses) for name, value in stated.items()
         }
 
-    def start(self, command: tuple[str, ...] = ()) -> None:
+    def start(self, command: Iterable[str] = ()) -> None:
         """Start the pod's command, or another one."""
+        for volume, files in self.workload.configuration.items():
+            for name, text in files.items():
+                path = self.folder / "volumes" / volume / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(text, str):
+                    text = (self.change(text) if name.endswith(".json5") else text).encode()
+                path.write_bytes(text)
+                path.chmod(0o555)
         mounts: list[str] = []
         for mount in self.workload.mounts:
-            volume = self.folder / "volumes" / mount.volume / mount.sub_path
+            volume = self.folder / "volumes" / mount["name"] / mount.get("subPath", "")
             volume.mkdir(parents=True, exist_ok=True)
-            if mount.volume in self.workload.secrets:
-                mode = self.workload.secrets[mount.volume]
+            mode = self.workload.secrets.get(mount["name"])
+            if mode is not None:
                 self.trust.write(volume, self.workload.namespace, mode, self.workload.user)
-            elif not self.process and mount.volume not in self.workload.configuration:
+            elif not self.process and mount["name"] not in self.workload.configuration:
                 volume.chmod(0o777)  # as an emptyDir
             # Without other users the machine may forbid it.
-            read_only = mount.volume in self.workload.secrets and namespaces.has_users()
-            mounts += [str(volume), mount.path, "ro" if read_only else "rw"]
-        for path, source in self.extra.items():
+            read_only = mode is not None and namespaces.has_users()
+            mounts += [str(volume), mount["mountPath"], "ro" if read_only else "rw"]
+        for path, source in {**self.network.programs, **self.extra}.items():
             mounts += [str(source), path, "rw"]
         enter = [*self.enter, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         enter += ["sh", str(_SCRIPT), self._privileges]
@@ -187,53 +188,32 @@ class Pod:
 
     def await_ready(self, seconds: float = 60) -> None:
         """Wait until the pod has started, listens and is healthy. ClusterError if that takes too long."""
-        if self.workload.started:
-            until(f"{self.name} to have started", self._started, seconds, self.said)
-        for port in self.workload.ports:
-            until(f"{self.name} to listen on {port}", lambda port=port: self._open(port), seconds, self.said)  # type: ignore[misc]
-        if _HEALTH in self.workload.ports:
-            until(f"{self.name} to be healthy", self.healthy, seconds, self.said)
+        until(f"{self.name} to be ready", self._ready, seconds, self.said)
 
-    def _started(self) -> bool:
-        self._check_alive()
-        self.run(*self.workload.started)
-        return True
-
-    def _open(self, port: int) -> bool:
-        self._check_alive()
-        with socket.create_connection((self.address, port), timeout=5):
-            return True
-
-    def healthy(self) -> bool:
-        """Return True if ``/status`` answers with 200."""
-        self._check_alive()
-        try:
-            with urllib.request.urlopen(f"http://{self.address}:{_HEALTH}/status", timeout=10) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError:
-            return False
-
-    def _check_alive(self) -> None:
+    def _ready(self) -> bool:
         assert self.process, f"{self.name} was not started"
         if (status := self.process.poll()) is not None:
             raise PodEnded(f"{self.name} ended with {status}:{self.said()}")
+        if self.workload.started:
+            self.run(*self.workload.started)
+        for port in self.workload.ports:
+            socket.create_connection((self.address, port), timeout=5).close()
+        if _HEALTH in self.workload.ports:
+            urllib.request.urlopen(f"http://{self.address}:{_HEALTH}/status", timeout=10).close()
+        return True
 
     def said(self, lines: int = 4) -> str:
         """Return the end of the pod's log, and its name."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n" + "\n".join([*text.splitlines()[-lines:], f"({self.log})"])
 
-    def command(self, *words: str) -> list[str]:
-        """Return the prefix that runs a command in the pod."""
-        enter = ["nsenter", f"--target={self._first}", "--mount", "--net", "--pid", "--root", "--wd=/"]
-        return [*enter, *self._privileges.split(), *words]
-
     def run(self, *words: str, seconds: float = 60) -> str:
         """Run a command in the pod, and return its output. ClusterError if it fails or takes too long."""
+        enter = ["nsenter", f"--target={self._first}", "--mount", "--net", "--pid", "--root", "--wd=/"]
+        command = [*enter, *self._privileges.split(), *words]
+        settings = {"capture_output": True, "text": True, "env": self._variables}
         try:
-            done = subprocess.run(
-                self.command(*words), capture_output=True, text=True, timeout=seconds, env=self._variables, check=False
-            )
+            done = subprocess.run(command, timeout=patient(seconds), check=False, **settings)  # type: ignore[call-overload]
         except subprocess.TimeoutExpired:
             raise ClusterError(f"{' '.join(words)} in {self.name} took longer than {seconds:.0f} s") from None
         if done.returncode:
@@ -245,7 +225,7 @@ class Pod:
         assert self.process
         os.kill(self._first, signal.SIGTERM)
         try:
-            self.process.wait(seconds)
+            self.process.wait(patient(seconds))
         except subprocess.TimeoutExpired:
             raise ClusterError(f"{self.name} still ran {seconds:.0f} s after SIGTERM") from None
         finally:
@@ -273,37 +253,47 @@ class PodEnded(Exception):
     """A pod's process ended by itself. Waiting longer does not help."""
 
 
-def hosts(services: Iterable[Service], pods: Iterable[Pod], client: Pod, turn: int) -> list[str]:
+def hosts(services: Iterable[Object], pods: Iterable[Pod], client: Pod, turn: int) -> list[str]:
     """Return the names of the tree's Services for one pod, as lines of /etc/hosts.
 
     Each Service name leads to one of the Service's pods, chosen by ``turn``. kube-proxy chooses one per connection.
     """
     lines = []
     for service in services:
+        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        selector = service["spec"].get("selector", {})
         behind = [
             pod
             for pod in pods
-            if pod.workload.namespace == service.namespace and service.selector.items() <= pod.workload.labels.items()
+            if pod.workload.namespace == namespace and selector.items() <= pod.workload.labels.items()
         ]
-        if not behind:
-            continue
-        known = {pod.name: pod.address for pod in behind} if service.headless else {}
-        chosen = behind[turn % len(behind)].address
-        for prefix, address in {**{f"{name}.": at for name, at in known.items()}, "": chosen}.items():
-            full = f"{prefix}{service.name}.{service.namespace}"
+        found = {"": behind[turn % len(behind)].address} if behind else {}
+        if service["spec"].get("clusterIP") == "None":
+            found |= {f"{pod.name}.": pod.address for pod in behind}
+        for prefix, address in found.items():
+            full = f"{prefix}{name}.{namespace}"
             names = [full, f"{full}.svc", f"{full}.svc.cluster.local"]
-            if client.workload.namespace == service.namespace:
-                names.append(f"{prefix}{service.name}")
+            if client.workload.namespace == namespace:
+                names.append(f"{prefix}{name}")
             lines.append(f"{address} {' '.join(names)}")
     return lines
 
 
-def programs(subject: Subject, tools: Tools) -> dict[str, Path]:
-    """Return the mounts of NativeLink, Redis and the collector in a pod.
-
-    NativeLink is the entrypoint of its image, and is also at the path that init containers copy it to.
-    """
+def nativelink(subject: Subject) -> dict[str, Path]:
+    """Return NativeLink by its paths in a pod: the entrypoint of its image, and where init containers copy it to."""
     files = {suffix: Path(subject.binary + suffix) for suffix in ("", SCHEMA)}
     places = (NATIVELINK, "/shared/nativelink")
-    found = {place + suffix: file for place in places for suffix, file in files.items() if file.exists()}
-    return found | {place: Path(path) for place, path in ((STACK, tools.redis), (COLLECTOR, tools.collector)) if path}
+    return {place + suffix: file for place in places for suffix, file in files.items() if file.exists()}
+
+
+def redis(folder: Path) -> dict[str, Path]:
+    """Copy Redis and its search module into a folder, so that they work on any machine. Return its path in pods."""
+    (image,) = components.images_of("redis")
+    for target, source in image.files.items():
+        inside = Path(target).is_relative_to(_STACK)
+        name = str(Path(target).relative_to(_STACK)) if inside else f"libraries/{Path(target).name}"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / name)
+    for target, points_to in image.links.items():
+        (folder / "libraries" / Path(target).name).symlink_to(points_to)
+    return {_STACK: folder}

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ import pytest
 import yaml
 
 from conformance.farm import CPUS, KINDS, Farm, Tell, on, running, succeeded
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from testkit.bazel import Bazel
 
-_PATIENCE = 30  # seconds, for actions that take a few
+_PATIENCE = patient(30)  # seconds, for actions that take a few
 _BUILD = """
 load("tree.bzl", "tree")
 genrule(name = "program", outs = ["program.sh"], executable = True,
@@ -43,77 +42,47 @@ tree = rule(implementation = _tree)
 """
 
 
-@dataclass(frozen=True)
-class Request:
-    """An action, with the keys of ``attacks.yml``."""
-
-    run: str
-    inputs: Mapping[str, str] | int = field(default_factory=dict)
-    outputs: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    more: Sequence[str] = ()
-
-    def command(self, farm: Farm, salt: str) -> list[str]:
-        """Return the client that runs it."""
-        inputs = {f"input-{each}": each for each in range(self.inputs)} if isinstance(self.inputs, int) else self.inputs
-        return farm.client(
-            f"--command={json.dumps(['/bin/sh', '-c', self.run, 'sh', salt])}",
-            *(f"--input={name}={text}" for name, text in inputs.items()),
-            *(f"--output={path}" for path in self.outputs),
-            *(f"--environment={name}={value}" for name, value in self.environment.items()),
-            *(f"--timeout={_PATIENCE}", "--retries=0", *self.more),
-        )
-
-    def told(self, farm: Farm, salt: str) -> str:
-        """Run it. Return what is seen."""
-        with running(self.command(farm, salt)) as client:
-            said, errors = client.communicate(timeout=2 * _PATIENCE)
-        return _told(said) if said else f"the client failed: {errors}"
+Keys = Mapping[str, Any]
+"""Keys of ``attacks.yml``."""
 
 
-@dataclass(frozen=True)
-class Attack:
-    """An entry of ``attacks.yml``."""
+def _command(farm: Farm, salt: str, keys: Keys) -> list[str]:
+    """Return the client that runs an action."""
+    inputs = keys.get("inputs", {})
+    if isinstance(inputs, int):
+        inputs = {f"input-{each}": each for each in range(inputs)}
+    return farm.client(
+        f"--command={json.dumps(['/bin/sh', '-c', keys['run'], 'sh', salt])}",
+        *(f"--input={name}={text}" for name, text in inputs.items()),
+        *(f"--output={path}" for path in keys.get("outputs", ())),
+        *(f"--environment={name}={value}" for name, value in keys.get("environment", {}).items()),
+        *(f"--timeout={_PATIENCE}", "--retries=0", *keys.get("more", ())),
+    )
 
-    title: str
-    request: Request
-    users: str
-    none: str = ""
-    farms: Sequence[str] = ("attacks",)
-    beside: Request | None = None
-    then: Sequence[Request] = ()
-    before: str = ""
-    look: str = ""
-    crafted: bool = False
 
-    def __str__(self) -> str:
-        """Return the name in the table."""
-        return f"crafted: {self.title}" if self.crafted else self.title
+def _seen(farm: Farm, salt: str, keys: Keys) -> str:
+    """Run an action. Return what is seen."""
+    with running(_command(farm, salt, keys)) as client:
+        said, errors = client.communicate(timeout=2 * _PATIENCE)
+    return _told(said) if said else f"the client failed: {errors}"
 
-    @classmethod
-    def of(cls, title: str, entry: dict[str, Any]) -> Attack:
-        """Return the attack of an entry."""
-        parts = {name: entry.pop(name) for name in Request.__dataclass_fields__ if name in entry}
-        others = {"beside": Request(**entry.pop("beside"))} if "beside" in entry else {}
-        return cls(title, Request(**parts), then=[Request(**each) for each in entry.pop("then", ())], **others, **entry)
 
-    def check(self, farm: Farm, pattern: str, tell: Tell) -> None:
-        """Run the attack, and compare what is seen."""
-        salt = f"attack-{time.monotonic_ns()}"
-        seen: list[str] = []
-        if self.before:
-            _inside(farm, self.before)
-        with _beside(self.beside, farm, salt) as (folder, end):
-            more = [each.replace("{folder}", folder) for each in self.request.more]
-            seen.append(replace(self.request, more=more).told(farm, salt))
-            seen += [f"beside: {each}" for each in end()]
-        seen += [f"then: {each.told(farm, salt)}" for each in self.then]
-        if self.look:
-            seen.append(f"look: {_inside(farm, f'{self.look} 2>&1 || true')}")
-        line = " ".join(" | ".join(seen).split())
-        tell(line)
-        advice = " If NativeLink refuses it by now, say so in docs/security.md." if self.crafted else ""
-        assert re.search(pattern, line), f"expected {pattern!r}, but seen: {line}.{advice}"
+def _check(farm: Farm, attack: str, outcome: str, tell: Tell) -> None:
+    """Run an attack, and compare what is seen with the pattern of an outcome, ``users`` or ``none``."""
+    entry, salt = _ATTACKS[attack], f"attack-{time.monotonic_ns()}"
+    if "before" in entry:
+        _inside(farm, entry["before"])
+    with _beside(entry.get("beside"), farm, salt) as (folder, end):
+        more = [each.replace("{folder}", folder) for each in entry.get("more", ())]
+        seen = [_seen(farm, salt, {**entry, "more": more})]
+        seen += [f"beside: {each}" for each in end()]
+    seen += [f"then: {_seen(farm, salt, each)}" for each in entry.get("then", ())]
+    if "look" in entry:
+        seen.append(f"look: {_inside(farm, entry['look'] + ' 2>&1 || true')}")
+    line = " ".join(" | ".join(seen).split())
+    tell(line)
+    advice = " If NativeLink refuses it by now, say so in docs/security.md." if "crafted" in entry else ""
+    assert re.search(entry[outcome], line), f"expected {entry[outcome]!r}, but seen: {line}.{advice}"
 
 
 def _inside(farm: Farm, script: str) -> str:
@@ -121,13 +90,13 @@ def _inside(farm: Farm, script: str) -> str:
 
 
 @contextmanager
-def _beside(request: Request | None, farm: Farm, salt: str) -> Iterator[tuple[str, Callable[[], list[str]]]]:
+def _beside(keys: Keys | None, farm: Farm, salt: str) -> Iterator[tuple[str, Callable[[], list[str]]]]:
     """Run an action meanwhile. Yield its folder as others name it, and what ends it and returns what is seen."""
-    if request is None:
+    if keys is None:
         yield "", list
         return
     begun, done = (farm.ledger / f"{salt}-{name}" for name in ("victim", "done"))
-    with running(request.command(farm, salt)) as client:
+    with running(_command(farm, salt, keys)) as client:
 
         def end() -> list[str]:
             done.touch()
@@ -144,9 +113,11 @@ def _told(report: str) -> str:
     return " ".join([action["outcome"], action["line"], action["errors"], *outputs])
 
 
-_ENTRIES = yaml.safe_load(Path(__file__).with_name("attacks.yml").read_text()).items()
-_ATTACKS = [Attack.of(title, dict(entry)) for title, entry in _ENTRIES]
-_FARMS = [(KINDS[kind], attack) for attack in _ATTACKS for kind in attack.farms]
+_ATTACKS: dict[str, Keys] = {
+    f"crafted: {title}" if "crafted" in entry else title: entry
+    for title, entry in yaml.safe_load(Path(__file__).with_name("attacks.yml").read_text()).items()
+}
+_FARMS = [(KINDS[kind], attack) for attack, entry in _ATTACKS.items() for kind in entry.get("farms", ["attacks"])]
 
 
 @on("attacks")
@@ -166,13 +137,13 @@ def test_queue(farm: Farm) -> None:
 
 
 @pytest.mark.parametrize(("farm", "attack"), _FARMS, indirect=["farm"], scope="session")
-def test_attack(farm: Farm, attack: Attack, tell: Tell) -> None:
+def test_attack(farm: Farm, attack: str, tell: Tell) -> None:
     """{attack}"""
-    attack.check(farm, attack.users, tell)
+    _check(farm, attack, "users", tell)
 
 
 @on("none")
-@pytest.mark.parametrize("attack", [attack for attack in _ATTACKS if attack.none])
-def test_counter_run(farm: Farm, attack: Attack, tell: Tell) -> None:
+@pytest.mark.parametrize("attack", [attack for attack, entry in _ATTACKS.items() if "none" in entry])
+def test_counter_run(farm: Farm, attack: str, tell: Tell) -> None:
     """counter-run: isolation none: {attack}"""
-    attack.check(farm, attack.none, tell)
+    _check(farm, attack, "none", tell)

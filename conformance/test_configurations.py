@@ -11,13 +11,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from conformance import namespaces, pods
+from conformance import namespaces
 from conformance.pods import Network, Pod
-from conformance.tools import LIBRARIES, Tools
 from conformance.trees import INVENTORIES, trees
 from conformance.workloads import SECRET, Workload, workloads_of
 from testkit.redis import Redis
-from testkit.subject import Subject
 
 _ADDRESS = re.compile(r'"((?:grpcs?|rediss?)://[^"]+)"')
 _AT_A_TIME = 4
@@ -37,15 +35,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def started(
-    request: pytest.FixtureRequest, under_test: Subject, tools: Tools, network: Network
+    request: pytest.FixtureRequest, network: Network, missing: dict[str, str]
 ) -> Iterator[dict[str, Future[None]]]:
     """Start the processes, some at a time, and return what became of them by the name of the check."""
     with ThreadPoolExecutor(_AT_A_TIME) as pool:
         checks = [item for item in request.session.items if item.path == request.path]
-        yield {
-            item.name: pool.submit(_start, item.callspec.params["workload"], under_test, tools, network)
-            for item in checks
-        }
+        yield {item.name: pool.submit(_start, item.callspec.params["workload"], network, missing) for item in checks}
         pool.shutdown(cancel_futures=True)
 
 
@@ -56,27 +51,27 @@ def test_starts(
     started[request.node.name].result()
 
 
-def _start(workload: Workload | None, under_test: Subject, tools: Tools, network: Network) -> None:
+def _start(workload: Workload | None, network: Network, missing: dict[str, str]) -> None:
     """Start the process with every name of its configuration leading to itself, and a Redis if it has one."""
     if not workload:
         pytest.skip(f"its tree is for another version, and its inventory is not one of {', '.join(INVENTORIES)}")
     urls = [urllib.parse.urlsplit(found) for found in _ADDRESS.findall(workload.settings)]
     redis = next((url for url in urls if url.scheme.startswith("redis")), None)
-    if redis and not tools.redis:
-        pytest.skip(f"no Redis: {tools.missing['redis']}")
+    if redis and "redis" in missing:
+        pytest.skip(f"no Redis: {missing['redis']}")
     if workload.isolated and not namespaces.has_users():
         pytest.skip(namespaces.WITHOUT_USERS)
     hosts = {url.hostname for url in urls if url.hostname}
     literal = {host for host in hosts if _is_address(host)}
     with ExitStack() as stack:
-        pod = Pod(network, f"{workload.name}-0", workload, pods.programs(under_test, tools), LIBRARIES)
+        pod = Pod(network, f"{workload.name}-0", workload)
         stack.callback(pod.remove)
         pod.hosts(f"127.0.0.1 {host}" for host in sorted(hosts - literal))
         pod.claim(sorted(literal))
         if redis:
             stack.callback(Redis(pod.folder, pod.enter, redis.port or 6379, SECRET if redis.password else "").stop)
         # No node agent guards this machine's ports. A worker that needs that would rightly refuse to start.
-        pod.start(tuple(word for word in workload.command if word != "guarded"))
+        pod.start(word for word in workload.command if word != "guarded")
         pod.await_ready()
         pod.terminate()
 

@@ -23,7 +23,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import 
 
 from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, POOL, Farm, Tell, await_running, on, running, succeeded
 from conformance.pods import Pod
-from testbed.waiting import ClusterError, until
+from testbed.waiting import until
 from testkit.bazel import Bazel
 
 _DRAINS = 10
@@ -191,9 +191,9 @@ def test_drains(farm: Farm, tell: Tell) -> None:
     # The scheduler offered these to drained workers more often than max_job_retries.
     again = sum(each["retries"] for each in succeeded(json.loads(said)))
     assert _begun_again(farm, salt) == 0
-    took = [each.seconds for each in done]
+    running_then, took = zip(*done, strict=True)
     tell(
-        f"{actions} actions, {sum(each.running for each in done)} of them on drained workers: 0 lost,"
+        f"{actions} actions, {sum(running_then)} of them on drained workers: 0 lost,"
         f" {again} retried by the client, {min(took):.0f} to {max(took):.0f} s a drain"
     )
 
@@ -261,7 +261,8 @@ def test_drain_of_tools(farm: Farm, tell: Tell) -> None:
     _served(farm)
     worker = farm.workers["persistent"][0]
     assert (farm.work_folder(worker) / _LEFT).exists(), "the tool left no file, so the check shows nothing"
-    tell(f"{farm.drain(farm.replace('persistent')).seconds:.0f} s")
+    _, seconds = farm.drain(farm.replace("persistent"))
+    tell(f"{seconds:.0f} s")
 
 
 def _served(farm: Farm) -> list[tuple[str, str, str]]:
@@ -387,14 +388,15 @@ def test_reports_of_trouble(farm: Farm, tell: Tell) -> None:
         ended, frozen = farm.workers["default"]
         for worker in (ended, frozen):
             await_running(farm, worker, 1)
-            farm.replace("default")
         frozen.freeze()
         ended.kill()
+        for _ in range(2):
+            farm.replace("default")
         said, _ = client.communicate(timeout=2 * PATIENCE)
     succeeded(json.loads(said))
     frozen.kill()
     shutil.rmtree(farm.cas[0].folder / "volumes" / "data" / "cas" / "temp")
-    with suppress(ClusterError):
+    with suppress(AssertionError):  # the client may end without a report
         farm.load("--actions=16", "--seconds=0-0", "--salt=broken", "--timeout=30")
     time.sleep(2 * REPORT_INTERVAL)
     tell(f"{_record(farm, '-trouble')} lines")

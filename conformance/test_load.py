@@ -17,7 +17,6 @@ import pytest
 from conformance import namespaces
 from conformance.farm import Farm, Tell, pool, succeeded
 from conformance.pods import Pod
-from conformance.tools import Tools
 from testkit.numbers import machine
 
 _GOAL = 10  # ms more at the median for an action with a user of its own
@@ -30,11 +29,11 @@ _TRIVIAL = f"--command={json.dumps(['/bin/sh', '-c', ': {salt} {index}'])}"
     [(5000, 200, "memory"), (5000, 20, "memory"), (500, 200, "memory"), (500, 200, "redis")],
 )
 def test_load(
-    new_farm: Callable[..., Farm], tools: Tools, actions: int, workers: int, backend: str, tell: Tell
+    new_farm: Callable[..., Farm], missing: dict[str, str], actions: int, workers: int, backend: str, tell: Tell
 ) -> None:
     """{actions} actions on {workers} workers, queue in {backend}"""
-    if backend == "redis" and not tools.redis:
-        pytest.skip(f"no Redis: {tools.missing['redis']}")
+    if backend == "redis" and "redis" in missing:
+        pytest.skip(f"no Redis: {missing['redis']}")
     pools = [pool("default", workers)]
     with new_farm(nativelink_worker_pools=pools, nativelink_scheduler_backend=backend) as farm:
         parts = {"scheduler": [farm.scheduler], "CAS": farm.cas, "workers": farm.workers["default"]}

@@ -8,6 +8,7 @@ import ssl
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from conformance.certificates import FIRST, Trust
 from conformance.farm import CPUS, Farm, Tell, on, succeeded
 from conformance.pods import Pod
-from testbed.waiting import ClusterError, until
+from testbed.waiting import until
 from testkit.authority import Authority
 
 _SECOND, _THIRD = Authority("second"), Authority("third")
@@ -79,33 +80,30 @@ def test_admission(farm: Farm, tell: Tell) -> None:
 
 @contextmanager
 def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
-    """Run actions without a pause meanwhile. Yield the salts of what has run. ClusterError if an action failed.
+    """Run actions without a pause meanwhile. Yield the salts of what has run. AssertionError if an action failed.
 
     While a CAS pod is away, a client cannot upload, and tries again.
     """
-    done, salts, failed = threading.Event(), list[str](), list[Exception]()
+    done, salts = threading.Event(), list[str]()
 
     def work() -> None:
-        while not done.is_set() and not failed:
+        while not done.is_set():
             salts.append(f"{salt}-{len(salts)}")
             for left in reversed(range(10)):
                 try:
                     succeeded(_recorded(farm, salts[-1], 2 * CPUS, "1"))
                     break
-                except (ClusterError, AssertionError) as error:
+                except AssertionError as error:
                     if not left or "upload of the inputs" not in str(error):
-                        failed.append(error)
-                        break
+                        raise
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
-        yield salts
-    finally:
-        done.set()
-        worker.join()
-        if failed:
-            raise failed[0]
+    with ThreadPoolExecutor(1) as background:
+        working = background.submit(work)
+        try:
+            yield salts
+        finally:
+            done.set()
+            working.result()
 
 
 def _more(salts: list[str]) -> None:

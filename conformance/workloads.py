@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from testkit.trees import objects_of
+from testkit.trees import Object, objects_of
 
 Tree = dict[str, str]
 """A rendered tree: the texts of its files by their paths."""
+Files = Mapping[str, str | bytes]
+"""The files of a ConfigMap, as texts or bytes."""
 
 NATIVELINK = "/nativelink"  # the binary's path in a pod; in the image it is the entrypoint
 COLLECTOR = "/otelcol-contrib"  # the same of the collector
@@ -21,41 +22,38 @@ SECRET = "conformance"  # the value of every key of every Secret
 # The containers, by their names, and the entrypoints of their images.
 _CONTAINERS = {"nativelink": NATIVELINK, "worker": "", "redis": "", "collector": COLLECTOR}
 _COMPONENTS = ("cas", "scheduler", "worker", "redis", "collector", "collector-workers")
+_FIELDS = {"metadata.name": "$POD_NAME", "status.podIPs": "$POD_IPS"}
 _REFERENCE = re.compile(r"\$\$|\$\((\w+)\)")
 
 
-@dataclass(frozen=True)
-class Mount:
-    """A mount of a volume in a pod, or of the part of it that ``sub_path`` names."""
-
-    volume: str
-    path: str
-    sub_path: str
-
-
-@dataclass(frozen=True)
 class Workload:
     """One of the pods of a StatefulSet or Deployment.
 
     ``environment`` may contain ``$POD_NAME`` and ``$POD_IPS`` for the pod's name and addresses. ``configuration`` has
-    the files of a ConfigMap by volume, as texts or bytes, and ``secrets`` the mode of a Secret's files by volume.
-    ``drain`` is the command of the preStop hook, and ``started`` that of the startup probe, if there are any. ``user``
-    and ``capabilities`` are those of the container.
+    the files of a ConfigMap by volume, and ``secrets`` the mode of a Secret's files by volume. ``drain`` is the command
+    of the preStop hook, and ``started`` that of the startup probe, if there are any.
     """
 
-    name: str
-    namespace: str
-    labels: Mapping[str, str]
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-    mounts: tuple[Mount, ...]
-    configuration: Mapping[str, Mapping[str, str | bytes]]
-    secrets: Mapping[str, int]
-    ports: tuple[int, ...]
-    drain: tuple[str, ...]
-    started: tuple[str, ...]
-    user: int
-    capabilities: tuple[str, ...]
+    def __init__(self, item: Object, maps: Mapping[str, Files]) -> None:
+        """Read the object, whose volumes may name these ConfigMaps."""
+        self.name, self.namespace = item["metadata"]["name"], item["metadata"]["namespace"]
+        template = item["spec"]["template"]
+        self.labels: Mapping[str, str] = template["metadata"]["labels"]
+        (container,) = [each for each in template["spec"]["containers"] if each["name"] in _CONTAINERS]
+        values = {each["name"]: _value(each) for each in container.get("env", ())}
+        words = [*container.get("command", (_CONTAINERS[container["name"]],)), *container.get("args", ())]
+        self.command = [_expanded(word, values) for word in words]
+        self.environment = {name: _expanded(value, values) for name, value in values.items()}
+        self.mounts: list[Object] = container["volumeMounts"]
+        volumes = template["spec"].get("volumes", ())
+        self.configuration = {each["name"]: _files(each["configMap"], maps) for each in volumes if "configMap" in each}
+        self.secrets = {each["name"]: each["secret"]["defaultMode"] for each in volumes if "secret" in each}
+        self.ports = [port["containerPort"] for port in container.get("ports", ())]
+        self.drain: list[str] = _command(container.get("lifecycle", {}).get("preStop"))
+        self.started: list[str] = _command(container.get("startupProbe"))
+        security = {**template["spec"].get("securityContext", {}), **container.get("securityContext", {})}
+        self.user: int = security.get("runAsUser", 0)
+        self.capabilities: list[str] = security.get("capabilities", {}).get("add", [])
 
     @property
     def component(self) -> str:
@@ -75,33 +73,9 @@ class Workload:
         return str(files[0]) if files else ""
 
 
-@dataclass(frozen=True)
-class Service:
-    """A Service: its name, and the pods that the name leads to."""
-
-    name: str
-    namespace: str
-    selector: Mapping[str, str]
-    headless: bool
-
-
-def services_of(tree: Tree) -> list[Service]:
-    """Return the tree's Services."""
-    return [
-        Service(
-            item["metadata"]["name"],
-            item["metadata"]["namespace"],
-            item["spec"].get("selector", {}),
-            item["spec"].get("clusterIP") == "None",
-        )
-        for item in objects_of(tree)
-        if item["kind"] == "Service"
-    ]
-
-
 def workloads_of(tree: Tree) -> dict[str, Workload]:
     """Return the workloads that run NativeLink, its Redis, or a collector, by ``Workload.component``."""
-    maps: dict[str, Mapping[str, str | bytes]] = {
+    maps: dict[str, Files] = {
         each["name"]: {path.rpartition("/")[2]: tree[path] for path in each["files"]}
         for each in yaml.load(tree["kustomization.yaml"], yaml.CSafeLoader).get("configMapGenerator", ())
     }
@@ -111,62 +85,29 @@ def workloads_of(tree: Tree) -> dict[str, Workload]:
         for each in objects
         if each["kind"] == "ConfigMap" and "binaryData" in each
     }
-    found = {}
-    for item in objects:
-        component = item["metadata"]["labels"].get("app.kubernetes.io/component")
-        if item["kind"] in ("StatefulSet", "Deployment") and component in _COMPONENTS:
-            workload = _workload(item, maps)
-            found[workload.component] = workload
-    return found
+    found = [
+        Workload(each, maps)
+        for each in objects
+        if each["kind"] in ("StatefulSet", "Deployment")
+        and each["metadata"]["labels"].get("app.kubernetes.io/component") in _COMPONENTS
+    ]
+    return {workload.component: workload for workload in found}
 
 
-def _workload(item: dict[str, Any], maps: Mapping[str, Mapping[str, str | bytes]]) -> Workload:
-    template = item["spec"]["template"]
-    (container,) = [each for each in template["spec"]["containers"] if each["name"] in _CONTAINERS]
-    environment = {each["name"]: _value(each) for each in container.get("env", ())}
-    words = [*container.get("command", (_CONTAINERS[container["name"]],)), *container.get("args", ())]
-    configured = {
-        volume["name"]: _files(volume["configMap"], maps)
-        for volume in template["spec"].get("volumes", ())
-        if "configMap" in volume
-    }
-    security = {**template["spec"].get("securityContext", {}), **container.get("securityContext", {})}
-    hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {})
-    return Workload(
-        name=item["metadata"]["name"],
-        namespace=item["metadata"]["namespace"],
-        labels=template["metadata"]["labels"],
-        command=tuple(_expanded(word, environment) for word in words),
-        environment={name: _expanded(value, environment) for name, value in environment.items()},
-        mounts=tuple(
-            Mount(each["name"], each["mountPath"], each.get("subPath", "")) for each in container["volumeMounts"]
-        ),
-        configuration=configured,
-        secrets={
-            volume["name"]: volume["secret"]["defaultMode"]
-            for volume in template["spec"].get("volumes", ())
-            if "secret" in volume
-        },
-        ports=tuple(port["containerPort"] for port in container.get("ports", ())),
-        drain=tuple(hook.get("command", ())),
-        started=tuple(container.get("startupProbe", {}).get("exec", {}).get("command", ())),
-        user=security.get("runAsUser", 0),
-        capabilities=tuple(security.get("capabilities", {}).get("add", ())),
-    )
-
-
-def _files(volume: Mapping[str, Any], maps: Mapping[str, Mapping[str, str | bytes]]) -> Mapping[str, str | bytes]:
+def _files(volume: Object, maps: Mapping[str, Files]) -> Files:
     content = maps[volume["name"]]
     return {each["path"]: content[each["key"]] for each in volume["items"]} if "items" in volume else content
+
+
+def _command(hook: Object | None) -> list[str]:
+    return list((hook or {}).get("exec", {}).get("command", ()))
 
 
 def _value(variable: Mapping[str, Any]) -> str:
     source = variable.get("valueFrom", {})
     if "secretKeyRef" in source:
         return SECRET
-    if "fieldRef" in source:
-        return {"metadata.name": "$POD_NAME", "status.podIPs": "$POD_IPS"}[source["fieldRef"]["fieldPath"]]
-    return str(variable.get("value", ""))
+    return _FIELDS[source["fieldRef"]["fieldPath"]] if source else str(variable.get("value", ""))
 
 
 def _expanded(text: str, environment: Mapping[str, str]) -> str:

@@ -49,8 +49,15 @@ _SKELETON: Mapping[str, Any] = _read("skeleton")
 
 
 def _filled(query: str) -> str:
-    """Return a query with the text of its fragments, which may name others."""
-    return re.sub(r"<<(\w+)>>", lambda found: _filled(_FRAGMENTS[found[1]]), query)
+    """Return a query with the text of its fragments, which may name others, and may have arguments."""
+
+    def text(found: re.Match[str]) -> str:
+        arguments = (found[2] or "").split("; ")
+        return re.sub(r"<(\d)>", lambda number: arguments[int(number[1]) - 1], _FRAGMENTS[found[1]])
+
+    while (filled := re.sub(r"<<(\w+)(?:\(((?:(?!<<|>>).)*)\))?>>", text, query)) != query:  # the innermost ones first
+        query = filled
+    return query
 
 
 def models() -> dict[str, Object]:

@@ -1,14 +1,12 @@
 """Writes what is generated from the roles' data: schema, docs/{variables,alerts/index}.md, and a part of docs/helm.md.
 
-`make generate` writes them; `python hack/generate.py --check` fails if a file is out of date.
+`make generate` writes them, and tests/preflight/test_specs.py fails if one is out of date.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -198,21 +196,6 @@ def generated() -> dict[Path, str]:
     }
 
 
-def main() -> int:
-    """Command line: `--write` or `--check` the generated files; the status of `--check` is 1 when one is stale."""
-    parser = argparse.ArgumentParser(description="Keep what is generated from the roles' data current.")
-    mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--check", action="store_true")
-    mode.add_argument("--write", action="store_true")
-    arguments = parser.parse_args()
-    stale = {path: text for path, text in generated().items() if not path.is_file() or path.read_text() != text}
-    for path, text in stale.items():
-        print(f"{path.relative_to(specs.ROOT)}: {'written' if arguments.write else 'is not what the roles say'}")
-        if arguments.write:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-    return int(arguments.check and bool(stale))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    for path, text in generated().items():
+        path.write_text(text)

@@ -63,22 +63,29 @@ def saved() -> dict[str, Path]:
     """Return the images in the tarballs (as ``docker save`` writes them) of the folder ``TESTBED_IMAGES``, by name.
 
     They replace the images that we make under the same names, so that a real image takes the place of its stand-in.
-    ``build.BuildError`` is raised for a file that is not such a tarball, or that has more than one image, because
-    several images in one file can't be pushed.
     """
     found: dict[str, Path] = {}
     if folder := os.environ.get("TESTBED_IMAGES"):
         for path in sorted(Path(folder).glob("*.tar")):
-            try:
-                with tarfile.open(path) as archive:
-                    listing = archive.extractfile("manifest.json")
-                    inside = json.load(listing) if listing else []
-            except (tarfile.TarError, KeyError, ValueError) as error:
-                raise build.BuildError(f"{path} is not a tarball of docker save: {error}") from None
-            if len(inside) != 1:
-                raise build.BuildError(f"{path} has {len(inside)} images: save each into a file of its own")
-            found |= dict.fromkeys(inside[0]["RepoTags"] or (), path)
+            found |= dict.fromkeys(saved_image(path)["RepoTags"] or (), path)
     return found
+
+
+def saved_image(path: Path) -> dict[str, Any]:
+    """Return what a tarball of ``docker save`` says about its image: ``{"RepoTags": […], "Config": …, "Layers": […]}``.
+
+    ``build.BuildError`` is raised for a file that is not such a tarball, or that has more than one image, because
+    several images in one file can't be pushed.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            listing = archive.extractfile("manifest.json")
+            inside = json.load(listing) if listing else []
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise build.BuildError(f"{path} is not a tarball of docker save: {error}") from None
+    if len(inside) != 1:
+        raise build.BuildError(f"{path} has {len(inside)} images: save each into a file of its own")
+    return dict(inside[0])
 
 
 def _sha256(path: Path) -> str:

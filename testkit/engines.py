@@ -181,7 +181,7 @@ class Flux(Engine):
 
     @contextlib.contextmanager
     def alerts(self, folder: Path) -> Iterator[Alerts]:
-        (folder / "states.yaml").write_text(yaml.safe_dump(_STATES))
+        (folder / "states.yaml").write_text(_STATES)
         port = free_port()
         command = [build.program("kube-state-metrics"), f"--kubeconfig={self.where.kubeconfig}"]
         command += ["--custom-resource-state-only", f"--custom-resource-state-config-file={folder / 'states.yaml'}"]
@@ -262,28 +262,20 @@ def _alerts(engine: Engine, folder: Path, jobs: dict[str, str], **more: str) -> 
 
 
 # The state of Flux's objects as Flux's documentation has kube-state-metrics tell it.
-_STATES = {
-    "kind": "CustomResourceStateMetrics",
-    "spec": {
-        "resources": [
-            {
-                "groupVersionKind": {"group": "kustomize.toolkit.fluxcd.io", "version": "v1", "kind": "Kustomization"},
-                "metricNamePrefix": "gotk",
-                "metrics": [
-                    {
-                        "name": "resource_info",
-                        "help": "The state of an object of Flux.",
-                        "each": {"type": "Info", "info": {"labelsFromPath": {"name": ["metadata", "name"]}}},
-                        "labelsFromPath": {
-                            "exported_namespace": ["metadata", "namespace"],
-                            "ready": ["status", "conditions", "[type=Ready]", "status"],
-                        },
-                    }
-                ],
-            }
-        ]
-    },
-}
+_STATES = """
+kind: CustomResourceStateMetrics
+spec:
+  resources:
+    - groupVersionKind: {group: kustomize.toolkit.fluxcd.io, version: v1, kind: Kustomization}
+      metricNamePrefix: gotk
+      metrics:
+        - name: resource_info
+          help: The state of an object of Flux.
+          each: {type: Info, info: {labelsFromPath: {name: [metadata, name]}}}
+          labelsFromPath:
+            exported_namespace: [metadata, namespace]
+            ready: [status, conditions, "[type=Ready]", status]
+"""
 ENGINES: dict[str, type[Engine]] = {each.kind: each for each in (Flux, ArgoCD)}
 
 

@@ -23,10 +23,12 @@ import shlex
 import ssl
 import subprocess
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from email import message_from_bytes
 from pathlib import Path
-from types import TracebackType
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import asyncssh
 from cryptography import x509
@@ -38,6 +40,8 @@ from testkit.authority import Authority
 NAME = "repository.git"
 BRANCH = "main"
 _CHUNK = 65536
+# Without this Git could refuse a repository that belongs to another user.
+_GIT = ("git", "-c", "safe.directory=*")
 
 
 def address_for(where: Cluster) -> str:
@@ -55,79 +59,45 @@ def certificate(folder: Path, address: str) -> tuple[Path, Path]:
     return folder / "ca.crt", folder / "server.pem"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """A handler that passes each request to ``git http-backend``, as CGI does (RFC 3875)."""
-
-    protocol_version = "HTTP/1.1"
-    server: _Server
-
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        self._answer(self.rfile.read(int(self.headers["Content-Length"])))
-
+class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
-    def _answer(self, body: bytes) -> None:
-        sent = self.headers.get("Authorization", "")
-        if self.server.credentials and not hmac.compare_digest(sent, self.server.credentials):
-            self._send(401, [("WWW-Authenticate", 'Basic realm="git"')], b"who are you?")
-            return
-        path, _, query = self.path.partition("?")
-        done = subprocess.run(
-            ["git", "http-backend"],
-            input=body,
-            stdout=subprocess.PIPE,
-            check=True,
-            env={
-                "PATH": os.environ["PATH"],
-                "GIT_PROJECT_ROOT": str(self.server.root),
-                "GIT_HTTP_EXPORT_ALL": "1",
-                # Without this Git could refuse a repository that belongs to another user.
-                "GIT_CONFIG_COUNT": "1",
-                "GIT_CONFIG_KEY_0": "safe.directory",
-                "GIT_CONFIG_VALUE_0": "*",
-                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-                "REQUEST_METHOD": self.command,
-                "PATH_INFO": path,
-                "QUERY_STRING": query,
-                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                "CONTENT_LENGTH": str(len(body)),
-                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                "REMOTE_ADDR": self.client_address[0],
-            },
-        )
-        head, _, content = done.stdout.partition(b"\r\n\r\n")
-        headers = [
-            (name, value.strip()) for name, _, value in (line.partition(":") for line in head.decode().split("\r\n"))
-        ]
-        status = next((int(value.split()[0]) for name, value in headers if name == "Status"), 200)
-        self._send(status, [header for header in headers if header[0] != "Status"], content)
 
-    def _send(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-        self.send_response(status)
-        for name, value in [*headers, ("Content-Length", str(len(content)))]:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-
-class _Server(ThreadingHTTPServer):
+class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-
-    def __init__(self, address: str, root: Path, credentials: str, chain: Path | None) -> None:
-        self.root, self.credentials = root, credentials
-        super().__init__((address, 0), _Handler)
-        if chain:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(chain)
-            # The handshake runs in the connection's thread, so that a client that disconnects does not delay others.
-            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # a client that refuses our certificate disconnects; the test reads the reason in the client's status
+
+
+def _http_server(address: str, root: Path, credentials: str, chain: Path | None) -> WSGIServer:
+    """Return a server that passes each request to ``git http-backend``."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        if credentials and not hmac.compare_digest(environ.get("HTTP_AUTHORIZATION", ""), credentials):
+            start_response("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="git"')])
+            return [b"who are you?"]
+        variables = {name: value for name, value in environ.items() if isinstance(value, str)}  # WSGI has those of CGI
+        variables |= {"GIT_PROJECT_ROOT": str(root), "GIT_HTTP_EXPORT_ALL": "1"}
+        variables |= {"GIT_PROTOCOL": environ.get("HTTP_GIT_PROTOCOL", "")}
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        command = [*_GIT, "http-backend"]
+        said = subprocess.run(command, input=body, stdout=subprocess.PIPE, check=True, env=variables).stdout
+        head, _, content = said.partition(b"\r\n\r\n")
+        headers = message_from_bytes(head)
+        status = headers.get("Status", "200 OK")
+        del headers["Status"]
+        start_response(status, headers.items())
+        return [content]
+
+    server = make_server(address, 0, answer, _Server, _Quiet)
+    if chain:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(chain)
+        # The handshake runs in the connection's thread, so that a client that disconnects does not delay others.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return server
 
 
 class GitServer:
@@ -142,7 +112,7 @@ class GitServer:
         subprocess.run(["git", "init", "--quiet", "--bare", f"--initial-branch={BRANCH}", self.bare], check=True)
         self.ca, chain = certificate(folder, address)
         basic = base64.b64encode(f"{username}:{password}".encode()).decode()
-        self._http = [_Server(address, root, f"Basic {basic}" if password else "", tls) for tls in (chain, None)]
+        self._http = [_http_server(address, root, f"Basic {basic}" if password else "", tls) for tls in (chain, None)]
         self.https_url, self.http_url = (
             f"{scheme}://{address}:{server.server_port}/{NAME}"
             for scheme, server in zip(("https", "http"), self._http, strict=True)
@@ -167,9 +137,7 @@ class GitServer:
         self.known_hosts.write_text(self.known_hosts_line(self._host_key, port))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the servers."""
         for server in self._http:
             server.shutdown()
@@ -206,11 +174,11 @@ class GitServer:
             process.stderr.write(b"only git-upload-pack of this repository\n")
             process.exit(1)
             return
+        pipe = asyncio.subprocess.PIPE
+        variables = {**os.environ, "GIT_PROTOCOL": process.env.get("GIT_PROTOCOL", "")}
         git = await asyncio.create_subprocess_exec(
-            "git", "-c", "safe.directory=*", "upload-pack", self.bare,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "GIT_PROTOCOL": process.env.get("GIT_PROTOCOL", "")},
-        )  # fmt: skip
+            *_GIT, "upload-pack", self.bare, stdin=pipe, stdout=pipe, env=variables
+        )
 
         async def pass_on() -> None:
             while said := await process.stdin.read(_CHUNK):

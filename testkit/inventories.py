@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 from hypothesis import strategies as st
 
@@ -122,6 +124,13 @@ SOON = [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": 
 PROPERTY = st.one_of(TEXTS, st.integers(0, 64), st.booleans(), st.lists(TEXTS, min_size=1, max_size=3))
 
 
+def _choices(options: Collection[specs.Option]) -> dict[str, Strategy]:
+    """Strategies for the options that are true or false, or have choices: those of tomorrow, too."""
+    found = {option.name: option.choices for option in options if option.choices and option.type == "str"}
+    found |= {option.name: (False, True) for option in options if option.type == "bool"}
+    return {name: st.sampled_from(choices) for name, choices in found.items()}
+
+
 @st.composite
 def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
     """A list of pools whose properties are a part of the declared ones."""
@@ -130,12 +139,12 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
     for name in draw(st.lists(LABELS, min_size=1, max_size=3, unique=True)):
         least = draw(st.integers(1, 20))
         optional: dict[str, Strategy] = {
+            **_choices(specs.options()["nativelink_worker_pools"].options.values()),
             "image": st.sampled_from(["docker.io/library/debian:13", "registry:5000/a/b@sha256:" + "0" * 64]),
             "platform_properties": st.fixed_dictionaries({}, optional=offers),
             "image_digest": st.just("sha256:" + "b" * 64),
             "resources": st.one_of(RESOURCES, POOL_RESOURCES),
             "headroom": st.integers(0, 3),
-            "prepull": st.booleans(),
             "slots": st.integers(0, 500),
             "target": st.integers(0, 500),
             "longest_action": DURATIONS,
@@ -146,12 +155,7 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             "fast_store_size": SHARES,
             "scratch_storage_class": st.sampled_from(["", "local-path"]),
             "env": st.dictionaries(VARIABLES, PROPERTY.filter(lambda value: not isinstance(value, list)), max_size=2),
-            "persistent_workers": st.booleans(),
-            "isolation": st.sampled_from(["", "users", "none"]),
-            "scaling": st.sampled_from(["", "keda", "hpa", "none"]),
             "polling_interval": st.integers(1, 300),
-            "paused": st.booleans(),
-            "spot": st.sampled_from(["", "karpenter", "eks", "gke", "aks"]),
             "cooldown_period": st.integers(0, 600),
             "scale_down": st.just({"stabilizationWindowSeconds": 60}),
             "scale_up": st.just({"policies": [{"type": "Pods", "value": 5, "periodSeconds": 60}]}),
@@ -163,6 +167,11 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
             stated.pop("image", None)
         found.append({"name": name, "min_replicas": least, "max_replicas": least + draw(st.integers(0, 500)), **stated})
     return found
+
+
+# What is valid of these depends on others.
+_DEPENDENT = ("nativelink_version", "nativelink_scheduler_backend", "nativelink_redis_provider")
+_DEPENDENT += ("nativelink_edge", "nativelink_prometheus")
 
 
 @st.composite
@@ -191,10 +200,12 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
     properties |= draw(st.fixed_dictionaries({}, optional={"cpu_count": kinds, "memory_kb": kinds}))
     redis = draw(st.booleans())
     edge = draw(st.sampled_from(["gateway", "ingress", "none"]))
+    free = [each for each in specs.options().values() if each.role == "nativelink" and each.name not in _DEPENDENT]
     stated = draw(
         st.fixed_dictionaries(
             {},
             optional={
+                **_choices(free),
                 "nativelink_cas_replicas": st.integers(1, 9),
                 "nativelink_cas_volume_size": VOLUMES,
                 "nativelink_cas_storage_class": st.sampled_from(["", "fast", "1e3"]),
@@ -204,23 +215,17 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_cas_ac_store_size": st.sampled_from(["1%", "2.5%", "512Mi"]),
                 "nativelink_cas_node_selector": SELECTORS,
                 "nativelink_cas_tolerations": TOLERATIONS,
-                "nativelink_cas_retention_when_deleted": st.sampled_from(["Retain", "Delete"]),
                 "nativelink_scheduler_resources": RESOURCES,
                 "nativelink_scheduler_node_selector": SELECTORS,
                 "nativelink_scheduler_tolerations": st.one_of(TOLERATIONS, st.just(SOON)),
                 "nativelink_scheduler_max_job_retries": st.integers(1, 10),
-                "nativelink_cas_node_spread": st.sampled_from(["required", "preferred"]),
-                "nativelink_log_format": st.sampled_from(["json", "compact", "pretty"]),
                 "nativelink_log_level": st.sampled_from(["info", "warn,nativelink_store=debug"]),
                 "nativelink_max_open_files": st.integers(1024, 10**6),
-                "nativelink_priority_classes": st.booleans(),
-                "nativelink_workers_apart": st.booleans(),
                 "nativelink_instance_name": st.sampled_from(["main", "team-a"]),
                 "nativelink_image_digest": st.sampled_from(["", "sha256:" + "a" * 64]),
                 "nativelink_image_pull_secrets": st.lists(LABELS, max_size=2),
                 "nativelink_worker_egress": EGRESS,
                 "nativelink_worker_upload_timeout": DURATIONS,
-                "nativelink_scaling": st.sampled_from(["keda", "hpa", "none"]),
                 "nativelink_metrics_interval": st.integers(1, 60),
                 "nativelink_metrics": st.lists(st.sampled_from(["cas", "worker"]), max_size=2).map(
                     lambda more: ["scheduler", *more]
@@ -231,13 +236,9 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_traces_percent": st.floats(0, 100),
                 "nativelink_prometheus_labels": st.sampled_from([{"release": "p"}, {"app.kubernetes.io/part-of": "x"}]),
                 "nativelink_runbook_url": st.just("https://x.example.com/a?b='c'&d//"),
-                "nativelink_dashboards": st.booleans(),
                 "nativelink_edge_annotations": ANNOTATIONS,
                 "nativelink_client_peers": st.lists(PEER, max_size=2),
                 "nativelink_writer_peers": st.lists(PEER, max_size=2),
-                "nativelink_worker_isolation": st.sampled_from(["users", "none"]),
-                "nativelink_worker_access": st.sampled_from(["node", "network_policy"]),
-                "nativelink_worker_user_namespaces": st.booleans(),
                 "nativelink_dns_peers": st.lists(PEER, min_size=1, max_size=2),
                 "nativelink_redis_volume_size": VOLUMES,
                 "nativelink_redis_resources": st.sampled_from([{"requests": {"cpu": 1}}, {"limits": {"memory": "3G"}}]),
@@ -263,16 +264,12 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         variables["nativelink_worker_pools"] = [
             {**pool, "scaling": "none"} for pool in variables["nativelink_worker_pools"]
         ]
-    engine = draw(st.sampled_from(["none", "argocd", "flux"]))
-    if engine != "none":
-        variables |= {"gitops_provider": engine, "gitops_repository": "https://git.example.com/farm.git"}
-        variables["gitops_namespace"] = {"argocd": "argocd", "flux": "flux-system"}[engine]
-        variables["gitops_interval"] = draw(st.sampled_from(["30s", "1h30m"]))
+    variables |= draw(gitops())
     ways = {pool.get("scaling") or stated.get("nativelink_scaling") for pool in variables["nativelink_worker_pools"]}
     if "hpa" in ways or prometheus in ("operator", "annotations") or draw(st.booleans()):
         variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))
     if prometheus in ("bundled", "operator"):
-        sources = ["keda", "cluster"] + ["gitops"] * (engine != "none")
+        sources = ["keda", "cluster"] + ["gitops"] * (variables["gitops_provider"] != "none")
         sources += ["edge"] * (edge == "gateway" and variables["ingress_provider"] == "envoy-gateway")
         variables["nativelink_prometheus_scrapes"] = [source for source in sources if draw(st.booleans())]
     for pool in variables["nativelink_worker_pools"]:
@@ -286,7 +283,6 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
         if edge == "gateway" and variables["ingress_provider"] == "envoy-gateway":
             variables["nativelink_edge_client_ca_secret"] = draw(st.sampled_from(["", "clients-ca"]))
-    variables |= draw(gitops())
     if redis:
         variables |= {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": draw(st.integers(1, 3))}
         if draw(st.booleans()):

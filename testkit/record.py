@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.request import urlopen
 
 from testbed.cluster import Cluster
 
@@ -135,9 +136,5 @@ class Gauge:
 
 
 def _get(address: str) -> str:
-    connection = http.client.HTTPConnection(address, timeout=2)
-    try:
-        connection.request("GET", "/metrics")
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()
+    with urlopen(f"http://{address}/metrics", timeout=2) as answer:
+        return str(answer.read().decode())

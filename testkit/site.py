@@ -15,7 +15,6 @@ reads the environment.
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +22,7 @@ from testbed import components
 from testkit.git_server import BRANCH, GitServer
 from testkit.inventories import LOCAL_PATH, NO_ADD_ONS
 from testkit.playbooks import Project, Run
+from testkit.repository import git
 
 SMALL: dict[str, Any] = {
     **LOCAL_PATH,
@@ -64,15 +64,14 @@ class Site(Project):
     def make(cls, folder: Path) -> Self:
         """Make a checkout whose inventory has no cluster yet."""
         site = cls(folder)
-        subprocess.run(["git", "init", "--quiet", f"--initial-branch={BRANCH}", folder], check=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        site.git("init", "--quiet", f"--initial-branch={BRANCH}")
         (folder / ".git" / "info" / "exclude").write_text("run.log\n")
         return site
 
     def git(self, *arguments: str) -> str:
         """Run Git, and return its stripped output. Raise CalledProcessError if Git fails."""
-        who = ("-c", "user.name=tests", "-c", "user.email=tests@example.com")
-        command = ["git", "-C", str(self.folder), *who, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return git(self.folder, *arguments).strip()
 
     def bootstrap(self, *arguments: str) -> Run:
         """Run playbooks/bootstrap.yml, and raise AssertionError if it fails."""

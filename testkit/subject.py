@@ -9,20 +9,16 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS, UnknownVersionError, row
 
-from testbed.images import NATIVELINK
+from testbed.build import BuildError
+from testbed.images import NATIVELINK, saved_image
 
 _SAYS = re.compile(r"^nativelink (\d+\.\d+\.\d+)\s*$", re.MULTILINE)
 SCHEMA = ".schema.json"  # the file beside our stand-in has the stand-in's name and this suffix
 _LINKS = 10  # symbolic links on the way to a file; more are a loop
 _STAND_IN = "stand-in for NativeLink"  # the first words of its log
-
-
-class SubjectError(Exception):
-    """A file that cannot be tested. The message says why, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +36,12 @@ class Subject:
 
 
 def subject(file: Path, folder: Path) -> Subject:
-    """Return the NativeLink in a file. SubjectError if there is none.
+    """Return the NativeLink in a file. BuildError if there is none.
 
     The binary of an image is extracted into ``folder``.
     """
     if not file.is_file():
-        raise SubjectError(f"{file} does not exist. Name a binary of NativeLink, or a tarball of docker save")
+        raise BuildError(f"{file} does not exist. Name a binary of NativeLink, or a tarball of docker save")
     if tarfile.is_tarfile(file):
         binary, tags = _extract(file, folder)
     else:
@@ -57,7 +53,7 @@ def subject(file: Path, folder: Path) -> Subject:
     try:
         row(version)
     except UnknownVersionError:
-        raise SubjectError(
+        raise BuildError(
             f"{file}: its version is {version or 'unknown'}, and the trees are for {' and '.join(VERSIONS)}, and for "
             "newer ones: a binary tells it by --version, an image by its tag"
         ) from None
@@ -68,7 +64,7 @@ def _said(binary: Path, file: Path) -> str:
     try:
         done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SubjectError(f"{file} does not run: {error}") from None
+        raise BuildError(f"{file} does not run: {error}") from None
     return done.stdout + done.stderr
 
 
@@ -80,43 +76,33 @@ def _tagged(tags: tuple[str, ...]) -> str:
 
 def _extract(file: Path, folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Extract the entrypoint of an image from the last layer that has it. Return its path and the image's tags."""
-    try:
-        with tarfile.open(file) as archive:
-            listing = _json(archive, "manifest.json")
-            if len(listing) != 1:
-                raise SubjectError(f"{file} has {len(listing)} images. Save each image into its own file")
-            (image,) = listing
-            settings = _json(archive, image["Config"]).get("config") or {}
-            entrypoint = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
-            if not entrypoint:
-                raise SubjectError(f"{file}: the image has no entrypoint. Use an image of {NATIVELINK}")
-            binary = folder / "nativelink"
-            for suffix in ("", SCHEMA):
-                found = (_file_in(archive, layer, entrypoint[0] + suffix) for layer in reversed(image["Layers"]))
-                if content := next((each for each in found if each is not None), None):
-                    binary.with_name(binary.name + suffix).write_bytes(content)
-            if not binary.exists():
-                raise SubjectError(f"{file}: no layer has the entrypoint {entrypoint[0]}")
-            binary.chmod(0o755)
-            return binary, tuple(image.get("RepoTags") or ())
-    except (tarfile.TarError, KeyError, ValueError) as error:
-        raise SubjectError(f"{file} is not a tarball of docker save: {error}") from None
+    image, binary = saved_image(file), folder / "nativelink"
+    with tarfile.open(file) as archive:
+        settings = json.loads(_read(archive, image["Config"])).get("config") or {}
+        entrypoint = [*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())]
+        if not entrypoint:
+            raise BuildError(f"{file}: the image has no entrypoint. Use an image of {NATIVELINK}")
+        for suffix in ("", SCHEMA):
+            found = (_file_in(archive, layer, entrypoint[0] + suffix) for layer in reversed(image["Layers"]))
+            if content := next((each for each in found if each is not None), None):
+                binary.with_name(binary.name + suffix).write_bytes(content)
+    if not binary.exists():
+        raise BuildError(f"{file}: no layer has the entrypoint {entrypoint[0]}")
+    binary.chmod(0o755)
+    return binary, tuple(image.get("RepoTags") or ())
 
 
-def _json(archive: tarfile.TarFile, name: str) -> Any:
-    content = archive.extractfile(name)
-    return json.load(content) if content else {}
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    content = archive.extractfile(member)
+    return content.read() if content else b""
 
 
 def _file_in(archive: tarfile.TarFile, layer: str, path: str) -> bytes | None:
     """Return the member of a layer at an absolute path, which may go through symbolic links of that layer."""
-    packed = archive.extractfile(layer)
-    if packed is None:
-        return None
-    with tarfile.open(fileobj=packed) as inside:
+    with tarfile.open(fileobj=archive.extractfile(layer)) as inside:
         members = {posixpath.normpath(f"/{member.name}"): member for member in inside}
         member = members.get(_resolved(members, path))
-        return _content(inside.extractfile(member)) if member and member.isfile() else None
+        return _read(inside, member) if member and member.isfile() else None
 
 
 def _resolved(members: dict[str, tarfile.TarInfo], path: str) -> str:
@@ -132,7 +118,3 @@ def _resolved(members: dict[str, tarfile.TarInfo], path: str) -> str:
         else:
             found = step
     return found
-
-
-def _content(file: IO[bytes] | None) -> bytes | None:
-    return file.read() if file else None

@@ -43,5 +43,9 @@ def find(objects: list[Object], kind: str, name: str) -> Object:
 
 def committed(cluster: str) -> dict[str, str]:
     """Return the files of a committed cluster's tree, by path below rendered/."""
-    folder = CLUSTERS / cluster / "rendered"
+    return files_of(CLUSTERS / cluster / "rendered")
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Return the files of a rendered tree, by path below its folder."""
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 from ..modules import check_cluster
+from ..plugin_utils import live
 from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.templating import host_values
-
-try:
-    from ..plugin_utils import live  # here, not in run(): loaded once for all clusters, before Ansible forks
-except ImportError as error:
-    live, missing = None, error.name
 
 
 class ActionModule(ActionBase):
@@ -31,11 +26,6 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         result["changed"] = False
-        if live is None:
-            cluster = task_vars["inventory_hostname"]
-            fix = f"install it for {sys.executable}, or run Ansible from the project's environment"
-            result.update(failed=True, msg=f"{cluster}: Python: the package {missing} is missing; {fix}")
-            return result
         faults, notices = live.live_findings(host_values(task_vars, self._loader))
         if faults:
             result.update(failed=True, msg="\n".join(map(str, faults)))

@@ -196,7 +196,7 @@ class ActionModule(ApplyAction):
         while True:
             away = None
             try:
-                left = [(each, why) for each, _ in left if (why := state(each)) is not None]
+                left = [(each, why) for each, _unused in left if (why := state(each)) is not None]
             except ApiError as error:
                 away = error
             if not left:
@@ -204,8 +204,8 @@ class ActionModule(ApplyAction):
             if time.monotonic() - begin > timeout:
                 break
             time.sleep(_POLL_SECONDS)
-        each, why = left[0] if away else next(filter(None, (self._trouble(each) for each, _ in left)), left[0])
-        others = [release.identity(other) for other, _ in left if other is not each]
+        each, why = left[0] if away else next(filter(None, (self._trouble(each) for each, _unused in left)), left[0])
+        others = [release.identity(other) for other, _unused in left if other is not each]
         also = f" (also: {', '.join(others)})" if others else ""
         waited = f"waited {timeout} s for {release.identity(each)} to {what or release.awaited(each['kind'])}{also}"
         if away:

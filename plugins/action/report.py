@@ -21,6 +21,6 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Check the arguments and pass them on."""
         super().run(tmp, task_vars)
-        _, lines = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
+        _unused, lines = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         kept = {section: [line for line in found if line] for section, found in lines.items()}
         return {"changed": False, "cluster_summary": {section: found for section, found in kept.items() if found}}

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-
-from ansible import constants as C
-from ansible import context
-from ansible.executor.stats import AggregateStats
-from ansible.executor.task_result import CallbackTaskResult
-from ansible.plugins.callback import CallbackBase
-
 DOCUMENTATION = """
 name: cluster_summary
 type: aggregate
@@ -20,6 +11,15 @@ description:
     also when every cluster failed.
   - It prints nothing if no task returns one of them.
 """
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from ansible import constants as C
+from ansible import context
+from ansible.executor.stats import AggregateStats
+from ansible.executor.task_result import CallbackTaskResult
+from ansible.plugins.callback import CallbackBase
 
 SECTIONS = ("provisioned", "rendered", "rollout", "connected", "failed", "notice", "next")
 

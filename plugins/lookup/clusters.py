@@ -2,18 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from ansible.errors import AnsibleError
-from ansible.inventory.manager import split_host_pattern
-from ansible.plugins.lookup import LookupBase
-
-from ..plugin_utils.findings import Finding
-from ..plugin_utils.validation.files import UnreadableError, file_findings
-
 DOCUMENTATION = """
 name: clusters
 short_description: The pattern of all clusters, if the inventory's files have no errors
@@ -34,6 +22,18 @@ _raw:
   type: list
   elements: str
 """
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.inventory.manager import split_host_pattern
+from ansible.plugins.lookup import LookupBase
+
+from ..plugin_utils.findings import Finding
+from ..plugin_utils.validation.files import UnreadableError, file_findings
 
 
 class LookupModule(LookupBase):

@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: apply_objects
 short_description: Apply Kubernetes objects server-side
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Applies objects as the field manager C(nativelink-gitops) and never takes a field from another manager.
   - In check mode the API server says what it would change. An object whose kind or namespace does not exist yet counts

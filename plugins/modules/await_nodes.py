@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: await_nodes
 short_description: Wait for a DaemonSet whose pods may be unable to work on some nodes
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Waits until each pod of the DaemonSet is ready or has said why it is not.
   - A pod says so in the last line of its log, which begins with C(<node>:) and the word C(not).

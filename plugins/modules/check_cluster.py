@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: check_cluster
 short_description: Check that a cluster can be worked with
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Asks the API server that the variables of the host name whether it answers, is recent enough and has what the
     variables ask for.

@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: check_secrets
 short_description: Report the Secrets that the user still has to make
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Looks for Secrets that the manifests name and that only the user can make, because Git holds none.
   - Those that are missing are reported in the closing summary; the task does not fail. No value of a Secret is

@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: generated_secret
 short_description: Make a Secret with a random value, once
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Creates a Secret whose value has 43 URL-safe characters, which hold 256 random bits. An existing Secret stays as
     it is.

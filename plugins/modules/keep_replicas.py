@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: keep_replicas
 short_description: Keep the workers of a pool that changes from a fixed size to autoscaling
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - The manifest of such a pool loses C(replicas). If the GitOps engine were the only owner of the field, the API server
     would set it to 1. This module owns the current number until the autoscaler takes over.

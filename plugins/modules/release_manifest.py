@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: release_manifest
 short_description: Install or upgrade an upstream release from its manifest
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Reads a release's manifest, applies it server-side, and waits until it works.
   - The ConfigMap C(<name>-release) records what is installed. If that has not changed, only objects that

@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: render_tree
 short_description: Write the manifests of a cluster
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Renders the manifests of a cluster into its folder in the folder that the variable C(nativelink_clusters_dir)
     names and writes the files that differ.

@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: report
 short_description: Add lines to the closing summary of a cluster
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Returns its arguments for the callback P(nativelink.gitops.cluster_summary#callback). Empty lines are left out.
   - Changes nothing.

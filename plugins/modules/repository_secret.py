@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: repository_secret
 short_description: Apply a Secret whose values come from variables and files
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Takes the names of variables instead of their values, so that no argument, log or temporary file of a task holds
     one.

@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: take_over
 short_description: Give the tree of a cluster to another GitOps engine
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Deletes what pointed other engines at the tree, and makes the new engine the owner of the fields that they applied.
     What runs stays as it is.

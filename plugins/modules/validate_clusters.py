@@ -3,6 +3,7 @@
 DOCUMENTATION = r"""
 module: validate_clusters
 short_description: Find every fault in the variables of all clusters
+author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Checks the variables of all hosts at once, including what would break a running cluster. Use it with C(run_once).
   - Hosts outside of C(--limit) count only where a cluster within it collides with them.

@@ -9,6 +9,8 @@ import html
 import json
 import logging
 import re
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +18,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import urllib3
-from kubernetes.config import ConfigException, kube_config, new_client_from_config
-from urllib3.util.ssl_ import create_urllib3_context
-
 from .kubeconfig import KubeconfigError, servers
 from .quantities import KubernetesVersion, QuantityError
+
+MISSING = ""  # a package
+try:
+    import urllib3
+    from kubernetes.client import ApiClient, Configuration
+    from kubernetes.config import ConfigException, load_kube_config
+    from urllib3.util.ssl_ import create_urllib3_context
+except ImportError as error:
+    MISSING = str(error.name)
 
 Object = dict[str, Any]
 
@@ -79,11 +86,7 @@ def _logged_errors() -> Iterator[list[str]]:
 
 
 def _hold_certificates(pool: urllib3.PoolManager) -> None:
-    """Have a pool hold its certificates and its key in memory.
-
-    The client writes those of a kubeconfig and of credential plugins into files and removes them when Python ends. A
-    worker of Ansible, which is a fork, ends without that.
-    """
+    """Have a pool hold its certificates and its key in memory. It then needs no files of them."""
     settings = pool.connection_pool_kw
     trust = create_urllib3_context(cert_reqs=settings["cert_reqs"])
     if authorities := settings.pop("ca_certs", None):
@@ -94,7 +97,22 @@ def _hold_certificates(pool: urllib3.PoolManager) -> None:
     if certificate:
         trust.load_cert_chain(certificate, key)
     settings["ssl_context"] = trust
-    kube_config._cleanup_temp_files()  # what it does at Python's end, by no public function
+
+
+def _client(kubeconfig: str, context: str) -> ApiClient:
+    """The client of a kubeconfig's context.
+
+    It writes the certificates and keys of a kubeconfig and of credential plugins into files, and removes them when
+    Python ends. A worker of Ansible, which is a fork, ends without that, so they are removed here. Since kubernetes 35
+    the client writes them again when they are gone.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Configuration()
+        path = str(Path(kubeconfig).expanduser())
+        load_kube_config(path, context, client_configuration=settings, temp_file_path=folder)
+        client = ApiClient(settings)
+        _hold_certificates(client.rest_client.pool_manager)
+    return client
 
 
 def _cause(error: BaseException) -> str:
@@ -124,15 +142,17 @@ class Api:
     """
 
     def __init__(self, kubeconfig: str, context: str, timeout: float = 30) -> None:
-        """`timeout` is in seconds, for each call. Raises ApiError if the context cannot be used."""
+        """`timeout` is in seconds, for each call. Raises ApiError if the context or the client cannot be used."""
+        if MISSING:
+            fix = f"install it for {sys.executable}, or run Ansible from the project's environment"
+            raise ApiError(f"the package {MISSING} is missing", fix, "Python")
         server_of(kubeconfig, context)
         try:
             with _logged_errors() as logged:
-                client = new_client_from_config(config_file=str(Path(kubeconfig).expanduser()), context=context)
+                client = _client(kubeconfig, context)
             if logged:
                 problem = f"the credential plugin of context {context} in {kubeconfig} failed: {' '.join(logged)}"
                 raise ApiError(problem, "run its command by hand, correct it or sign in, then run again")
-            _hold_certificates(client.rest_client.pool_manager)
         except (ConfigException, OSError) as error:
             raise ApiError(f"{kubeconfig}: {error}", "correct this context in that file") from error
         except ValueError as error:  # of base64, which does not say what it reads

@@ -44,7 +44,7 @@ class ApplyAction(ActionBase):
         super().run(tmp, task_vars)
         self._task_vars = task_vars or {}
         self._cluster = self._task_vars.get("inventory_hostname", "localhost")
-        _, self._args = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
+        _unused, self._args = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         kubeconfig, context = (self._args[name] or self._variable_of(CONNECTION[name]) for name in CONNECTION)
         try:
             self._api = Api(kubeconfig, context)

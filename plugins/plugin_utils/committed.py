@@ -33,7 +33,7 @@ def read(folder: Path, paths: Iterable[str], revision: str = "HEAD") -> dict[str
     except (OSError, subprocess.CalledProcessError):  # OSError: Git is not installed
         return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
     batch = BytesIO(answer)
-    contents = [_next_object(batch) for _ in wanted]
+    contents = [_next_object(batch) for _unused in wanted]
     if contents[0] is None and revision != "HEAD":
         raise UnknownRevisionError(f"is {revision}, which Git does not know in {folder}")
     return {name: content for name, content in zip(names, contents[1:], strict=True) if content is not None}

@@ -454,7 +454,7 @@ def _pool(pool: Values, known: Values) -> Pool:
     image = pool["image"] or known["nativelink_worker_image"]
     # As long as an action that starts just before the drain may take to the report of its result.
     grace = longest + seconds_of(known["nativelink_worker_upload_timeout"]) + ACTION_MARGIN
-    _, tolerations = spot(pool["spot"])
+    _unused, tolerations = spot(pool["spot"])
     return Pool(
         options=pool,
         name=name,
@@ -518,7 +518,7 @@ def _peers(known: Values) -> Peers:
 
 
 def _traces(known: Values) -> Traces:
-    scheme, _, address = known["nativelink_traces_endpoint"].rstrip("/").partition("://")
+    scheme, _unused, address = known["nativelink_traces_endpoint"].rstrip("/").partition("://")
     return Traces(
         endpoint=address,
         insecure=scheme == "http",
@@ -621,7 +621,7 @@ def _proxies(namespace: str) -> dict[str, str]:
 
 def _peer(address: str, default_port: int) -> dict[str, Any]:
     """Host, port, and the network of a host that is an IP address: a NetworkPolicy knows no host names."""
-    host, _, port = address.rpartition(":")
+    host, _unused, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     return {"host": host, "port": int(port) if port.isdigit() else default_port, "network": network_of(host)}
 

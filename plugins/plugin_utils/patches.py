@@ -69,7 +69,7 @@ def _problems(patch: Object, objects: list[Object]) -> Iterator[str]:
 
 def _targeted(target: Object, item: Object) -> bool:
     """Match as kustomize does: regular expressions for names, and selectors. A missing key matches every object."""
-    group, _, version = str(item.get("apiVersion", "")).rpartition("/")
+    group, _unused, version = str(item.get("apiVersion", "")).rpartition("/")
     facts = {"group": group, "version": version, "kind": item.get("kind", ""), **_metadata(item)}
     return all(
         re.fullmatch(str(target[key]), str(facts.get(key, "")))

@@ -110,7 +110,7 @@ def stated_versions(found: Iterable[Object], name: str) -> set[str]:
         stated |= {value for key, value in notes.items() if key.endswith("/bundle-version")}
         pod = each.get("spec", {}).get("template", {}).get("spec", {}) if each["kind"] in WORKLOADS else {}
         for container in pod.get("containers", ()):
-            image, _, tag = container.get("image", "").partition("@")[0].rpartition("/")[2].partition(":")
+            image, _unused, tag = container.get("image", "").partition("@")[0].rpartition("/")[2].partition(":")
             if image and f"-{name}".endswith(f"-{image}"):
                 stated.add(tag)
     return {version for version in stated if version and re.match(_VERSION, version)}

@@ -9,15 +9,11 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
-from ansible.parsing.vault import EncryptedString
+from ansible.parsing.vault import EncryptedString, VaultHelper
 from ansible.template import Templar, is_trusted_as_template, trust_as_template
 
 from . import specs
-
-try:
-    from ansible._internal._datatag._tags import Origin  # Ansible has no public name for it
-except ImportError:
-    Origin = None
+from .validation.files import vault_places
 
 
 def host_values(variables: Mapping[str, Any], loader: DataLoader, *, strict: bool = True) -> dict[str, Any]:
@@ -46,16 +42,16 @@ def _filled(value: specs.Yaml, known: Mapping[str, Any], templar: Templar) -> sp
         if not specs.holds_template(text):
             return text
     if isinstance(value, EncryptedString):
-        return _decrypted(value)
+        return _decrypted(value, known)
     return templar.template(value)
 
 
-def _decrypted(value: EncryptedString) -> str:
+def _decrypted(value: EncryptedString, known: Mapping[str, Any]) -> str:
     try:
         return str(value)
     except Exception as error:
-        origin = Origin and Origin.get_tag(value)
-        place = f"{origin.path}:{origin.line_num}: " if origin and origin.path else ""
+        places = vault_places(known.get("ansible_inventory_sources") or ())
+        place = places.get(VaultHelper.get_ciphertext(value, with_tags=False), "")
         raise specs.DecryptionError(f"{place}{' '.join(str(error).split()).rstrip('.')}") from error
 
 

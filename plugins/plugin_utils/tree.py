@@ -196,7 +196,7 @@ def _replace(directory: Path, staged: Mapping[str, str | None]) -> None:
     beside, rendered = directory / TEMPORARY, directory / RENDERED
     try:
         beside.mkdir()
-        for below, _, _ in os.walk(rendered):
+        for below, _unused, _unused in os.walk(rendered):
             # The old tree could be replaced, but not be removed.
             if not os.access(below, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), below)

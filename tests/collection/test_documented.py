@@ -35,6 +35,22 @@ def parts(documented: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def test_the_action_group_has_all_that_take_the_cluster(collection: Collection, tmp_path: Path) -> None:
+    group = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["action_groups"]["cluster"]
+    modules = documentation("module", collection, *ACTIONS)
+    assert group == [name for name, each in modules.items() if {"kubeconfig", "context"} <= {*each["doc"]["options"]}]
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "module_defaults": {"group/nativelink.gitops.cluster": {"nonsense": 1}},
+        "tasks": [{"nativelink.gitops.check_secrets": None}],
+    }
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+    path = {"ANSIBLE_COLLECTIONS_PATH": str(collection.path)}
+    output = run("ansible-playbook", "play.yml", cwd=tmp_path, check=False, **path).stdout
+    assert "Unsupported parameters for (nativelink.gitops.check_secrets) module: nonsense." in output
+
+
 def test_every_action_is_documented_as_a_module(collection: Collection) -> None:
     modules = documentation("module", collection, *ACTIONS)
     assert len(ACTIONS) == 12
@@ -84,6 +100,14 @@ def test_every_role_is_documented(collection: Collection, name: str) -> None:
     assert main["short_description"]
     assert {key for file in files for key in file if not key.startswith("__")} <= set(main["options"])
     assert [key for key, option in main["options"].items() if not option.get("description")] == []
+
+
+def test_every_entry_point_is_documented(collection: Collection) -> None:
+    roles = documentation("role", collection, "nativelink", "preflight")
+    for name, role in roles.items():
+        files = {path.stem for path in (ROOT / "roles" / name / "tasks").iterdir()}
+        assert {point for point, each in role["entry_points"].items() if each["short_description"]} == files
+    assert set(roles["preflight"]["entry_points"]) == {"main", "static", "live"}
 
 
 def test_the_callback_is_documented(collection: Collection) -> None:

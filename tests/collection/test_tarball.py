@@ -14,6 +14,7 @@ from .conftest import ROOT, Collection
 # `*` matches slashes, too.
 WANTED = (
     *("CHANGELOG.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md", "SECURITY.md"),
+    *("changelogs/*.yml", "changelogs/*.yaml", "tests/sanity/ignore-*.txt"),
     *("docs/*.md", "docs/*.png", "docs/*.svg", "meta/*.yml", "meta/*.txt", "playbooks/*.yml", "plugins/*.py"),
     *("roles/*", "schemas/cluster.schema.json"),
 )
@@ -37,15 +38,15 @@ def test_the_tarball_holds_only_what_users_need(collection: Collection) -> None:
         "roles/node_agent/files/guard.o",
         "roles/nativelink/files/patches/README.md",
         "roles/nativelink/templates/cas/statefulset.yaml.j2",
+        "tests/sanity/ignore-2.19.txt",
     } <= set(names)
 
 
 def test_the_rest_of_the_repository_stays_out(collection: Collection) -> None:
     present = {path.name for path in collection.folder.iterdir()}
     assert {"testbed", "tests"} <= {path.name for path in ROOT.iterdir()}
-    assert present.isdisjoint(
-        {"testbed", "tests", "clusters", "inventories", "molecule", "ansible.cfg", ".git", ".ansible"}
-    )
+    assert present.isdisjoint({"testbed", "clusters", "inventories", "molecule", "ansible.cfg", ".git", ".ansible"})
+    assert [path.name for path in (collection.folder / "tests").iterdir()] == ["sanity"]
 
 
 def test_the_version_is_that_of_the_repository(collection: Collection) -> None:

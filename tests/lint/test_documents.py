@@ -38,7 +38,9 @@ def long_lines(files: dict[str, str]) -> list[str]:
 
 def test_lines_have_at_most_120_characters() -> None:
     assert long_lines({"a.md": f"{'ä' * 120}\n{'x' * 121}\n"}) == ["a.md:2: 121"]
-    assert long_lines(texts(".md")) == []
+    pages = texts(".md")
+    del pages["CHANGELOG.md"]  # antsibull-changelog does not wrap
+    assert long_lines(pages) == []
 
 
 def dead_links(files: dict[str, str]) -> list[str]:

@@ -212,7 +212,7 @@ def test_the_engine_may_apply_all_that_is_rendered_and_nothing_else() -> None:
 # --- scripts
 
 
-@pytest.mark.parametrize("script", [".ci/run", "hack/venv", "hack/newest-python", "hack/link"])
+@pytest.mark.parametrize("script", [".ci/run", "hack/venv", "hack/newest-python", "hack/link", "hack/sanity"])
 def test_scripts_are_valid_and_may_be_run(script: str) -> None:
     path = ROOT / script
     assert path.stat().st_mode & 0o111

@@ -18,7 +18,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.live import live
 
 from testbed import cluster
 from testbed.cluster import Cluster
-from testkit.inventories import kubeconfig, minimal, write_inventory
+from testkit.inventories import CONTEXT, kubeconfig, minimal, write_inventory
 from testkit.playbooks import Run, run_playbook
 
 # Seconds: what is expected to answer may take long on a busy machine, and what does not stays silent for longer.
@@ -222,7 +222,9 @@ def test_a_credential_plugin(tmp_path: Path, command: str, line: str) -> None:
 
 def test_without_the_kubernetes_package(tmp_path: Path) -> None:
     (tmp_path / "kubernetes.py").write_text("raise ImportError(name='kubernetes')")
-    file = write_inventory(tmp_path, {"prod": minimal("prod", tmp_path)})
+    path = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
+    prod = {**minimal("prod", tmp_path), "cluster_kubeconfig": str(path), "cluster_context": CONTEXT}
+    file = write_inventory(tmp_path, {"prod": prod})
 
     run = run_playbook("validate", file, PYTHONPATH=str(tmp_path))
 

@@ -58,7 +58,7 @@ def shared_queues(clusters: Mapping[str, Values]) -> list[Finding]:
 def _others(users: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], str]]:
     """Each of the users, a cluster and its variable, that has another cluster beside it, and the first such cluster."""
     for user in users:
-        if other := next((other for other, _ in users if other != user[0]), None):
+        if other := next((other for other, _unused in users if other != user[0]), None):
             yield user, other
 
 

@@ -31,17 +31,37 @@ def file_findings(sources: Iterable[str], read: Callable[[Path], bytes] = Path.r
     and line.
     """
     findings: dict[Path, list[Finding]] = {}
+    for file, is_inventory in _read_by_ansible(sources):
+        try:
+            errors = list(_errors(read(file), is_inventory))
+        except UnreadableError as error:
+            errors = [(1, "content", *error.args)]
+        findings[file] = [Finding(f"{_shown(file)}:{line}", *error) for line, *error in errors]
+    return [finding for found in findings.values() for finding in found]
+
+
+def vault_places(sources: Iterable[str]) -> dict[str, str]:
+    """The beginning of a message (`file:line: `) for each vaulted value in the inventory's files, by its ciphertext."""
+    places = {}
+    for file, _unused in _read_by_ansible(sources):
+        try:
+            events = list(yaml.parse(file.read_bytes(), yaml.CSafeLoader))
+        except (OSError, yaml.YAMLError):
+            continue  # such as a file that is vaulted as a whole
+        for event in events:
+            if getattr(event, "tag", None) in ("!vault", "!vault-encrypted"):
+                places[event.value] = f"{_shown(file)}:{event.start_mark.line + 1}: "
+    return places
+
+
+def _read_by_ansible(sources: Iterable[str]) -> Iterator[tuple[Path, bool]]:
+    """Each file with clusters or variables, and whether it is an inventory."""
     for source in map(Path, sources):
         folder = source if source.is_dir() else source.parent
         inventories = _files(source) if source.is_dir() else [source] if source.is_file() else []
         variables = [file for name in _VARIABLES for file in _files(folder / name)]
         for file in dict.fromkeys([*inventories, *variables]):
-            try:
-                errors = list(_errors(read(file), file in inventories))
-            except UnreadableError as error:
-                errors = [(1, "content", *error.args)]
-            findings[file] = [Finding(f"{_shown(file)}:{line}", *error) for line, *error in errors]
-    return [finding for found in findings.values() for finding in found]
+            yield file, file in inventories
 
 
 def _files(folder: Path) -> list[Path]:
@@ -115,7 +135,7 @@ def _wrong_keys(root: yaml.Node) -> _Errors:
 
 def _skipped_keys(root: yaml.MappingNode) -> _Errors:
     groups = list(root.value)
-    if any(name.value in ("plugin", "_meta") for name, _ in groups):
+    if any(name.value in ("plugin", "_meta") for name, _unused in groups):
         return  # the configuration of an inventory plugin, or the output of a script
     remedy = "write clusters under hosts, groups under children and variables under vars"
     while groups:

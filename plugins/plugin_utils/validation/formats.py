@@ -145,7 +145,7 @@ def image(value: str) -> Format:
 
 def host_and_port(value: str) -> Format:
     """An address with its port."""
-    host, _, port = value.rpartition(":")
+    host, _unused, port = value.rpartition(":")
     is_host = not any(dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
     if not is_host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"

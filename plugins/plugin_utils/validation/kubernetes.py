@@ -141,7 +141,7 @@ def _metadata(path: str, block: Values) -> Findings:
 
 def in_range(address: str, cidr: str) -> bool:
     """Whether a CIDR range contains an address; False where it is not valid."""
-    _, network = _network("", cidr)
+    _unused, network = _network("", cidr)
     return network is not None and ipaddress.ip_address(address) in network
 
 

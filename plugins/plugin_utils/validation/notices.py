@@ -14,7 +14,7 @@ from .rules import pools_of
 
 def shared_demand(values: Values) -> Findings:
     """The scheduler in memory has one queue length for all pools."""
-    pools = [pool["name"] for _, pool in pools_of(values) if scaling_of(pool, values) != "none"]
+    pools = [pool["name"] for _unused, pool in pools_of(values) if scaling_of(pool, values) != "none"]
     if values["nativelink_scheduler_backend"] == "memory" and len(pools) > 1:
         problem = f"{', '.join(pools)} scale with the same demand, because a scheduler in memory has one queue for all"
         remedy = "set nativelink_scheduler_backend to redis, or make a cluster for each pool"

@@ -24,7 +24,7 @@ def pools_of(values: Values) -> Iterator[tuple[str, Values]]:
 
 def duplicate_pools(values: Values) -> Findings:
     """Pools with the same name would be one Deployment."""
-    names = [pool["name"] for _, pool in pools_of(values)]
+    names = [pool["name"] for _unused, pool in pools_of(values)]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"nativelink_worker_pools[{name}].name", f"{names.count(name)} pools have this name", "rename the others"
 
@@ -220,7 +220,7 @@ def offered_properties(values: CheckedValues) -> Findings:
     declared = values["nativelink_scheduler_platform_properties"]
     values.whole("nativelink_worker_pools")  # an invalid pool may offer the property
     offered: set[str] = set()
-    for _, pool in pools_of(values):
+    for _unused, pool in pools_of(values):
         offered |= {*pool["platform_properties"], *derived_properties(pool, declared)}
     for name, kind in declared.items():
         if kind in ("minimum", "priority") and name not in offered:
@@ -282,7 +282,7 @@ def scaling(values: Values) -> Findings:
             yield f"{path}.scaling", "is keda, but keda_install is none", remedy
         if scaling_of(pool, values) == "hpa" and pool["min_replicas"] == 0:
             yield f"{path}.min_replicas", "is 0, but an HPA cannot scale to zero", "write 1 or more, or scale with keda"
-    hpa = [pool["name"] for _, pool in pools_of(values) if scaling_of(pool, values) == "hpa"]
+    hpa = [pool["name"] for _unused, pool in pools_of(values) if scaling_of(pool, values) == "hpa"]
     if hpa and not values["nativelink_metrics_namespaces"]:
         problem = f"is empty, so the HPA of {', '.join(hpa)} could not read its metrics"
         yield "nativelink_metrics_namespaces", problem, "write the namespace of your Prometheus or metrics adapter"
@@ -293,7 +293,7 @@ def metrics(values: Values) -> Findings:
     senders = values["nativelink_metrics"]
     followers = [
         pool["name"]
-        for _, pool in pools_of(values)
+        for _unused, pool in pools_of(values)
         if scaling_of(pool, values) == "hpa" or (scaling_of(pool, values) == "keda" and not pool["query"])
     ]
     if "scheduler" not in senders and values["nativelink_scheduler_backend"] == "memory" and followers:
