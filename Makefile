@@ -88,7 +88,9 @@ lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ans
 	hack/sanity
 	ruff check
 	ruff format --check
-	pytest -q tests/lint/test_documents.py tests/lint/test_chart.py
+	helm="$$(python -m testbed tool helm)"; for size in dev staging prod; do \
+	  "$$helm" lint --quiet --strict --namespace nativelink charts/nativelink --values charts/nativelink/values-$$size.yaml; done
+	pytest -q tests/lint
 
 .PHONY: molecule
 molecule: venv ## test every role on one embedded cluster
@@ -97,7 +99,7 @@ molecule: venv ## test every role on one embedded cluster
 
 .PHONY: pytest
 pytest: venv newest ## run the tests in tests/ that need no real node
-	TESTBED_PATIENCE=2 pytest -n 6 $(PARALLEL) --ignore tests/e2e
+	TESTBED_PATIENCE=2 pytest -n 6 $(PARALLEL) --ignore tests/e2e --ignore tests/lint
 
 .PHONY: e2e
 e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (30 minutes; 55 the first time)

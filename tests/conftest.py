@@ -1,24 +1,41 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from testbed import cluster
+from testbed.cluster import Cluster
 
 # What takes minutes: files without "test_", and in tests/e2e the clusters. They start first, so that none runs alone
 # at the end of a parallel run.
 LONGEST = (
-    *("provision", "bootstrap", "site", "scripts", "guard", "worker_certificates", "release_manifest", "interrupted"),
-    "cluster",
+    *("trees", "provision", "roles", "bootstrap", "site", "scripts", "guard"),
     *("testbed_cluster", "standin", "conformance", "parity"),
     *(f"tests/e2e/{name}" for name in ("engines flux", "monitoring", "engines argocd", "edge")),
     *(f"tests/e2e/{name}" for name in ("scaling", "workers", "nodes")),
 )
+# Files that share a cluster. What one of them makes there has namespaces of its own.
+GROUPS = {
+    "trees": ("render/test_cluster", "render/test_kubernetes", "chart/test_changes", "preflight/test_live"),
+    "roles": ("provision/test_node_agent", "provision/test_worker_certificates", "provision/test_release_manifest"),
+}
 # The files that do not run in the order of the alphabet on the cluster that they share with others.
 FIRST = ("engines", "flux", "argocd", "switching", "provisioning", "scaling")
+FIRST += ("cluster", "kubernetes", "changes", "node_agent", "worker_certificates")
+RUNNING = contextlib.ExitStack()
+
+# No test of drawn examples asks how long they take, which depends on what else the machine does.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,11 +47,38 @@ def rounds(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--rounds"))
 
 
+@pytest.fixture(scope="session")
+def clusters() -> Callable[[str], Cluster]:
+    """Return a function that starts the cluster of a group, once in a process."""
+
+    @cache
+    def started(group: str) -> Cluster:
+        return RUNNING.enter_context(cluster.fresh(f"{group}-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}"))
+
+    return started
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Stop the cluster of a group after its last test."""
+    if nextitem is None or scope(nextitem.nodeid) != scope(item.nodeid):
+        RUNNING.close()
+
+
+@pytest.fixture(scope="session")
+def shared(clusters: Callable[[str], Cluster]) -> Cluster:
+    return clusters("trees")
+
+
 def scope(nodeid: str) -> str:
-    """Return what shares a cluster with a test: its folder in tests/e2e with its GitOps engine, elsewhere its file."""
+    """Return what shares a cluster with a test: in tests/e2e its folder with its GitOps engine, elsewhere its file.
+
+    Files of a group have its name.
+    """
     path, _, test = nodeid.partition("::")
     if not path.startswith("tests/e2e/"):
-        return path
+        file = path.removeprefix("tests/").removesuffix(".py")
+        return next((group for group, files in GROUPS.items() if file in files), path)
     engine = re.search(r"[\[-](flux|argocd)[]-]", test)
     return path.rpartition("/")[0] + (f" {engine[1]}" if engine else "")
 
@@ -59,7 +103,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def key(item: pytest.Item) -> tuple[int, str, int]:
         where, file = scope(item.nodeid), item.path.stem.removeprefix("test_")
-        group = where if where.startswith("tests/e2e") else file
+        group = file if where.endswith(".py") else where
         return rank(LONGEST, group), where, rank(FIRST, file)
 
     items.sort(key=key)

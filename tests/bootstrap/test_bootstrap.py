@@ -159,10 +159,9 @@ def test_the_password_of_redis_is_in_the_cluster_only(story: Story) -> None:
 
 
 def test_bootstrap_renders_a_tree_that_the_api_server_accepts(story: Story) -> None:
-    tree = story.project.trees / "alpha"
-    assert (tree / "kustomization.yaml").is_file()
-    assert (tree / "rendered" / "kustomization.yaml").is_file()
-    command = story.where.command("apply", "--server-side", "--dry-run=server", "-k", str(tree))
+    command = story.where.command(
+        "apply", "--server-side", "--dry-run=server", "-k", str(story.project.trees / "alpha")
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("statefulset.apps/nativelink-cas", "deployment.apps/nativelink-worker-large"):
@@ -175,7 +174,6 @@ def test_the_summary_lists_changes_and_next_steps(story: Story) -> None:
     for section in ("provisioned", "rendered", "connected", "next"):
         assert f"\n  {section}" in said
     assert "commit" in said
-    assert "push" in said
     assert "make the Secret nativelink/edge-tls: the certificate of the edge" in said
     for namespace in ("nativelink", "nativelink-workers"):
         assert f"make the Secret {namespace}/mirror: the credentials for pulling images" in said
@@ -200,33 +198,12 @@ def test_rendering_does_not_need_a_cluster(story: Story, project: Project) -> No
     assert "+kind: StatefulSet\n" in check.output
     assert not project.trees.exists()
     run = project.run("--tags", "render", "--limit", "beta")
-    assert run.status == 0
-    assert list(run.summary) == ["beta"]
+    assert (run.status, list(run.summary)) == (0, ["beta"])
     assert [path.name for path in project.trees.iterdir()] == ["beta"]
     both = project.run(playbook="render")
     assert both.status == 0
-    assert both.recap["beta"]["changed"] == 0
-    assert both.recap["gamma"]["changed"] == 1
     assert both.summary["beta"].startswith("beta: nothing changed\n")
     assert both.summary["gamma"].startswith("gamma: changed (1 task)\n")
-
-
-def test_an_input_error_of_one_cluster_stops_the_run_before_it_changes_anything(story: Story, project: Project) -> None:
-    project.ansible = story.project.ansible
-    project.add("alpha", story.where, **VARIABLES, nativelink_cas_replicas=5, nativelink_namespace="elsewhere")
-    project.add("delta", **VARIABLES, nativelink_cas_replicas=0, keda_versoin="2.21.0")
-    before = objects(story.where)
-    run = project.run()
-    assert run.status == 2
-    assert "delta: nativelink_cas_replicas: " in run.output
-    assert "delta: keda_versoin: " in run.output
-    assert "The inventory has faults; nothing was written or applied:" in run.output.partition("\nCLUSTERS ")[2]
-    assert not project.trees.exists()
-    assert objects(story.where) == before
-    # The counter-run: without the error, the run of the same inventory writes files.
-    project.add("delta", **VARIABLES)
-    assert project.run("--tags", "render").status == 0
-    assert sorted(path.name for path in project.trees.iterdir()) == ["alpha", "delta"]
 
 
 def test_ansible_never_commits_or_pushes(story: Story) -> None:
@@ -303,23 +280,17 @@ def test_dead_and_hanging_clusters_do_not_delay_others(story: Story, project: Pr
     finally:
         bumpy.resume()
 
-    assert run.status == 2
-    assert run.recap["alive"]["failed"] == 0
-    assert run.recap["dead"]["failed"] == 1
-    assert run.recap["hanging"]["failed"] == 1
+    assert run.status == failed.status == 2
+    assert [run.recap[name]["failed"] for name in ("alive", "dead", "hanging")] == [0, 1, 1]
     assert re.search(r"Make the namespaces\].*\nchanged: \[alive\](?s:.)*\nfatal: \[hanging\]", run.output)
-    assert (project.trees / "alive" / "rendered" / "kustomization.yaml").exists()
-    assert not (project.trees / "dead").exists()
-    assert not (project.trees / "hanging").exists()
+    assert [path.name for path in project.trees.iterdir()] == ["alive"]
     assert story.where.run("get", "namespace", "other", "-o", "name") == "namespace/other\n"
     assert sorted(run.summary) == ["alive", "dead", "hanging"]
+    assert sorted(failed.summary) == ["dead", "hanging"]
     assert run.summary["alive"].startswith("alive: changed (")
     for name in ("dead", "hanging"):
         assert run.summary[name].startswith(f"{name}: failed\n")
         assert "  failed       cluster_context: the API server https://127.0.0.1:" in run.summary[name]
-
-    assert failed.status == 2
-    assert sorted(failed.summary) == ["dead", "hanging"]
 
     # The counter-run: when the cluster answers again, it is completed like the other.
     run = project.run("--limit", "alive,hanging")

@@ -6,21 +6,19 @@ pods that are fake.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from testbed import cluster
 from testbed.cluster import Cluster
 from tests.chart.conftest import CHART, Done, Helm
 
 NAME, CAS = "staging", "statefulset/nativelink-cas"
 # Three CAS of 50Gi, and Redis with 10Gi. Without KEDA and an edge the cluster needs no CRDs.
 VALUES = ("--values", CHART / "values-staging.yaml", "--set=scaling=none,edge.kind=none,hostname=")
-VALUES += ("--set=edge.tlsSecret=,edge.clientCaSecret=,priorityClasses=false",)
+VALUES += ("--set=edge.tlsSecret=,edge.clientCaSecret=,priorityClasses=false,workersNamespace=chart-workers",)
 FOUR = "--set=cas.replicas=4"
 ANEW = "delete the StatefulSet and its PersistentVolumeClaims, and upgrade (commands: docs/helm.md)"
 CACHE, QUEUE = "accept a cache flush", "accept that the queue is lost and its builds start again"
@@ -48,17 +46,11 @@ Upgrade = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[Cluster]:
-    with cluster.fresh(f"chart-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}") as made:
-        for name in ("nativelink", "nativelink-workers"):
-            made.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        yield made
-
-
-@pytest.fixture(scope="module")
-def upgrade(running: Cluster, helm: Helm) -> Upgrade:
+def upgrade(shared: Cluster, helm: Helm) -> Upgrade:
     """Install the chart, and return a function that upgrades the release with these arguments, without an effect."""
-    target = ("--namespace", "nativelink", "--kubeconfig", running.kubeconfig)
+    for name in ("chart", "chart-workers"):
+        shared.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    target = ("--namespace", "chart", "--kubeconfig", shared.kubeconfig)
     done = helm("install", NAME, CHART, *VALUES, *target)
     assert done.returncode == 0, done.stderr
 
@@ -103,14 +95,14 @@ def test_counter_run_without_the_comparison_the_cache_is_lost(upgrade: Upgrade, 
     assert "\n  replicas: 4\n" in done.stdout
 
 
-def test_a_cas_that_has_been_stopped_may_start(upgrade: Upgrade, running: Cluster) -> None:
-    running.run("-n", "nativelink", "scale", CAS, "--replicas=0")
+def test_a_cas_that_has_been_stopped_may_start(upgrade: Upgrade, shared: Cluster) -> None:
+    shared.run("-n", "chart", "scale", CAS, "--replicas=0")
     try:
         assert upgrade().returncode == 0
     finally:
-        running.run("-n", "nativelink", "scale", CAS, "--replicas=3")
+        shared.run("-n", "chart", "scale", CAS, "--replicas=3")
 
 
-def test_a_deleted_statefulset_may_come_back_with_larger_volumes(upgrade: Upgrade, running: Cluster) -> None:
-    running.run("-n", "nativelink", "delete", CAS, "--cascade=orphan")
+def test_a_deleted_statefulset_may_come_back_with_larger_volumes(upgrade: Upgrade, shared: Cluster) -> None:
+    shared.run("-n", "chart", "delete", CAS, "--cascade=orphan")
     assert upgrade("--set=cas.volumeSize=100Gi").returncode == 0

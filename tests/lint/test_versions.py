@@ -2,66 +2,94 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
-from pathlib import Path
 
-import pytest
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 
-ROOT = Path(__file__).parents[2]
+from testbed import manifests, pins
+from tests.lint.test_rules import ROOT, mentions, texts
+
+# Versions are numbers here, without a v, which only some projects write.
+VERSIONS = {
+    name: str(version).removeprefix("v") for name, version in specs.defaults().items() if name.endswith("_version")
+}
+MINIMUM = str(specs.defaults()["preflight_minimum_kubernetes"])
+# The sets of Go modules with which versions of the roles agree, so that the tests install what users install.
+PINS = {
+    "keda_version": "keda",
+    "ingress_gateway_api_version": "gateway-api",
+    "ingress_envoy_gateway_version": "envoy-gateway",
+    "gitops_argocd_version": "argocd",
+    "gitops_flux_version": "flux",
+}
 # The pages that show what a user gets today. Others state the version on which a fact was seen.
-PAGES = [
-    "README.md",
-    "docs/index.md",
-    "docs/air-gapped.md",
-    *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs/tutorials").glob("*.md")),
-]
+PAGES = ("README.md", "docs/index.md", "docs/air-gapped.md", "docs/tutorials/")
 NAMES = {
-    "keda": ("keda", "keda_version"),
-    "gateway-api": ("ingress", "ingress_gateway_api_version"),
-    "envoy-gateway": ("ingress", "ingress_envoy_gateway_version"),
-    "Envoy Gateway": ("ingress", "ingress_envoy_gateway_version"),
-    "NativeLink": ("nativelink", "nativelink_version"),
-    "Kubernetes": ("preflight", "preflight_minimum_kubernetes"),
+    **{name: VERSIONS[variable] for variable, name in PINS.items()},
+    "Envoy Gateway": VERSIONS["ingress_envoy_gateway_version"],
+    "NativeLink": VERSIONS["nativelink_version"],
+    "Kubernetes": MINIMUM,
 }
 SHOWN = re.compile(rf"\b({'|'.join(NAMES)}) v?(\d+(?:\.\d+)+)")
 
 
-def default(role: str, variable: str) -> str:
-    texts = (path.read_text() for path in (ROOT / "roles" / role / "defaults").rglob("*.yml"))
-    (found,) = (defaults[variable] for defaults in map(yaml.safe_load, texts) if variable in defaults)
-    return str(found).removeprefix("v")
-
-
 def outdated(text: str) -> list[str]:
     """Return the versions in a page that are not the defaults of the roles."""
-    return [found[0] for found in SHOWN.finditer(text) if found[2] != default(*NAMES[found[1]])]
+    return [found[0] for found in SHOWN.finditer(text) if found[2] != NAMES[found[1]]]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_shows_the_versions_that_are_installed(page: str) -> None:
-    assert outdated((ROOT / page).read_text()) == []
-
-
-def test_an_outdated_page_is_found() -> None:
+def test_pages_show_the_versions_that_are_installed() -> None:
     assert outdated("keda 2.0.1: installed, on Kubernetes 1.29") == ["keda 2.0.1", "Kubernetes 1.29"]
-    assert len(SHOWN.findall((ROOT / "README.md").read_text())) >= 5, "the README shows versions"
+    pages = {path: text for path, text in texts(".md").items() if path.startswith(PAGES)}
+    assert {path: found for path, text in pages.items() if (found := outdated(text))} == {}
+    assert len(SHOWN.findall(pages["README.md"])) >= 5, "the README shows versions"
 
 
-def test_the_project_has_one_version() -> None:
+def test_renovate_finds_each_version() -> None:
+    (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
+    (files,), (pattern,) = manager["managerFilePatterns"], manager["matchStrings"]
+    pattern = pattern.replace("(?<", "(?P<")
+    line = "# renovate: datasource=docker depName=a/b\na_image: docker.io/a/b:1.2\n"
+    assert re.search(pattern, line).group("datasource", "depName", "currentValue") == ("docker", "a/b", "1.2")
+    defaults = [text for path, text in texts().items() if re.search(files.strip("/"), path)]
+    found = {each["currentValue"].removeprefix("v") for text in defaults for each in re.finditer(pattern, text)}
+    assert set(VERSIONS.values()) <= found
+
+
+def test_each_version_stands_once() -> None:
+    files = {
+        path: text
+        for path, text in texts().items()
+        if path.startswith(("roles/", "playbooks/", "plugins/", "inventories/", "Makefile"))
+        # Prose may name versions, and versions.yml is the table of versions.
+        and not path.endswith(("README.md", "argument_specs.yml", "versions.yml"))
+    }
+    # A comment or a docstring may name the version on which a fact was seen.
+    files = {path: re.sub(r'""".*?"""', "", re.sub(r"#.*", "#", text), flags=re.DOTALL) for path, text in files.items()}
+    for name, number in VERSIONS.items():
+        places = [place for place in mentions(files, [number]) if not re.search(rf"\d{re.escape(number)}", place)]
+        owner = [place for place in places if "/defaults/" in place]
+        assert (name, places) == (name, owner[:1])
+
+
+def test_what_tests_install_is_what_users_install() -> None:
+    pinned = {name: pins.versions()[name].removeprefix("v") for name in PINS.values()}
+    assert pinned == {name: VERSIONS[variable] for variable, name in PINS.items()}
+    assert {name: variable.replace("_version", "_manifest") for variable, name in PINS.items()} == manifests.VARIABLES
+
+
+def test_the_project_and_its_chart_have_one_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"] == version
     tarballs = re.findall(r"nativelink-gitops-(\S+?)\.tar\.gz", (ROOT / "execution-environment.yml").read_text())
     assert tarballs == [version, version]
-    assert yaml.safe_load((ROOT / "charts/nativelink/Chart.yaml").read_text())["version"] == version
-
-
-def test_the_chart_installs_the_versions_of_the_roles() -> None:
     chart = yaml.safe_load((ROOT / "charts/nativelink/Chart.yaml").read_text())
-    assert chart["appVersion"] == f"v{default('nativelink', 'nativelink_version')}"
+    assert (chart["version"], chart["appVersion"]) == (version, f"v{VERSIONS['nativelink_version']}")
     # Without "-0" Helm would refuse the versions of cloud providers, such as v1.31.4-eks-1a2b3c.
-    assert chart["kubeVersion"] == f">={default('preflight', 'preflight_minimum_kubernetes')}.0-0"
+    assert chart["kubeVersion"] == f">={MINIMUM}.0-0"
 
 
 def test_the_collection_requires_what_its_plugins_import() -> None:

@@ -81,13 +81,33 @@ def _selectors(node: Any) -> Iterator[str]:
 def recorded(folder: Path) -> Iterator[Recorded]:
     """Run a Prometheus on the recordings, with the recording rules of a cluster on Redis, in a folder of its own."""
     handler = functools.partial(_Quiet, directory=SCRAPES)
+    times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (folder / "rules.yaml").write_text(files("redis")["monitoring/rules.yaml"])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            with _prometheus(folder, f"127.0.0.1:{server.server_port}") as found:
-                yield found
-        finally:
-            server.shutdown()
+        jobs = [
+            {
+                "job_name": name,
+                "metrics_path": f"/{name}.txt",
+                "honor_labels": True,
+                "static_configs": [
+                    {"targets": [f"127.0.0.1:{server.server_port}"], "labels": {"cluster": "test", **labels}}
+                ],
+            }
+            for name, labels in TARGETS.items()
+        ]
+        settings = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
+        with local("prometheus", folder, settings) as address:
+            found = Recorded(address)
+
+            def scraped() -> bool:
+                up = {each["metric"]["job"]: each["value"][1] for each in found.ask("query", query="up")["result"]}
+                counted = found.ask("query", query='nativelink_scheduler_queue_depth{pool="default"}')["result"]
+                return len(up) == len({labels["job"] for labels in TARGETS.values()}) and bool(counted)
+
+            until("Prometheus to have scraped all recordings", scraped, 60, (folder / "prometheus.log").read_text)
+            yield found
+        server.shutdown()
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -95,29 +115,3 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""
-
-
-@contextmanager
-def _prometheus(folder: Path, served: str) -> Iterator[Recorded]:
-    (folder / "rules.yaml").write_text(files("redis")["monitoring/rules.yaml"])
-    jobs = [
-        {
-            "job_name": name,
-            "metrics_path": f"/{name}.txt",
-            "honor_labels": True,
-            "static_configs": [{"targets": [served], "labels": {"cluster": "test", **labels}}],
-        }
-        for name, labels in TARGETS.items()
-    ]
-    times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    settings = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
-    with local("prometheus", folder, settings) as address:
-        found = Recorded(address)
-
-        def scraped() -> bool:
-            up = {each["metric"]["job"]: each["value"][1] for each in found.ask("query", query="up")["result"]}
-            counted = found.ask("query", query='nativelink_scheduler_queue_depth{pool="default"}')["result"]
-            return len(up) == len({labels["job"] for labels in TARGETS.values()}) and bool(counted)
-
-        until("Prometheus to have scraped all recordings", scraped, 60, (folder / "prometheus.log").read_text)
-        yield found

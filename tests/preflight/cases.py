@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,16 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).parent
-_KEYS = {"name", "set", "unset", "server", "rendered", "helm", "chart"}
+_KEYS = {"name", "set", "unset", "server", "server_alone", "rendered", "helm", "chart"}
+# What follows the values of some kinds, in the texts of cases.
+_PARTS = "at most 63 letters, digits, hyphens, dots and underscores"
+_WORDS = {
+    "$dns_name": "is not a valid DNS name; use lower-case letters, digits and hyphens, in parts separated by dots",
+    "$dns_label": "is not a valid DNS label; "
+    "use at most 63 lower-case letters, digits and hyphens, with no hyphen at an end",
+    "$key": f"is not a valid key; write a name such as disk or example.com/disk: {_PARTS}",
+    "$value": f"is not a valid label value; use {_PARTS}, the first and last a letter or digit",
+}
 
 
 @dataclass(frozen=True)
@@ -18,13 +29,13 @@ class Case:
 
     name: str
     variables: dict[str, Any]
-    unset: tuple[str, ...]
     place: str
     text: str
-    server: str
-    rendered: bool
-    helm: str
-    chart: str
+    unset: Sequence[str] = ()
+    server: str = ""
+    rendered: bool = False
+    helm: str = ""
+    chart: str = ""
 
     @property
     def line(self) -> str:
@@ -37,25 +48,31 @@ def variables(stated: dict[str, Any]) -> dict[str, Any]:
     return {**others, "nativelink_worker_pools": [{"name": "linux", **stated["pool"]}]} if "pool" in stated else others
 
 
+def single(case: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a case, or those for the places of `each`."""
+    if "each" not in case:
+        yield case
+    for place, value in case.get("each", {}).items():
+        pool = place.removeprefix("pool.")
+        stated = {place: value} if pool == place else {"pool": {pool: value}}
+        full = place if pool == place else f"nativelink_worker_pools[linux].{pool}"
+        yield {"set": stated, full: case["says"].replace("VALUE", repr(value))}
+
+
 def load(folder: Path = FOLDER / "reject") -> list[Case]:
     """Return the cases of a folder."""
     found = []
     for file in sorted(folder.glob("*.yml")):
-        for index, case in enumerate(yaml.safe_load(file.read_text())):
+        stated = yaml.safe_load(file.read_text())
+        for index, case in enumerate(itertools.chain(*map(single, stated))):
+            more = {key: case[key] for key in ("unset", "server", "rendered", "helm", "chart") if key in case}
+            if "server_alone" in case:
+                more |= {"server": case["server_alone"], "chart": "the API server refuses it"}
             ((place, text),) = ((key, value) for key, value in case.items() if key not in _KEYS)
-            found.append(
-                Case(
-                    name=case.get("name", f"{file.stem}-{index}"),
-                    variables=variables(case.get("set", {})),
-                    unset=tuple(case.get("unset", ())),
-                    place=place,
-                    text=text,
-                    server=case.get("server", ""),
-                    rendered=case.get("rendered", False),
-                    helm=case.get("helm", ""),
-                    chart=case.get("chart", ""),
-                )
-            )
+            for word, words in _WORDS.items():
+                text = text.replace(word, words)
+            name = case.get("name", f"{file.stem}-{index}")
+            found.append(Case(name, variables(case.get("set", {})), place, text, **more))
     return found
 
 

@@ -100,24 +100,6 @@ def test_an_inventory_without_clusters_fails(tmp_path: Path, name: str, limit: t
     ]
 
 
-def test_a_limit_without_any_known_name_is_refused_by_ansible_itself(tmp_path: Path) -> None:
-    run = run_playbook(
-        "check_inventory", write_inventory(tmp_path, {"good": minimal("good", tmp_path)}), "--limit", "other"
-    )
-    assert run.status != 0
-    assert "Could not match supplied host pattern, ignoring: other" in run.output
-    assert "--limit leaves us with no hosts to target" in run.output
-
-
-def test_an_inventory_that_is_not_yaml_is_refused_with_file_and_line(tmp_path: Path) -> None:
-    file = tmp_path / "hosts.yml"
-    file.write_text("all:\n  hosts:\n    a:\n      x: {{ y }}\n")
-    run = run_playbook("check_inventory", file)
-    assert run.status != 0
-    assert "missing quotes around a template block" in run.output
-    assert f"Origin: {file}:4:10" in run.output
-
-
 def test_limits_vaults_and_values_of_the_command_line(tmp_path: Path) -> None:
     file = write_inventory(tmp_path, {"good": minimal("good", tmp_path)})
     variables, password = tmp_path / "group_vars/all.yml", tmp_path / "password"

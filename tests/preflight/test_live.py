@@ -6,8 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +15,31 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api, ApiError
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.live import live_findings
 
-from testbed import cluster
 from testbed.cluster import Cluster
 from testkit.inventories import CONTEXT, kubeconfig, minimal, write_inventory
 from testkit.playbooks import Run, run_playbook
+from testkit.servers import answering, server
+from testkit.trees import values_of
 
 # Seconds: what is expected to answer may take long on a busy machine, and what does not stays silent for longer.
 PATIENT, SHORT = 60, 2
 
 
 def values(kubeconfig: Path | str, context: str = "good", **more: Any) -> dict[str, Any]:
-    return {
-        "cluster": "prod",
+    stated = {
         "cluster_kubeconfig": str(kubeconfig),
         "cluster_context": context,
         "preflight_api_timeout": PATIENT,
         "preflight_minimum_kubernetes": "1.31",
-        "nativelink_namespace": "nativelink",
-        "nativelink_workers_namespace": "nativelink-workers",
+        "nativelink_namespace": "absent",
+        "nativelink_workers_namespace": "absent-workers",
         "node_agent_guard": False,
-        "node_agent_namespace": "nativelink-node-agent",
-        "nativelink_mutual_tls_secret": "",
-        "worker_certificates_create": False,
-        "nativelink_cas_storage_class": "",
-        "nativelink_redis_storage_class": "",
-        "nativelink_redis_provider": "bundled",
         "nativelink_scheduler_backend": "redis",
         "nativelink_worker_pools": [{"name": "linux"}],
-        "nativelink_worker_user_namespaces": False,
         "storage_classes_list": [{"name": "fast", "preset": "local-path"}],
         "gitops_provider": "none",
-        **more,
     }
+    return values_of("prod", **{**stated, **more})
 
 
 def lines(*arguments: Any, **more: Any) -> list[str]:
@@ -71,40 +63,17 @@ def test_a_file_that_is_not_a_kubeconfig(tmp_path: Path) -> None:
     assert lines(file, "better") == [f"cluster_context: {file} has no context better; write one that it has: good"]
 
 
-@pytest.mark.parametrize(
-    ("part", "key"),
-    [("cluster", "certificate-authority-data"), ("user", "client-certificate-data"), ("user", "client-key-data")],
-)
-def test_a_kubeconfig_with_damaged_certificates(tmp_path: Path, part: str, key: str) -> None:
+@pytest.mark.parametrize("key", ["certificate-authority-data", "client-certificate-data", "client-key-data"])
+def test_a_kubeconfig_with_damaged_certificates(tmp_path: Path, key: str) -> None:
     file = kubeconfig(tmp_path / "kubeconfig", "https://127.0.0.1:1")
     config = yaml.safe_load(file.read_text())
+    part = "cluster" if "authority" in key else "user"
     config[f"{part}s"][0][part][key] = "QUJDR"
     file.write_text(yaml.safe_dump(config))
-
     assert lines(file) == [
         f"cluster_context: {file}: context good has damaged certificates or keys: Invalid base64-encoded "
         "string: number of data characters (5) cannot be 1 more than a multiple of 4; correct this context in that file"
     ]
-
-
-@contextmanager
-def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Accept connections on the yielded port, and leave each of them to `answer`."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=answer, args=[connection], daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.close()
 
 
 def say_nothing(connection: socket.socket) -> None:
@@ -118,18 +87,6 @@ def dribble(connection: socket.socket) -> None:
     for _ in range(5 * PATIENT):
         connection.sendall(b" ")
         time.sleep(0.2)
-
-
-def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket], None]:
-    """Return a function that answers each request in this way."""
-    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", body]
-
-    def answer(connection: socket.socket) -> None:
-        connection.recv(10_000)
-        connection.sendall("\r\n".join(head).encode())
-        connection.close()
-
-    return answer
 
 
 SILENT = (
@@ -146,33 +103,35 @@ PAGE = "<!DOCTYPE html><html><head><title>\nSign in &amp; surf</title></head></h
 LOGIN = "Location: https://login.example.com/?next=secret"
 
 
-@pytest.mark.parametrize(
-    ("scheme", "answer", "line"),  # a line that ends with … is the beginning of one
-    [
-        ("https", say_nothing, SILENT),
-        ("http", say_nothing, SILENT),
-        ("http", dribble, SILENT),
-        ("http", answering("200 OK", PAGE), f'{ANSWERS} 200 and the HTML page "Sign in & surf", {NOT_KUBERNETES}'),
-        ("http", answering("200 OK", "<html></html>"), f"{ANSWERS} 200 and an HTML page, {NOT_KUBERNETES}"),
-        ("http", answering("200 OK", '"v1.36"'), f'{ANSWERS} 200 and the text "\\"v1.36\\"", {NOT_KUBERNETES}'),
-        ("http", answering("200 OK", "[]"), f'{ANSWERS} 200 and the text "[]", {NOT_KUBERNETES}'),
-        ("http", answering("200 OK", '{"a": 1}'), f'{ANSWERS} 200 and the text "{{\\"a\\": 1}}", {NOT_KUBERNETES}'),
-        ("http", answering("200 OK", ""), f"{ANSWERS} 200 and an empty body, {NOT_KUBERNETES}"),
-        ("http", answering("404 Not Found", "<html></html>"), f"{ANSWERS} 404 and an HTML page, {NOT_KUBERNETES}"),
-        (
-            *("http", answering("302 Found", "", LOGIN)),
-            f"{ANSWERS} 302 and a redirect to https://login.example.com/, {NOT_KUBERNETES}",
-        ),
-        ("http", answering("500 Oops", "Out of order"), f'{ANSWERS} 500 and the text "Out of order"; {UNHEALTHY}'),
-        ("http", answering("503 Unavailable", "<html></html>"), f"{ANSWERS} 503 and an HTML page; {UNHEALTHY}"),
-        (
-            *("http", answering("200 OK", '{"gitVersion": "latest"}')),
-            "cluster_context: ADDRESS does not tell a Kubernetes version at /version…",
-        ),
-        ("https", answering("200 OK", "{}"), "cluster_context: the API server ADDRESS does not answer ([SSL…"),
-        ("http", socket.socket.close, "cluster_context: the API server ADDRESS does not answer (…"),
-    ],
-)
+# A server's scheme and answer, and the line about it. A line that ends with … is the beginning of one.
+SERVERS: list[tuple[str, Callable[[socket.socket], None], str]] = [
+    ("https", say_nothing, SILENT),
+    ("http", say_nothing, SILENT),
+    ("http", dribble, SILENT),
+    ("https", answering("200 OK", "{}"), "cluster_context: the API server ADDRESS does not answer ([SSL…"),
+    ("http", socket.socket.close, "cluster_context: the API server ADDRESS does not answer (…"),
+    (
+        *("http", answering("200 OK", '{"gitVersion": "latest"}')),
+        "cluster_context: ADDRESS does not tell a Kubernetes version at /version…",
+    ),
+    *(
+        ("http", answering(status, body, *headers), f"{ANSWERS} {status.split()[0]} and {said}")
+        for status, body, said, *headers in (
+            ("200 OK", PAGE, f'the HTML page "Sign in & surf", {NOT_KUBERNETES}'),
+            ("200 OK", "<html></html>", f"an HTML page, {NOT_KUBERNETES}"),
+            ("200 OK", '"v1.36"', f'the text "\\"v1.36\\"", {NOT_KUBERNETES}'),
+            ("200 OK", '{"a": 1}', f'the text "{{\\"a\\": 1}}", {NOT_KUBERNETES}'),
+            ("200 OK", "", f"an empty body, {NOT_KUBERNETES}"),
+            ("404 Not Found", "<html></html>", f"an HTML page, {NOT_KUBERNETES}"),
+            ("302 Found", "", f"a redirect to https://login.example.com/, {NOT_KUBERNETES}", LOGIN),
+            ("500 Oops", "Out of order", f'the text "Out of order"; {UNHEALTHY}'),
+            ("503 Unavailable", "<html></html>", f"an HTML page; {UNHEALTHY}"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheme", "answer", "line"), SERVERS)
 def test_a_server_that_is_not_kubernetes_or_silent(
     tmp_path: Path, scheme: str, answer: Callable[[socket.socket], None], line: str
 ) -> None:
@@ -235,26 +194,17 @@ def test_without_the_kubernetes_package(tmp_path: Path) -> None:
 # On a real API server ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real() -> Iterator[Cluster]:
-    with cluster.fresh("preflight") as running:
-        yield running
-
-
-def test_a_sound_cluster(real: Cluster) -> None:
-    assert lines(real.kubeconfig, real.context) == []
-
-
-def test_a_cluster_that_is_too_old(real: Cluster) -> None:
-    (line,) = lines(real.kubeconfig, real.context, preflight_minimum_kubernetes="1.99")
+def test_a_sound_cluster_and_one_that_is_too_old(shared: Cluster) -> None:
+    assert lines(shared.kubeconfig, shared.context) == []
+    (line,) = lines(shared.kubeconfig, shared.context, preflight_minimum_kubernetes="1.99")
     assert line.startswith("cluster_context: the cluster runs Kubernetes v1.")
     assert line.endswith(", older than 1.99; upgrade it")
 
 
-def test_classes_that_do_not_exist(real: Cluster) -> None:
+def test_classes_that_do_not_exist(shared: Cluster) -> None:
     found = lines(
-        real.kubeconfig,
-        real.context,
+        shared.kubeconfig,
+        shared.context,
         nativelink_redis_storage_class="fast",
         nativelink_worker_pools=[{"name": "linux", "scratch_storage_class": "io2"}],
         storage_classes_list=[{"name": "fast", "preset": "local-path"}, {"name": "gp3", "preset": "existing"}],
@@ -267,11 +217,11 @@ def test_classes_that_do_not_exist(real: Cluster) -> None:
     ]
 
 
-def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> None:
-    token = real.run("create", "token", "default", "--namespace", "default").strip()
-    file = real.kubeconfig_of(token, tmp_path / "kubeconfig")
+def test_a_user_who_may_not_create_namespaces(shared: Cluster, tmp_path: Path) -> None:
+    token = shared.run("create", "token", "default", "--namespace", "default").strip()
+    file = shared.kubeconfig_of(token, tmp_path / "kubeconfig")
 
-    assert lines(file, real.context, nativelink_cas_storage_class="gp3", storage_classes_list=[]) == [
+    assert lines(file, shared.context, nativelink_cas_storage_class="gp3", storage_classes_list=[]) == [
         "cluster_context: GET /apis/storage.k8s.io/v1/storageclasses: 403 storageclasses.storage.k8s.io "
         'is forbidden: User "system:serviceaccount:default:default" cannot list resource "storageclasses" '
         'in API group "storage.k8s.io" at the cluster scope; '
@@ -281,14 +231,14 @@ def test_a_user_who_may_not_create_namespaces(real: Cluster, tmp_path: Path) -> 
         f"{variable}: this user can neither find nor create the namespace {name}; "
         "create it, or let the user of cluster_context create namespaces"
         for variable, name in (
-            ("nativelink_namespace", "nativelink"),
-            ("nativelink_workers_namespace", "nativelink-workers"),
+            ("nativelink_namespace", "absent"),
+            ("nativelink_workers_namespace", "absent-workers"),
             ("node_agent_namespace", "nativelink-node-agent"),
         )
     ]
-    assert lines(file, real.context) == others
+    assert lines(file, shared.context) == others
     for switch in ("node_agent_guard", "node_agent_low_latency"):
-        assert lines(file, real.context, **{switch: True}) == [*others, agent]
+        assert lines(file, shared.context, **{switch: True}) == [*others, agent]
 
 
 NO_NODE = "nativelink_worker_user_namespaces: is true, but no node that pool {} may use"
@@ -300,16 +250,16 @@ UNKNOWN = (
 )
 
 
-def test_user_namespaces_that_no_node_supports(real: Cluster, tmp_path: Path) -> None:
+def test_user_namespaces_that_no_node_supports(shared: Cluster, tmp_path: Path) -> None:
     def report(number: int, *handlers: tuple[str, bool]) -> None:
         """Have a node report its container runtimes as the kubelet does."""
         features = [{"name": name, "features": {"userNamespaces": supported}} for name, supported in handlers]
         patch = json.dumps({"status": {"runtimeHandlers": features}})
-        real.run("patch", "node", f"node-{number}", "--subresource=status", "--type=merge", "-p", patch)
+        shared.run("patch", "node", f"node-{number}", "--subresource=status", "--type=merge", "-p", patch)
 
-    def said(kubeconfig: Path = real.kubeconfig, **more: Any) -> tuple[list[str], list[str]]:
+    def said(kubeconfig: Path = shared.kubeconfig, **more: Any) -> tuple[list[str], list[str]]:
         on = {"nativelink_worker_user_namespaces": True, **more}
-        faults, notices = live_findings(values(kubeconfig, real.context, **on))
+        faults, notices = live_findings(values(kubeconfig, shared.context, **on))
         return [str(fault).removeprefix("prod: ") for fault in faults if "namespaces" in fault.variable], notices
 
     def on_node(number: int) -> dict[str, Any]:
@@ -327,40 +277,35 @@ def test_user_namespaces_that_no_node_supports(real: Cluster, tmp_path: Path) ->
     unknown = [UNKNOWN.format("on-2"), UNKNOWN.format("spot")]
     assert said(nativelink_worker_pools=pools) == ([UNSUPPORTED.format("on-1")], unknown)
 
-    token = real.run("create", "token", "default", "--namespace", "default").strip()
-    assert said(real.kubeconfig_of(token, tmp_path / "kubeconfig")) == ([], [UNKNOWN.format("linux")])
+    token = shared.run("create", "token", "default", "--namespace", "default").strip()
+    assert said(shared.kubeconfig_of(token, tmp_path / "kubeconfig")) == ([], [UNKNOWN.format("linux")])
 
 
-def test_a_user_whom_the_server_does_not_know(real: Cluster, tmp_path: Path) -> None:
-    file = real.kubeconfig_of("nonsense", tmp_path / "kubeconfig")
-    assert lines(file, real.context) == [
+def test_a_user_or_an_authority_that_is_not_the_servers(shared: Cluster, tmp_path: Path) -> None:
+    assert lines(shared.kubeconfig_of("nonsense", tmp_path / "user"), shared.context) == [
         "cluster_context: GET /version: 401 Unauthorized; "
         "correct the credentials of this context, or let its user do that"
     ]
-
-
-def test_a_server_of_another_authority(real: Cluster, tmp_path: Path) -> None:
-    file = kubeconfig(tmp_path / "kubeconfig", real.endpoint)
-    (line,) = lines(file)
-    assert line.startswith(f"cluster_context: the API server {real.endpoint} does not answer (")
+    (line,) = lines(kubeconfig(tmp_path / "authority", shared.endpoint))
+    assert line.startswith(f"cluster_context: the API server {shared.endpoint} does not answer (")
     assert "certificate" in line
 
 
-def test_what_a_silent_server_delays_is_asked_again(real: Cluster) -> None:
+def test_what_a_silent_server_delays_is_asked_again(shared: Cluster) -> None:
     """A request lasts a second here, and the server is silent for longer. What creates an object is sent once."""
-    api = Api(str(real.kubeconfig), real.context, timeout=1)
+    api = Api(str(shared.kubeconfig), shared.context, timeout=1)
     wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patient", "namespace": "default"}}
     api.apply(wanted, "test")
 
     def while_silent(request: Callable[[], object], seconds: float) -> object:
-        end = threading.Timer(seconds, real.resume)
-        real.pause()
+        end = threading.Timer(seconds, shared.resume)
+        shared.pause()
         end.start()
         try:
             return request()
         finally:
             end.cancel()
-            real.resume()
+            shared.resume()
 
     while_silent(lambda: api.apply({**wanted, "data": {"asked": "again"}}, "test"), 1.5)
     assert (api.live(wanted) or {})["data"] == {"asked": "again"}
@@ -369,10 +314,10 @@ def test_what_a_silent_server_delays_is_asked_again(real: Cluster) -> None:
         while_silent(lambda: api.create(another, "test"), 1.5)
 
 
-def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Path) -> None:
+def test_a_paused_server_stops_only_its_own_cluster(shared: Cluster, tmp_path: Path) -> None:
     own = minimal("real", tmp_path) | {
-        "cluster_kubeconfig": str(real.kubeconfig),
-        "cluster_context": real.context,
+        "cluster_kubeconfig": str(shared.kubeconfig),
+        "cluster_context": shared.context,
         "nativelink_cas_storage_class": "",
         "storage_classes_list": [{"name": "fast", "preset": "local-path"}],
         "nativelink_worker_user_namespaces": True,
@@ -389,12 +334,12 @@ def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Pat
     assert "real: cluster_" not in calm.output
     assert f"{NO_NODE.format('linux')} tells whether" in calm.output
 
-    real.pause()
+    shared.pause()
     try:
         paused = run(SHORT)  # it ends while the server is paused
     finally:
-        real.resume()
-    assert f"real: cluster_context: the API server {real.endpoint} did not answer within 2 s" in paused.output
+        shared.resume()
+    assert f"real: cluster_context: the API server {shared.endpoint} did not answer within 2 s" in paused.output
     assert "gone: cluster_kubeconfig: /nowhere/gone does not exist" in paused.output
 
 

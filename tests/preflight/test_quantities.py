@@ -62,22 +62,6 @@ def test_a_duration_reads_as_it_was_written(seconds: int) -> None:
     assert seconds_of(duration_text(seconds)) == seconds
 
 
-@given(st.integers(1, 1023), st.sampled_from(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]))
-def test_sizes_round_trip(number: int, unit: str) -> None:
-    assert size_text(bytes_of(f"{number}{unit}")) == f"{number}{unit}"
-
-
-@given(st.integers(0, 10**6))
-def test_cpu_round_trips(milli: int) -> None:
-    assert cpu_of(f"{milli}m") == cpu_of(milli / 1000) == milli
-
-
-@given(st.integers(0, 30), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
-def test_durations_add_up(days: int, hours: int, minutes: int, seconds: int) -> None:
-    total = seconds_of(f"{days}d{hours}h{minutes}m{seconds}s")
-    assert total == seconds_of(total) == ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
 @given(st.integers(0, 100), st.integers(0, 2**60))
 def test_a_percentage_is_that_part(percent: int, hundredth: int) -> None:
     assert part_of(f"{percent}%", 100 * hundredth) == percent * hundredth

@@ -10,13 +10,12 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation
 
-from hack import generate
-
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ("preflight", "storage_classes", "keda", "ingress", "node_agent", "nativelink", "gitops")
+ROLES = sorted({option.role for option in specs.options().values()})
 
 
-def documents(role: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def options_of(role: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that a role's specification states, and its defaults."""
     folder = ROOT / "roles" / role
     spec = yaml.safe_load((folder / "meta/argument_specs.yml").read_text())
     files = (yaml.safe_load(path.read_text()) for path in (folder / "defaults").rglob("*.yml"))
@@ -25,31 +24,20 @@ def documents(role: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_variable_is_required_or_has_a_default(role: str) -> None:
-    options, defaults = documents(role)
-    required = {name for name, says in options.items() if says.get("required")}
-
-    assert set(defaults) == set(options) - required
-    for name, says in options.items():
-        # If the spec repeats the default, both are the same.
-        assert says.get("default", defaults.get(name)) == defaults.get(name), name
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_every_option_is_typed_and_described(role: str) -> None:
+def test_a_variable_is_described_and_has_its_roles_prefix_and_one_default_unless_it_is_required(role: str) -> None:
     def check(options: dict[str, Any], path: str) -> None:
         for name, says in options.items():
             assert says.get("type"), f"{path}{name}"
             assert says.get("description"), f"{path}{name}"
             check(says.get("options", {}), f"{path}{name}.")
 
-    check(documents(role)[0], "")
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_variables_carry_their_roles_prefix(role: str) -> None:
+    options, defaults = options_of(role)
+    check(options, "")
+    assert set(defaults) == {name for name, says in options.items() if not says.get("required")}
+    # If the specification repeats the default, both are the same.
+    assert {name: says["default"] for name, says in options.items() if "default" in says}.items() <= defaults.items()
     connection = {"cluster_kubeconfig", "cluster_context"} if role == "preflight" else set()
-    assert {name for name in documents(role)[0] if not name.startswith(f"{role}_")} == connection
+    assert {name for name in options if not name.startswith(f"{role}_")} == connection
 
 
 def test_defaults_have_no_fault() -> None:
@@ -62,15 +50,7 @@ def effective(template: Any = None, **variables: Any) -> dict[str, Any]:
     return specs.effective({"inventory_hostname": "prod", **variables}, template or (lambda value: value))
 
 
-def test_values_override_defaults() -> None:
-    values = effective(nativelink_cas_volume_size="1Ti")
-    assert values["cluster"] == "prod"
-    assert values["nativelink_cas_volume_size"] == "1Ti"
-    assert values["nativelink_namespace"] == "nativelink"
-    assert "cluster_context" not in values
-
-
-def test_values_keep_their_type_because_the_roles_read_the_same_ones() -> None:
+def test_values_override_defaults_and_keep_their_type_because_the_roles_read_the_same_ones() -> None:
     given = {
         "nativelink_cas_replicas": "5",
         "keda_allow_downgrade": "yes",
@@ -78,8 +58,9 @@ def test_values_keep_their_type_because_the_roles_read_the_same_ones() -> None:
         "nativelink_worker_pools": [{"name": 7, "slots": "12", "persistent_workers": "no"}],
     }
     values = effective(**given)
-
     assert {name: values[name] for name in given} == given
+    assert (values["cluster"], values["nativelink_namespace"]) == ("prod", "nativelink")
+    assert "cluster_context" not in values
 
 
 def test_values_are_plain() -> None:
@@ -129,16 +110,6 @@ def test_an_item_of_a_list_is_as_secret_as_the_list() -> None:
     assert tokens.element == specs.Option("tokens", "gitops", "str", no_log=True)
 
 
-def test_markup_may_hold_brackets() -> None:
-    said = "Write C(lookup('env', 'A')) (or V(a)), as in O(b)."
-    assert specs.MARKUP.sub(r"`\1`", said) == "Write `lookup('env', 'A')` (or `a`), as in `b`."
-
-
-def test_generated_files_are_current() -> None:
-    stale = [str(path.relative_to(ROOT)) for path, text in generate.generated().items() if path.read_text() != text]
-    assert stale == [], "run: make generate"
-
-
 SCHEMA = json.loads((ROOT / "schemas/cluster.schema.json").read_text())
 
 
@@ -150,21 +121,15 @@ def inventory(**variables: Any) -> dict[str, Any]:
     return {"all": {"children": {"europe": {"hosts": {"prod": variables, "dev": None}}}, "vars": {"region": "eu"}}}
 
 
-def test_the_schema_accepts_a_sound_inventory() -> None:
+def test_the_schema_accepts_sound_inventories() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert complaints(inventory()) == []
     assert complaints(inventory(nativelink_cas_replicas="{{ shards }}", nativelink_worker_pools=[{"name": "a"}])) == []
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "inventories").glob("*/*.yml")), ids=lambda file: file.parent.name)
-def test_the_schema_accepts_our_inventories(file: Path) -> None:
-    assert complaints(yaml.safe_load(file.read_text())) == []
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "inventories").glob("*/*_vars/*.yml")), ids=lambda file: file.stem)
-def test_the_schema_accepts_our_files_of_variables(file: Path) -> None:
-    schema = {**SCHEMA["$defs"]["variables"], "$defs": SCHEMA["$defs"]}
-    assert list(jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(file.read_text()))) == []
+    for file in (ROOT / "inventories").glob("*/*.yml"):
+        assert complaints(yaml.safe_load(file.read_text())) == [], file
+    variables = jsonschema.Draft202012Validator({**SCHEMA["$defs"]["variables"], "$defs": SCHEMA["$defs"]})
+    for file in (ROOT / "inventories").glob("*/*_vars/*.yml"):
+        assert list(variables.iter_errors(yaml.safe_load(file.read_text()))) == [], file
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def faults(**clusters: dict[str, Any]) -> list[str]:
     return [str(fault) for fault in validation.static_findings(found)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.dictionaries(LABELS, inventories(), min_size=2, max_size=3),
     st.sampled_from(sorted(specs.options())),
@@ -84,13 +84,10 @@ def test_a_cluster_may_share_its_path_with_another_branch() -> None:
     assert faults(a=one, b=one | {"gitops_revision": "two"}) == []
 
 
-@pytest.mark.parametrize("branch", ["main", "HEAD", "feature/x-1", "release-1.2", "ünïcode", "@x"])
+BRANCHES = ["main", "HEAD", "feature/x-1", "release-1.2", "ünïcode", "@x"]
+REFUSED = ["", "@", "-x", "/x", "x/", "a//b", ".a", "a/.b", "a.lock", "a.", "a b", "a~1", "a@{1}"]  # by Git, too
+
+
+@pytest.mark.parametrize("branch", BRANCHES + REFUSED)
 def test_a_branch_may_have_any_name_that_git_accepts(branch: str) -> None:
-    assert list(formats._branch(branch)) == []
-
-
-@pytest.mark.parametrize(
-    "branch", ["", "@", "-x", "/x", "x/", "a//b", ".a", "a/.b", "a.lock", "a.", "a b", "a~1", "a@{1}"]
-)
-def test_a_name_that_git_refuses_is_not_a_branch(branch: str) -> None:
-    assert len(list(formats._branch(branch))) == 1
+    assert len(list(formats._branch(branch))) == (branch in REFUSED)

@@ -1,10 +1,10 @@
-"""Fixtures that run roles and actions with ansible-playbook. Each file has its own embedded cluster."""
+"""Fixtures that run roles and actions with ansible-playbook."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import cluster
 from testbed.cluster import Cluster
 from testkit.inventories import offline, write_inventory
 from testkit.playbooks import run_playbook
@@ -137,9 +136,9 @@ class Play:
 
 
 @pytest.fixture(scope="module")
-def dev(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with cluster.fresh(request.path.stem.replace("_", "-")) as running:
-        yield running
+def dev(request: pytest.FixtureRequest, clusters: Callable[[str], Cluster]) -> Cluster:
+    """Return a cluster: test_provision.py has one of its own, which is fresh."""
+    return clusters("provision" if request.path.stem == "test_provision" else "roles")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from testbed.cluster import Cluster
 
-from .conftest import Live, Object, Play, Run, step
+from .conftest import Live, Object, Play, step
 
 SERVERS, WORKERS = "nativelink", "nativelink-workers"
 HOSTS = ("nativelink-cas-0.nativelink-cas-headless.nativelink.svc", "nativelink-scheduler-workers.nativelink.svc")
@@ -65,7 +65,7 @@ def trusts(live: Live, name: str, other: str) -> bool:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def made(play: Play, live: Live) -> Run:
+def made(play: Play, live: Live) -> None:
     """Make the certificates, after runs that make none."""
     everything = ["nativelink/provision", "worker_certificates"]
     fresh = play(everything, "--check", "--diff", **MADE)
@@ -79,11 +79,8 @@ def made(play: Play, live: Live) -> Run:
     assert (off.failed, off.changed, off.summary) == (False, [], {}), "it is off by default"
     assert checked.changed == [APPLIED] * 3
     assert [secrets(live, space) for space in (SERVERS, WORKERS)] == [[], []]
-    return play(["worker_certificates"], **MADE)
-
-
-def test_it_makes_a_ca_and_two_secrets(made: Run) -> None:
-    assert made.summary["provisioned"] == [f"Secret {each}: made" for each in SECRETS]
+    run = play(["worker_certificates"], **MADE)
+    assert run.summary["provisioned"] == [f"Secret {each}: made" for each in SECRETS]
 
 
 def test_the_ca_signs_certificates_and_nothing_else(live: Live) -> None:
@@ -117,6 +114,7 @@ def test_the_certificates(live: Live, namespace: str, purposes: list[x509.Object
     assert isinstance(key.curve, ec.SECP256R1)
 
     made = certificate(live, "tls-1", namespace)
+    assert namespace != WORKERS or made.subject.rfc4514_string() == "CN=nativelink-worker"
     assert made.version is x509.Version.v3
     assert made.public_key() == key.public_key()
     assert made.not_valid_after_utc == datetime(2031, 2, 3, 23, 59, 59, tzinfo=UTC)
@@ -125,10 +123,6 @@ def test_the_certificates(live: Live, namespace: str, purposes: list[x509.Object
     assert list(values[x509.ExtendedKeyUsage]) == purposes
     assert values[x509.BasicConstraints] == x509.BasicConstraints(ca=False, path_length=None)
     assert (values[x509.KeyUsage].digital_signature, values[x509.KeyUsage].key_cert_sign) == (True, False)
-
-
-def test_the_worker_is_named(live: Live) -> None:
-    assert certificate(live, "tls-1", WORKERS).subject.rfc4514_string() == "CN=nativelink-worker"
 
 
 def test_the_second_run_changes_nothing_and_a_secret_of_the_user_stays(play: Play, live: Live, dev: Cluster) -> None:
@@ -223,40 +217,34 @@ def test_the_live_check_of_the_certificates(play: Play, live: Live, dev: Cluster
             f"write {end}, or name a new Secret in {name}"
         )
 
+    def unread(secret: str) -> str:
+        return (
+            f"worker_certificates_create: this user may not read the Secret {secret}; "
+            "let the user of cluster_context read and make Secrets, or set this to false"
+        )
+
+    empty = (
+        "nativelink_mutual_tls_secret: the Secret nativelink-workers/mine has no certificate or no key "
+        "(tls.crt, tls.key); add it, or name another Secret"
+    )
+    passed = (
+        "nativelink_mutual_tls_expires: is 2020-01-01, which has passed; "
+        "write a later day, and name new Secrets in nativelink_mutual_tls_secret"
+    )
     leaves = ("nativelink-workers/tls-1", "nativelink/tls-1")
+    early = MADE | {"nativelink_mutual_tls_expires": "2031-02-04"}
+    unreadable = ("nativelink-workers/tls-1", "nativelink/nativelink-ca", "nativelink/tls-1")
     expected = {
         "sound": (MADE, []),
-        "early": (
-            MADE | {"nativelink_mutual_tls_expires": "2031-02-04"},
-            [ends("2031-02-04", leaf) for leaf in leaves],
-        ),
+        "early": (early, [ends("2031-02-04", leaf) for leaf in leaves]),
         "early-ca": (OTHER | LATE, [ends("2099-01-01", "nativelink/nativelink-ca", end, "worker_certificates_ca")]),
         "foreign-ca": (OTHER | LATE | FOREIGN, []),
-        "no-certificate": (
-            MADE | {"nativelink_mutual_tls_secret": "mine"},
-            [
-                "nativelink_mutual_tls_secret: the Secret nativelink-workers/mine has no certificate or no key "
-                "(tls.crt, tls.key); add it, or name another Secret"
-            ],
-        ),
-        "past": (
-            PAST,
-            [
-                "nativelink_mutual_tls_expires: is 2020-01-01, which has passed; "
-                "write a later day, and name new Secrets in nativelink_mutual_tls_secret"
-            ],
-        ),
+        "no-certificate": (MADE | {"nativelink_mutual_tls_secret": "mine"}, [empty]),
+        "past": (PAST, [passed]),
         "foreign-past": (PAST | FOREIGN, []),
         "reader": (NAMED | LATE, [ends("2099-01-01", leaf) for leaf in leaves]),
         "viewer": (NAMED | LATE | viewer, []),
-        "maker": (
-            MADE | viewer,
-            [
-                f"worker_certificates_create: this user may not read the Secret {secret}; "
-                "let the user of cluster_context read and make Secrets, or set this to false"
-                for secret in ("nativelink-workers/tls-1", "nativelink/nativelink-ca", "nativelink/tls-1")
-            ],
-        ),
+        "maker": (MADE | viewer, [unread(secret) for secret in unreadable]),
     }
     runs = play.cases(["preflight/live"], **{name: variables for name, (variables, _) in expected.items()})
     for name, (_, lines) in expected.items():

@@ -1,4 +1,4 @@
-"""What the tests of trees share: kustomize, and the schemas of NativeLink's configuration."""
+"""What the tests of trees share: kustomize, the schemas of NativeLink's configuration, and a cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
-from testbed import build
+from testbed import build, manifests
+from testbed.cluster import Cluster
+from testbed.waiting import patient
 from testkit.trees import ROOT, Object
 
 
@@ -52,3 +54,26 @@ def accepts() -> Callable[[str, str], list[str]]:
         ]
 
     return faults
+
+
+@pytest.fixture(scope="session")
+def api(shared: Cluster) -> Cluster:
+    """Return a cluster with the real CRDs, and with the namespaces and the PriorityClass as provisioning makes them."""
+    for component in ("keda", "gateway-api", "envoy-gateway", "prometheus-operator", "cert-manager"):
+        # Envoy Gateway's release also brings the Gateway API's experimental CRDs, but gateway-api owns these CRDs.
+        shared.apply(
+            *(
+                part
+                for part in yaml.load_all(manifests.path(component).read_text(), yaml.CSafeLoader)
+                if part
+                and part["kind"] == "CustomResourceDefinition"
+                and (component == "gateway-api" or not part["metadata"]["name"].endswith("gateway.networking.k8s.io"))
+            )
+        )
+    for name, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
+        labels = {"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/warn": level}
+        shared.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    kind = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 1_000_000}
+    shared.apply({**kind, "metadata": {"name": "nativelink-control-plane"}})
+    shared.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
+    return shared

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +12,27 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 from hypothesis import Phase, given, settings
 
-from testbed import cluster, manifests
 from testbed.cluster import Cluster
 from testbed.node import LABEL
-from testbed.waiting import patient, until
+from testbed.waiting import until
 from testkit.inventories import inventories
 from testkit.trees import CLUSTERS, Object, find, objects_of, values_of
 
-MANAGER = ("--server-side", "--field-manager=nativelink-gitops")
-PRIORITY_CLASS = {
-    "apiVersion": "scheduling.k8s.io/v1",
-    "kind": "PriorityClass",
-    "metadata": {"name": "nativelink-control-plane"},
-}
 TREES = ("local", "dev", "staging", "prod")
 
 
-@pytest.fixture(scope="module")
-def api() -> Iterator[Cluster]:
-    """Start a cluster with the real CRDs, and with the namespaces as provisioning makes them."""
-    name = f"render-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}"
-    with cluster.fresh(name) as with_crds:
-        for component in ("keda", "gateway-api", "envoy-gateway", "prometheus-operator", "cert-manager"):
-            with_crds.apply(*_definitions(component))
-        for namespace, level in (("nativelink", "restricted"), ("nativelink-workers", "baseline")):
-            _namespace(with_crds, namespace, level)
-        with_crds.apply({**PRIORITY_CLASS, "value": 1_000_000})
-        with_crds.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
-        yield with_crds
+def apply(api: Cluster, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = api.command("apply", "--server-side", "--field-manager=nativelink-gitops", *arguments)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
 
 
-def _definitions(component: str) -> list[Object]:
-    parts = yaml.load_all(manifests.path(component).read_text(), yaml.CSafeLoader)
-    return [
-        part
-        for part in parts
-        if part
-        and part["kind"] == "CustomResourceDefinition"
-        # Envoy Gateway's release also brings the Gateway API's experimental CRDs, but gateway-api owns these CRDs.
-        and (component == "gateway-api" or not part["metadata"]["name"].endswith("gateway.networking.k8s.io"))
-    ]
+def judged(api: Cluster, *objects: Object) -> str:
+    """Return what the API server says against objects, without applying them."""
+    return apply(api, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(objects)).stderr
 
 
-def _namespace(api: Cluster, name: str, level: str) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": level, "pod-security.kubernetes.io/warn": level}
-    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-
-
-def kubectl(api: Cluster, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(api.command(*arguments), input=stdin, capture_output=True, text=True, check=False)
+def runs(pod: Object) -> bool:
+    return pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
 
 
 def get(api: Cluster, *arguments: str) -> list[Object]:
@@ -71,14 +41,14 @@ def get(api: Cluster, *arguments: str) -> list[Object]:
 
 @pytest.mark.parametrize("name", TREES)
 def test_a_tree_is_accepted_without_a_warning(api: Cluster, name: str) -> None:
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(CLUSTERS / name))
+    done = apply(api, "--dry-run=server", "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
     assert "statefulset.apps/nativelink-cas serverside-applied (server dry run)" in done.stdout
 
 
 def test_a_tree_with_dashboards_is_accepted_without_a_warning(api: Cluster, folder: Path) -> None:
     tree.write(folder, render.tree(values_of(nativelink_dashboards=True)))
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-k", str(folder))
+    done = apply(api, "--dry-run=server", "-k", str(folder))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("configmap/nativelink-dashboard-") == 6
 
@@ -87,35 +57,28 @@ def test_an_unknown_field_is_refused(api: Cluster) -> None:
     """The counter-run shows that the test above is strict."""
     service = find(objects_of(render.tree(values_of())), "Service", "nativelink-cas")
     service["spec"]["prots"] = service["spec"].pop("ports")
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(service))
-    assert done.returncode
-    assert "prots" in done.stderr
+    assert "prots" in judged(api, service)
 
 
 def test_objects_for_a_prometheus_operator_are_accepted(api: Cluster) -> None:
     labels = {"release": "prometheus"}
     wishes = {"nativelink_prometheus": "operator", "nativelink_prometheus_labels": labels}
     found = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **wishes)))
-    ours = [find(found, "ServiceMonitor", "nativelink"), find(found, "PrometheusRule", "nativelink-demand")]
-    assert [each["metadata"]["labels"]["release"] for each in ours] == ["prometheus", "prometheus"]
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(ours))
-    assert (done.returncode, done.stderr) == (0, "")
-    alerts = [find(found, kind, "nativelink-alerts") for kind in ("PrometheusRule", "AlertmanagerConfig")]
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(alerts))
-    assert (done.returncode, done.stderr) == (0, "")
+    monitor, demand = find(found, "ServiceMonitor", "nativelink"), find(found, "PrometheusRule", "nativelink-demand")
+    assert [each["metadata"]["labels"]["release"] for each in (monitor, demand)] == ["prometheus", "prometheus"]
+    alerts, inhibitions = (find(found, kind, "nativelink-alerts") for kind in ("PrometheusRule", "AlertmanagerConfig"))
+    assert judged(api, monitor, demand, alerts, inhibitions) == ""
     # The counter-runs: the definitions refuse an expression that is not a text, and a matcher that does not exist.
-    alerts[1]["spec"]["inhibitRules"][0]["sourceMatch"][0]["matchType"] = "~"
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(alerts[1]))
-    assert "inhibitRules[0].sourceMatch[0].matchType" in done.stderr
-    ours[1]["spec"]["groups"][0]["rules"][0]["expr"] = ["not", "one"]
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(ours[1]))
-    assert "groups[0].rules[0].expr" in done.stderr
+    inhibitions["spec"]["inhibitRules"][0]["sourceMatch"][0]["matchType"] = "~"
+    assert "inhibitRules[0].sourceMatch[0].matchType" in judged(api, inhibitions)
+    demand["spec"]["groups"][0]["rules"][0]["expr"] = ["not", "one"]
+    assert "groups[0].rules[0].expr" in judged(api, demand)
 
 
 def test_thirty_inventories_are_accepted_without_a_warning(api: Cluster) -> None:
     texts: list[str] = []
 
-    @settings(max_examples=30, derandomize=True, deadline=None, phases=[Phase.generate])
+    @settings(max_examples=30, derandomize=True, phases=[Phase.generate])
     @given(inventories())
     def draw(variables: dict[str, Any]) -> None:
         files = render.tree(values_of(f"c{len(texts)}", **variables))
@@ -125,7 +88,7 @@ def test_thirty_inventories_are_accepted_without_a_warning(api: Cluster) -> None
     assert len(texts) == 30
     # All texts are in one call, because kubectl is slow. They are passed on as they are, because Go's YAML reads
     # 1e3, on and y differently than Python's.
-    done = kubectl(api, "apply", *MANAGER, "--dry-run=server", "--force-conflicts", "-f", "-", stdin="".join(texts))
+    done = apply(api, "--dry-run=server", "--force-conflicts", "-f", "-", stdin="".join(texts))
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == sum(text.count("\nkind: ") for text in texts) > 30 * 20
 
@@ -144,7 +107,7 @@ def test_the_controllers_make_its_pods_under_pod_security(api: Cluster, name: st
         api.run("delete", "statefulset,deployment,pvc", "--all", "-n", "nativelink")
         api.run("delete", "deployment", "--all", "-n", "nativelink-workers")
         api.offer_volumes("gp3", {"prod": "200Gi", "staging": "50Gi"}[name], 4)
-    done = kubectl(api, "apply", *MANAGER, "-k", str(CLUSTERS / name))
+    done = apply(api, "-k", str(CLUSTERS / name))
     assert (done.returncode, done.stderr) == (0, "")
 
     def running() -> bool:
@@ -152,8 +115,7 @@ def test_the_controllers_make_its_pods_under_pod_security(api: Cluster, name: st
         for pod in get(api, "pods", "-A"):
             labels = pod["metadata"]["labels"]
             pool = labels.get("nativelink-gitops/pool")
-            ready = pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
-            found[labels["app.kubernetes.io/component"] + (f"-{pool}" if pool else "")] += ready
+            found[labels["app.kubernetes.io/component"] + (f"-{pool}" if pool else "")] += runs(pod)
         return found == pods
 
     until(f"the pods of {name}", running, 60)
@@ -169,11 +131,7 @@ def test_the_controllers_make_its_pods_under_pod_security(api: Cluster, name: st
 def nodes_of(api: Cluster, namespace: str, component: str) -> list[str]:
     """Return the nodes of a component's running pods that are not being deleted, sorted."""
     pods = get(api, "pods", "-n", namespace, "-l", f"app.kubernetes.io/component={component}")
-    return sorted(
-        pod["spec"]["nodeName"]
-        for pod in pods
-        if pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
-    )
+    return sorted(pod["spec"]["nodeName"] for pod in pods if runs(pod))
 
 
 def test_cas_pods_are_on_three_nodes_and_have_the_priority(api: Cluster) -> None:
@@ -185,8 +143,8 @@ def test_cas_pods_are_on_three_nodes_and_have_the_priority(api: Cluster) -> None
     assert {pod["spec"]["priority"] for pod in workers} == {0}
 
 
-@pytest.mark.parametrize(("apart", "shared"), [(True, False), (False, True)])
-def test_workers_keep_off_the_nodes_of_the_control_plane(api: Cluster, apart: bool, shared: bool) -> None:
+@pytest.mark.parametrize(("apart", "together"), [(True, False), (False, True)])
+def test_workers_keep_off_the_nodes_of_the_control_plane(api: Cluster, apart: bool, together: bool) -> None:
     """The counter-run is without the variable: more workers than nodes then share the nodes."""
     pools = [{"name": "apart", "scaling": "none", "min_replicas": 12, "resources": {"requests": {"cpu": "1"}}}]
     variables = {"nativelink_worker_pools": pools, "nativelink_workers_apart": apart}
@@ -201,7 +159,7 @@ def test_workers_keep_off_the_nodes_of_the_control_plane(api: Cluster, apart: bo
 
         until("12 workers to have nodes", lambda: len(placed()) == 12, 60)
         control_plane = {node for part in ("cas", "scheduler", "redis") for node in nodes_of(api, "nativelink", part)}
-        assert bool(control_plane & set(placed())) is shared
+        assert bool(control_plane & set(placed())) is together
     finally:
         api.run("delete", "deployment", "nativelink-worker-apart", "-n", "nativelink-workers")
 
@@ -218,7 +176,8 @@ def test_a_single_scheduler_leaves_a_lost_node_soon(api: Cluster) -> None:
         template = deployment["spec"]["template"]
         for labels in (deployment["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]):
             labels["app.kubernetes.io/component"] = name
-        weight = {"weight": 100, "preference": {"matchFields": [in_(node)]}}
+        field = {"key": "metadata.name", "operator": "In", "values": [node]}
+        weight = {"weight": 100, "preference": {"matchFields": [field]}}
         template["spec"]["affinity"] = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [weight]}}
         if name == "late":
             del template["spec"]["tolerations"]
@@ -238,10 +197,6 @@ def test_a_single_scheduler_leaves_a_lost_node_soon(api: Cluster) -> None:
         api.run("delete", "deployment", "soon", "late", "-n", "nativelink")
 
 
-def in_(node: str) -> Object:
-    return {"key": "metadata.name", "operator": "In", "values": [node]}
-
-
 @pytest.mark.parametrize(
     ("namespace", "violation"),
     [
@@ -259,7 +214,7 @@ def test_a_violating_template_is_accepted_and_only_its_pods_are_refused(
     for labels in (deployment["spec"]["selector"]["matchLabels"], deployment["spec"]["template"]["metadata"]["labels"]):
         labels["test"] = "violating"
     deployment["spec"]["template"]["spec"]["securityContext"] |= violation
-    done = kubectl(api, "apply", *MANAGER, "-f", "-", stdin=yaml.safe_dump(deployment))
+    done = apply(api, "-f", "-", stdin=yaml.safe_dump(deployment))
     assert done.returncode == 0, done.stderr
     assert "violate PodSecurity" in done.stderr
 

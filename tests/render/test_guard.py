@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
 from testbed import build
-from testbed.ports import free_port, free_ports
+from testbed.ports import free_ports
 from testbed.waiting import patient, until
 from testkit.redis import Redis
-from testkit.trees import ROOT, VERSION, committed
+from testkit.trees import ROOT, VERSION, committed, values_of
 
 # dash runs all tests, and bash those that together run every line of the script.
 BOTH_SHELLS = pytest.mark.parametrize("pod", ["dash", "bash"], indirect=True)
 SCHEMA = {"NATIVELINK_SCHEMA": str(ROOT / f"schemas/nativelink-{VERSION}.schema.json")}
 LINE = "id=7 addr={address}:41000 laddr=10.9.9.9:6379 name= psub={psub} cmd={command} lib-name={library} lib-ver=1.0.0"
-SLICES = ("nativelink-cas-0", "nativelink-cas-1", "nativelink-cas-2")  # one process of this test replaces them
 OURS, OTHER = "10.0.0.1", "10.0.0.11"  # the first address is the beginning of the second
 MATCHES = LINE.format(address=OURS, psub=1, command="FT.AGGREGATE", library="redis-rs")
 DEAD = LINE.format(address=OURS, psub=1, command="psubscribe", library="redis-rs")
@@ -142,37 +143,32 @@ def test_a_scheduler_that_never_matches_is_restarted(pod: Pod) -> None:
     assert starts(pod) == 2
 
 
+LISTENING = ("psubscribe", "ping", "client|setinfo", "script|load")
+READING = ("FT.AGGREGATE", "FT.CURSOR|READ", "hmget", "hget")
+"""With a long queue, one of these is nearly always the last command of a scheduler that matches."""
+
+
+OTHERS = ((OTHER, "redis-rs"), ("0.0.0.1", "redis-rs"), (OURS, "redis-py"), ("[fd00::11]", "redis-rs"))
+"""The addresses and libraries of clients that are no scheduler of this pod."""
+
+
 @pytest.mark.parametrize(
-    ("address", "library"),
-    [(OTHER, "redis-rs"), ("0.0.0.1", "redis-rs"), (OURS, "redis-py"), ("[fd00::11]", "redis-rs")],
+    ("address", "library", "command"),
+    [*((OURS, "redis-rs", command) for command in LISTENING), *((*other, "FT.AGGREGATE") for other in OTHERS)],
 )
-def test_connections_of_other_clients_do_not_count(pod: Pod, address: str, library: str) -> None:
-    answer(pod, LINE.format(address=address, psub=1, command="FT.AGGREGATE", library=library), DEAD)
+def test_a_scheduler_that_only_listens_does_not_match(pod: Pod, address: str, library: str, command: str) -> None:
+    answer(pod, LINE.format(address=address, psub=1, command=command, library=library), DEAD)
     pod.start()
     until("a second start", lambda: starts(pod) == 2, 10)
     assert not pod.matching.exists()
 
 
-@pytest.mark.parametrize("command", ["FT.AGGREGATE", "FT.CURSOR|READ", "hmget", "hget"])
-def test_a_scheduler_that_reads_the_queue_matches(pod: Pod, command: str) -> None:
-    """With a long queue, one of these is nearly always the last command."""
-    answer(pod, LINE.format(address=OURS, psub=1, command=command, library="redis-rs"))
+@pytest.mark.parametrize(("address", "command"), [*((OURS, each) for each in READING), ("[fd00::1]", "FT.AGGREGATE")])
+def test_a_scheduler_that_reads_the_queue_matches(pod: Pod, address: str, command: str) -> None:
+    answer(pod, LINE.format(address=address, psub=1, command=command, library="redis-rs"))
     pod.start()
     until("the marker", pod.matching.exists, 5)
     assert starts(pod) == 1
-
-
-@pytest.mark.parametrize("command", ["psubscribe", "ping", "client|setinfo", "script|load"])
-def test_a_scheduler_that_only_listens_does_not_match(pod: Pod, command: str) -> None:
-    answer(pod, LINE.format(address=OURS, psub=1, command=command, library="redis-rs"))
-    pod.start()
-    until("a second start", lambda: starts(pod) == 2, 10)
-
-
-def test_the_pod_may_have_an_ipv6_address(pod: Pod) -> None:
-    answer(pod, LINE.format(address="[fd00::1]", psub=1, command="FT.AGGREGATE", library="redis-rs"))
-    pod.start()
-    until("the marker", pod.matching.exists, 5)
 
 
 @BOTH_SHELLS
@@ -222,73 +218,48 @@ def test_a_lost_subscription_is_renewed_and_a_working_one_is_kept(pod: Pod) -> N
 # On a real Redis, with the stand-in ----------------------------------------------------------------------------------
 
 
-OUR_CAS = """{
-  stores: [{name: "CAS", memory: {}}, {name: "AC", memory: {}}],
-  servers: [{
-    name: "public",
-    listener: {http: {socket_address: "127.0.0.1:CAS"}},
-    services: {
-      cas: [{instance_name: "main", cas_store: "CAS"}],
-      ac: [{instance_name: "main", ac_store: "AC"}],
-      bytestream: [{instance_name: "main", cas_store: "CAS"}],
-      capabilities: [{instance_name: "main"}],
-    },
-  }],
-}"""
-OUR_WORKER = """{
-  stores: [
-    {name: "CAS", fast_slow: {
-      fast: {filesystem: {content_path: "FOLDER/fast", temp_path: "FOLDER/temporary"}},
-      slow: {grpc: {instance_name: "main", endpoints: [{address: "grpc://127.0.0.1:CAS"}], store_type: "cas"}},
-    }},
-    {name: "AC", grpc: {instance_name: "main", endpoints: [{address: "grpc://127.0.0.1:CAS"}], store_type: "ac"}},
-  ],
-  workers: [{local: {
-    name: "worker",
-    worker_api_endpoint: {uri: "grpc://127.0.0.1:WORKERS"},
-    cas_fast_slow_store: "CAS",
-    upload_action_result: {ac_store: "AC"},
-    work_directory: "FOLDER/work",
-    max_inflight_tasks: 20,
-    platform_properties: {pool: {values: ["default"]}},
-  }}],
-  servers: [{name: "health", listener: {http: {socket_address: "127.0.0.1:OWN"}}, services: {health: {}}}],
-}"""
+FARM = render.tree(
+    values_of(
+        nativelink_scheduler_backend="redis",
+        nativelink_cas_replicas=1,
+        nativelink_worker_isolation="none",
+        nativelink_worker_pools=[{"name": "default", "platform_properties": {"pool": "default"}, "slots": 20}],
+    )
+)
+CONFIGURATIONS = {"cas": "cas/cas", "scheduler": "scheduler/scheduler", "worker": "worker/default/worker"}
+LISTENERS = [
+    f"{name}:{port}"
+    for name, file in CONFIGURATIONS.items()
+    for port in re.findall(r"0\.0\.0\.0:(\d+)", FARM[f"{file}.json5"])
+]
 
 
 class Farm(Pod):
-    """The rendered scheduler on a real Redis, a CAS and a worker, all of them processes of the stand-in."""
+    """A rendered farm on a real Redis: the scheduler with its script, a CAS and a worker, processes of the stand-in."""
 
     def __init__(self, folder: Path) -> None:
         self.redis = Redis(folder)
         super().__init__(folder, "dash", self.redis.cli)
-        self.running: list[subprocess.Popen[bytes]] = []
-        self.cas, self.client, self.workers, self.health = free_ports(4)
-        self.turn = {"-h nativelink-redis -p 6379": f"-h 127.0.0.1 -p {self.redis.port}", "50080": str(self.health)}
-        self.binary.symlink_to(build.program("nativelink"))
-        text = self.files["scheduler/scheduler.json5"]
-        for old, new in {
-            **{f"{slice}.nativelink-cas-headless.nativelink.svc:50052": f"127.0.0.1:{self.cas}" for slice in SLICES},
-            'instance_name: "slice"': 'instance_name: "main"',
-            ":${REDIS_PASSWORD}@nativelink-redis:6379": f"127.0.0.1:{self.redis.port}",
-            "0.0.0.0:50052": f"127.0.0.1:{self.client}",
-            "0.0.0.0:50061": f"127.0.0.1:{self.workers}",
-            "0.0.0.0:50080": f"127.0.0.1:{self.health}",
-        }.items():
-            assert old in text, old
-            text = text.replace(old, new)
-        (folder / "config/scheduler.json5").write_text(text)
-        ports = {
-            "FOLDER": str(folder),
-            ":CAS": f":{self.cas}",
-            ":WORKERS": f":{self.workers}",
-            ":OWN": f":{free_port()}",
+        self.files, self.running = FARM, list[subprocess.Popen[bytes]]()
+        self.ports = dict(zip(LISTENERS, map(str, free_ports(len(LISTENERS))), strict=True))
+        self.turn = {
+            "-h nativelink-redis -p 6379": f"-h 127.0.0.1 -p {self.redis.port}",
+            "50080": self.ports["scheduler:50080"],
         }
-        for name, config in (("cas", OUR_CAS), ("worker", OUR_WORKER)):
-            for old, new in ports.items():
-                config = config.replace(old, new)
-            (folder / f"config/{name}.json5").write_text(config)
-            self.run(name)
+        self.binary.symlink_to(build.program("nativelink"))
+        executable(folder / "config/precondition.sh", "")
+        for name, file in CONFIGURATIONS.items():
+            (folder / f"config/{name}.json5").write_text(self.here(name, FARM[f"{file}.json5"]))
+        self.run("cas")
+        self.run("worker", POD_NAME="worker")
+
+    def here(self, name: str, text: str) -> str:
+        """Return a configuration whose addresses and folders are those of this farm."""
+        text = re.sub(r"nativelink-(cas|scheduler)[\w.-]*:", r"\1:", text.replace("0.0.0.0:", f"{name}:"))
+        for listener, port in self.ports.items():
+            text = text.replace(listener, f"127.0.0.1:{port}")
+        text = text.replace(":${REDIS_PASSWORD}@nativelink-redis:6379", f"127.0.0.1:{self.redis.port}")
+        return re.sub('"/(config|scratch|var)/', rf'"{self.folder}/\1/', text)
 
     def run(self, config: str, **environment: str) -> None:
         """Start the stand-in with a configuration in `config/`."""
@@ -299,15 +270,15 @@ class Farm(Pod):
                 subprocess.Popen(command, env={**os.environ, **SCHEMA, **environment}, stdout=log, stderr=log)
             )
 
-    def build(self, actions: int = 1, seconds: str = "0-0", timeout: float = 60) -> subprocess.Popen[bytes]:
+    def build(self, actions: int = 1, seconds: str = "0-0", timeout: float = 0) -> subprocess.Popen[bytes]:
         command: list[str | Path] = [
             build.program("reapi-load"),
             f"--actions={actions}",
             f"--seconds={seconds}",
-            f"--execute-endpoint=grpc://127.0.0.1:{self.client}",
-            f"--cas-endpoint=grpc://127.0.0.1:{self.cas}",
+            f"--execute-endpoint=grpc://127.0.0.1:{self.ports['scheduler:50052']}",
+            f"--cas-endpoint=grpc://127.0.0.1:{self.ports['cas:50051']}",
             "--platform=pool=default",
-            f"--timeout={timeout}",
+            f"--timeout={timeout or patient(60)}",
             "--retries=20",
         ]
         self.running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
@@ -344,7 +315,7 @@ def test_a_build_runs_although_the_first_two_starts_are_dead(farm: Farm) -> None
     farm.guarded(NATIVELINK_STANDIN_DEAD_STARTS="2")
     until("NativeLink to match", farm.matching.exists, 40, farm.log)
     assert farm.log().count("starting it anew") == 2
-    assert farm.build().wait(timeout=patient(60)) == 0
+    assert farm.build().wait(timeout=patient(90)) == 0
 
 
 def test_without_the_guard_the_build_hangs(farm: Farm) -> None:

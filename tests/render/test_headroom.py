@@ -43,29 +43,24 @@ def test_a_node_pulls_the_images_of_the_workers() -> None:
     )
     for key in ("image", "args", "volumeMounts"):
         assert ours["nativelink"][key] == theirs["nativelink"][key]
-    assert {name: part["image"] for name, part in theirs.items()}.items() <= {
-        name: part["image"] for name, part in ours.items()
-    }.items()
+    assert {name: part["image"] for name, part in theirs.items() if ours[name]["image"] != part["image"]} == {}
+    for place in ("pod.nodeSelector", "pod.tolerations"):
+        assert at(daemon, place) == at(worker, place)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Deployment", "headroom"), ("DaemonSet", "prepull")])
 def test_what_is_for_workers_does_not_select_the_other_pods_of_a_pool(kind: str, name: str) -> None:
     found = objects(POOL)
-    pods = find(found, kind, f"nativelink-{name}-a")["spec"]
-    labels = pods["template"]["metadata"]["labels"]
-    assert pods["selector"]["matchLabels"].items() <= labels.items()
+    labels = at(find(found, kind, f"nativelink-{name}-a"), "spec.template.metadata.labels")
     assert (labels["app.kubernetes.io/component"], labels["nativelink-gitops/pool"]) == (name, "a")
-    spec = pods["template"]["spec"]
-    assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
-    selectors = {
-        "PodDisruptionBudget": find(found, "PodDisruptionBudget", "nativelink-worker-a")["spec"]["selector"],
-        "Deployment": find(found, "Deployment", "nativelink-worker-a")["spec"]["selector"],
-        "NetworkPolicy": find(found, "NetworkPolicy", "nativelink-worker")["spec"]["podSelector"],
-    }
-    workers = find(found, "Deployment", "nativelink-worker-a")["spec"]["template"]["metadata"]["labels"]
-    for selector in selectors.values():
-        assert selector["matchLabels"].items() <= workers.items()
-        assert not selector["matchLabels"].items() <= labels.items()
+    worker = find(found, "Deployment", "nativelink-worker-a")
+    for selector in (
+        at(find(found, "PodDisruptionBudget", "nativelink-worker-a"), "spec.selector.matchLabels"),
+        at(worker, "spec.selector.matchLabels"),
+        at(find(found, "NetworkPolicy", "nativelink-worker"), "spec.podSelector.matchLabels"),
+    ):
+        assert selector.items() <= at(worker, "spec.template.metadata.labels").items()
+        assert not selector.items() <= labels.items()
 
 
 # --- On fake nodes of 64 CPUs: three workers fill one.

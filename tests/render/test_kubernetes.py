@@ -6,10 +6,8 @@ the objects with these words. The rules and the API server both accept the varia
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -18,9 +16,8 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, validation
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.objects import object_findings
 
-from testbed import build, cluster, manifests
+from testbed import build
 from testbed.cluster import Cluster
-from testbed.waiting import patient
 from testkit.trees import Object, values_of
 from tests.preflight.cases import ACCEPTED, CASES, Case
 
@@ -30,18 +27,6 @@ NAMES: list[dict[str, Any]] = [
     {"resources": {"limits": {"memory": "16Gi", f"{'a' * 244}/b": 1}}},
 ]
 LONGEST = [{"nativelink_worker_pools": [{"name": "linux", **keys}]} for keys in NAMES]
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Cluster]:
-    """Start a cluster with both namespaces, and with the definitions of a Prometheus Operator."""
-    with cluster.fresh(f"kubernetes-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}", nodes=1) as fresh:
-        for name in ("nativelink", "nativelink-workers"):
-            fresh.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        parts = yaml.load_all(manifests.path("prometheus-operator").read_text(), yaml.CSafeLoader)
-        fresh.apply(*(part for part in parts if part and part["kind"] == "CustomResourceDefinition"))
-        fresh.run("wait", "--for=condition=Established", "crd", "--all", f"--timeout={patient(60)}s")
-        yield fresh
 
 
 def with_connection(variables: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from testkit.trees import Object, objects_of, values_of
 from tests.render.test_tree import configurations
 
 MUTUAL_TLS = {"nativelink_mutual_tls_secret": "mutual-tls-1", "nativelink_mutual_tls_expires": "2027-01-31"}
-ISSUED = {**MUTUAL_TLS, "nativelink_mutual_tls_issuer": "our-ca"}
 WRITERS = {"nativelink_writer_peers": [{"namespaceSelector": {}}]}
 SERVER = {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key", "client_ca_file": "/tls/ca.crt"}
 CLIENT = {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key", "ca_file": "/tls/ca.crt"}
@@ -48,13 +47,7 @@ def test_only_the_ports_of_workers_ask_for_certificates(version: str, accepts: C
     files = tree(nativelink_version=version, **MUTUAL_TLS, **WRITERS)
     found = configurations(files)
     assert {path: accepts(version, files[path]) for path in found} == {path: [] for path in found}
-    assert servers(found["cas/cas.json5"]) == {
-        "50051": None,
-        "50052": None,
-        "50053": SERVER,
-        "50054": None,
-        "50080": None,
-    }
+    assert servers(found["cas/cas.json5"]) == dict.fromkeys(["50051", "50052", "50054", "50080"]) | {"50053": SERVER}
     assert servers(found["scheduler/scheduler.json5"]) == {"50052": None, "50061": SERVER, "50080": None}
     plain = {f"grpc://{SHARD.format(number)}:50052": None for number in range(3)}
     writers = {f"grpcs://{SHARD.format(number)}:50053": CLIENT for number in range(3)}
@@ -97,16 +90,12 @@ def test_without_a_secret_nothing_is_encrypted() -> None:
 
 
 def test_without_an_issuer_the_user_makes_the_secrets() -> None:
-    assert wanted_secrets(values_of(**MUTUAL_TLS)) == [
-        {
-            "namespace": "nativelink",
-            "name": "mutual-tls-1",
-            "what": "the certificate of CAS and scheduler for mutual TLS",
-        },
-        {
-            "namespace": "nativelink-workers",
-            "name": "mutual-tls-1",
-            "what": "the certificate of the workers for mutual TLS",
-        },
+    def asked(**variables: Any) -> list[str]:
+        found = wanted_secrets(values_of(**variables))
+        return [f"{each['namespace']}/{each['name']}: {each['what']}" for each in found]
+
+    assert asked(**MUTUAL_TLS) == [
+        "nativelink/mutual-tls-1: the certificate of CAS and scheduler for mutual TLS",
+        "nativelink-workers/mutual-tls-1: the certificate of the workers for mutual TLS",
     ]
-    assert wanted_secrets(values_of(**ISSUED)) == []
+    assert asked(**MUTUAL_TLS, nativelink_mutual_tls_issuer="our-ca") == []

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import patches, render, tree
 
@@ -27,44 +26,36 @@ def reported(folder: Path, **kustomization: Any) -> list[str]:
     return [line.removeprefix(f"{folder}/kustomization.yaml: ") for line in patches.warnings(folder, FILES)]
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        {"kind": "StatefulSet"},
-        {"kind": "StatefulSet", "name": "nativelink-.*"},
-        {
-            "group": "apps",
-            "version": "v1",
-            "kind": "Deployment",
-            "name": "nativelink-scheduler",
-            "namespace": "nativelink",
-        },
-        {"labelSelector": "app.kubernetes.io/component=worker"},
-        {"labelSelector": "app.kubernetes.io/component!=worker,app.kubernetes.io/instance"},
-        {"kind": "ConfigMap", "name": "nativelink-cas-config"},
-    ],
-)
-def test_a_target_that_matches(folder: Path, target: Object) -> None:
-    assert reported(folder, patches=[{"patch": yaml.safe_dump(SMP), "target": target}]) == []
+MATCHING: list[Object] = [
+    {"kind": "StatefulSet"},
+    {"kind": "StatefulSet", "name": "nativelink-.*"},
+    {"group": "apps", "version": "v1", "kind": "Deployment", "name": "nativelink-scheduler", "namespace": "nativelink"},
+    {"labelSelector": "app.kubernetes.io/component=worker"},
+    {"labelSelector": "app.kubernetes.io/component!=worker,app.kubernetes.io/instance"},
+    {"kind": "ConfigMap", "name": "nativelink-cas-config"},
+]
+OTHER: list[Object] = [
+    {"kind": "StatefulSet", "name": "nativelink-ca"},  # whole names only
+    {"kind": "Deployment", "name": "nativelink-worker-gone"},
+    {"group": "batch", "kind": "StatefulSet"},
+    {"kind": "StatefulSet", "namespace": "elsewhere"},
+    {"labelSelector": "app.kubernetes.io/component=gone"},
+    {"labelSelector": "!app.kubernetes.io/name"},
+    {"annotationSelector": "mine=yes"},
+]
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        {"kind": "StatefulSet", "name": "nativelink-ca"},  # whole names only
-        {"kind": "Deployment", "name": "nativelink-worker-gone"},
-        {"group": "batch", "kind": "StatefulSet"},
-        {"kind": "StatefulSet", "namespace": "elsewhere"},
-        {"labelSelector": "app.kubernetes.io/component=gone"},
-        {"labelSelector": "!app.kubernetes.io/name"},
-        {"annotationSelector": "mine=yes"},
-    ],
-)
-def test_a_target_that_matches_nothing(folder: Path, target: Object, kustomize: Callable[[Path], list[Object]]) -> None:
-    (line,) = reported(folder, patches=[{"patch": yaml.safe_dump(SMP), "target": target}])
-    wanted = ", ".join(f"{key} {value}" for key, value in target.items())
-    assert line == f"an inline patch matches nothing in rendered/ ({wanted}); correct its target or remove it"
-    kustomize(folder)  # succeeds, which is why rendering reports it
+def test_only_a_target_that_matches_nothing_is_reported(
+    folder: Path, kustomize: Callable[[Path], list[Object]]
+) -> None:
+    def patched(targets: list[Object]) -> list[str]:
+        return reported(folder, patches=[{"patch": yaml.safe_dump(SMP), "target": target} for target in targets])
+
+    assert patched(MATCHING) == []
+    wanted = [", ".join(f"{key} {value}" for key, value in target.items()) for target in OTHER]
+    fix = "correct its target or remove it"
+    assert patched(OTHER) == [f"an inline patch matches nothing in rendered/ ({each}); {fix}" for each in wanted]
+    kustomize(folder)  # succeeds, which is why rendering reports them
 
 
 def test_a_file_that_merges_and_files_that_do_not(folder: Path) -> None:

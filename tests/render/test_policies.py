@@ -183,30 +183,19 @@ REPORTING = policies_of(
 )
 
 
-@pytest.mark.parametrize("flow", REPORTING_ALLOWED)
-def test_each_workload_reports_to_its_own_port(flow: str) -> None:
-    assert allowed(REPORTING, flow)
+FLOWS = {
+    "memory": (MEMORY, ALWAYS + MEMORY_ONLY, FORBIDDEN),
+    "redis": (SHARED, ALWAYS + REDIS_ONLY, FORBIDDEN),
+    # Each workload reports to its own port, and none in the name of another.
+    "reporting": (REPORTING, REPORTING_ALLOWED, REPORTING_FORBIDDEN),
+}
 
 
-@pytest.mark.parametrize("flow", REPORTING_FORBIDDEN)
-def test_no_workload_reports_in_the_name_of_another(flow: str) -> None:
-    assert not allowed(REPORTING, flow)
-
-
-@pytest.mark.parametrize("flow", ALWAYS + MEMORY_ONLY)
-def test_required_flows_are_allowed(flow: str) -> None:
-    assert allowed(MEMORY, flow)
-
-
-@pytest.mark.parametrize("flow", ALWAYS + REDIS_ONLY)
-def test_required_flows_with_redis_are_allowed(flow: str) -> None:
-    assert allowed(SHARED, flow)
-
-
-@pytest.mark.parametrize("policies", [MEMORY, SHARED], ids=["memory", "redis"])
-@pytest.mark.parametrize("flow", FORBIDDEN)
-def test_forbidden_flows_are_not_allowed(policies: list[Object], flow: str) -> None:
-    assert not allowed(policies, flow)
+@pytest.mark.parametrize("case", FLOWS)
+def test_the_required_flows_are_allowed_and_the_forbidden_ones_are_not(case: str) -> None:
+    policies, required, forbidden = FLOWS[case]
+    assert [flow for flow in required if not allowed(policies, flow)] == []
+    assert [flow for flow in forbidden if allowed(policies, flow)] == []
 
 
 # The flows that end without a policy. They are those of this policy, and no others.
@@ -244,16 +233,10 @@ REDIS_BREAKS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("policies", "required", "breaks"),
-    [(MEMORY, ALWAYS + MEMORY_ONLY, BREAKS | MEMORY_BREAKS), (SHARED, ALWAYS + REDIS_ONLY, BREAKS | REDIS_BREAKS)],
-    ids=["memory", "redis"],
-)
-def test_without_a_policy_its_flows_end(
-    policies: list[Object], required: list[str], breaks: dict[str, list[str]]
-) -> None:
+@pytest.mark.parametrize(("case", "breaks"), [("memory", BREAKS | MEMORY_BREAKS), ("redis", BREAKS | REDIS_BREAKS)])
+def test_without_a_policy_its_flows_end(case: str, breaks: dict[str, list[str]]) -> None:
     """Each policy is necessary, because no other policy allows its flows."""
-    found = {}
+    found, (policies, required, _) = {}, FLOWS[case]
     for gone in policies:
         rest = [policy for policy in policies if policy is not gone]
         ended = {flow for flow in required if not allowed(rest, flow)}
@@ -261,29 +244,32 @@ def test_without_a_policy_its_flows_end(
     assert found == {name: set(each) for name, each in breaks.items()}
 
 
-@pytest.mark.parametrize(
-    ("policies", "name", "rule", "opened"),
-    [
-        (MEMORY, "nativelink-scheduler", 0, "other > scheduler:50061"),
-        (MEMORY, "nativelink-scheduler", 1, "other > scheduler:50052"),
-        (MEMORY, "nativelink-cas", 0, "other > cas:50052"),
-        (MEMORY, "nativelink-cas", 1, "edge > cas:50053"),
-        (MEMORY, "nativelink-cas", 2, "edge > cas:50052"),
-        (MEMORY, "nativelink-cas", 3, "other > cas:50051"),
-        (MEMORY, "nativelink-collector", 0, "other > collector:4317"),
-        (MEMORY, "nativelink-collector", 1, "adapter > collector:9464"),
-        (SHARED, "nativelink-demand", 0, "adapter > demand:9121"),
-        (SHARED, "nativelink-redis", 0, "edge > redis:6379"),
-    ],
-)
-def test_a_wider_rule_opens_a_forbidden_flow(policies: list[Object], name: str, rule: int, opened: str) -> None:
+# A policy with the number of a rule, and a flow that the peers of the rule stop.
+WIDER = {
+    "memory nativelink-scheduler 0": "other > scheduler:50061",
+    "memory nativelink-scheduler 1": "other > scheduler:50052",
+    "memory nativelink-cas 0": "other > cas:50052",
+    "memory nativelink-cas 1": "edge > cas:50053",
+    "memory nativelink-cas 2": "edge > cas:50052",
+    "memory nativelink-cas 3": "other > cas:50051",
+    "memory nativelink-collector 0": "other > collector:4317",
+    "memory nativelink-collector 1": "adapter > collector:9464",
+    "redis nativelink-demand 0": "adapter > demand:9121",
+    "redis nativelink-redis 0": "edge > redis:6379",
+}
+
+
+@pytest.mark.parametrize("where", WIDER)
+def test_a_wider_rule_opens_a_forbidden_flow(where: str) -> None:
     """The peers of each rule stop the forbidden flows, as this counter-run without them shows."""
+    case, name, rule = where.split()
+    policies, _, forbidden = FLOWS[case]
     wider = deepcopy(policies)
     (policy,) = [item for item in wider if item["metadata"]["name"] == name]
-    del policy["spec"]["ingress"][rule]["from"]
-    assert opened in FORBIDDEN
-    assert not allowed(policies, opened)
-    assert allowed(wider, opened)
+    del policy["spec"]["ingress"][int(rule)]["from"]
+    assert WIDER[where] in forbidden
+    assert not allowed(policies, WIDER[where])
+    assert allowed(wider, WIDER[where])
 
 
 @pytest.mark.parametrize(
@@ -296,99 +282,77 @@ def test_without_a_default_deny_a_forbidden_flow_gets_through(namespace: str, fl
     assert allowed([each for each in MEMORY if (each["metadata"]["namespace"], each["metadata"]["name"]) != deny], flow)
 
 
-def test_worker_egress_follows_the_inventory() -> None:
-    egress = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}], "ports": [{"port": 443}]}]
-    policies = policies_of(nativelink_worker_egress=egress)
-    assert allowed(policies, "worker > internet:443")
-    assert not any(allowed(policies, each) for each in flows("worker > internet:80 metadata:443", "cas > internet:443"))
-
-
-def senders(policies: list[Object], names: str, receiver: str) -> set[str]:
-    """Return those of some pods that reach a port."""
-    return {name for name in names.split() if allowed(policies, f"{name} > {receiver}")}
-
-
-PUBLIC = pytest.mark.parametrize("port", ["cas:50051", "scheduler:50052"])
-DEMAND = pytest.mark.parametrize(("backend", "port"), [("memory", "collector:9464"), ("redis", "demand:9121")])
-
-
-@PUBLIC
-def test_clients_come_from_the_edge_and_from_where_the_inventory_says(port: str) -> None:
-    office = {"ipBlock": {"cidr": "203.0.113.0/24", "except": ["203.0.113.8/32"]}}
-    ci = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}
-
-    def clients(**variables: object) -> set[str]:
-        return senders(policies_of(**variables), "edge internet internet-8 other keda", port)
-
-    assert clients() == {"edge"}
-    assert clients(nativelink_edge="none") == set()
-    assert clients(nativelink_client_peers=[office, ci]) == {"edge", "internet", "other"}
-    assert clients(nativelink_edge="none", nativelink_client_peers=[office]) == {"internet"}
+OFFICE = {"ipBlock": {"cidr": "203.0.113.0/24", "except": ["203.0.113.8/32"]}}
+CI = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "elsewhere"}}}
+ANYWHERE = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}], "ports": [{"port": 443}]}
+REDIS = {"nativelink_scheduler_backend": "redis"}
+EXISTING = REDIS | {"nativelink_redis_provider": "existing"}
+BUNDLED = {"nativelink_prometheus": "bundled", "nativelink_metrics_namespaces": ["metrics"]}
+HPA = {"nativelink_scaling": "hpa"}
+PUBLIC, CLIENTS = "cas:50051 scheduler:50052", "edge internet internet-8 other keda"
+PROXIES = "edge other-edge edge-elsewhere beside-edge"
+READERS, OURS = "keda adapter other worker edge", "cas scheduler collector worker"
+# Variables, pods, the ports that they try, and those of the pods that reach each of them.
+REACHED: list[tuple[dict[str, object], str, str, str]] = [
+    ({}, CLIENTS, PUBLIC, "edge"),
+    ({"nativelink_edge": "none"}, CLIENTS, PUBLIC, ""),
+    ({"nativelink_client_peers": [OFFICE, CI]}, CLIENTS, PUBLIC, "edge internet other"),
+    ({"nativelink_edge": "none", "nativelink_client_peers": [OFFICE]}, CLIENTS, PUBLIC, "internet"),
     # A controller that the cloud runs is not in a namespace.
-    cloud = {"ingress_provider": "existing", "ingress_namespace": ""}
-    assert clients(**cloud, nativelink_client_peers=[office]) == {"internet"}
+    (
+        {"ingress_provider": "existing", "ingress_namespace": "", "nativelink_client_peers": [OFFICE]},
+        *(CLIENTS, PUBLIC, "internet"),
+    ),
+    ({"nativelink_client_peers": [OFFICE]}, "internet", "scheduler:50061 cas:50052 collector:9464", ""),
+    # Of Envoy Gateway only the proxies of this Gateway come in. The labels of those of another provider are not known.
+    ({"ingress_provider": "envoy-gateway"}, PROXIES, PUBLIC, "edge"),
+    ({"ingress_provider": "existing"}, PROXIES, PUBLIC, PROXIES),
+    # KEDA and the namespaces of the inventory read the demand.
+    *(
+        (backend | variables, READERS, port, found)
+        for backend, port in (({}, "collector:9464"), (REDIS, "demand:9121"))
+        for variables, found in (
+            ({}, "keda"),
+            ({"nativelink_metrics_namespaces": ["metrics"]}, "keda adapter"),
+            (HPA, ""),
+            (HPA | {"nativelink_metrics_namespaces": ["metrics"]}, "adapter"),
+            (HPA | {"nativelink_worker_pools": [{"name": "a", "scaling": "keda"}, {"name": "b"}]}, "keda"),
+        )
+    ),
+    # The bundled Prometheus reads the demand, and is read by them.
+    ({"nativelink_metrics_namespaces": ["metrics"]}, "prometheus", "collector:9464", ""),
+    (BUNDLED, "prometheus", "collector:9464", "prometheus"),
+    (BUNDLED | REDIS, "prometheus", "demand:9121", "prometheus"),
+    (BUNDLED, READERS, "prometheus:9090", "keda adapter"),
+    (BUNDLED | REDIS, "prometheus", "scheduler:50061 redis:6379 internet:443 api-server:6443", ""),
+    ({}, OURS, "dns:53", OURS),
+    ({}, OURS, "node-dns:53", ""),
+    ({"nativelink_dns_peers": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}, OURS, "node-dns:53", OURS),
+    ({"nativelink_dns_peers": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}, OURS, "dns:53", ""),
+    ({"nativelink_worker_egress": [ANYWHERE]}, "worker cas", "internet:443", "worker"),
+    ({"nativelink_worker_egress": [ANYWHERE]}, "worker cas", "internet:80 metadata:443", ""),
+    *(
+        (EXISTING | {"nativelink_redis_address": f"{host}:6380"}, "scheduler demand worker", ports, found)
+        for host in ("203.0.113.7", "redis.example.com")
+        for ports, found in (("internet:6380", "scheduler demand"), ("internet:443", ""))
+    ),
+    (EXISTING | {"nativelink_redis_address": "203.0.113.7:6380"}, "scheduler", "internet-8:6380", ""),
+]
 
 
-@PUBLIC
-def test_of_envoy_gateway_only_the_proxies_of_this_gateway_come_in(port: str) -> None:
-    names = "edge other-edge edge-elsewhere beside-edge"
-    assert senders(policies_of(ingress_provider="envoy-gateway"), names, port) == {"edge"}
-    # The labels of the proxies of another provider are not known.
-    assert senders(policies_of(ingress_provider="existing"), names, port) == set(names.split())
-
-
-def test_client_peers_reach_no_other_port() -> None:
-    policies = policies_of(nativelink_client_peers=[{"ipBlock": {"cidr": "0.0.0.0/0"}}])
-    assert allowed(policies, "internet > cas:50051")
-    assert not any(allowed(policies, each) for each in flows("internet > scheduler:50061 cas:50052 collector:9464"))
-
-
-@DEMAND
-def test_keda_and_the_namespaces_of_the_inventory_read_the_demand(backend: str, port: str) -> None:
-    def readers(**variables: object) -> set[str]:
-        policies = policies_of(nativelink_scheduler_backend=backend, **variables)
-        return senders(policies, "keda adapter other worker edge", port)
-
-    mixed = [{"name": "a", "scaling": "keda"}, {"name": "b"}]
-    assert readers() == {"keda"}
-    assert readers(nativelink_metrics_namespaces=["metrics"]) == {"keda", "adapter"}
-    assert readers(nativelink_scaling="hpa") == set()
-    assert readers(nativelink_scaling="hpa", nativelink_metrics_namespaces=["metrics"]) == {"adapter"}
-    assert readers(nativelink_scaling="hpa", nativelink_worker_pools=mixed) == {"keda"}
-
-
-@DEMAND
-def test_the_bundled_prometheus_reads_the_demand_and_is_read_by_keda(backend: str, port: str) -> None:
-    variables = {"nativelink_scheduler_backend": backend, "nativelink_metrics_namespaces": ["metrics"]}
-    bundled = policies_of(**variables, nativelink_prometheus="bundled")
-    assert allowed(bundled, f"prometheus > {port}")
-    assert not allowed(policies_of(**variables), f"prometheus > {port}"), "the counter-run: without the variable"
-    assert senders(bundled, "keda adapter other worker", "prometheus:9090") == {"keda", "adapter"}
-    beyond = flows("prometheus > scheduler:50061 redis:6379 internet:443 api-server:6443")
-    assert not any(allowed(bundled, each) for each in beyond)
-
-
-def test_dns_is_asked_where_the_inventory_says() -> None:
-    names = "cas scheduler collector worker"
-    policies = policies_of(nativelink_dns_peers=[{"ipBlock": {"cidr": "169.254.20.10/32"}}])
-    assert senders(policies, names, "node-dns:53") == senders(MEMORY, names, "dns:53") == set(names.split())
-    assert senders(policies, names, "dns:53") == senders(MEMORY, names, "node-dns:53") == set()
+@pytest.mark.parametrize(("variables", "names", "ports", "found"), REACHED)
+def test_a_port_is_reached_as_the_inventory_says(
+    variables: dict[str, object], names: str, ports: str, found: str
+) -> None:
+    policies = policies_of(**variables)
+    for port in ports.split():
+        assert {name for name in names.split() if allowed(policies, f"{name} > {port}")} == set(found.split()), port
 
 
 def test_dns_is_asked_over_udp_too() -> None:
     for policy in (item for item in MEMORY if item["metadata"]["name"] == "dns"):
         (rule,) = policy["spec"]["egress"]
         assert [(port["protocol"], port["port"]) for port in rule["ports"]] == [("UDP", 53), ("TCP", 53)]
-
-
-def test_an_existing_redis_by_address_and_by_name() -> None:
-    existing = {"nativelink_scheduler_backend": "redis", "nativelink_redis_provider": "existing"}
-    by_address = policies_of(**existing, nativelink_redis_address="203.0.113.7:6380")
-    by_name = policies_of(**existing, nativelink_redis_address="redis.example.com:6380")
-    for policies in (by_address, by_name):
-        assert senders(policies, "scheduler demand worker", "internet:6380") == {"scheduler", "demand"}
-        assert not allowed(policies, "scheduler > internet:443")
-    assert not allowed(by_address, "scheduler > internet-8:6380")
 
 
 def test_policies_select_by_role_and_never_by_pool() -> None:

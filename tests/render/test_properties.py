@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from testkit.inventories import LABELS, inventories
 from testkit.trees import ROOT, objects_of, values_of
 
-RELAXED = settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+RELAXED = settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @RELAXED

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 
-from testbed import debian
-from testbed.ports import free_port
 from testbed.waiting import until
 from testkit.redis import Redis
 from testkit.trees import values_of
@@ -104,35 +99,6 @@ def test_a_full_redis_is_counted_too(redis: Redis) -> None:
     redis.run("CONFIG", "SET", "maxmemory", "1")
     assert "OOM" in redis.run("SET", "a", "b", check=False)
     assert demand(redis)["small:queued"] == 3
-
-
-def test_the_real_exporter_runs_the_script(redis: Redis) -> None:
-    act(redis, 3, "queued", pool="small")
-    (redis.folder / "demand.lua").write_text(DEMAND)
-    port = free_port()
-    (pod,) = yaml.safe_load(FILES["monitoring/demand-deployment.yaml"])["spec"]["template"]["spec"]["containers"]
-    arguments = [text.replace("/config/", f"{redis.folder}/") for text in pod["args"]]
-    environment = {item["name"]: item["value"] for item in pod["env"] if "value" in item}
-    environment |= {
-        "REDIS_ADDR": f"redis://127.0.0.1:{redis.port}",
-        "REDIS_EXPORTER_WEB_LISTEN_ADDRESS": f"127.0.0.1:{port}",
-    }
-    program = debian.root("prometheus-redis-exporter") / "usr/bin/prometheus-redis-exporter"
-    with (redis.folder / "exporter.log").open("wb") as log:
-        process = subprocess.Popen([program, *arguments], env=environment, stdout=log, stderr=log)
-    try:
-
-        def value() -> str:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                lines = answer.read().decode().splitlines()
-            # Newer exporters add a label with the script's name after this one.
-            (line,) = [line for line in lines if line.startswith('redis_script_values{key="small:queued"')]
-            return line.rpartition(" ")[2]
-
-        until("the exporter", lambda: value() == "3", 20)
-    finally:
-        process.kill()
-        process.wait()
 
 
 # The housekeeping ----------------------------------------------------------------------------------------------------

@@ -21,17 +21,25 @@ COLLECTIONS = str(Path(__file__).parents[2] / ".ansible/collections")
 CHANGED = render.tree(values_of(nativelink_cas_resources={"requests": {"cpu": "3"}}))
 
 
-def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
-    """Return the content and the modification time of every file."""
-    return {
-        str(path.relative_to(folder)): (path.read_text(), path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def everything(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Return the kind, modification time and content of everything in a folder, without following links."""
+    found = {}
+    for path in folder.rglob("*"):
+        stat = path.lstat()
+        content = str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else ""
+        found[str(path.relative_to(folder))] = (stat.st_mode, 0 if path.is_dir() else stat.st_mtime_ns, content)
+    return found
 
 
 def texts(folder: Path) -> dict[str, str]:
-    return {path: text for path, (text, _) in snapshot(folder).items()}
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refused(folder: Path, files: dict[str, str] = FILES, **arguments: bool) -> str:
+    """Write files, which must fail, and return the message."""
+    with pytest.raises(tree.WriteError) as error:
+        tree.write(folder, files, **arguments)
+    return str(error.value).removeprefix("test: nativelink_clusters_dir: ")
 
 
 def test_the_second_time_nothing_is_written(folder: Path) -> None:
@@ -39,18 +47,28 @@ def test_the_second_time_nothing_is_written(folder: Path) -> None:
     assert len(first.created) == len(FILES) + 2  # and the user's kustomization.yaml and patches/README.md
     assert not first.changed
     assert not first.removed
-    before = snapshot(folder)
+    before = everything(folder)
     assert not tree.write(folder, render.tree(values_of()))
-    assert snapshot(folder) == before
+    assert everything(folder) == before
 
 
-def test_only_the_file_that_differs_is_written(folder: Path) -> None:
+@pytest.mark.parametrize("links", [True, False], ids=["", "without hard links"])
+def test_only_the_file_that_differs_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
     tree.write(folder, FILES)
-    before = snapshot(folder)
+    before, inodes = everything(folder), {path: (folder / path).stat().st_ino for path in texts(folder)}
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
     result = tree.write(folder, CHANGED)
     assert (result.created, result.changed, result.removed) == ([], ["rendered/cas/statefulset.yaml"], [])
-    after = snapshot(folder)
+    after = everything(folder)
     assert [path for path in after if after[path] != before[path]] == ["rendered/cas/statefulset.yaml"]
+    if links:
+        moved = [path for path, inode in inodes.items() if (folder / path).stat().st_ino != inode]
+        assert moved == ["rendered/cas/statefulset.yaml"]
+        assert {(folder / path).stat().st_nlink for path in inodes} == {1}
 
 
 def test_a_hand_edit_and_a_deleted_file_are_put_right(folder: Path) -> None:
@@ -95,36 +113,14 @@ def test_check_writes_nothing_and_says_everything(folder: Path) -> None:
 
     tree.write(folder, FILES)
     (folder / "rendered/extra.yaml").write_text("extra: 1\n")
-    before = snapshot(folder)
+    before = everything(folder)
     result = tree.write(folder, CHANGED, check=True, diff=True)
     assert (result.changed, result.removed) == (["rendered/cas/statefulset.yaml"], ["rendered/extra.yaml"])
     changed, removed = result.diff
     assert 'cpu: "1"' in changed["before"]
     assert 'cpu: "3"' in changed["after"]
     assert (removed["before"], removed["after"]) == ("extra: 1\n", "")
-    assert snapshot(folder) == before
-
-
-def test_unchanged_files_of_a_changed_tree_are_the_same_files(folder: Path) -> None:
-    tree.write(folder, FILES)
-    inodes = {path: (folder / path).stat().st_ino for path in texts(folder)}
-    tree.write(folder, CHANGED)
-    moved = [path for path, inode in inodes.items() if (folder / path).stat().st_ino != inode]
-    assert moved == ["rendered/cas/statefulset.yaml"]
-    assert {(folder / path).stat().st_nlink for path in inodes} == {1}
-
-
-def test_a_file_system_without_hard_links(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree.write(folder, FILES)
-    before = snapshot(folder)
-
-    def refused(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
-    tree.write(folder, CHANGED)
-    after = snapshot(folder)
-    assert [path for path in after if after[path] != before[path]] == ["rendered/cas/statefulset.yaml"]
+    assert everything(folder) == before
 
 
 def test_a_file_and_a_folder_in_each_others_place_below_rendered(folder: Path) -> None:
@@ -138,16 +134,6 @@ def test_a_file_and_a_folder_in_each_others_place_below_rendered(folder: Path) -
     result = tree.write(folder, FILES)
     assert result.removed == ["rendered/cas", "rendered/policy/dns.yaml/mine.yaml"]
     assert texts(folder) == wanted
-
-
-def everything(folder: Path) -> dict[str, tuple[int, int, str]]:
-    """Return the kind, modification time and content of everything in a folder, without following links."""
-    found = {}
-    for path in folder.rglob("*"):
-        stat = path.lstat()
-        content = str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else ""
-        found[str(path.relative_to(folder))] = (stat.st_mode, 0 if path.is_dir() else stat.st_mtime_ns, content)
-    return found
 
 
 @pytest.mark.parametrize("check", [False, True])
@@ -177,12 +163,9 @@ def test_a_symbolic_link_is_refused_and_nothing_changes(
     link.symlink_to(outside)
     before = everything(tmp_path)
 
-    with pytest.raises(tree.WriteError) as refused:
-        tree.write(folder, CHANGED, check=check)
-
-    assert str(refused.value) == (
-        f"test: nativelink_clusters_dir: {link} is a symbolic link, and rendering writes only inside of the "
-        f"cluster's folder; {remedy}, and render again"
+    assert refused(folder, CHANGED, check=check) == (
+        f"{link} is a symbolic link, and rendering writes only inside of the cluster's folder; "
+        f"{remedy}, and render again"
     )
     assert everything(tmp_path) == before
     link.unlink()
@@ -195,11 +178,8 @@ def test_all_links_of_a_tree_are_named_at_once(folder: Path, tmp_path: Path) -> 
     names = ["rendered/cas/mine.yaml", "rendered/policy/mine.yaml"]
     for name in names:
         (folder / name).symlink_to(tmp_path)
-    with pytest.raises(tree.WriteError) as refused:
-        tree.write(folder, CHANGED)
-    assert [line.split(": ")[2].split()[0] for line in str(refused.value).splitlines()] == [
-        str(folder / name) for name in names
-    ]
+    lines = refused(folder, CHANGED).splitlines()
+    assert [line.partition(" is a ")[0].rpartition(" ")[2] for line in lines] == [str(folder / name) for name in names]
 
 
 def test_nativelink_clusters_dir_may_be_a_link(folder: Path, tmp_path: Path) -> None:
@@ -232,11 +212,7 @@ def test_a_file_where_a_folder_belongs_is_named(folder: Path, place: str) -> Non
     file = (folder / place).resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("in the way\n")
-    with pytest.raises(tree.WriteError) as refused:
-        tree.write(folder, FILES)
-    assert str(refused.value) == (
-        f"test: nativelink_clusters_dir: {file} is a file where a folder belongs; move the file away, and render again"
-    )
+    assert refused(folder) == f"{file} is a file where a folder belongs; move the file away, and render again"
     assert file.read_text() == "in the way\n"
     assert list(file.parent.iterdir()) == [file]
 
@@ -246,21 +222,15 @@ def test_a_pipe_below_rendered_is_named_and_not_read(folder: Path) -> None:
     pipe = folder / "rendered/cas/service.yaml"
     pipe.unlink()
     os.mkfifo(pipe)
-    with pytest.raises(tree.WriteError) as refused:
-        tree.write(folder, FILES)
-    assert str(refused.value) == (
-        f"test: nativelink_clusters_dir: {pipe} is neither a regular file nor a folder; remove it, and render again"
-    )
+    assert refused(folder) == f"{pipe} is neither a regular file nor a folder; remove it, and render again"
 
 
 def test_a_second_run_at_the_same_time_is_refused(folder: Path) -> None:
     tree.write(folder, FILES)
     before = everything(folder)
-    with tree._locked(folder), pytest.raises(tree.WriteError) as refused:
-        tree.write(folder, CHANGED)
-    assert str(refused.value) == (
-        f"test: nativelink_clusters_dir: another run is writing {folder}; wait until it has ended, and render again"
-    )
+    with tree._locked(folder):
+        said = refused(folder, CHANGED)
+    assert said == f"another run is writing {folder}; wait until it has ended, and render again"
     assert everything(folder) == before
     assert tree.write(folder, CHANGED).changed == ["rendered/cas/statefulset.yaml"]
 
@@ -398,11 +368,9 @@ def test_a_folder_of_another_user_is_named(unprivileged: Path, place: str) -> No
     before = everything(folder)
     if os.getuid() == 0:
         os.seteuid(65534)
-    with pytest.raises(tree.WriteError) as refused:
-        tree.write(folder, NEW)
-    assert str(refused.value) == (
-        f"test: nativelink_clusters_dir: {folder / place} cannot be read or written: Permission denied; give the user "
-        "that runs Ansible read and write access to it and to all that it contains, and render again"
+    assert refused(folder, NEW) == (
+        f"{folder / place} cannot be read or written: Permission denied; give the user that runs Ansible read and "
+        "write access to it and to all that it contains, and render again"
     )
     assert everything(folder) == before
 

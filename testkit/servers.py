@@ -1,0 +1,40 @@
+"""Servers for tests of clients, which need not speak any protocol."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Accept connections on the yielded port, and leave each of them to `answer`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=[connection], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.close()
+
+
+def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket], None]:
+    """Return a function that answers each request in this way."""
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", body]
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(10_000)
+        connection.sendall("\r\n".join(head).encode())
+        connection.close()
+
+    return answer
