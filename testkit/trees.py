@@ -18,12 +18,13 @@ Object = dict[str, Any]
 
 def values_of(cluster: str = "test", **variables: Any) -> Values:
     """Return the renderer's input for a cluster with these variables. Templates are plain texts here."""
-    # The last three have a default that is a template.
+    # The last four have a default that is a template.
     stated = {
         "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
         "ingress_class_name": "nativelink",
         "ingress_namespace": "edge",
         "gitops_namespace": "gitops",
+        "gitops_path": f"clusters/{cluster}",
         **variables,
     }
     return specs.effective({"inventory_hostname": cluster, **stated}, lambda text: text)
