@@ -49,10 +49,6 @@ STATED = {
         ("worker.egress[0].ports[0].port", "anyOf"),
         ("worker.egress[0].ports[0].port", "oneOf"),
     },
-    "nativelink_scheduler_resources.limits.memory: 8 is only": {
-        ("scheduler.resources.requests.memory", "minimum"),
-        ("scheduler.resources.limits.memory", "minimum"),
-    },
 }
 
 
