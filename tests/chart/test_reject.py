@@ -49,6 +49,7 @@ STATED = {
         ("worker.egress[0].ports[0].port", "anyOf"),
         ("worker.egress[0].ports[0].port", "oneOf"),
     },
+    "nativelink_scheduler_resources.limits.memory: 8 is only": {("scheduler.resources.limits.memory", "minimum")},
 }
 
 

@@ -198,7 +198,7 @@ def test_a_farm_of_the_stand_in_asks_for_certificates(stand_in: Path) -> None:
 def test_a_refused_configuration_has_its_output_and_the_others_the_reason_why_they_are_not_run(
     stand_in: Path, tmp_path: Path
 ) -> None:
-    for name, old, new in (("dev", "weight: 1", ""), ("mine", f"nativelink:{VERSION}", f"nativelink:{OLDER}")):
+    for name, old, new in (("dev", "weight: 1,", ""), ("mine", f"nativelink:{VERSION}", f"nativelink:{OLDER}")):
         assert any(old in text for text in committed("dev").values())
         for path, text in committed("dev").items():
             file = tmp_path / "clusters" / name / "rendered" / path

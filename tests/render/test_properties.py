@@ -41,7 +41,7 @@ def test_every_object_is_unique_and_has_a_namespace(cluster: str, variables: dic
     assert len(names) == len(set(names))
     listed = yaml.safe_load(files["kustomization.yaml"])
     generated = {file for generator in listed["configMapGenerator"] for file in generator["files"]}
-    for_users = {"monitoring/inhibit-rules.yaml"} & files.keys()
+    for_users = {"monitoring/alert-rules.yaml", "monitoring/inhibit-rules.yaml"} & files.keys()
     assert {*listed["resources"], *generated, *for_users, "kustomization.yaml"} == files.keys(), "an unused file"
 
 
