@@ -230,10 +230,12 @@ class ArgoCD(Engine):
 
     def finished(self, commit: str) -> bool:
         sync, operation = (self.status().get(name, {}) for name in ("sync", "operationState"))
-        if (sync.get("revision"), operation.get("phase")) != (commit, "Succeeded"):
+        if sync.get("revision") != commit or operation.get("phase") == "Running":
             return False
-        # A commit that changes no object is not applied.
-        return sync["status"] == "Synced" or operation.get("syncResult", {}).get("revision") == commit
+        # A commit that changes no object is not applied. Nor is the revert of one that was refused: its operation stays.
+        return sync["status"] == "Synced" or (
+            operation.get("phase") == "Succeeded" and operation.get("syncResult", {}).get("revision") == commit
+        )
 
     def healthy(self) -> bool:
         status = self.status()
