@@ -232,7 +232,7 @@ class ArgoCD(Engine):
         sync, operation = (self.status().get(name, {}) for name in ("sync", "operationState"))
         if sync.get("revision") != commit or operation.get("phase") == "Running":
             return False
-        # A commit that changes no object is not applied. Nor is the revert of one that was refused: its operation stays.
+        # A commit that changes no object is not applied, nor is the revert of one that was refused.
         return sync["status"] == "Synced" or (
             operation.get("phase") == "Succeeded" and operation.get("syncResult", {}).get("revision") == commit
         )
