@@ -29,7 +29,7 @@ GROUPS = {
     "roles": ("provision/test_node_agent", "provision/test_worker_certificates", "provision/test_release_manifest"),
 }
 # The files that do not run in the order of the alphabet on the cluster that they share with others.
-FIRST = ("engines", "flux", "argocd", "switching", "provisioning", "scaling")
+FIRST = ("engines", "flux", "argocd", "switching", "testbed", "provisioning", "scaling")
 FIRST += ("cluster", "kubernetes", "changes", "node_agent", "worker_certificates")
 RUNNING = contextlib.ExitStack()
 

@@ -160,7 +160,7 @@ class Cache:
 
     def act(self, salt: str = "first") -> str:
         """Ask the cache, which has the results of all actions with the same salt, and run the action if it has none."""
-        return self.client.act("date +%s%N", "--lookup", f"--salt={salt}", pool="default")
+        return self.client.act("date +%s%N # {salt}", "--lookup", f"--salt={salt}", pool="default")
 
     def keeps(self) -> bool:
         """Return True if the cache has the first result, and False while it does not answer."""

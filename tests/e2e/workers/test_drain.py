@@ -277,9 +277,11 @@ def test_a_pod_that_is_deleted_again_finishes_its_actions(farm: Observed, loads:
 
 def test_a_spot_interruption_kills_only_actions_that_outlast_its_grace_period(farm: Observed, loads: object) -> None:
     farm.has("small", 3)
-    short, long = farm.start("small", 1, "5-5"), farm.start("small", 1, "40-40")
+    long = farm.start("small", 1, "50-50")
+    farm.busy("small", 1)
+    short = farm.start("small", 1, "12-12")
     for pod in farm.busy("small", 2):
-        farm.delete(pod, "--grace-period=20")
+        farm.delete(pod, "--grace-period=25")
     assert short.begun() == [1]
     assert long.begun() == [2], "the action should be killed, and begin again elsewhere"
 
