@@ -210,7 +210,7 @@ def test_a_refused_configuration_has_its_output_and_the_others_the_reason_why_th
         assert found[f"dev {process} starts"].startswith("FAILED")
         assert "at '/stores/" in found[f"dev {process} starts"]  # the schema requires a weight there
     assert found["dev worker default starts"] == "not run  isolation needs root"
-    assert found["mine everything starts"].startswith("not run  its tree is for another version")
+    assert found["mine (again) everything starts"].startswith("not run  its tree is for another version")
 
 
 @needs_namespaces
