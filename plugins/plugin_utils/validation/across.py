@@ -51,7 +51,7 @@ def shared_queues(clusters: Mapping[str, Values]) -> list[Finding]:
     return [
         Finding(cluster, name, f"the cluster {other} also uses {address}, so both would have one queue", remedy)
         for address, users in owners.items()
-        for (cluster, _), other in _others(users)
+        for (cluster, _unused), other in _others(users)
     ]
 
 
