@@ -195,6 +195,8 @@ class Cluster:
     def pause(self) -> None:
         """Pause the API server until ``resume``: it accepts connections, but does not answer."""
         self._signal("kube-apiserver", signal.SIGSTOP)
+        stopped = Path(f"/proc/{self.processes()['kube-apiserver']}/stat")
+        until("the API server to be paused", lambda: stopped.read_text().rpartition(") ")[2][0] == "T", 10)
 
     def resume(self) -> None:
         """Let a paused API server continue."""

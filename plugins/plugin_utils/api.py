@@ -114,6 +114,9 @@ def _described(text: str, location: str | None) -> str:
     return f"the text {json.dumps(text.strip()[:80])}" if text.strip() else "an empty body"
 
 
+_REPEATED = ("GET", "PATCH")
+
+
 class Api:
     """One cluster, by kubeconfig and context; objects are plain dictionaries as the API server sends them.
 
@@ -156,7 +159,8 @@ class Api:
                 headers={"Accept": "application/json", "Content-Type": content_type, **headers},
                 timeout=self._timeout,
                 redirect=False,  # an API server sends none, and another server must not get the credentials
-                retries=urllib3.Retry(2, backoff_factor=0.5) if method == "GET" else False,
+                # To read or to apply once more does no harm. A busy server is silent while it takes in many new kinds.
+                retries=urllib3.Retry(2, backoff_factor=0.5, allowed_methods=_REPEATED, raise_on_status=False),
             )
         except urllib3.exceptions.HTTPError as error:
             problem = f"the API server {self._host} does not answer ({_cause(error)})"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api, ApiError
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.live import live_findings
 
 from testbed import cluster
@@ -399,6 +400,29 @@ def test_a_server_of_another_authority(real: Cluster, tmp_path: Path) -> None:
     (line,) = lines(file)
     assert line.startswith(f"prod: cluster_context: the API server {real.endpoint} does not answer (")
     assert "certificate" in line
+
+
+def test_what_a_silent_server_delays_is_asked_again(real: Cluster) -> None:
+    """A request lasts a second here, and the server is silent for longer. What creates an object is sent once."""
+    api = Api(str(real.kubeconfig), real.context, timeout=1)
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patient", "namespace": "default"}}
+    api.apply(wanted, "test")
+
+    def while_silent(request: Callable[[], object], seconds: float) -> object:
+        end = threading.Timer(seconds, real.resume)
+        real.pause()
+        end.start()
+        try:
+            return request()
+        finally:
+            end.cancel()
+            real.resume()
+
+    while_silent(lambda: api.apply({**wanted, "data": {"asked": "again"}}, "test"), 1.5)
+    assert (api.live(wanted) or {})["data"] == {"asked": "again"}
+    another = {**wanted, "metadata": {"name": "hasty", "namespace": "default"}}
+    with pytest.raises(ApiError, match="does not answer"):
+        while_silent(lambda: api.create(another, "test"), 1.5)
 
 
 def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Path) -> None:
