@@ -121,7 +121,8 @@ class Argo:
         started = time.monotonic()
         self.refresh()
         wanted = ("Synced", commit, health)
-        self.eventually(f"{wanted}", lambda: self.status() == wanted and self.operation()[0] == "Succeeded", seconds)
+        # For the revert of a commit that it refused Argo CD has nothing to do, so the failed operation stays the last.
+        self.eventually(f"{wanted}", lambda: self.status() == wanted and self.operation()[0] != "Running", seconds)
         print(f"refresh to applied and healthy: {time.monotonic() - started:.1f} s")
 
     def limit(self) -> str:
