@@ -114,9 +114,6 @@ def _described(text: str, location: str | None) -> str:
     return f"the text {json.dumps(text.strip()[:80])}" if text.strip() else "an empty body"
 
 
-_REPEATED = ("GET", "PATCH")
-
-
 class Api:
     """One cluster, by kubeconfig and context; objects are plain dictionaries as the API server sends them.
 
@@ -160,7 +157,7 @@ class Api:
                 timeout=self._timeout,
                 redirect=False,  # an API server sends none, and another server must not get the credentials
                 # To read or to apply once more does no harm. A busy server is silent while it takes in many new kinds.
-                retries=urllib3.Retry(2, backoff_factor=0.5, allowed_methods=_REPEATED, raise_on_status=False),
+                retries=urllib3.Retry(2, backoff_factor=0.5, allowed_methods=("GET", "PATCH"), raise_on_status=False),
             )
         except urllib3.exceptions.HTTPError as error:
             problem = f"the API server {self._host} does not answer ({_cause(error)})"

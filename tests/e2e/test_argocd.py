@@ -71,6 +71,12 @@ class Argo:
         found = self.application()["status"].get("operationState", {})
         return found.get("phase", ""), found.get("message", "")
 
+    def settled(self, commit: str) -> bool:
+        """Return True if the last operation succeeded, or failed for another commit, whose revert needs none."""
+        found = self.application()["status"].get("operationState", {})
+        phase = found.get("phase")
+        return phase == "Succeeded" or (phase == "Failed" and commit not in json.dumps(found))
+
     def errors(self) -> str:
         """Return the messages of the Application's conditions."""
         return " ".join(each["message"] for each in self.application()["status"].get("conditions", ()))
@@ -121,8 +127,7 @@ class Argo:
         started = time.monotonic()
         self.refresh()
         wanted = ("Synced", commit, health)
-        # For the revert of a commit that it refused Argo CD has nothing to do, so the failed operation stays the last.
-        self.eventually(f"{wanted}", lambda: self.status() == wanted and self.operation()[0] != "Running", seconds)
+        self.eventually(f"{wanted}", lambda: self.status() == wanted and self.settled(commit), seconds)
         print(f"refresh to applied and healthy: {time.monotonic() - started:.1f} s")
 
     def limit(self) -> str:

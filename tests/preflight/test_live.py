@@ -408,8 +408,8 @@ def test_what_a_silent_server_delays_is_asked_again(real: Cluster) -> None:
     wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patient", "namespace": "default"}}
     api.apply(wanted, "test")
 
-    def while_silent(request: Callable[[], object], seconds: float) -> object:
-        end = threading.Timer(seconds, real.resume)
+    def while_silent(request: Callable[[], object]) -> object:
+        end = threading.Timer(1.5, real.resume)
         real.pause()
         end.start()
         try:
@@ -418,11 +418,11 @@ def test_what_a_silent_server_delays_is_asked_again(real: Cluster) -> None:
             end.cancel()
             real.resume()
 
-    while_silent(lambda: api.apply({**wanted, "data": {"asked": "again"}}, "test"), 1.5)
+    while_silent(lambda: api.apply({**wanted, "data": {"asked": "again"}}, "test"))
     assert (api.live(wanted) or {})["data"] == {"asked": "again"}
     another = {**wanted, "metadata": {"name": "hasty", "namespace": "default"}}
     with pytest.raises(ApiError, match="does not answer"):
-        while_silent(lambda: api.create(another, "test"), 1.5)
+        while_silent(lambda: api.create(another, "test"))
 
 
 def test_a_paused_server_stops_only_its_own_cluster(real: Cluster, tmp_path: Path) -> None:
