@@ -33,8 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     built.add_argument("--images", action="store_true", help="also all programs and images for a real node")
     added = command("tool", "print the path of a program (programs.yml), built if needed", named=False)
     added.add_argument("name", metavar="NAME", choices=build.PROGRAMS)
-    added = command("manifests", "make the release manifests, by default all, and print their paths", named=False)
-    added.add_argument("--variables", type=Path, metavar="FILE", help="write the roles' variables that name them")
+    text = "make the release manifests, by default all, and print the roles' variables that name them"
+    added = command("manifests", text, named=False)
+    added.add_argument("--variables", type=Path, metavar="FILE", help="write the variables to a file instead")
     chosen = [*manifests.VARIABLES, []]  # Python 3.11 looks up the empty list, too
     added.add_argument("component", nargs="*", choices=chosen, metavar="COMPONENT", help=", ".join(manifests.VARIABLES))
     command("bpf", "compile the eBPF programs of role node_agent into the role's object files", named=False)
@@ -86,13 +87,12 @@ def main(arguments: list[str] | None = None) -> int:
             case "tool":
                 print(build.program(given.name))
             case "manifests":
+                text = yaml.safe_dump(manifests.variables(given.component), explicit_start=True)
                 if given.variables:
-                    text = yaml.safe_dump(manifests.variables(given.component), explicit_start=True)
                     given.variables.parent.mkdir(parents=True, exist_ok=True)
                     given.variables.write_text(text)
                 else:
-                    for label, path in manifests.build_all(given.component).items():
-                        print(f"{label:<24} {path}")
+                    print(text, end="")
             case "bpf":
                 for source in clang.BPF:
                     source.with_suffix(".o").write_bytes(clang.bpf(source))

@@ -206,13 +206,10 @@ class Cluster:
 
     def stop_api(self) -> None:
         """Kill the API server, so that connections are refused until ``start_api``."""
-        self._signal("kube-apiserver", signal.SIGKILL)
-        until("the API server to be gone", lambda: "kube-apiserver" not in self.processes(), 10)
+        self._kill("kube-apiserver")
         # A process that ends may still hold its port when its program is no longer visible.
         port = int(self.endpoint.rpartition(":")[2])
         until(f"port {port} to be free", lambda: is_free(port), 10)
-        # Until the dead process is reaped, kwokctl would consider it a running one.
-        (self._workdir / "pids" / "kube-apiserver.pid").unlink(missing_ok=True)
 
     def start_api(self) -> None:
         """Start the components that do not run, and wait until the cluster is ready."""
@@ -223,6 +220,10 @@ class Cluster:
             os.kill(self.processes()[component], number)
         except KeyError:
             raise ClusterError(f"{component} of cluster {self.name} does not run") from None
+
+    def _kill(self, component: str) -> None:
+        self._signal(component, signal.SIGKILL)
+        until(f"{component} to be gone", lambda: component not in self.processes(), 10)
 
     def _kwokctl(self, *arguments: str) -> None:
         """Run kwokctl on this cluster, with only our configuration, and with our kubectl first on PATH."""
@@ -260,32 +261,17 @@ class Cluster:
         patch = [{"op": "replace", "path": "/spec/selector/matchExpressions", "value": expressions}]
         self.run("patch", "stage", "pod-ready", "--type=json", "-p", json.dumps(patch))
         time.sleep(0.5)  # kwok notices the change with its watch
-        if not on:
-            until(f"the pods of {namespace} to get ready", lambda: self._nudge(namespace), 20)
+        if not on:  # kwok acts only on changes, but looks at all pods when it starts
+            self._kill("kwok")
+            self.start_api()
 
-    def _nudge(self, namespace: str) -> bool:
-        """Touch the pending pods of a namespace, because kwok acts only on changes. Return True if none is left."""
-        scheduled = "--field-selector=status.phase=Pending,spec.nodeName!="
-        pods = self.run("-n", namespace, "get", "pods", scheduled, "-o", "name").split()
-        if pods:
-            stamp = f"testbed/nudged={time.monotonic_ns()}"
-            self.run("-n", namespace, "annotate", "--overwrite", *pods, stamp)
-        return not pods
+    def offer_volumes(self, storage_class: str, size: str, count: int) -> None:
+        """Offer ``count`` PersistentVolumes of a class, which need not exist, each with a ``size`` like ``200Gi``.
 
-    def offer_volumes(self, storage_class: str = "local-path", size: str = "200Gi", count: int = NODES) -> None:
-        """Offer ``count`` PersistentVolumes of a class (``<class>-1`` ...), each with a ``size`` like ``200Gi``.
-
-        The class need not exist. Volumes whose claim was deleted are offered again. Volumes in use do not change.
+        They replace those of an earlier call, none of which may be in use.
         """
-        existing = json.loads(self.run("get", "pv", "-l", "testbed/offered=true", "-o", "json"))["items"]
-        phases = {item["metadata"]["name"]: item.get("status", {}).get("phase") for item in existing}
-        used_up = [name for name, phase in phases.items() if phase in {"Released", "Failed"}]
-        if used_up:
-            self.run("delete", "pv", "--wait=true", *used_up)
-        volumes = _volumes(storage_class, size, count)
-        wanted = [volume for volume in volumes if phases.get(volume["metadata"]["name"]) != "Bound"]
-        if wanted:
-            self.apply(*wanted)
+        self.run("delete", "pv", "-l", f"testbed/offered={storage_class}")
+        self.apply(*_volumes(storage_class, size, count))
 
     def load(self, *wanted: images.Image) -> None:
         """Offer images to the real node, which pulls them by their full names. ``images.saved()`` override ours."""
@@ -340,7 +326,7 @@ class Cluster:
         with cache.locked(cache.root() / ".ports"):
             (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(self._configuration(network, hpa_sync)))
             self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={patient(_READY_SECONDS)}s")
-        self._write_kubeconfig(pki)
+        self._write_kubeconfig()
         stages = list(yaml.safe_load_all(_STAGES.read_text()))
         fakes = [*stages, *(_node(index, tainted=real) for index in range(nodes))]
         if not real:
@@ -353,8 +339,9 @@ class Cluster:
         self._await("all components to run", lambda: self._all_run() and self._get("/readyz") == "ok")
         cache.say(f"[2/{steps}] adding fake nodes: {nodes} (some seconds)")
         self._await("its nodes to be accepted", furnished)
-        self._await(f"{nodes} nodes to be ready", lambda: self._nodes().count("True") >= nodes)
-        self._await("the ServiceAccount default in namespace default", self._has_service_account)
+        if nodes:
+            self._await("its nodes to be ready", lambda: self._are("Ready", "nodes", "--all"))
+        self._await("a ServiceAccount", lambda: bool(self.run("get", "serviceaccount", "default", "-n", "default")))
         if network:
             cache.say("[3/3] adding a real node (about half a minute)")
             self._add_node(network, (pki / "ca.crt").read_bytes())
@@ -365,7 +352,7 @@ class Cluster:
         A component that gives up on a slow API server may end again, so callers repeat this.
         """
         missing = set(COMPONENTS) - set(self.processes())
-        for name in missing:
+        for name in missing:  # until a dead process is reaped, kwokctl would consider it a running one
             (self._workdir / "pids" / f"{name}.pid").unlink(missing_ok=True)
         if missing:
             self._kwokctl("start", "cluster")
@@ -379,51 +366,23 @@ class Cluster:
         node.start(self.home, network, settings, authority)
         node.push(self.home, _content(components.images_of(components.NODE)) | images.saved())
         self.apply(*node.addons(network))
-        self._await(f"node {node.NAME} to be ready", lambda: self._is_ready(f"node/{node.NAME}", "Ready"))
-        for namespace, name in (("kube-system", "coredns"), ("local-path-storage", "local-path-provisioner")):
-            ready = f"deployment/{name}", "Available", "-n", namespace
-            self._await(f"Deployment {name} to be available", lambda ready=ready: self._is_ready(*ready))  # type: ignore[misc]
+        self._await(f"node {node.NAME} to be ready", lambda: self._are("Ready", f"node/{node.NAME}"))
+        for namespace in ("kube-system", "local-path-storage"):
+            available = "Available", "deployments", "--all", "-n", namespace
+            self._await(f"{namespace} to be available", lambda available=available: self._are(*available))  # type: ignore[misc]
 
-    def _is_ready(self, thing: str, condition: str, *arguments: str) -> bool:
-        path = f'jsonpath={{.status.conditions[?(@.type=="{condition}")].status}}'
-        return self.run("get", thing, *arguments, "-o", path) == "True"
+    def _are(self, condition: str, *things: str) -> bool:
+        """Return True if things meet a condition now or soon. ClusterError if not."""
+        self.run("wait", f"--for=condition={condition}", "--timeout=2s", *things)
+        return True
 
-    def _nodes(self) -> list[str]:
-        """Return the status of each node's Ready condition: ``["True", ...]``."""
-        path = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\\n"}{end}'
-        return self.run("get", "nodes", "-o", f"jsonpath={path}").split()
-
-    def _has_service_account(self) -> bool:
-        return bool(self.run("get", "serviceaccount", "default", "-n", "default", "--ignore-not-found", "-o", "name"))
-
-    def _write_kubeconfig(self, pki: Path) -> None:
+    def _write_kubeconfig(self) -> None:
         """Write our kubeconfig with embedded certificates, from the one that kwokctl keeps for itself."""
-        kwokctl = yaml.safe_load((self._workdir / "kubeconfig.yaml").read_text())
-
-        def data(name: str) -> str:
-            return base64.b64encode((pki / name).read_bytes()).decode()
-
-        name = self.context
-        server = kwokctl["clusters"][0]["cluster"]["server"]
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": name, "cluster": {"server": server, "certificate-authority-data": data("ca.crt")}}],
-            "users": [
-                {
-                    "name": name,
-                    "user": {
-                        "client-certificate-data": data("admin.crt"),
-                        "client-key-data": data("admin.key"),
-                    },
-                }
-            ],
-            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-            "current-context": name,
-        }
+        theirs = self._workdir / "kubeconfig.yaml"
+        text = build.run(self.kubectl, "--kubeconfig", theirs, "config", "view", "--flatten", "--raw")
         draft = self.kubeconfig.with_suffix(".draft")  # readers must never see half of the file
         draft.touch(mode=0o600)
-        draft.write_text(yaml.safe_dump(config, sort_keys=False))
+        draft.write_text(text.replace(f"kwok-{self.name}", self.context))
         draft.rename(self.kubeconfig)
 
     def _destroy(self) -> None:
@@ -479,7 +438,7 @@ def _volumes(storage_class: str, size: str, count: int) -> list[dict[str, Any]]:
         {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": {"name": f"{storage_class}-{number}", "labels": {"testbed/offered": "true"}},
+            "metadata": {"name": f"{storage_class}-{number}", "labels": {"testbed/offered": storage_class}},
             "spec": {
                 "storageClassName": storage_class,
                 "capacity": {"storage": size},

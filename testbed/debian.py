@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import platform
 import shutil
-import subprocess
+import time
 from pathlib import Path
 
 from testbed import build, cache
 
-
-def _run(*command: str | Path) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise build.BuildError(f"{error.filename} is needed: a Debian or Ubuntu machine has it") from None
-    if done.returncode:
-        raise build.BuildError(f"{' '.join(map(str, command))} failed: {done.stderr.strip()[-2000:]}")
-    return done.stdout
+# tar unpacks a package, because dpkg-deb --extract would replace a link with a folder.
+_UNPACK = 'dpkg-deb --fsys-tarfile "$0" | tar --extract --keep-directory-symlink --no-same-owner --directory="$1"'
 
 
 def _unpack(names: tuple[str, ...], draft: Path) -> None:
     """Fetch packages and all their dependencies (apt checks signatures and hashes), and unpack them into ``root``."""
-    apt, root = draft / "apt", draft / "root"
-    for folder in (apt / "lists" / "partial", apt / "cache" / "archives" / "partial", root):
-        folder.mkdir(parents=True)
+    apt, root, lists = draft / "apt", draft / "root", draft.parent / "lists"
+    for folder in (lists / "partial", apt / "cache" / "archives" / "partial", root):
+        folder.mkdir(parents=True, exist_ok=True)
     (apt / "status").touch()  # apt finds nothing installed, so it fetches every dependency
     settings = {
         "Dir::State": apt,
-        "Dir::State::lists": apt / "lists",
+        "Dir::State::lists": lists,
         "Dir::State::status": apt / "status",
         "Dir::Cache": apt / "cache",
         "APT::Install-Recommends": "false",
@@ -40,26 +33,21 @@ def _unpack(names: tuple[str, ...], draft: Path) -> None:
     }
     options = [f"-o={name}={value}" for name, value in settings.items()]
     cache.say(f"fetching Debian packages: {' '.join(names)}")
-    _run("apt-get", "-qq", *options, "update")
-    _run("apt-get", "-qq", "-y", *options, "--download-only", "install", *names)
+    updated = lists / "updated"
+    with cache.locked(draft.parent / "lists.lock"):  # all roots share the lists, for an hour
+        if not updated.exists() or updated.stat().st_mtime < time.time() - 3600:
+            build.run("apt-get", "-qq", *options, "update")
+            updated.touch()
+        build.run("apt-get", "-qq", "-y", *options, "--download-only", "install", *names)
     packages = sorted((apt / "cache" / "archives").glob("*.deb"))
     # Some systems keep /bin apart from /usr/bin. Here /bin is a link from the start, as in Debian's own installer.
     for name in ("bin", "sbin", "lib", "lib64"):
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
     for package in packages:
-        # tar unpacks the package, because dpkg-deb --extract would replace a link with a folder.
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as files:
-            _run_tar(root, files)
+        build.run("bash", "-o", "pipefail", "-c", _UNPACK, package, root)
     (draft / "packages").write_text("".join(f"{package.name}\n" for package in packages))
     shutil.rmtree(apt)
-
-
-def _run_tar(root: Path, files: subprocess.Popen[bytes]) -> None:
-    command = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", f"--directory={root}"]
-    done = subprocess.run(command, stdin=files.stdout, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise build.BuildError(f"unpacking {files.args!r} failed: {done.stderr[-2000:]}")
 
 
 def root(*names: str) -> Path:

@@ -21,8 +21,6 @@ from testbed import build, cache, pins
 
 # These tools make the manifests. Their versions are part of the cache key, because other versions may make others.
 _MAKERS = ("kubernetes", "helm")
-# All other manifests take some seconds.
-_FIRST_TIME = {"envoy-gateway": "about a minute, most of it for Helm", "argocd": "about half a minute"}
 
 
 def source(modules: pins.ModuleSet, module: str) -> Path:
@@ -106,6 +104,12 @@ def _kube_state_metrics(modules: pins.ModuleSet, _work: Path) -> str:
     return _kustomize(source(modules, modules.main) / "examples" / "standard")
 
 
+def _local_path(modules: pins.ModuleSet, _work: Path) -> str:
+    """Return the standard deployment with local volumes, whose disk kubelet reports, in the place of hostPath ones."""
+    text = (source(modules, modules.main) / "deploy" / "local-path-storage.yaml").read_text()
+    return text.replace("  name: local-path\n", "  name: local-path\n  annotations: {defaultVolumeType: local}\n")
+
+
 def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
     """Render the chart of all CRDs, then the chart of the controller.
 
@@ -184,6 +188,7 @@ _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]
     "kube-state-metrics": (_kube_state_metrics, ("kube-state-metrics",)),
     "prometheus-operator": (_prometheus_operator, ("prometheus-operator",)),
     "cert-manager": (_cert_manager, ("cert-manager",)),
+    "local-path": (_local_path, ("local-path",)),
 }
 
 # By component: the variable of a role that names its manifest.
@@ -212,8 +217,7 @@ def path(component: str, version: str | None = None, label: str = "") -> Path:
     file = f"{component}-{pins.release(modules)}.yaml"
 
     def make(draft: Path) -> None:
-        what = f"making the manifest of {component} {pins.release(modules)}"
-        cache.say(f"{label} {what} ({_FIRST_TIME.get(component, 'some seconds')})".lstrip())
+        cache.say(f"{label} making the manifest of {component} {pins.release(modules)}".lstrip())
         with tempfile.TemporaryDirectory() as work:
             made_from = f"# Made from the Go module {modules.main} {modules.version}.\n"
             (draft / file).write_text(made_from + recipe(modules, Path(work)))
@@ -229,21 +233,3 @@ def variables(components: Collection[str] = ()) -> dict[str, str | bool]:
     chosen = list(components or VARIABLES)
     paths = {VARIABLES[each]: str(path(each, label=f"[{n}/{len(chosen)}]")) for n, each in enumerate(chosen, 1)}
     return paths | {"keda_wait_for_metrics_api": False}  # the pods are fake, so KEDA's metrics API never answers
-
-
-def build_all(components: Collection[str] = ()) -> dict[str, Path]:
-    """Make the pinned manifests of these components, by default of all.
-
-    Return the paths by component and version: ``{"keda 2.21.0": path, ...}``.
-    """
-    releases = pins.versions()
-    wanted = [
-        (component, releases[name])
-        for component, (_, sets) in _RECIPES.items()
-        if not components or component in components
-        for name in sets
-    ]
-    return {
-        f"{component} {version}": path(component, version, f"[{number}/{len(wanted)}]")
-        for number, (component, version) in enumerate(wanted, 1)
-    }

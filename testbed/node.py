@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from testbed import build, cache, components, debian, images
+from testbed import build, cache, components, debian, images, manifests
 from testbed.waiting import ClusterError, tails, until
 
 NAME = "real-1"
@@ -376,12 +376,11 @@ def _lend(content: Path, registry: Path) -> None:
 
 def addons(wanted: Network) -> list[dict[str, Any]]:
     """Return the objects of the name server and of the provisioner of class local-path."""
-    text = _ADDONS.read_text()
+    text = f"{_ADDONS.read_text()}---\n{manifests.path('local-path').read_text()}"
     for name, value in {
         "DNS_ADDRESS": wanted.service(10),
         "COREDNS_IMAGE": components.reference("coredns"),
-        "PROVISIONER_IMAGE": components.reference("local-path-provisioner"),
-        "HELPER_IMAGE": components.reference("busybox"),
+        "image: busybox": f"image: {components.reference('busybox')}",
     }.items():
         text = text.replace(name, value)
     return list(yaml.safe_load_all(text))

@@ -23,17 +23,25 @@ Object = dict[str, Any]
 
 
 class Source:
-    """A source of the demand: a collector, and a NativeLink in memory."""
+    """A source of the demand: a collector, and a NativeLink in memory. ``reported`` is the address of other series."""
 
-    def __init__(self, folder: Path, edit: Callable[[Object], None]) -> None:
-        self.folder, self.port, self._otlp = folder, free_port(), free_port()
+    def __init__(self, folder: Path, edit: Callable[[Object], None], sender: str) -> None:
+        self.folder, self.port, otlp = folder, free_port(), free_port()
+        self.environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp}",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+        }
+        self.reported = Gauge(f"127.0.0.1:{free_port()}")
         self.client = Client(*[f"grpc://127.0.0.1:{self.port}"] * 2)
         self.gauge = Gauge(f"127.0.0.1:{free_port()}")
         self.running: list[subprocess.Popen[bytes]] = []
-        config = yaml.safe_load(render.tree(values_of())["monitoring/collector.yaml"])
-        config["receivers"]["otlp/scheduler"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self._otlp}"
-        config["exporters"]["prometheus/demand"]["endpoint"] = self.gauge.address
-        config["exporters"]["prometheus/reported"]["endpoint"] = f"127.0.0.1:{free_port()}"
+        tree = render.tree(values_of(nativelink_metrics=["scheduler", sender], nativelink_prometheus="bundled"))
+        name = "collector-workers" if sender == "worker" else "collector"
+        config = yaml.safe_load(tree[f"monitoring/{name}.yaml"])
+        config["receivers"][f"otlp/{sender}"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{otlp}"
+        places = {"prometheus/demand": self.gauge.address, "prometheus/reported": self.reported.address}
+        for exporter, settings in config["exporters"].items():
+            settings["endpoint"] = places[exporter]
         config["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{free_port()}"
         edit(config)
         (folder / "collector.yaml").write_text(yaml.safe_dump(config))
@@ -44,7 +52,7 @@ class Source:
         with (self.folder / "collector.log").open("wb") as log:
             command = [program, f"--config={self.folder}/collector.yaml"]
             self.running.append(subprocess.Popen(command, stdout=log, stderr=log))
-        until("the collector to listen", lambda: self.gauge.answers(), 30, self.log)
+        until("the collector to listen", lambda: self.reported.answers(), 30, self.log)
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         """Start NativeLink, which has nothing of an earlier one, and return it."""
@@ -64,8 +72,7 @@ class Source:
             "schedulers": [{"name": "MAIN", "simple": simple}],
             "servers": [{"name": "all", "listener": listener, "services": services}],
         }
-        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self._otlp}"}
-        started = nativelink.started(self.folder / "nativelink", config, **endpoint, OTEL_METRIC_EXPORT_INTERVAL="1000")
+        started = nativelink.started(self.folder / "nativelink", config, **self.environment)
         self.running.append(started)
         return started
 
@@ -89,9 +96,11 @@ class Source:
 
 
 @contextlib.contextmanager
-def source(folder: Path, edit: Callable[[Object], None] = lambda config: None) -> Iterator[Source]:
-    """Start a collector, whose configuration ``edit`` changes, and a NativeLink."""
-    made = Source(folder, edit)
+def source(
+    folder: Path, edit: Callable[[Object], None] = lambda config: None, sender: str = "scheduler"
+) -> Iterator[Source]:
+    """Start a collector, whose configuration ``edit`` changes. It takes the metrics of one kind of NativeLink."""
+    made = Source(folder, edit, sender)
     try:
         made.start_collector()
         yield made

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from testbed import build, cache, pins
-
 ROOT = Path(__file__).parents[2]
 KEDA, GATEWAY_API, ENVOY_GATEWAY = "keda_manifest", "ingress_gateway_api_manifest", "ingress_envoy_gateway_manifest"
 LOCAL = ("keda", "gateway-api", "envoy-gateway")  # what inventories/local installs
@@ -43,29 +41,6 @@ def test_the_variables_name_the_manifests(tmp_path: Path, components: tuple[str,
     assert variables.pop("keda_wait_for_metrics_api") is False
     assert set(variables) == wanted
     assert all(Path(path).is_file() for path in variables.values())
-
-
-def test_nothing_else_is_made_in_an_empty_cache(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    for name, path in {**build.programs("cluster"), "helm": build.program("helm")}.items():
-        (tmp_path / "bin" / name).symlink_to(path)
-    folder = tmp_path / "nativelink-gitops"
-    folder.mkdir()
-    (folder / "go").symlink_to(cache.root() / "go")  # the toolchain, if PATH has none
-    environment = {"XDG_CACHE_HOME": str(tmp_path), "TESTBED_BIN": str(tmp_path / "bin")}
-
-    done = run(tmp_path / "variables.yml", *LOCAL, **environment)
-    again = run(tmp_path / "variables.yml", *LOCAL, **environment)
-
-    versions = pins.versions()
-    keda, gateway_api, envoy_gateway = (versions[component] for component in LOCAL)
-    assert [line for line in done.stderr.splitlines() if "making" in line] == [
-        f"[1/3] making the manifest of keda {keda} (some seconds)",
-        f"[2/3] making the manifest of gateway-api {gateway_api} (some seconds)",
-        f"[3/3] making the manifest of envoy-gateway {envoy_gateway} (about a minute, most of it for Helm)",
-    ]
-    assert "making" not in again.stderr
-    assert (done.returncode, again.returncode) == (0, 0)
 
 
 def test_a_manifest_that_cannot_be_made_is_reported_without_a_traceback(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from testbed import build, images
+from testbed import build
 from testbed.ports import free_port, free_ports
 from testbed.waiting import patient, until
+from testkit import nativelink
 from testkit.authority import Authority
+from testkit.client import Client
 
 Object = dict[str, Any]
 Edit = Callable[[Object], object]
 CACHES = ("cas", "ac")
-SCHEMA = {"NATIVELINK_SCHEMA": str(images.nativelink_schema(images.NATIVELINK_VERSIONS[-1]))}
 SERVICES = "servers.0.services"
 WORKER = "workers.0.local"
 
@@ -32,7 +32,7 @@ def configuration(folder: Path, public: int = 0, internal: int = 0) -> Object:
     main = {"instance_name": "main"}
     fast = {"filesystem": {"content_path": f"{folder}/store/content", "temp_path": f"{folder}/store/temp"}}
     worker = {
-        "name": "${WORKER_NAME:-worker-}",
+        "name": "worker-",
         "worker_api_endpoint": {"uri": f"grpc://127.0.0.1:{internal}"},
         "cas_fast_slow_store": "WORKER",
         "upload_action_result": {"ac_store": "AC"},
@@ -88,15 +88,6 @@ def put(path: str, value: object) -> Edit:
     return edit
 
 
-def start(file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the stand-in with a configuration that it refuses."""
-    clean = {name: value for name, value in os.environ.items() if name != "NATIVELINK_SCHEMA"}
-    command = [file.with_name("nativelink"), file]
-    return subprocess.run(
-        command, env=clean | environment, capture_output=True, text=True, check=False, timeout=patient(20)
-    )
-
-
 REDIS: Object = {"addresses": ["redis://:s3cret@127.0.0.1:1"], "experimental_pub_sub_channel": "nativelink"}
 
 
@@ -113,32 +104,31 @@ REDIS: Object = {"addresses": ["redis://:s3cret@127.0.0.1:1"], "experimental_pub
 def test_a_wrong_configuration_is_refused(tmp_path: Path, edit: Edit, says: str) -> None:
     config = configuration(tmp_path)
     edit(config)
-    (tmp_path / "bad.json5").write_text(json.dumps(config))
-    (tmp_path / "nativelink").symlink_to(build.program("nativelink"))
-    done = start(tmp_path / "bad.json5", **SCHEMA)
-    assert (done.returncode, says in done.stderr, "s3cret" in done.stderr) == (1, True, False), done.stderr
+    assert nativelink.started(tmp_path / "bad", config).wait(patient(20)) == 1
+    said = (tmp_path / "bad.log").read_text()
+    assert says in said
+    assert "s3cret" not in said
 
 
 def test_the_stand_in_does_not_start_without_a_schema(tmp_path: Path) -> None:
-    shutil.copy(build.program("nativelink"), tmp_path / "nativelink")
+    program = shutil.copy(build.program("nativelink"), tmp_path)
     (tmp_path / "good.json5").write_text(json.dumps({"stores": [], "servers": []}))
-    done = start(tmp_path / "good.json5")
-    assert (done.returncode, f"there is no {tmp_path}/nativelink.schema.json" in done.stderr) == (1, True)
-    (tmp_path / "nativelink.schema.json").write_text("{}")
-    done = start(tmp_path / "good.json5")
-    assert (done.returncode, 'its title is ""' in done.stderr) == (1, True)
+    done = subprocess.run([program, tmp_path / "good.json5"], env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{program}.schema.json: no such file" in done.stderr
 
 
 class Farm:
     """One process with CAS, scheduler and worker, and its clients."""
 
     def __init__(self, folder: Path, *edits: Edit, **environment: str) -> None:
-        self.folder, self.environment = folder, {**os.environ, **SCHEMA, **environment}
+        self.folder, self.environment = folder, environment
         self.public, self.internal = free_ports(2)
+        self.client = Client(*[f"grpc://127.0.0.1:{self.public}"] * 2)
         self.config = configuration(folder, self.public, self.internal)
         for edit in edits:
             edit(self.config)
-        self.started: list[subprocess.Popen[Any]] = []
+        self.running: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Farm:
         self.start("nativelink", self.config)
@@ -146,16 +136,13 @@ class Farm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.started:
+        for process in self.running:
             process.kill()
             process.wait()
 
     def start(self, name: str, config: Object) -> subprocess.Popen[bytes]:
-        (self.folder / f"{name}.json5").write_text(json.dumps(config))
-        with (self.folder / f"{name}.log").open("ab") as log:
-            command = [build.program("nativelink"), self.folder / f"{name}.json5"]
-            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        self.started.append(process)
+        process = nativelink.started(self.folder / name, config, **self.environment)
+        self.running.append(process)
         return process
 
     def start_worker(self, name: str, endpoint: Object, **properties: str) -> subprocess.Popen[bytes]:
@@ -193,16 +180,9 @@ class Farm:
         """Return the ID of a worker that has joined, or joins now."""
         return str(self.waits_for("Worker registered with scheduler", name)["worker_id"])
 
-    def load(self, *arguments: str) -> subprocess.Popen[str]:
-        where = f"grpc://127.0.0.1:{self.public}"
-        command = [build.program("reapi-load"), f"--execute-endpoint={where}", f"--cas-endpoint={where}", *arguments]
-        self.started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-        return self.started[-1]
-
-    def runs(self, *arguments: str) -> Object:
+    def runs(self, *arguments: str, **platform: str) -> Object:
         """Return the result of one action."""
-        output, _ = self.load("--seconds=0-0", *arguments).communicate(timeout=patient(40))
-        return dict(json.loads(output.splitlines()[0])["actions"][0])
+        return dict(self.client.report("--seconds=0-0", *arguments, **platform)["actions"][0])
 
 
 def looked_up(config: Object) -> None:
@@ -221,20 +201,19 @@ def test_a_repeated_execute_is_answered_by_cache_lookup_only(tmp_path: Path, edi
 
 def test_a_declared_property_has_to_be_offered(tmp_path: Path) -> None:
     with Farm(tmp_path) as farm:
-        for fits in ("cpu_count=4", "OSFamily=another", "note=anything", "undeclared=anything"):
-            assert farm.runs(f"--platform={fits}")["outcome"] == "ok", fits
-        for misfit in ("cpu_count=5", "memory_kb=1", "container-image=any"):
-            assert farm.runs(f"--platform={misfit}", "--timeout=2")["outcome"] != "ok", misfit
+        assert farm.runs(cpu_count="4", OSFamily="another", note="anything", undeclared="anything")["outcome"] == "ok"
+        for misfit in ({"cpu_count": "5"}, {"memory_kb": "1"}, {"container-image": "any"}):
+            assert farm.runs("--timeout=2", **misfit)["outcome"] != "ok", misfit
 
 
 def test_the_log_tells_of_workers_that_come_and_go(tmp_path: Path) -> None:
     with Farm(tmp_path) as farm:
         first = farm.joined("nativelink")
         assert re.fullmatch(r"worker-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", first)
-        assert farm.runs("--platform=cpu_count=1")["worker"] == first
+        assert farm.runs(cpu_count="1")["worker"] == first
         second = farm.start_worker("second", {"uri": f"grpc://127.0.0.1:{farm.internal}"}, memory_kb="1")
         name = farm.joined("second")
-        farm.load("--seconds=60-60", "--platform=memory_kb=1")
+        farm.running.append(farm.client.start("--seconds=60-60", memory_kb="1"))
         farm.waits_for("Executing command", "second")
         second.send_signal(signal.SIGTERM)
         assert second.wait(patient(10)) == 143, "a worker ends a second after SIGTERM, whatever it runs"

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
-
-from testbed import build
-from testbed.ports import free_ports
 from testbed.waiting import until
-from testkit.trees import values_of
+from testkit.collector import Source, source
 from tests.testbed.test_standin import SERVICES, Farm, Object, looked_up, put
 
 # A recording of the original in a conformance run.
@@ -31,49 +23,9 @@ def series(text: str) -> set[Series]:
     return {(name, frozenset(re.findall(r'(\w+)="', labels)) - WHO) for name, labels in lines}
 
 
-class Collector:
-    """A collector with the rendered configuration, to which a process reports twice a second as one of the senders."""
-
-    def __init__(self, folder: Path, sender: str) -> None:
-        self.otlp, demand, self.reported, health = free_ports(4)
-        files = render.tree(values_of(nativelink_metrics=["scheduler", sender], nativelink_prometheus="bundled"))
-        name = "collector-workers" if sender == "worker" else "collector"
-        config = yaml.safe_load(files[f"monitoring/{name}.yaml"])
-        ports = {"prometheus/demand": demand, "prometheus/reported": self.reported}
-        for exporter, settings in config["exporters"].items():
-            settings["endpoint"] = f"127.0.0.1:{ports[exporter]}"
-        config["receivers"][f"otlp/{sender}"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{self.otlp}"
-        config["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{health}"
-        self.file = folder / "collector.yaml"
-        self.file.write_text(yaml.safe_dump(config))
-        self.environment = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp}",
-            "OTEL_METRIC_EXPORT_INTERVAL": "500",
-            "OTEL_RESOURCE_ATTRIBUTES": "service.name=another,k8s.pod.name=here",
-        }
-
-    def series(self) -> set[Series]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.reported}/metrics", timeout=10) as answer:
-            return series(answer.read().decode())
-
-
-@pytest.fixture
-def sender() -> str:
-    return "scheduler"
-
-
-@pytest.fixture
-def collector(tmp_path: Path, sender: str) -> Iterator[Collector]:
-    made = Collector(tmp_path, sender)
-    program = build.program("otelcol")
-    with (tmp_path / "collector.log").open("wb") as log:
-        process = subprocess.Popen([program, f"--config={made.file}"], stdout=log, stderr=log)
-    try:
-        until("the collector", lambda: made.series() == set(), 30, (tmp_path / "collector.log").read_text)
-        yield made
-    finally:
-        process.kill()
-        process.wait()
+def reported(by: Source) -> set[Series]:
+    with urllib.request.urlopen(f"http://{by.reported.address}/metrics", timeout=10) as answer:
+        return series(answer.read().decode())
 
 
 def counted(config: Object) -> None:
@@ -92,26 +44,26 @@ def names(found: set[Series]) -> set[str]:
     return {name for name, _ in found}
 
 
-def test_all_series_are_of_the_original(tmp_path: Path, collector: Collector) -> None:
-    with Farm(tmp_path, counted, **collector.environment) as farm:
+def test_all_series_are_of_the_original(tmp_path: Path) -> None:
+    resource = {"OTEL_RESOURCE_ATTRIBUTES": "service.name=another,k8s.pod.name=here"}
+    with source(tmp_path) as collector, Farm(tmp_path, counted, **collector.environment, **resource) as farm:
         for command in ('["/bin/true"]', '["/bin/false"]', '["/bin/true"]'):
             farm.runs(f"--command={command}", "--salt=same")
         with urllib.request.urlopen(f"http://127.0.0.1:{farm.internal}/status", timeout=30) as answer:
             assert answer.status == 200
         wanted = {"nativelink_health_checks_total", "nativelink_execution_completed_count_total"}
-        until("the last series", lambda: wanted <= names(collector.series()), 20, farm.said)
+        until("the last series", lambda: wanted <= names(reported(collector)), 20, farm.said)
         recorded = series(RECORDED.read_text())
-        assert collector.series() - recorded == set()
+        assert reported(collector) - recorded == set()
 
 
-@pytest.mark.parametrize("sender", ["worker"])
-def test_at_the_port_of_the_workers_only_their_series_get_through(tmp_path: Path, collector: Collector) -> None:
+def test_at_the_port_of_the_workers_only_their_series_get_through(tmp_path: Path) -> None:
     """The test above is the counter-run: the scheduler's port takes all series of the same farm."""
-    with Farm(tmp_path, counted, **collector.environment) as farm:
+    with source(tmp_path, sender="worker") as collector, Farm(tmp_path, counted, **collector.environment) as farm:
         assert farm.runs()["outcome"] == "ok"
-        until("the series", lambda: collector.series() != set(), 20)
-        time.sleep(2)  # four more exports, with all that the scheduler and the CAS of the process report
-        assert names(collector.series()) == {
+        until("the series", lambda: reported(collector) != set(), 20)
+        time.sleep(4)  # more exports, with all that the scheduler and the CAS of the process report
+        assert names(reported(collector)) == {
             "nativelink_store_tier_io_bytes_total",
             "nativelink_store_tier_operations_total",
         }

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from testbed import build, cache, cluster, pins
+from testbed import build, cluster, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import patient, until
 from testkit.trees import ROOT
@@ -37,7 +37,10 @@ def gets_ready(where: Cluster, namespace: str, seconds: int) -> None:
 
 
 def test_the_cluster_is_as_described(one: Cluster, home: Path) -> None:
-    assert set(one.processes()) == ALL
+    before = one.processes()
+    assert set(before) == ALL
+    assert cluster.up("one") == one, "a cluster that runs is used again"
+    assert one.processes() == before
     assert yaml.safe_load(one.kubeconfig.read_text())["current-context"] == one.context == "testbed-one"
     assert one.kubeconfig.stat().st_mode & 0o077 == 0, "the kubeconfig has a private key in it"
     version = json.loads(one.run("version", "-o", "json"))
@@ -53,12 +56,6 @@ def test_the_cluster_is_as_described(one: Cluster, home: Path) -> None:
     assert [path.name for path in (home / ".kube").iterdir()] == ["config"]
     assert (home / ".kube" / "config").read_text() == MY_KUBECONFIG
     assert not (home / ".kwok").exists()
-
-
-def test_a_second_up_reuses_the_cluster(one: Cluster) -> None:
-    before = one.processes()
-    assert cluster.up("one") == one
-    assert one.processes() == before
 
 
 def test_two_clusters_run_side_by_side_and_down_leaves_nothing(one: Cluster) -> None:
@@ -116,11 +113,6 @@ def test_an_api_server_can_be_paused_and_stopped(one: Cluster) -> None:
     assert one.run("get", "namespace", "kept", "-o", "name") == "namespace/kept\n"
 
 
-def test_proxies_are_not_used_for_a_cluster(one: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert one.ready()
-
-
 def test_invalid_names_and_missing_binaries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="not a valid cluster name"):
         cluster.cluster("../elsewhere")
@@ -147,13 +139,6 @@ def test_a_full_disk_is_reported_before_anything_is_built(tmp_path: Path, monkey
     ):
         build.program("etcd")
     assert [path.name for path in (tmp_path / "nativelink-gitops" / "bin").iterdir() if path.is_dir()] == []
-
-
-def test_the_remains_of_a_killed_build_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "etcd-1.abc.draft").mkdir()
-    (tmp_path / "etcd-12.abc.draft").mkdir()
-    cache.made(tmp_path / "etcd-1", lambda draft: (draft / "etcd").touch())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["etcd-1", "etcd-1.lock", "etcd-12.abc.draft"]
 
 
 def test_tests_that_need_a_real_node_fail_without_root() -> None:

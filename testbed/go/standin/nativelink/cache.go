@@ -2,13 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/bazelbuild/remote-apis/build/bazel/semver"
@@ -24,27 +24,28 @@ type cache struct {
 	repb.UnimplementedActionCacheServer
 	repb.UnimplementedCapabilitiesServer
 	bspb.UnimplementedByteStreamServer
-	cas, streams, ac map[string]store
-	readOnly         map[string]bool
-	executes         map[string]bool // has each instance with capabilities, and true if it executes
+	cas, ac  map[string]store
+	readOnly map[string]bool
+	executes map[string]bool // has each instance with capabilities, and true if it executes
 }
 
-func pick(by map[string]store, instance string) (store, error) {
-	if found, there := by[instance]; there {
-		return found, nil
+func pick[V any](by map[string]V, instance string) (V, error) {
+	found, there := by[instance]
+	if !there {
+		return found, status.Errorf(codes.NotFound, "instance %q is not served here", instance)
 	}
-	return nil, status.Errorf(codes.NotFound, "instance %q is not served here", instance)
+	return found, nil
 }
 
 func (c *cache) GetCapabilities(_ context.Context, asked *repb.GetCapabilitiesRequest) (*repb.ServerCapabilities, error) {
-	executes, there := c.executes[asked.InstanceName]
-	if !there {
-		return nil, status.Errorf(codes.NotFound, "instance %q is not served here", asked.InstanceName)
+	executes, err := pick(c.executes, asked.InstanceName)
+	if err != nil {
+		return nil, err
 	}
-	sha256 := repb.DigestFunction_SHA256
+	functions := []repb.DigestFunction_Value{repb.DigestFunction_SHA256}
 	answer := &repb.ServerCapabilities{
 		CacheCapabilities: &repb.CacheCapabilities{
-			DigestFunctions:               []repb.DigestFunction_Value{sha256},
+			DigestFunctions:               functions,
 			ActionCacheUpdateCapabilities: &repb.ActionCacheUpdateCapabilities{UpdateEnabled: true},
 			MaxBatchTotalSizeBytes:        4 << 20,
 			SymlinkAbsolutePathStrategy:   repb.SymlinkAbsolutePathStrategy_ALLOWED,
@@ -54,7 +55,7 @@ func (c *cache) GetCapabilities(_ context.Context, asked *repb.GetCapabilitiesRe
 	}
 	if executes {
 		answer.ExecutionCapabilities = &repb.ExecutionCapabilities{
-			DigestFunction: sha256, DigestFunctions: []repb.DigestFunction_Value{sha256}, ExecEnabled: true,
+			DigestFunction: functions[0], DigestFunctions: functions, ExecEnabled: true,
 		}
 	}
 	return answer, nil
@@ -65,9 +66,8 @@ func (c *cache) FindMissingBlobs(ctx context.Context, asked *repb.FindMissingBlo
 	if err != nil {
 		return nil, err
 	}
-	wanted := slices.DeleteFunc(asked.BlobDigests, func(of digest) bool { return of.SizeBytes == 0 })
-	missing, err := from.Missing(ctx, wanted)
-	return &repb.FindMissingBlobsResponse{MissingBlobDigests: missing}, err
+	lost, err := missing(ctx, from, asked.BlobDigests)
+	return &repb.FindMissingBlobsResponse{MissingBlobDigests: lost}, err
 }
 
 func (c *cache) BatchReadBlobs(ctx context.Context, asked *repb.BatchReadBlobsRequest) (*repb.BatchReadBlobsResponse, error) {
@@ -84,29 +84,10 @@ func (c *cache) BatchReadBlobs(ctx context.Context, asked *repb.BatchReadBlobsRe
 	return answer, nil
 }
 
-var sha256Hash = regexp.MustCompile("^[0-9a-f]{64}$")
-
-// check fails if a digest is not valid or names another size than that of the content. Only a verify store compares the
-// hash with the content.
-func (c *cache) check(of digest, content []byte) error {
-	switch {
-	case !sha256Hash.MatchString(of.GetHash()):
-		return status.Errorf(codes.InvalidArgument, "Invalid sha256 hash: %s", of.GetHash())
-	case of.SizeBytes == int64(len(content)):
-		return nil
-	}
-	return status.Errorf(codes.InvalidArgument, "Identity data size %d does not match expected size %d", len(content), of.SizeBytes)
-}
-
 func (c *cache) BatchUpdateBlobs(ctx context.Context, asked *repb.BatchUpdateBlobsRequest) (*repb.BatchUpdateBlobsResponse, error) {
 	in, err := pick(c.cas, asked.InstanceName)
 	if err != nil {
 		return nil, err
-	}
-	for _, blob := range asked.Requests {
-		if err := c.check(blob.Digest, blob.Data); err != nil {
-			return nil, err
-		}
 	}
 	answer := &repb.BatchUpdateBlobsResponse{}
 	for _, blob := range asked.Requests {
@@ -117,27 +98,24 @@ func (c *cache) BatchUpdateBlobs(ctx context.Context, asked *repb.BatchUpdateBlo
 	return answer, nil
 }
 
-// resource splits a name of the form INSTANCE/[uploads/UUID/]blobs/HASH/SIZE[/…].
-func (c *cache) resource(name string) (store, digest, error) {
-	parts := strings.Split(name, "/")
-	blobs := slices.Index(parts, "blobs")
-	if blobs < 0 || len(parts) < blobs+3 {
+var blobName = regexp.MustCompile(`^(.*?)/?(?:uploads/[^/]+/)?blobs/([0-9a-f]{64})/(\d+)`)
+
+// named returns what a resource of the form INSTANCE/[uploads/UUID/]blobs/HASH/SIZE[/…] means.
+func (c *cache) named(name string) (store, digest, error) {
+	parts := blobName.FindStringSubmatch(name)
+	if parts == nil {
 		return nil, nil, status.Errorf(codes.InvalidArgument, "%q names no blob", name)
 	}
-	size, err := strconv.ParseInt(parts[blobs+2], 10, 64)
+	size, err := strconv.ParseInt(parts[3], 10, 64)
 	if err != nil {
 		return nil, nil, status.Errorf(codes.InvalidArgument, "%q: %v", name, err)
 	}
-	end := blobs
-	if uploads := slices.Index(parts, "uploads"); uploads >= 0 {
-		end = uploads
-	}
-	found, err := pick(c.streams, strings.Join(parts[:end], "/"))
-	return found, &repb.Digest{Hash: parts[blobs+1], SizeBytes: size}, err
+	found, err := pick(c.cas, parts[1])
+	return found, &repb.Digest{Hash: parts[2], SizeBytes: size}, err
 }
 
 func (c *cache) Read(asked *bspb.ReadRequest, stream bspb.ByteStream_ReadServer) error {
-	from, wanted, err := c.resource(asked.ResourceName)
+	from, wanted, err := c.named(asked.ResourceName)
 	if err != nil {
 		return err
 	}
@@ -148,11 +126,7 @@ func (c *cache) Read(asked *bspb.ReadRequest, stream bspb.ByteStream_ReadServer)
 	if asked.ReadOffset < 0 || asked.ReadOffset > int64(len(content)) {
 		return status.Errorf(codes.OutOfRange, "offset %d of %d", asked.ReadOffset, len(content))
 	}
-	content = content[asked.ReadOffset:]
-	if asked.ReadLimit > 0 {
-		content = content[:min(asked.ReadLimit, int64(len(content)))]
-	}
-	for part := range slices.Chunk(content, 1<<20) {
+	for part := range slices.Chunk(content[asked.ReadOffset:], 1<<20) {
 		if err := stream.Send(&bspb.ReadResponse{Data: part}); err != nil {
 			return err
 		}
@@ -165,23 +139,16 @@ func (c *cache) Write(stream bspb.ByteStream_WriteServer) error {
 	var content bytes.Buffer
 	for {
 		part, err := stream.Recv()
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		if part != nil {
-			if name == "" {
-				name = part.ResourceName
-			}
-			content.Write(part.Data)
-		}
-		if err != nil || part.FinishWrite {
+		if errors.Is(err, io.EOF) {
 			break
 		}
+		if err != nil {
+			return err
+		}
+		name = cmp.Or(name, part.ResourceName)
+		content.Write(part.Data)
 	}
-	in, wanted, err := c.resource(name)
-	if err == nil {
-		err = c.check(wanted, content.Bytes())
-	}
+	in, wanted, err := c.named(name)
 	if err == nil {
 		err = in.Put(stream.Context(), wanted, content.Bytes())
 	}
@@ -189,18 +156,6 @@ func (c *cache) Write(stream bspb.ByteStream_WriteServer) error {
 		return err
 	}
 	return stream.SendAndClose(&bspb.WriteResponse{CommittedSize: int64(content.Len())})
-}
-
-func (c *cache) QueryWriteStatus(ctx context.Context, asked *bspb.QueryWriteStatusRequest) (*bspb.QueryWriteStatusResponse, error) {
-	in, wanted, err := c.resource(asked.ResourceName)
-	if err != nil {
-		return nil, err
-	}
-	missing, err := in.Missing(ctx, []digest{wanted})
-	if err != nil || len(missing) > 0 {
-		return &bspb.QueryWriteStatusResponse{}, err
-	}
-	return &bspb.QueryWriteStatusResponse{CommittedSize: wanted.SizeBytes, Complete: true}, nil
 }
 
 func (c *cache) GetActionResult(ctx context.Context, asked *repb.GetActionResultRequest) (*repb.ActionResult, error) {

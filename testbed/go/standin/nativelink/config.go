@@ -1,14 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"regexp"
-	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/titanous/json5"
@@ -102,21 +97,21 @@ type serverConfig struct {
 			}
 		}
 	}
-	Services *struct {
-		CAS          []instance
-		AC           []instance
-		ByteStream   []instance
-		Capabilities []instance
-		Execution    []instance
-		WorkerAPI    *struct{ Scheduler string } `json:"worker_api"`
-		Health       *struct{}
-	}
+	Services services
 }
 
-// expanded is a text in which $NAME, ${NAME} and ${NAME:-DEFAULT} are replaced from the environment, and $$ by $.
-type expanded string
+type services struct {
+	CAS          []instance
+	AC           []instance
+	ByteStream   []instance
+	Capabilities []instance
+	Execution    []instance
+	WorkerAPI    *struct{ Scheduler string } `json:"worker_api"`
+	Health       *struct{}
+}
 
-var variable = regexp.MustCompile(`\$\$|\$(?:\{([A-Za-z_]\w*)(:-[^}]*)?\}|([A-Za-z_]\w*))`)
+// expanded is a text in which $NAME and ${NAME} are replaced from the environment, and $$ by $.
+type expanded string
 
 func (e *expanded) UnmarshalJSON(text []byte) error {
 	var plain string
@@ -124,69 +119,43 @@ func (e *expanded) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	var missing error
-	*e = expanded(variable.ReplaceAllStringFunc(plain, func(found string) string {
-		if found == "$$" {
-			return "$"
-		}
-		parts := variable.FindStringSubmatch(found)
-		name := parts[1] + parts[3]
+	*e = expanded(os.Expand(plain, func(name string) string {
 		value, there := os.LookupEnv(name)
 		switch {
-		case there:
-		case parts[2] != "":
-			value = strings.TrimPrefix(parts[2], ":-")
-		default:
-			missing = errors.Join(missing, fmt.Errorf("error looking key '%s' up: environment variable not found", name))
+		case name == "$":
+			return name
+		case !there:
+			missing = fmt.Errorf("error looking key '%s' up: environment variable not found", name)
 		}
 		return value
 	}))
 	return missing
 }
 
-// schemaFile returns the path of the JSON Schema of NativeLink's configuration. It is NATIVELINK_SCHEMA if that is set,
-// or else the file beside this program.
-func schemaFile() (string, error) {
-	if named := os.Getenv("NATIVELINK_SCHEMA"); named != "" {
-		return named, nil
+// schema reads the JSON Schema of NativeLink's configuration from the file that NATIVELINK_SCHEMA names, or else from
+// the file beside this program.
+func schema() (*jsonschema.Schema, error) {
+	file := os.Getenv("NATIVELINK_SCHEMA")
+	if file == "" {
+		program, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		file = program + ".schema.json"
 	}
-	program, err := os.Executable()
+	found, err := jsonschema.NewCompiler().Compile(file)
 	if err != nil {
-		return "", err
+		return nil, fmt.Errorf("no JSON Schema to check the configuration with: %w", err)
 	}
-	beside := program + ".schema.json"
-	if _, err := os.Stat(beside); errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("no JSON Schema to check the configuration with: NATIVELINK_SCHEMA is not set, and there is no %s", beside)
-	}
-	return beside, nil
-}
-
-// readSchema reads a JSON Schema of NativeLink's configuration, whose title has to name a version of NativeLink.
-func readSchema(path string) (*jsonschema.Schema, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	var about struct{ Title string }
-	if err := json.Unmarshal(text, &about); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if !strings.HasPrefix(about.Title, "NativeLink v") {
-		return nil, fmt.Errorf("%s: its title is %q, not that of a version of NativeLink", path, about.Title)
-	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("schema.json", document); err != nil {
-		return nil, err
-	}
-	return compiler.Compile("schema.json")
+	return found, nil
 }
 
 // read reads a configuration, which has to be valid by the schema.
-func read(path string, by *jsonschema.Schema) (config, error) {
-	var found config
+func read(path string) (found config, err error) {
+	by, err := schema()
+	if err != nil {
+		return found, err
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return found, err
@@ -202,8 +171,5 @@ func read(path string, by *jsonschema.Schema) (config, error) {
 	if err == nil {
 		err = json.Unmarshal(plain, &found)
 	}
-	if err != nil {
-		return found, fmt.Errorf("%s: %w", path, err)
-	}
-	return found, nil
+	return found, err
 }

@@ -30,98 +30,71 @@ import (
 
 // node has the stores and the schedulers that a configuration describes.
 type node struct {
-	stores     stores
+	stores     *stores
 	schedulers map[string]*scheduler
 }
 
 // scheduler returns the scheduler that a service names.
-func (n *node) scheduler(name, service string) (*scheduler, error) {
+func (n *node) scheduler(service, name string) (*scheduler, error) {
 	if found := n.schedulers[name]; found != nil {
 		return found, nil
 	}
 	return nil, fmt.Errorf("%s: there is no scheduler %q", service, name)
 }
 
-func (n *node) handler(wanted serverConfig) (http.Handler, error) {
-	services := grpc.NewServer(
-		grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage),
-		grpc.UnaryInterceptor(serveCall), grpc.StreamInterceptor(serveStream),
+func (n *node) handler(wanted services) (_ http.Handler, err error) {
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage), grpc.StatsHandler(calls{}),
 		// Without a handler, calls of other services would not be recorded.
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.Unimplemented, "") }),
 	)
 	cached := &cache{
-		cas: map[string]store{}, streams: map[string]store{}, ac: map[string]store{},
-		readOnly: map[string]bool{}, executes: map[string]bool{},
-	}
-	for _, part := range []struct {
-		service, field string
-		instances      []instance
-		into           map[string]store
-	}{
-		{"AC", "ac_store", wanted.Services.AC, cached.ac},
-		{"CAS", "cas_store", wanted.Services.CAS, cached.cas},
-		{"ByteStream", "cas_store", wanted.Services.ByteStream, cached.streams},
-	} {
-		for _, each := range part.instances {
-			found, err := n.stores.get(part.field, each.CAS+each.AC)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", part.service, err)
-			}
-			part.into[each.Name] = found
+		cas: map[string]store{}, ac: map[string]store{}, readOnly: map[string]bool{}, executes: map[string]bool{}}
+	for _, each := range append(wanted.CAS, wanted.ByteStream...) {
+		if cached.cas[each.Name], err = n.stores.get("cas_store", each.CAS); err != nil {
+			return nil, err
 		}
 	}
-	for _, each := range wanted.Services.AC {
+	for _, each := range wanted.AC {
 		cached.readOnly[each.Name] = each.ReadOnly
+		if cached.ac[each.Name], err = n.stores.get("ac_store", each.AC); err != nil {
+			return nil, err
+		}
 	}
-	for _, each := range wanted.Services.Capabilities {
+	for _, each := range wanted.Capabilities {
 		cached.executes[each.Name] = each.Execution != nil
-		if each.Execution != nil {
-			if _, err := n.scheduler(each.Execution.Scheduler, "capabilities"); err != nil {
-				return nil, err
-			}
-		}
 	}
-	if len(wanted.Services.CAS) > 0 {
-		repb.RegisterContentAddressableStorageServer(services, cached)
-	}
-	if len(wanted.Services.ByteStream) > 0 {
-		bspb.RegisterByteStreamServer(services, cached)
-	}
-	if len(wanted.Services.AC) > 0 {
-		repb.RegisterActionCacheServer(services, cached)
-	}
-	if len(wanted.Services.Capabilities) > 0 {
-		repb.RegisterCapabilitiesServer(services, cached)
-	}
-	for _, each := range wanted.Services.Execution {
-		cas, err := n.stores.get("cas_store", each.CAS)
-		if err != nil {
-			return nil, fmt.Errorf("Execution: %w", err)
-		}
-		executor, err := n.scheduler(each.Scheduler, "execution")
+	repb.RegisterContentAddressableStorageServer(server, cached)
+	bspb.RegisterByteStreamServer(server, cached)
+	repb.RegisterActionCacheServer(server, cached)
+	repb.RegisterCapabilitiesServer(server, cached)
+	for _, each := range wanted.Execution {
+		executor, err := n.scheduler("execution", each.Scheduler)
 		if err != nil {
 			return nil, err
 		}
-		if len(wanted.Services.Execution) > 1 {
-			return nil, fmt.Errorf("the stand-in executes for one instance of a server, not for %d", len(wanted.Services.Execution))
+		if executor.cas[each.Name], err = n.stores.get("cas_store", each.CAS); err != nil {
+			return nil, err
 		}
-		executor.cas[each.Name] = cas
-		repb.RegisterExecutionServer(services, executor)
+		if len(wanted.Execution) > 1 {
+			return nil, errors.New("the stand-in executes for one instance of a server only")
+		}
+		repb.RegisterExecutionServer(server, executor)
 	}
-	if api := wanted.Services.WorkerAPI; api != nil {
-		queue, err := n.scheduler(api.Scheduler, "worker_api")
+	if wanted.WorkerAPI != nil {
+		queue, err := n.scheduler("worker_api", wanted.WorkerAPI.Scheduler)
 		if err != nil {
 			return nil, err
 		}
-		services.RegisterService(&workersService, queue)
+		server.RegisterService(&workersService, queue)
 	}
 	routes := http.NewServeMux()
-	if wanted.Services.Health != nil {
+	if wanted.Health != nil {
 		routes.HandleFunc("GET /status", n.status)
 	}
 	return http.HandlerFunc(func(answer http.ResponseWriter, asked *http.Request) {
 		if strings.HasPrefix(asked.Header.Get("Content-Type"), "application/grpc") {
-			services.ServeHTTP(answer, asked)
+			server.ServeHTTP(answer, asked)
 		} else {
 			routes.ServeHTTP(answer, asked)
 		}
@@ -131,25 +104,13 @@ func (n *node) handler(wanted serverConfig) (http.Handler, error) {
 // status answers GET /status. The answer is a failure while a Redis of the configuration's list does not answer.
 func (n *node) status(answer http.ResponseWriter, asked *http.Request) {
 	answer.Header().Set("Content-Type", "application/json")
-	for name, each := range n.stores.by {
-		kind, result := "", "ok"
-		switch checked := each.(type) {
-		case *memory:
-			kind = "MemoryStore"
-		case *filesystem:
-			kind = "FilesystemStore"
-		case *backend:
-			kind = "RedisStore"
-			if checked.ping() != nil {
-				result = "failed"
-			}
-		default:
-			continue // the original checks no stores of other kinds, and none inside them
-		}
-		healthChecks.Add(asked.Context(), 1, with("health.namespace", "/nativelink/stores/"+name+"/"+kind, "health.status", result))
-		if result != "ok" {
+	for name, each := range n.stores.opened {
+		result := "ok"
+		if queue, is := each.(*backend); is && queue.ping() != nil {
+			result = "failed"
 			answer.WriteHeader(http.StatusServiceUnavailable)
 		}
+		healthChecks.Add(asked.Context(), 1, with("health.namespace", "/nativelink/stores/"+name, "health.status", result))
 	}
 	fmt.Fprintln(answer, "[]")
 }
@@ -165,54 +126,41 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 		Handler: handler, Protocols: &protocols,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100_000}, // each action that a client waits for is a stream
 	}
-	if settings.TLS != nil {
-		if settings.TLS.ClientCRL != "" {
-			return errors.New("the stand-in has no client_crl_file")
-		}
-		certificate, err := tls.LoadX509KeyPair(string(settings.TLS.CertFile), string(settings.TLS.KeyFile))
-		if err != nil {
-			return err
-		}
-		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
-		if authority := string(settings.TLS.ClientCA); authority != "" {
-			if server.TLSConfig.ClientCAs, err = reapi.Authorities(authority); err != nil {
-				return err
-			}
-			server.TLSConfig.ClientAuth = tls.RequireAndVerifyClientCert
-		}
-	}
 	listener, err := net.Listen("tcp", string(settings.SocketAddress))
 	if err != nil {
 		return err
 	}
-	slog.Info("Ready, listening on " + string(settings.SocketAddress))
-	go func() {
-		if settings.TLS != nil {
-			failed <- server.ServeTLS(listener, "", "")
-		} else {
-			failed <- server.Serve(listener)
+	run := func() error { return server.Serve(listener) }
+	if files := settings.TLS; files != nil {
+		if files.ClientCRL != "" {
+			return errors.New("the stand-in has no client_crl_file")
 		}
-	}()
+		server.TLSConfig, err = reapi.TLS(string(files.ClientCA), string(files.CertFile), string(files.KeyFile))
+		if err != nil {
+			return err
+		}
+		if server.TLSConfig.ClientCAs = server.TLSConfig.RootCAs; files.ClientCA != "" {
+			server.TLSConfig.ClientAuth = tls.RequireAndVerifyClientCert
+		}
+		run = func() error { return server.ServeTLS(listener, "", "") }
+	}
+	slog.Info("Ready, listening on " + string(settings.SocketAddress))
+	go func() { failed <- run() }()
 	return nil
 }
 
 // makeScheduler makes a scheduler of the configuration's list, or the scheduler inside a cache_lookup.
-func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
+func (n *node) makeScheduler(spec schedulerSpec) (made *scheduler, err error) {
 	switch {
 	case spec.CacheLookup != nil:
-		results, err := n.stores.get("ac_store", spec.CacheLookup.AC)
-		if err != nil {
-			return nil, err
+		if made, err = n.makeScheduler(spec.CacheLookup.Scheduler); err == nil {
+			made.results, err = n.stores.get("ac_store", spec.CacheLookup.AC)
 		}
-		inner, err := n.makeScheduler(spec.CacheLookup.Scheduler)
-		if err == nil {
-			inner.results = results
-		}
-		return inner, err
+		return made, err
 	case spec.Simple == nil:
 		return nil, errors.New("the stand-in has schedulers of the kinds simple and cache_lookup only")
 	}
-	made := newScheduler(*spec.Simple)
+	made = newScheduler(*spec.Simple)
 	chosen := spec.Simple.ExperimentalBackend.Redis
 	if chosen == nil {
 		return made, made.countActions() // the original counts only the actions in memory
@@ -230,27 +178,18 @@ func (n *node) makeScheduler(spec schedulerSpec) (*scheduler, error) {
 }
 
 func start(settings config, failed chan<- error) error {
-	made := &node{stores: newStores(), schedulers: map[string]*scheduler{}}
-	for _, spec := range settings.Stores {
-		if err := made.stores.add(spec); err != nil {
-			return err
-		}
-	}
-	if err := made.stores.check(); err != nil {
+	found, err := listed(settings.Stores)
+	if err != nil {
 		return err
 	}
+	made := &node{stores: found, schedulers: map[string]*scheduler{}}
 	for _, each := range settings.Schedulers {
-		started, err := made.makeScheduler(each.schedulerSpec)
-		if err != nil {
+		if made.schedulers[each.Name], err = made.makeScheduler(each.schedulerSpec); err != nil {
 			return fmt.Errorf("scheduler %s: %w", each.Name, err)
 		}
-		made.schedulers[each.Name] = started
 	}
 	for _, wanted := range settings.Servers {
-		if wanted.Services == nil {
-			return errors.New("'services' must be configured")
-		}
-		handler, err := made.handler(wanted)
+		handler, err := made.handler(wanted.Services)
 		if err == nil {
 			err = serve(wanted, handler, failed)
 		}
@@ -259,7 +198,7 @@ func start(settings config, failed chan<- error) error {
 		}
 	}
 	for _, each := range made.schedulers {
-		each.start()
+		go each.serve()
 	}
 	for _, each := range settings.Workers {
 		if each.Local == nil {
@@ -280,20 +219,12 @@ func run() error {
 	}
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
-	file, err := schemaFile()
-	if err != nil {
-		return err
-	}
-	by, err := readSchema(file)
-	if err != nil {
-		return err
-	}
-	settings, err := read(os.Args[1], by)
-	if err != nil {
-		return err
-	}
 	failed := make(chan error)
-	if err := errors.Join(export(), start(settings, failed)); err != nil {
+	settings, err := read(os.Args[1])
+	if err == nil {
+		err = errors.Join(export(), start(settings, failed))
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", os.Args[1], err)
 	}
 	select {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -31,13 +30,6 @@ type outcome struct {
 	ID       string
 	Response []byte
 	Again    bool
-	Usage    usage
-}
-
-// usage is what the process of an action used: memory in bytes, and time on CPUs.
-type usage struct {
-	PeakMemory int64
-	CPUTime    time.Duration
 }
 
 // toWorker is an order to run an action. The first message to a worker has no action, but the ID that the scheduler
@@ -49,11 +41,9 @@ type toWorker struct {
 
 type jsonCodec struct{}
 
-func (jsonCodec) Name() string                        { return "json" }
-func (jsonCodec) Marshal(message any) ([]byte, error) { return json.Marshal(message) }
-func (jsonCodec) Unmarshal(text []byte, into any) error {
-	return json.Unmarshal(text, into)
-}
+func (jsonCodec) Name() string                             { return "json" }
+func (jsonCodec) Marshal(message any) ([]byte, error)      { return json.Marshal(message) }
+func (jsonCodec) Unmarshal(text []byte, message any) error { return json.Unmarshal(text, message) }
 
 func init() { encoding.RegisterCodec(jsonCodec{}) }
 

@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"strconv"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -44,9 +41,8 @@ type backend struct {
 	// default) take, which come after 0.1 s, 0.2 s and so on.
 	patience time.Duration
 	// dead is set if the matching loop ended before it began.
-	dead     bool
-	failedAt atomic.Int64  // in nanoseconds
-	again    chan struct{} // asks for a new subscription
+	dead  bool
+	again chan struct{} // asks for a new subscription
 }
 
 // key returns the name of the hash that describes an action.
@@ -78,47 +74,30 @@ func connect(settings redisConfig) (*backend, error) {
 }
 
 // begin removes the actions of an earlier start, and decides whether the matching loop of this start is dead. With
-// NATIVELINK_STANDIN_DEAD_STARTS=0.5 that has a probability of 0.5. With 2 (without a point) the first two starts on
-// this Redis are dead.
+// NATIVELINK_STANDIN_DEAD_STARTS=2 the first two starts on this Redis are dead.
 func (b *backend) begin() error {
-	for {
-		found, err := b.do(b.client.B().Scan().Cursor(0).Match("aa_*").Count(1_000_000).Build()).AsScanEntry()
-		if err != nil {
-			return err
-		}
-		if len(found.Elements) == 0 {
-			break
-		}
-		if err := b.do(b.client.B().Del().Key(found.Elements...).Build()).Error(); err != nil {
-			return err
-		}
+	left, err := b.do(b.client.B().Keys().Pattern("aa_*").Build()).AsStrSlice()
+	if err == nil && len(left) > 0 {
+		err = b.do(b.client.B().Del().Key(left...).Build()).Error()
 	}
 	wanted := os.Getenv("NATIVELINK_STANDIN_DEAD_STARTS")
-	if wanted == "" {
-		return nil
+	if err != nil || wanted == "" {
+		return err
 	}
-	number, err := strconv.ParseFloat(wanted, 64)
+	most, err := strconv.ParseInt(wanted, 10, 64)
 	if err != nil {
 		return fmt.Errorf("NATIVELINK_STANDIN_DEAD_STARTS: %w", err)
 	}
-	if strings.Contains(wanted, ".") {
-		b.dead = rand.Float64() < number
-		return nil
-	}
 	starts, err := b.do(b.client.B().Incr().Key(deadStarts).Build()).AsInt64()
-	b.dead = starts <= int64(number)
+	b.dead = starts <= most
 	return err
 }
 
 // do runs a command, and repeats it for as long as the configuration lets commands wait for a Redis that is away.
 func (b *backend) do(command rueidis.Completed) rueidis.RedisResult {
 	command = command.Pin()
-	return b.patiently(func() rueidis.RedisResult { return b.within(2*time.Second, command) })
-}
-
-func (b *backend) patiently(run func() rueidis.RedisResult) rueidis.RedisResult {
 	for deadline := time.Now().Add(b.patience); ; time.Sleep(100 * time.Millisecond) {
-		result := run()
+		result := b.within(2*time.Second, command)
 		if result.NonRedisError() == nil || time.Now().After(deadline) {
 			return result
 		}
@@ -128,20 +107,7 @@ func (b *backend) patiently(run func() rueidis.RedisResult) rueidis.RedisResult 
 func (b *backend) within(limit time.Duration, command rueidis.Completed) rueidis.RedisResult {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	result := b.client.Do(ctx, command)
-	b.judge(result.NonRedisError())
-	return result
-}
-
-func (b *backend) judge(err error) {
-	if err != nil {
-		b.failedAt.Store(time.Now().UnixNano())
-	}
-}
-
-// away reports whether a command has just failed, so that another command need not wait as long.
-func (b *backend) away() bool {
-	return time.Since(time.Unix(0, b.failedAt.Load())) < 300*time.Millisecond
+	return b.client.Do(ctx, command)
 }
 
 // ping is the health check. Without an answer in time, ping has the scheduler subscribe again, and tries once more.
@@ -157,47 +123,9 @@ func (b *backend) ping() error {
 	return err
 }
 
-// follow has queued actions matched, unless the matching loop is dead. CLIENT LIST shows the reads of a loop that lives:
-// the query, and one read for each queued action.
-func (b *backend) follow(s *scheduler) {
-	go b.listen()
-	if b.dead {
-		return
-	}
-	every := int64(5)
-	if s.config.FallbackMatch != nil {
-		every = *s.config.FallbackMatch
-	}
-	for {
-		var wait <-chan time.Time
-		began := time.Now()
-		err := b.query()
-		if err == nil {
-			s.mutex.Lock()
-			waiting := s.waiting()
-			s.mutex.Unlock()
-			b.readEach(waiting)
-			s.mutex.Lock()
-			s.matchNow(s.waiting())
-			s.mutex.Unlock()
-			if every > 0 {
-				wait = time.After(time.Duration(every) * time.Second)
-			}
-		} else {
-			slog.Error("Error calling ft.aggregate", "e", err, "index", byState)
-			wait = time.After(100 * time.Millisecond)
-		}
-		passed(began, err)
-		select {
-		case <-s.wake:
-			time.Sleep(time.Millisecond)
-		case <-wait:
-		}
-	}
-}
-
-// query asks for the queued actions, and makes the index if there is none.
-func (b *backend) query() error {
+// readQueue asks for the queued actions, and makes the index if there is none. CLIENT LIST shows that query of a
+// matching loop that lives. The answer is that of the queue in memory.
+func (b *backend) readQueue() error {
 	ask := func() rueidis.RedisResult {
 		return b.do(b.client.B().Arbitrary("FT.AGGREGATE").Args(byState, "@state:{ queued }").Build())
 	}
@@ -207,16 +135,6 @@ func (b *backend) query() error {
 	}
 	created := []string{byState, "ON", "HASH", "TEMPORARY", "86400", "PREFIX", "1", "aa_", "SCHEMA", "state", "TAG"}
 	return errors.Join(b.do(b.client.B().Arbitrary("FT.CREATE").Args(created...).Build()).Error(), ask().Error())
-}
-
-func (b *backend) readEach(waiting []*action) {
-	commands := []rueidis.Completed{}
-	for _, wish := range waiting {
-		commands = append(commands, b.client.B().Hmget().Key(wish.key()).Field("data").Build())
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	b.client.DoMulti(ctx, commands...)
 }
 
 // listen subscribes to the configured channel. As in v1.6.6 the subscription ends with the connection, until a health
@@ -231,9 +149,6 @@ func (b *backend) listen() {
 
 // write writes an action in a stage. Redis keeps a completed one for some seconds, or for ever if they are 0.
 func (b *backend) write(wish *action, stage string, retain int64) error {
-	if b.away() && b.patience < time.Second {
-		return errors.New("Redis is away") //nolint:staticcheck // a name
-	}
 	var told struct {
 		Info struct {
 			Properties map[string]string `json:"platform_properties"`

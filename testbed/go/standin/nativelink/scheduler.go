@@ -38,7 +38,6 @@ type action struct {
 	digest     digest
 	cacheable  bool // equal requests may share the action
 	Properties map[string]string
-	Priority   int32
 	Stage      string
 	since      time.Time // when this stage began
 	Queued     time.Time
@@ -57,7 +56,6 @@ type remoteWorker struct {
 	seen        time.Time
 	used        time.Time
 	pausedUntil time.Time
-	paused      bool // for the metrics: it has refused an action while it ran others
 	orders      chan toWorker
 	lost        chan struct{} // closed when the worker is evicted
 }
@@ -74,9 +72,9 @@ type scheduler struct {
 	actions map[string]*action
 	clients map[string]*action // by the name of a client's operation
 	workers []*remoteWorker
-	ended   int             // completed actions
+	ended   int64           // completed actions
 	reached map[string]bool // stages that any action has been in
-	wake    chan struct{}   // wakes the matching loop on Redis
+	wake    chan struct{}   // wakes the matching loop
 }
 
 func newScheduler(settings schedulerConfig) *scheduler {
@@ -88,57 +86,65 @@ func newScheduler(settings schedulerConfig) *scheduler {
 	}
 }
 
-// start starts to match and to expire actions.
-func (s *scheduler) start() {
+// serve matches actions with workers and expires both, for ever. On Redis the matching loop may be dead.
+func (s *scheduler) serve() {
 	if s.redis != nil {
-		go s.redis.follow(s)
+		go s.redis.listen()
 	}
-	go func() {
-		began := time.Now()
-		for now := range time.Tick(200 * time.Millisecond) {
-			s.mutex.Lock()
-			s.expire()
-			if s.redis == nil {
-				s.matchNow(s.waiting())
-				if now.Sub(began) > 5*time.Second { // the original matches this often, even without actions and workers
-					passed(now, nil)
-					began = now
-				}
-			}
-			s.mutex.Unlock()
-		}
-	}()
+	if s.redis == nil || !s.redis.dead {
+		go s.matchAlways()
+	}
+	for range time.Tick(200 * time.Millisecond) {
+		s.mutex.Lock()
+		s.expire()
+		s.mutex.Unlock()
+	}
 }
 
-// match gives queued actions to workers at once, or wakes the loop on Redis.
-func (s *scheduler) match() {
-	if s.redis == nil {
-		began := time.Now()
-		s.matchNow(s.waiting())
-		passed(began, nil)
-		return
+// matchAlways is the matching loop. It runs whenever something has changed, and every few seconds anyway. On Redis it
+// reads the queue there first.
+func (s *scheduler) matchAlways() {
+	every := 5 * time.Second
+	if s.redis != nil && s.config.FallbackMatch != nil {
+		every = time.Duration(*s.config.FallbackMatch) * time.Second
 	}
+	for {
+		wait, err := every, error(nil)
+		if s.redis != nil {
+			err = s.redis.readQueue()
+		}
+		if err != nil {
+			slog.Error("Error calling ft.aggregate", "e", err)
+			wait = 100 * time.Millisecond
+		} else {
+			s.mutex.Lock()
+			s.matchNow()
+			s.mutex.Unlock()
+		}
+		passed(err)
+		var enough <-chan time.Time // never comes if the interval is 0
+		if wait > 0 {
+			enough = time.After(wait)
+		}
+		select {
+		case <-s.wake:
+			time.Sleep(time.Millisecond)
+		case <-enough:
+		}
+	}
+}
+
+// match wakes the matching loop.
+func (s *scheduler) match() {
 	select {
 	case s.wake <- struct{}{}:
 	default: // the loop is already woken
 	}
 }
 
-// property fails for a property that the scheduler can't take from a worker.
-func (s *scheduler) property(name, value string) error {
-	_, err := strconv.ParseUint(value, 10, 64)
-	if s.config.Properties[name] == "minimum" && err != nil {
-		return status.Errorf(codes.InvalidArgument, "Cannot convert to platform property to u64: %s - %v", value, err)
-	}
-	return nil
-}
-
 // fits reports whether a worker may run an action, by NativeLink's rules.
 func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 	for name, wanted := range wish.Properties {
-		if s.property(name, wanted) != nil {
-			return false // the action stays queued
-		}
 		kind := s.config.Properties[name]
 		offered, there := worker.Properties[name]
 		switch {
@@ -149,13 +155,13 @@ func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 			}
 		case kind == "priority":
 		case kind == "minimum":
-			most, _ := strconv.ParseInt(offered, 10, 64)
-			least, _ := strconv.ParseInt(wanted, 10, 64)
+			most, err := strconv.ParseInt(offered, 10, 64)
+			least, other := strconv.ParseInt(wanted, 10, 64)
 			for _, running := range worker.running {
 				taken, _ := strconv.ParseInt(running.Properties[name], 10, 64)
 				most -= taken
 			}
-			if most < least {
+			if err != nil || other != nil || most < least {
 				return false
 			}
 		case offered != wanted:
@@ -166,9 +172,9 @@ func (s *scheduler) fits(wish *action, worker *remoteWorker) bool {
 }
 
 // matchNow gives queued actions to workers that fit. The worker that has not been used for longest comes first.
-func (s *scheduler) matchNow(waiting []*action) {
+func (s *scheduler) matchNow() {
 	now := time.Now()
-	for _, wish := range waiting {
+	for _, wish := range s.waiting() {
 		var best *remoteWorker
 		for _, worker := range s.workers {
 			free := (worker.Slots == 0 || len(worker.running) < worker.Slots) && len(worker.orders) < cap(worker.orders)
@@ -180,20 +186,19 @@ func (s *scheduler) matchNow(waiting []*action) {
 			continue
 		}
 		name, err := proto.Marshal(wish.digest)
-		if err != nil {
-			continue
+		if err == nil {
+			err = s.enter(wish, executing)
 		}
-		wish.workerID = best.ID
-		if err := s.enter(wish, executing); err != nil {
+		if err != nil { // the action stays queued
 			slog.Error("Failed to assign operation in do_try_match", "operation_id", wish.ID, "err", err)
-			wish.workerID = "" // the action stays queued
 			continue
 		}
-		best.used, best.running[wish.ID], wish.worker = time.Now(), wish, best
+		best.used, best.running[wish.ID], wish.worker, wish.workerID = time.Now(), wish, best, best.ID
 		best.orders <- toWorker{wish.ID, name}
 	}
 }
 
+// waiting returns the queued actions, the oldest first.
 func (s *scheduler) waiting() []*action {
 	found := []*action{}
 	for _, wish := range s.actions {
@@ -201,9 +206,7 @@ func (s *scheduler) waiting() []*action {
 			found = append(found, wish)
 		}
 	}
-	slices.SortFunc(found, func(a, b *action) int {
-		return cmp.Or(cmp.Compare(b.Priority, a.Priority), a.Queued.Compare(b.Queued))
-	})
+	slices.SortFunc(found, func(a, b *action) int { return a.Queued.Compare(b.Queued) })
 	return found
 }
 
@@ -214,38 +217,14 @@ func (s *scheduler) enter(wish *action, stage string) error {
 			return err
 		}
 	}
-	before := wish.Stage
 	wish.Stage, wish.since = stage, time.Now()
 	s.reached[stage] = true
-	if before != "" {
-		wish.changed()
-	}
 	return nil
 }
 
 // tell makes a new operation of a stage the action's latest one, and sends it to the clients that wait.
 func (wish *action) tell(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
-	wish.set(stage, response)
-	wish.send()
-}
-
-func (wish *action) set(stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) {
-	metadata, err := anypb.New(&repb.ExecuteOperationMetadata{Stage: stage, ActionDigest: wish.digest})
-	if err != nil {
-		panic(err) // our own messages can always be encoded
-	}
-	wish.operation = &longrunningpb.Operation{Metadata: metadata}
-	if response != nil {
-		result, err := anypb.New(response)
-		if err != nil {
-			panic(err)
-		}
-		wish.operation.Done = true
-		wish.operation.Result = &longrunningpb.Operation_Response{Response: result}
-	}
-}
-
-func (wish *action) send() {
+	wish.operation = operation(wish.digest, stage, response)
 	for watcher := range wish.watchers {
 		select {
 		case watcher <- wish.operation:
@@ -254,47 +233,61 @@ func (wish *action) send() {
 	}
 }
 
+// operation describes an action in a stage, without a name.
+func operation(of digest, stage repb.ExecutionStage_Value, response *repb.ExecuteResponse) *longrunningpb.Operation {
+	encoded := func(message proto.Message) *anypb.Any {
+		found, err := anypb.New(message)
+		if err != nil {
+			panic(err) // our own messages can always be encoded
+		}
+		return found
+	}
+	made := &longrunningpb.Operation{Metadata: encoded(&repb.ExecuteOperationMetadata{Stage: stage, ActionDigest: of})}
+	if response != nil {
+		made.Done, made.Result = true, &longrunningpb.Operation_Response{Response: encoded(response)}
+	}
+	return made
+}
+
 // giveBack takes an action from its worker and queues it again, or ends it if it failed too often.
 func (s *scheduler) giveBack(wish *action, failed bool, why *repb.ExecuteResponse) {
 	if wish.worker != nil {
 		delete(wish.worker.running, wish.ID)
 	}
-	wish.worker, wish.workerID = nil, ""
-	before := wish.failures
-	if failed {
-		wish.failures++
-	}
-	if wish.failures > s.config.MaxJobRetries {
+	wish.worker = nil
+	if failed && wish.failures >= s.config.MaxJobRetries {
 		s.end(wish, why)
 		return
 	}
 	if err := s.enter(wish, queued); err != nil {
-		wish.failures = before
-		s.strand(wish, err)
+		strand(wish, err)
 		return
 	}
-	retries.Add(context.Background(), 1, wish.attributes())
+	if failed {
+		wish.failures++
+	}
 	wish.tell(repb.ExecutionStage_QUEUED, nil)
 	s.drop(wish)
 }
 
 // strand leaves an action in the stage that it has in Redis, as the original does when it can't write to Redis what
 // became of the action. The action stays in that stage until max_action_executing_timeout_s, and its clients wait.
-func (s *scheduler) strand(wish *action, why error) {
+func strand(wish *action, why error) {
 	slog.Error("Failed to update_operation on update_action", "operation_id", wish.ID, "err", why)
 }
 
 func (s *scheduler) end(wish *action, response *repb.ExecuteResponse) {
-	operation := wish.operation
-	wish.set(repb.ExecutionStage_COMPLETED, response)
 	if err := s.enter(wish, completed); err != nil {
-		wish.operation = operation
-		s.strand(wish, err)
+		strand(wish, err)
 		return
 	}
-	wish.ended(response)
+	result := "success"
+	if response.GetResult().GetExitCode() != 0 || response.GetStatus().GetCode() != 0 {
+		result = "failure"
+	}
+	wish.count(result)
 	s.ended++
-	wish.send()
+	wish.tell(repb.ExecutionStage_COMPLETED, response)
 }
 
 // drop ends a queued action that no client waits for any more.
@@ -302,12 +295,9 @@ func (s *scheduler) drop(wish *action) {
 	if wish.Stage != queued || len(wish.watchers) > 0 || s.actions[wish.ID] == nil {
 		return
 	}
-	if s.redis != nil {
-		if err := s.redis.remove(wish); err != nil {
-			return
-		}
+	if s.redis == nil || s.redis.remove(wish) == nil {
+		s.forget(wish)
 	}
-	s.forget(wish)
 }
 
 func (s *scheduler) forget(wish *action) {
@@ -325,18 +315,15 @@ func seconds(number float64) time.Duration { return time.Duration(number * float
 func (s *scheduler) expire() {
 	for _, worker := range slices.Clone(s.workers) {
 		if time.Since(worker.seen) > seconds(s.config.WorkerTimeout) {
-			slog.Warn("Worker timed out, removing from pool", "worker_id", worker.ID)
 			s.lose(worker, fmt.Sprintf("Worker %s timed out, removing from pool", worker.ID), false)
 		}
 	}
 	for _, wish := range s.actions {
+		took := time.Since(wish.since)
 		switch {
-		case wish.Stage == completed && time.Since(wish.since) > seconds(cmp.Or(float64(s.config.RetainCompleted), 60)):
+		case wish.Stage == completed && took > seconds(cmp.Or(float64(s.config.RetainCompleted), 60)):
 			s.forget(wish)
-		case wish.Stage == executing && s.config.ExecutingTimeout > 0 && time.Since(wish.since) > seconds(s.config.ExecutingTimeout):
-			if s.redis != nil && s.redis.away() {
-				continue // Redis can't be told now, so the next call does this
-			}
+		case wish.Stage == executing && s.config.ExecutingTimeout > 0 && took > seconds(s.config.ExecutingTimeout):
 			slog.Warn("Timing out operation", "operation_id", wish.ID, "worker_id", wish.workerID)
 			s.giveBack(wish, true, failure(codes.DeadlineExceeded,
 				fmt.Sprintf("Operation timed out after %v seconds", s.config.ExecutingTimeout)))
@@ -353,19 +340,14 @@ func (s *scheduler) lose(worker *remoteWorker, why string, disconnected bool) {
 	slog.Info("Evicting worker from pool",
 		"worker_id", worker.ID, "is_disconnect", disconnected, "running_actions", len(worker.running), "reason", why)
 	s.workers = slices.DeleteFunc(s.workers, func(other *remoteWorker) bool { return other == worker })
-	reason := "evicted"
-	if disconnected {
-		reason = "disconnected"
-	}
+	reason := map[bool]string{true: "disconnected", false: "evicted"}[disconnected]
 	workersConnected.Add(context.Background(), -1)
 	disconnections.Add(context.Background(), 1, with("worker.disconnect.reason", reason))
-	worker.pause(false)
 	close(worker.lost)
 	for _, wish := range slices.Collect(maps.Values(worker.running)) {
-		if wish.worker != worker {
-			continue
+		if wish.worker == worker {
+			s.giveBack(wish, true, failure(codes.Internal, "Worker disconnected repeatedly while executing this action"))
 		}
-		s.giveBack(wish, true, failure(codes.Internal, "Worker disconnected repeatedly while executing this action"))
 	}
 	s.match()
 }
@@ -379,36 +361,30 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 	if first.Register == nil {
 		return status.Error(codes.InvalidArgument, "a worker of another kind: the stand-in's scheduler needs the stand-in's workers")
 	}
-	for name, value := range first.Register.Properties {
-		if err := s.property(name, value); err != nil {
-			slog.Error("Bad Property during connect_worker()", "worker", first.Register.Name, "err", err)
-			return err
-		}
-	}
 	worker := &remoteWorker{
-		registration: *first.Register, ID: first.Register.Name + uuid.NewString(), running: map[string]*action{}, seen: time.Now(), used: time.Now(),
-		orders: make(chan toWorker, 1000), lost: make(chan struct{}),
+		registration: *first.Register, ID: first.Register.Name + uuid.NewString(), running: map[string]*action{},
+		seen: time.Now(), used: time.Now(), orders: make(chan toWorker, 1000), lost: make(chan struct{}),
 	}
-	s.mutex.Lock()
-	slog.Debug("Worker added", "worker_id", worker.ID, "slots", worker.Slots, "properties", worker.Properties)
 	worker.orders <- toWorker{ID: worker.ID}
+	s.mutex.Lock()
 	s.workers = append(s.workers, worker)
-	workersConnected.Add(stream.Context(), 1)
-	connections.Add(stream.Context(), 1)
-	s.match()
 	s.mutex.Unlock()
+	workersConnected.Add(stream.Context(), 1)
+	s.match()
 	go func() {
 		for {
 			var message toScheduler
 			err := stream.RecvMsg(&message)
 			s.mutex.Lock()
-			if err != nil {
+			if err == nil {
+				s.hear(worker, message)
+			} else {
 				s.lose(worker, "Received request to remove worker", false) // as if the worker had said so
-				s.mutex.Unlock()
+			}
+			s.mutex.Unlock()
+			if err != nil {
 				return
 			}
-			s.hear(worker, message)
-			s.mutex.Unlock()
 		}
 	}()
 	for {
@@ -426,45 +402,40 @@ func (s *scheduler) work(stream grpc.ServerStream) error {
 	}
 }
 
+// hear acts on what a worker says. It may name an action that was given to another worker meanwhile.
 func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 	worker.seen = time.Now()
+	take := func(id string) *action {
+		wish := worker.running[id]
+		delete(worker.running, id)
+		return wish
+	}
 	switch {
 	case message.Started != "":
-		if wish := worker.running[message.Started]; wish != nil && wish.worker == worker {
+		if wish := worker.running[message.Started]; wish != nil {
 			wish.tell(repb.ExecutionStage_EXECUTING, nil)
 		}
 	case message.Refused != "":
 		worker.pausedUntil = time.Now().Add(paused)
-		wish := worker.running[message.Refused]
-		delete(worker.running, message.Refused)
-		worker.pause(len(worker.running) > 0)
-		if wish != nil && wish.worker == worker {
+		time.AfterFunc(paused, s.match)
+		if wish := take(message.Refused); wish != nil {
 			slog.Info("Worker refused the operation", "worker_id", worker.ID, "operation_id", wish.ID)
 			s.giveBack(wish, false, nil)
 		}
+		s.match()
 	case message.Finished != nil:
-		wish := worker.running[message.Finished.ID]
-		delete(worker.running, message.Finished.ID)
-		worker.pause(false)
-		message.Finished.Usage.used()
-		if wish == nil || wish.worker != worker {
-			return // the action was given to another worker meanwhile
-		}
 		response := &repb.ExecuteResponse{}
 		if err := proto.Unmarshal(message.Finished.Response, response); err != nil {
 			response = failure(codes.Internal, err.Error())
 		}
-		if message.Finished.Again {
+		if wish := take(message.Finished.ID); wish != nil && message.Finished.Again {
 			s.giveBack(wish, true, response)
-		} else {
-			s.end(wish, response)
+		} else if wish != nil {
 			wish.worker = nil
+			s.end(wish, response)
 		}
-	default:
-		keepalives.Add(context.Background(), 1)
-		return
+		s.match()
 	}
-	s.match()
 }
 
 // Execute queues an action and reports on it until it is done. A queued action that no client listens to is dropped.
@@ -474,60 +445,46 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 		return err
 	}
 	wanted, command := &repb.Action{}, &repb.Command{}
-	if err := fetchMessage(stream.Context(), cas, asked.ActionDigest, wanted); err != nil {
-		return status.Errorf(codes.FailedPrecondition, "the action: %v", err)
+	err = fetchMessage(stream.Context(), cas, asked.ActionDigest, wanted)
+	if err == nil && wanted.Platform == nil { // older clients set the platform in the command
+		err = fetchMessage(stream.Context(), cas, wanted.CommandDigest, command)
+		wanted.Platform = command.Platform //nolint:staticcheck // see above
 	}
-	platform := wanted.Platform
-	if platform == nil { // older clients set the platform in the command
-		if err := fetchMessage(stream.Context(), cas, wanted.CommandDigest, command); err != nil {
-			return status.Errorf(codes.FailedPrecondition, "the command: %v", err)
-		}
-		platform = command.Platform //nolint:staticcheck // see above
+	if err != nil {
+		return status.Errorf(codes.FailedPrecondition, "the action or its command: %v", err)
 	}
+	client := uuid.NewString()
+	name := asked.InstanceName + "/" + client
 	if s.results != nil && !asked.SkipCacheLookup {
-		if done, err := s.known(stream.Context(), asked.ActionDigest); err != nil || done != nil {
-			if done != nil {
-				done.Name = asked.InstanceName + "/" + uuid.NewString()
-				err = stream.Send(done)
+		if content, err := s.results.Get(stream.Context(), asked.ActionDigest); err == nil {
+			found := &repb.ActionResult{}
+			if err := proto.Unmarshal(content, found); err != nil {
+				return err
 			}
+			done := operation(asked.ActionDigest, repb.ExecutionStage_COMPLETED,
+				&repb.ExecuteResponse{Result: found, CachedResult: true, Status: status.New(codes.OK, "").Proto()})
+			done.Name = name
+			return stream.Send(done)
+		} else if status.Code(err) != codes.NotFound {
 			return err
 		}
 	}
 	wish := &action{
 		ID: uuid.NewString(), instance: asked.InstanceName, digest: asked.ActionDigest, cacheable: !asked.SkipCacheLookup,
-		Properties: map[string]string{}, Priority: asked.ExecutionPolicy.GetPriority(), Queued: time.Now(),
-		watchers: map[chan *longrunningpb.Operation]bool{}, redis: s.redis,
+		Properties: map[string]string{}, Queued: time.Now(), redis: s.redis,
+		watchers:  map[chan *longrunningpb.Operation]bool{},
+		operation: operation(asked.ActionDigest, repb.ExecutionStage_QUEUED, nil),
 	}
-	for _, property := range platform.GetProperties() {
+	for _, property := range wanted.Platform.GetProperties() {
 		wish.Properties[property.Name] = property.Value
 	}
-	wish.set(repb.ExecutionStage_QUEUED, nil)
 	s.mutex.Lock()
-	client := uuid.NewString()
 	if wish, err = s.join(wish); err != nil {
 		s.mutex.Unlock()
 		return status.Errorf(codes.Unavailable, "In RedisAwaitedActionDb::add_action: %v", err)
 	}
 	s.clients[client] = wish
-	return s.follow(wish, asked.InstanceName+"/"+client, stream)
-}
-
-// known returns the operation of an action whose result is in the action cache, or nil.
-func (s *scheduler) known(ctx context.Context, wanted digest) (*longrunningpb.Operation, error) {
-	content, err := s.results.Get(ctx, wanted)
-	if status.Code(err) == codes.NotFound {
-		return nil, nil
-	}
-	result := &repb.ActionResult{}
-	if err == nil {
-		err = proto.Unmarshal(content, result)
-	}
-	if err != nil {
-		return nil, err
-	}
-	done := &action{digest: wanted}
-	done.set(repb.ExecutionStage_COMPLETED, &repb.ExecuteResponse{Result: result, CachedResult: true, Status: status.New(codes.OK, "").Proto()})
-	return done.operation, nil
+	return s.follow(wish, name, stream)
 }
 
 // join puts an action into the queue, or returns the equal action that is already there.
@@ -535,13 +492,11 @@ func (s *scheduler) join(wish *action) (*action, error) {
 	for _, other := range s.actions {
 		same := other.instance == wish.instance && proto.Equal(other.digest, wish.digest)
 		if same && other.Stage != completed && other.cacheable && wish.cacheable {
-			wish = other
+			return other, nil
 		}
 	}
-	if wish.Stage == "" {
-		if err := s.enter(wish, queued); err != nil {
-			return nil, err
-		}
+	if err := s.enter(wish, queued); err != nil {
+		return nil, err
 	}
 	s.actions[wish.ID] = wish
 	return wish, nil
@@ -584,15 +539,4 @@ func (s *scheduler) follow(wish *action, name string, stream grpc.ServerStreamin
 			return stream.Context().Err()
 		}
 	}
-}
-
-// counts returns the number of actions by stage. Of the completed ones it counts all that there ever were.
-func (s *scheduler) counts() map[string]int {
-	found := map[string]int{queued: 0, executing: 0, completed: s.ended}
-	for _, wish := range s.actions {
-		if wish.Stage != completed {
-			found[wish.Stage]++
-		}
-	}
-	return found
 }

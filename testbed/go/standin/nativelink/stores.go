@@ -9,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
-	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
-	"go.opentelemetry.io/otel/metric"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -26,7 +26,6 @@ type digest = *repb.Digest
 // store keeps whole blobs. They are blobs of the CAS by their digest, or encoded ActionResults by the digest of their
 // action.
 type store interface {
-	Missing(ctx context.Context, digests []digest) ([]digest, error)
 	// Get fails with code NotFound for a blob that is not there.
 	Get(ctx context.Context, key digest) ([]byte, error)
 	Put(ctx context.Context, key digest, content []byte) error
@@ -53,181 +52,136 @@ func fetchMessage(ctx context.Context, from store, of digest, into proto.Message
 	return proto.Unmarshal(content, into)
 }
 
+// missing returns those of the digests whose blobs are not there. It reads all the others.
+func missing(ctx context.Context, from store, digests []digest) (found []digest, _ error) {
+	for _, wanted := range digests {
+		if _, err := fetch(ctx, from, wanted); status.Code(err) == codes.NotFound {
+			found = append(found, wanted)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
 // memory keeps blobs in memory.
 type memory struct{ blobs sync.Map }
 
-func (m *memory) Missing(_ context.Context, digests []digest) (missing []digest, _ error) {
-	for _, wanted := range digests {
-		if _, there := m.blobs.Load(blob(wanted)); !there {
-			missing = append(missing, wanted)
-		}
+func (m *memory) Get(_ context.Context, key digest) ([]byte, error) {
+	if content, there := m.blobs.Load(blob(key)); there {
+		return content.([]byte), nil
 	}
-	return missing, nil
+	return nil, notFound(key)
 }
 
-func (m *memory) Get(_ context.Context, wanted digest) ([]byte, error) {
-	content, there := m.blobs.Load(blob(wanted))
-	if !there {
-		return nil, notFound(wanted)
-	}
-	return content.([]byte), nil
-}
-
-func (m *memory) Put(_ context.Context, wanted digest, content []byte) error {
-	m.blobs.Store(blob(wanted), content)
+func (m *memory) Put(_ context.Context, key digest, content []byte) error {
+	m.blobs.Store(blob(key), content)
 	return nil
 }
 
 // filesystem keeps each blob in a file. Unlike the original, it evicts nothing.
-type filesystem struct{ Content, Temp string }
+type filesystem struct{ content, temp string }
 
-func (f *filesystem) path(of digest) string { return filepath.Join(f.Content, blob(of)) }
-
-func (f *filesystem) Missing(_ context.Context, digests []digest) (missing []digest, _ error) {
-	for _, wanted := range digests {
-		if _, err := os.Stat(f.path(wanted)); err != nil {
-			missing = append(missing, wanted)
-		}
-	}
-	return missing, nil
-}
-
-func (f *filesystem) Get(_ context.Context, wanted digest) ([]byte, error) {
-	content, err := os.ReadFile(f.path(wanted))
+func (f filesystem) Get(_ context.Context, key digest) ([]byte, error) {
+	content, err := os.ReadFile(filepath.Join(f.content, blob(key)))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, notFound(wanted)
+		return nil, notFound(key)
 	}
 	return content, err
 }
 
-func (f *filesystem) Put(_ context.Context, wanted digest, content []byte) error {
-	draft, err := os.CreateTemp(f.Temp, blob(wanted))
+func (f filesystem) Put(_ context.Context, key digest, content []byte) error {
+	draft, err := os.CreateTemp(f.temp, blob(key))
 	if err != nil {
 		return err
 	}
 	_, err = draft.Write(content)
 	if err = errors.Join(err, draft.Close()); err == nil {
-		err = os.Rename(draft.Name(), f.path(wanted))
+		err = os.Rename(draft.Name(), filepath.Join(f.content, blob(key)))
 	}
 	return err
 }
 
 // results is the action cache of another process.
-type results struct{ reapi.Results }
-
-func (r results) Missing(ctx context.Context, digests []digest) (missing []digest, _ error) {
-	for _, wanted := range digests {
-		if _, err := r.Results.Get(ctx, wanted); status.Code(err) == codes.NotFound {
-			missing = append(missing, wanted)
-		} else if err != nil {
-			return nil, err
-		}
-	}
-	return missing, nil
+type results struct {
+	client   repb.ActionCacheClient
+	instance string
 }
 
-func (r results) Get(ctx context.Context, wanted digest) ([]byte, error) {
-	found, err := r.Results.Get(ctx, wanted)
+func (r results) Get(ctx context.Context, key digest) ([]byte, error) {
+	found, err := r.client.GetActionResult(ctx, &repb.GetActionResultRequest{InstanceName: r.instance, ActionDigest: key})
 	if err != nil {
 		return nil, err
 	}
 	return proto.Marshal(found)
 }
 
-func (r results) Put(ctx context.Context, wanted digest, content []byte) error {
+func (r results) Put(ctx context.Context, key digest, content []byte) error {
 	result := &repb.ActionResult{}
 	if err := proto.Unmarshal(content, result); err != nil {
 		return err
 	}
-	return r.Results.Put(ctx, wanted, result)
+	_, err := r.client.UpdateActionResult(ctx, &repb.UpdateActionResultRequest{
+		InstanceName: r.instance, ActionDigest: key, ActionResult: result})
+	return err
 }
 
 // shard sends each key to one of several stores.
 type shard []store
 
-func (s shard) of(wanted digest) int {
-	number, _ := strconv.ParseUint(wanted.Hash[:min(8, len(wanted.Hash))], 16, 32)
-	return int(number % uint64(len(s)))
+func (s shard) of(key digest) store {
+	number, _ := strconv.ParseUint(key.Hash[:min(8, len(key.Hash))], 16, 32)
+	return s[number%uint64(len(s))]
 }
 
-func (s shard) Missing(ctx context.Context, digests []digest) (missing []digest, _ error) {
-	shares := make([][]digest, len(s))
-	for _, wanted := range digests {
-		shares[s.of(wanted)] = append(shares[s.of(wanted)], wanted)
-	}
-	for index, share := range shares {
-		if len(share) > 0 {
-			found, err := s[index].Missing(ctx, share)
-			if err != nil {
-				return nil, err
-			}
-			missing = append(missing, found...)
-		}
-	}
-	return missing, nil
-}
+func (s shard) Get(ctx context.Context, key digest) ([]byte, error) { return s.of(key).Get(ctx, key) }
 
-func (s shard) Get(ctx context.Context, wanted digest) ([]byte, error) {
-	return s[s.of(wanted)].Get(ctx, wanted)
-}
-
-func (s shard) Put(ctx context.Context, wanted digest, content []byte) error {
-	return s[s.of(wanted)].Put(ctx, wanted, content)
+func (s shard) Put(ctx context.Context, key digest, content []byte) error {
+	return s.of(key).Put(ctx, key, content)
 }
 
 // fastSlow has every blob in slow, and those that were used in fast as well.
 type fastSlow struct{ fast, slow store }
 
-func (f fastSlow) Missing(ctx context.Context, digests []digest) ([]digest, error) {
-	return f.slow.Missing(ctx, digests)
-}
-
-func (f fastSlow) Get(ctx context.Context, wanted digest) ([]byte, error) {
+func (f fastSlow) Get(ctx context.Context, key digest) ([]byte, error) {
 	read := func(tier, result string, content []byte) {
 		tierOperations.Add(ctx, 1, with("store.tier", tier, "store.result", result))
 		if result == "hit" {
 			tierIO.Add(ctx, int64(len(content)), with("store.tier", tier, "store.direction", "read"))
 		}
 	}
-	if content, err := f.fast.Get(ctx, wanted); err == nil {
+	if content, err := f.fast.Get(ctx, key); err == nil {
 		read("fast", "hit", content)
 		return content, nil
 	}
 	read("fast", "miss", nil)
-	content, err := f.slow.Get(ctx, wanted)
+	content, err := f.slow.Get(ctx, key)
 	if err == nil {
 		read("slow", "hit", content)
-		err = f.fast.Put(ctx, wanted, content)
+		err = f.fast.Put(ctx, key, content)
 	}
 	return content, err
 }
 
-func (f fastSlow) Put(ctx context.Context, wanted digest, content []byte) error {
-	return errors.Join(f.fast.Put(ctx, wanted, content), f.slow.Put(ctx, wanted, content))
+func (f fastSlow) Put(ctx context.Context, key digest, content []byte) error {
+	return errors.Join(f.fast.Put(ctx, key, content), f.slow.Put(ctx, key, content))
 }
 
 // complete has only those results whose blobs are all in cas.
-type complete struct{ store, cas store }
+type complete struct {
+	store
+	cas store
+}
 
-func (c complete) Get(ctx context.Context, wanted digest) ([]byte, error) {
-	content, err := c.store.Get(ctx, wanted)
-	if err != nil {
-		return nil, err
-	}
+func (c complete) Get(ctx context.Context, key digest) ([]byte, error) {
+	content, err := c.store.Get(ctx, key)
 	result := &repb.ActionResult{}
-	if err := proto.Unmarshal(content, result); err != nil {
+	if err = errors.Join(err, proto.Unmarshal(content, result)); err != nil {
 		return nil, err
 	}
-	named := []digest{}
-	name := func(of digest) {
-		if of.GetSizeBytes() > 0 {
-			named = append(named, of)
-		}
-	}
-	name(result.StdoutDigest)
-	name(result.StderrDigest)
+	named := []digest{result.StdoutDigest, result.StderrDigest}
 	for _, file := range result.OutputFiles {
-		name(file.Digest)
+		named = append(named, file.Digest)
 	}
 	for _, directory := range result.OutputDirectories {
 		tree := &repb.Tree{}
@@ -236,23 +190,15 @@ func (c complete) Get(ctx context.Context, wanted digest) ([]byte, error) {
 		}
 		for _, folder := range append(tree.Children, tree.Root) {
 			for _, file := range folder.GetFiles() {
-				name(file.Digest)
+				named = append(named, file.Digest)
 			}
 		}
 	}
-	missing, err := c.cas.Missing(ctx, named)
-	if err == nil && len(missing) > 0 {
-		err = notFound(wanted)
+	lost, err := missing(ctx, c.cas, named)
+	if err == nil && len(lost) > 0 {
+		err = notFound(key)
 	}
 	return content, err
-}
-
-func (c complete) Missing(ctx context.Context, digests []digest) ([]digest, error) {
-	return c.store.Missing(ctx, digests)
-}
-
-func (c complete) Put(ctx context.Context, wanted digest, content []byte) error {
-	return c.store.Put(ctx, wanted, content)
 }
 
 // verified takes only content that matches its digest. Other stores take any bytes under any digest.
@@ -261,17 +207,12 @@ type verified struct {
 	size, hash bool
 }
 
-func (v verified) Put(ctx context.Context, wanted digest, content []byte) error {
+func (v verified) Put(ctx context.Context, key digest, content []byte) error {
 	found := reapi.Digest(content)
-	if v.size && found.SizeBytes != wanted.SizeBytes {
-		return status.Errorf(codes.InvalidArgument,
-			"Expected size to match. Got %d but digest says %d on update", found.SizeBytes, wanted.SizeBytes)
+	if v.size && found.SizeBytes != key.SizeBytes || v.hash && found.Hash != key.Hash {
+		return status.Errorf(codes.InvalidArgument, "the content is that of %s, and not of %s", blob(found), blob(key))
 	}
-	if v.hash && found.Hash != wanted.Hash {
-		return status.Errorf(codes.InvalidArgument,
-			"Hash verification using SHA256 failed: client declared SHA256:%s, but the server computed SHA256:%s", wanted.Hash, found.Hash)
-	}
-	return v.store.Put(ctx, wanted, content)
+	return v.store.Put(ctx, key, content)
 }
 
 // counted records what happens to its store, as operations on a cache of some type.
@@ -280,165 +221,81 @@ type counted struct {
 	cacheType string
 }
 
-func (c counted) about(operation, result string) metric.MeasurementOption {
-	return with("cache.type", c.cacheType, "cache.operation.name", operation, "cache.operation.result", result)
+func (c counted) record(ctx context.Context, operation, success string, err error) {
+	result := success
+	if status.Code(err) == codes.NotFound {
+		result = "miss"
+	} else if err != nil {
+		result = "error"
+	}
+	cacheOperations.Add(ctx, 1, with(
+		"cache.type", c.cacheType, "cache.operation.name", operation, "cache.operation.result", result))
 }
 
-func (c counted) record(ctx context.Context, began time.Time, operation, result string) metric.MeasurementOption {
-	about := c.about(operation, result)
-	cacheOperations.Add(ctx, 1, about)
-	lasted(ctx, began, about)
-	return about
-}
-
-func lasted(ctx context.Context, began time.Time, about metric.MeasurementOption) {
-	cacheDuration.Record(ctx, float64(time.Since(began))/float64(time.Millisecond), about)
-}
-
-// Missing counts each digest, but has one duration: that of a hit, if there is any.
-func (c counted) Missing(ctx context.Context, digests []digest) ([]digest, error) {
-	began := time.Now()
-	missing, err := c.store.Missing(ctx, digests)
-	if err != nil {
-		cacheOperations.Add(ctx, int64(len(digests)), c.about("read", "error"))
-		lasted(ctx, began, c.about("read", "error"))
-		return nil, err
-	}
-	result := "miss"
-	if len(missing) > 0 {
-		cacheOperations.Add(ctx, int64(len(missing)), c.about("read", "miss"))
-	}
-	if hits := len(digests) - len(missing); hits > 0 {
-		result = "hit"
-		cacheOperations.Add(ctx, int64(hits), c.about("read", "hit"))
-	}
-	lasted(ctx, began, c.about("read", result))
-	return missing, nil
-}
-
-func (c counted) Get(ctx context.Context, wanted digest) ([]byte, error) {
-	began := time.Now()
-	content, err := c.store.Get(ctx, wanted)
-	switch {
-	case err == nil:
-		cacheIO.Add(ctx, int64(len(content)), c.record(ctx, began, "read", "hit"))
-	case status.Code(err) == codes.NotFound:
-		c.record(ctx, began, "read", "miss")
-	default:
-		c.record(ctx, began, "read", "error")
-	}
+func (c counted) Get(ctx context.Context, key digest) ([]byte, error) {
+	content, err := c.store.Get(ctx, key)
+	c.record(ctx, "read", "hit", err)
 	return content, err
 }
 
-func (c counted) Put(ctx context.Context, wanted digest, content []byte) error {
-	began := time.Now()
-	err := c.store.Put(ctx, wanted, content)
-	if err != nil {
-		c.record(ctx, began, "write", "error")
-		return err
-	}
-	about := c.record(ctx, began, "write", "success")
-	cacheIO.Add(ctx, int64(len(content)), about)
-	cacheItemSize.Record(ctx, int64(len(content)), about)
-	return nil
+func (c counted) Put(ctx context.Context, key digest, content []byte) error {
+	err := c.store.Put(ctx, key, content)
+	c.record(ctx, "write", "success", err)
+	return err
 }
 
-// reference is a store of the configuration's list, which may come later in it.
-type reference struct {
-	named stores
-	name  string
-}
-
-func (r reference) store() (store, error) {
-	if found, there := r.named.by[r.name]; there {
-		return found, nil
-	}
-	return nil, fmt.Errorf("ref_store: there is no store %q", r.name)
-}
-
-func (r reference) Missing(ctx context.Context, digests []digest) ([]digest, error) {
-	found, err := r.store()
-	if err != nil {
-		return nil, err
-	}
-	return found.Missing(ctx, digests)
-}
-
-func (r reference) Get(ctx context.Context, wanted digest) ([]byte, error) {
-	found, err := r.store()
-	if err != nil {
-		return nil, err
-	}
-	return found.Get(ctx, wanted)
-}
-
-func (r reference) Put(ctx context.Context, wanted digest, content []byte) error {
-	found, err := r.store()
-	if err != nil {
-		return err
-	}
-	return found.Put(ctx, wanted, content)
-}
-
-// stores has the stores of the configuration's list by name, and the references to them.
+// stores has the stores of the configuration's list by name. It opens each of them when something first names it.
 type stores struct {
-	by         map[string]store
-	references *[]reference
+	specs  map[string]storeSpec
+	opened map[string]store
 }
 
-func newStores() stores { return stores{map[string]store{}, &[]reference{}} }
-
-func (named stores) add(spec storeSpec) error {
-	var name string
-	if err := json.Unmarshal(spec["name"], &name); err != nil {
-		return fmt.Errorf("a store has no name: %w", err)
+func listed(specs []storeSpec) (*stores, error) {
+	made := &stores{map[string]storeSpec{}, map[string]store{}}
+	for _, spec := range specs {
+		var name string
+		if err := json.Unmarshal(spec["name"], &name); err != nil {
+			return nil, fmt.Errorf("a store has no name: %w", err)
+		}
+		delete(spec, "name")
+		made.specs[name] = spec
 	}
-	made, err := named.open(spec)
-	if err == nil && named.by[name] != nil {
-		err = errors.New("the name is taken")
-	}
-	if err != nil {
-		return fmt.Errorf("store %q: %w", name, err)
-	}
-	named.by[name] = made
-	return nil
-}
-
-// check fails if a reference names a store that does not exist.
-func (named stores) check() error {
-	for _, each := range *named.references {
-		if _, err := each.store(); err != nil {
-			return err
+	for name := range made.specs {
+		if _, err := made.get("stores", name); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return made, nil
 }
 
-// get returns the store that a field of a service names.
-func (named stores) get(field, name string) (store, error) {
-	if found, there := named.by[name]; there {
+// get returns the store that a field of the configuration names.
+func (s *stores) get(field, name string) (store, error) {
+	if found := s.opened[name]; found != nil {
 		return found, nil
 	}
-	return nil, fmt.Errorf("%s: there is no store %q", field, name)
+	spec, there := s.specs[name]
+	if !there {
+		return nil, fmt.Errorf("%s: there is no store %q", field, name)
+	}
+	made, err := s.open(spec)
+	if err != nil {
+		return nil, fmt.Errorf("store %q: %w", name, err)
+	}
+	s.opened[name] = made
+	return made, nil
 }
 
-func (named stores) open(spec storeSpec) (store, error) {
+func (s *stores) open(spec storeSpec) (store, error) {
 	for kind, settings := range spec {
-		if kind == "name" {
-			continue
-		}
 		var wanted struct {
 			Name       string
 			Fast, Slow storeSpec
 			Backend    storeSpec
 			CAS        storeSpec `json:"cas_store"`
-			Stores     []struct {
-				Store  storeSpec
-				Weight uint32
-			}
-			Instance  string `json:"instance_name"`
-			Type      string `json:"store_type"`
-			Endpoints []struct {
+			Stores     []struct{ Store storeSpec }
+			Instance   string `json:"instance_name"`
+			Type       string `json:"store_type"`
+			Endpoints  []struct {
 				Address expanded
 				TLS     *clientTLS `json:"tls_config"`
 			}
@@ -456,37 +313,32 @@ func (named stores) open(spec storeSpec) (store, error) {
 		case "memory":
 			return &memory{}, nil
 		case "filesystem":
-			made := &filesystem{string(wanted.Content), string(wanted.Temp)}
-			return made, errors.Join(os.MkdirAll(made.Content, 0o755), os.MkdirAll(made.Temp, 0o755))
+			made := filesystem{string(wanted.Content), string(wanted.Temp)}
+			return made, errors.Join(os.MkdirAll(made.content, 0o755), os.MkdirAll(made.temp, 0o755))
 		case "ref_store":
-			made := reference{named, wanted.Name}
-			*named.references = append(*named.references, made)
-			return made, nil
+			return s.get(kind, wanted.Name)
 		case "fast_slow":
-			fast, err := named.open(wanted.Fast)
-			slow, other := named.open(wanted.Slow)
+			fast, err := s.open(wanted.Fast)
+			slow, other := s.open(wanted.Slow)
 			return fastSlow{fast, slow}, errors.Join(err, other)
 		case "completeness_checking":
-			backend, err := named.open(wanted.Backend)
-			cas, other := named.open(wanted.CAS)
+			backend, err := s.open(wanted.Backend)
+			cas, other := s.open(wanted.CAS)
 			return complete{backend, cas}, errors.Join(err, other)
 		case "verify":
-			backend, err := named.open(wanted.Backend)
+			backend, err := s.open(wanted.Backend)
 			return verified{backend, wanted.Size, wanted.Hash}, err
 		case "cache_metrics":
-			backend, err := named.open(wanted.Backend)
+			backend, err := s.open(wanted.Backend)
 			return counted{backend, wanted.Cache}, err
 		case "shard":
-			made, total := shard{}, uint32(0)
+			made := shard{}
 			for _, part := range wanted.Stores {
-				opened, err := named.open(part.Store)
+				opened, err := s.open(part.Store)
 				if err != nil {
 					return nil, err
 				}
-				made, total = append(made, opened), total+part.Weight
-			}
-			if total == 0 {
-				return nil, errors.New("the shards have no weight")
+				made = append(made, opened)
 			}
 			return made, nil
 		case "redis_store":
@@ -497,12 +349,27 @@ func (named stores) open(spec storeSpec) (store, error) {
 			}
 			connection, err := dial(string(wanted.Endpoints[0].Address), wanted.Endpoints[0].TLS)
 			if wanted.Type == "ac" {
-				return results{reapi.NewResults(connection, wanted.Instance)}, err
+				return results{repb.NewActionCacheClient(connection), wanted.Instance}, err
 			}
 			return reapi.NewCache(connection, wanted.Instance), err
-		default:
-			return nil, fmt.Errorf("the stand-in has no stores of kind %s", kind)
 		}
+		return nil, fmt.Errorf("the stand-in has no stores of kind %s", kind)
 	}
-	return nil, errors.New("it has no kind")
+	return nil, errors.New("a store has no kind")
+}
+
+// dial prepares a connection to an endpoint. It reads the files of its certificates now, and never again.
+func dial(address string, wanted *clientTLS) (*grpc.ClientConn, error) {
+	secure := strings.HasPrefix(address, "grpcs://") || strings.HasPrefix(address, "https://")
+	if secure != (wanted != nil) {
+		return nil, fmt.Errorf("%s has to be grpcs:// with tls_config, and grpc:// without", address)
+	}
+	if !secure || wanted.NativeRoots {
+		wanted = &clientTLS{}
+	}
+	settings, err := reapi.TLS(string(wanted.CA), string(wanted.Certificate), string(wanted.Key))
+	if err != nil {
+		return nil, err
+	}
+	return reapi.Dial(address, "", settings)
 }

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -18,49 +17,27 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
-	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"testbed/standin/reapi"
 )
 
-// The instruments have the names, units and buckets of the original. They record nothing before export was called.
+// The instruments have the names, units and buckets of the original. They are those that alerts and tests need. They
+// record nothing before export was called.
 var (
 	meter = otel.Meter("nativelink")
 
-	cacheOperations = counter("cache.operations", "")
-	cacheIO         = counter("cache.io", "By")
-	cacheItemSize   = sizes("cache.item.size")
-	cacheDuration   = durations("cache.operation.duration", "ms", 0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5,
-		1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-
-	stageDuration = durations("execution.stage.duration", "s", 0.001, 0.01, 0.1, 0.5,
-		1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
-	totalDuration = durations("execution.total.duration", "s", 0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200)
-	queueTime     = durations("execution.queue.time", "s", 0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)
-	cpuTime       = durations("execution.cpu.time", "s", 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200)
-	peakMemory    = sizes("execution.peak.memory", 1<<20, 1<<24, 1<<26, 1<<28, 1<<30, 1<<32, 1<<34, 1<<36)
-	outputSize    = sizes("execution.output.size", 1<<10, 10<<10, 100<<10, 1<<20, 10<<20, 100<<20, 1<<30, 10<<30)
-	completions   = counter("execution.completed.count", "{action}")
-	transitions   = counter("execution.stage.transitions", "{transition}")
-	retries       = counter("execution.retry.count", "{retry}")
-
-	workersConnected = upDown("worker.connected.count", "{worker}")
-	workersInState   = upDown("worker.state.count", "{worker}")
-	connections      = counter("worker.connections", "{worker}")
+	cacheOperations  = counter("cache.operations", "")
+	completions      = counter("execution.completed.count", "{action}")
 	disconnections   = counter("worker.disconnections", "{worker}")
-	keepalives       = counter("worker.keepalives", "{keepalive}")
-
 	matchingPasses   = counter("scheduler.matching.passes", "{pass}")
-	matchingDuration = durations("scheduler.matching.duration", "s",
-		0.0001, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-
-	rpcDuration = durations("rpc.server.duration", "s",
-		0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-	tierOperations = counter("store.tier.operations", "{operation}")
-	tierIO         = counter("store.tier.io", "By")
-	healthChecks   = counter("health.checks", "{check}")
+	tierOperations   = counter("store.tier.operations", "{operation}")
+	tierIO           = counter("store.tier.io", "By")
+	healthChecks     = counter("health.checks", "{check}")
+	workersConnected = must(meter.Int64UpDownCounter("worker.connected.count", metric.WithUnit("{worker}")))
+	rpcDuration      = must(meter.Float64Histogram("rpc.server.duration", metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)))
 )
 
 // must panics for an instrument that is not valid.
@@ -73,23 +50,6 @@ func must[T any](made T, err error) T {
 
 func counter(name, unit string) metric.Int64Counter {
 	return must(meter.Int64Counter(name, metric.WithUnit(unit)))
-}
-
-func upDown(name, unit string) metric.Int64UpDownCounter {
-	return must(meter.Int64UpDownCounter(name, metric.WithUnit(unit)))
-}
-
-func durations(name, unit string, buckets ...float64) metric.Float64Histogram {
-	return must(meter.Float64Histogram(name, metric.WithUnit(unit), metric.WithExplicitBucketBoundaries(buckets...)))
-}
-
-// sizes has the buckets of the SDK, which the original also takes, if none are named.
-func sizes(name string, buckets ...float64) metric.Int64Histogram {
-	options := []metric.Int64HistogramOption{metric.WithUnit("By")}
-	if len(buckets) > 0 {
-		options = append(options, metric.WithExplicitBucketBoundaries(buckets...))
-	}
-	return must(meter.Int64Histogram(name, options...))
 }
 
 // with returns attributes from pairs of a key and a value.
@@ -108,7 +68,7 @@ func export() error {
 	if endpoint == "" {
 		return nil
 	}
-	connection, err := reapi.Dial(endpoint)
+	connection, err := reapi.Dial(endpoint, "", nil)
 	if err != nil {
 		return err
 	}
@@ -128,14 +88,23 @@ func export() error {
 	return nil
 }
 
-// countActions reports the number of actions by stage. A stage appears only after the first action was in it.
+// countActions reports the number of actions by stage. A stage appears only after the first action was in it, and
+// completed has all that there ever were.
 func (s *scheduler) countActions() error {
 	observe := func(_ context.Context, into metric.Int64Observer) error {
 		s.mutex.Lock()
 		defer s.mutex.Unlock()
-		for stage, count := range s.counts() {
+		counts := map[string]int64{}
+		for stage := range s.reached {
+			counts[stage] = 0
+		}
+		for _, wish := range s.actions {
+			counts[wish.Stage]++
+		}
+		counts[completed] = s.ended
+		for stage, count := range counts {
 			if s.reached[stage] {
-				into.Observe(int64(count), with("execution.stage", stage))
+				into.Observe(count, with("execution.stage", stage))
 			}
 		}
 		return nil
@@ -145,124 +114,61 @@ func (s *scheduler) countActions() error {
 	return err
 }
 
-// attributes returns what the original says of an action wherever it keeps its queue.
-func (wish *action) attributes(more ...string) metric.MeasurementOption {
-	found := []attribute.KeyValue{
-		attribute.String("execution.instance", wish.instance), attribute.Int("execution.priority", int(wish.Priority)),
-	}
-	if wish.workerID != "" {
-		found = append(found, attribute.String("execution.worker_id", wish.workerID))
-	}
-	for pair := range slices.Chunk(more, 2) {
-		found = append(found, attribute.String(pair[0], pair[1]))
-	}
-	return metric.WithAttributes(found...)
-}
-
-// changed counts that an action has entered its stage from another one. As in the original, the queue in memory counts
-// that as well, with other attributes.
-func (wish *action) changed() {
-	ctx := context.Background()
-	transitions.Add(ctx, 1, wish.attributes("execution.stage", wish.Stage))
+// count counts a completed action. As in the original, the queue in memory counts it a second time, by its digest.
+func (wish *action) count(result string) {
+	completions.Add(context.Background(), 1, metric.WithAttributes(
+		attribute.String("execution.instance", wish.instance), attribute.Int("execution.priority", 0),
+		attribute.String("execution.worker_id", wish.workerID), attribute.String("execution.stage", completed),
+		attribute.String("execution.result", result)))
 	if wish.redis == nil {
-		transitions.Add(ctx, 1, metric.WithAttributes(
-			attribute.String("execution.instance", "unknown"), attribute.Int("execution.priority", int(wish.Priority))))
-	}
-}
-
-// ended counts a completed action, again twice if the queue is in memory, and records how long its parts took.
-func (wish *action) ended(response *repb.ExecuteResponse) {
-	ctx, made := context.Background(), response.GetResult()
-	result := "success"
-	if made == nil || made.ExitCode != 0 || response.GetStatus().GetCode() != 0 {
-		result = "failure"
-	}
-	completions.Add(ctx, 1, wish.attributes("execution.stage", completed, "execution.result", result))
-	if wish.redis == nil {
-		completions.Add(ctx, 1, with("execution.result", result, "execution.action_digest", blob(wish.digest)))
-	}
-	size := made.GetStdoutDigest().GetSizeBytes() + made.GetStderrDigest().GetSizeBytes()
-	for _, file := range made.GetOutputFiles() {
-		size += file.Digest.GetSizeBytes()
-	}
-	outputSize.Record(ctx, size, wish.attributes())
-	told, queued := made.GetExecutionMetadata(), timestamppb.New(wish.Queued)
-	record := func(into metric.Float64Histogram, from, to *timestamppb.Timestamp, more ...string) {
-		if from != nil && to != nil {
-			into.Record(ctx, to.AsTime().Sub(from.AsTime()).Seconds(), wish.attributes(more...))
-		}
-	}
-	record(queueTime, queued, told.GetWorkerStartTimestamp())
-	record(totalDuration, queued, told.GetWorkerCompletedTimestamp())
-	record(stageDuration, told.GetInputFetchStartTimestamp(), told.GetInputFetchCompletedTimestamp(), "execution.stage", "input_fetch")
-	record(stageDuration, told.GetExecutionStartTimestamp(), told.GetExecutionCompletedTimestamp(), "execution.stage", "execution")
-	record(stageDuration, told.GetOutputUploadStartTimestamp(), told.GetOutputUploadCompletedTimestamp(), "execution.stage", "output_upload")
-}
-
-// used records what a worker says that an action used. As in the original, these have no instance.
-func (u usage) used() {
-	if u.PeakMemory > 0 {
-		peakMemory.Record(context.Background(), u.PeakMemory, with("execution.instance", ""))
-	}
-	if ticks := u.CPUTime.Truncate(10 * time.Millisecond); ticks > 0 { // the kernel's ticks, which the original counts
-		cpuTime.Record(context.Background(), ticks.Seconds(), with("execution.instance", ""))
-	}
-}
-
-// pause counts a worker that gets no actions, because it has refused one while it ran others.
-func (w *remoteWorker) pause(is bool) {
-	if w.paused != is {
-		w.paused = is
-		workersInState.Add(context.Background(), map[bool]int64{true: 1, false: -1}[is], with("worker.state", "paused"))
+		completions.Add(context.Background(), 1, with("execution.result", result, "execution.action_digest", blob(wish.digest)))
 	}
 }
 
 // passed counts a pass of the matching loop.
-func passed(began time.Time, err error) {
+func passed(err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"
 	}
-	matchingDuration.Record(context.Background(), time.Since(began).Seconds())
 	matchingPasses.Add(context.Background(), 1, with("scheduler.match.result", result))
 }
 
-// served records a call. The original names the method of its own workers.
-func served(path string, began time.Time, err error) {
-	if path == workerMethod {
-		path = "/com.github.trace_machina.nativelink.remote_execution.WorkerApi/ConnectWorker"
-	}
-	service, method, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	rpcDuration.Record(context.Background(), time.Since(began).Seconds(), metric.WithAttributes(
-		attribute.String("rpc.service", service), attribute.String("rpc.method", method),
-		attribute.Int("rpc.grpc.status_code", int(status.Code(err)))))
-}
+// calls records each call when its first answer is sent, as OK, or at its end, because the original looks at the
+// headers only.
+type calls struct{}
 
-func serveCall(ctx context.Context, request any, about *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	began := time.Now()
-	answer, err := handle(ctx, request)
-	served(about.FullMethod, began, err)
-	return answer, err
-}
-
-// serveStream records a stream when its first answer is sent, as OK, because the original looks at the headers only.
-func serveStream(server any, stream grpc.ServerStream, about *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	timed := &timedStream{ServerStream: stream, path: about.FullMethod, began: time.Now()}
-	err := handle(server, timed)
-	timed.answered(err)
-	return err
-}
-
-type timedStream struct {
-	grpc.ServerStream
+type call struct {
 	path  string
 	began time.Time
 	once  sync.Once
 }
 
-func (t *timedStream) answered(err error) { t.once.Do(func() { served(t.path, t.began, err) }) }
+func (calls) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (calls) HandleConn(context.Context, stats.ConnStats)                       {}
 
-func (t *timedStream) SendMsg(message any) error {
-	t.answered(nil)
-	return t.ServerStream.SendMsg(message)
+func (calls) TagRPC(ctx context.Context, about *stats.RPCTagInfo) context.Context {
+	return context.WithValue(ctx, calls{}, &call{path: about.FullMethodName, began: time.Now()})
+}
+
+func (calls) HandleRPC(ctx context.Context, event stats.RPCStats) {
+	var err error
+	switch event := event.(type) {
+	case *stats.OutPayload:
+	case *stats.End:
+		err = event.Error
+	default:
+		return
+	}
+	of := ctx.Value(calls{}).(*call)
+	of.once.Do(func() {
+		path := of.path
+		if path == workerMethod { // the original names the method of its own workers
+			path = "/com.github.trace_machina.nativelink.remote_execution.WorkerApi/ConnectWorker"
+		}
+		service, method, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+		rpcDuration.Record(context.Background(), time.Since(of.began).Seconds(), metric.WithAttributes(
+			attribute.String("rpc.service", service), attribute.String("rpc.method", method),
+			attribute.Int("rpc.grpc.status_code", int(status.Code(err)))))
+	})
 }

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,39 +32,28 @@ const heartbeat = time.Second
 // worker runs actions in folders of its work directory.
 type worker struct {
 	config  workerConfig
-	name    string
 	id      atomic.Value // the scheduler's name for this worker
 	folder  string
 	longest time.Duration
 	cas, ac store
-	// Tests use these to delay the creation of an action's folder, and the report of its result.
-	startDelay, reportDelay time.Duration
+	// reportDelay is for tests: the time between the removal of an action's folder and the report of its result.
+	reportDelay time.Duration
 }
 
-func newWorker(settings workerConfig, named stores) (*worker, error) {
-	cas, err := named.get("cas_fast_slow_store", settings.CAS)
-	if err != nil {
+func newWorker(settings workerConfig, named *stores) (made *worker, err error) {
+	made = &worker{config: settings, folder: string(settings.WorkDirectory)}
+	if made.cas, err = named.get("cas_fast_slow_store", settings.CAS); err != nil {
 		return nil, err
 	}
-	var ac store
 	if settings.Upload.AC != "" {
-		if ac, err = named.get("ac_store", settings.Upload.AC); err != nil {
+		if made.ac, err = named.get("ac_store", settings.Upload.AC); err != nil {
 			return nil, err
 		}
 	}
-	made := &worker{config: settings, name: string(settings.Name), cas: cas, ac: ac}
-	made.longest = time.Duration(max(settings.Longest, settings.LongestOld) * float64(time.Second))
-	if made.longest == 0 {
-		made.longest = 20 * time.Minute
+	made.longest = cmp.Or(seconds(max(settings.Longest, settings.LongestOld)), 20*time.Minute)
+	if made.reportDelay, err = time.ParseDuration(cmp.Or(os.Getenv("NATIVELINK_STANDIN_REPORT_DELAY"), "0") + "s"); err != nil {
+		return nil, err
 	}
-	for name, delay := range map[string]*time.Duration{
-		"NATIVELINK_STANDIN_START_DELAY": &made.startDelay, "NATIVELINK_STANDIN_REPORT_DELAY": &made.reportDelay,
-	} {
-		if *delay, err = time.ParseDuration(cmp.Or(os.Getenv(name), "0") + "s"); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	made.folder = string(settings.WorkDirectory)
 	return made, errors.Join(os.RemoveAll(made.folder), os.MkdirAll(made.folder, 0o755))
 }
 
@@ -100,7 +89,7 @@ func (w *worker) connected(connection *grpc.ClientConn) error {
 			cancel() // the reason comes from RecvMsg
 		}
 	}
-	offer := registration{w.name, map[string]string{}, w.config.Slots}
+	offer := registration{string(w.config.Name), map[string]string{}, w.config.Slots}
 	for name, property := range w.config.Properties {
 		for _, value := range property.Values {
 			offer.Properties[name] = value // the last value counts
@@ -141,29 +130,26 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 		}
 	}
 	send(toScheduler{Started: order.ID})
-	time.Sleep(w.startDelay)
 	home := filepath.Join(w.folder, order.ID)
-	digest, result, used := &repb.Digest{}, &repb.ActionResult{}, usage{}
-	action := &repb.Action{}
+	digest, action, result := &repb.Digest{}, &repb.Action{}, &repb.ActionResult{}
 	err := proto.Unmarshal(order.Action, digest)
 	if err == nil {
 		err = fetchMessage(ctx, w.cas, digest, action)
 	}
 	if err == nil {
-		result, err = w.run(ctx, action, home, &used)
+		result, err = w.run(ctx, action, home)
 	}
 	if removed := os.RemoveAll(home); removed != nil {
 		slog.Error("The action's directory could not be removed", "err", removed)
 	}
 	time.Sleep(w.reportDelay)
-	response := &repb.ExecuteResponse{Result: result, Status: status.Convert(err).Proto()}
 	if err == nil && result.ExitCode == 0 && !action.DoNotCache && w.ac != nil {
 		content, _ := proto.Marshal(result)
 		if err := w.ac.Put(ctx, digest, content); err != nil {
 			slog.Error("Error saving action in store", "err", err)
 		}
 	}
-	encoded, _ := proto.Marshal(response)
+	encoded, _ := proto.Marshal(&repb.ExecuteResponse{Result: result, Status: status.Convert(err).Proto()})
 	// A timeout or a wrong request is the action's fault, so that trying again would not help.
 	fault := []codes.Code{codes.OK, codes.DeadlineExceeded, codes.InvalidArgument, codes.NotFound}
 	again := !slices.Contains(fault, status.Code(err))
@@ -172,21 +158,14 @@ func (w *worker) do(ctx context.Context, order toWorker, send func(toScheduler))
 	} else {
 		slog.Error("Error executing action", "operation_id", order.ID, "err", err)
 	}
-	send(toScheduler{Finished: &outcome{order.ID, encoded, again, used}})
+	send(toScheduler{Finished: &outcome{order.ID, encoded, again}})
 }
 
 // run makes the action's folder, runs the command there and stores its outputs.
-func (w *worker) run(
-	ctx context.Context, action *repb.Action, home string, used *usage,
-) (*repb.ActionResult, error) {
-	metadata := &repb.ExecutedActionMetadata{
-		Worker: w.id.Load().(string), WorkerStartTimestamp: timestamppb.Now(), InputFetchStartTimestamp: timestamppb.Now(),
-	}
+func (w *worker) run(ctx context.Context, action *repb.Action, home string) (*repb.ActionResult, error) {
 	longest := w.longest
 	if action.Timeout != nil {
-		if longest = action.Timeout.AsDuration(); longest > w.longest {
-			return nil, status.Errorf(codes.InvalidArgument, "its timeout %v is longer than max_action_timeout %v", longest, w.longest)
-		}
+		longest = action.Timeout.AsDuration()
 	}
 	command := &repb.Command{}
 	if err := fetchMessage(ctx, w.cas, action.CommandDigest, command); err != nil {
@@ -206,9 +185,8 @@ func (w *worker) run(
 			return nil, err
 		}
 	}
-	metadata.InputFetchCompletedTimestamp = timestamppb.Now()
 	slog.Info("Executing command", "args", command.Arguments)
-	result, err := w.execute(ctx, command, folder, longest, metadata, used)
+	result, err := w.execute(ctx, command, folder, longest)
 	if err != nil {
 		return nil, err
 	}
@@ -217,24 +195,14 @@ func (w *worker) run(
 			return nil, err
 		}
 	}
-	metadata.OutputUploadCompletedTimestamp, metadata.WorkerCompletedTimestamp = timestamppb.Now(), timestamppb.Now()
 	return result, nil
 }
 
 func (w *worker) execute(
-	ctx context.Context, command *repb.Command, folder string, longest time.Duration, metadata *repb.ExecutedActionMetadata, used *usage,
+	ctx context.Context, command *repb.Command, folder string, longest time.Duration,
 ) (*repb.ActionResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
-	environment := map[string]string{}
-	for name, value := range w.config.Environment {
-		if value.Value != nil {
-			environment[name] = string(*value.Value)
-		}
-	}
-	for _, variable := range command.EnvironmentVariables {
-		environment[variable.Name] = variable.Value
-	}
 	arguments := command.Arguments
 	entrypoint := string(w.config.Entrypoint)
 	if entrypoint != "" {
@@ -248,8 +216,13 @@ func (w *worker) execute(
 	process := exec.CommandContext(ctx, program)
 	process.Path, process.Err = program, nil // a relative path is relative to the folder
 	process.Args, process.Dir, process.Env = arguments, folder, []string{}
-	for _, name := range slices.Sorted(maps.Keys(environment)) {
-		process.Env = append(process.Env, name+"="+environment[name])
+	for name, value := range w.config.Environment {
+		if value.Value != nil {
+			process.Env = append(process.Env, name+"="+string(*value.Value))
+		}
+	}
+	for _, variable := range command.EnvironmentVariables { // the last value of a name counts
+		process.Env = append(process.Env, variable.Name+"="+variable.Value)
 	}
 	process.Stdout, process.Stderr = &stdout, &stderr
 	process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -260,13 +233,9 @@ func (w *worker) execute(
 		return syscall.Kill(-process.Process.Pid, syscall.SIGKILL)
 	}
 	process.WaitDelay = 30 * time.Second
-	metadata.ExecutionStartTimestamp = timestamppb.Now()
+	metadata := &repb.ExecutedActionMetadata{Worker: w.id.Load().(string), ExecutionStartTimestamp: timestamppb.Now()}
 	err := process.Run()
-	metadata.ExecutionCompletedTimestamp, metadata.OutputUploadStartTimestamp = timestamppb.Now(), timestamppb.Now()
-	if ended := process.ProcessState; ended != nil {
-		used.CPUTime = ended.UserTime() + ended.SystemTime()
-		used.PeakMemory = ended.SysUsage().(*syscall.Rusage).Maxrss << 10
-	}
+	metadata.ExecutionCompletedTimestamp = timestamppb.Now()
 	var exited *exec.ExitError
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -327,77 +296,60 @@ func (w *worker) furnish(ctx context.Context, from digest, folder string) error 
 
 // collect stores an output, if it exists, and adds it to the result.
 func (w *worker) collect(ctx context.Context, path, name string, result *repb.ActionResult) error {
-	found, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
+	found, tree := &repb.Directory{}, &repb.Tree{}
+	if err := w.gather(ctx, path, found, tree); errors.Is(err, fs.ErrNotExist) {
 		return nil
-	case err != nil:
+	} else if err != nil {
 		return err
-	case found.Mode()&os.ModeSymlink != 0:
-		target, err := os.Readlink(path)
-		link := &repb.OutputSymlink{Path: name, Target: target}
+	}
+	for _, file := range found.Files {
+		result.OutputFiles = append(result.OutputFiles, &repb.OutputFile{
+			Path: name, Digest: file.Digest, IsExecutable: file.IsExecutable})
+	}
+	for _, symlink := range found.Symlinks {
+		link := &repb.OutputSymlink{Path: name, Target: symlink.Target}
 		result.OutputSymlinks = append(result.OutputSymlinks, link)
 		result.OutputFileSymlinks = append(result.OutputFileSymlinks, link) //nolint:staticcheck // older clients
-		return err
-	case found.IsDir():
-		tree := &repb.Tree{}
-		if tree.Root, err = w.gather(ctx, path, tree); err != nil {
-			return err
-		}
-		content, _ := proto.Marshal(tree)
+	}
+	if last := len(tree.Children) - 1; last >= 0 {
+		tree.Root, tree.Children = tree.Children[last], tree.Children[:last]
+		_, content := reapi.Encode(tree)
 		stored, err := w.upload(ctx, content)
 		result.OutputDirectories = append(result.OutputDirectories, &repb.OutputDirectory{Path: name, TreeDigest: stored})
 		return err
-	default:
-		stored, err := w.uploadFile(ctx, path)
-		result.OutputFiles = append(result.OutputFiles, &repb.OutputFile{
-			Path: name, Digest: stored, IsExecutable: found.Mode()&0o100 != 0})
+	}
+	return nil
+}
+
+// gather stores a file, a link or a folder, and adds it to a Directory. Folders also become children of the tree, the
+// ones below before the ones above.
+func (w *worker) gather(ctx context.Context, path string, into *repb.Directory, tree *repb.Tree) error {
+	info, err := os.Lstat(path)
+	if err != nil {
 		return err
 	}
-}
-
-func (w *worker) uploadFile(ctx context.Context, path string) (digest, error) {
+	switch {
+	case info.Mode()&os.ModeSymlink != 0:
+		target, err := os.Readlink(path)
+		into.Symlinks = append(into.Symlinks, &repb.SymlinkNode{Name: info.Name(), Target: target})
+		return err
+	case info.IsDir():
+		entries, err := os.ReadDir(path)
+		child := &repb.Directory{}
+		for _, entry := range entries {
+			err = errors.Join(err, w.gather(ctx, filepath.Join(path, entry.Name()), child, tree))
+		}
+		digest, _ := reapi.Encode(child)
+		tree.Children = append(tree.Children, child)
+		into.Directories = append(into.Directories, &repb.DirectoryNode{Name: info.Name(), Digest: digest})
+		return err
+	}
 	content, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return w.upload(ctx, content)
-}
-
-// gather makes a Directory from a folder. The folders below it become children of the tree.
-func (w *worker) gather(ctx context.Context, folder string, tree *repb.Tree) (*repb.Directory, error) {
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return nil, err
-	}
-	made := &repb.Directory{}
-	for _, entry := range entries {
-		path := filepath.Join(folder, entry.Name())
-		switch info, err := entry.Info(); {
-		case err != nil:
-			return nil, err
-		case entry.IsDir():
-			child, err := w.gather(ctx, path, tree)
-			if err != nil {
-				return nil, err
-			}
-			name, _ := reapi.Encode(child)
-			tree.Children = append(tree.Children, child)
-			made.Directories = append(made.Directories, &repb.DirectoryNode{Name: entry.Name(), Digest: name})
-		case info.Mode()&os.ModeSymlink != 0:
-			target, err := os.Readlink(path)
-			if err != nil {
-				return nil, err
-			}
-			made.Symlinks = append(made.Symlinks, &repb.SymlinkNode{Name: entry.Name(), Target: target})
-		default:
-			stored, err := w.uploadFile(ctx, path)
-			if err != nil {
-				return nil, err
-			}
-			made.Files = append(made.Files, &repb.FileNode{
-				Name: entry.Name(), Digest: stored, IsExecutable: info.Mode()&0o100 != 0})
-		}
-	}
-	return made, nil
+	stored, err := w.upload(ctx, content)
+	into.Files = append(into.Files, &repb.FileNode{
+		Name: info.Name(), Digest: stored, IsExecutable: info.Mode()&0o100 != 0})
+	return err
 }

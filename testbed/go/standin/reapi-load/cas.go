@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,6 +19,9 @@ import (
 
 	"testbed/standin/reapi"
 )
+
+// smallSize is how many bytes a small blob has.
+const smallSize = 900
 
 // rate is the report on one kind of requests.
 type rate struct {
@@ -36,7 +40,6 @@ func cas(arguments []string) error {
 	instance := flags.String("instance", "main", "instance name")
 	concurrency := flags.Int("concurrency", 32, "how many at a time, each on a connection of its own")
 	seconds := flags.Float64("seconds", 10, "for each kind")
-	size := flags.Int("size", 900, "bytes of a small blob")
 	large := flags.Int("large", 1<<20, "bytes of a large one")
 	via := flags.String("connect-to", "", "`HOST:PORT` that stands in front of the endpoint")
 	authority := flags.String("tls-certificate", "", "`FILE` with the CA of an endpoint with grpcs://")
@@ -45,42 +48,46 @@ func cas(arguments []string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
-	settings, err := reapi.Trust(*authority, "", "")
+	settings, err := reapi.TLS(*authority, "", "")
 	if err != nil {
 		return err
 	}
-	clients := make([]*client, *concurrency)
+	clients := make([]client, *concurrency)
 	for index := range clients {
-		connection, err := reapi.DialVia(*endpoint, *via, settings)
+		connection, err := reapi.Dial(*endpoint, *via, settings)
 		if err != nil {
 			return err
 		}
-		clients[index] = &client{reapi.NewCache(connection, *instance), connection, *instance, nil, nil}
+		clients[index] = client{reapi.NewCache(connection, *instance), connection}
 	}
 	// All clients read the same blobs, because only the speed of the answers is measured.
-	small, err := clients[0].stored(ctx, 20, *size)
+	small := make([]*repb.Digest, 20)
+	for index := range small {
+		if small[index], err = clients[0].stream(ctx, smallSize); err != nil {
+			return err
+		}
+	}
+	big, err := clients[0].stream(ctx, *large)
 	if err != nil {
 		return err
 	}
-	big, err := clients[0].stored(ctx, 1, *large)
-	if err != nil {
-		return err
-	}
-	for _, each := range clients {
-		each.small, each.large = small, big
-	}
-	kinds := []struct {
+	for _, kind := range []struct {
 		name string
-		ask  func(*client) error
+		ask  func(client) error
 	}{
-		{"FindMissingBlobs of 20", func(c *client) error { _, err := c.cache.Missing(ctx, c.small); return err }},
-		{"BatchUpdateBlobs of 1, small", func(c *client) error { return c.write(ctx, *size) }},
-		{"BatchReadBlobs of 1, small", func(c *client) error { _, err := c.cache.Get(ctx, c.small[0]); return err }},
-		{"ByteStream.Read, small", func(c *client) error { return c.read(ctx, c.small[0]) }},
-		{"ByteStream.Read, large", func(c *client) error { return c.read(ctx, c.large[0]) }},
-		{"ByteStream.Write, large", func(c *client) error { return c.stream(ctx, *large) }},
-	}
-	for _, kind := range kinds {
+		{"FindMissingBlobs of 20", func(c client) error {
+			_, err := c.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: *instance, BlobDigests: small})
+			return err
+		}},
+		{"BatchUpdateBlobs of 1, small", func(c client) error {
+			content := random(smallSize)
+			return c.Put(ctx, reapi.Digest(content), content)
+		}},
+		{"BatchReadBlobs of 1, small", func(c client) error { _, err := c.Get(ctx, small[0]); return err }},
+		{"ByteStream.Read, small", func(c client) error { return c.read(ctx, small[0]) }},
+		{"ByteStream.Read, large", func(c client) error { return c.read(ctx, big) }},
+		{"ByteStream.Write, large", func(c client) error { _, err := c.stream(ctx, *large); return err }},
+	} {
 		found, err := measured(clients, *seconds, kind.ask)
 		if err != nil {
 			return fmt.Errorf("%s: %w", kind.name, err)
@@ -95,10 +102,8 @@ func cas(arguments []string) error {
 
 // client is one of the clients that send requests at the same time.
 type client struct {
-	cache        reapi.Cache
-	connection   *grpc.ClientConn
-	instance     string
-	small, large []*repb.Digest // of blobs that are stored
+	reapi.Cache
+	connection *grpc.ClientConn
 }
 
 func random(size int) []byte {
@@ -107,73 +112,48 @@ func random(size int) []byte {
 	return content
 }
 
-func (c *client) stored(ctx context.Context, number, size int) ([]*repb.Digest, error) {
-	var found []*repb.Digest
-	for range number {
-		content := random(size)
-		digest := reapi.Digest(content)
-		if err := write(ctx, c.connection, c.instance, digest, content); err != nil {
-			return nil, err
-		}
-		found = append(found, digest)
-	}
-	return found, nil
-}
-
-func (c *client) write(ctx context.Context, size int) error {
+// stream stores a new blob by ByteStream, and returns its digest.
+func (c client) stream(ctx context.Context, size int) (*repb.Digest, error) {
 	content := random(size)
-	return c.cache.Put(ctx, reapi.Digest(content), content)
+	digest := reapi.Digest(content)
+	return digest, write(ctx, c.connection, c.Instance, digest, content)
 }
 
-func (c *client) stream(ctx context.Context, size int) error {
-	content := random(size)
-	return write(ctx, c.connection, c.instance, reapi.Digest(content), content)
-}
-
-func (c *client) read(ctx context.Context, digest *repb.Digest) error {
-	name := fmt.Sprintf("%s/blobs/%s/%d", c.instance, digest.Hash, digest.SizeBytes)
+func (c client) read(ctx context.Context, digest *repb.Digest) error {
+	name := fmt.Sprintf("%s/blobs/%s/%d", c.Instance, digest.Hash, digest.SizeBytes)
 	stream, err := bspb.NewByteStreamClient(c.connection).Read(ctx, &bspb.ReadRequest{ResourceName: name})
 	for err == nil {
 		_, err = stream.Recv()
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err
 }
 
 // measured has all clients send requests for some seconds, and returns how fast the answers came.
-func measured(clients []*client, seconds float64, ask func(*client) error) (rate, error) {
-	var (
-		group sync.WaitGroup
-		lock  sync.Mutex
-		took  []float64
-		first error
-	)
+func measured(clients []client, seconds float64, ask func(client) error) (rate, error) {
+	var lock sync.Mutex
+	var took []float64
 	began := time.Now()
-	for _, each := range clients {
-		group.Go(func() {
-			var own []float64
-			var err error
-			for err == nil && time.Since(began).Seconds() < seconds {
-				asked := time.Now()
-				if err = ask(each); err == nil {
-					own = append(own, float64(time.Since(asked).Microseconds())/1000)
-				}
+	err := atOnce(len(clients), len(clients), func(index int) error {
+		var own []float64
+		for time.Since(began).Seconds() < seconds {
+			asked := time.Now()
+			if err := ask(clients[index]); err != nil {
+				return err
 			}
-			lock.Lock()
-			defer lock.Unlock()
-			took = append(took, own...)
-			if first == nil {
-				first = err
-			}
-		})
+			own = append(own, float64(time.Since(asked).Microseconds())/1000)
+		}
+		lock.Lock()
+		defer lock.Unlock()
+		took = append(took, own...)
+		return nil
+	})
+	if err != nil || len(took) == 0 {
+		return rate{}, err
 	}
-	group.Wait()
 	elapsed := time.Since(began).Seconds()
-	if first != nil || len(took) == 0 {
-		return rate{}, first
-	}
 	slices.Sort(took)
 	return rate{"", len(took), float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*99/100]}, nil
 }

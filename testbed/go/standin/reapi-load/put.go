@@ -10,10 +10,10 @@ import (
 	"os"
 	"time"
 
+	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/google/uuid"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc"
-
-	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 
 	"testbed/standin/reapi"
 )
@@ -28,7 +28,7 @@ func put(arguments []string) error {
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
-	connection, err := reapi.Dial(*cas)
+	connection, err := reapi.Dial(*cas, "", nil)
 	if err != nil {
 		return err
 	}
@@ -70,14 +70,15 @@ func result(arguments []string) error {
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
-	connection, err := reapi.Dial(*cas)
+	connection, err := reapi.Dial(*cas, "", nil)
 	if err != nil {
 		return err
 	}
 	action := reapi.Digest([]byte(rand.Text()))
 	told := "taken"
-	forged := &repb.ActionResult{StdoutRaw: []byte("made up")}
-	if err := reapi.NewResults(connection, *instance).Put(context.Background(), action, forged); err != nil {
+	_, err = repb.NewActionCacheClient(connection).UpdateActionResult(context.Background(), &repb.UpdateActionResultRequest{
+		InstanceName: *instance, ActionDigest: action, ActionResult: &repb.ActionResult{StdoutRaw: []byte("made up")}})
+	if err != nil {
 		told = "refused: " + err.Error()
 	}
 	_, err = fmt.Println(told)
@@ -93,7 +94,7 @@ func write(ctx context.Context, connection *grpc.ClientConn, instance string, di
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", instance, uuid(), digest.Hash, digest.SizeBytes)
+	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
 	for offset := 0; ; {
 		next := min(offset+chunk, len(content))
 		err := stream.Send(&bspb.WriteRequest{
@@ -109,11 +110,4 @@ func write(ctx context.Context, connection *grpc.ClientConn, instance string, di
 	}
 	_, err = stream.CloseAndRecv()
 	return err
-}
-
-func uuid() string {
-	var random [16]byte
-	_, _ = rand.Read(random[:]) // Read never fails
-	random[6], random[8] = random[6]&0x0f|0x40, random[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", random[:4], random[4:6], random[6:8], random[8:10], random[10:])
 }

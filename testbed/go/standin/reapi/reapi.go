@@ -2,6 +2,7 @@
 package reapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -27,13 +28,11 @@ import (
 // MaxMessage is the size of the largest message. It is large because our own programs send whole blobs.
 const MaxMessage = 1 << 30
 
-// patience is how long a call of a Cache may take, its retries included.
-const patience = 30 * time.Second
-
-// retries configures gRPC to repeat the calls that may be repeated.
-const retries = `{"methodConfig": [{
+// methods configures gRPC to repeat the calls that may be repeated. The time limit includes the retries.
+const methods = `{"methodConfig": [{
   "name": [{"service": "build.bazel.remote.execution.v2.ContentAddressableStorage"},
            {"service": "build.bazel.remote.execution.v2.ActionCache"}],
+  "timeout": "30s",
   "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.3s", "maxBackoff": "3s", "backoffMultiplier": 2,
                   "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
@@ -52,14 +51,18 @@ func Encode(message proto.Message) (*repb.Digest, []byte) {
 	return Digest(content), content
 }
 
-// Trust reads the settings of TLS from files: the CA to trust (by default those of the system), and the client's own
-// certificate and key.
-func Trust(authority, certificate, key string) (*tls.Config, error) {
+// TLS reads settings from files, each of which may be "": the CA to trust (by default those of the system), and the
+// own certificate and key.
+func TLS(authority, certificate, key string) (*tls.Config, error) {
 	settings := &tls.Config{}
 	if authority != "" {
-		var err error
-		if settings.RootCAs, err = Authorities(authority); err != nil {
+		pem, err := os.ReadFile(authority)
+		if err != nil {
 			return nil, err
+		}
+		settings.RootCAs = x509.NewCertPool()
+		if !settings.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate", authority)
 		}
 	}
 	if certificate != "" {
@@ -72,26 +75,10 @@ func Trust(authority, certificate, key string) (*tls.Config, error) {
 	return settings, nil
 }
 
-// Authorities reads the CAs of a file.
-func Authorities(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	found := x509.NewCertPool()
-	if !found.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s has no certificate", file)
-	}
-	return found, nil
-}
-
-// Dial prepares a connection to grpc://HOST:PORT, which is made, and made again, when it is needed. The name is looked
-// up each time.
-func Dial(address string) (*grpc.ClientConn, error) { return DialVia(address, "", nil) }
-
-// DialVia is like Dial, but also takes grpcs://HOST:PORT, with settings of TLS. If via is not empty, the connection
-// goes to that address instead.
-func DialVia(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
+// Dial prepares a connection to grpc://HOST:PORT, or to grpcs://HOST:PORT with settings of TLS. The connection is made,
+// and made again, when it is needed, and the name is looked up each time. If via is not empty, the connection goes to
+// that address instead.
+func Dial(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
 	scheme, target, _ := strings.Cut(address, "://")
 	security := insecure.NewCredentials()
 	switch scheme {
@@ -102,47 +89,32 @@ func DialVia(address, via string, settings *tls.Config) (*grpc.ClientConn, error
 		return nil, fmt.Errorf("%s: only grpc://HOST:PORT and grpcs://HOST:PORT are known here", address)
 	}
 	eager := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
-	options := []grpc.DialOption{
+	return grpc.NewClient("passthrough:///"+target,
 		grpc.WithTransportCredentials(security),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: eager, MinConnectTimeout: 5 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
-		grpc.WithDefaultServiceConfig(retries),
+		grpc.WithDefaultServiceConfig(methods),
 		grpc.WithDefaultCallOptions(
 			grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
-	}
-	if via != "" {
-		options = append(options, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", via)
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "tcp", cmp.Or(via, target))
 		}))
-	}
-	return grpc.NewClient("passthrough:///"+target, options...)
 }
 
 // Cache is the client of a CAS. It transfers whole blobs, in batches.
 type Cache struct {
+	Client   repb.ContentAddressableStorageClient
 	Instance string
-	client   repb.ContentAddressableStorageClient
 }
 
 // NewCache returns a client for the CAS of an instance.
 func NewCache(connection *grpc.ClientConn, instance string) Cache {
-	return Cache{instance, repb.NewContentAddressableStorageClient(connection)}
-}
-
-// Missing returns those of the digests whose blobs are not there.
-func (c Cache) Missing(ctx context.Context, digests []*repb.Digest) ([]*repb.Digest, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	answer, err := c.client.FindMissingBlobs(ctx,
-		&repb.FindMissingBlobsRequest{InstanceName: c.Instance, BlobDigests: digests})
-	return answer.GetMissingBlobDigests(), err
+	return Cache{repb.NewContentAddressableStorageClient(connection), instance}
 }
 
 // Get returns a blob, or an error of code NotFound.
 func (c Cache) Get(ctx context.Context, digest *repb.Digest) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	answer, err := c.client.BatchReadBlobs(ctx,
+	answer, err := c.Client.BatchReadBlobs(ctx,
 		&repb.BatchReadBlobsRequest{InstanceName: c.Instance, Digests: []*repb.Digest{digest}})
 	if err != nil {
 		return nil, err
@@ -155,10 +127,8 @@ func (c Cache) Get(ctx context.Context, digest *repb.Digest) ([]byte, error) {
 
 // Put stores a blob.
 func (c Cache) Put(ctx context.Context, digest *repb.Digest, content []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	blob := &repb.BatchUpdateBlobsRequest_Request{Digest: digest, Data: content}
-	answer, err := c.client.BatchUpdateBlobs(ctx, &repb.BatchUpdateBlobsRequest{
+	answer, err := c.Client.BatchUpdateBlobs(ctx, &repb.BatchUpdateBlobsRequest{
 		InstanceName: c.Instance, Requests: []*repb.BatchUpdateBlobsRequest_Request{blob}})
 	if err != nil {
 		return err
@@ -169,31 +139,4 @@ func (c Cache) Put(ctx context.Context, digest *repb.Digest, content []byte) err
 		}
 	}
 	return nil
-}
-
-// Results is the client of an action cache.
-type Results struct {
-	Instance string
-	client   repb.ActionCacheClient
-}
-
-// NewResults returns a client for the action cache of an instance.
-func NewResults(connection *grpc.ClientConn, instance string) Results {
-	return Results{instance, repb.NewActionCacheClient(connection)}
-}
-
-// Get returns the result of an action, or an error of code NotFound.
-func (r Results) Get(ctx context.Context, action *repb.Digest) (*repb.ActionResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	return r.client.GetActionResult(ctx, &repb.GetActionResultRequest{InstanceName: r.Instance, ActionDigest: action})
-}
-
-// Put stores the result of an action.
-func (r Results) Put(ctx context.Context, action *repb.Digest, result *repb.ActionResult) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	_, err := r.client.UpdateActionResult(ctx, &repb.UpdateActionResultRequest{
-		InstanceName: r.Instance, ActionDigest: action, ActionResult: result})
-	return err
 }
