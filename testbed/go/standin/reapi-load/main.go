@@ -355,6 +355,8 @@ func run() error {
 	cas := flag.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
 	via := flag.String("connect-to", "", "`HOST:PORT` that stands in front of both endpoints")
 	authority := flag.String("tls-certificate", "", "`FILE` with the CA of endpoints with grpcs://")
+	certificate := flag.String("tls-client-certificate", "", "`FILE` with the client's certificate")
+	key := flag.String("tls-client-key", "", "`FILE` with its key")
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
 	streams := flag.Int("streams", 100, "how many share a connection, as with Bazel; NativeLink takes 200 of each at a time")
 	lookup := flag.Bool("lookup", false, "ask the action cache first, as Bazel does")
@@ -377,7 +379,7 @@ func run() error {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	settings, err := reapi.TLS(*authority, "", "")
+	settings, err := reapi.TLS(*authority, *certificate, *key)
 	if err != nil {
 		return err
 	}
