@@ -139,9 +139,12 @@ class Load:
                     assert client.process.stdout
                     told = client.process.stdout.readline()
                     wanted = f'{{"{word}": {client.actions}}}\n'
-                    assert told == wanted, (
-                        f"a client should print {wanted!r} within {seconds:.0f} s, but printed {told!r}"
-                    )
+                    if told != wanted:
+                        client.process.kill()
+                        errors = client.process.communicate()[1]
+                        raise AssertionError(
+                            f"a client should print {wanted!r} within {seconds:.0f} s, but printed {told!r}\n{errors}"
+                        )
                     at = at if word == "queued" else time.monotonic()
         finally:
             deadline.cancel()
