@@ -141,8 +141,11 @@ class Api:
     `warnings` holds what the API server has warned of so far, once each.
     """
 
-    def __init__(self, kubeconfig: str, context: str, timeout: float = 30) -> None:
-        """`timeout` is in seconds, for each call. Raises ApiError if the context or the client cannot be used."""
+    def __init__(self, kubeconfig: str, context: str, timeout: float = 65) -> None:
+        """`timeout` is in seconds, for each call: a server that works ends a call itself after 60 s, with an error.
+
+        Raises ApiError if the context or the client cannot be used.
+        """
         if MISSING:
             fix = f"install it for {sys.executable}, or run Ansible from the project's environment"
             raise ApiError(f"the package {MISSING} is missing", fix, "Python")
