@@ -28,8 +28,9 @@ SMALL: dict[str, Any] = {
     **LOCAL_PATH,
     "nativelink_cas_replicas": 1,
     "nativelink_cas_volume_size": "1Gi",
-    "nativelink_cas_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
-    "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+    # Requests of processor time are shares of it. With less, a busy machine would let clients wait for half a minute.
+    "nativelink_cas_resources": {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+    "nativelink_scheduler_resources": {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "nativelink_worker_image": components.reference("debian"),
     "nativelink_worker_access": "network_policy",  # nodes/test_isolation.py has the agent of the nodes
     **NO_ADD_ONS,  # the tests of KEDA, of the edge and of the node agent switch them on

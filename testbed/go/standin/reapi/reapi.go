@@ -32,7 +32,7 @@ const MaxMessage = 1 << 30
 const methods = `{"methodConfig": [{
   "name": [{"service": "build.bazel.remote.execution.v2.ContentAddressableStorage"},
            {"service": "build.bazel.remote.execution.v2.ActionCache"}],
-  "timeout": "30s",
+  "timeout": "120s",
   "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.3s", "maxBackoff": "3s", "backoffMultiplier": 2,
                   "retryableStatusCodes": ["UNAVAILABLE"]}}]}`
 
