@@ -4,6 +4,7 @@ NAME.yml describes a dashboard: `needs` are its variables, and the first key of 
 number, share, table) with its title. Further keys of a panel are
 
 - `text`, which may name runbooks, and `queries`, which are PromQL by the legend of their series, with fragments.yml;
+- `quantiles` in place of queries: the buckets of a histogram, below which half and 95 % are, with `rare` also 99 %;
 - `unit`, by default short, and for a share percentunit;
 - `warn` and `fail` of a number or a share: green, yellow from warn and red from fail (below, if fail is less);
 - `stacked` and `top`, the end of the axis, of a graph;
@@ -27,6 +28,7 @@ FOLDER = ROOT / "roles/nativelink/files/dashboards"
 NAMES = ("overview", "queue", "cache", "workers", "edge", "gitops")
 
 Object = dict[str, Any]
+_QUANTILES = (("half below", 0.5), ("95 % below", 0.95), ("99 % below", 0.99))
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # By kind: how many panels stand side by side at most, and their height.
 _SIZES = {"row": (1, 1), "graph": (3, 7), "number": (6, 4), "share": (6, 4), "table": (1, 4)}
@@ -101,9 +103,11 @@ def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
     made |= {**_SKELETON["panel"], "datasource": _SOURCE, "description": part["text"]}
     runbooks = dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", part["text"]))
     made["links"] = [{**_SKELETON["link"], "title": name, "url": f"${{runbooks}}/{name}.md"} for name in runbooks]
+    shown = _QUANTILES if part.get("rare") else _QUANTILES[:2]
+    queries = part.get("queries") or {name: f"<<quantile({at}; le; {part['quantiles']})>>" for name, at in shown}
     made["targets"] = [
         {"datasource": _SOURCE, "expr": _filled(query), "legendFormat": legend, "refId": reference}
-        for reference, (legend, query) in zip("ABCDEFGH", part["queries"].items(), strict=False)
+        for reference, (legend, query) in zip("ABCDEFGH", queries.items(), strict=False)
     ]
     if kind != "graph":  # the values at the end of the range only
         for target in made["targets"]:
@@ -117,7 +121,7 @@ def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
         case "number" | "share":
             defaults["thresholds"] = {"mode": "absolute", "steps": _steps(part.get("warn"), part.get("fail"))}
         case "table":
-            _tabulate(made, list(part["queries"]), part.get("links", {}))
+            _tabulate(made, part.get("links", {}))
     return kind, made
 
 
@@ -128,12 +132,11 @@ def _steps(warn: float | None, fail: float | None) -> list[Object]:
     return [{"color": color, "value": at} for at, color in steps if at is not None or color == steps[0][1]]
 
 
-def _tabulate(made: Object, legends: Sequence[str], links: Mapping[str, str]) -> None:
-    names = {f"Value #{target['refId']}": target["legendFormat"] for target in made["targets"]}
-    if len(legends) == 1:
-        names = {"Value": legends[0]}
+def _tabulate(made: Object, links: Mapping[str, str]) -> None:
+    names = {}
     for target in made["targets"]:
         target["format"] = "table"
+        names[f"Value #{target['refId']}" if len(made["targets"]) > 1 else "Value"] = target["legendFormat"]
     made["transformations"] = [
         {"id": "merge", "options": {}},
         {"id": "organize", "options": {"excludeByName": {"Time": True}, "renameByName": names}},
