@@ -135,8 +135,7 @@ size: ## count the lines by hand of each folder: all files but those that .gitat
 .PHONY: generate
 generate: venv ## generate the changelog, docs/variables.md and the schema from the roles' variables, the dashboards, and the chart
 	antsibull-changelog generate
-	python hack/generate.py
-	python -m dashboards
+	python -m hack.generate
 	python -m hack.chart
 	"$$(python -m testbed tool helm-docs)" --chart-search-root charts
 

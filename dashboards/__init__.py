@@ -1,4 +1,4 @@
-"""Grafana dashboards as data. `python -m dashboards` writes them as JSON; users' renders copy those files.
+"""Grafana dashboards as data. `make generate` writes them as JSON; users' renders copy those files.
 
 NAME.yml describes a dashboard: `needs` are its variables, and the first key of a panel is its kind (row, graph,
 number, share, table) with its title. Further keys of a panel are

@@ -1,6 +1,6 @@
-"""Writes what is generated from the roles' data: schema, docs/{variables,alerts/index}.md, and a part of docs/helm.md.
+"""Writes what is generated from data: schema, docs/{variables,alerts/index}.md, a part of docs/helm.md, dashboards.
 
-`make generate` writes them, and tests/preflight/test_specs.py fails if one is out of date.
+`make generate` runs it, and tests/lint/test_generated.py fails if a file is out of date.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import monitoring, specs
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option, Yaml
+
+import dashboards
 
 _JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
@@ -193,7 +195,7 @@ def generated() -> dict[Path, str]:
         specs.ROOT / "docs/variables.md": variables_markdown(),
         specs.ROOT / "docs/alerts/index.md": alerts_markdown(),
         helm: _marked(helm, "manifests", _manifests()),
-    }
+    } | dashboards.files()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from .context import ConfigMap, Context, context
 from .specs import ROOT
 
 TEMPLATES = ROOT / "roles/nativelink/templates"
-# Made by `python -m dashboards`, and copied as they are: Grafana replaces the variables in them.
+# Made from dashboards/, and copied as they are: Grafana replaces the variables in them.
 DASHBOARD_FILES = ROOT / "roles/nativelink/files/dashboards"
 
 # The rendered files: the template without .j2, which is also the file below rendered/, and its condition in

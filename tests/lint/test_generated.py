@@ -25,7 +25,7 @@ def readme() -> Files:
     return {FOLDER / "README.md": subprocess.run(command, capture_output=True, text=True, check=True).stdout}
 
 
-@pytest.mark.parametrize("sources", [generate.generated, dashboards.files, chart_files, readme])
+@pytest.mark.parametrize("sources", [generate.generated, chart_files, readme])
 def test_a_generated_file_is_current(sources: Callable[[], Files]) -> None:
     wanted = sources()
     assert [str(path) for path, text in wanted.items() if path.read_text() != text] == [], "run `make generate`"
