@@ -59,26 +59,16 @@ def main(arguments: list[str]) -> int:
     checks = [str(Path(__file__).with_name(f"test_{name}.py")) for part in parts for name in PARTS[part]]
     options = [f"--{name}={getattr(given, name)}" for name in ("inventories", "clusters", "only")]
     try:
-        namespaces.check()
+        enter = namespaces.entering()
         subjects = [_subject(file, folder / f"subject-{number}") for number, file in enumerate(given.files)]
         missing = json.dumps(_missing(clients=parts != ["configurations"]))
         print(f"{'version':9} {'tree':16} {'configuration or check':58} {'outcome':8} detail", flush=True)
         # The table takes the place of pytest's own output. Its codes from 2 on say that nothing was tested.
-        pytest = [
-            "-m",
-            "pytest",
-            "-p",
-            "no:terminal",
-            "-p",
-            "no:cacheprovider",
-            *checks,
-            *options,
-            f"--missing={missing}",
-        ]
-        found = [
-            namespaces.run(*pytest, f"--nativelink={json.dumps(asdict(each))}", f"--basetemp={folder}/{number}")
-            for number, each in enumerate(subjects)
-        ]
+        pytest = ["-m", "pytest", "-pno:terminal", "-pno:cacheprovider", *checks, *options, f"--missing={missing}"]
+        found = []
+        for number, each in enumerate(subjects):
+            own = f"--nativelink={json.dumps(asdict(each))}", f"--basetemp={folder}/{number}"
+            found.append(namespaces.run(enter, *pytest, *own))
         status = min(2, max(found))
     except (BuildError, namespaces.NamespaceError) as error:
         print(f"conformance: {error}", file=sys.stderr)

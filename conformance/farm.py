@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,19 +17,17 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance import namespaces, pods
-from conformance.certificates import TRUST
-from conformance.pods import Network, Pod
+from conformance.pods import TRUST, Network, Pod
 from conformance.workloads import COLLECTOR, workloads_of
 from testbed import build
 from testbed.waiting import patient, until
-from testkit.client import Client
+from testkit.client import Client, Process
 from testkit.inventories import LOCAL_PATH
 from testkit.trees import objects_of, values_of
 
 CPUS = 8  # of a worker
 DRAIN = 240  # seconds that a drain may take with actions of 6 s
 PATIENCE = patient(60)  # seconds, for what takes a few
-POOL = {"pool": "default"}
 # NativeLink, Kubernetes or a shell would change each part of it, if it were not escaped.
 ENVIRONMENT = "$$ $HOME ${HOME} $(HOME)"
 Tell = Callable[[str], None]
@@ -63,7 +60,7 @@ VARIABLES: dict[str, Any] = {
     "nativelink_worker_access": "network_policy",
     "nativelink_worker_pools": [pool("default", 2)],
 }
-"""Return the default variables of a farm's cluster."""
+"""The default variables of a farm's cluster."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,8 @@ class Farm:
                 pod.await_ready()
             for each in self._pools:
                 self.add_workers(each["name"], each["min_replicas"])
-            self.await_matching()
+            ran = self.load("--seconds=0-0", f"--timeout={PATIENCE}", pool=self._pools[0]["name"])["ok"]
+            assert ran == 1, "the scheduler does not give actions to its workers"
         except BaseException:
             self.__exit__()
             raise
@@ -198,24 +196,23 @@ class Farm:
         for pod in added:
             pod.await_ready(120)
 
-    def await_matching(self) -> None:
-        """Run one action. AssertionError if the scheduler does not give it to a worker."""
-        first = {"pool": self._pools[0]["name"]}
-        ran = self.load("--seconds=0-0", f"--timeout={PATIENCE}", platform=first)["ok"]
-        assert ran == 1, "the scheduler does not give actions to its workers"
-
     @property
     def api(self) -> Client:
         """Return the client of scheduler and CAS."""
         return Client(f"grpc://{self.scheduler.address}:50052", f"grpc://{self.cas[0].address}:50051")
 
-    def client(self, *arguments: str, platform: Mapping[str, str] = POOL) -> list[str]:
-        """Return the command of a client that makes load."""
-        return self.api.command(*arguments, **platform)
+    def load(self, *arguments: str, **platform: str) -> dict[str, Any]:
+        """Run a client whose actions ask for a pool, by default ``default``, and return its report."""
+        return self.api.report(*arguments, **{"pool": "default", **platform})
 
-    def load(self, *arguments: str, platform: Mapping[str, str] = POOL) -> dict[str, Any]:
-        """Run such a client, and return its report."""
-        return self.api.report(*arguments, **platform)
+    @contextmanager
+    def loaded(self, *arguments: str, **platform: str) -> Iterator[Process]:
+        """Run such a client in the background, and end it afterwards."""
+        with self.api.start(*arguments, **{"pool": "default", **platform}) as client:
+            try:
+                yield client
+            finally:
+                client.kill()
 
     @contextmanager
     def second_scheduler(self, **environment: str) -> Iterator[Pod]:
@@ -229,10 +226,11 @@ class Farm:
         finally:
             pod.remove()
 
-    def recorded(self, seconds: str, salt: str) -> list[str]:
+    def recorded(self, seconds: str, salt: str, actions: int = 1, timeout: float = PATIENCE) -> list[str]:
         """Return the arguments of a client whose actions note their start in the ledger, and sleep: see ``begun``."""
         script = f"umask 0; echo begun >> /ledger/{{salt}}-{{index}}; sleep {seconds}"
-        return [f"--command={json.dumps(['/bin/sh', '-c', script])}", f"--salt={salt}"]
+        command = json.dumps(["/bin/sh", "-c", script])
+        return [f"--command={command}", f"--salt={salt}", f"--actions={actions}", f"--timeout={timeout}"]
 
     def begun(self, salt: str) -> dict[str, int]:
         """Return how often each action with a salt has begun, by the action's number."""
@@ -276,16 +274,6 @@ def succeeded(report: dict[str, Any]) -> list[dict[str, Any]]:
     bad = [each["outcome"] for each in report["actions"] if each["outcome"] != "ok"]
     assert not bad, f"{len(bad)} of {len(report['actions'])} actions failed, one of them with: {bad[0]}"
     return list(report["actions"])
-
-
-@contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """Yield a client that runs in the background, and end it afterwards."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
-        try:
-            yield client
-        finally:
-            client.kill()
 
 
 def await_running(farm: Farm, worker: Pod, actions: int) -> None:

@@ -19,12 +19,8 @@ class NamespaceError(Exception):
     """This machine does not allow namespaces. The message says what they need."""
 
 
-def check() -> None:
-    """Raise NamespaceError if this machine does not allow namespaces."""
-    _enter()
-
-
-def _enter() -> list[str]:
+def entering() -> list[str]:
+    """Return the words that run a command in new namespaces. NamespaceError if this machine does not allow them."""
     for command in (_ENTER, [*_ENTER, *_AS_USER]):
         try:
             if not subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
@@ -39,10 +35,10 @@ def has_users() -> bool:
     return sum(int(line.split()[2]) for line in Path("/proc/self/uid_map").read_text().splitlines()) > 1
 
 
-def run(*arguments: str) -> int:
-    """Run Python with these arguments in namespaces that end with it, and return its status."""
+def run(enter: list[str], *arguments: str) -> int:
+    """Run Python in the namespaces of ``entering``, which end with it, and return its status."""
     paths = [str(ROOT), str(ROOT / ".ansible/collections")]  # the collection and this package are not installed
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     # The first process is a shell, which collects orphans. Bazel waits until its server is gone.
-    command = [*_enter(), "sh", "-c", '"$@"; exit $?', "sh", sys.executable, *arguments]
+    command = [*enter, "sh", "-c", '"$@"; exit $?', "sh", sys.executable, *arguments]
     return subprocess.run(command, env=environment, check=False).returncode

@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.x509 import DNSName
+
 from conformance import namespaces
-from conformance.certificates import TRUST, Trust
 from conformance.workloads import NATIVELINK, Workload
 from testbed import components
 from testbed.waiting import ClusterError, patient, until
+from testkit.authority import Authority
 from testkit.subject import SCHEMA, Subject
 from testkit.trees import Object
 
@@ -34,6 +36,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HEALTH = 50080
 _STACK = "/opt/redis-stack"
 _LIBRARIES = f"{_STACK}/libraries"
+_NAMES = ("*.nativelink-cas-headless.{}.svc", "nativelink-scheduler-workers.{}.svc")  # in certificates
 
 
 def _ip(*lines: str, enter: tuple[str, ...] = ()) -> None:
@@ -79,6 +82,33 @@ class Network:
 def entering(network: str) -> tuple[str, ...]:
     """Return the words that run a command in a network namespace that ``Network`` made."""
     return "nsenter", f"--net=/run/netns/{network}"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The CA whose certificate a pod with mutual TLS shows, and the CAs whose certificates it accepts."""
+
+    issuer: Authority
+    accepted: tuple[Authority, ...]
+
+    def write(self, volume: Path, namespace: str, mode: int, group: int) -> None:
+        """Make a certificate for a pod of a namespace, and write the files of the Secret as a kubelet does."""
+        certificate, key = self.issuer.issue("pod", *(DNSName(name.format(namespace)) for name in _NAMES))
+        authorities = b"".join(each.pem for each in self.accepted)
+        shutil.rmtree(volume, ignore_errors=True)
+        (volume / "..data").mkdir(parents=True)
+        for name, text in {"tls.crt": certificate, "tls.key": key, "ca.crt": authorities}.items():
+            path = volume / "..data" / name
+            path.write_bytes(text)
+            path.chmod(mode)
+            if namespaces.has_users():
+                os.chown(path, -1, group)
+            (volume / name).symlink_to(f"..data/{name}")
+
+
+FIRST = Authority("first")
+TRUST = Trust(FIRST, (FIRST,))
+"""What pods have unless they are given something else."""
 
 
 @dataclass

@@ -9,16 +9,17 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from conformance.farm import CPUS, KINDS, Farm, Tell, on, running, succeeded
+from conformance.farm import CPUS, KINDS, Farm, Tell, on, succeeded
 from testbed.waiting import patient, until
 from testkit.bazel import Bazel
+from testkit.client import Process
 
 _PATIENCE = patient(30)  # seconds, for actions that take a few
 _BUILD = """
@@ -46,12 +47,12 @@ Keys = Mapping[str, Any]
 """Keys of ``attacks.yml``."""
 
 
-def _command(farm: Farm, salt: str, keys: Keys) -> list[str]:
+def _client(farm: Farm, salt: str, keys: Keys) -> AbstractContextManager[Process]:
     """Return the client that runs an action."""
     inputs = keys.get("inputs", {})
     if isinstance(inputs, int):
         inputs = {f"input-{each}": each for each in range(inputs)}
-    return farm.client(
+    return farm.loaded(
         f"--command={json.dumps(['/bin/sh', '-c', keys['run'], 'sh', salt])}",
         *(f"--input={name}={text}" for name, text in inputs.items()),
         *(f"--output={path}" for path in keys.get("outputs", ())),
@@ -62,7 +63,7 @@ def _command(farm: Farm, salt: str, keys: Keys) -> list[str]:
 
 def _seen(farm: Farm, salt: str, keys: Keys) -> str:
     """Run an action. Return what is seen."""
-    with running(_command(farm, salt, keys)) as client:
+    with _client(farm, salt, keys) as client:
         said, errors = client.communicate(timeout=2 * _PATIENCE)
     return _told(said) if said else f"the client failed: {errors}"
 
@@ -96,7 +97,7 @@ def _beside(keys: Keys | None, farm: Farm, salt: str) -> Iterator[tuple[str, Cal
         yield "", list
         return
     begun, done = (farm.ledger / f"{salt}-{name}" for name in ("victim", "done"))
-    with running(_command(farm, salt, keys)) as client:
+    with _client(farm, salt, keys) as client:
 
         def end() -> list[str]:
             done.touch()

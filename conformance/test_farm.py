@@ -21,10 +21,11 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring impor
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
-from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, POOL, Farm, Tell, await_running, on, running, succeeded
+from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, Farm, Tell, await_running, on, succeeded
 from conformance.pods import Pod
 from testbed.waiting import until
 from testkit.bazel import Bazel
+from testkit.client import reported
 
 _DRAINS = 10
 _PROPERTIES = {"cpu_count": "1", "memory_kb": "1048576", "container-image": "docker://docker.io/library/debian:13"}
@@ -84,11 +85,10 @@ def test_unknown_property(farm: Farm, bazel: Bazel, tell: Tell) -> None:
         built = bazel.build("with-color", rules=4, properties={"color": "blue"}, timeout=PATIENCE)
         assert built == {"remote": 4}
         return
-    with running(farm.client("--seconds=0-0", "--timeout=20", platform={**POOL, "color": "blue"})) as client:
+    with farm.loaded("--seconds=0-0", "--timeout=20", color="blue") as client:
         time.sleep(2)
         succeeded(farm.load("--actions=4", "--seconds=0-0", f"--timeout={PATIENCE}"))
-        said, _ = client.communicate(timeout=PATIENCE)
-    (outcome,) = json.loads(said)["actions"]
+        (outcome,) = reported(client)["actions"]
     assert "DeadlineExceeded" in outcome["outcome"]
     tell("the action waits, as with v1.3.2, and others run meanwhile")
 
@@ -99,7 +99,7 @@ def test_unknown_property(farm: Farm, bazel: Bazel, tell: Tell) -> None:
 @on("memory", "redis")
 def test_cpus(farm: Farm, tell: Tell) -> None:
     """cpu_count=4: 4 actions at once on two workers of 8"""
-    most = _at_once(farm, {**POOL, "cpu_count": str(CPUS // 2)})
+    most = _at_once(farm, cpu_count=str(CPUS // 2))
     assert most <= 4
     tell(f"{most} of 6 at once")
 
@@ -107,12 +107,12 @@ def test_cpus(farm: Farm, tell: Tell) -> None:
 @on("memory", "redis")
 def test_slots(farm: Farm) -> None:
     """counter-run without cpu_count: all at once"""
-    assert _at_once(farm, POOL) == 6
+    assert _at_once(farm) == 6
 
 
-def _at_once(farm: Farm, platform: dict[str, str]) -> int:
+def _at_once(farm: Farm, **platform: str) -> int:
     """Run six actions, and return how many of them ran at once."""
-    report = succeeded(farm.load("--actions=6", "--seconds=3-3", f"--timeout={PATIENCE}", platform=platform))
+    report = succeeded(farm.load("--actions=6", "--seconds=3-3", f"--timeout={PATIENCE}", **platform))
     moments = [(each["began"], 1) for each in report] + [(each["ended"], -1) for each in report]
     assert all(at for at, _ in moments), "the results do not say when the actions ran"
     now = most = 0
@@ -129,7 +129,7 @@ def test_execute_again(farm: Farm) -> None:
     The client does not look into the cache.
     """
     for _ in range(2):
-        succeeded(farm.load(*farm.recorded("0", salt="again"), f"--timeout={PATIENCE}"))
+        succeeded(farm.load(*farm.recorded("0", "again")))
     assert farm.begun("again") == {"0": 1}
 
 
@@ -178,18 +178,17 @@ def test_drains(farm: Farm, tell: Tell) -> None:
 
     Each worker is drained after its replacement has started.
     """
-    salt, actions, patience = "drain", 40 * _DRAINS, 10 * PATIENCE
-    arguments = (*farm.recorded("$(({index} % 6 + 1))", salt), f"--actions={actions}", f"--timeout={patience}")
-    with ThreadPoolExecutor(_DRAINS) as background, running(farm.client(*arguments)) as client:
+    salt, actions = "drain", 40 * _DRAINS
+    arguments = farm.recorded("$(({index} % 6 + 1))", salt, actions, 10 * PATIENCE)
+    with ThreadPoolExecutor(_DRAINS) as background, farm.loaded(*arguments) as client:
         gone = []
         for _ in range(_DRAINS):
             await_running(farm, farm.workers["default"][0], 1)
             gone.append(background.submit(farm.drain, farm.replace("default")))
         assert client.poll() is None, "the load ended before the last drain began, so the check shows nothing"
-        done = [each.result() for each in gone]
-        said, _ = client.communicate(timeout=patience)
+        done, report = [each.result() for each in gone], reported(client)
     # The scheduler offered these to drained workers more often than max_job_retries.
-    again = sum(each["retries"] for each in succeeded(json.loads(said)))
+    again = sum(each["retries"] for each in succeeded(report))
     assert _begun_again(farm, salt) == 0
     running_then, took = zip(*done, strict=True)
     tell(
@@ -202,13 +201,11 @@ def test_drains(farm: Farm, tell: Tell) -> None:
 def test_no_drain(farm: Farm, tell: Tell) -> None:
     """counter-run without drain.sh: actions are lost"""
     salt, actions = "killed", 2 * CPUS
-    arguments = (*farm.recorded("6", salt), f"--actions={actions}", f"--timeout={2 * PATIENCE}")
-    with running(farm.client(*arguments)) as client:
+    with farm.loaded(*farm.recorded("6", salt, actions, 2 * PATIENCE)) as client:
         await_running(farm, farm.workers["default"][0], 1)
         until("its actions to begin", lambda: len(farm.begun(salt)) == actions, 30)
         farm.replace("default").terminate()
-        said, _ = client.communicate(timeout=2 * PATIENCE)
-    succeeded(json.loads(said))
+        succeeded(reported(client))
     lost = _begun_again(farm, salt)
     assert lost
     tell(f"{lost} of {actions} actions lost, and begun again")
@@ -224,7 +221,7 @@ def _begun_again(farm: Farm, salt: str) -> int:
 @on("memory", "redis")
 def test_no_tools(farm: Farm, tell: Tell) -> None:
     """persistent workers: off means off"""
-    (action,) = _tools(farm, "default", "--actions=1", "--timeout=10")["actions"]
+    (action,) = _tools(farm, "default", "--timeout=10")["actions"]
     left = [worker.name for worker in farm.workers["default"] if (farm.work_folder(worker) / _LEFT).exists()]
     assert not left, action["errors"]
     tell(f"the action {'ran alone' if action['outcome'] == 'ok' else 'did not run'}: {action['outcome']}")
@@ -247,8 +244,7 @@ def test_environment_of_tools(farm: Farm) -> None:
 def test_environment_of_actions(farm: Farm) -> None:
     """persistent workers: an action that runs alone has the pool's env"""
     command = f"--command={json.dumps(['/reapi-load', 'tool'])}"
-    report = farm.load(command, "--actions=1", f"--timeout={PATIENCE}", platform={"pool": "persistent"})
-    (action,) = succeeded(report)
+    (action,) = succeeded(farm.load(command, f"--timeout={PATIENCE}", pool="persistent"))
     assert {environment for _, _, environment in _TOOL.findall(action["errors"])} == {ENVIRONMENT}
 
 
@@ -276,7 +272,7 @@ def _served(farm: Farm) -> list[tuple[str, str, str]]:
 def _tools(farm: Farm, pool: str, *arguments: str) -> dict[str, Any]:
     asked = {"pool": pool, "supports-workers": "1", "requires-worker-protocol": "json"}
     command = ["/reapi-load", "tool", f"--of={pool}-{time.monotonic_ns()}", "@arguments-{index}"]
-    return farm.load(f"--command={json.dumps(command)}", *arguments, platform=asked)
+    return farm.load(f"--command={json.dumps(command)}", *arguments, **asked)
 
 
 # Metrics
@@ -327,7 +323,7 @@ def test_demand(farm: Farm) -> None:
     for sender, workload in senders.items():
         with farm.second_scheduler(**{variable: workload.environment[variable]}) as second:
             there = f"--execute-endpoint=grpc://{second.address}:50052"  # instead of the first scheduler's
-            with running(farm.client("--hold=120", "--actions=3", there)) as client:
+            with farm.loaded("--hold=120", "--actions=3", there) as client:
                 assert client.stdout
                 assert [client.stdout.readline() for _ in range(2)][1] == '{"queued": 3}\n'
                 most, end = 0.0, time.monotonic() + 10
@@ -383,8 +379,7 @@ def test_reports_of_trouble(farm: Farm, tell: Tell) -> None:
     Wrong bytes are refused, two workers are lost, and a volume is broken.
     """
     _refuses(farm.cas[0], f"grpc://{farm.cas[0].address}:50051", "main")
-    arguments = (*farm.recorded("8", "trouble"), f"--actions={2 * CPUS}", f"--timeout={2 * PATIENCE}")
-    with running(farm.client(*arguments)) as client:
+    with farm.loaded(*farm.recorded("8", "trouble", 2 * CPUS, 2 * PATIENCE)) as client:
         ended, frozen = farm.workers["default"]
         for worker in (ended, frozen):
             await_running(farm, worker, 1)
@@ -392,8 +387,7 @@ def test_reports_of_trouble(farm: Farm, tell: Tell) -> None:
         ended.kill()
         for _ in range(2):
             farm.replace("default")
-        said, _ = client.communicate(timeout=2 * PATIENCE)
-    succeeded(json.loads(said))
+        succeeded(reported(client))
     frozen.kill()
     shutil.rmtree(farm.cas[0].folder / "volumes" / "data" / "cas" / "temp")
     with suppress(AssertionError):  # the client may end without a report

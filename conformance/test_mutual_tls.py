@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from conformance.certificates import FIRST, Trust
 from conformance.farm import CPUS, Farm, Tell, on, succeeded
-from conformance.pods import Pod
+from conformance.pods import FIRST, Pod, Trust
 from testbed.waiting import until
 from testkit.authority import Authority
 
@@ -25,11 +23,6 @@ _ROTATION = (Trust(FIRST, (FIRST, _SECOND)), Trust(_SECOND, (FIRST, _SECOND)), T
 # What a client of HTTP/2 says first: the preface, and settings that change nothing.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 _NAMESPACE = "nativelink"
-
-
-def _recorded(farm: Farm, salt: str, actions: int = 1, seconds: str = "0", timeout: int = 120) -> dict[str, Any]:
-    """Run actions that note their start, and return the client's report."""
-    return farm.load(*farm.recorded(seconds, salt), f"--actions={actions}", f"--timeout={timeout}")
 
 
 def _answer(pod: Pod, port: int, name: str, shown: Authority | None, accepted: Authority | None) -> str:
@@ -91,7 +84,7 @@ def _busy(farm: Farm, salt: str) -> Iterator[list[str]]:
             salts.append(f"{salt}-{len(salts)}")
             for left in reversed(range(10)):
                 try:
-                    succeeded(_recorded(farm, salts[-1], 2 * CPUS, "1"))
+                    succeeded(farm.load(*farm.recorded("1", salts[-1], 2 * CPUS, 120)))
                     break
                 except AssertionError as error:
                     if not left or "upload of the inputs" not in str(error):
@@ -116,7 +109,7 @@ def _misses(farm: Farm, salts: list[str]) -> int:
     """Run all actions again, and return how many of them really ran."""
     before = {salt: farm.begun(salt) for salt in salts}
     for salt in salts:
-        succeeded(_recorded(farm, salt, 2 * CPUS, "1"))
+        succeeded(farm.load(*farm.recorded("1", salt, 2 * CPUS, 120)))
     return sum(sum(farm.begun(salt).values()) - sum(begun.values()) for salt, begun in before.items())
 
 
@@ -185,7 +178,7 @@ def test_one_step(farm: Farm, tell: Tell) -> None:
     seen = []
 
     def ends() -> bool:
-        return bool(_recorded(farm, "one-step", timeout=10)["ok"])
+        return bool(farm.load(*farm.recorded("0", "one-step", timeout=10))["ok"])
 
     for title, pods in (("scheduler", [farm.scheduler]), ("CAS", farm.cas)):
         assert not ends(), f"an action of a new worker ends before the {title} restarts"
