@@ -25,17 +25,13 @@ from testbed.waiting import until
 from testkit.trees import values_of
 
 Object = dict[str, Any]
-HURRY = 10
-"""All times of a hurried tree's monitoring are divided by this."""
 _OPTIONS = {
     "prometheus": ["--storage.tsdb.path=data"],
     "alertmanager": ["--storage.path=data", "--cluster.listen-address="],
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# A range or an offset.
-_SPAN = re.compile(r"(\[|offset )(\d+)([smhd])")
-SHORTEST = 5
-"""Seconds that no wait, range or offset falls below."""
+_SPAN = re.compile(r"(?:(?<=\[)|(?<=offset ))\d+[smhd]")  # a range or an offset
+_SHORTEST, _LONGEST_WAIT = 5, 15  # seconds; a range needs two samples to be of use
 
 
 @contextlib.contextmanager
@@ -58,23 +54,6 @@ def local(name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[str]
             yield f"http://{address}"
         finally:
             process.kill()
-
-
-def hurried(groups: list[dict[str, Any]], factor: float) -> list[dict[str, Any]]:
-    """Return groups of rules whose `for`, ranges and offsets are divided by a factor, in whole seconds.
-
-    A range needs two samples to be of use, so the factor depends on the scrape interval of the test.
-    """
-    changed = copy.deepcopy(groups)
-    for rule in (rule for group in changed for rule in group["rules"]):
-        rule["expr"] = _SPAN.sub(lambda found: f"{found[1]}{_divided(found[2], found[3], factor)}", rule["expr"])
-        if "for" in rule:
-            rule["for"] = _divided(rule["for"][:-1], rule["for"][-1], factor)
-    return changed
-
-
-def _divided(number: str, unit: str, factor: float) -> str:
-    return f"{max(SHORTEST, round(int(number) * _UNITS[unit] / factor))}s"
 
 
 class Alerts:
@@ -199,18 +178,23 @@ def api_server(where: Cluster, namespace: str) -> Object:
     }
 
 
-def impatient(rules: Object, factor: int = HURRY) -> str:
-    """Return a file of alerting rules with shorter waits, ranges and offsets."""
-    groups = hurried(rules["groups"], factor)
+def impatient(rules: Object, factor: int) -> str:
+    """Return a file of alerting rules whose waits, ranges and offsets are divided by a factor, in whole seconds."""
+
+    def shorter(span: str) -> int:
+        return max(_SHORTEST, round(int(span[:-1]) * _UNITS[span[-1]] / factor))
+
+    groups = copy.deepcopy(rules["groups"])
     for rule in (rule for group in groups for rule in group["rules"]):
-        rule["for"] = f"{min(15, int(rule.get('for', '0s').removesuffix('s')))}s"
+        rule["expr"] = _SPAN.sub(lambda found: f"{shorter(found[0])}s", rule["expr"])
+        rule["for"] = f"{min(_LONGEST_WAIT, shorter(rule['for']))}s" if "for" in rule else "0s"
     return yaml.safe_dump({"groups": groups})
 
 
 def hurry(tree: Path) -> None:
-    """Shorten the times of the monitoring in a folder of rendered files."""
+    """Shorten the times of the monitoring in a folder of rendered files, most of them to a tenth."""
     for name, change in (
-        ("alert-rules", lambda text: impatient(yaml.safe_load(text))),
+        ("alert-rules", lambda text: impatient(yaml.safe_load(text), factor=10)),
         ("prometheus", lambda text: re.sub(r"(scrape|evaluation)_interval: 15s", r"\1_interval: 2s", text)),
         ("collector", lambda text: text.replace("metric_expiration: 60s", "metric_expiration: 8s")),
     ):
