@@ -11,7 +11,7 @@ import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _DRAINS = 10
 _PROPERTIES = {"cpu_count": "1", "memory_kb": "1048576", "container-image": "docker://docker.io/library/debian:13"}
 _TOOL = re.compile(r"served by process (\d+), request (\d+), environment (.*), arguments")
 _LEFT = "left-by-the-tool"
-_SERIES = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+_SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 # NativeLink gives its series these labels too, whose values have no bound.
 _UNBOUNDED = {
@@ -278,15 +278,6 @@ def _tools(farm: Farm, pool: str, *arguments: str) -> dict[str, Any]:
 # Metrics
 
 
-@dataclass(frozen=True)
-class Series:
-    """A series that the collectors serve, and its latest value."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
 def _scraped(farm: Farm, port: str) -> str:
     """Return what a port of the collectors serves. Not all of them have every port."""
     found = ""
@@ -297,9 +288,16 @@ def _scraped(farm: Farm, port: str) -> str:
     return found
 
 
-def _series(farm: Farm, port: str) -> list[Series]:
-    found = map(_SERIES.fullmatch, _scraped(farm, port).splitlines())
-    return [Series(each[1], dict(_LABEL.findall(each[2] or "")), float(each[3])) for each in found if each]
+def _series(farm: Farm, port: str) -> list[tuple[str, dict[str, str], float]]:
+    """Return the name, the labels and the latest value of each series."""
+    found = _SERIES.findall(_scraped(farm, port))
+    return [(name, dict(_LABEL.findall(labels)), float(value)) for name, labels, value in found]
+
+
+def _total(farm: Farm, port: str, name: str, **wanted: str) -> float:
+    """Return the sum of the series with a name and these labels. Before the first report there is none."""
+    found = _series(farm, port)
+    return sum(value for each, labels, value in found if each == name and wanted.items() <= labels.items())
 
 
 @on("metrics")
@@ -310,15 +308,7 @@ def test_demand(farm: Farm) -> None:
     """
     variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
     senders = {"worker": farm.workloads["worker default"], "scheduler": farm.scheduler.workload}
-
-    def queued() -> float:
-        # Before the first report there is no series.
-        return sum(
-            each.value
-            for each in _series(farm, "metrics")
-            if each.name == "nativelink_execution_active_count" and each.labels["execution_stage"] == "queued"
-        )
-
+    queued = partial(_total, farm, "metrics", "nativelink_execution_active_count", execution_stage="queued")
     seen = {}
     for sender, workload in senders.items():
         with farm.second_scheduler(**{variable: workload.environment[variable]}) as second:
@@ -345,29 +335,28 @@ def test_reports(farm: Farm, tell: Tell) -> None:
     senders = {"cas": farm.cas, "scheduler": [farm.scheduler], "worker": workers}
     expected = {(component, pod.name) for component, pods in senders.items() for pod in pods}
 
-    def reported() -> Counter[tuple[str, str]]:
-        return Counter((each.labels["component"], each.labels["pod"]) for each in _series(farm, "reported"))
+    def seen() -> Counter[tuple[str, str]]:
+        return Counter((labels["component"], labels["pod"]) for _, labels, _ in _series(farm, "reported"))
 
-    def total(name: str, **labels: str) -> float:
-        found = _series(farm, "reported")
-        return sum(each.value for each in found if each.name == name and labels.items() <= each.labels.items())
+    def completed() -> float:
+        return _total(farm, "reported", "nativelink_execution_completed_count_total")
 
     def hits() -> float:
         read = {"cache_operation_name": "read", "cache_operation_result": "hit"}
-        return total("nativelink_cache_operations_total", cache_type="ac_lookup", **read)
+        return _total(farm, "reported", "nativelink_cache_operations_total", cache_type="ac_lookup", **read)
 
     def done() -> bool:
-        return {*reported()} == expected and hits() == already + 8
+        return {*seen()} == expected and hits() == already + 8
 
     time.sleep(3)  # until the scheduler has exported what it did before
-    before, already = total("nativelink_execution_completed_count_total"), hits()
+    before, already = completed(), hits()
     for _ in range(2):
         succeeded(farm.load("--actions=8", "--seconds=0-0", "--salt=reports", f"--timeout={PATIENCE}"))
-    until(f"{len(expected)} pods to report, and 8 hits", done, 4 * REPORT_INTERVAL, lambda: f": {reported()}, {hits()}")
+    until(f"{len(expected)} pods to report, and 8 hits", done, 4 * REPORT_INTERVAL, lambda: f": {seen()}, {hits()}")
     _record(farm)
-    assert not {name for each in _series(farm, "reported") for name in each.labels} & _UNBOUNDED
-    assert total("nativelink_execution_completed_count_total") - before == 8
-    ((_, pod), most), *_ = reported().most_common()
+    assert not {name for _, labels, _ in _series(farm, "reported") for name in labels} & _UNBOUNDED
+    assert completed() - before == 8
+    ((_, pod), most), *_ = seen().most_common()
     assert most <= _MOST_SERIES
     tell(f"{len(expected)} pods; {pod} has most series, {most}")
 
