@@ -54,7 +54,7 @@ def test_starts(
 def _start(workload: Workload | None, network: Network, missing: dict[str, str]) -> None:
     """Start the process with every name of its configuration leading to itself, and a Redis if it has one."""
     if not workload:
-        pytest.skip(f"its tree is for another version, and its inventory is not one of {', '.join(INVENTORIES)}")
+        pytest.skip(f"its tree is for another version, and no inventory of {' and '.join(INVENTORIES)} has it")
     urls = [urllib.parse.urlsplit(found) for found in _ADDRESS.findall(workload.settings)]
     redis = next((url for url in urls if url.scheme.startswith("redis")), None)
     if redis and "redis" in missing:

@@ -109,11 +109,11 @@ def helm_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def reference() -> dict[str, dict[str, Any]]:
-    """The effective variables of each cluster of inventories/reference, by name."""
+def reference(name: str = "reference") -> dict[str, dict[str, Any]]:
+    """The effective variables of each cluster of inventories/reference, or of another one, by the cluster's name."""
     loader = DataLoader()
     loader.set_basedir(str(specs.ROOT))
-    inventory = InventoryManager(loader, sources=[str(specs.ROOT / "inventories/reference/hosts.yml")])
+    inventory = InventoryManager(loader, sources=[str(specs.ROOT / "inventories" / name / "hosts.yml")])
     manager = VariableManager(loader=loader, inventory=inventory)
     return {
         host.name: templating.host_values(manager.get_vars(host=host, include_hostvars=False), loader)
