@@ -7,7 +7,7 @@ number, share, table) with its title. Further keys of a panel are
 - `quantiles` in place of queries: the buckets of a histogram, below which half and 95 % are, with `rare` also 99 %;
 - `unit`, by default short, and for a share percentunit;
 - `warn` and `fail` of a number or a share: green, yellow from warn and red from fail (below, if fail is less);
-- `stacked` and `top`, the end of the axis, of a graph;
+- `stacked` of a graph. The axis of a graph in percentunit ends at 1;
 - `links` of a table: URLs by the name of their column. Several queries make one row of what has the same labels.
 """
 
@@ -116,8 +116,8 @@ def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
         case "graph":
             if part.get("stacked"):
                 defaults["custom"] |= {"fillOpacity": 30, "stacking": {"mode": "normal"}}
-            if "top" in part:
-                defaults["max"] = part["top"]
+            if defaults["unit"] == "percentunit":
+                defaults["max"] = 1
         case "number" | "share":
             defaults["thresholds"] = {"mode": "absolute", "steps": _steps(part.get("warn"), part.get("fail"))}
         case "table":
