@@ -21,6 +21,7 @@ from conformance.pods import TRUST, Network, Pod
 from conformance.workloads import COLLECTOR, workloads_of
 from testbed import build
 from testbed.waiting import patient, until
+from testkit import site
 from testkit.client import Client, Process
 from testkit.inventories import LOCAL_PATH
 from testkit.trees import objects_of, values_of
@@ -37,24 +38,14 @@ _RESOURCES = {"requests": {"cpu": CPUS, "memory": "16Gi"}, "limits": {"cpu": CPU
 
 def pool(name: str, replicas: int, **more: Any) -> dict[str, Any]:
     """Return the variables of a worker pool with this many workers."""
-    return {
-        "name": name,
-        "platform_properties": {"OSFamily": "Linux", "pool": name},
-        "resources": _RESOURCES,
-        "slots": CPUS,
-        "longest_action": "1m",
-        "scratch_size": "10Gi",
-        "min_replicas": replicas,
-        "max_replicas": replicas,
-        **more,
-    }
+    replicas_of = {"min_replicas": replicas, "max_replicas": replicas}
+    return site.pool(name, slots=CPUS, resources=_RESOURCES, scratch_size="10Gi", **replicas_of, **more)
 
 
 VARIABLES: dict[str, Any] = {
     **LOCAL_PATH,
     "nativelink_cas_replicas": 3,
     "nativelink_cas_volume_size": "10Gi",
-    "nativelink_scheduler_replicas": 1,
     "nativelink_scaling": "none",
     "nativelink_edge": "none",
     "nativelink_worker_access": "network_policy",

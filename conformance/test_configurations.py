@@ -7,7 +7,6 @@ import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from ipaddress import ip_address
 
 import pytest
 
@@ -18,6 +17,7 @@ from conformance.workloads import SECRET, Workload, workloads_of
 from testkit.redis import Redis
 
 _ADDRESS = re.compile(r'"((?:grpcs?|rediss?)://[^"]+)"')
+_LITERAL = re.compile(r"[\d.]+|.*:.*")  # an IPv4 or IPv6 address
 _AT_A_TIME = 4
 
 
@@ -62,7 +62,7 @@ def _start(workload: Workload | None, network: Network, missing: dict[str, str])
     if workload.isolated and not namespaces.has_users():
         pytest.skip(namespaces.WITHOUT_USERS)
     hosts = {url.hostname for url in urls if url.hostname}
-    literal = {host for host in hosts if _is_address(host)}
+    literal = {host for host in hosts if _LITERAL.fullmatch(host)}
     with ExitStack() as stack:
         pod = Pod(network, f"{workload.name}-0", workload)
         stack.callback(pod.remove)
@@ -74,11 +74,3 @@ def _start(workload: Workload | None, network: Network, missing: dict[str, str])
         pod.start(word for word in workload.command if word != "guarded")
         pod.await_ready()
         pod.terminate()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
