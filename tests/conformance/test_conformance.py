@@ -132,19 +132,6 @@ def test_the_committed_clusters_are_rendered_again_for_the_older_version() -> No
         assert "max_action_timeout:" in next(text for path, text in tree.items() if path.endswith("worker.json5"))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_generated_inventories_are_deterministic_and_use_every_field_of_pools(version: str) -> None:
-    found = trees.variables_of(version, 60)
-    assert len(found) == 60
-    assert found == trees.variables_of(version, 60)
-    assert {variables["nativelink_version"] for variables in found} == {version}
-    pools = [pool for variables in found for pool in variables["nativelink_worker_pools"]]
-    for option in ("slots", "persistent_workers", "env", "platform_properties", "fast_store_size", "longest_action"):
-        assert any(option in pool for pool in pools), option
-    backends = {variables.get("nativelink_scheduler_backend", "memory") for variables in found}
-    assert backends == ({"memory"} if version == "v1.3.2" else {"memory", "redis"})
-
-
 # The table
 
 
