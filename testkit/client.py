@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,24 +73,15 @@ def reported(client: Process) -> Object:
 
 
 @contextlib.contextmanager
-def repeated(start: Callable[[], Process]) -> Iterator[None]:
+def repeated(command: list[str]) -> Iterator[None]:
     """Run a client again and again, whether it succeeds or not."""
-    ended = threading.Event()
-
-    def run() -> None:
-        while not ended.wait(0.2):
-            with start() as client:
-                while client.poll() is None and not ended.wait(0.2):
-                    pass
-                client.kill()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    loop, nowhere = 'while :; do "$@"; sleep 0.2; done', subprocess.DEVNULL
+    command = ["sh", "-c", loop, "sh", *command]
+    with subprocess.Popen(command, stdout=nowhere, stderr=nowhere, start_new_session=True) as process:
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 class Load:

@@ -43,7 +43,7 @@ class Monitored(Prometheus):
     def requests(self) -> contextlib.AbstractContextManager[None]:
         """Ask for actions through the edge again and again."""
         few = ("--seconds=0-0", "--retries=0", "--timeout=60", "--concurrency=5", "--actions=5")
-        return repeated(lambda: self.edge.client.start(*few, pool="default"))
+        return repeated(self.edge.client.command(*few, pool="default"))
 
     def address(self, name: str) -> str:
         return self.where.service_address(CAS, f"nativelink-{name}")

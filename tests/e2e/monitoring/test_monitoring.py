@@ -103,7 +103,7 @@ def test_pods_that_find_no_node(farm: Monitored) -> None:
 
 
 def test_wrong_bytes_are_refused_and_noticed(farm: Monitored) -> None:
-    with repeated(lambda: farm.client().start("put")):
+    with repeated(farm.client().command("put")):
         farm.fires("UploadsRefused")
 
 
@@ -174,7 +174,7 @@ def test_a_disk_that_is_full(farm: Monitored) -> None:
         for other in others:
             other.touch()
     full = ("CASDiskFull", "CASInodesFull", "UploadErrors")
-    with repeated(lambda: farm.client().start("put", "--right")):
+    with repeated(farm.client().command("put", "--right")):
         farm.fires(*full, seconds=240)
     for other in (volume / "fill", *others):
         other.unlink(missing_ok=True)
