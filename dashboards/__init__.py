@@ -3,8 +3,10 @@
 NAME.yml describes a dashboard: `needs` are its variables, and the first key of a panel is its kind (row, graph,
 number, share, table) with its title. Further keys of a panel are
 
-- `text`, which may name runbooks, and `queries`, which are PromQL by the legend of their series, with fragments.yml;
-- `quantiles` in place of queries: the buckets of a histogram, below which half and 95 % are, with `rare` also 99 %;
+- `text`, which may name runbooks;
+- `query`, which is PromQL with fragments.yml. The legend of its series is the label that it groups by, or the title;
+- in its place `queries`, by the legend of their series, or `quantiles`: the buckets of a histogram, below which half
+  and 95 % are, with `rare` also 99 %;
 - `unit`, by default short, and for a share percentunit;
 - `warn` and `fail` of a number or a share: green, yellow from warn and red from fail (below, if fail is less);
 - `stacked` of a graph. The axis of a graph in percentunit ends at 1;
@@ -29,6 +31,7 @@ NAMES = ("overview", "queue", "cache", "workers", "edge", "gitops")
 
 Object = dict[str, Any]
 _QUANTILES = (("half below", 0.5), ("95 % below", 0.95), ("99 % below", 0.99))
+_GROUPED = re.compile(r"(?:histogram_quantile\([\d.]+, )?\w+ by \((?:le, )?(?!le\b)(\w+)\)")
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # By kind: how many panels stand side by side at most, and their height.
 _SIZES = {"row": (1, 1), "graph": (3, 7), "number": (6, 4), "share": (6, 4), "table": (1, 4)}
@@ -103,11 +106,9 @@ def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
     made |= {**_SKELETON["panel"], "datasource": _SOURCE, "description": part["text"]}
     runbooks = dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", part["text"]))
     made["links"] = [{**_SKELETON["link"], "title": name, "url": f"${{runbooks}}/{name}.md"} for name in runbooks]
-    shown = _QUANTILES if part.get("rare") else _QUANTILES[:2]
-    queries = part.get("queries") or {name: f"<<quantile({at}; le; {part['quantiles']})>>" for name, at in shown}
     made["targets"] = [
         {"datasource": _SOURCE, "expr": _filled(query), "legendFormat": legend, "refId": reference}
-        for reference, (legend, query) in zip("ABCDEFGH", queries.items(), strict=False)
+        for reference, (legend, query) in zip("ABCDEFGH", _queries(part, title).items(), strict=False)
     ]
     if kind != "graph":  # the values at the end of the range only
         for target in made["targets"]:
@@ -123,6 +124,17 @@ def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
         case "table":
             _tabulate(made, part.get("links", {}))
     return kind, made
+
+
+def _queries(part: Mapping[str, Any], title: str) -> Mapping[str, str]:
+    """Return the queries of a panel by the legend of their series."""
+    if "quantiles" in part:
+        shown = _QUANTILES if part.get("rare") else _QUANTILES[:2]
+        return {name: f"<<quantile({at}; le; {part['quantiles']})>>" for name, at in shown}
+    if "query" in part:
+        grouped = _GROUPED.match(_filled(part["query"]))
+        return {f"{{{{{grouped[1]}}}}}" if grouped else title: part["query"]}
+    return dict(part["queries"])
 
 
 def _steps(warn: float | None, fail: float | None) -> list[Object]:
