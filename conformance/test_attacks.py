@@ -53,7 +53,7 @@ def _client(farm: Farm, salt: str, keys: Keys) -> AbstractContextManager[Process
     if isinstance(inputs, int):
         inputs = {f"input-{each}": each for each in range(inputs)}
     return farm.loaded(
-        f"--command={json.dumps(['/bin/sh', '-c', keys['run'], 'sh', salt])}",
+        f"--command={json.dumps(['/bin/sh', '-c', keys.get('run', 'true'), 'sh', salt])}",
         *(f"--input={name}={text}" for name, text in inputs.items()),
         *(f"--output={path}" for path in keys.get("outputs", ())),
         *(f"--environment={name}={value}" for name, value in keys.get("environment", {}).items()),
@@ -82,7 +82,7 @@ def _check(farm: Farm, attack: str, outcome: str, tell: Tell) -> None:
         seen.append(f"look: {_inside(farm, entry['look'] + ' 2>&1 || true')}")
     line = " ".join(" | ".join(seen).split())
     tell(line)
-    advice = " If NativeLink refuses it by now, say so in docs/security.md." if "crafted" in entry else ""
+    advice = " If NativeLink refuses it by now, say so in docs/security.md." if attack in _CRAFTED else ""
     assert re.search(entry[outcome], line), f"expected {entry[outcome]!r}, but seen: {line}.{advice}"
 
 
@@ -114,10 +114,9 @@ def _told(report: str) -> str:
     return " ".join([action["outcome"], action["line"], action["errors"], *outputs])
 
 
-_ATTACKS: dict[str, Keys] = {
-    f"crafted: {title}" if "crafted" in entry else title: entry
-    for title, entry in yaml.safe_load(Path(__file__).with_name("attacks.yml").read_text()).items()
-}
+_ACTIONS, _REQUESTS, _LAST = yaml.safe_load_all(Path(__file__).with_name("attacks.yml").read_text())
+_CRAFTED: dict[str, Keys] = {f"crafted: {title}": entry for title, entry in _REQUESTS.items()}
+_ATTACKS: dict[str, Keys] = {**_ACTIONS, **_CRAFTED, **_LAST}
 _FARMS = [(KINDS[kind], attack) for attack, entry in _ATTACKS.items() for kind in entry.get("farms", ["attacks"])]
 
 
