@@ -23,23 +23,17 @@ def normalised(schema: dict[str, Any], version: str) -> dict[str, Any]:
 
     Raises KeyError where the entry of a shard has another name.
     """
-    found: dict[str, Any] = {**_bare(schema), "title": f"NativeLink {version}"}
+    found: dict[str, Any] = json.loads(json.dumps(schema), object_hook=_bare)
+    found["title"] = f"NativeLink {version}"
     shard = found["$defs"]["ShardConfig"]
     shard["required"] = sorted({*shard["required"], "weight"})
     return found
 
 
-def _bare(node: Any) -> Any:
-    if isinstance(node, list):
-        return [_bare(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        # A field of the configuration may be named like a keyword.
-        key: {name: _bare(each) for name, each in item.items()} if key in ("properties", "$defs") else _bare(item)
-        for key, item in node.items()
-        if key not in ("description", "examples")
-    }
+def _bare(node: dict[str, Any]) -> dict[str, Any]:
+    # A field of the configuration may be named like a keyword. Its value is a schema, which is no text or list.
+    prose = {"description": str, "examples": list}
+    return {key: item for key, item in node.items() if not isinstance(item, prose.get(key, ()))}
 
 
 def main(checkout: Path) -> None:
