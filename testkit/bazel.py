@@ -53,14 +53,11 @@ class Bazel:
         self.endpoints = [f"--remote_executor={client.execute}", f"--remote_cache={client.cas}", *options]
         return self
 
-    def command(self, name: str, *arguments: str) -> list[str]:
-        startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", f"--output_user_root={self.home}"]
-        startup += ["--max_idle_secs=600", *(f"--host_jvm_args={each}" for each in JVM)]
-        return [str(bazel.program()), *startup, name, *arguments]
-
     def run(self, name: str, *arguments: str, timeout: float | None = None) -> str:
         """Run Bazel, and return its output. Raise AssertionError with the output if Bazel fails or takes too long."""
-        command = self.command(name, *arguments)
+        startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", f"--output_user_root={self.home}"]
+        startup += ["--max_idle_secs=600", *(f"--host_jvm_args={each}" for each in JVM)]
+        command = [str(bazel.program()), *startup, name, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, cwd=self.workspace, text=True, **pipes) as client:  # type: ignore[call-overload]
             try:
