@@ -1,7 +1,7 @@
 """Grafana dashboards as data. `make generate` writes them as JSON; users' renders copy those files.
 
-NAME.yml describes a dashboard: `needs` are its variables, and the first key of a panel is its kind (row, graph,
-number, share, table) with its title. Further keys of a panel are
+NAME.yml describes a dashboard, which has the variables that its queries use. The first key of a panel is its kind (row,
+graph, number, share, table) with its title. Further keys of a panel are
 
 - `text`, which may name runbooks;
 - `query`, which is PromQL with fragments.yml. The legend of its series is the label that it groups by, or the title;
@@ -71,16 +71,15 @@ def models() -> dict[str, Object]:
 
 
 def _model(name: str, board: Mapping[str, Any]) -> Object:
-    needs = ["datasource", *board["needs"], "runbooks"]
+    panels = list(_placed([_panel(number, part) for number, part in enumerate(board["panels"], 1)]))
+    text = json.dumps(panels) + "$datasource $runbooks"
     return {
         **_SKELETON["dashboard"],
         "uid": f"nativelink-{name}",
         "title": f"NativeLink / {board['title']}",
         "description": board["text"],
-        "templating": {
-            "list": [_variable(*each) for each in _SKELETON["variables"].items() if each[0] in needs],
-        },
-        "panels": list(_placed([_panel(number, part) for number, part in enumerate(board["panels"], 1)])),
+        "templating": {"list": [_variable(*each) for each in _SKELETON["variables"].items() if f"${each[0]}" in text]},
+        "panels": panels,
     }
 
 
