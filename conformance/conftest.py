@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
+from conformance import namespaces
 from conformance.farm import KINDS, Farm, Tell
 from conformance.pods import Network, nativelink, redis
 from testkit.bazel import Bazel
@@ -61,17 +63,27 @@ def network(under_test: Subject, missing: dict[str, str], tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="session")
-def new_farm(under_test: Subject, network: Network, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return ``Farm``, which takes the variables."""
-    return lambda **variables: Farm(under_test.version, network, tmp_path_factory.mktemp("farm"), variables)
+def new_farm(
+    under_test: Subject, missing: dict[str, str], network: Network, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Farm]:
+    """Return ``Farm``, which takes the variables. It skips the checks if there can be no such farm."""
+
+    def made(**variables: Any) -> Farm:
+        if variables.get("nativelink_scheduler_backend") == "redis":
+            if not row(under_test.version).redis_backend:
+                pytest.skip(f"the validation refuses the Redis backend for {under_test.version}")
+            if "redis" in missing:
+                pytest.skip(f"no Redis: {missing['redis']}")
+        if variables.get("nativelink_worker_isolation") and not namespaces.has_users():
+            pytest.skip(namespaces.WITHOUT_USERS)
+        return Farm(under_test.version, network, tmp_path_factory.mktemp("farm"), variables)
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def farm(
-    request: pytest.FixtureRequest, under_test: Subject, missing: dict[str, str], new_farm: Callable[..., Farm]
-) -> Iterator[Farm]:
+def farm(request: pytest.FixtureRequest, new_farm: Callable[..., Farm]) -> Iterator[Farm]:
     """Yield the farm of a kind, which all of its checks share. The next one starts when it has ended."""
-    request.param.skip_without(under_test.version, missing)
     made = new_farm(**request.param.variables)
     made.change = request.param.change
     with made:

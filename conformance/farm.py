@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance import namespaces, pods
 from conformance.pods import TRUST, Network, Pod
@@ -65,16 +64,6 @@ class Kind:
     def __str__(self) -> str:
         """Return the name in the table."""
         return self.where
-
-    def skip_without(self, version: str, missing: Mapping[str, str]) -> None:
-        """Skip the checks if there can be no such farm. ``missing`` says why a program is not there."""
-        if self.variables.get("nativelink_scheduler_backend") == "redis":
-            if not row(version).redis_backend:
-                pytest.skip(f"the validation refuses the Redis backend for {version}")
-            if "redis" in missing:
-                pytest.skip(f"no Redis: {missing['redis']}")
-        if self.variables.get("nativelink_worker_isolation") and not namespaces.has_users():
-            pytest.skip(namespaces.WITHOUT_USERS)
 
 
 def _writable_results(settings: str) -> str:

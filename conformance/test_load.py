@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from conformance import namespaces
 from conformance.farm import Farm, Tell, pool, succeeded
 from conformance.pods import Pod
 from testkit.numbers import machine
@@ -28,12 +27,8 @@ _TRIVIAL = f"--command={json.dumps(['/bin/sh', '-c', ': {salt} {index}'])}"
     ("actions", "workers", "backend"),
     [(5000, 200, "memory"), (5000, 20, "memory"), (500, 200, "memory"), (500, 200, "redis")],
 )
-def test_load(
-    new_farm: Callable[..., Farm], missing: dict[str, str], actions: int, workers: int, backend: str, tell: Tell
-) -> None:
+def test_load(new_farm: Callable[..., Farm], actions: int, workers: int, backend: str, tell: Tell) -> None:
     """{actions} actions on {workers} workers, queue in {backend}"""
-    if backend == "redis" and "redis" in missing:
-        pytest.skip(f"no Redis: {missing['redis']}")
     pools = [pool("default", workers)]
     with new_farm(nativelink_worker_pools=pools, nativelink_scheduler_backend=backend) as farm:
         parts = {"scheduler": [farm.scheduler], "CAS": farm.cas, "workers": farm.workers["default"]}
@@ -56,8 +51,6 @@ def test_isolation(new_farm: Callable[..., Farm], inputs: int, actions: int, tel
 
     Two farms run beside each other, and their actions alternate. Inputs are in the workers' stores before.
     """
-    if not namespaces.has_users():
-        pytest.skip(namespaces.WITHOUT_USERS)
     pools = [pool("default", 1)]
     users, none = (
         new_farm(nativelink_worker_pools=pools, nativelink_worker_isolation=level) for level in ("users", "none")
