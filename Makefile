@@ -142,7 +142,7 @@ generate: venv ## generate the changelog, docs/variables.md and the schema from 
 .PHONY: package
 package: venv ## make a release from the commit, in dist/: chart, collection, checksums, provenance (KEY=NAME KEYRING=FILE sign the chart)
 	rm -rf dist
-	python hack/package.py dist $(if $(KEY),--key "$(KEY)" --keyring "$(KEYRING)") $(if $(BUILDER),--builder "$(BUILDER)")
+	python -m hack.package dist $(if $(KEY),--key "$(KEY)" --keyring "$(KEYRING)") $(if $(BUILDER),--builder "$(BUILDER)")
 
 .PHONY: docs
 docs: venv ## build the documentation site: .site/index.html. A dead link is an error

@@ -1,6 +1,6 @@
 """What a release publishes: the chart and the collection of the commit that is checked out, checksums and provenance.
 
-``python hack/package.py FOLDER`` makes the folder and writes into it:
+``python -m hack.package FOLDER`` makes the folder and writes into it:
 
 - the chart, and with ``--key`` its signature (``.prov``), which ``helm verify`` checks;
 - the collection, as ``ansible-galaxy collection build`` makes it;
@@ -27,7 +27,6 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from testbed import build
 
 ROOT = Path(__file__).resolve().parents[1]

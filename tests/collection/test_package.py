@@ -30,7 +30,7 @@ STATEMENT = f"nativelink-gitops-{VERSION}.intoto.json"
 
 def package(folder: Path, *arguments: str | Path) -> Path:
     """Make the release."""
-    run(sys.executable, ROOT / "hack/package.py", folder, *arguments, cwd=ROOT)
+    run(sys.executable, "-m", "hack.package", folder, *arguments, cwd=ROOT)
     return folder
 
 
