@@ -106,26 +106,14 @@ def run_playbook(playbook: str | Path, inventory: str | Path, *arguments: str, *
 
 @dataclass
 class Project:
-    """A user's checkout: an inventory, the trees of its clusters, and the Ansible to run."""
+    """A user's checkout: an inventory, the trees of its clusters, the log of the last run, and the Ansible to run."""
 
     folder: Path
     ansible: Path = BIN
     hosts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    @property
-    def log(self) -> Path:
-        """The output of the last run."""
-        return self.folder / "run.log"
-
-    @property
-    def trees(self) -> Path:
-        """The folder of all trees."""
-        return self.folder / "clusters"
-
-    @property
-    def inventory(self) -> Path:
-        """The inventory's folder."""
-        return self.folder / "inventory"
+    def __post_init__(self) -> None:
+        self.inventory, self.trees, self.log = (self.folder / name for name in ("inventory", "clusters", "run.log"))
 
     def add(self, name: str, where: Cluster | None = None, **variables: Any) -> None:
         """Add a cluster to the inventory. Without `where` its kubeconfig names a closed port."""
