@@ -84,7 +84,7 @@ def _model(name: str, board: Mapping[str, Any]) -> Object:
 
 
 def _variable(name: str, wanted: Mapping[str, Any]) -> Object:
-    made = {"name": name, **wanted}
+    made = {**_SKELETON["variable"], "name": name, **wanted}
     match made.setdefault("type", "query"):
         case "query":
             query = {"query": _filled(wanted["query"]), "refId": name}
@@ -102,7 +102,7 @@ def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
         return kind, made
     defaults = made["fieldConfig"]["defaults"]
     defaults["unit"] = part.get("unit", "percentunit" if kind == "share" else "short")
-    made |= {"datasource": _SOURCE, "description": part["text"]}
+    made |= {**_SKELETON["panel"], "datasource": _SOURCE, "description": part["text"]}
     runbooks = dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", part["text"]))
     made["links"] = [{**_SKELETON["link"], "title": name, "url": f"${{runbooks}}/{name}.md"} for name in runbooks]
     made["targets"] = [
