@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import ipaddress
 import os
@@ -38,6 +39,7 @@ from testkit.authority import Authority
 
 NAME = "repository.git"
 BRANCH = "main"
+_CHUNK = 65536
 # Without this Git could refuse a repository that belongs to another user.
 _GIT = ("git", "-c", "safe.directory=*")
 
@@ -172,8 +174,22 @@ class GitServer:
             process.stderr.write(b"only git-upload-pack of this repository\n")
             process.exit(1)
             return
-        pipe, variables = subprocess.PIPE, {**os.environ, "GIT_PROTOCOL": process.env.get("GIT_PROTOCOL", "")}
-        git = subprocess.Popen([*_GIT, "upload-pack", self.bare], stdin=pipe, stdout=pipe, env=variables)
-        await process.redirect(git.stdin, git.stdout)
-        await process.stdout.drain()  # until Git has closed it
-        process.exit(git.wait())
+        pipe = asyncio.subprocess.PIPE
+        variables = {**os.environ, "GIT_PROTOCOL": process.env.get("GIT_PROTOCOL", "")}
+        git = await asyncio.create_subprocess_exec(
+            *_GIT, "upload-pack", self.bare, stdin=pipe, stdout=pipe, env=variables
+        )
+
+        async def pass_on() -> None:
+            while said := await process.stdin.read(_CHUNK):
+                git.stdin.write(said)
+                await git.stdin.drain()
+            git.stdin.close()
+
+        listening = asyncio.create_task(pass_on())
+        with contextlib.suppress(asyncssh.Error, OSError):  # a client may disconnect early
+            while answer := await git.stdout.read(_CHUNK):
+                process.stdout.write(answer)
+                await process.stdout.drain()
+            process.exit(await git.wait())
+        listening.cancel()
