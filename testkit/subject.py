@@ -17,6 +17,7 @@ from testbed.images import NATIVELINK, saved_image
 
 _SAYS = re.compile(r"^nativelink (\d+\.\d+\.\d+)\s*$", re.MULTILINE)
 SCHEMA = ".schema.json"  # the file beside our stand-in has the stand-in's name and this suffix
+_LINKS = 10  # symbolic links on the way to a file; more are a loop
 _STAND_IN = "stand-in for NativeLink"  # the first words of its log
 
 
@@ -97,9 +98,23 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
 
 
 def _file_in(archive: tarfile.TarFile, layer: str, path: str) -> bytes | None:
-    """Return the file of a layer at an absolute path, where a symbolic link to another file of the layer may be."""
+    """Return the member of a layer at an absolute path, which may go through symbolic links of that layer."""
     with tarfile.open(fileobj=archive.extractfile(layer)) as inside:
         members = {posixpath.normpath(f"/{member.name}"): member for member in inside}
-        while (member := members.get(path)) and member.issym():
-            path = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
+        member = members.get(_resolved(members, path))
         return _read(inside, member) if member and member.isfile() else None
+
+
+def _resolved(members: dict[str, tarfile.TarInfo], path: str) -> str:
+    """Resolve the symbolic links of a layer in an absolute path, those of folders too."""
+    found, rest, links = "/", path.strip("/").split("/"), 0
+    while rest:
+        step = posixpath.join(found, rest.pop(0))
+        member = members.get(step)
+        if member and member.issym() and links < _LINKS:
+            links += 1
+            target = posixpath.normpath(posixpath.join(found, member.linkname))
+            found, rest = "/", [*target.strip("/").split("/"), *rest]
+        else:
+            found = step
+    return found

@@ -26,6 +26,7 @@ from testkit.trees import CLUSTERS, ROOT, VERSION, committed
 OLDER = [*VERSIONS][-1]
 SCRIPT = b"#!/bin/sh\n"
 NAMESPACES = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--mount-proc", "true")
+AS_USER = NAMESPACES[:3]
 needs_namespaces = pytest.mark.skipif(
     subprocess.run(NAMESPACES, capture_output=True, check=False).returncode != 0,
     reason="pods need namespaces, and so root or a kernel that allows user namespaces",
@@ -58,12 +59,12 @@ def layer(files: Mapping[str, bytes | str]) -> bytes:
     return content.getvalue()
 
 
-def saved(path: Path, *layers: bytes, tag: str) -> Path:
+def saved(path: Path, *layers: bytes, tag: str, images: int = 1) -> Path:
     """Write a tarball as `docker save` does, of an image whose entrypoint is /bin/nativelink."""
     files = {f"{number}/layer.tar": content for number, content in enumerate(layers)}
     image = {"Config": "config.json", "RepoTags": [tag], "Layers": list(files)}
     files["config.json"] = json.dumps({"config": {"Entrypoint": ["/bin/nativelink"]}}).encode()
-    files["manifest.json"] = json.dumps([image]).encode()
+    files["manifest.json"] = json.dumps([image] * images).encode()
     with tarfile.open(path, "w") as archive:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
@@ -92,6 +93,12 @@ def test_without_a_file_it_explains_how_to_get_one() -> None:
     assert f"docker save ghcr.io/tracemachina/nativelink:{VERSION} -o nativelink-{VERSION}.tar\n" in done.stderr
 
 
+def test_a_missing_file_is_named() -> None:
+    done = run("/nowhere/nativelink")
+    assert done.returncode == 2
+    assert "/nowhere/nativelink does not exist" in done.stderr
+
+
 def test_the_entrypoint_of_an_image_is_extracted_from_its_last_layer(tmp_path: Path) -> None:
     real = f"#!/bin/sh\necho nativelink {OLDER.removeprefix('v')}\n".encode()
     layers = layer({"bin/nativelink": b"an older one"}), layer({"bin/nativelink": "../opt/it", "opt/it": real})
@@ -101,24 +108,39 @@ def test_the_entrypoint_of_an_image_is_extracted_from_its_last_layer(tmp_path: P
 
 
 def test_a_version_that_is_newer_than_the_table_is_tested(tmp_path: Path) -> None:
-    newer = layer({"bin/nativelink": SCRIPT + b"echo nativelink 9.9.9\n"})
+    newer = layer({"bin/nativelink": b"#!/bin/sh\necho nativelink 9.9.9\n"})
     assert subject(saved(tmp_path / "image.tar", newer, tag="nativelink:latest"), tmp_path).version == "v9.9.9"
 
 
+def test_the_stand_in_is_named_as_such_and_has_the_version_of_its_tag(stand_in: Path, tmp_path: Path) -> None:
+    found = subject(stand_in, tmp_path)
+    assert (found.version, found.stand_in, found.title) == (VERSION, True, f"{VERSION}*")
+
+
 @pytest.mark.parametrize(
-    ("tag", "files", "message"),
+    ("tag", "images", "files", "message"),
     [
-        ("latest", {"bin/nativelink": SCRIPT}, "its version is unknown"),
-        ("latest", {"bin/nativelink": SCRIPT + b"echo native 1.6.6\n"}, "its version is unknown"),
-        ("v1.0.0", {"bin/nativelink": SCRIPT}, "its version is v1.0.0"),
-        (VERSION, {"bin/other": b""}, "no layer has the entrypoint /bin/nativelink"),
-        (VERSION, {"bin/nativelink": b"\x7fELF of another machine"}, "does not run"),
+        ("latest", 1, {"bin/nativelink": SCRIPT}, "its version is unknown"),
+        ("latest", 1, {"bin/nativelink": SCRIPT + b"echo native 1.6.6\n"}, "its version is unknown"),
+        ("v1.0.0", 1, {"bin/nativelink": SCRIPT}, "its version is v1.0.0"),
+        (VERSION, 2, {"bin/nativelink": SCRIPT}, "has 2 images"),
+        (VERSION, 1, {"bin/other": b""}, "no layer has the entrypoint /bin/nativelink"),
+        (VERSION, 1, {"bin/nativelink": b"\x7fELF of another machine"}, "does not run"),
     ],
 )
-def test_other_images_are_refused(tmp_path: Path, tag: str, files: dict[str, bytes | str], message: str) -> None:
-    image = saved(tmp_path / "image.tar", layer(files), tag=f"nativelink:{tag}")
+def test_other_images_are_refused(
+    tmp_path: Path, tag: str, images: int, files: dict[str, bytes | str], message: str
+) -> None:
+    image = saved(tmp_path / "image.tar", layer(files), tag=f"nativelink:{tag}", images=images)
     with pytest.raises(build.BuildError, match=message):
         subject(image, tmp_path)
+
+
+def test_a_tarball_of_something_else_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.add(__file__, "file")
+    with pytest.raises(build.BuildError, match=r"other\.tar is not a tarball of docker save"):
+        subject(tmp_path / "other.tar", tmp_path)
 
 
 # Trees
@@ -170,7 +192,7 @@ def test_a_refused_configuration_has_its_output_and_the_others_the_reason_why_th
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text.replace(old, new))
     arguments = (stand_in, "--part=configurations", "--inventories=0", f"--clusters={tmp_path / 'clusters'}")
-    found = rows(run(*arguments, within=NAMESPACES[:3]), 1)
+    found = rows(run(*arguments, within=AS_USER), 1)
     for process in ("cas", "scheduler"):
         assert found[f"dev {process} starts"].startswith("FAILED")
         assert "at '/stores/" in found[f"dev {process} starts"]  # the schema requires a weight there
