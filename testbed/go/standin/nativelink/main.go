@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,42 +45,49 @@ func (n *node) scheduler(service, name string) (*scheduler, error) {
 }
 
 func (n *node) handler(wanted services) (_ http.Handler, err error) {
+	cached := &cache{}
+	for _, each := range slices.Concat(wanted.CAS, wanted.ByteStream, wanted.AC, wanted.Capabilities, wanted.Execution) {
+		if cached.instance = cmp.Or(cached.instance, each.Name); each.Name != cached.instance {
+			return nil, errors.New("the stand-in serves one instance at a listener")
+		}
+	}
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage), grpc.StatsHandler(calls{}),
+		grpc.UnaryInterceptor(cached.check),
 		// Without a handler, calls of other services would not be recorded.
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.Unimplemented, "") }),
 	)
-	cached := &cache{
-		cas: map[string]store{}, ac: map[string]store{}, readOnly: map[string]bool{}, executes: map[string]bool{}}
 	for _, each := range append(wanted.CAS, wanted.ByteStream...) {
-		if cached.cas[each.Name], err = n.stores.get("cas_store", each.CAS); err != nil {
+		if cached.cas, err = n.stores.get("cas_store", each.CAS); err != nil {
 			return nil, err
 		}
 	}
 	for _, each := range wanted.AC {
-		cached.readOnly[each.Name] = each.ReadOnly
-		if cached.ac[each.Name], err = n.stores.get("ac_store", each.AC); err != nil {
+		cached.readOnly = each.ReadOnly
+		if cached.ac, err = n.stores.get("ac_store", each.AC); err != nil {
 			return nil, err
 		}
 	}
 	for _, each := range wanted.Capabilities {
-		cached.executes[each.Name] = each.Execution != nil
+		cached.executes = each.Execution != nil
 	}
-	repb.RegisterContentAddressableStorageServer(server, cached)
-	bspb.RegisterByteStreamServer(server, cached)
-	repb.RegisterActionCacheServer(server, cached)
+	if cached.cas != nil {
+		repb.RegisterContentAddressableStorageServer(server, cached)
+		bspb.RegisterByteStreamServer(server, cached)
+	}
+	if cached.ac != nil {
+		repb.RegisterActionCacheServer(server, cached)
+	}
 	repb.RegisterCapabilitiesServer(server, cached)
 	for _, each := range wanted.Execution {
 		executor, err := n.scheduler("execution", each.Scheduler)
 		if err != nil {
 			return nil, err
 		}
-		if executor.cas[each.Name], err = n.stores.get("cas_store", each.CAS); err != nil {
+		if executor.cas, err = n.stores.get("cas_store", each.CAS); err != nil {
 			return nil, err
 		}
-		if len(wanted.Execution) > 1 {
-			return nil, errors.New("the stand-in executes for one instance of a server only")
-		}
+		executor.instance = each.Name
 		repb.RegisterExecutionServer(server, executor)
 	}
 	if wanted.WorkerAPI != nil {

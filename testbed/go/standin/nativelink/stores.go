@@ -183,17 +183,6 @@ func (c complete) Get(ctx context.Context, key digest) ([]byte, error) {
 	for _, file := range result.OutputFiles {
 		named = append(named, file.Digest)
 	}
-	for _, directory := range result.OutputDirectories {
-		tree := &repb.Tree{}
-		if err := fetchMessage(ctx, c.cas, directory.TreeDigest, tree); err != nil {
-			return nil, err
-		}
-		for _, folder := range append(tree.Children, tree.Root) {
-			for _, file := range folder.GetFiles() {
-				named = append(named, file.Digest)
-			}
-		}
-	}
 	lost, err := missing(ctx, c.cas, named)
 	if err == nil && len(lost) > 0 {
 		err = notFound(key)
