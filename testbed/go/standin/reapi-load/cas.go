@@ -34,49 +34,38 @@ type rate struct {
 
 // cas sends requests to a CAS as fast as it answers, one kind after another. After each kind it prints how many
 // requests the CAS answered and how fast: {"kind": "FindMissingBlobs of 20", "requests": 1000, "per_second": 500, …}.
-func cas(arguments []string) error {
-	flags := flag.NewFlagSet("cas", flag.ExitOnError)
-	endpoint := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	instance := flags.String("instance", "main", "instance name")
-	concurrency := flags.Int("concurrency", 32, "how many at a time, each on a connection of its own")
-	seconds := flags.Float64("seconds", 10, "for each kind")
-	large := flags.Int("large", 1<<20, "bytes of a large one")
-	via := flags.String("connect-to", "", "`HOST:PORT` that stands in front of the endpoint")
-	authority := flags.String("tls-certificate", "", "`FILE` with the CA of an endpoint with grpcs://")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
+func cas(to *servers) error {
+	concurrency := flag.Int("concurrency", 32, "how many at a time, each on a connection of its own")
+	seconds := flag.Float64("seconds", 10, "for each kind")
+	large := flag.Int("large", 1<<20, "bytes of a large one")
+	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
-	settings, err := reapi.TLS(*authority, "", "")
-	if err != nil {
-		return err
-	}
 	clients := make([]client, *concurrency)
 	for index := range clients {
-		connection, err := reapi.Dial(*endpoint, *via, settings)
+		connection, err := to.dial(to.cas)
 		if err != nil {
 			return err
 		}
-		clients[index] = client{reapi.NewCache(connection, *instance), connection}
+		clients[index] = client{reapi.NewCache(connection, to.instance), connection}
 	}
 	// All clients read the same blobs, because only the speed of the answers is measured.
+	big, err := clients[0].stream(ctx, *large)
+	if err != nil {
+		return err
+	}
 	small := make([]*repb.Digest, 20)
 	for index := range small {
 		if small[index], err = clients[0].stream(ctx, smallSize); err != nil {
 			return err
 		}
 	}
-	big, err := clients[0].stream(ctx, *large)
-	if err != nil {
-		return err
-	}
 	for _, kind := range []struct {
 		name string
 		ask  func(client) error
 	}{
 		{"FindMissingBlobs of 20", func(c client) error {
-			_, err := c.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: *instance, BlobDigests: small})
+			_, err := c.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: to.instance, BlobDigests: small})
 			return err
 		}},
 		{"BatchUpdateBlobs of 1, small", func(c client) error {

@@ -3,18 +3,16 @@
 // The client uploads the actions, waits for all of them, and prints what became of each as one JSON object. It exits
 // with 1 if any action failed. With --command the actions run another command, a JSON array, in which {index} is the
 // action's number and {salt} is the salt of the load, with inputs, outputs and an environment if they are given. Names and
-// paths are sent as they are, so a crafted request can be tried too. With --hold SECONDS the actions are only queued. The client then
-// prints {"uploaded": N} before it queues them and {"queued": N} when all are queued. It cancels them at the end of
-// that time, at a line on stdin, or at SIGTERM, and it also ends when the last of them ends.
+// paths are sent as they are, so a crafted request can be tried too. With --hold SECONDS the actions are only queued. The
+// client then prints {"uploaded": N} before it queues them and {"queued": N} when all are queued. It cancels them at the
+// end of that time or at SIGTERM, and it also ends when the last of them ends.
 //
 // `reapi-load put` sends bytes to a CAS under the digest of other bytes, and `reapi-load result` a made-up action result
-// (put.go). `reapi-load cas` sends requests to a
-// CAS as fast as it answers (cas.go), and `reapi-load tool` is a persistent worker that reports which process served a
-// request (tool.go).
+// (put.go). `reapi-load cas` sends requests to a CAS as fast as it answers (cas.go), and `reapi-load tool` is a
+// persistent worker that reports which process served a request (tool.go).
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -333,7 +331,28 @@ func seconds(at *timestamppb.Timestamp) float64 {
 	return float64(at.AsTime().UnixMicro()) / 1e6
 }
 
-func run() error {
+// servers are the servers of a client, and the way to them.
+type servers struct{ cas, instance, via, authority, certificate, key string }
+
+// declare declares the options that all clients have.
+func (s *servers) declare() {
+	flag.StringVar(&s.cas, "cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
+	flag.StringVar(&s.instance, "instance", "main", "instance name")
+	flag.StringVar(&s.via, "connect-to", "", "`HOST:PORT` that stands in front of all endpoints")
+	flag.StringVar(&s.authority, "tls-certificate", "", "`FILE` with the CA of endpoints with grpcs://")
+	flag.StringVar(&s.certificate, "tls-client-certificate", "", "`FILE` with the client's certificate")
+	flag.StringVar(&s.key, "tls-client-key", "", "`FILE` with its key")
+}
+
+func (s *servers) dial(address string) (*grpc.ClientConn, error) {
+	settings, err := reapi.TLS(s.authority, s.certificate, s.key)
+	if err != nil {
+		return nil, err
+	}
+	return reapi.Dial(address, s.via, settings)
+}
+
+func run(to *servers) error {
 	var platform, environment, files properties
 	var outputs []string
 	flag.Var(&platform, "platform", "`NAME=VALUE` that a worker has to offer (any number)")
@@ -350,13 +369,7 @@ func run() error {
 	limit := flag.Float64("action-timeout", 0, "`SECONDS` after which the worker ends each; 0 for the server's own")
 	salt := flag.String("salt", fmt.Sprint(time.Now().UnixNano()), "`TEXT`: the same one makes the same actions again")
 	seed := flag.Uint64("seed", 1, "of the durations")
-	instance := flag.String("instance", "main", "instance name")
 	executor := flag.String("execute-endpoint", "grpc://nativelink-scheduler:50052", "scheduler")
-	cas := flag.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	via := flag.String("connect-to", "", "`HOST:PORT` that stands in front of both endpoints")
-	authority := flag.String("tls-certificate", "", "`FILE` with the CA of endpoints with grpcs://")
-	certificate := flag.String("tls-client-certificate", "", "`FILE` with the client's certificate")
-	key := flag.String("tls-client-key", "", "`FILE` with its key")
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
 	streams := flag.Int("streams", 100, "how many share a connection, as with Bazel; NativeLink takes 200 of each at a time")
 	lookup := flag.Bool("lookup", false, "ask the action cache first, as Bazel does")
@@ -369,9 +382,9 @@ func run() error {
 	if _, err := fmt.Sscanf(*seconds, "%g-%g", &least, &most); err != nil || flag.NArg() > 0 {
 		return fmt.Errorf("--seconds is MIN-MAX, and there are no other arguments: %v", err)
 	}
-	var arguments []string
+	var words []string
 	if *command != "" {
-		if err := json.Unmarshal([]byte(*command), &arguments); err != nil {
+		if err := json.Unmarshal([]byte(*command), &words); err != nil {
 			return fmt.Errorf("--command is a JSON array of texts: %v", err)
 		}
 	}
@@ -379,17 +392,13 @@ func run() error {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	settings, err := reapi.TLS(*authority, *certificate, *key)
-	if err != nil {
-		return err
-	}
-	storage, err := reapi.Dial(*cas, *via, settings)
+	storage, err := to.dial(to.cas)
 	if err != nil {
 		return err
 	}
 	var execution []repb.ExecutionClient
 	for range (min(*concurrency, *actions) + *streams - 1) / *streams {
-		scheduler, err := reapi.Dial(*executor, *via, settings)
+		scheduler, err := to.dial(*executor)
 		if err != nil {
 			return err
 		}
@@ -403,10 +412,10 @@ func run() error {
 	}
 	slices.SortFunc(variables, func(a, b *repb.Command_EnvironmentVariable) int { return strings.Compare(a.Name, b.Name) })
 	l := &load{
-		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun,
+		instance: to.instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun,
 		command: &repb.Command{
-			Arguments: arguments, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory},
-		execution: execution, cache: reapi.NewCache(storage, *instance),
+			Arguments: words, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory},
+		execution: execution, cache: reapi.NewCache(storage, to.instance),
 	}
 	if *limit > 0 {
 		l.timeout = durationpb.New(time.Duration(*limit * float64(time.Second)))
@@ -461,7 +470,7 @@ func atOnce(concurrency, number int, do func(index int) error) error {
 	return group.Wait()
 }
 
-// hold waits until all actions are queued, and then for their end, some seconds, a line on stdin, or a signal to end.
+// hold waits until all actions are queued, and then for their end, some seconds, or a signal to end.
 func (l *load) hold(ctx context.Context, actions int, seconds float64, ended <-chan struct{}) error {
 	for l.queued.Load() < int64(actions) {
 		if ctx.Err() != nil {
@@ -470,15 +479,8 @@ func (l *load) hold(ctx context.Context, actions int, seconds float64, ended <-c
 		time.Sleep(20 * time.Millisecond)
 	}
 	fmt.Printf("{\"queued\": %d}\n", actions)
-	line := make(chan struct{})
-	go func() {
-		if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err == nil { // the end of stdin means nothing
-			close(line)
-		}
-	}()
 	select {
 	case <-ended:
-	case <-line:
 	case <-ctx.Done():
 	case <-time.After(time.Duration(seconds * float64(time.Second))):
 	}
@@ -503,12 +505,14 @@ func report(outcomes []outcome) error {
 }
 
 func main() {
-	modes := map[string]func([]string) error{"cas": cas, "put": put, "result": result, "tool": tool}
+	modes := map[string]func(*servers) error{"cas": cas, "put": put, "result": result, "tool": tool}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {
-		do = func() error { return modes[os.Args[1]](os.Args[2:]) }
+		do, os.Args = modes[os.Args[1]], os.Args[1:]
 	}
-	if err := do(); err != nil {
+	to := &servers{}
+	to.declare()
+	if err := do(to); err != nil {
 		fmt.Fprintln(os.Stderr, "reapi-load:", err)
 		os.Exit(1)
 	}

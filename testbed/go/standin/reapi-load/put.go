@@ -20,25 +20,20 @@ import (
 
 // put sends bytes to a CAS under the digest of other bytes of the same length, in a batch and as a stream. It prints
 // what became of each: {"batch": "refused: …", "stream": "taken, and read back"}.
-func put(arguments []string) error {
-	flags := flag.NewFlagSet("put", flag.ExitOnError)
-	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	instance := flags.String("instance", "main", "instance name")
-	right := flags.Bool("right", false, "send the bytes of the digest: they are to be taken")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	connection, err := reapi.Dial(*cas, "", nil)
+func put(to *servers) error {
+	right := flag.Bool("right", false, "send the bytes of the digest: they are to be taken")
+	flag.Parse()
+	connection, err := to.dial(to.cas)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cache := reapi.NewCache(connection, *instance)
+	cache := reapi.NewCache(connection, to.instance)
 	ways := map[string]func(*repb.Digest, []byte) error{
 		"batch": func(digest *repb.Digest, content []byte) error { return cache.Put(ctx, digest, content) },
 		"stream": func(digest *repb.Digest, content []byte) error {
-			return write(ctx, connection, *instance, digest, content)
+			return write(ctx, connection, to.instance, digest, content)
 		},
 	}
 	told := map[string]string{}
@@ -63,21 +58,16 @@ func put(arguments []string) error {
 }
 
 // result sends a made-up result of an action that never ran, and prints what became of it: "refused: …" or "taken".
-func result(arguments []string) error {
-	flags := flag.NewFlagSet("result", flag.ExitOnError)
-	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	instance := flags.String("instance", "main", "instance name")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	connection, err := reapi.Dial(*cas, "", nil)
+func result(to *servers) error {
+	flag.Parse()
+	connection, err := to.dial(to.cas)
 	if err != nil {
 		return err
 	}
 	action := reapi.Digest([]byte(rand.Text()))
 	told := "taken"
 	_, err = repb.NewActionCacheClient(connection).UpdateActionResult(context.Background(), &repb.UpdateActionResultRequest{
-		InstanceName: *instance, ActionDigest: action, ActionResult: &repb.ActionResult{StdoutRaw: []byte("made up")}})
+		InstanceName: to.instance, ActionDigest: action, ActionResult: &repb.ActionResult{StdoutRaw: []byte("made up")}})
 	if err != nil {
 		told = "refused: " + err.Error()
 	}
