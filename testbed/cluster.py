@@ -7,18 +7,14 @@ All state of a cluster NAME is in ``<state>/NAME``. ``<state>`` is ``.testbed`` 
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import http.client
 import json
 import os
 import re
 import shutil
 import signal
-import ssl
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +35,7 @@ COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedul
 
 # Each cluster gets random ports. kwokctl would take the first free ports below 32768. Two clusters that start at once
 # would then take the same ones, and another cluster could take the port of an API server that is stopped.
-_PORTS = (
-    "etcdPort",
-    "etcdPeerPort",
-    "kubeApiserverPort",
-    "kubeControllerManagerPort",
-    "kubeSchedulerPort",
-    "kwokControllerPort",
-)
+_LISTENERS = ("etcd", "etcdPeer", "kubeApiserver", "kubeControllerManager", "kubeScheduler", "kwokController")
 
 _STAGES = Path(__file__).parent / "stages.yaml"
 _READY_SECONDS = 90.0
@@ -167,7 +156,7 @@ class Cluster:
 
     def ready(self) -> bool:
         """Return True if all components, and the real node if there is one, run and the API server is ready."""
-        return self._complete() and self._get("/readyz") == "ok"
+        return self._complete() and self._answers()
 
     def _complete(self) -> bool:
         return set(self.processes()) == set(COMPONENTS) and (not self.real or node.process(self.home) is not None)
@@ -178,21 +167,11 @@ class Cluster:
             until(f"cluster {self.name} to be ready", lambda: not self._complete() or self.ready(), 30)
         return self.ready()
 
-    def _get(self, path: str) -> str | None:
-        """Return an API server's answer to an anonymous GET, or None. This is much quicker than a kubectl process."""
-        try:
-            authority = base64.b64decode(self._settings()["clusters"][0]["cluster"]["certificate-authority-data"])
-            trust = ssl.create_default_context(cadata=authority.decode())
-            handlers = urllib.request.HTTPSHandler(context=trust), urllib.request.ProxyHandler({})
-            with urllib.request.build_opener(*handlers).open(f"{self.endpoint}{path}", timeout=patient(3)) as answer:
-                return str(answer.read().decode())
-        except (ClusterError, OSError, http.client.HTTPException, KeyError, ValueError):
-            return None
-
-    def version(self) -> str | None:
-        """Return the API server's version (``v1.36.4``), or None if it does not answer."""
-        answer = self._get("/version")
-        return str(json.loads(answer)["gitVersion"]) if answer else None
+    def _answers(self) -> bool:
+        """Return True if the API server says that it is ready."""
+        with contextlib.suppress(ClusterError):
+            return self.run("get", "--raw", "/readyz", f"--request-timeout={patient(3)}s") == "ok"
+        return False
 
     def pause(self) -> None:
         """Pause the API server until ``resume``: it accepts connections, but does not answer."""
@@ -302,7 +281,7 @@ class Cluster:
                 "bindAddress": "127.0.0.1",  # etcd does not authenticate its clients
                 "enableCRDs": ["Stage"],
                 "disableQPSLimits": True,
-                **dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True)),
+                **{f"{name}Port": port for name, port in zip(_LISTENERS, free_ports(len(_LISTENERS)), strict=True)},
                 "etcdBinary": str(tools["etcd"]),
                 "kubeApiserverBinary": str(tools["kube-apiserver"]),
                 "kubeControllerManagerBinary": str(tools["kube-controller-manager"]),
@@ -331,14 +310,10 @@ class Cluster:
         fakes = [*stages, *(_node(index, tainted=real) for index in range(nodes))]
         if not real:
             fakes += _volumes("local-path", "200Gi", NODES)
-
-        def furnished() -> bool:
-            self.apply(*fakes)  # this fails for a moment while the kind Stage is new
-            return True
-
-        self._await("all components to run", lambda: self._all_run() and self._get("/readyz") == "ok")
+        self._await("all components to run", lambda: self._all_run() and self._answers())
         cache.say(f"[2/{steps}] adding fake nodes: {nodes} (some seconds)")
-        self._await("its nodes to be accepted", furnished)
+        # This fails for a moment while the kind Stage is new.
+        self._await("its nodes to be accepted", lambda: self.apply(*fakes) is None)
         if nodes:
             self._await("its nodes to be ready", lambda: self._are("Ready", "nodes", "--all"))
         self._await("a ServiceAccount", lambda: bool(self.run("get", "serviceaccount", "default", "-n", "default")))
