@@ -28,8 +28,8 @@ from testbed.waiting import ClusterError, patient, tails, until
 
 DEFAULT_NAME = "local"
 NODES = 6
-HPA_SYNC = 15
-"""Seconds between two syncs of an HPA, as Kubernetes has it."""
+HPA_SYNC = 5
+"""Seconds between two syncs of an HPA. A user's cluster has 15, which only makes tests longer."""
 ZONES = ("zone-a", "zone-b", "zone-c")
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
@@ -59,6 +59,7 @@ _EXTRA_ARGUMENTS = {
     # One instance of each is enough. Without a lease it survives an API server that is paused.
     "kube-controller-manager": {
         "leader-elect": "false",
+        "horizontal-pod-autoscaler-sync-period": f"{HPA_SYNC}s",
         # A real node requests its certificate.
         "cluster-signing-cert-file": "{pki}/ca.crt",
         "cluster-signing-key-file": "{pki}/ca.key",
@@ -262,7 +263,7 @@ class Cluster:
         """Hold the cluster. Meanwhile ``up``, ``down`` and ``load`` of other processes wait."""
         return cache.locked(self.home.parent / ".locks" / self.name)
 
-    def _configuration(self, network: node.Network | None, hpa_sync: int) -> dict[str, Any]:
+    def _configuration(self, network: node.Network | None) -> dict[str, Any]:
         """Return the configuration for kwokctl, with ports that are free at this moment."""
         tools = build.programs("cluster")
         pki = self._workdir / "pki"
@@ -270,7 +271,6 @@ class Cluster:
             name: {key: value.format(pki=pki) for key, value in extra.items()}
             for name, extra in _EXTRA_ARGUMENTS.items()
         }
-        extra_arguments["kube-controller-manager"]["horizontal-pod-autoscaler-sync-period"] = f"{hpa_sync}s"
         if network:
             extra_arguments["kube-apiserver"] |= node.api_server_arguments(network, pki)
         return {
@@ -295,7 +295,7 @@ class Cluster:
             ],
         }
 
-    def _create(self, nodes: int, real: bool, hpa_sync: int) -> None:
+    def _create(self, nodes: int, real: bool) -> None:
         pki = self._workdir / "pki"
         (self.home / "kwok").mkdir(parents=True)
         network = node.claim(self.home) if real else None
@@ -303,7 +303,7 @@ class Cluster:
         cache.say(f"[1/{steps}] starting {', '.join(COMPONENTS)} (about 10 s)")
         # The lock is held until the components listen. Otherwise two clusters that start could pick the same free port.
         with cache.locked(cache.root() / ".ports"):
-            (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(self._configuration(network, hpa_sync)))
+            (self.home / "kwok" / "kwok.yaml").write_text(yaml.safe_dump(self._configuration(network)))
             self._kwokctl("create", "cluster", "--kubeconfig=", f"--timeout={patient(_READY_SECONDS)}s")
         self._write_kubeconfig()
         stages = list(yaml.safe_load_all(_STAGES.read_text()))
@@ -440,12 +440,12 @@ def clusters() -> list[Cluster]:
     return [Cluster(path.parent.name, path.parent) for path in sorted(state_root().glob("[!.]*/kwok"))]
 
 
-def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False, hpa_sync: int = HPA_SYNC) -> Cluster:
+def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> Cluster:
     """Start a cluster, or reuse it if it runs, and return it when it is ready.
 
     The remains of a crash or a reboot are removed first. ``nodes`` is the number of fake nodes; a cluster that runs
-    keeps its own. ``real`` adds a real node, which needs root. HPAs sync every ``hpa_sync`` seconds. ClusterError or
-    ``build.BuildError`` if that fails, and then no process is left.
+    keeps its own. ``real`` adds a real node, which needs root. ClusterError or ``build.BuildError`` if that fails, and
+    then no process is left.
     """
     wanted = cluster(name)
     if real and (missing := node.missing()):
@@ -463,7 +463,7 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False, hpa_
             components.images_of(components.NODE)
         wanted._destroy()
         try:
-            wanted._create(nodes, real, hpa_sync)
+            wanted._create(nodes, real)
         except BaseException:
             try:
                 wanted._destroy()
@@ -474,11 +474,11 @@ def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False, hpa_
 
 
 @contextlib.contextmanager
-def fresh(name: str, nodes: int = NODES, *, real: bool = False, hpa_sync: int = HPA_SYNC) -> Iterator[Cluster]:
+def fresh(name: str, nodes: int = NODES, *, real: bool = False) -> Iterator[Cluster]:
     """Yield a new cluster as ``up`` starts it, and remove it afterwards. It replaces a cluster of the same name."""
     down(name)
     try:
-        yield up(name, nodes, real=real, hpa_sync=hpa_sync)
+        yield up(name, nodes, real=real)
     finally:
         down(name)
 
