@@ -36,23 +36,18 @@ def content(folder: Path, seconds: int) -> Image:
     return Image("example.com/some/image:1", ("/program",), {"/program": folder / "program"}, {"/p": "program"}, root)
 
 
-def test_the_same_content_gives_the_same_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = content(tmp_path / "1", 1), content(tmp_path / "2", 1_000_000_000)
-    made = digest(first, tmp_path / "cache-1", monkeypatch)
-    assert re.fullmatch("sha256:[0-9a-f]{64}", made)
-    assert digest(second, tmp_path / "cache-2", monkeypatch) == made
-
-
-def test_each_difference_gives_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = content(tmp_path / "1", 1)
-    changed = content(tmp_path / "2", 1)
-    (tmp_path / "2" / "program").write_text("This is another program.")
-    executable = content(tmp_path / "3", 1)
-    (tmp_path / "3" / "root" / "etc" / "a").chmod(0o755)
-    others = [image, changed, executable, replace(image, user="1"), replace(image, links={}), replace(image, root=None)]
+def test_the_content_alone_decides_on_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, same, changed, executable = (content(tmp_path / f"{seconds}", seconds) for seconds in range(1, 5))
+    (tmp_path / "3" / "program").write_text("This is another program.")
+    (tmp_path / "4" / "root" / "etc" / "a").chmod(0o755)
+    others = [changed, executable, replace(image, user="1"), replace(image, links={}), replace(image, root=None)]
     others += [replace(image, entrypoint=("/p",)), replace(image, stands_in="something else")]
-    made = {digest(other, tmp_path / f"cache-{number}", monkeypatch) for number, other in enumerate(others)}
-    assert len(made) == len(others)
+    first, again, *made = (
+        digest(each, tmp_path / f"cache-{number}", monkeypatch) for number, each in enumerate([image, same, *others])
+    )
+    assert re.fullmatch("sha256:[0-9a-f]{64}", first)
+    assert again == first
+    assert len({first, *made}) == 1 + len(others)
 
 
 @pytest.fixture

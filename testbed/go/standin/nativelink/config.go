@@ -73,7 +73,6 @@ type clientTLS struct {
 	CA          expanded `json:"ca_file"`
 	Certificate expanded `json:"cert_file"`
 	Key         expanded `json:"key_file"`
-	NativeRoots bool     `json:"use_native_roots"`
 }
 
 type instance struct {

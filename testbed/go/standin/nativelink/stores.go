@@ -353,7 +353,7 @@ func dial(address string, wanted *clientTLS) (*grpc.ClientConn, error) {
 	if secure != (wanted != nil) {
 		return nil, fmt.Errorf("%s has to be grpcs:// with tls_config, and grpc:// without", address)
 	}
-	if !secure || wanted.NativeRoots {
+	if !secure {
 		wanted = &clientTLS{}
 	}
 	settings, err := reapi.TLS(string(wanted.CA), string(wanted.Certificate), string(wanted.Key))
