@@ -42,19 +42,15 @@ type worker struct {
 
 func newWorker(settings workerConfig, named *stores) (made *worker, err error) {
 	made = &worker{config: settings, folder: string(settings.WorkDirectory)}
-	if made.cas, err = named.get("cas_fast_slow_store", settings.CAS); err != nil {
-		return nil, err
-	}
+	made.cas = named.get("cas_fast_slow_store", settings.CAS)
 	if settings.Upload.AC != "" {
-		if made.ac, err = named.get("ac_store", settings.Upload.AC); err != nil {
-			return nil, err
-		}
+		made.ac = named.get("ac_store", settings.Upload.AC)
 	}
 	made.longest = cmp.Or(seconds(max(settings.Longest, settings.LongestOld)), 20*time.Minute)
 	if made.reportDelay, err = time.ParseDuration(cmp.Or(os.Getenv("NATIVELINK_STANDIN_REPORT_DELAY"), "0") + "s"); err != nil {
 		return nil, err
 	}
-	return made, errors.Join(os.RemoveAll(made.folder), os.MkdirAll(made.folder, 0o755))
+	return made, errors.Join(named.failed, os.RemoveAll(made.folder), os.MkdirAll(made.folder, 0o755))
 }
 
 // serve connects to the scheduler, and connects again a second after each connection has ended. Each time it reads the
