@@ -94,11 +94,8 @@ var retried = []codes.Code{
 }
 
 type load struct {
-	instance  string
-	platform  *repb.Platform
-	command   *repb.Command
-	timeout   *durationpb.Duration // of each action; nil for the server's
-	input     *repb.Digest         // of the directory that each action gets
+	command   *repb.Command // of each action; it sleeps if this has no arguments
+	action    *repb.Action  // each of them, but for its command
 	retries   int
 	begun     string
 	execution []repb.ExecutionClient
@@ -134,8 +131,8 @@ func (l *load) inputs(ctx context.Context, files properties) error {
 		return l.cache.Put(ctx, reapi.Digest(content), content)
 	})
 	var encoded []byte
-	l.input, encoded = reapi.Encode(root)
-	return errors.Join(err, l.cache.Put(ctx, l.input, encoded))
+	l.action.InputRootDigest, encoded = reapi.Encode(root)
+	return errors.Join(err, l.cache.Put(ctx, l.action.InputRootDigest, encoded))
 }
 
 // upload stores an action with its command, and returns the action's digest.
@@ -153,16 +150,13 @@ func (l *load) upload(ctx context.Context, index int, seconds float64, salt stri
 			arguments = append(arguments, own.Replace(argument))
 		}
 	}
-	command, commandBytes := reapi.Encode(&repb.Command{
-		Arguments:            arguments,
-		EnvironmentVariables: l.command.EnvironmentVariables,
-		OutputPaths:          l.command.OutputPaths,
-		WorkingDirectory:     l.command.WorkingDirectory,
-		Platform:             l.platform, //nolint:staticcheck // where older servers look
-	})
-	action, actionBytes := reapi.Encode(&repb.Action{
-		CommandDigest: command, InputRootDigest: l.input, Timeout: l.timeout, Platform: l.platform})
-	return action, errors.Join(l.cache.Put(ctx, command, commandBytes), l.cache.Put(ctx, action, actionBytes))
+	command, action := proto.CloneOf(l.command), proto.CloneOf(l.action)
+	command.Arguments = arguments
+	digest, content := reapi.Encode(command)
+	err := l.cache.Put(ctx, digest, content)
+	action.CommandDigest = digest
+	digest, content = reapi.Encode(action)
+	return digest, errors.Join(err, l.cache.Put(ctx, digest, content))
 }
 
 // listen follows an operation's stream to its end, and returns the response or an error.
@@ -203,7 +197,7 @@ func (l *load) listen(
 func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome {
 	told := outcome{Index: index}
 	if l.results != nil {
-		asked := &repb.GetActionResultRequest{InstanceName: l.instance, ActionDigest: action}
+		asked := &repb.GetActionResultRequest{InstanceName: l.cache.Instance, ActionDigest: action}
 		if result, err := l.results.GetActionResult(ctx, asked); err == nil {
 			return l.judge(ctx, told, result)
 		}
@@ -217,7 +211,7 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	for {
 		var stream grpc.ServerStreamingClient[longrunningpb.Operation]
 		if name == "" || status.Code(err) != codes.Unavailable { // the operation is lost, or ended
-			stream, err = execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.instance, ActionDigest: action})
+			stream, err = execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.cache.Instance, ActionDigest: action})
 		} else {
 			stream, err = execution.WaitExecution(ctx, &repb.WaitExecutionRequest{Name: name})
 		}
@@ -411,14 +405,17 @@ func run(to *servers) error {
 		variables = append(variables, &repb.Command_EnvironmentVariable{Name: each.Name, Value: each.Value})
 	}
 	slices.SortFunc(variables, func(a, b *repb.Command_EnvironmentVariable) int { return strings.Compare(a.Name, b.Name) })
+	asked := &repb.Platform{Properties: platform}
 	l := &load{
-		instance: to.instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun,
 		command: &repb.Command{
-			Arguments: words, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory},
+			Arguments: words, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory,
+			Platform: asked, //nolint:staticcheck // where older servers look
+		},
+		action: &repb.Action{Platform: asked}, retries: *retries, begun: *begun,
 		execution: execution, cache: reapi.NewCache(storage, to.instance),
 	}
 	if *limit > 0 {
-		l.timeout = durationpb.New(time.Duration(*limit * float64(time.Second)))
+		l.action.Timeout = durationpb.New(time.Duration(*limit * float64(time.Second)))
 	}
 	if *lookup {
 		l.results = repb.NewActionCacheClient(storage)
