@@ -15,7 +15,6 @@ import (
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
-	"google.golang.org/grpc"
 
 	"testbed/standin/reapi"
 )
@@ -41,41 +40,40 @@ func cas(to *servers) error {
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
-	clients := make([]client, *concurrency)
+	clients := make([]reapi.Cache, *concurrency)
 	for index := range clients {
-		connection, err := to.dial(to.cas)
-		if err != nil {
+		var err error
+		if clients[index], err = to.cache(); err != nil {
 			return err
 		}
-		clients[index] = client{reapi.NewCache(connection, to.instance), connection}
 	}
 	// All clients read the same blobs, because only the speed of the answers is measured.
-	big, err := clients[0].stream(ctx, *large)
+	big, err := stream(ctx, clients[0], *large)
 	if err != nil {
 		return err
 	}
 	small := make([]*repb.Digest, 20)
 	for index := range small {
-		if small[index], err = clients[0].stream(ctx, smallSize); err != nil {
+		if small[index], err = stream(ctx, clients[0], smallSize); err != nil {
 			return err
 		}
 	}
 	for _, kind := range []struct {
 		name string
-		ask  func(client) error
+		ask  func(reapi.Cache) error
 	}{
-		{"FindMissingBlobs of 20", func(c client) error {
+		{"FindMissingBlobs of 20", func(c reapi.Cache) error {
 			_, err := c.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: to.instance, BlobDigests: small})
 			return err
 		}},
-		{"BatchUpdateBlobs of 1, small", func(c client) error {
+		{"BatchUpdateBlobs of 1, small", func(c reapi.Cache) error {
 			content := random(smallSize)
 			return c.Put(ctx, reapi.Digest(content), content)
 		}},
-		{"BatchReadBlobs of 1, small", func(c client) error { _, err := c.Get(ctx, small[0]); return err }},
-		{"ByteStream.Read, small", func(c client) error { return c.read(ctx, small[0]) }},
-		{"ByteStream.Read, large", func(c client) error { return c.read(ctx, big) }},
-		{"ByteStream.Write, large", func(c client) error { _, err := c.stream(ctx, *large); return err }},
+		{"BatchReadBlobs of 1, small", func(c reapi.Cache) error { _, err := c.Get(ctx, small[0]); return err }},
+		{"ByteStream.Read, small", func(c reapi.Cache) error { return read(ctx, c, small[0]) }},
+		{"ByteStream.Read, large", func(c reapi.Cache) error { return read(ctx, c, big) }},
+		{"ByteStream.Write, large", func(c reapi.Cache) error { _, err := stream(ctx, c, *large); return err }},
 	} {
 		found, err := measured(clients, *seconds, kind.ask)
 		if err != nil {
@@ -89,12 +87,6 @@ func cas(to *servers) error {
 	return nil
 }
 
-// client is one of the clients that send requests at the same time.
-type client struct {
-	reapi.Cache
-	connection *grpc.ClientConn
-}
-
 func random(size int) []byte {
 	content := make([]byte, size)
 	_, _ = rand.Read(content) // Read never fails
@@ -102,15 +94,15 @@ func random(size int) []byte {
 }
 
 // stream stores a new blob by ByteStream, and returns its digest.
-func (c client) stream(ctx context.Context, size int) (*repb.Digest, error) {
+func stream(ctx context.Context, to reapi.Cache, size int) (*repb.Digest, error) {
 	content := random(size)
 	digest := reapi.Digest(content)
-	return digest, write(ctx, c.connection, c.Instance, digest, content)
+	return digest, write(ctx, to, digest, content)
 }
 
-func (c client) read(ctx context.Context, digest *repb.Digest) error {
-	name := fmt.Sprintf("%s/blobs/%s/%d", c.Instance, digest.Hash, digest.SizeBytes)
-	stream, err := bspb.NewByteStreamClient(c.connection).Read(ctx, &bspb.ReadRequest{ResourceName: name})
+func read(ctx context.Context, from reapi.Cache, digest *repb.Digest) error {
+	name := fmt.Sprintf("%s/blobs/%s/%d", from.Instance, digest.Hash, digest.SizeBytes)
+	stream, err := bspb.NewByteStreamClient(from.Connection).Read(ctx, &bspb.ReadRequest{ResourceName: name})
 	for err == nil {
 		_, err = stream.Recv()
 	}
@@ -121,7 +113,7 @@ func (c client) read(ctx context.Context, digest *repb.Digest) error {
 }
 
 // measured has all clients send requests for some seconds, and returns how fast the answers came.
-func measured(clients []client, seconds float64, ask func(client) error) (rate, error) {
+func measured(clients []reapi.Cache, seconds float64, ask func(reapi.Cache) error) (rate, error) {
 	var lock sync.Mutex
 	var took []float64
 	began := time.Now()

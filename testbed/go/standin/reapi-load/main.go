@@ -346,6 +346,11 @@ func (s *servers) dial(address string) (*grpc.ClientConn, error) {
 	return reapi.Dial(address, s.via, settings)
 }
 
+func (s *servers) cache() (reapi.Cache, error) {
+	connection, err := s.dial(s.cas)
+	return reapi.NewCache(connection, s.instance), err
+}
+
 func run(to *servers) error {
 	var platform, environment, files properties
 	var outputs []string
@@ -386,7 +391,7 @@ func run(to *servers) error {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	storage, err := to.dial(to.cas)
+	storage, err := to.cache()
 	if err != nil {
 		return err
 	}
@@ -412,13 +417,13 @@ func run(to *servers) error {
 			Platform: asked, //nolint:staticcheck // where older servers look
 		},
 		action: &repb.Action{Platform: asked}, retries: *retries, begun: *begun,
-		execution: execution, cache: reapi.NewCache(storage, to.instance),
+		execution: execution, cache: storage,
 	}
 	if *limit > 0 {
 		l.action.Timeout = durationpb.New(time.Duration(*limit * float64(time.Second)))
 	}
 	if *lookup {
-		l.results = repb.NewActionCacheClient(storage)
+		l.results = repb.NewActionCacheClient(storage.Connection)
 	}
 	outcomes := make([]outcome, *actions)
 	digests := make([]*repb.Digest, *actions)

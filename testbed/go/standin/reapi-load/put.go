@@ -13,7 +13,6 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/google/uuid"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
-	"google.golang.org/grpc"
 
 	"testbed/standin/reapi"
 )
@@ -23,18 +22,15 @@ import (
 func put(to *servers) error {
 	right := flag.Bool("right", false, "send the bytes of the digest: they are to be taken")
 	flag.Parse()
-	connection, err := to.dial(to.cas)
+	cache, err := to.cache()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cache := reapi.NewCache(connection, to.instance)
 	ways := map[string]func(*repb.Digest, []byte) error{
-		"batch": func(digest *repb.Digest, content []byte) error { return cache.Put(ctx, digest, content) },
-		"stream": func(digest *repb.Digest, content []byte) error {
-			return write(ctx, connection, to.instance, digest, content)
-		},
+		"batch":  func(digest *repb.Digest, content []byte) error { return cache.Put(ctx, digest, content) },
+		"stream": func(digest *repb.Digest, content []byte) error { return write(ctx, cache, digest, content) },
 	}
 	told := map[string]string{}
 	for name, send := range ways {
@@ -79,12 +75,12 @@ func result(to *servers) error {
 const chunk = 1 << 20
 
 // write sends a blob by ByteStream. A server may refuse it before its end.
-func write(ctx context.Context, connection *grpc.ClientConn, instance string, digest *repb.Digest, content []byte) error {
-	stream, err := bspb.NewByteStreamClient(connection).Write(ctx)
+func write(ctx context.Context, to reapi.Cache, digest *repb.Digest, content []byte) error {
+	stream, err := bspb.NewByteStreamClient(to.Connection).Write(ctx)
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
+	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", to.Instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
 	for offset := 0; ; {
 		next := min(offset+chunk, len(content))
 		err := stream.Send(&bspb.WriteRequest{
