@@ -74,7 +74,9 @@ func (n *node) handler(wanted services) http.Handler {
 	if cached.ac != nil {
 		repb.RegisterActionCacheServer(server, cached)
 	}
-	repb.RegisterCapabilitiesServer(server, cached)
+	if wanted.Capabilities != nil {
+		repb.RegisterCapabilitiesServer(server, cached)
+	}
 	for _, each := range wanted.Execution {
 		executor := n.scheduler("execution", each.Scheduler)
 		executor.instance, executor.cas = each.Name, n.get("cas_store", each.CAS)
