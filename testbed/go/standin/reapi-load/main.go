@@ -53,7 +53,7 @@ type outcome struct {
 	Errors     string  `json:"errors"` // what the command wrote to stderr
 	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if the worker does not say
 	Ended      float64 `json:"ended"`
-	// Outputs has the contents of files by path, the target of links as "-> TARGET", and "" for empty folders.
+	// Outputs has the contents of files by path, and the target of links as "-> TARGET".
 	Outputs map[string]string `json:"outputs,omitempty"`
 	// Stages has the milliseconds of each part, by the clocks of scheduler and worker. Parts that they do not report
 	// are missing.
@@ -300,9 +300,6 @@ func (l *load) outputs(ctx context.Context, result *repb.ActionResult) (map[stri
 		}
 		var walk func(path string, of *repb.Directory)
 		walk = func(path string, of *repb.Directory) {
-			if len(of.GetFiles())+len(of.GetSymlinks())+len(of.GetDirectories()) == 0 {
-				found[path] = ""
-			}
 			for _, file := range of.GetFiles() {
 				add(path+"/"+file.Name, file.Digest)
 			}
