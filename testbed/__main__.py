@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from testbed import build, clang, cluster, components, images, manifests
+from testbed import build, clang, cluster, components, images, manifests, pins
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def _up(name: str, nodes: int, *, real: bool) -> None:
     started = time.monotonic()
     running = cluster.up(name, nodes, real=real)
     seconds = time.monotonic() - started
-    print(f"cluster     {running.name} (Kubernetes {running.version()}), ready after {seconds:.1f} s")
+    print(f"cluster     {running.name} (Kubernetes {pins.versions()['kubernetes']}), ready after {seconds:.1f} s")
     print(f"endpoint    {running.endpoint}")
     print(f"kubeconfig  {running.kubeconfig}")
     print(f"context     {running.context}")
@@ -57,13 +57,13 @@ def _up(name: str, nodes: int, *, real: bool) -> None:
 
 
 def _status() -> None:
-    row = "{:<16} {:<10} {:<26} {:<10} {}".format
-    print(row("NAME", "VERSION", "ENDPOINT", "STATE", "NODES"))
+    row = "{:<16} {:<26} {:<10} {}".format
+    print(row("NAME", "ENDPOINT", "STATE", "NODES"))
     for found in cluster.clusters():
         ready = found.ready()
         nodes = found.run("get", "nodes", "-o", "name").split() if ready else []
         endpoint = found.endpoint if found.kubeconfig.exists() else "-"
-        print(row(found.name, found.version() or "-", endpoint, "ready" if ready else "not ready", len(nodes) or "-"))
+        print(row(found.name, endpoint, "ready" if ready else "not ready", len(nodes) or "-"))
 
 
 def main(arguments: list[str] | None = None) -> int:

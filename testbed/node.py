@@ -336,12 +336,8 @@ def start(cluster_home: Path, wanted: Network, kubeconfig: dict[str, Any], autho
     awaited("the node's network namespace", linked, 5)
     for destination in (wanted.pods, wanted.services):
         _run("ip", "route", "replace", destination, "via", wanted.node)
-    awaited("the node's registry", lambda: _serves(wanted), 20)
-
-
-def _serves(wanted: Network) -> bool:
-    _run(build.program("crane"), "catalog", "--insecure", f"{wanted.node}:{_REGISTRY_PORT}")
-    return True
+    catalog = build.program("crane"), "catalog", "--insecure", f"{wanted.node}:{_REGISTRY_PORT}"
+    awaited("the node's registry", lambda: _run(*catalog) is not None, 20)
 
 
 def push(cluster_home: Path, wanted: Mapping[str, Path]) -> None:

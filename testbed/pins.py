@@ -33,14 +33,6 @@ class ModuleSet:
         sources = sorted(self.folder.rglob("*.go"))
         return b"".join(path.read_bytes() for path in (self.folder / "go.mod", self.folder / "go.sum", *sources))
 
-    def checksum(self, module: str) -> str:
-        """Return the ``h1:`` checksum of a required module's files in go.sum. KeyError if there is none."""
-        version = self.requires[module]
-        for line in (self.folder / "go.sum").read_text().splitlines():
-            if line.startswith(f"{module} {version} "):
-                return line.split()[2]
-        raise KeyError(f"{self.folder / 'go.sum'} has no checksum of {module} {version}")
-
 
 def _entries(go_mod: str, directive: str) -> list[str]:
     """Return the lines of one directive, from its one-line and block forms, without comments."""

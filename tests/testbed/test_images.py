@@ -1,20 +1,18 @@
-"""Tests of the images without a cluster: their content, their names, and saved tarballs."""
+"""Tests of the images without a cluster: their content and their names."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from testbed import build, components, manifests, pins
-from testbed.images import Image, layout, saved
+from testbed.images import Image, layout
 from testkit.trees import VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -38,27 +36,18 @@ def content(folder: Path, seconds: int) -> Image:
     return Image("example.com/some/image:1", ("/program",), {"/program": folder / "program"}, {"/p": "program"}, root)
 
 
-def test_the_same_content_gives_the_same_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = content(tmp_path / "1", 1), content(tmp_path / "2", 1_000_000_000)
-    made = digest(first, tmp_path / "cache-1", monkeypatch)
-    assert re.fullmatch("sha256:[0-9a-f]{64}", made)
-    assert digest(second, tmp_path / "cache-2", monkeypatch) == made
-
-
-def test_each_difference_gives_another_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = content(tmp_path / "1", 1)
-    changed = content(tmp_path / "2", 1)
-    (tmp_path / "2" / "program").write_text("This is another program.")
-    executable = content(tmp_path / "3", 1)
-    (tmp_path / "3" / "root" / "etc" / "a").chmod(0o755)
-    others = [image, changed, executable, replace(image, user="1"), replace(image, links={}), replace(image, root=None)]
+def test_the_content_alone_decides_on_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, same, changed, executable = (content(tmp_path / f"{seconds}", seconds) for seconds in range(1, 5))
+    (tmp_path / "3" / "program").write_text("This is another program.")
+    (tmp_path / "4" / "root" / "etc" / "a").chmod(0o755)
+    others = [changed, executable, replace(image, user="1"), replace(image, links={}), replace(image, root=None)]
     others += [replace(image, entrypoint=("/p",)), replace(image, stands_in="something else")]
-    made = {digest(other, tmp_path / f"cache-{number}", monkeypatch) for number, other in enumerate(others)}
-    assert len(made) == len(others)
-
-
-def images(text: str) -> set[str]:
-    return set(re.findall(r'^\s*(?:- )?image: "?([^\s"]+)', text, re.MULTILINE))
+    first, again, *made = (
+        digest(each, tmp_path / f"cache-{number}", monkeypatch) for number, each in enumerate([image, same, *others])
+    )
+    assert re.fullmatch("sha256:[0-9a-f]{64}", first)
+    assert again == first
+    assert len({first, *made}) == 1 + len(others)
 
 
 @pytest.fixture
@@ -71,23 +60,6 @@ def unbuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def references(component: str) -> set[str]:
     return {image.reference for image in components.images_of(component)}
-
-
-@pytest.mark.parametrize(
-    ("component", "release"),
-    [("flux", None), ("flux-helm", None), ("keda", None), ("kube-state-metrics", None), ("keda", "keda-previous")],
-)
-def test_a_component_has_the_images_of_its_manifest(
-    component: str, release: str | None, request: pytest.FixtureRequest
-) -> None:
-    text = manifests.path(component, release and pins.versions()[release]).read_text()
-    request.getfixturevalue("unbuilt")  # after the manifest, because kubectl makes that
-    assert references(release or component) == images(text)
-
-
-def test_the_images_of_role_nativelink_are_those_of_its_trees(unbuilt: None) -> None:
-    named = images("".join(path.read_text() for path in ROOT.glob("clusters/*/rendered/**/*.yaml")))
-    assert references("collector") | references("redis-exporter") <= named
 
 
 def test_an_image_has_the_version_that_its_name_says(unbuilt: None) -> None:
@@ -111,29 +83,6 @@ def test_envoy_is_the_one_that_envoy_gateway_starts(unbuilt: None) -> None:
     source = (manifests.source(modules, modules.main) / "api" / "v1alpha1" / "shared_types.go").read_text()
     (version,) = re.findall(r'DefaultEnvoyProxyImage += "docker.io/envoyproxy/envoy:distroless-v([\d.]+)@', source)
     assert f"docker.io/envoyproxy/envoy:distroless-v{version}" in references("envoy-gateway")
-
-
-def save(path: Path, names: list[str]) -> None:
-    """Write a tarball as ``docker save`` does, as far as the names go."""
-    listing = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": []} for name in names]).encode()
-    entry = tarfile.TarInfo("manifest.json")
-    entry.size = len(listing)
-    with tarfile.open(path, "w") as archive:
-        archive.addfile(entry, io.BytesIO(listing))
-
-
-def test_saved_images_are_found_by_name_and_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert saved() == {}
-    monkeypatch.setenv("TESTBED_IMAGES", str(tmp_path))
-    save(tmp_path / "one.tar", ["ghcr.io/some/image:1"])
-    (tmp_path / "readme.txt").write_text("no image")
-    assert saved() == {"ghcr.io/some/image:1": tmp_path / "one.tar"}
-    tarfile.open(tmp_path / "one.tar", "w").close()
-    with pytest.raises(build.BuildError, match=r"one\.tar is not a tarball of docker save: .*manifest\.json"):
-        saved()
-    save(tmp_path / "one.tar", ["ghcr.io/some/image:1", "ghcr.io/some/other:1"])
-    with pytest.raises(build.BuildError, match=r"one\.tar has 2 images: save each into a file of its own"):
-        saved()
 
 
 def test_make_lists_the_images_to_mirror(tmp_path: Path) -> None:

@@ -8,8 +8,24 @@ import yaml
 from testbed import manifests, pins
 
 PINS = pins.versions()
+CONTROLLERS = pins.module_set("flux").requires
 FLUX = "ghcr.io/fluxcd"
-VERSIONS = pins.module_set("flux").requires
+EXPORTER = "registry.k8s.io/kube-state-metrics/kube-state-metrics"
+# By component: an object and an image of the manifest.
+MANIFESTS = {
+    "keda": ("APIService/v1beta1.external.metrics.k8s.io", f"ghcr.io/kedacore/keda:{PINS['keda']}"),
+    "keda-previous": ("Deployment/keda-operator", f"ghcr.io/kedacore/keda:{PINS['keda-previous']}"),
+    "envoy-gateway": ("Job/eg-gateway-helm-certgen", f"envoyproxy/gateway:{PINS['envoy-gateway']}"),
+    **{
+        component: ("NetworkPolicy/allow-egress", f"{FLUX}/{name}:{CONTROLLERS[f'github.com/fluxcd/{name}']}")
+        for component, name in {"flux": "kustomize-controller", "flux-helm": "helm-controller"}.items()
+    },
+    "kube-state-metrics": ("Service/kube-state-metrics", f"{EXPORTER}:{PINS['kube-state-metrics']}"),
+    "prometheus-operator": ("CustomResourceDefinition/prometheusrules.monitoring.coreos.com", None),
+    "argocd": ("StatefulSet/argocd-application-controller", f"quay.io/argoproj/argocd:{PINS['argocd']}"),
+    "gateway-api": ("ValidatingAdmissionPolicy/safe-upgrades.gateway.networking.k8s.io", None),
+    "local-path": ("StorageClass/local-path", f"rancher/local-path-provisioner:{PINS['local-path']}"),
+}
 
 
 def objects(path: Path) -> list[dict]:
@@ -17,42 +33,16 @@ def objects(path: Path) -> list[dict]:
     return [found for found in yaml.load_all(path.read_text(), loader) if found]
 
 
-@pytest.mark.parametrize(
-    ("component", "version", "has", "image"),
-    [
-        ("keda", None, "APIService/v1beta1.external.metrics.k8s.io", f"ghcr.io/kedacore/keda:{PINS['keda']}"),
-        (
-            "keda",
-            PINS["keda-previous"],
-            "CustomResourceDefinition/scaledobjects.keda.sh",
-            f"ghcr.io/kedacore/keda:{PINS['keda-previous']}",
-        ),
-        ("envoy-gateway", None, "Job/eg-gateway-helm-certgen", f"envoyproxy/gateway:{PINS['envoy-gateway']}"),
-        *(
-            (component, None, "NetworkPolicy/allow-egress", f"{FLUX}/{name}:{VERSIONS[f'github.com/fluxcd/{name}']}")
-            for component, name in (("flux", "kustomize-controller"), ("flux-helm", "helm-controller"))
-        ),
-        (
-            "kube-state-metrics",
-            None,
-            "Service/kube-state-metrics",
-            f"registry.k8s.io/kube-state-metrics/kube-state-metrics:{PINS['kube-state-metrics']}",
-        ),
-        ("prometheus-operator", None, "CustomResourceDefinition/prometheusrules.monitoring.coreos.com", None),
-        ("argocd", None, "StatefulSet/argocd-application-controller", f"quay.io/argoproj/argocd:{PINS['argocd']}"),
-        ("gateway-api", None, "ValidatingAdmissionPolicy/safe-upgrades.gateway.networking.k8s.io", None),
-        ("local-path", None, "StorageClass/local-path", f"rancher/local-path-provisioner:{PINS['local-path']}"),
-    ],
-)
-def test_a_manifest_is_that_of_the_pinned_release(
-    component: str, version: str | None, has: str, image: str | None
-) -> None:
-    path = manifests.path(component, version)
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_manifest_is_that_of_the_pinned_release(name: str) -> None:
+    thing, image = MANIFESTS[name]
+    component = name.removesuffix("-previous")
+    path = manifests.path(component, PINS[name] if name != component else None)
     found = objects(path)
     pods = [each["spec"]["template"]["spec"] for each in found if "template" in each.get("spec", {})]
     assert image in {container["image"] for pod in pods for container in pod["containers"]} or image is None
     names = [f"{each['kind']}/{each['metadata']['name']}" for each in found]
-    assert has in names
+    assert thing in names
     crds = [name for name in names if name.startswith("CustomResourceDefinition/")]
     assert len(crds) == len(set(crds))
     assert "events-addr" not in path.read_text()  # Flux has no notification-controller here

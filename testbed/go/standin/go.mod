@@ -4,7 +4,6 @@ go 1.26.0
 
 tool (
 	testbed/standin/nativelink
-	testbed/standin/pause
 	testbed/standin/reapi-load
 )
 

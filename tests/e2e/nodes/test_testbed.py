@@ -239,7 +239,7 @@ def traces(ours: str) -> dict[str, set[str]]:
             command = (folder / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
-        programs = ("kubelet", "kube-proxy", "containerd", "crane", "/pause", "/coredns")
+        programs = ("kubelet", "kube-proxy", "containerd", "crane", "/usr/bin/catatonit", "/coredns")
         if ours in command or command.split(" ")[0].endswith(programs) or "containerd-shim" in command:
             processes.add(f"{folder.name} {command}")
     settings = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "net/ipv4/ip_forward")

@@ -16,8 +16,6 @@ from testkit.record import Record
 from testkit.site import pool
 
 Object = dict[str, Any]
-HPA_SYNC = 5
-"""Seconds between two syncs of an HPA here. A user's cluster has 15, which only makes the tests longer."""
 SLOTS = 2
 DOWN_AT_ONCE = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}]}
 STATIC = {"fallback": {"failureThreshold": 3, "replicas": 2, "behavior": "static"}}
@@ -33,7 +31,7 @@ def follower(name: str, **more: Any) -> Object:
 
 @pytest.fixture(scope="package")
 def where(state: Path) -> Iterator[Cluster]:
-    with cluster.fresh("e2e-scaling", nodes=3, real=True, hpa_sync=HPA_SYNC) as made:
+    with cluster.fresh("e2e-scaling", nodes=3, real=True) as made:
         wanted = ("keda", "collector", "redis", "redis-exporter", "prometheus", "kube-state-metrics")
         made.load(*(image for name in wanted for image in components.images_of(name)))
         install_keda(made)

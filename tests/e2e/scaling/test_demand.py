@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from testbed import node
-from testbed.cluster import Cluster
+from testbed.cluster import HPA_SYNC, Cluster
 from testkit.client import Load
 from testkit.farm import Farm, await_keda
 from testkit.prometheus import Prometheus
-from tests.e2e.scaling.conftest import HPA_SYNC, STATIC, Watched, follower
+from tests.e2e.scaling.conftest import STATIC, Watched, follower
 
 Object = dict[str, Any]
 QUEUE = "nativelink_scheduler_queue_depth"

@@ -13,35 +13,36 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/bazelbuild/remote-apis/build/bazel/semver"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
-// cache serves CAS, ByteStream, ActionCache and Capabilities of one listener, by instance name.
+// cache serves CAS, ByteStream, ActionCache and Capabilities of the only instance at one listener.
 type cache struct {
 	repb.UnimplementedContentAddressableStorageServer
 	repb.UnimplementedActionCacheServer
 	repb.UnimplementedCapabilitiesServer
 	bspb.UnimplementedByteStreamServer
-	cas, ac  map[string]store
-	readOnly map[string]bool
-	executes map[string]bool // has each instance with capabilities, and true if it executes
+	instance           string
+	cas, ac            store
+	readOnly, executes bool
 }
 
-func pick[V any](by map[string]V, instance string) (V, error) {
-	found, there := by[instance]
-	if !there {
-		return found, status.Errorf(codes.NotFound, "instance %q is not served here", instance)
+// check refuses a call for another instance.
+func (c *cache) check(ctx context.Context, asked any, _ *grpc.UnaryServerInfo, serve grpc.UnaryHandler) (any, error) {
+	if named, is := asked.(interface{ GetInstanceName() string }); is && named.GetInstanceName() != c.instance {
+		return nil, unserved(named.GetInstanceName())
 	}
-	return found, nil
+	return serve(ctx, asked)
 }
 
-func (c *cache) GetCapabilities(_ context.Context, asked *repb.GetCapabilitiesRequest) (*repb.ServerCapabilities, error) {
-	executes, err := pick(c.executes, asked.InstanceName)
-	if err != nil {
-		return nil, err
-	}
+func unserved(instance string) error {
+	return status.Errorf(codes.NotFound, "instance %q is not served here", instance)
+}
+
+func (c *cache) GetCapabilities(context.Context, *repb.GetCapabilitiesRequest) (*repb.ServerCapabilities, error) {
 	functions := []repb.DigestFunction_Value{repb.DigestFunction_SHA256}
 	answer := &repb.ServerCapabilities{
 		CacheCapabilities: &repb.CacheCapabilities{
@@ -53,7 +54,7 @@ func (c *cache) GetCapabilities(_ context.Context, asked *repb.GetCapabilitiesRe
 		LowApiVersion:  &semver.SemVer{Major: 2},
 		HighApiVersion: &semver.SemVer{Major: 2, Minor: 3},
 	}
-	if executes {
+	if c.executes {
 		answer.ExecutionCapabilities = &repb.ExecutionCapabilities{
 			DigestFunction: functions[0], DigestFunctions: functions, ExecEnabled: true,
 		}
@@ -62,22 +63,14 @@ func (c *cache) GetCapabilities(_ context.Context, asked *repb.GetCapabilitiesRe
 }
 
 func (c *cache) FindMissingBlobs(ctx context.Context, asked *repb.FindMissingBlobsRequest) (*repb.FindMissingBlobsResponse, error) {
-	from, err := pick(c.cas, asked.InstanceName)
-	if err != nil {
-		return nil, err
-	}
-	lost, err := missing(ctx, from, asked.BlobDigests)
+	lost, err := missing(ctx, c.cas, asked.BlobDigests)
 	return &repb.FindMissingBlobsResponse{MissingBlobDigests: lost}, err
 }
 
 func (c *cache) BatchReadBlobs(ctx context.Context, asked *repb.BatchReadBlobsRequest) (*repb.BatchReadBlobsResponse, error) {
-	from, err := pick(c.cas, asked.InstanceName)
-	if err != nil {
-		return nil, err
-	}
 	answer := &repb.BatchReadBlobsResponse{}
 	for _, wanted := range asked.Digests {
-		content, err := fetch(ctx, from, wanted)
+		content, err := fetch(ctx, c.cas, wanted)
 		answer.Responses = append(answer.Responses, &repb.BatchReadBlobsResponse_Response{
 			Digest: wanted, Data: content, Status: status.Convert(err).Proto()})
 	}
@@ -85,13 +78,9 @@ func (c *cache) BatchReadBlobs(ctx context.Context, asked *repb.BatchReadBlobsRe
 }
 
 func (c *cache) BatchUpdateBlobs(ctx context.Context, asked *repb.BatchUpdateBlobsRequest) (*repb.BatchUpdateBlobsResponse, error) {
-	in, err := pick(c.cas, asked.InstanceName)
-	if err != nil {
-		return nil, err
-	}
 	answer := &repb.BatchUpdateBlobsResponse{}
 	for _, blob := range asked.Requests {
-		err := in.Put(ctx, blob.Digest, blob.Data)
+		err := c.cas.Put(ctx, blob.Digest, blob.Data)
 		answer.Responses = append(answer.Responses, &repb.BatchUpdateBlobsResponse_Response{
 			Digest: blob.Digest, Status: status.Convert(err).Proto()})
 	}
@@ -100,26 +89,28 @@ func (c *cache) BatchUpdateBlobs(ctx context.Context, asked *repb.BatchUpdateBlo
 
 var blobName = regexp.MustCompile(`^(.*?)/?(?:uploads/[^/]+/)?blobs/([0-9a-f]{64})/(\d+)`)
 
-// named returns what a resource of the form INSTANCE/[uploads/UUID/]blobs/HASH/SIZE[/…] means.
-func (c *cache) named(name string) (store, digest, error) {
+// named returns the blob that a resource of the form INSTANCE/[uploads/UUID/]blobs/HASH/SIZE[/…] means.
+func (c *cache) named(name string) (digest, error) {
 	parts := blobName.FindStringSubmatch(name)
 	if parts == nil {
-		return nil, nil, status.Errorf(codes.InvalidArgument, "%q names no blob", name)
+		return nil, status.Errorf(codes.InvalidArgument, "%q names no blob", name)
+	}
+	if parts[1] != c.instance {
+		return nil, unserved(parts[1])
 	}
 	size, err := strconv.ParseInt(parts[3], 10, 64)
 	if err != nil {
-		return nil, nil, status.Errorf(codes.InvalidArgument, "%q: %v", name, err)
+		return nil, status.Errorf(codes.InvalidArgument, "%q: %v", name, err)
 	}
-	found, err := pick(c.cas, parts[1])
-	return found, &repb.Digest{Hash: parts[2], SizeBytes: size}, err
+	return &repb.Digest{Hash: parts[2], SizeBytes: size}, nil
 }
 
 func (c *cache) Read(asked *bspb.ReadRequest, stream bspb.ByteStream_ReadServer) error {
-	from, wanted, err := c.named(asked.ResourceName)
+	wanted, err := c.named(asked.ResourceName)
 	if err != nil {
 		return err
 	}
-	content, err := fetch(stream.Context(), from, wanted)
+	content, err := fetch(stream.Context(), c.cas, wanted)
 	if err != nil {
 		return err
 	}
@@ -148,9 +139,9 @@ func (c *cache) Write(stream bspb.ByteStream_WriteServer) error {
 		name = cmp.Or(name, part.ResourceName)
 		content.Write(part.Data)
 	}
-	in, wanted, err := c.named(name)
+	wanted, err := c.named(name)
 	if err == nil {
-		err = in.Put(stream.Context(), wanted, content.Bytes())
+		err = c.cas.Put(stream.Context(), wanted, content.Bytes())
 	}
 	if err != nil {
 		return err
@@ -159,11 +150,7 @@ func (c *cache) Write(stream bspb.ByteStream_WriteServer) error {
 }
 
 func (c *cache) GetActionResult(ctx context.Context, asked *repb.GetActionResultRequest) (*repb.ActionResult, error) {
-	from, err := pick(c.ac, asked.InstanceName)
-	if err != nil {
-		return nil, err
-	}
-	content, err := from.Get(ctx, asked.ActionDigest)
+	content, err := c.ac.Get(ctx, asked.ActionDigest)
 	if err != nil {
 		return nil, err
 	}
@@ -172,16 +159,12 @@ func (c *cache) GetActionResult(ctx context.Context, asked *repb.GetActionResult
 }
 
 func (c *cache) UpdateActionResult(ctx context.Context, asked *repb.UpdateActionResultRequest) (*repb.ActionResult, error) {
-	in, err := pick(c.ac, asked.InstanceName)
-	if err != nil {
-		return nil, err
-	}
-	if c.readOnly[asked.InstanceName] {
+	if c.readOnly {
 		return nil, status.Errorf(codes.PermissionDenied, "the action cache of %q is read-only", asked.InstanceName)
 	}
 	content, err := proto.Marshal(asked.ActionResult)
 	if err != nil {
 		return nil, err
 	}
-	return asked.ActionResult, in.Put(ctx, asked.ActionDigest, content)
+	return asked.ActionResult, c.ac.Put(ctx, asked.ActionDigest, content)
 }

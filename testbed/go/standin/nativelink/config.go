@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -72,7 +73,6 @@ type clientTLS struct {
 	CA          expanded `json:"ca_file"`
 	Certificate expanded `json:"cert_file"`
 	Key         expanded `json:"key_file"`
-	NativeRoots bool     `json:"use_native_roots"`
 }
 
 type instance struct {
@@ -132,29 +132,16 @@ func (e *expanded) UnmarshalJSON(text []byte) error {
 	return missing
 }
 
-// schema reads the JSON Schema of NativeLink's configuration from the file that NATIVELINK_SCHEMA names, or else from
-// the file beside this program.
-func schema() (*jsonschema.Schema, error) {
-	file := os.Getenv("NATIVELINK_SCHEMA")
-	if file == "" {
-		program, err := os.Executable()
-		if err != nil {
-			return nil, err
-		}
-		file = program + ".schema.json"
-	}
-	found, err := jsonschema.NewCompiler().Compile(file)
-	if err != nil {
-		return nil, fmt.Errorf("no JSON Schema to check the configuration with: %w", err)
-	}
-	return found, nil
-}
-
-// read reads a configuration, which has to be valid by the schema.
+// read reads a configuration, which has to be valid by the JSON Schema in the file that NATIVELINK_SCHEMA names, or else
+// in the file beside this program.
 func read(path string) (found config, err error) {
-	by, err := schema()
+	program, err := os.Executable()
 	if err != nil {
 		return found, err
+	}
+	by, err := jsonschema.NewCompiler().Compile(cmp.Or(os.Getenv("NATIVELINK_SCHEMA"), program+".schema.json"))
+	if err != nil {
+		return found, fmt.Errorf("no JSON Schema to check the configuration with: %w", err)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {

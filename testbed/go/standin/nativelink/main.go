@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,63 +32,58 @@ import (
 
 // node has the stores and the schedulers that a configuration describes.
 type node struct {
-	stores     *stores
+	*stores
 	schedulers map[string]*scheduler
 }
 
 // scheduler returns the scheduler that a service names.
-func (n *node) scheduler(service, name string) (*scheduler, error) {
-	if found := n.schedulers[name]; found != nil {
-		return found, nil
+func (n *node) scheduler(service, name string) *scheduler {
+	if n.schedulers[name] == nil {
+		n.fail(fmt.Errorf("%s: there is no scheduler %q", service, name))
+		return &scheduler{}
 	}
-	return nil, fmt.Errorf("%s: there is no scheduler %q", service, name)
+	return n.schedulers[name]
 }
 
-func (n *node) handler(wanted services) (_ http.Handler, err error) {
+func (n *node) handler(wanted services) http.Handler {
+	cached := &cache{}
+	for _, each := range slices.Concat(wanted.CAS, wanted.ByteStream, wanted.AC, wanted.Capabilities, wanted.Execution) {
+		if cached.instance = cmp.Or(cached.instance, each.Name); each.Name != cached.instance {
+			n.fail(errors.New("the stand-in serves one instance at a listener"))
+		}
+	}
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(reapi.MaxMessage), grpc.MaxSendMsgSize(reapi.MaxMessage), grpc.StatsHandler(calls{}),
+		grpc.UnaryInterceptor(cached.check),
 		// Without a handler, calls of other services would not be recorded.
 		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return status.Error(codes.Unimplemented, "") }),
 	)
-	cached := &cache{
-		cas: map[string]store{}, ac: map[string]store{}, readOnly: map[string]bool{}, executes: map[string]bool{}}
 	for _, each := range append(wanted.CAS, wanted.ByteStream...) {
-		if cached.cas[each.Name], err = n.stores.get("cas_store", each.CAS); err != nil {
-			return nil, err
-		}
+		cached.cas = n.get("cas_store", each.CAS)
 	}
 	for _, each := range wanted.AC {
-		cached.readOnly[each.Name] = each.ReadOnly
-		if cached.ac[each.Name], err = n.stores.get("ac_store", each.AC); err != nil {
-			return nil, err
-		}
+		cached.ac, cached.readOnly = n.get("ac_store", each.AC), each.ReadOnly
 	}
 	for _, each := range wanted.Capabilities {
-		cached.executes[each.Name] = each.Execution != nil
+		cached.executes = each.Execution != nil
 	}
-	repb.RegisterContentAddressableStorageServer(server, cached)
-	bspb.RegisterByteStreamServer(server, cached)
-	repb.RegisterActionCacheServer(server, cached)
-	repb.RegisterCapabilitiesServer(server, cached)
+	if cached.cas != nil {
+		repb.RegisterContentAddressableStorageServer(server, cached)
+		bspb.RegisterByteStreamServer(server, cached)
+	}
+	if cached.ac != nil {
+		repb.RegisterActionCacheServer(server, cached)
+	}
+	if wanted.Capabilities != nil {
+		repb.RegisterCapabilitiesServer(server, cached)
+	}
 	for _, each := range wanted.Execution {
-		executor, err := n.scheduler("execution", each.Scheduler)
-		if err != nil {
-			return nil, err
-		}
-		if executor.cas[each.Name], err = n.stores.get("cas_store", each.CAS); err != nil {
-			return nil, err
-		}
-		if len(wanted.Execution) > 1 {
-			return nil, errors.New("the stand-in executes for one instance of a server only")
-		}
+		executor := n.scheduler("execution", each.Scheduler)
+		executor.instance, executor.cas = each.Name, n.get("cas_store", each.CAS)
 		repb.RegisterExecutionServer(server, executor)
 	}
 	if wanted.WorkerAPI != nil {
-		queue, err := n.scheduler("worker_api", wanted.WorkerAPI.Scheduler)
-		if err != nil {
-			return nil, err
-		}
-		server.RegisterService(&workersService, queue)
+		server.RegisterService(&workersService, n.scheduler("worker_api", wanted.WorkerAPI.Scheduler))
 	}
 	routes := http.NewServeMux()
 	if wanted.Health != nil {
@@ -98,13 +95,13 @@ func (n *node) handler(wanted services) (_ http.Handler, err error) {
 		} else {
 			routes.ServeHTTP(answer, asked)
 		}
-	}), nil
+	})
 }
 
 // status answers GET /status. The answer is a failure while a Redis of the configuration's list does not answer.
 func (n *node) status(answer http.ResponseWriter, asked *http.Request) {
 	answer.Header().Set("Content-Type", "application/json")
-	for name, each := range n.stores.opened {
+	for name, each := range n.opened {
 		result := "ok"
 		if queue, is := each.(*backend); is && queue.ping() != nil {
 			result = "failed"
@@ -150,52 +147,45 @@ func serve(wanted serverConfig, handler http.Handler, failed chan<- error) error
 }
 
 // makeScheduler makes a scheduler of the configuration's list, or the scheduler inside a cache_lookup.
-func (n *node) makeScheduler(spec schedulerSpec) (made *scheduler, err error) {
-	switch {
-	case spec.CacheLookup != nil:
-		if made, err = n.makeScheduler(spec.CacheLookup.Scheduler); err == nil {
-			made.results, err = n.stores.get("ac_store", spec.CacheLookup.AC)
-		}
-		return made, err
-	case spec.Simple == nil:
-		return nil, errors.New("the stand-in has schedulers of the kinds simple and cache_lookup only")
+func (n *node) makeScheduler(spec schedulerSpec) *scheduler {
+	if around := spec.CacheLookup; around != nil {
+		made := n.makeScheduler(around.Scheduler)
+		made.results = n.get("ac_store", around.AC)
+		return made
 	}
-	made = newScheduler(*spec.Simple)
+	if spec.Simple == nil {
+		n.fail(errors.New("the stand-in has schedulers of the kinds simple and cache_lookup only"))
+		return &scheduler{}
+	}
+	made := newScheduler(*spec.Simple)
 	chosen := spec.Simple.ExperimentalBackend.Redis
 	if chosen == nil {
-		return made, made.countActions() // the original counts only the actions in memory
+		n.fail(made.countActions()) // the original counts only the actions in memory
+	} else if queue, is := n.get("redis_store", chosen.Store).(*backend); is && queue.channel != "" {
+		made.redis = queue
+		n.fail(queue.begin())
+	} else {
+		n.fail(fmt.Errorf("%s is no redis_store with a channel", chosen.Store))
 	}
-	found, err := n.stores.get("redis_store", chosen.Store)
-	if err != nil {
-		return nil, err
-	}
-	queue, is := found.(*backend)
-	if !is || queue.channel == "" {
-		return nil, fmt.Errorf("%s is no redis_store with a channel", chosen.Store)
-	}
-	made.redis = queue
-	return made, queue.begin()
+	return made
 }
 
 func start(settings config, failed chan<- error) error {
-	found, err := listed(settings.Stores)
-	if err != nil {
-		return err
+	made := &node{listed(settings.Stores), map[string]*scheduler{}}
+	if made.failed != nil {
+		return made.failed
 	}
-	made := &node{stores: found, schedulers: map[string]*scheduler{}}
 	for _, each := range settings.Schedulers {
-		if made.schedulers[each.Name], err = made.makeScheduler(each.schedulerSpec); err != nil {
-			return fmt.Errorf("scheduler %s: %w", each.Name, err)
-		}
+		made.schedulers[each.Name] = made.makeScheduler(each.schedulerSpec)
 	}
 	for _, wanted := range settings.Servers {
-		handler, err := made.handler(wanted.Services)
-		if err == nil {
-			err = serve(wanted, handler, failed)
+		handler := made.handler(wanted.Services)
+		if made.failed == nil {
+			made.fail(serve(wanted, handler, failed))
 		}
-		if err != nil {
-			return fmt.Errorf("server %s: %w", wanted.Name, err)
-		}
+	}
+	if made.failed != nil {
+		return made.failed
 	}
 	for _, each := range made.schedulers {
 		go each.serve()

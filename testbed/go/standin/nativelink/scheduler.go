@@ -34,7 +34,6 @@ const paused = time.Second
 // action is one request to execute. Equal requests at the same time share one action.
 type action struct {
 	ID         string
-	instance   string
 	digest     digest
 	cacheable  bool // equal requests may share the action
 	Properties map[string]string
@@ -46,7 +45,6 @@ type action struct {
 	workerID   string // for the metrics, also when the worker is gone
 	watchers   map[chan *longrunningpb.Operation]bool
 	operation  *longrunningpb.Operation // the latest operation, without its name
-	redis      *backend                 // nil if the queue is in memory only
 }
 
 type remoteWorker struct {
@@ -63,10 +61,11 @@ type remoteWorker struct {
 // scheduler has one queue, and the workers that are connected.
 type scheduler struct {
 	repb.UnimplementedExecutionServer
-	config  schedulerConfig
-	cas     map[string]store // by instance
-	results store            // the store of a cache_lookup around this scheduler, or nil
-	redis   *backend         // nil if the queue is in memory only
+	config   schedulerConfig
+	instance string
+	cas      store
+	results  store    // the store of a cache_lookup around this scheduler, or nil
+	redis    *backend // nil if the queue is in memory only
 
 	mutex   sync.Mutex
 	actions map[string]*action
@@ -81,7 +80,7 @@ func newScheduler(settings schedulerConfig) *scheduler {
 	settings.WorkerTimeout = cmp.Or(settings.WorkerTimeout, 5)
 	settings.MaxJobRetries = cmp.Or(settings.MaxJobRetries, 3)
 	return &scheduler{
-		config: settings, cas: map[string]store{}, actions: map[string]*action{}, clients: map[string]*action{},
+		config: settings, actions: map[string]*action{}, clients: map[string]*action{},
 		reached: map[string]bool{}, wake: make(chan struct{}, 1),
 	}
 }
@@ -285,7 +284,7 @@ func (s *scheduler) end(wish *action, response *repb.ExecuteResponse) {
 	if response.GetResult().GetExitCode() != 0 || response.GetStatus().GetCode() != 0 {
 		result = "failure"
 	}
-	wish.count(result)
+	s.count(wish, result)
 	s.ended++
 	wish.tell(repb.ExecutionStage_COMPLETED, response)
 }
@@ -440,14 +439,13 @@ func (s *scheduler) hear(worker *remoteWorker, message toScheduler) {
 
 // Execute queues an action and reports on it until it is done. A queued action that no client listens to is dropped.
 func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_ExecuteServer) error {
-	cas, err := pick(s.cas, asked.InstanceName)
-	if err != nil {
-		return err
+	if asked.InstanceName != s.instance {
+		return unserved(asked.InstanceName)
 	}
 	wanted, command := &repb.Action{}, &repb.Command{}
-	err = fetchMessage(stream.Context(), cas, asked.ActionDigest, wanted)
+	err := fetchMessage(stream.Context(), s.cas, asked.ActionDigest, wanted)
 	if err == nil && wanted.Platform == nil { // older clients set the platform in the command
-		err = fetchMessage(stream.Context(), cas, wanted.CommandDigest, command)
+		err = fetchMessage(stream.Context(), s.cas, wanted.CommandDigest, command)
 		wanted.Platform = command.Platform //nolint:staticcheck // see above
 	}
 	if err != nil {
@@ -470,8 +468,8 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 		}
 	}
 	wish := &action{
-		ID: uuid.NewString(), instance: asked.InstanceName, digest: asked.ActionDigest, cacheable: !asked.SkipCacheLookup,
-		Properties: map[string]string{}, Queued: time.Now(), redis: s.redis,
+		ID: uuid.NewString(), digest: asked.ActionDigest, cacheable: !asked.SkipCacheLookup,
+		Properties: map[string]string{}, Queued: time.Now(),
 		watchers:  map[chan *longrunningpb.Operation]bool{},
 		operation: operation(asked.ActionDigest, repb.ExecutionStage_QUEUED, nil),
 	}
@@ -490,7 +488,7 @@ func (s *scheduler) Execute(asked *repb.ExecuteRequest, stream repb.Execution_Ex
 // join puts an action into the queue, or returns the equal action that is already there.
 func (s *scheduler) join(wish *action) (*action, error) {
 	for _, other := range s.actions {
-		same := other.instance == wish.instance && proto.Equal(other.digest, wish.digest)
+		same := proto.Equal(other.digest, wish.digest)
 		if same && other.Stage != completed && other.cacheable && wish.cacheable {
 			return other, nil
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -183,17 +184,6 @@ func (c complete) Get(ctx context.Context, key digest) ([]byte, error) {
 	for _, file := range result.OutputFiles {
 		named = append(named, file.Digest)
 	}
-	for _, directory := range result.OutputDirectories {
-		tree := &repb.Tree{}
-		if err := fetchMessage(ctx, c.cas, directory.TreeDigest, tree); err != nil {
-			return nil, err
-		}
-		for _, folder := range append(tree.Children, tree.Root) {
-			for _, file := range folder.GetFiles() {
-				named = append(named, file.Digest)
-			}
-		}
-	}
 	lost, err := missing(ctx, c.cas, named)
 	if err == nil && len(lost) > 0 {
 		err = notFound(key)
@@ -244,48 +234,47 @@ func (c counted) Put(ctx context.Context, key digest, content []byte) error {
 	return err
 }
 
-// stores has the stores of the configuration's list by name. It opens each of them when something first names it.
+// stores has the stores of the configuration's list by name. It opens each of them when something first names it, and
+// keeps the first failure.
 type stores struct {
 	specs  map[string]storeSpec
 	opened map[string]store
+	failed error
 }
 
-func listed(specs []storeSpec) (*stores, error) {
-	made := &stores{map[string]storeSpec{}, map[string]store{}}
+func (s *stores) fail(err error) { s.failed = cmp.Or(s.failed, err) }
+
+func listed(specs []storeSpec) *stores {
+	made := &stores{specs: map[string]storeSpec{}, opened: map[string]store{}}
 	for _, spec := range specs {
 		var name string
 		if err := json.Unmarshal(spec["name"], &name); err != nil {
-			return nil, fmt.Errorf("a store has no name: %w", err)
+			made.fail(fmt.Errorf("a store has no name: %w", err))
 		}
 		delete(spec, "name")
 		made.specs[name] = spec
 	}
 	for name := range made.specs {
-		if _, err := made.get("stores", name); err != nil {
-			return nil, err
-		}
+		made.get("stores", name)
 	}
-	return made, nil
+	return made
 }
 
 // get returns the store that a field of the configuration names.
-func (s *stores) get(field, name string) (store, error) {
+func (s *stores) get(field, name string) store {
 	if found := s.opened[name]; found != nil {
-		return found, nil
+		return found
 	}
 	spec, there := s.specs[name]
 	if !there {
-		return nil, fmt.Errorf("%s: there is no store %q", field, name)
+		s.fail(fmt.Errorf("%s: there is no store %q", field, name))
+		return nil
 	}
-	made, err := s.open(spec)
-	if err != nil {
-		return nil, fmt.Errorf("store %q: %w", name, err)
-	}
-	s.opened[name] = made
-	return made, nil
+	s.opened[name] = s.open(spec)
+	return s.opened[name]
 }
 
-func (s *stores) open(spec storeSpec) (store, error) {
+func (s *stores) open(spec storeSpec) store {
 	for kind, settings := range spec {
 		var wanted struct {
 			Name       string
@@ -306,56 +295,51 @@ func (s *stores) open(spec storeSpec) (store, error) {
 			Hash    bool     `json:"verify_hash"`
 			redisConfig
 		}
-		if err := json.Unmarshal(settings, &wanted); err != nil {
-			return nil, err
-		}
+		s.fail(json.Unmarshal(settings, &wanted))
 		switch kind {
 		case "memory":
-			return &memory{}, nil
+			return &memory{}
 		case "filesystem":
 			made := filesystem{string(wanted.Content), string(wanted.Temp)}
-			return made, errors.Join(os.MkdirAll(made.content, 0o755), os.MkdirAll(made.temp, 0o755))
+			s.fail(errors.Join(os.MkdirAll(made.content, 0o755), os.MkdirAll(made.temp, 0o755)))
+			return made
 		case "ref_store":
 			return s.get(kind, wanted.Name)
 		case "fast_slow":
-			fast, err := s.open(wanted.Fast)
-			slow, other := s.open(wanted.Slow)
-			return fastSlow{fast, slow}, errors.Join(err, other)
+			return fastSlow{s.open(wanted.Fast), s.open(wanted.Slow)}
 		case "completeness_checking":
-			backend, err := s.open(wanted.Backend)
-			cas, other := s.open(wanted.CAS)
-			return complete{backend, cas}, errors.Join(err, other)
+			return complete{s.open(wanted.Backend), s.open(wanted.CAS)}
 		case "verify":
-			backend, err := s.open(wanted.Backend)
-			return verified{backend, wanted.Size, wanted.Hash}, err
+			return verified{s.open(wanted.Backend), wanted.Size, wanted.Hash}
 		case "cache_metrics":
-			backend, err := s.open(wanted.Backend)
-			return counted{backend, wanted.Cache}, err
+			return counted{s.open(wanted.Backend), wanted.Cache}
 		case "shard":
 			made := shard{}
 			for _, part := range wanted.Stores {
-				opened, err := s.open(part.Store)
-				if err != nil {
-					return nil, err
-				}
-				made = append(made, opened)
+				made = append(made, s.open(part.Store))
 			}
-			return made, nil
+			return made
 		case "redis_store":
-			return connect(wanted.redisConfig)
+			made, err := connect(wanted.redisConfig)
+			s.fail(err)
+			return made
 		case "grpc":
 			if len(wanted.Endpoints) != 1 {
-				return nil, fmt.Errorf("the stand-in takes one endpoint in a grpc store, not %d", len(wanted.Endpoints))
+				s.fail(fmt.Errorf("the stand-in takes one endpoint in a grpc store, not %d", len(wanted.Endpoints)))
+				return nil
 			}
 			connection, err := dial(string(wanted.Endpoints[0].Address), wanted.Endpoints[0].TLS)
+			s.fail(err)
 			if wanted.Type == "ac" {
-				return results{repb.NewActionCacheClient(connection), wanted.Instance}, err
+				return results{repb.NewActionCacheClient(connection), wanted.Instance}
 			}
-			return reapi.NewCache(connection, wanted.Instance), err
+			return reapi.NewCache(connection, wanted.Instance)
 		}
-		return nil, fmt.Errorf("the stand-in has no stores of kind %s", kind)
+		s.fail(fmt.Errorf("the stand-in has no stores of kind %s", kind))
+		return nil
 	}
-	return nil, errors.New("a store has no kind")
+	s.fail(errors.New("a store has no kind"))
+	return nil
 }
 
 // dial prepares a connection to an endpoint. It reads the files of its certificates now, and never again.
@@ -364,7 +348,7 @@ func dial(address string, wanted *clientTLS) (*grpc.ClientConn, error) {
 	if secure != (wanted != nil) {
 		return nil, fmt.Errorf("%s has to be grpcs:// with tls_config, and grpc:// without", address)
 	}
-	if !secure || wanted.NativeRoots {
+	if !secure {
 		wanted = &clientTLS{}
 	}
 	settings, err := reapi.TLS(string(wanted.CA), string(wanted.Certificate), string(wanted.Key))

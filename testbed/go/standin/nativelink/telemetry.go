@@ -115,12 +115,12 @@ func (s *scheduler) countActions() error {
 }
 
 // count counts a completed action. As in the original, the queue in memory counts it a second time, by its digest.
-func (wish *action) count(result string) {
+func (s *scheduler) count(wish *action, result string) {
 	completions.Add(context.Background(), 1, metric.WithAttributes(
-		attribute.String("execution.instance", wish.instance), attribute.Int("execution.priority", 0),
+		attribute.String("execution.instance", s.instance), attribute.Int("execution.priority", 0),
 		attribute.String("execution.worker_id", wish.workerID), attribute.String("execution.stage", completed),
 		attribute.String("execution.result", result)))
-	if wish.redis == nil {
+	if s.redis == nil {
 		completions.Add(context.Background(), 1, with("execution.result", result, "execution.action_digest", blob(wish.digest)))
 	}
 }

@@ -42,19 +42,15 @@ type worker struct {
 
 func newWorker(settings workerConfig, named *stores) (made *worker, err error) {
 	made = &worker{config: settings, folder: string(settings.WorkDirectory)}
-	if made.cas, err = named.get("cas_fast_slow_store", settings.CAS); err != nil {
-		return nil, err
-	}
+	made.cas = named.get("cas_fast_slow_store", settings.CAS)
 	if settings.Upload.AC != "" {
-		if made.ac, err = named.get("ac_store", settings.Upload.AC); err != nil {
-			return nil, err
-		}
+		made.ac = named.get("ac_store", settings.Upload.AC)
 	}
 	made.longest = cmp.Or(seconds(max(settings.Longest, settings.LongestOld)), 20*time.Minute)
 	if made.reportDelay, err = time.ParseDuration(cmp.Or(os.Getenv("NATIVELINK_STANDIN_REPORT_DELAY"), "0") + "s"); err != nil {
 		return nil, err
 	}
-	return made, errors.Join(os.RemoveAll(made.folder), os.MkdirAll(made.folder, 0o755))
+	return made, errors.Join(named.failed, os.RemoveAll(made.folder), os.MkdirAll(made.folder, 0o755))
 }
 
 // serve connects to the scheduler, and connects again a second after each connection has ended. Each time it reads the
@@ -294,62 +290,22 @@ func (w *worker) furnish(ctx context.Context, from digest, folder string) error 
 	return nil
 }
 
-// collect stores an output, if it exists, and adds it to the result.
+// collect stores an output, if it exists, and adds it to the result. The stand-in has files only.
 func (w *worker) collect(ctx context.Context, path, name string, result *repb.ActionResult) error {
-	found, tree := &repb.Directory{}, &repb.Tree{}
-	if err := w.gather(ctx, path, found, tree); errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
-	}
-	for _, file := range found.Files {
-		result.OutputFiles = append(result.OutputFiles, &repb.OutputFile{
-			Path: name, Digest: file.Digest, IsExecutable: file.IsExecutable})
-	}
-	for _, symlink := range found.Symlinks {
-		link := &repb.OutputSymlink{Path: name, Target: symlink.Target}
-		result.OutputSymlinks = append(result.OutputSymlinks, link)
-		result.OutputFileSymlinks = append(result.OutputFileSymlinks, link) //nolint:staticcheck // older clients
-	}
-	if last := len(tree.Children) - 1; last >= 0 {
-		tree.Root, tree.Children = tree.Children[last], tree.Children[:last]
-		_, content := reapi.Encode(tree)
-		stored, err := w.upload(ctx, content)
-		result.OutputDirectories = append(result.OutputDirectories, &repb.OutputDirectory{Path: name, TreeDigest: stored})
-		return err
-	}
-	return nil
-}
-
-// gather stores a file, a link or a folder, and adds it to a Directory. Folders also become children of the tree, the
-// ones below before the ones above.
-func (w *worker) gather(ctx context.Context, path string, into *repb.Directory, tree *repb.Tree) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	switch {
-	case info.Mode()&os.ModeSymlink != 0:
-		target, err := os.Readlink(path)
-		into.Symlinks = append(into.Symlinks, &repb.SymlinkNode{Name: info.Name(), Target: target})
-		return err
-	case info.IsDir():
-		entries, err := os.ReadDir(path)
-		child := &repb.Directory{}
-		for _, entry := range entries {
-			err = errors.Join(err, w.gather(ctx, filepath.Join(path, entry.Name()), child, tree))
-		}
-		digest, _ := reapi.Encode(child)
-		tree.Children = append(tree.Children, child)
-		into.Directories = append(into.Directories, &repb.DirectoryNode{Name: info.Name(), Digest: digest})
-		return err
+	} else if !info.Mode().IsRegular() {
+		return status.Errorf(codes.InvalidArgument, "the output %s is no file, and the stand-in has no others", name)
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
 	stored, err := w.upload(ctx, content)
-	into.Files = append(into.Files, &repb.FileNode{
-		Name: info.Name(), Digest: stored, IsExecutable: info.Mode()&0o100 != 0})
+	result.OutputFiles = append(result.OutputFiles, &repb.OutputFile{
+		Path: name, Digest: stored, IsExecutable: info.Mode()&0o100 != 0})
 	return err
 }

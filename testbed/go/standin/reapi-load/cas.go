@@ -15,7 +15,6 @@ import (
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
-	"google.golang.org/grpc"
 
 	"testbed/standin/reapi"
 )
@@ -26,67 +25,54 @@ const smallSize = 900
 // rate is the report on one kind of requests.
 type rate struct {
 	Kind      string  `json:"kind"`
-	Requests  int     `json:"requests"`
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_ms"`
 	P99       float64 `json:"p99_ms"`
 }
 
-// cas sends requests to a CAS as fast as it answers, one kind after another. After each kind it prints how many
-// requests the CAS answered and how fast: {"kind": "FindMissingBlobs of 20", "requests": 1000, "per_second": 500, …}.
-func cas(arguments []string) error {
-	flags := flag.NewFlagSet("cas", flag.ExitOnError)
-	endpoint := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	instance := flags.String("instance", "main", "instance name")
-	concurrency := flags.Int("concurrency", 32, "how many at a time, each on a connection of its own")
-	seconds := flags.Float64("seconds", 10, "for each kind")
-	large := flags.Int("large", 1<<20, "bytes of a large one")
-	via := flags.String("connect-to", "", "`HOST:PORT` that stands in front of the endpoint")
-	authority := flags.String("tls-certificate", "", "`FILE` with the CA of an endpoint with grpcs://")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
+// cas sends requests to a CAS as fast as it answers, one kind after another. After each kind it prints how fast
+// the CAS answered: {"kind": "FindMissingBlobs of 20", "per_second": 500, …}.
+func cas(to *servers) error {
+	concurrency := flag.Int("concurrency", 32, "how many at a time, each on a connection of its own")
+	seconds := flag.Float64("seconds", 10, "for each kind")
+	large := flag.Int("large", 1<<20, "bytes of a large one")
+	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
-	settings, err := reapi.TLS(*authority, "", "")
-	if err != nil {
-		return err
-	}
-	clients := make([]client, *concurrency)
+	clients := make([]reapi.Cache, *concurrency)
 	for index := range clients {
-		connection, err := reapi.Dial(*endpoint, *via, settings)
-		if err != nil {
+		var err error
+		if clients[index], err = to.cache(); err != nil {
 			return err
 		}
-		clients[index] = client{reapi.NewCache(connection, *instance), connection}
 	}
 	// All clients read the same blobs, because only the speed of the answers is measured.
-	small := make([]*repb.Digest, 20)
-	for index := range small {
-		if small[index], err = clients[0].stream(ctx, smallSize); err != nil {
-			return err
-		}
-	}
-	big, err := clients[0].stream(ctx, *large)
+	big, err := stream(ctx, clients[0], *large)
 	if err != nil {
 		return err
+	}
+	small := make([]*repb.Digest, 20)
+	for index := range small {
+		if small[index], err = stream(ctx, clients[0], smallSize); err != nil {
+			return err
+		}
 	}
 	for _, kind := range []struct {
 		name string
-		ask  func(client) error
+		ask  func(reapi.Cache) error
 	}{
-		{"FindMissingBlobs of 20", func(c client) error {
-			_, err := c.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: *instance, BlobDigests: small})
+		{"FindMissingBlobs of 20", func(c reapi.Cache) error {
+			_, err := c.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: to.instance, BlobDigests: small})
 			return err
 		}},
-		{"BatchUpdateBlobs of 1, small", func(c client) error {
+		{"BatchUpdateBlobs of 1, small", func(c reapi.Cache) error {
 			content := random(smallSize)
 			return c.Put(ctx, reapi.Digest(content), content)
 		}},
-		{"BatchReadBlobs of 1, small", func(c client) error { _, err := c.Get(ctx, small[0]); return err }},
-		{"ByteStream.Read, small", func(c client) error { return c.read(ctx, small[0]) }},
-		{"ByteStream.Read, large", func(c client) error { return c.read(ctx, big) }},
-		{"ByteStream.Write, large", func(c client) error { _, err := c.stream(ctx, *large); return err }},
+		{"BatchReadBlobs of 1, small", func(c reapi.Cache) error { _, err := c.Get(ctx, small[0]); return err }},
+		{"ByteStream.Read, small", func(c reapi.Cache) error { return read(ctx, c, small[0]) }},
+		{"ByteStream.Read, large", func(c reapi.Cache) error { return read(ctx, c, big) }},
+		{"ByteStream.Write, large", func(c reapi.Cache) error { _, err := stream(ctx, c, *large); return err }},
 	} {
 		found, err := measured(clients, *seconds, kind.ask)
 		if err != nil {
@@ -100,12 +86,6 @@ func cas(arguments []string) error {
 	return nil
 }
 
-// client is one of the clients that send requests at the same time.
-type client struct {
-	reapi.Cache
-	connection *grpc.ClientConn
-}
-
 func random(size int) []byte {
 	content := make([]byte, size)
 	_, _ = rand.Read(content) // Read never fails
@@ -113,15 +93,15 @@ func random(size int) []byte {
 }
 
 // stream stores a new blob by ByteStream, and returns its digest.
-func (c client) stream(ctx context.Context, size int) (*repb.Digest, error) {
+func stream(ctx context.Context, to reapi.Cache, size int) (*repb.Digest, error) {
 	content := random(size)
 	digest := reapi.Digest(content)
-	return digest, write(ctx, c.connection, c.Instance, digest, content)
+	return digest, write(ctx, to, digest, content)
 }
 
-func (c client) read(ctx context.Context, digest *repb.Digest) error {
-	name := fmt.Sprintf("%s/blobs/%s/%d", c.Instance, digest.Hash, digest.SizeBytes)
-	stream, err := bspb.NewByteStreamClient(c.connection).Read(ctx, &bspb.ReadRequest{ResourceName: name})
+func read(ctx context.Context, from reapi.Cache, digest *repb.Digest) error {
+	name := fmt.Sprintf("%s/blobs/%s/%d", from.Instance, digest.Hash, digest.SizeBytes)
+	stream, err := bspb.NewByteStreamClient(from.Connection).Read(ctx, &bspb.ReadRequest{ResourceName: name})
 	for err == nil {
 		_, err = stream.Recv()
 	}
@@ -132,7 +112,7 @@ func (c client) read(ctx context.Context, digest *repb.Digest) error {
 }
 
 // measured has all clients send requests for some seconds, and returns how fast the answers came.
-func measured(clients []client, seconds float64, ask func(client) error) (rate, error) {
+func measured(clients []reapi.Cache, seconds float64, ask func(reapi.Cache) error) (rate, error) {
 	var lock sync.Mutex
 	var took []float64
 	began := time.Now()
@@ -155,5 +135,5 @@ func measured(clients []client, seconds float64, ask func(client) error) (rate, 
 	}
 	elapsed := time.Since(began).Seconds()
 	slices.Sort(took)
-	return rate{"", len(took), float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*99/100]}, nil
+	return rate{"", float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*99/100]}, nil
 }

@@ -3,18 +3,16 @@
 // The client uploads the actions, waits for all of them, and prints what became of each as one JSON object. It exits
 // with 1 if any action failed. With --command the actions run another command, a JSON array, in which {index} is the
 // action's number and {salt} is the salt of the load, with inputs, outputs and an environment if they are given. Names and
-// paths are sent as they are, so a crafted request can be tried too. With --hold SECONDS the actions are only queued. The client then
-// prints {"uploaded": N} before it queues them and {"queued": N} when all are queued. It cancels them at the end of
-// that time, at a line on stdin, or at SIGTERM, and it also ends when the last of them ends.
+// paths are sent as they are, so a crafted request can be tried too. With --hold SECONDS the actions are only queued. The
+// client then prints {"uploaded": N} before it queues them and {"queued": N} when all are queued. It cancels them at the
+// end of that time or at SIGTERM, and it also ends when the last of them ends.
 //
 // `reapi-load put` sends bytes to a CAS under the digest of other bytes, and `reapi-load result` a made-up action result
-// (put.go). `reapi-load cas` sends requests to a
-// CAS as fast as it answers (cas.go), and `reapi-load tool` is a persistent worker that reports which process served a
-// request (tool.go).
+// (put.go). `reapi-load cas` sends requests to a CAS as fast as it answers (cas.go), and `reapi-load tool` is a
+// persistent worker that reports which process served a request (tool.go).
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,7 +53,7 @@ type outcome struct {
 	Errors     string  `json:"errors"` // what the command wrote to stderr
 	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if the worker does not say
 	Ended      float64 `json:"ended"`
-	// Outputs has the contents of files by path, the target of links as "-> TARGET", and "" for empty folders.
+	// Outputs has the contents of files by path, and the target of links as "-> TARGET".
 	Outputs map[string]string `json:"outputs,omitempty"`
 	// Stages has the milliseconds of each part, by the clocks of scheduler and worker. Parts that they do not report
 	// are missing.
@@ -96,11 +94,8 @@ var retried = []codes.Code{
 }
 
 type load struct {
-	instance  string
-	platform  *repb.Platform
-	command   *repb.Command
-	timeout   *durationpb.Duration // of each action; nil for the server's
-	input     *repb.Digest         // of the directory that each action gets
+	command   *repb.Command // of each action; it sleeps if this has no arguments
+	action    *repb.Action  // each of them, but for its command
 	retries   int
 	begun     string
 	execution []repb.ExecutionClient
@@ -136,8 +131,8 @@ func (l *load) inputs(ctx context.Context, files properties) error {
 		return l.cache.Put(ctx, reapi.Digest(content), content)
 	})
 	var encoded []byte
-	l.input, encoded = reapi.Encode(root)
-	return errors.Join(err, l.cache.Put(ctx, l.input, encoded))
+	l.action.InputRootDigest, encoded = reapi.Encode(root)
+	return errors.Join(err, l.cache.Put(ctx, l.action.InputRootDigest, encoded))
 }
 
 // upload stores an action with its command, and returns the action's digest.
@@ -155,16 +150,13 @@ func (l *load) upload(ctx context.Context, index int, seconds float64, salt stri
 			arguments = append(arguments, own.Replace(argument))
 		}
 	}
-	command, commandBytes := reapi.Encode(&repb.Command{
-		Arguments:            arguments,
-		EnvironmentVariables: l.command.EnvironmentVariables,
-		OutputPaths:          l.command.OutputPaths,
-		WorkingDirectory:     l.command.WorkingDirectory,
-		Platform:             l.platform, //nolint:staticcheck // where older servers look
-	})
-	action, actionBytes := reapi.Encode(&repb.Action{
-		CommandDigest: command, InputRootDigest: l.input, Timeout: l.timeout, Platform: l.platform})
-	return action, errors.Join(l.cache.Put(ctx, command, commandBytes), l.cache.Put(ctx, action, actionBytes))
+	command, action := proto.CloneOf(l.command), proto.CloneOf(l.action)
+	command.Arguments = arguments
+	digest, content := reapi.Encode(command)
+	err := l.cache.Put(ctx, digest, content)
+	action.CommandDigest = digest
+	digest, content = reapi.Encode(action)
+	return digest, errors.Join(err, l.cache.Put(ctx, digest, content))
 }
 
 // listen follows an operation's stream to its end, and returns the response or an error.
@@ -205,7 +197,7 @@ func (l *load) listen(
 func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome {
 	told := outcome{Index: index}
 	if l.results != nil {
-		asked := &repb.GetActionResultRequest{InstanceName: l.instance, ActionDigest: action}
+		asked := &repb.GetActionResultRequest{InstanceName: l.cache.Instance, ActionDigest: action}
 		if result, err := l.results.GetActionResult(ctx, asked); err == nil {
 			return l.judge(ctx, told, result)
 		}
@@ -219,7 +211,7 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	for {
 		var stream grpc.ServerStreamingClient[longrunningpb.Operation]
 		if name == "" || status.Code(err) != codes.Unavailable { // the operation is lost, or ended
-			stream, err = execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.instance, ActionDigest: action})
+			stream, err = execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.cache.Instance, ActionDigest: action})
 		} else {
 			stream, err = execution.WaitExecution(ctx, &repb.WaitExecutionRequest{Name: name})
 		}
@@ -308,9 +300,6 @@ func (l *load) outputs(ctx context.Context, result *repb.ActionResult) (map[stri
 		}
 		var walk func(path string, of *repb.Directory)
 		walk = func(path string, of *repb.Directory) {
-			if len(of.GetFiles())+len(of.GetSymlinks())+len(of.GetDirectories()) == 0 {
-				found[path] = ""
-			}
 			for _, file := range of.GetFiles() {
 				add(path+"/"+file.Name, file.Digest)
 			}
@@ -333,7 +322,33 @@ func seconds(at *timestamppb.Timestamp) float64 {
 	return float64(at.AsTime().UnixMicro()) / 1e6
 }
 
-func run() error {
+// servers are the servers of a client, and the way to them.
+type servers struct{ cas, instance, via, authority, certificate, key string }
+
+// declare declares the options that all clients have.
+func (s *servers) declare() {
+	flag.StringVar(&s.cas, "cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
+	flag.StringVar(&s.instance, "instance", "main", "instance name")
+	flag.StringVar(&s.via, "connect-to", "", "`HOST:PORT` that stands in front of all endpoints")
+	flag.StringVar(&s.authority, "tls-certificate", "", "`FILE` with the CA of endpoints with grpcs://")
+	flag.StringVar(&s.certificate, "tls-client-certificate", "", "`FILE` with the client's certificate")
+	flag.StringVar(&s.key, "tls-client-key", "", "`FILE` with its key")
+}
+
+func (s *servers) dial(address string) (*grpc.ClientConn, error) {
+	settings, err := reapi.TLS(s.authority, s.certificate, s.key)
+	if err != nil {
+		return nil, err
+	}
+	return reapi.Dial(address, s.via, settings)
+}
+
+func (s *servers) cache() (reapi.Cache, error) {
+	connection, err := s.dial(s.cas)
+	return reapi.NewCache(connection, s.instance), err
+}
+
+func run(to *servers) error {
 	var platform, environment, files properties
 	var outputs []string
 	flag.Var(&platform, "platform", "`NAME=VALUE` that a worker has to offer (any number)")
@@ -350,13 +365,7 @@ func run() error {
 	limit := flag.Float64("action-timeout", 0, "`SECONDS` after which the worker ends each; 0 for the server's own")
 	salt := flag.String("salt", fmt.Sprint(time.Now().UnixNano()), "`TEXT`: the same one makes the same actions again")
 	seed := flag.Uint64("seed", 1, "of the durations")
-	instance := flag.String("instance", "main", "instance name")
 	executor := flag.String("execute-endpoint", "grpc://nativelink-scheduler:50052", "scheduler")
-	cas := flag.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	via := flag.String("connect-to", "", "`HOST:PORT` that stands in front of both endpoints")
-	authority := flag.String("tls-certificate", "", "`FILE` with the CA of endpoints with grpcs://")
-	certificate := flag.String("tls-client-certificate", "", "`FILE` with the client's certificate")
-	key := flag.String("tls-client-key", "", "`FILE` with its key")
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
 	streams := flag.Int("streams", 100, "how many share a connection, as with Bazel; NativeLink takes 200 of each at a time")
 	lookup := flag.Bool("lookup", false, "ask the action cache first, as Bazel does")
@@ -369,9 +378,9 @@ func run() error {
 	if _, err := fmt.Sscanf(*seconds, "%g-%g", &least, &most); err != nil || flag.NArg() > 0 {
 		return fmt.Errorf("--seconds is MIN-MAX, and there are no other arguments: %v", err)
 	}
-	var arguments []string
+	var words []string
 	if *command != "" {
-		if err := json.Unmarshal([]byte(*command), &arguments); err != nil {
+		if err := json.Unmarshal([]byte(*command), &words); err != nil {
 			return fmt.Errorf("--command is a JSON array of texts: %v", err)
 		}
 	}
@@ -379,17 +388,13 @@ func run() error {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	settings, err := reapi.TLS(*authority, *certificate, *key)
-	if err != nil {
-		return err
-	}
-	storage, err := reapi.Dial(*cas, *via, settings)
+	storage, err := to.cache()
 	if err != nil {
 		return err
 	}
 	var execution []repb.ExecutionClient
 	for range (min(*concurrency, *actions) + *streams - 1) / *streams {
-		scheduler, err := reapi.Dial(*executor, *via, settings)
+		scheduler, err := to.dial(*executor)
 		if err != nil {
 			return err
 		}
@@ -402,17 +407,20 @@ func run() error {
 		variables = append(variables, &repb.Command_EnvironmentVariable{Name: each.Name, Value: each.Value})
 	}
 	slices.SortFunc(variables, func(a, b *repb.Command_EnvironmentVariable) int { return strings.Compare(a.Name, b.Name) })
+	asked := &repb.Platform{Properties: platform}
 	l := &load{
-		instance: *instance, platform: &repb.Platform{Properties: platform}, retries: *retries, begun: *begun,
 		command: &repb.Command{
-			Arguments: arguments, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory},
-		execution: execution, cache: reapi.NewCache(storage, *instance),
+			Arguments: words, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory,
+			Platform: asked, //nolint:staticcheck // where older servers look
+		},
+		action: &repb.Action{Platform: asked}, retries: *retries, begun: *begun,
+		execution: execution, cache: storage,
 	}
 	if *limit > 0 {
-		l.timeout = durationpb.New(time.Duration(*limit * float64(time.Second)))
+		l.action.Timeout = durationpb.New(time.Duration(*limit * float64(time.Second)))
 	}
 	if *lookup {
-		l.results = repb.NewActionCacheClient(storage)
+		l.results = repb.NewActionCacheClient(storage.Connection)
 	}
 	outcomes := make([]outcome, *actions)
 	digests := make([]*repb.Digest, *actions)
@@ -461,7 +469,7 @@ func atOnce(concurrency, number int, do func(index int) error) error {
 	return group.Wait()
 }
 
-// hold waits until all actions are queued, and then for their end, some seconds, a line on stdin, or a signal to end.
+// hold waits until all actions are queued, and then for their end, some seconds, or a signal to end.
 func (l *load) hold(ctx context.Context, actions int, seconds float64, ended <-chan struct{}) error {
 	for l.queued.Load() < int64(actions) {
 		if ctx.Err() != nil {
@@ -470,15 +478,8 @@ func (l *load) hold(ctx context.Context, actions int, seconds float64, ended <-c
 		time.Sleep(20 * time.Millisecond)
 	}
 	fmt.Printf("{\"queued\": %d}\n", actions)
-	line := make(chan struct{})
-	go func() {
-		if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err == nil { // the end of stdin means nothing
-			close(line)
-		}
-	}()
 	select {
 	case <-ended:
-	case <-line:
 	case <-ctx.Done():
 	case <-time.After(time.Duration(seconds * float64(time.Second))):
 	}
@@ -503,12 +504,14 @@ func report(outcomes []outcome) error {
 }
 
 func main() {
-	modes := map[string]func([]string) error{"cas": cas, "put": put, "result": result, "tool": tool}
+	modes := map[string]func(*servers) error{"cas": cas, "put": put, "result": result, "tool": tool}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {
-		do = func() error { return modes[os.Args[1]](os.Args[2:]) }
+		do, os.Args = modes[os.Args[1]], os.Args[1:]
 	}
-	if err := do(); err != nil {
+	to := &servers{}
+	to.declare()
+	if err := do(to); err != nil {
 		fmt.Fprintln(os.Stderr, "reapi-load:", err)
 		os.Exit(1)
 	}

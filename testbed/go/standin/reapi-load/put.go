@@ -13,33 +13,24 @@ import (
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"github.com/google/uuid"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
-	"google.golang.org/grpc"
 
 	"testbed/standin/reapi"
 )
 
 // put sends bytes to a CAS under the digest of other bytes of the same length, in a batch and as a stream. It prints
 // what became of each: {"batch": "refused: …", "stream": "taken, and read back"}.
-func put(arguments []string) error {
-	flags := flag.NewFlagSet("put", flag.ExitOnError)
-	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	instance := flags.String("instance", "main", "instance name")
-	right := flags.Bool("right", false, "send the bytes of the digest: they are to be taken")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	connection, err := reapi.Dial(*cas, "", nil)
+func put(to *servers) error {
+	right := flag.Bool("right", false, "send the bytes of the digest: they are to be taken")
+	flag.Parse()
+	cache, err := to.cache()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cache := reapi.NewCache(connection, *instance)
 	ways := map[string]func(*repb.Digest, []byte) error{
-		"batch": func(digest *repb.Digest, content []byte) error { return cache.Put(ctx, digest, content) },
-		"stream": func(digest *repb.Digest, content []byte) error {
-			return write(ctx, connection, *instance, digest, content)
-		},
+		"batch":  func(digest *repb.Digest, content []byte) error { return cache.Put(ctx, digest, content) },
+		"stream": func(digest *repb.Digest, content []byte) error { return write(ctx, cache, digest, content) },
 	}
 	told := map[string]string{}
 	for name, send := range ways {
@@ -63,21 +54,16 @@ func put(arguments []string) error {
 }
 
 // result sends a made-up result of an action that never ran, and prints what became of it: "refused: …" or "taken".
-func result(arguments []string) error {
-	flags := flag.NewFlagSet("result", flag.ExitOnError)
-	cas := flags.String("cas-endpoint", "grpc://nativelink-cas:50051", "CAS")
-	instance := flags.String("instance", "main", "instance name")
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	connection, err := reapi.Dial(*cas, "", nil)
+func result(to *servers) error {
+	flag.Parse()
+	connection, err := to.dial(to.cas)
 	if err != nil {
 		return err
 	}
 	action := reapi.Digest([]byte(rand.Text()))
 	told := "taken"
 	_, err = repb.NewActionCacheClient(connection).UpdateActionResult(context.Background(), &repb.UpdateActionResultRequest{
-		InstanceName: *instance, ActionDigest: action, ActionResult: &repb.ActionResult{StdoutRaw: []byte("made up")}})
+		InstanceName: to.instance, ActionDigest: action, ActionResult: &repb.ActionResult{StdoutRaw: []byte("made up")}})
 	if err != nil {
 		told = "refused: " + err.Error()
 	}
@@ -89,12 +75,12 @@ func result(arguments []string) error {
 const chunk = 1 << 20
 
 // write sends a blob by ByteStream. A server may refuse it before its end.
-func write(ctx context.Context, connection *grpc.ClientConn, instance string, digest *repb.Digest, content []byte) error {
-	stream, err := bspb.NewByteStreamClient(connection).Write(ctx)
+func write(ctx context.Context, to reapi.Cache, digest *repb.Digest, content []byte) error {
+	stream, err := bspb.NewByteStreamClient(to.Connection).Write(ctx)
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
+	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", to.Instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
 	for offset := 0; ; {
 		next := min(offset+chunk, len(content))
 		err := stream.Send(&bspb.WriteRequest{

@@ -13,15 +13,15 @@ import (
 // tool is a build tool that is also a persistent worker, by the JSON protocol of Bazel's persistent workers. It leaves
 // a file in the folder where it is started, as tools do. For each request it reports the process that served the
 // request, and the value of CONFORMANCE_ENV there: "served by process 17, request 2, environment of-the-pool".
-func tool(arguments []string) error {
+func tool(*servers) error {
 	served := 0
 	tell := func(arguments []string) string {
 		served++
 		return fmt.Sprintf("served by process %d, request %d, environment %s, arguments %q",
 			os.Getpid(), served, os.Getenv("CONFORMANCE_ENV"), arguments)
 	}
-	if !slices.Contains(arguments, "--persistent_worker") {
-		fmt.Fprintln(os.Stderr, tell(arguments))
+	if !slices.Contains(os.Args, "--persistent_worker") {
+		fmt.Fprintln(os.Stderr, tell(os.Args[1:]))
 		return nil
 	}
 	if err := os.WriteFile("left-by-the-tool", nil, 0o644); err != nil {

@@ -101,15 +101,16 @@ func Dial(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
 		}))
 }
 
-// Cache is the client of a CAS. It transfers whole blobs, in batches.
+// Cache is the client of the CAS of an instance. It transfers whole blobs, in batches.
 type Cache struct {
-	Client   repb.ContentAddressableStorageClient
-	Instance string
+	Client     repb.ContentAddressableStorageClient
+	Connection *grpc.ClientConn
+	Instance   string
 }
 
 // NewCache returns a client for the CAS of an instance.
 func NewCache(connection *grpc.ClientConn, instance string) Cache {
-	return Cache{repb.NewContentAddressableStorageClient(connection), instance}
+	return Cache{repb.NewContentAddressableStorageClient(connection), connection, instance}
 }
 
 // Get returns a blob, or an error of code NotFound.
