@@ -11,6 +11,8 @@ export PYTHONPATH := $(CURDIR)/.ansible/collections
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+# No target is a file.
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' Makefile)
 
 MANIFESTS := .testbed/manifests.yml
 ifeq ($(patsubst %/,%,$(INVENTORY)),inventories/local)
@@ -18,56 +20,44 @@ EMBEDDED := cluster-up manifests
 OFFLINE := -e @$(MANIFESTS)
 endif
 
-.PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: venv
 venv:
 	@hack/venv .venv $(PYTHON)
 
 ##@ The main job
 
-.PHONY: bootstrap
 bootstrap: venv $(EMBEDDED) ## validate, provision, render and connect every cluster of INVENTORY (default: inventories/local, embedded)
 	ansible-playbook -i $(INVENTORY) $(OFFLINE) playbooks/bootstrap.yml $(ARGS)
 
-.PHONY: validate
 validate: venv ## report every input error of INVENTORY
 	ansible-playbook -i $(INVENTORY) playbooks/validate.yml $(ARGS)
 
-.PHONY: render
 render: venv ## render the committed trees (or those of INVENTORY=…), without a cluster
 	for inventory in $(if $(filter file,$(origin INVENTORY)),inventories/local inventories/reference,$(INVENTORY)); do \
 	  ansible-playbook -i $$inventory playbooks/render.yml $(ARGS); done
 
-.PHONY: site
 site: venv ## make a repository for your own clusters: make site DIR=../my-farm (it installs this collection)
 	ansible-playbook playbooks/site.yml -e site_dir='"$(DIR)"' $(ARGS)
 
-.PHONY: images
 images: ## list the images to mirror: those of the committed trees and of the release manifests RELEASES="FILE…"
 	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u
 
 ##@ The embedded Kubernetes
 
-.PHONY: cluster-up
 cluster-up: venv ## start it, or reuse it if it runs (NODE=real adds a node that runs pods, and needs root)
 	python -m testbed up --name local $(if $(NODE),--node $(NODE))
 
-.PHONY: cluster-load
 cluster-load: venv ## give its real node the images of COMPONENTS, such as "flux keda"
 	python -m testbed load --name local $(COMPONENTS)
 
-.PHONY: cluster-down
 cluster-down: venv ## stop it and remove its state
 	python -m testbed down --name local
 
-.PHONY: cluster-status
 cluster-status: venv ## list the embedded clusters
 	python -m testbed status
 
-.PHONY: manifests
 manifests: venv
 	python -m testbed manifests --variables $(MANIFESTS) keda gateway-api envoy-gateway # those that inventories/local installs
 
@@ -78,10 +68,8 @@ PARALLEL := --dist loadfile --no-loadscope-reorder --maxfail=5
 # Go collects garbage less often: an API server then needs twice the memory, but three quarters of the processor time.
 test molecule pytest e2e bench: export GOGC := 400
 
-.PHONY: test
 test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (14 minutes; 23 the first time)
 
-.PHONY: lint
 lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ansible-test sanity, ruff, and check the documentation and the chart
 	yamllint --strict .
 	ansible-lint --offline
@@ -92,75 +80,60 @@ lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ans
 	  "$$helm" lint --quiet --strict --namespace nativelink charts/nativelink --values charts/nativelink/values-$$size.yaml; done
 	pytest -q tests/lint
 
-.PHONY: molecule
 molecule: venv ## test every role on one embedded cluster
 	molecule destroy --scenario-name default # the cluster that an interrupted run has left, or only its state
 	molecule test --all
 
-.PHONY: pytest
 pytest: venv newest ## run the tests in tests/ that need no real node
 	TESTBED_PATIENCE=2 pytest -n 6 $(PARALLEL) --ignore tests/e2e --ignore tests/lint
 
-.PHONY: e2e
 e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (30 minutes; 55 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
 	TESTBED_PATIENCE=4 pytest -n 5 $(PARALLEL) -rs --durations=25 -m 'not soak and not bench and not alone' tests/e2e
 
-.PHONY: newest
 newest: # an environment with a newer Python for the tests on the newest ansible-core, which are skipped without one
 	@if python=$$(hack/newest-python); then hack/venv .venv-newest "$$python"; fi
 
-.PHONY: soak
 soak: venv ## run the long tests: the bootstrap interrupted at 20 random points; with root also those of draining, scaling and alerts (hours)
 	pytest tests/bootstrap $$([ "$$(id -u)" != 0 ] || echo tests/e2e) -m soak -s
 
-.PHONY: bench
 bench: venv ## measure rendering and the bootstrap; with root also syncing, the reaction to demand, latency; with NATIVELINK=FILE load
 	pytest -m bench -s tests
 	[ -z "$(NATIVELINK)" ] || python -m conformance $(NATIVELINK) --part load
 
-.PHONY: conformance
 conformance: venv ## run the rendered configurations on a real NativeLink: NATIVELINK="FILE…", binaries or tarballs of docker save
 	python -m conformance $(NATIVELINK)
 
 ##@ Housekeeping
 
-.PHONY: size
 size: ## count the lines by hand of each folder: all files but those that .gitattributes calls generated or vendored
 	@git ls-files -z ':(attr:!linguist-generated !linguist-vendored)' | xargs -0 wc -l | \
 	  awk '$$2 != "total" { split($$2, part, "/"); lines[part[2] ? part[1] : "top level"] += $$1; all += $$1 } \
 	    END { for (room in lines) print lines[room], room; print all, "all" }' | sort -rn
 
-.PHONY: generate
 generate: venv ## generate the changelog, docs/variables.md and the schema from the roles' variables, the dashboards, and the chart
 	antsibull-changelog generate
 	python -m hack.generate
 	python -m hack.chart
 	"$$(python -m testbed tool helm-docs)" --chart-search-root charts
 
-.PHONY: package
 package: venv ## make a release from the commit, in dist/: chart, collection, checksums, provenance (KEY=NAME KEYRING=FILE sign the chart)
 	rm -rf dist
 	python -m hack.package dist $(if $(KEY),--key "$(KEY)" --keyring "$(KEYRING)") $(if $(BUILDER),--builder "$(BUILDER)")
 
-.PHONY: docs
 docs: venv ## build the documentation site: .site/index.html. A dead link is an error
 	NO_MKDOCS_2_WARNING=1 mkdocs build
 
-.PHONY: bpf
 bpf: venv ## compile the eBPF programs of role node_agent, whose object files are committed
 	python -m testbed bpf
 
-.PHONY: isolation
 isolation: venv ## build the program that gives each action a user, which is committed for both architectures
 	python -m testbed isolation
 
-.PHONY: lock
 lock: ## update requirements.txt from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
 	  --upgrade --group dev pyproject.toml -o requirements.txt
 
-.PHONY: clean
 clean: ## remove the Python environments, the site, the release, and the caches of tools in the checkout
 	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache .site dist
