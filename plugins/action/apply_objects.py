@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..modules import apply_objects
 from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
-from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import identity
 
 
 class ActionModule(ApplyAction):
     """Applies the objects, and refuses a change that Kubernetes cannot make."""
 
-    ARGUMENTS = argument_spec(apply_objects.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Apply them."""
         wanted = self._args["objects"]
         outdated = [each for each in wanted if self._differences(each)] if self._args["immutable"] else []

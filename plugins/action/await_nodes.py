@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..modules import await_nodes
 from ..plugin_utils import release
 from ..plugin_utils.api import ApiError, Object
 from ..plugin_utils.apply import ApplyAction
-from ..plugin_utils.arguments import argument_spec
 
 _POLL_SECONDS = 1
 
@@ -17,9 +15,7 @@ _POLL_SECONDS = 1
 class ActionModule(ApplyAction):
     """Polls the DaemonSet and its pods until each pod is ready or has given its reason."""
 
-    ARGUMENTS = argument_spec(await_nodes.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Wait and report the nodes."""
         if self._task.check_mode:
             return {"changed": False}
@@ -43,9 +39,7 @@ class ActionModule(ApplyAction):
         live = self._api.read("apps/v1", "DaemonSet", self._args["name"], self._args["namespace"])
         if live is None:
             return [], False
-        labels = ",".join(f"{key}={value}" for key, value in live["spec"]["selector"]["matchLabels"].items())
-        path = self._api.path("v1", "Pod", namespace=self._args["namespace"])
-        pods = (self._api.get(str(path), labelSelector=labels) or {}).get("items", [])
+        pods = self._api.pods_of(live)
         status, wanted = live["status"], live["status"].get("desiredNumberScheduled", 0)
         complete = (
             status.get("observedGeneration", 0) >= live["metadata"]["generation"]

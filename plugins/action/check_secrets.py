@@ -7,23 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..modules import check_secrets
 from ..plugin_utils.apply import ApplyAction
-from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.derived import wanted_secrets
-from ..plugin_utils.templating import host_values
 
 
 class ActionModule(ApplyAction):
     """Reports the Secrets that do not exist."""
 
-    ARGUMENTS = argument_spec(check_secrets.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Report those that do not exist."""
         wanted = self._args["secrets"]
         if wanted is None:
-            wanted = wanted_secrets(host_values(self._task_vars, self._loader))
+            wanted = wanted_secrets(self.host_values())
         missing = [
             f"make the Secret {each['namespace']}/{each['name']}: {each['what']}"
             for each in wanted

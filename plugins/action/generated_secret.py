@@ -10,18 +10,14 @@ import base64
 import secrets
 from typing import Any
 
-from ..modules import generated_secret
 from ..plugin_utils.apply import ApplyAction
-from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import FIELD_MANAGER
 
 
 class ActionModule(ApplyAction):
     """Creates the Secret unless it exists."""
 
-    ARGUMENTS = argument_spec(generated_secret.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Create the Secret unless it exists, also if another run creates it at the same time."""
         namespace, name, key = (self._args[each] for each in ("namespace", "name", "key"))
         if self._api.read("v1", "Secret", name, namespace) is not None:

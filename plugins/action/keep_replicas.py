@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..modules import keep_replicas
 from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
-from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.derived import scaling_of
 from ..plugin_utils.release import FIELD_MANAGER
 from ..plugin_utils.specs import with_defaults
-from ..plugin_utils.templating import host_values
 
 _MANAGER = f"{FIELD_MANAGER}-replicas"
 _POOL = "nativelink-gitops/pool"
@@ -26,15 +23,13 @@ _WORKERS = f"{_POOL},app.kubernetes.io/component=worker"
 class ActionModule(ApplyAction):
     """Owns the replicas of autoscaled pools that only engines own."""
 
-    ARGUMENTS = argument_spec(keep_replicas.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Own the replicas of each autoscaled pool that only engines own."""
-        values = with_defaults(host_values(self._task_vars, self._loader))
+        values = with_defaults(self.host_values())
         pools = values["nativelink_worker_pools"]
         autoscaled = [pool["name"] for pool in pools if scaling_of(pool, values) != "none"]
         path = f"/apis/apps/v1/namespaces/{values['nativelink_workers_namespace']}/deployments"
-        workers = (self._api.get(path, labelSelector=_WORKERS) or {})["items"]
+        workers = self._api.items(path, labelSelector=_WORKERS)
         kept = [
             {
                 "apiVersion": "apps/v1",

@@ -14,11 +14,9 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.module_utils.urls import open_url
 
-from ..modules import release_manifest
 from ..plugin_utils import release
 from ..plugin_utils.api import ApiError, Object
 from ..plugin_utils.apply import Applied, ApplyAction
-from ..plugin_utils.arguments import argument_spec
 
 _DOWNLOAD_SECONDS = 60
 _POLL_SECONDS = 1
@@ -27,9 +25,7 @@ _POLL_SECONDS = 1
 class ActionModule(ApplyAction):
     """Installs or upgrades one release and waits until it works. A second run only checks it."""
 
-    ARGUMENTS = argument_spec(release_manifest.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Install the release."""
         args, name, version = self._args, self._args["name"], self._args["version"]
         content = b"\n---\n".join(self._read(each) for each in args["source"])
@@ -43,7 +39,7 @@ class ActionModule(ApplyAction):
 
         ours = json.dumps(self._args["replace"], sort_keys=True).encode() if self._args["replace"] else b""
         sha256 = release.digest(content + ours)
-        record = release.record(name, args["namespace"], version, sha256, True, wanted)
+        record = release.record(name, args["namespace"], version, sha256, wanted)
         unchanged = installed == record["data"]
         if unchanged:  # install Jobs have done their work and may have expired since
             wanted = [each for each in wanted if each["kind"] != "Job"]
@@ -221,12 +217,6 @@ class ActionModule(ApplyAction):
     def _trouble(self, wanted: Object) -> tuple[Object, str] | None:
         """A workload and the reason that one of its pods gives; None if no pod gives one or they cannot be read."""
         with contextlib.suppress(ApiError):
-            if wanted["kind"] in release.WORKLOADS and (why := release.pod_trouble(self._pods(wanted))):
+            if wanted["kind"] in release.WORKLOADS and (why := release.pod_trouble(self._api.pods_of(wanted))):
                 return wanted, why
         return None
-
-    def _pods(self, workload: Object) -> list[Object]:
-        labels = workload["spec"]["selector"].get("matchLabels", {})
-        path = self._api.path("v1", "Pod", namespace=workload["metadata"]["namespace"])
-        selector = ",".join(f"{key}={value}" for key, value in labels.items())
-        return (self._api.get(path, labelSelector=selector) or {}).get("items", []) if path else []

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
-from ..modules import render_tree
 from ..plugin_utils import committed, patches, render, rollouts, tree
-from ..plugin_utils.arguments import argument_spec
-from ..plugin_utils.templating import host_values
+from ..plugin_utils.action import Action
 
 # Ansible imports this file before it forks a process for each host, and so all of them inherit the compiled templates.
 # Objects that exist now are left out of garbage collection, which would copy the memory that the processes share.
@@ -20,20 +17,12 @@ render.warm()
 gc.freeze()
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """Takes no arguments, but reads the cluster's variables. Supports check mode and --diff."""
 
-    ARGUMENTS = argument_spec(render_tree.DOCUMENTATION)
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    _supports_diff = True
-    _requires_connection = False
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self) -> dict[str, Any]:
         """Render the files, compare them with the tree and replace a tree that differs."""
-        super().run(tmp, task_vars)
-        self.validate_argument_spec(argument_spec=self.ARGUMENTS)
-        values = host_values(task_vars or {}, self._loader)
+        values = self.host_values()
         directory = Path(values["nativelink_clusters_dir"]).resolve() / values["cluster"]
         shown, check = _shown(directory), self._task.check_mode
         try:

@@ -9,23 +9,18 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from ..modules import repository_secret
 from ..plugin_utils.apply import ApplyAction
-from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import FIELD_MANAGER
-from ..plugin_utils.templating import host_values
 
 
 class ActionModule(ApplyAction):
     """Applies the Secret, or deletes it."""
 
-    ARGUMENTS = argument_spec(repository_secret.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Apply the Secret, or delete it."""
         if self._args["state"] == "absent":
             return self._remove()
-        values = host_values(self._task_vars, self._loader)
+        values = self.host_values()
         data = {key: str(text).encode() for key, text in self._args["plain"].items()}
         data |= {key: values[variable].encode() for key, variable in self._args["values"].items()}
         data |= {key: self._read(variable, values[variable]) for key, variable in self._args["files"].items()}

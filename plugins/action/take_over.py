@@ -6,10 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..modules import take_over
 from ..plugin_utils.api import Object
 from ..plugin_utils.apply import ApplyAction
-from ..plugin_utils.arguments import argument_spec
 from ..plugin_utils.release import identity
 
 _OURS = "app.kubernetes.io/managed-by=nativelink-gitops"
@@ -23,13 +21,14 @@ class ActionModule(ApplyAction):
     Otherwise a field that is later removed from Git would stay in the cluster, owned by the old engine.
     """
 
-    ARGUMENTS = argument_spec(take_over.DOCUMENTATION)
-
-    def act(self) -> dict[str, Any]:
+    def act_on_cluster(self) -> dict[str, Any]:
         """Take the tree from each other engine."""
         engines = self._args["engines"]
         others = {name: engine for name, engine in engines.items() if name != self._args["engine"]}
-        left = {name: list(self._pointers(engine["pointers"])) for name, engine in others.items()}
+        left = {
+            name: [found for kind in engine["pointers"] for found in self._named(kind, self._args["name"])]
+            for name, engine in others.items()
+        }
         for pointer in (each for pointers in left.values() for each in pointers):
             self._check(pointer)
         former = [name for name, pointers in left.items() if pointers]
@@ -45,23 +44,19 @@ class ActionModule(ApplyAction):
         said = [f"took the tree from {name}, whose installation stays" for name in former]
         return {"changed": bool(former or owned), **({"cluster_summary": {"connected": said}} if said else {})}
 
-    def _pointers(self, kinds: list[Object]) -> Iterator[Object]:
-        """The objects that point an engine at the tree, in any namespace."""
-        for each in kinds:
-            path = self._api.path(each["api_version"], each["kind"])
-            yield from self._ours(
-                path, each["api_version"], each["kind"], fieldSelector=f"metadata.name={self._args['name']}"
-            )
+    def _named(self, kind: Object, name: str, namespace: str = "") -> Iterator[Object]:
+        """Our objects of a kind and a name, in one namespace or in any."""
+        path = self._api.path(kind["api_version"], kind["kind"], namespace=namespace)
+        yield from self._ours(path, kind["api_version"], kind["kind"], fieldSelector=f"metadata.name={name}")
 
     def _ours(self, path: str | None, api_version: str, kind: str, **query: str) -> Iterator[Object]:
         """Our objects at a path, with the apiVersion and kind that the API server leaves out of lists."""
-        for each in ((self._api.get(path, labelSelector=_OURS, **query) if path else None) or {}).get("items", ()):
+        for each in self._api.items(path, labelSelector=_OURS, **query):
             yield {"apiVersion": api_version, "kind": kind, **each}
 
     def _check(self, pointer: Object) -> None:
         """Refuse to delete a pointer whose deletion would delete the tree's objects."""
-        orphaning = pointer["spec"].get("deletionPolicy") == "Orphan"
-        if pointer["kind"] == "Kustomization" and not orphaning:
+        if pointer["kind"] == "Kustomization" and pointer["spec"].get("deletionPolicy") != "Orphan":
             problem = f"{identity(pointer)} would delete NativeLink with itself: its deletionPolicy is not Orphan"
             self.refuse("gitops_provider", problem, "set it to Orphan, then run again")
         if pointer["kind"] == "Application" and pointer["metadata"].get("finalizers"):
@@ -81,9 +76,7 @@ class ActionModule(ApplyAction):
                 self._delete(each)
         for each in engine["rest"]:
             for namespace in {each["namespace"]} if "namespace" in each else namespaces:
-                path = self._api.path(each["api_version"], each["kind"], namespace=namespace)
-                query = {"fieldSelector": f"metadata.name={each['name']}"}
-                for found in self._ours(path, each["api_version"], each["kind"], **query):
+                for found in self._named(each, each["name"], namespace):
                     self._api.delete(found)
         for each in pointers:
             if each["kind"] == last:
@@ -101,14 +94,11 @@ class ActionModule(ApplyAction):
     def _tree(self) -> Iterator[Object]:
         """Our objects in the tree's namespaces."""
         for kind in self._args["kinds"]:
-            group = (
-                self._api.get(f"/apis/{kind['group']}")
-                if kind["group"]
-                else {"preferredVersion": {"groupVersion": "v1"}}
-            )
-            if not group:
-                continue  # not in this cluster
-            version = group["preferredVersion"]["groupVersion"]
+            version = "v1"
+            if kind["group"]:
+                if not (group := self._api.get(f"/apis/{kind['group']}")):
+                    continue  # not in this cluster
+                version = group["preferredVersion"]["groupVersion"]
             for namespace in self._args["namespaces"]:
                 path = f"{'/apis' if kind['group'] else '/api'}/{version}/namespaces/{namespace}/{kind['resource']}"
                 yield from self._ours(path, version, kind["kind"])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
-from ..modules import validate_clusters
 from ..plugin_utils import change_guard, render, specs, validation
-from ..plugin_utils.arguments import argument_spec
+from ..plugin_utils.action import Action
 from ..plugin_utils.objects import object_findings
 from ..plugin_utils.templating import host_values
 
@@ -18,28 +14,20 @@ _MAGIC = {"environment", "group_names", "groups", "inventory_dir", "inventory_fi
 _MAGIC |= {"inventory_hostname_short", "omit", "playbook_dir", "role_names", "play_hosts", "vars", "hostvars"}
 
 
-class ActionModule(ActionBase):
+class ActionModule(Action):
     """Reads hostvars. Fails with a line for each error in `msg` and `faults`, or returns `notices` by cluster."""
 
-    ARGUMENTS = argument_spec(validate_clusters.DOCUMENTATION)
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
-
-    def run(self, tmp: str | None = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def act(self) -> dict[str, Any]:
         """Check all clusters. The others are only checked for conflicts with the clusters of --limit."""
-        result = super().run(tmp, task_vars)
-        self.validate_argument_spec(argument_spec=self.ARGUMENTS)
-        hostvars = task_vars["hostvars"]
         clusters = {}
-        for host in task_vars["groups"]["all"]:
-            variables = hostvars.raw_get(host)
+        for host in self._task_vars["groups"]["all"]:
+            variables = self._task_vars["hostvars"].raw_get(host)
             names = {name for name in variables if name not in _MAGIC and not name.startswith("ansible_")}
             helpers = specs.mentioned([variables[name] for name in names])
             others = [name for name in names if name not in helpers or name.startswith(specs.PREFIXES)]
             clusters[str(host)] = {**dict.fromkeys(others), **host_values(variables, self._loader, strict=False)}
 
-        limited = {str(host) for host in task_vars["ansible_play_hosts_all"]}
+        limited = {str(host) for host in self._task_vars["ansible_play_hosts_all"]}
         faults = [fault for fault in validation.static_findings(clusters) if fault.cluster in limited]
         faulty = {fault.cluster for fault in faults}
         valid = {name: {**specs.known(clusters[name]), "cluster": name} for name in limited - faulty}
@@ -49,15 +37,11 @@ class ActionModule(ActionBase):
         breaking = change_guard.breaking_changes(valid, render.parsed)
         faults = sorted([*faults, *change_guard.refused(valid, breaking)])
 
-        result["changed"] = False
         if faults:
-            result["failed"] = True
-            result["faults"] = [str(fault) for fault in faults]
-            result["msg"] = "\n".join(["The inventory has faults:", *result["faults"]])
-        else:
-            notices = {
-                name: [*validation.notices(values), *change_guard.notices(values, breaking[name])]
-                for name, values in valid.items()
-            }
-            result["notices"] = {name: lines for name, lines in notices.items() if lines}
-        return result
+            lines = [str(fault) for fault in faults]
+            return {"failed": True, "faults": lines, "msg": "\n".join(["The inventory has faults:", *lines])}
+        notices = {
+            name: [*validation.notices(values), *change_guard.notices(values, breaking[name])]
+            for name, values in valid.items()
+        }
+        return {"changed": False, "notices": {name: lines for name, lines in notices.items() if lines}}

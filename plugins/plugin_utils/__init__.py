@@ -1,1 +1,1 @@
-"""The code that the actions share. Only templating.py, apply.py and arguments.py need Ansible."""
+"""The code that the actions share. Only templating.py, action.py and apply.py need Ansible."""

@@ -223,6 +223,10 @@ class Api:
             raise RefusedError(f"GET {path}", status, content)
         return content
 
+    def items(self, path: str | None, **query: str) -> list[Object]:
+        """The objects of the collection at `path`; none if it does not exist."""
+        return ((self.get(path, **query) if path else None) or {}).get("items", [])
+
     def version(self) -> str:
         """The API server's version, such as `v1.36.4`."""
         found = str((self.get("/version") or {}).get("gitVersion"))
@@ -232,6 +236,12 @@ class Api:
             message = f"{self._host} does not tell a Kubernetes version at /version"
             raise ApiError(message, _NOT_KUBERNETES) from None
         return found
+
+    def pods_of(self, workload: Object) -> list[Object]:
+        """The pods that a workload selects by labels."""
+        labels = workload["spec"]["selector"].get("matchLabels", {})
+        path = self.path("v1", "Pod", namespace=workload["metadata"]["namespace"])
+        return self.items(path, labelSelector=",".join(f"{key}={value}" for key, value in labels.items()))
 
     def last_line(self, pod: Object) -> str:
         """Return the last line of a pod's log; empty if there is none or its node cannot be asked."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 
+from .action import Action
 from .api import Api, ApiError, Object, RefusedError
 from .release import FIELD_MANAGER, identity
 
@@ -29,26 +29,19 @@ class Applied:
         self.diff += other.diff
 
 
-class ApplyAction(ActionBase):
+class ApplyAction(Action):
     """An action on one cluster: that of the task's host, unless the arguments `kubeconfig` and `context` name another.
 
-    A subclass has its arguments in `ARGUMENTS`, with those of the documentation fragment `cluster`, and acts in `act`.
+    A subclass acts in `act_on_cluster`, and its module extends the documentation fragment `cluster`.
     """
 
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
-    ARGUMENTS: ClassVar[dict[str, Any]] = {}
-
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+    def act(self) -> dict[str, Any]:
         """Do what the action does. A cluster that cannot be asked fails the task with a message."""
-        super().run(tmp, task_vars)
-        self._task_vars = task_vars or {}
         self._cluster = self._task_vars.get("inventory_hostname", "localhost")
-        _unused, self._args = self.validate_argument_spec(argument_spec=self.ARGUMENTS)
         kubeconfig, context = (self._args[name] or self._variable_of(CONNECTION[name]) for name in CONNECTION)
         try:
             self._api = Api(kubeconfig, context)
-            result = self.act()
+            result = self.act_on_cluster()
         except ApiError as error:
             self.refuse(error.variable, f"{self._task.name}: {error}", error.remedy)
         return result | ({"warnings": self._api.warnings} if self._api.warnings else {})
@@ -58,8 +51,8 @@ class ApplyAction(ActionBase):
             self.refuse(name, "is not set", "set it for this host in the inventory")
         return str(self._templar.template(self._task_vars[name]))
 
-    def act(self) -> dict[str, Any]:
-        """The action itself: its result."""
+    def act_on_cluster(self) -> dict[str, Any]:
+        """The action itself, with `_api` for the cluster: its result."""
         raise NotImplementedError
 
     def refuse(self, variable: str, problem: str, remedy: str) -> NoReturn:

@@ -95,8 +95,7 @@ def _storage_classes(api: Api, values: Values) -> Findings:
     wanted += [(variable, name, used_fix) for variable, name in used.items() if name and name not in listed]
     if not wanted:
         return  # some users may not read classes
-    answer = api.get("/apis/storage.k8s.io/v1/storageclasses") or {}
-    there = sorted(item["metadata"]["name"] for item in answer.get("items", ()))
+    there = sorted(item["metadata"]["name"] for item in api.items("/apis/storage.k8s.io/v1/storageclasses"))
     for variable, name, fix in wanted:
         if name not in there:
             has = ", ".join(there) or "none"
@@ -108,7 +107,7 @@ def _user_namespaces(api: Api, values: Values, notices: list[str]) -> Findings:
     variable = "nativelink_worker_user_namespaces"
     newer = "containerd 2.0 and Linux 6.3, or newer"
     try:
-        nodes = (api.get("/api/v1/nodes") or {}).get("items", [])
+        nodes = api.items("/api/v1/nodes")
     except RefusedError:
         nodes = []  # some users may not read nodes
     for pool in with_defaults(values)["nativelink_worker_pools"]:

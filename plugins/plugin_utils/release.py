@@ -116,7 +116,7 @@ def stated_versions(found: Iterable[Object], name: str) -> set[str]:
     return {version for version in stated if version and re.match(_VERSION, version)}
 
 
-def record(name: str, namespace: str, version: str, content: str, complete: bool, found: Iterable[Object]) -> Object:
+def record(name: str, namespace: str, version: str, content: str, found: Iterable[Object]) -> Object:
     """The ConfigMap that records which release is installed; `content` is the SHA-256 of what it is made from."""
     return {
         "apiVersion": "v1",
@@ -129,7 +129,7 @@ def record(name: str, namespace: str, version: str, content: str, complete: bool
         "data": {
             "version": version,
             "sha256": content,
-            "complete": str(complete).lower(),
+            "complete": "true",
             "objects": "\n".join(sorted(identity(each) for each in found)),
         },
     }

@@ -1,0 +1,45 @@
+"""The common part of all actions: their arguments, and the values of the variables of their host."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import yaml
+from ansible.plugins.action import ActionBase
+
+from ..doc_fragments.cluster import ModuleDocFragment
+from .templating import host_values
+
+_KEYS = ("type", "elements", "required", "choices", "default")
+
+
+class Action(ActionBase):
+    """An action whose arguments are those that the module of its name documents. A subclass acts in `act`."""
+
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Check the arguments, then act."""
+        super().run(tmp, task_vars)
+        self._task_vars = task_vars or {}
+        module = import_module(type(self).__module__.replace(".action.", ".modules."))
+        _unused, self._args = self.validate_argument_spec(argument_spec=_argument_spec(module.DOCUMENTATION))
+        return self.act()
+
+    def act(self) -> dict[str, Any]:
+        """The action itself: its result."""
+        raise NotImplementedError
+
+    def host_values(self) -> dict[str, Any]:
+        """The effective values of the variables of the task's host."""
+        return host_values(self._task_vars, self._loader)
+
+
+def _argument_spec(documentation: str) -> dict[str, Any]:
+    """The argument spec of a module's DOCUMENTATION, and of the documentation fragment that it extends."""
+    documented = yaml.load(documentation, yaml.CSafeLoader)
+    options = documented["options"]
+    if "extends_documentation_fragment" in documented:
+        options |= yaml.load(ModuleDocFragment.DOCUMENTATION, yaml.CSafeLoader)["options"]
+    return {name: {key: option[key] for key in _KEYS if key in option} for name, option in options.items()}
