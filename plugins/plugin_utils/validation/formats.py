@@ -36,11 +36,27 @@ FLUX_DURATION = re.compile(r"([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+")
 SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
 
 
-def dns_label(value: str) -> Format:
-    """A label of DNS, such as the name of a namespace."""
-    if not LABEL.fullmatch(value):
-        problem = f"{value!r} is not a valid DNS label"
-        yield problem, "use at most 63 lower-case letters, digits and hyphens, with no hyphen at an end"
+def _text(pattern: str | re.Pattern[str], noun: str, remedy: str) -> Callable[[str], Format]:
+    def check(value: str) -> Format:
+        if not re.fullmatch(pattern, value):
+            yield f"{value!r} is not {noun}", remedy
+
+    return check
+
+
+# Texts that a pattern describes. A label of DNS is the name of a namespace, for example.
+dns_label = _text(
+    LABEL, "a valid DNS label", "use at most 63 lower-case letters, digits and hyphens, with no hyphen at an end"
+)
+digest = _text(DIGEST, "a valid digest", "write sha256: and 64 hexadecimal digits")
+image = _text(IMAGE, "a valid image name", "write a name such as ghcr.io/tracemachina/nativelink")
+instance_name = _text(INSTANCE_NAME, "a valid instance name", "use letters, digits, dots, hyphens and underscores")
+nativelink_version = _text(VERSION, "a version of NativeLink", f"write a version such as {NEWEST}")
+_git_revision = _text(r"(?!-)[^\s:^]+", "a Git revision", "write a branch, a tag or a commit, such as origin/main")
+_sha256 = _text("[0-9a-f]{64}", "a valid SHA-256 checksum", "write 64 hexadecimal digits")
+_kubernetes_version = _text(
+    r"v?[0-9]{1,9}\.[0-9]{1,9}(\.[0-9]+)?", "a version of Kubernetes", 'write a version such as "1.31"'
+)
 
 
 def dns_name(value: str) -> Format:
@@ -126,40 +142,12 @@ def _flux_timeout(value: str) -> Format:
         yield f"is {value}, but Flux waits for at least 30s", "write 30s or more"
 
 
-def digest(value: str) -> Format:
-    """The digest of an image."""
-    if not DIGEST.fullmatch(value):
-        yield f"{value!r} is not a valid digest", "write sha256: and 64 hexadecimal digits"
-
-
-def _sha256(value: str) -> Format:
-    if not re.fullmatch(r"[0-9a-f]{64}", value):
-        yield f"{value!r} is not a valid SHA-256 checksum", "write 64 hexadecimal digits"
-
-
-def image(value: str) -> Format:
-    """The name of an image."""
-    if not IMAGE.fullmatch(value):
-        yield f"{value!r} is not a valid image name", "write a name such as ghcr.io/tracemachina/nativelink"
-
-
 def host_and_port(value: str) -> Format:
     """An address with its port."""
     host, _unused, port = value.rpartition(":")
     is_host = not any(dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
     if not is_host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"
-
-
-def _kubernetes_version(value: str) -> Format:
-    if not re.fullmatch(r"v?[0-9]{1,9}\.[0-9]{1,9}(\.[0-9]+)?", value):
-        yield f"{value!r} is not a version of Kubernetes", 'write a version such as "1.31"'
-
-
-def instance_name(value: str) -> Format:
-    """A remote instance name."""
-    if not INSTANCE_NAME.fullmatch(value):
-        yield f"{value!r} is not a valid instance name", "use letters, digits, dots, hyphens and underscores"
 
 
 def _repository(value: str) -> Format:
@@ -197,11 +185,6 @@ def _branch(value: str) -> Format:
         or any(not part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts)
     ):
         yield f"{value!r} is not a valid name of a branch", "write the name of a branch, such as main"
-
-
-def _git_revision(value: str) -> Format:
-    if not value or value.startswith("-") or re.search(r"[\s:^]", value):
-        yield f"{value!r} is not a Git revision", "write a branch, a tag or a commit, such as origin/main"
 
 
 def otlp_receiver(value: str) -> Format:
@@ -257,12 +240,6 @@ class Within:
             yield f"must be at most {self.high}, not {value}, {self.why}", f"write {self.high} or less"
         elif value > self.high:
             yield f"is {shown(value)}, which does not fit into 32 bits", "write a smaller number"
-
-
-def nativelink_version(value: str) -> Format:
-    """A version of NativeLink, which is the tag of its images."""
-    if not VERSION.fullmatch(value):
-        yield f"{value!r} is not a version of NativeLink", f"write a version such as {NEWEST}"
 
 
 def tag(value: str) -> Format:
