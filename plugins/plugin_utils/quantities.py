@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from datetime import datetime
 from fractions import Fraction
@@ -54,7 +55,7 @@ def bytes_of(size: Text) -> int:
         factor = 10 ** int(unit[1:])
     else:
         factor = {**_BINARY, **_DECIMAL}.get(unit or "", 1)
-    if (amount := _ceil(Fraction(number) * factor)) >= 2**63:
+    if (amount := math.ceil(Fraction(number) * factor)) >= 2**63:
         raise QuantityError(f"{size!r} is more than Kubernetes can count")
     return amount
 
@@ -132,7 +133,3 @@ def _text(value: Text) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise QuantityError(f"{value!r} is not a quantity")
     return str(value)
-
-
-def _ceil(number: Fraction) -> int:
-    return -(-number.numerator // number.denominator)

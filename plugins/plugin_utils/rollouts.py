@@ -58,17 +58,8 @@ class _Workload:
         return list(_COMPONENTS).index(self.component), self.pool
 
     @property
-    def restart(self) -> str:
-        """The consequence of replacing the pods."""
-        return _COMPONENTS[self.component][1] + self._grace
-
-    @property
-    def removal(self) -> str:
-        """The consequence of removing the workload."""
-        return f"is removed{'; running actions finish first' if self.component == 'worker' else ''}{self._grace}"
-
-    @property
-    def _grace(self) -> str:
+    def grace(self) -> str:
+        """The time that running actions get, for a worker."""
         seconds = self.template["spec"].get("terminationGracePeriodSeconds", 0)
         return f", within {duration_text(seconds)}" if self.component == "worker" else ""
 
@@ -166,7 +157,9 @@ def _lines(old: Mapping[str, _Workload], new: Mapping[str, _Workload]) -> Iterat
             yield f"{workload.name}: is new"
         elif path in replaced:
             ended = interrupted and workload.component == "worker"
-            yield f"{workload.name}: {_WITH_SCHEDULER if ended else old[path].restart}"
+            consequence = _COMPONENTS[old[path].component][1] + old[path].grace
+            yield f"{workload.name}: {_WITH_SCHEDULER if ended else consequence}"
     for path, workload in sorted(old.items(), key=lambda item: item[1].order):
         if path not in new:
-            yield f"{workload.name}: {workload.removal}"
+            finish = "; running actions finish first" if workload.component == "worker" else ""
+            yield f"{workload.name}: is removed{finish}{workload.grace}"
