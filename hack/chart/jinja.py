@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jinja2 import Environment, nodes
@@ -38,23 +39,19 @@ def translate(
     `constants` are what is the same in each cluster, by its name in templates; `values` are the operands of variables.
     `file` says that the text is a file in a ConfigMap.
     """
-    return _Template(name, environment, constants, values, _FILE if file else _OBJECT).body(
-        environment.parse(source).body
-    )
+    variables = {"pool", "collector", "scrape"} - constants.keys()
+    template = _Template(name, environment, constants, values, _FILE if file else _OBJECT, variables)
+    return template.body(environment.parse(source).body)
 
 
+@dataclass(frozen=True)
 class _Template:
-    def __init__(
-        self,
-        name: str,
-        environment: Environment,
-        constants: Mapping[str, Any],
-        values: Mapping[str, str],
-        filters: Mapping[str, str],
-    ) -> None:
-        self.name, self.environment, self.values, self.filters = name, environment, values, filters
-        self.constants = dict(constants)
-        self.variables = {"pool", "collector", "scrape"} - constants.keys()
+    name: str
+    environment: Environment
+    constants: Mapping[str, Any]
+    values: Mapping[str, str]
+    filters: Mapping[str, str]
+    variables: set[str]
 
     def body(self, statements: Iterable[nodes.Node]) -> str:
         text = ""
@@ -126,11 +123,8 @@ class _Template:
 
     def _with(self, names: list[str], item: Any = _UNKNOWN) -> _Template:
         """The template inside of a loop: over something that is known here already, or else with Go's variables."""
-        inner = _Template(self.name, self.environment, self.constants, self.values, self.filters)
-        inner.variables = self.variables | set(names)
-        if item is not _UNKNOWN:
-            inner.constants |= dict(zip(names, item if len(names) > 1 else [item], strict=True))
-        return inner
+        known = {} if item is _UNKNOWN else dict(zip(names, item if len(names) > 1 else [item], strict=True))
+        return replace(self, variables={*self.variables, *names}, constants={**self.constants, **known})
 
     def _lines(self, node: nodes.Node, statements: list[nodes.Node]) -> str:
         """What a statement holds, which are whole lines."""

@@ -88,11 +88,6 @@ def variables() -> dict[str, Option]:
     return {**found, ALLOWED: replace(found[ALLOWED], choices=("cas_replicas",))}
 
 
-def default_of(option: Option) -> Any:
-    """The default of a value. A default that depends on other values is empty here; `_values.tpl` fills it in."""
-    return "" if option.name in specs.templated_defaults() else option.default
-
-
 def helm_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the chart for a cluster's variables (`specs.effective`), as far as they are not its defaults.
 
@@ -105,7 +100,9 @@ def helm_values(values: Mapping[str, Any]) -> dict[str, Any]:
         value = _pools(values[name]) if name == POOLS and isinstance(values[name], list) else values[name]
         default = _pools(option.default) if name == POOLS else option.default
         if name in specs.templated_defaults() or type(value) is not type(default) or value != default:
-            _store(found, path_of(name), _over(default, value))
+            *groups, last = path_of(name)
+            place = found.setdefault(groups[0], {}) if groups else found
+            place[last] = _over(default, value)
     return found
 
 
@@ -152,7 +149,9 @@ def values_yaml() -> str:
                 f"{indent}# -- {line}" if not number else f"{indent}# {line}"
                 for number, line in enumerate(described(option))
             ]
-            default = _pools(option.default) if option.name == POOLS else default_of(option)
+            default = _pools(option.default) if option.name == POOLS else option.default
+            if option.name in specs.templated_defaults():
+                default = ""  # it depends on other values, and _context.tpl fills it in
             text = filters.to_nice_yaml({path[-1]: default})
             lines += [f"{indent}{line}" for line in text.splitlines()]
     return "\n".join(lines) + "\n"
@@ -188,13 +187,6 @@ def names() -> list[tuple[str, str]]:
 
 def _pools(value: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{camel(key): item for key, item in pool.items()} for pool in value]
-
-
-def _store(found: dict[str, Any], path: Path, value: Any) -> None:
-    *groups, last = path
-    for group in groups:
-        found = found.setdefault(group, {})
-    found[last] = value
 
 
 def _over(default: Any, value: Any) -> Any:
