@@ -27,7 +27,7 @@ def options_of(role: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_a_variable_is_described_and_has_its_roles_prefix_and_one_default_unless_it_is_required(role: str) -> None:
     def check(options: dict[str, Any], path: str) -> None:
         for name, says in options.items():
-            assert says.get("type"), f"{path}{name}"
+            assert "type" in says or isinstance(says.get("default", ""), str), f"{path}{name}"
             assert says.get("description"), f"{path}{name}"
             check(says.get("options", {}), f"{path}{name}.")
 
