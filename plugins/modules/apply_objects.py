@@ -73,8 +73,4 @@ cluster_summary:
   description: Lines for the closing summary, by section.
   returned: success
   type: dict
-warnings:
-  description: Warnings of the API server.
-  returned: when there are some
-  type: list
 """
