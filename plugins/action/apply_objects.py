@@ -12,8 +12,7 @@ from ..plugin_utils.release import identity
 class ActionModule(ApplyAction):
     """Applies the objects, and refuses a change that Kubernetes cannot make."""
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Apply them."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         wanted = self._args["objects"]
         outdated = [each for each in wanted if self._differences(each)] if self._args["immutable"] else []
         refused = [each for each in outdated if each["metadata"]["name"] not in self._args["allow_recreate"]]

@@ -15,8 +15,7 @@ _POLL_SECONDS = 1
 class ActionModule(ApplyAction):
     """Polls the DaemonSet and its pods until each pod is ready or has given its reason."""
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Wait and report the nodes."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         if self._task.check_mode:
             return {"changed": False}
         self._said: dict[str, str] = {}  # why a pod is not ready, by its UID

@@ -11,8 +11,7 @@ from ..plugin_utils.action import Action
 class ActionModule(Action):
     """Asks the API server. The `msg` of a failure has a line for each fault; `notices` by cluster are no faults."""
 
-    def act(self) -> dict[str, Any]:
-        """Check the cluster of this host."""
+    def _act(self) -> dict[str, Any]:
         values = self.host_values()
         faults, notices = live.live_findings(values)
         failure = {"failed": True, "msg": "\n".join(map(str, faults))} if faults else {}

@@ -14,8 +14,7 @@ from ..plugin_utils.derived import wanted_secrets
 class ActionModule(ApplyAction):
     """Reports the Secrets that do not exist."""
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Report those that do not exist."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         wanted = self._args["secrets"]
         if wanted is None:
             wanted = wanted_secrets(self.host_values())

@@ -15,10 +15,9 @@ from ..plugin_utils.release import FIELD_MANAGER
 
 
 class ActionModule(ApplyAction):
-    """Creates the Secret unless it exists."""
+    """Creates the Secret unless it exists, also if another run creates it at the same time."""
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Create the Secret unless it exists, also if another run creates it at the same time."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         namespace, name, key = (self._args[each] for each in ("namespace", "name", "key"))
         if self._api.read("v1", "Secret", name, namespace) is not None:
             return {"changed": False}

@@ -23,8 +23,7 @@ _WORKERS = f"{_POOL},app.kubernetes.io/component=worker"
 class ActionModule(ApplyAction):
     """Owns the replicas of autoscaled pools that only engines own."""
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Own the replicas of each autoscaled pool that only engines own."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         values = with_defaults(self.host_values())
         pools = values["nativelink_worker_pools"]
         autoscaled = [pool["name"] for pool in pools if scaling_of(pool, values) != "none"]

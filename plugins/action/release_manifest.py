@@ -25,8 +25,7 @@ _POLL_SECONDS = 1
 class ActionModule(ApplyAction):
     """Installs or upgrades one release and waits until it works. A second run only checks it."""
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Install the release."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         args, name, version = self._args, self._args["name"], self._args["version"]
         content = b"\n---\n".join(self._read(each) for each in args["source"])
         self._check_digest(content)

@@ -20,7 +20,7 @@ gc.freeze()
 class ActionModule(Action):
     """Takes no arguments, but reads the cluster's variables. Supports check mode and --diff."""
 
-    def act(self) -> dict[str, Any]:
+    def _act(self) -> dict[str, Any]:
         """Render the files, compare them with the tree and replace a tree that differs."""
         values = self.host_values()
         directory = Path(values["nativelink_clusters_dir"]).resolve() / values["cluster"]

@@ -10,7 +10,6 @@ from ..plugin_utils.action import Action
 class ActionModule(Action):
     """Returns its arguments as `cluster_summary`, which the callback cluster_summary collects."""
 
-    def act(self) -> dict[str, Any]:
-        """Pass the arguments on."""
+    def _act(self) -> dict[str, Any]:
         kept = {section: [line for line in found if line] for section, found in self._args.items()}
         return {"changed": False, "cluster_summary": {section: found for section, found in kept.items() if found}}

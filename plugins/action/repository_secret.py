@@ -16,8 +16,7 @@ from ..plugin_utils.release import FIELD_MANAGER
 class ActionModule(ApplyAction):
     """Applies the Secret, or deletes it."""
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Apply the Secret, or delete it."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         if self._args["state"] == "absent":
             return self._remove()
         values = self.host_values()

@@ -21,8 +21,7 @@ class ActionModule(ApplyAction):
     Otherwise a field that is later removed from Git would stay in the cluster, owned by the old engine.
     """
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """Take the tree from each other engine."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         engines = self._args["engines"]
         others = {name: engine for name, engine in engines.items() if name != self._args["engine"]}
         left = {

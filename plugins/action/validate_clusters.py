@@ -17,7 +17,7 @@ _MAGIC |= {"inventory_hostname_short", "omit", "playbook_dir", "role_names", "pl
 class ActionModule(Action):
     """Reads hostvars. Fails with a line for each error in `msg` and `faults`, or returns `notices` by cluster."""
 
-    def act(self) -> dict[str, Any]:
+    def _act(self) -> dict[str, Any]:
         """Check all clusters. The others are only checked for conflicts with the clusters of --limit."""
         clusters = {}
         for host in self._task_vars["groups"]["all"]:

@@ -15,7 +15,10 @@ _KEYS = ("type", "elements", "required", "choices", "default")
 
 
 class Action(ActionBase):
-    """An action whose arguments are those that the module of its name documents. A subclass acts in `act`."""
+    """An action whose arguments are those that the module of its name documents.
+
+    A subclass acts in `_act`, which returns the task's result.
+    """
 
     _requires_connection = False
 
@@ -25,10 +28,9 @@ class Action(ActionBase):
         self._task_vars = task_vars or {}
         module = import_module(type(self).__module__.replace(".action.", ".modules."))
         _unused, self._args = self.validate_argument_spec(argument_spec=_argument_spec(module.DOCUMENTATION))
-        return self.act()
+        return self._act()
 
-    def act(self) -> dict[str, Any]:
-        """The action itself: its result."""
+    def _act(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def host_values(self) -> dict[str, Any]:

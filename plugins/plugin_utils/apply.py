@@ -32,16 +32,16 @@ class Applied:
 class ApplyAction(Action):
     """An action on one cluster: that of the task's host, unless the arguments `kubeconfig` and `context` name another.
 
-    A subclass acts in `act_on_cluster`, and its module extends the documentation fragment `cluster`.
+    A subclass acts in `_act_on_cluster`, with `_api` for the cluster, and returns its result. The module extends the
+    documentation fragment `cluster`. A cluster that cannot be asked fails the task with a message.
     """
 
-    def act(self) -> dict[str, Any]:
-        """Do what the action does. A cluster that cannot be asked fails the task with a message."""
+    def _act(self) -> dict[str, Any]:
         self._cluster = self._task_vars.get("inventory_hostname", "localhost")
         kubeconfig, context = (self._args[name] or self._variable_of(CONNECTION[name]) for name in CONNECTION)
         try:
             self._api = Api(kubeconfig, context)
-            result = self.act_on_cluster()
+            result = self._act_on_cluster()
         except ApiError as error:
             self.refuse(error.variable, f"{self._task.name}: {error}", error.remedy)
         return result | ({"warnings": self._api.warnings} if self._api.warnings else {})
@@ -51,8 +51,7 @@ class ApplyAction(Action):
             self.refuse(name, "is not set", "set it for this host in the inventory")
         return str(self._templar.template(self._task_vars[name]))
 
-    def act_on_cluster(self) -> dict[str, Any]:
-        """The action itself, with `_api` for the cluster: its result."""
+    def _act_on_cluster(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def refuse(self, variable: str, problem: str, remedy: str) -> NoReturn:
