@@ -1,10 +1,10 @@
-"""Documentation that the actions on a cluster share."""
+"""Options that several modules have."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The arguments that name the cluster."""
+    """The options that name the cluster; with `.object` those that name an object, with `.summary` lines to report."""
 
     DOCUMENTATION = r"""
 options:
@@ -14,4 +14,33 @@ options:
   context:
     description: Context in O(kubeconfig). The default is the variable C(cluster_context) of the host.
     type: str
+"""
+    OBJECT = r"""
+options:
+  namespace:
+    description: Namespace of the object.
+    type: str
+    required: true
+  name:
+    description: Name of the object.
+    type: str
+    required: true
+"""
+    SUMMARY = r"""
+options:
+  provisioned:
+    description: What was provisioned, as lines for the closing summary.
+    type: list
+    elements: str
+    default: []
+  connected:
+    description: What was connected, as lines for the closing summary.
+    type: list
+    elements: str
+    default: []
+  next:
+    description: What the user has to do next, as lines for the closing summary.
+    type: list
+    elements: str
+    default: []
 """

@@ -8,7 +8,7 @@ description:
   - Applies objects as the field manager C(nativelink-gitops) and never takes a field from another manager.
   - In check mode the API server says what it would change. An object whose kind or namespace does not exist yet counts
     as a change.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster, nativelink.gitops.cluster.summary]
 options:
   objects:
     description: Complete manifests.
@@ -39,21 +39,6 @@ options:
     description: What the user can do if the API server refuses an object, for the message.
     type: str
     required: true
-  provisioned:
-    description: Lines for the section C(provisioned) of the closing summary.
-    type: list
-    elements: str
-    default: []
-  connected:
-    description: Lines for the section C(connected) of the closing summary.
-    type: list
-    elements: str
-    default: []
-  next:
-    description: Lines for the section C(next) of the closing summary.
-    type: list
-    elements: str
-    default: []
 """
 
 EXAMPLES = r"""

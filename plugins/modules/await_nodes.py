@@ -9,16 +9,8 @@ description:
   - A pod says so in the last line of its log, which begins with C(<node>:) and the word C(not).
   - A node whose pod is not ready is reported as a notice; the task does not fail.
   - In check mode there is nothing to wait for.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster, nativelink.gitops.cluster.object]
 options:
-  namespace:
-    description: Namespace of the DaemonSet.
-    type: str
-    required: true
-  name:
-    description: Name of the DaemonSet.
-    type: str
-    required: true
   timeout:
     description: Longest time to wait, in seconds.
     type: int

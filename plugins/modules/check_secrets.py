@@ -8,7 +8,7 @@ description:
   - Looks for Secrets that the manifests name and that only the user can make, because Git holds none.
   - Those that are missing are reported in the closing summary; the task does not fail. No value of a Secret is
     returned.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster]
 options:
   secrets:
     description:

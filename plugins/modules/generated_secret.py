@@ -8,16 +8,8 @@ description:
   - Creates a Secret whose value has 43 URL-safe characters, which hold 256 random bits. An existing Secret stays as
     it is.
   - The value reaches no variable, log or temporary file of Ansible.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster, nativelink.gitops.cluster.object]
 options:
-  namespace:
-    description: Namespace of the Secret.
-    type: str
-    required: true
-  name:
-    description: Name of the Secret.
-    type: str
-    required: true
   key:
     description: Key that holds the value.
     type: str

@@ -8,7 +8,7 @@ description:
   - The manifest of such a pool loses C(replicas). If the GitOps engine were the only owner of the field, the API server
     would set it to 1. This module owns the current number until the autoscaler takes over.
   - The variables of the host say which pools are autoscaled.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster]
 options: {}
 """
 

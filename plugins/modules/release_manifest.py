@@ -11,7 +11,7 @@ description:
   - Refuses an installation that it did not make, a downgrade, and a manifest of another version than O(version).
   - Objects that a newer version no longer has stay in the cluster and are reported.
   - In check mode the API server says what it would change.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster]
 options:
   name:
     description: What is installed.

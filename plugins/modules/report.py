@@ -7,24 +7,10 @@ author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Returns its arguments for the callback P(nativelink.gitops.cluster_summary#callback). Empty lines are left out.
   - Changes nothing.
+extends_documentation_fragment: [nativelink.gitops.cluster.summary]
 options:
-  provisioned:
-    description: What was provisioned.
-    type: list
-    elements: str
-    default: []
   rendered:
     description: What was rendered.
-    type: list
-    elements: str
-    default: []
-  connected:
-    description: What was connected.
-    type: list
-    elements: str
-    default: []
-  next:
-    description: What the user has to do next.
     type: list
     elements: str
     default: []

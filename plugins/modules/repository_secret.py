@@ -9,16 +9,8 @@ description:
     one.
   - The Secret is applied server-side. Keys with an empty value are left out, and keys that are no longer given are
     removed.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster, nativelink.gitops.cluster.object]
 options:
-  namespace:
-    description: Namespace of the Secret.
-    type: str
-    required: true
-  name:
-    description: Name of the Secret.
-    type: str
-    required: true
   labels:
     description: Labels of the Secret.
     type: dict

@@ -8,7 +8,7 @@ description:
   - Deletes what pointed other engines at the tree, and makes the new engine the owner of the fields that they applied.
     What runs stays as it is.
   - An object whose deletion would delete NativeLink too is refused.
-extends_documentation_fragment: nativelink.gitops.cluster
+extends_documentation_fragment: [nativelink.gitops.cluster]
 options:
   engine:
     description: Engine that takes the tree. It is a key of O(engines).

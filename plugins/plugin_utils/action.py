@@ -39,9 +39,10 @@ class Action(ActionBase):
 
 
 def _argument_spec(documentation: str) -> dict[str, Any]:
-    """The argument spec of a module's DOCUMENTATION, and of the documentation fragment that it extends."""
+    """The argument spec of a module's DOCUMENTATION, and of the documentation fragments that it extends."""
     documented = yaml.load(documentation, yaml.CSafeLoader)
     options = documented["options"]
-    if "extends_documentation_fragment" in documented:
-        options |= yaml.load(ModuleDocFragment.DOCUMENTATION, yaml.CSafeLoader)["options"]
+    for name in documented.get("extends_documentation_fragment", ()):
+        part = name.removeprefix("nativelink.gitops.cluster").removeprefix(".").upper() or "DOCUMENTATION"
+        options |= yaml.load(getattr(ModuleDocFragment, part), yaml.CSafeLoader)["options"]
     return {name: {key: option[key] for key in _KEYS if key in option} for name, option in options.items()}

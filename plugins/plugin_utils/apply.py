@@ -12,9 +12,6 @@ from .action import Action
 from .api import Api, ApiError, Object, RefusedError
 from .release import FIELD_MANAGER, identity
 
-# Each argument and the variable that gives it where the task does not.
-CONNECTION = {"kubeconfig": "cluster_kubeconfig", "context": "cluster_context"}
-
 
 @dataclass
 class Applied:
@@ -38,18 +35,19 @@ class ApplyAction(Action):
 
     def _act(self) -> dict[str, Any]:
         self._cluster = self._task_vars.get("inventory_hostname", "localhost")
-        kubeconfig, context = (self._args[name] or self._variable_of(CONNECTION[name]) for name in CONNECTION)
         try:
-            self._api = Api(kubeconfig, context)
+            self._api = Api(self._argument("kubeconfig"), self._argument("context"))
             result = self._act_on_cluster()
         except ApiError as error:
             self.refuse(error.variable, f"{self._task.name}: {error}", error.remedy)
         return result | ({"warnings": self._api.warnings} if self._api.warnings else {})
 
-    def _variable_of(self, name: str) -> str:
-        if name not in self._task_vars:
-            self.refuse(name, "is not set", "set it for this host in the inventory")
-        return str(self._templar.template(self._task_vars[name]))
+    def _argument(self, name: str) -> str:
+        """An argument that names the cluster, or else the variable of the host."""
+        variable = f"cluster_{name}"
+        if not self._args[name] and variable not in self._task_vars:
+            self.refuse(variable, "is not set", "set it for this host in the inventory")
+        return self._args[name] or str(self._templar.template(self._task_vars[variable]))
 
     def _act_on_cluster(self) -> dict[str, Any]:
         raise NotImplementedError
