@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from ..findings import Finding
 from ..specs import Values
 from . import kubernetes, rules
+from . import notices as noticing
 from .across import shared_clusters, shared_paths, shared_queues
-from .notices import NOTICES
-from .types import apply_rule, checked
+from .types import apply_rule, checked, rules_of
 
-RULES = (*rules.RULES, *kubernetes.RULES)
+RULES = (*rules_of(rules), *kubernetes.RULES)
+NOTICES = rules_of(noticing)
 
 
 def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:
