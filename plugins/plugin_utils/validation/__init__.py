@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from ..findings import Finding
 from ..specs import Values
 from . import kubernetes, rules
-from . import notices as noticing
 from .across import shared_clusters, shared_paths, shared_queues
-from .types import apply_rule, checked, rules_of
+from .notices import NOTICES
+from .types import apply_rule, checked
 
-RULES = (*rules_of(rules), *kubernetes.RULES)
-NOTICES = rules_of(noticing)
+RULES = (*rules.RULES, *kubernetes.RULES)
 
 
 def static_findings(clusters: Mapping[str, Values]) -> list[Finding]:

@@ -1,6 +1,8 @@
-"""Settings that are legal but may surprise: each public function yields (variable, problem, remedy)."""
+"""Settings that are legal but may surprise. Each notice is a function that yields (variable, problem, remedy)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from .. import versions
 from ..derived import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
@@ -148,3 +150,18 @@ def needless_low_latency(values: Values) -> Findings:
     if values["node_agent_low_latency"] and versions.row(version).tcp_nodelay:
         problem = f"is no longer needed with NativeLink {version}, which sets TCP_NODELAY itself"
         yield "node_agent_low_latency", problem, "remove it; the next run takes it off the nodes"
+
+
+NOTICES: tuple[Callable[[Values], Findings], ...] = (
+    shared_demand,
+    idle_headroom,
+    crowded_slots,
+    forging_actions,
+    readable_key,
+    evicted_first,
+    open_edge,
+    last_value_wins,
+    hasty_zero,
+    nativelink_version,
+    needless_low_latency,
+)

@@ -1,9 +1,10 @@
-"""Rules for combinations of variables of one cluster: each public function that yields (variable, problem, remedy)."""
+"""Rules for combinations of variables of one cluster. Each is a function that yields (variable, problem, remedy)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from .. import providers, specs, versions
 from ..derived import COPIES, derived_properties, isolation_of, redis_may_fill, scaling_of
@@ -489,3 +490,35 @@ def image_versions(values: Values) -> Findings:
         if re.match("v?[0-9]", tag) and tag.startswith("v") != has_v:
             other = f"v{tag}" if has_v else tag[1:]
             yield version, f"is {tag}, but the tags of {values[name]} have {'a' if has_v else 'no'} v", f"write {other}"
+
+
+RULES: tuple[Callable[[Any], Findings], ...] = (
+    duplicate_pools,
+    persistent_workers,
+    min_over_max,
+    resources,
+    nativelink_version,
+    scheduler_backend,
+    redis,
+    redis_memory,
+    stores_fit_volume,
+    scratch_fits_store,
+    scratch_within_limit,
+    declared_properties,
+    offered_properties,
+    edge,
+    mutual_tls,
+    scaling,
+    metrics,
+    prometheus,
+    scrapes,
+    gitops,
+    gitops_credentials,
+    existing_engine,
+    namespaces,
+    worker_certificates,
+    cas_storage_class,
+    storage_classes,
+    images_without_tag,
+    image_versions,
+)

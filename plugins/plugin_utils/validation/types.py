@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from inspect import isfunction
-from types import ModuleType
 from typing import Any
 
 from .. import specs
@@ -37,15 +35,6 @@ class CheckedValues(dict[str, Any]):
     def __missing__(self, name: str) -> Yaml:
         """Raise FaultyValue for a value that is invalid or not set."""
         raise FaultyValue(name)
-
-
-def rules_of(module: ModuleType) -> tuple[Callable[[Any], Findings], ...]:
-    """The rules of a module: its public functions that yield findings, in their order."""
-    return tuple(
-        item
-        for name, item in vars(module).items()
-        if isfunction(item) and item.__annotations__.get("return") == "Findings" and not name.startswith("_")
-    )
 
 
 def apply_rule(rule: Callable[[Any], Findings], values: Values) -> list[tuple[str, str, str]]:
