@@ -624,13 +624,6 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(play: Play, live: Live, d
         assert live("deployment", "nativelink-worker-big", name)["spec"]["replicas"] == left, name
 
 
-def test_an_unknown_context_is_named(play: Play, dev: Cluster) -> None:
-    assert play.refused(["keda"], cluster_context="other") == (
-        f"dev: cluster_context: Install KEDA: {dev.kubeconfig} has no context other; "
-        f"write one that it has: {dev.context}"
-    )
-
-
 # Servers that are not Kubernetes API servers
 
 ASKING = (
