@@ -35,7 +35,6 @@ TARGETS: dict[str, dict[str, str]] = {
     "flux": {"job": "nativelink-gitops", "namespace": "flux-system", "pod": "kustomize-controller-0"},
     "argocd": {"job": "nativelink-gitops", "namespace": "argocd", "pod": "argocd-application-controller-0"},
 }
-_MATCHES = {"=": "=", "!=": "!=", "=~": "=~", "!~": "!~"}
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def _selectors(node: Any) -> Iterator[str]:
             yield from _selectors(each)
     elif isinstance(node, dict):
         if node.get("type") in ("vectorSelector", "matrixSelector"):
-            matchers = (
-                f"{each['name']}{_MATCHES[each['type']]}{json.dumps(each['value'])}" for each in node["matchers"]
-            )
+            matchers = (f"{each['name']}{each['type']}{json.dumps(each['value'])}" for each in node["matchers"])
             yield f"{{{','.join(matchers)}}}"
         else:
             yield from _selectors(list(node.values()))
