@@ -1,11 +1,14 @@
-"""Servers for tests of clients, which need not speak any protocol."""
+"""Servers for tests of clients: some for files, and some that need not speak any protocol."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -38,3 +41,21 @@ def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket]
         connection.close()
 
     return answer
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Yield the address of a web server for the files of a folder, such as ``127.0.0.1:8080``."""
+    handler = functools.partial(_Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
+        threading.Thread(target=files.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{files.server_port}"
+        files.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    # The type that Prometheus wants of what it scrapes.
+    extensions_map = {".txt": "text/plain; version=0.0.4"}  # noqa: RUF012 (the base class has it so)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+
+from testbed import build
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTERS = ROOT / "clusters"
@@ -50,3 +54,18 @@ def committed(cluster: str) -> dict[str, str]:
 def files_of(folder: Path) -> dict[str, str]:
     """Return the files of a rendered tree, by path below its folder."""
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def documents(text: str) -> list[Object]:
+    """Return the objects that kustomize or Helm prints."""
+    # Neither quotes a "=", which is a type of its own in YAML 1.1.
+    found = yaml.load_all(re.sub(r": =$", ': "="', text, flags=re.MULTILINE), yaml.CSafeLoader)
+    return [item for item in found if item]
+
+
+def kustomized(folder: Path) -> list[Object]:
+    """Return the objects that kustomize builds of a folder, as both engines do."""
+    command = [build.program("kubectl"), "kustomize", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return documents(done.stdout)

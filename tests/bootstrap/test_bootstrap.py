@@ -158,16 +158,6 @@ def test_the_password_of_redis_is_in_the_cluster_only(story: Story) -> None:
         assert not any(password in content for content in files)
 
 
-def test_bootstrap_renders_a_tree_that_the_api_server_accepts(story: Story) -> None:
-    command = story.where.command(
-        "apply", "--server-side", "--dry-run=server", "-k", str(story.project.trees / "alpha")
-    )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    for name in ("statefulset.apps/nativelink-cas", "deployment.apps/nativelink-worker-large"):
-        assert f"{name} serverside-applied (server dry run)" in done.stdout
-
-
 def test_the_summary_lists_changes_and_next_steps(story: Story) -> None:
     said = story.first.summary["alpha"]
     assert said.startswith("alpha: changed (")

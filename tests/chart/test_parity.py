@@ -2,67 +2,48 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
 from hypothesis import given, settings
 
 from hack.chart import values
-from testbed import build
 from testkit.inventories import inventories
-from testkit.trees import values_of
+from testkit.trees import Object, documents, kustomized, values_of
 from tests.chart.conftest import CHART, Cluster, Done, Helm
 
 Template = Callable[..., Done]
-Objects = dict[tuple[str, str, str], dict[str, Any]]
+Objects = dict[tuple[str, str, str], Object]
 CLASS = {"nativelink_cas_storage_class": "gp3"}
 REFERENCE = {name: {**cluster, **CLASS} for name, cluster in values.reference().items()}
 
 
-def loaded(text: str) -> Objects:
-    """Return the objects of a text, by kind, namespace and name."""
-    # Neither of the two writes quotes around a "=", which is a type of its own in YAML 1.1.
-    documents = yaml.load_all(re.sub(r": =$", ': "="', text, flags=re.MULTILINE), yaml.CSafeLoader)
-    return {
-        (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item
-        for item in documents
-        if item
-    }
+def named(objects: list[Object]) -> Objects:
+    """Return objects by kind, namespace and name."""
+    names = [(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in objects]
+    return dict(zip(names, objects, strict=True))
 
 
 def of_the_tree(cluster: Cluster, folder: Path) -> Objects:
-    shutil.rmtree(folder, ignore_errors=True)
-    for path, text in render.tree(cluster).items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
-    done = subprocess.run([build.program("kubectl"), "kustomize", folder], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    return loaded(done.stdout)
+    tree.write(folder, render.tree(cluster))
+    return named(kustomized(folder))
 
 
 def of_the_chart(template: Template, cluster: Cluster, chart: Path = CHART) -> Objects:
     done = template(cluster, chart)
     assert (done.returncode, done.stderr) == (0, "")
-    return loaded(done.stdout)
-
-
-@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
-def test_a_committed_inventory(name: str, template: Template, tmp_path: Path) -> None:
-    assert of_the_chart(template, REFERENCE[name]) == of_the_tree(REFERENCE[name], tmp_path / name)
+    return named(documents(done.stdout))
 
 
 @pytest.mark.parametrize("name", ["dev", "staging", "prod"])
 def test_the_values_file_of_a_committed_inventory(name: str, helm: Helm, tmp_path: Path) -> None:
     done = helm("template", name, CHART, "-n", "nativelink", "-f", CHART / f"values-{name}.yaml", "--skip-tests")
-    assert loaded(done.stdout) == of_the_tree(REFERENCE[name], tmp_path / name), done.stderr
+    assert named(documents(done.stdout)) == of_the_tree(REFERENCE[name], tmp_path / name), done.stderr
 
 
 @pytest.fixture(scope="module")

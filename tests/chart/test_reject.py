@@ -138,11 +138,6 @@ def test_all_faults_come_at_once(template: Template) -> None:
     assert "\nworkersNamespace: is nativelink, which is also the namespace of the release; " in done.stderr
 
 
-def test_a_class_for_the_volumes_is_required(template: Template) -> None:
-    done = template(values_of(storage_classes_list=[]))
-    assert "- at '/cas/storageClass': minLength: got 0, want 1" in done.stderr
-
-
 def test_an_unknown_value_is_refused(helm: Helm) -> None:
     chart = "charts/nativelink"
     done = helm("template", "x", chart, "--set", "cas.storageClass=gp3", "--set", "cas.replica=3")

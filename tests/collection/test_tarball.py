@@ -20,16 +20,5 @@ def test_the_tarball_holds_only_what_users_need(collection: Collection) -> None:
     with tarfile.open(collection.tarball) as tarball:
         names = [member.name for member in tarball if not member.isdir()]
     assert [name for name in names if not any(fnmatchcase(name, pattern) for pattern in WANTED)] == []
-    # The collection does not work without these.
-    assert {
-        "docs/how-to.md",
-        "meta/runtime.yml",
-        "playbooks/tasks/render.yml",
-        "plugins/modules/report.py",
-        "roles/nativelink/files/dashboards/overview.json",
-        "roles/nativelink/files/isolation/arm64",
-        "roles/node_agent/files/guard.o",
-        "roles/nativelink/files/patches/README.md",
-        "roles/nativelink/templates/cas/statefulset.yaml.j2",
-        "tests/sanity/ignore-2.19.txt",
-    } <= set(names)
+    # The other tests would not notice that these are missing.
+    assert {"docs/how-to.md", "roles/nativelink/files/dashboards/overview.json"} <= set(names)

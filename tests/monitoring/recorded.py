@@ -5,12 +5,7 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed.waiting import until
-from testkit.prometheus import local
+from testkit.prometheus import Local, local
+from testkit.servers import served
 from tests.monitoring.entries import files
 
 SCRAPES = Path(__file__).with_name("scrapes")
@@ -39,20 +35,11 @@ TARGETS: dict[str, dict[str, str]] = {
     "flux": {"job": "nativelink-gitops", "namespace": "flux-system", "pod": "kustomize-controller-0"},
     "argocd": {"job": "nativelink-gitops", "namespace": "argocd", "pod": "argocd-application-controller-0"},
 }
-_MATCHES = {"=": "=", "!=": "!=", "=~": "=~", "!~": "!~"}
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Recorded(Local):
     """A Prometheus that has scraped the recordings once a second for some seconds."""
-
-    address: str
-
-    def ask(self, path: str, **query: str) -> Any:
-        """Return the data of an answer of Prometheus' API. HTTPError if it refuses the query."""
-        url = f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return json.loads(answer.read())["data"]
 
     def selectors(self, query: str) -> list[str]:
         """Return the selectors of a PromQL query, without ranges and offsets, as Prometheus itself parses it."""
@@ -69,9 +56,7 @@ def _selectors(node: Any) -> Iterator[str]:
             yield from _selectors(each)
     elif isinstance(node, dict):
         if node.get("type") in ("vectorSelector", "matrixSelector"):
-            matchers = (
-                f"{each['name']}{_MATCHES[each['type']]}{json.dumps(each['value'])}" for each in node["matchers"]
-            )
+            matchers = (f"{each['name']}{each['type']}{json.dumps(each['value'])}" for each in node["matchers"])
             yield f"{{{','.join(matchers)}}}"
         else:
             yield from _selectors(list(node.values()))
@@ -80,19 +65,15 @@ def _selectors(node: Any) -> Iterator[str]:
 @contextmanager
 def recorded(folder: Path) -> Iterator[Recorded]:
     """Run a Prometheus on the recordings, with the recording rules of a cluster on Redis, in a folder of its own."""
-    handler = functools.partial(_Quiet, directory=SCRAPES)
     times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     (folder / "rules.yaml").write_text(files("redis")["monitoring/rules.yaml"])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(SCRAPES) as server:
         jobs = [
             {
                 "job_name": name,
                 "metrics_path": f"/{name}.txt",
                 "honor_labels": True,
-                "static_configs": [
-                    {"targets": [f"127.0.0.1:{server.server_port}"], "labels": {"cluster": "test", **labels}}
-                ],
+                "static_configs": [{"targets": [server], "labels": {"cluster": "test", **labels}}],
             }
             for name, labels in TARGETS.items()
         ]
@@ -101,17 +82,9 @@ def recorded(folder: Path) -> Iterator[Recorded]:
             found = Recorded(address)
 
             def scraped() -> bool:
-                up = {each["metric"]["job"]: each["value"][1] for each in found.ask("query", query="up")["result"]}
-                counted = found.ask("query", query='nativelink_scheduler_queue_depth{pool="default"}')["result"]
+                up = {each["metric"]["job"] for each in found.series("up")}
+                counted = found.series('nativelink_scheduler_queue_depth{pool="default"}')
                 return len(up) == len({labels["job"] for labels in TARGETS.values()}) and bool(counted)
 
             until("Prometheus to have scraped all recordings", scraped, 60, (folder / "prometheus.log").read_text)
             yield found
-        server.shutdown()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {".txt": "text/plain; version=0.0.4"}  # noqa: RUF012 (the base class has it so)
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""

@@ -1,30 +1,16 @@
-"""Grafana's dashboards: what all panels have, and that Prometheus takes their queries."""
+"""Grafana's dashboards: what all panels have. test_recorded.py has their queries."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import combinations
-from urllib.error import HTTPError
 
 import pytest
 
 import dashboards
-from testkit.prometheus import local
-from tests.monitoring.recorded import Recorded
-
-VALUES = dashboards.variables("test", "nativelink", "nativelink-workers", 60)
-
 
 MODELS = dashboards.models()
 each_dashboard = pytest.mark.parametrize("name", dashboards.NAMES)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
-    """Start a Prometheus without any target."""
-    with local("prometheus", tmp_path_factory.mktemp("prometheus"), {}) as address:
-        yield Recorded(address)
 
 
 @each_dashboard
@@ -37,25 +23,11 @@ def test_each_panel_says_what_it_shows_and_what_to_do(name: str) -> None:
     assert len(panels) == len({panel["title"] for panel in panels})
 
 
-def test_a_panel_links_to_each_runbook_that_its_description_names() -> None:
-    linked = set()
-    for model in MODELS.values():
-        for panel in dashboards.panels(model):
-            named = list(dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", panel["description"])))
-            assert [link["url"] for link in panel.get("links", ())] == [f"${{runbooks}}/{name}.md" for name in named]
-            linked.update(named)
-    assert "NativeLinkCASPodDown" in linked
-    assert linked <= {path.stem for path in (dashboards.ROOT / "docs/alerts").iterdir()}
-
-
-@each_dashboard
-def test_a_dashboard_keeps_its_address_and_has_nothing_that_changes(name: str) -> None:
-    model = MODELS[name]
-    assert model["uid"] == f"nativelink-{name}"
-    assert model.keys() & {"id", "version", "revision"} == set()
-    assert [panel["id"] for panel in model["panels"]] == list(range(1, len(model["panels"]) + 1))
-    (link,) = model["links"]
-    assert (link["tags"], link["includeVars"], link["keepTime"]) == (model["tags"], True, True), "the link finds it so"
+def test_a_panel_links_to_runbooks_that_exist() -> None:
+    links = [link for model in MODELS.values() for panel in dashboards.panels(model) for link in panel["links"]]
+    names = {link["url"].removeprefix("${runbooks}/") for link in links}
+    assert "NativeLinkCASPodDown.md" in names
+    assert names <= {path.name for path in (dashboards.ROOT / "docs/alerts").iterdir()}
 
 
 @each_dashboard
@@ -76,24 +48,3 @@ def test_a_dashboard_has_the_variables_that_its_queries_use(name: str) -> None:
     used = set(re.findall(r"\$([a-z_]+)", " ".join([*queries, *asked]))) - {"__rate_interval", "__range"}
     # All panels use the first one, and links the last one.
     assert used == {each["name"] for each in variables} - {"datasource", "runbooks"}
-
-
-@each_dashboard
-def test_prometheus_takes_each_query(server: Recorded, name: str) -> None:
-    asked = [query for query in dashboards.queries(VALUES) if query.dashboard == name]
-    assert len(asked) >= len(list(dashboards.panels(MODELS[name])))
-    for query in asked:
-        assert "$" not in query.expr.replace('"$1"', "")
-        server.ask("query", query=query.expr)
-    for variable in MODELS[name]["templating"]["list"]:
-        if variable["type"] == "query":
-            series = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
-            assert series
-            server.ask("query", query=dashboards.substituted(series[1], VALUES))
-
-
-def test_prometheus_refuses_a_wrong_query(server: Recorded) -> None:
-    """The counter-run."""
-    with pytest.raises(HTTPError) as refused:
-        server.ask("query", query="sum(x")
-    assert b"unclosed left parenthesis" in refused.value.read()

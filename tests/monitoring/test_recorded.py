@@ -37,6 +37,13 @@ def test_the_dashboards_select_recorded_series(recording: Recorded) -> None:
     assert [each for _, _, each in lost if "completed_count" in each and "execution_result" not in each] == []
 
 
+def test_the_variables_of_dashboards_select_recorded_series(recording: Recorded) -> None:
+    for variable in (each for model in dashboards.models().values() for each in model["templating"]["list"]):
+        if variable["type"] == "query":
+            (series,) = re.findall(r"^label_values\((.+), \w+\)$", variable["query"]["query"])
+            assert recording.missing(dashboards.substituted(series, VALUES)) == [], variable["name"]
+
+
 def test_the_queries_of_the_page_about_cost_select_recorded_series(recording: Recorded) -> None:
     queries = re.findall(r"```promql\n(.+?)\n```", (ROOT / "docs/cost.md").read_text(), re.DOTALL)
     assert queries

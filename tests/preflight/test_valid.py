@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation, versions
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.objects import object_findings
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,7 @@ def test_a_wrong_value_never_breaks_the_check_nor_blames_another_cluster(
             variables["nativelink_redis_address"] = f"{cluster}.example.com:6379"  # no two share a queue
     values = {cluster: valued(cluster, variables) for cluster, variables in clusters.items()}
     assert validation.static_findings(values) == []
+    assert [fault for each in values.values() for fault in object_findings(each)] == []
     values[first][name] = value
     for fault in validation.static_findings(values):
         assert fault.cluster == first

@@ -82,12 +82,6 @@ class Play:
         assert not run.failed, run.message
         return run
 
-    def refused(self, tasks: list[Task], *arguments: str, **variables: object) -> str:
-        """Run tasks, one of which must fail, and return its message."""
-        run = self.cases(tasks, *arguments, **{CLUSTER: variables})[CLUSTER]
-        assert run.failed, run.changed
-        return run.message
-
     def cases(self, tasks: list[Task], *arguments: str, **hosts: Object) -> dict[str, Run]:
         """Run tasks for several hosts with variables of their own, side by side."""
         return {host: run for host, (run,) in self.plays([step(*tasks)], hosts, *arguments).items()}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
-import http.server
-import threading
+import socket
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ import pytest
 
 from testbed.cluster import Cluster
 from testbed.waiting import until
+from testkit.servers import served, server
 
 from .conftest import Object, Play, Run
 
@@ -189,37 +187,19 @@ def a_manifest_comes_from_an_address(app: App) -> Story:
             "check keda_version, or name a mirror or a local file in keda_manifest"
         )
 
-    with site(app.folder) as address:
+    def end_early(connection: socket.socket) -> None:
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\napiVersion: v1")
+        connection.close()
+
+    with served(app.folder) as files, server(end_early) as port:
         file = Path(app("1.0.0")["source"][0]).name
-        assert not (yield app("1.0.0", source=[f"{address}/{file}"])).failed
-        missing = yield app("1.0.0", source=[f"{address}/app-9.yaml"])
-        assert missing.message == unread(f"{address}/app-9.yaml cannot be read: HTTP Error 404: File not found")
-        short = yield app("1.0.0", source=[f"{address}/short.yaml"])
-        cut = f"{address}/short.yaml cannot be read: IncompleteRead(14 bytes read, 86 more expected)"
+        assert not (yield app("1.0.0", source=[f"http://{files}/{file}"])).failed
+        missing = yield app("1.0.0", source=[f"http://{files}/app-9.yaml"])
+        assert missing.message == unread(f"http://{files}/app-9.yaml cannot be read: HTTP Error 404: File not found")
+        short = yield app("1.0.0", source=[f"http://127.0.0.1:{port}/short.yaml"])
+        cut = f"http://127.0.0.1:{port}/short.yaml cannot be read: IncompleteRead(14 bytes read, 86 more expected)"
         assert short.message == unread(cut)
-
-
-@contextlib.contextmanager
-def site(folder: Path) -> Iterator[str]:
-    """Yield the address of a web server for a folder. Its short.yaml ends too early."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            if self.path != "/short.yaml":
-                return super().do_GET()
-            self.send_response(200)
-            self.send_header("Content-Length", "100")
-            self.end_headers()
-            self.wfile.write(b"apiVersion: v1")  # and closes the connection
-            return None
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 STORIES = {

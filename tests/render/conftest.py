@@ -1,9 +1,7 @@
-"""What the tests of trees share: kustomize, the schemas of NativeLink's configuration, and a cluster."""
+"""What the tests of trees share: the schemas of NativeLink's configuration, and a cluster."""
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,30 +11,16 @@ import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
-from testbed import build, manifests
+from testbed import manifests
 from testbed.cluster import Cluster
 from testbed.waiting import patient
-from testkit.trees import ROOT, Object
+from testkit.trees import ROOT
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return the folder into which a cluster named `test` is written."""
     return tmp_path / "clusters" / "test"
-
-
-@pytest.fixture(scope="session")
-def kustomize() -> Callable[[Path], list[Object]]:
-    """Return a function that builds a cluster's folder as both engines do."""
-    kubectl = build.program("kubectl")
-
-    def objects(folder: Path) -> list[Object]:
-        done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), done.stderr
-        # kustomize does not quote a "=", which is a type of its own in YAML 1.1.
-        return list(yaml.load_all(re.sub(r": =$", ': "="', done.stdout, flags=re.MULTILINE), yaml.CSafeLoader))
-
-    return objects
 
 
 @pytest.fixture(scope="session")

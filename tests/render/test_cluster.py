@@ -60,21 +60,6 @@ def test_an_unknown_field_is_refused(api: Cluster) -> None:
     assert "prots" in judged(api, service)
 
 
-def test_objects_for_a_prometheus_operator_are_accepted(api: Cluster) -> None:
-    labels = {"release": "prometheus"}
-    wishes = {"nativelink_prometheus": "operator", "nativelink_prometheus_labels": labels}
-    found = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **wishes)))
-    monitor, demand = find(found, "ServiceMonitor", "nativelink"), find(found, "PrometheusRule", "nativelink-demand")
-    assert [each["metadata"]["labels"]["release"] for each in (monitor, demand)] == ["prometheus", "prometheus"]
-    alerts, inhibitions = (find(found, kind, "nativelink-alerts") for kind in ("PrometheusRule", "AlertmanagerConfig"))
-    assert judged(api, monitor, demand, alerts, inhibitions) == ""
-    # The counter-runs: the definitions refuse an expression that is not a text, and a matcher that does not exist.
-    inhibitions["spec"]["inhibitRules"][0]["sourceMatch"][0]["matchType"] = "~"
-    assert "inhibitRules[0].sourceMatch[0].matchType" in judged(api, inhibitions)
-    demand["spec"]["groups"][0]["rules"][0]["expr"] = ["not", "one"]
-    assert "groups[0].rules[0].expr" in judged(api, demand)
-
-
 def test_thirty_inventories_are_accepted_without_a_warning(api: Cluster) -> None:
     texts: list[str] = []
 

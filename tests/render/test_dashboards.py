@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, t
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.rollouts import rollouts, running
 
 from testkit.repository import git
-from testkit.trees import Object, values_of
+from testkit.trees import kustomized, values_of
 
 NAMES = ["cache", "edge", "gitops", "overview", "queue", "workers"]
 MOST = 256 * 1024  # bytes: Argo CD and kubectl copy an object that they apply on the client's side into an annotation
@@ -27,11 +26,9 @@ def test_a_tree_has_no_dashboard_unless_the_inventory_wants_them() -> None:
     assert [path for path in plain if plain[path] != wanted[path]] == ["kustomization.yaml"]
 
 
-def test_the_sidecar_finds_a_config_map_for_each_dashboard(
-    folder: Path, kustomize: Callable[[Path], list[Object]]
-) -> None:
+def test_the_sidecar_finds_a_config_map_for_each_dashboard(folder: Path) -> None:
     tree.write(folder, files(nativelink_dashboards=True, nativelink_namespace="farm"))
-    built = {item["metadata"]["name"]: item for item in kustomize(folder) if item["kind"] == "ConfigMap"}
+    built = {item["metadata"]["name"]: item for item in kustomized(folder) if item["kind"] == "ConfigMap"}
     for name in NAMES:
         item = built[f"nativelink-dashboard-{name}"]  # without a hash, which the others have
         assert item["metadata"]["namespace"] == "farm"

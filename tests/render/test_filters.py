@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import filters, render
 from hypothesis import given
@@ -32,35 +31,6 @@ def test_a_long_text_reads_back(text: str) -> None:
     assert yaml.load(filters.to_nice_yaml(data), yaml.CSafeLoader) == data
 
 
-def test_a_long_text_is_folded() -> None:
-    text = "sum by (pool) (rate(a_total[5m])) / " * 6 + "1"
-    lines = filters.to_nice_yaml({"expr": text}).splitlines()
-    assert lines[0] == "expr: >-"
-    assert max(map(len, lines)) <= 102
-    assert yaml.load("\n".join(lines), yaml.CSafeLoader) == {"expr": text}
-
-
 @given(st.text())
 def test_quoted_reads_back(text: str) -> None:
     assert yaml.load(f"key: {filters.quoted(text)}", yaml.CSafeLoader) == {"key": text}
-
-
-@pytest.mark.parametrize(
-    ("text", "printed"),
-    [
-        ("nativelink", "nativelink"),
-        ("ghcr.io/tracemachina/nativelink:v1.6.6", "ghcr.io/tracemachina/nativelink:v1.6.6"),
-        ("200Gi", "200Gi"),
-        ("4", '"4"'),
-        ("1e3", '"1e3"'),
-        ("12:30", '"12:30"'),
-        ("on", '"on"'),
-        ("No", '"No"'),
-        ("null", '"null"'),
-        ("", '""'),
-        ("a: b", '"a: b"'),
-        ("{{ x }}", '"{{ x }}"'),
-    ],
-)
-def test_quotes_only_where_they_are_needed(text: str, printed: str) -> None:
-    assert filters.quoted(text) == printed

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
@@ -18,6 +19,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from testbed import build
 from testbed.ports import free_ports
 from testbed.waiting import patient, until
+from testkit.client import Client, Process
 from testkit.redis import Redis
 from testkit.trees import ROOT, VERSION, committed, values_of
 
@@ -240,7 +242,7 @@ class Farm(Pod):
     def __init__(self, folder: Path) -> None:
         self.redis = Redis(folder)
         super().__init__(folder, "dash", self.redis.cli)
-        self.files, self.running = FARM, list[subprocess.Popen[bytes]]()
+        self.files, self.running = FARM, list[subprocess.Popen[Any]]()
         self.ports = dict(zip(LISTENERS, map(str, free_ports(len(LISTENERS))), strict=True))
         self.turn = {
             "-h nativelink-redis -p 6379": f"-h 127.0.0.1 -p {self.redis.port}",
@@ -270,18 +272,10 @@ class Farm(Pod):
                 subprocess.Popen(command, env={**os.environ, **SCHEMA, **environment}, stdout=log, stderr=log)
             )
 
-    def build(self, actions: int = 1, seconds: str = "0-0", timeout: float = 0) -> subprocess.Popen[bytes]:
-        command: list[str | Path] = [
-            build.program("reapi-load"),
-            f"--actions={actions}",
-            f"--seconds={seconds}",
-            f"--execute-endpoint=grpc://127.0.0.1:{self.ports['scheduler:50052']}",
-            f"--cas-endpoint=grpc://127.0.0.1:{self.ports['cas:50051']}",
-            "--platform=pool=default",
-            f"--timeout={timeout or patient(60)}",
-            "--retries=20",
-        ]
-        self.running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+    def build(self, actions: int = 1, seconds: str = "0-0", timeout: float = 0) -> Process:
+        scheduler, cas = (f"grpc://127.0.0.1:{self.ports[name]}" for name in ("scheduler:50052", "cas:50051"))
+        options = (f"--actions={actions}", f"--seconds={seconds}", f"--timeout={timeout or patient(60)}")
+        self.running.append(Client(scheduler, cas).start(*options, "--retries=20", pool="default"))
         return self.running[-1]
 
     def guarded(self, **environment: str) -> None:
@@ -356,7 +350,7 @@ def test_a_restart_of_redis_loses_nothing_and_the_subscription_is_renewed(farm: 
     farm.redis.stop()
     time.sleep(2)
     farm.redis.start()
-    told = build.communicate(timeout=patient(90))[0].decode()
+    told = build.communicate(timeout=patient(90))[0]
     assert build.returncode == 0, told
     until("the subscription", lambda: "1" in farm.psub(), 40, farm.log)
     assert farm.log().count("NativeLink matches") == 1, "NativeLink was not restarted"

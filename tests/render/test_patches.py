@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import patches, render, tree
 
-from testkit.trees import Object, values_of
+from testkit.trees import Object, kustomized, values_of
 
 FILES = render.tree(values_of())
 SMP = {
@@ -45,9 +45,7 @@ OTHER: list[Object] = [
 ]
 
 
-def test_only_a_target_that_matches_nothing_is_reported(
-    folder: Path, kustomize: Callable[[Path], list[Object]]
-) -> None:
+def test_only_a_target_that_matches_nothing_is_reported(folder: Path) -> None:
     def patched(targets: list[Object]) -> list[str]:
         return reported(folder, patches=[{"patch": yaml.safe_dump(SMP), "target": target} for target in targets])
 
@@ -55,7 +53,7 @@ def test_only_a_target_that_matches_nothing_is_reported(
     wanted = [", ".join(f"{key} {value}" for key, value in target.items()) for target in OTHER]
     fix = "correct its target or remove it"
     assert patched(OTHER) == [f"an inline patch matches nothing in rendered/ ({each}); {fix}" for each in wanted]
-    kustomize(folder)  # succeeds, which is why rendering reports them
+    kustomized(folder)  # succeeds, which is why rendering reports them
 
 
 def test_a_file_that_merges_and_files_that_do_not(folder: Path) -> None:
@@ -74,25 +72,26 @@ def test_a_file_that_merges_and_files_that_do_not(folder: Path) -> None:
     ]
 
 
-def test_older_spellings(folder: Path) -> None:
-    json = {"target": {"kind": "Deployment", "name": "gone"}, "patch": "[]"}
-    lines = reported(folder, patchesStrategicMerge=["patches/a.yaml"], patchesJson6902=[json])
-    assert len(lines) == 2
+ELSEWHERE = {"patch": "[]", "target": {"kind": "Elsewhere"}}
+QUOTA = {"patch": "[]", "target": {"kind": "ResourceQuota"}}
 
 
-def test_objects_of_the_users_own_can_be_patched(folder: Path) -> None:
-    (folder / "patches").mkdir(parents=True)
+@pytest.mark.parametrize(
+    ("kustomization", "count"),
+    [
+        ({"patches": [ELSEWHERE, QUOTA]}, 2),
+        # Older spellings
+        ({"patchesStrategicMerge": ["patches/a.yaml"], "patchesJson6902": [ELSEWHERE]}, 2),
+        # Objects of the user's own, and objects that come from elsewhere
+        ({"patches": [ELSEWHERE, QUOTA], "resources": ["rendered", "quota.yaml"]}, 1),
+        ({"patches": [ELSEWHERE], "resources": ["rendered", "https://example.com/x"]}, 0),
+        ({"patches": [ELSEWHERE], "components": ["../component"]}, 0),
+    ],
+)
+def test_a_patch_may_match_what_is_not_rendered(folder: Path, kustomization: dict[str, Any], count: int) -> None:
+    folder.mkdir(parents=True)
     (folder / "quota.yaml").write_text("{apiVersion: v1, kind: ResourceQuota, metadata: {name: mine}}")
-    patch = [{"patch": "[]", "target": {"kind": "ResourceQuota"}}]
-    assert reported(folder, resources=["rendered", "quota.yaml"], patches=patch) == []
-    assert len(reported(folder, patches=patch)) == 1
-
-
-def test_nothing_is_reported_where_objects_come_from_elsewhere(folder: Path) -> None:
-    patch = [{"patch": "[]", "target": {"kind": "Elsewhere"}}]
-    assert len(reported(folder, patches=patch)) == 1
-    assert reported(folder, resources=["rendered", "https://example.com/x"], patches=patch) == []
-    assert reported(folder, components=["../component"], patches=patch) == []
+    assert len(reported(folder, **kustomization)) == count
 
 
 def test_a_pool_that_goes_leaves_its_patch_behind(folder: Path) -> None:

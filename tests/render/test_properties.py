@@ -10,22 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, validation
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.objects import object_findings
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from hypothesis import HealthCheck, given, settings
 
 from testkit.inventories import LABELS, inventories
-from testkit.trees import ROOT, objects_of, values_of
+from testkit.trees import ROOT, VERSION, objects_of, values_of
 
 RELAXED = settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-@RELAXED
-@given(LABELS, inventories())
-def test_the_validation_accepts_the_inventories(cluster: str, variables: dict[str, Any]) -> None:
-    """The validation accepts the inventories. Otherwise users could not have the trees that the tests below check."""
-    values = values_of(cluster, cluster_kubeconfig="/k", cluster_context="c", **variables)
-    assert [*validation.static_findings({cluster: values}), *object_findings(values)] == []
 
 
 @RELAXED
@@ -54,6 +45,14 @@ def test_every_configuration_passes_the_schema(
     for path, text in files.items():
         if path.endswith(".json5"):
             assert accepts(variables["nativelink_version"], text) == [], path
+
+
+def test_a_version_with_other_names_refuses_a_configuration(accepts: Callable[[str, str], list[str]]) -> None:
+    """The counter-run of the test above."""
+    for version, other in (("v1.3.2", VERSION), (VERSION, "v1.3.2")):
+        text = render.tree(values_of(nativelink_version=version))["worker/default/worker.json5"]
+        assert accepts(version, text) == []
+        assert accepts(other, text) != []
 
 
 RENDERING = """

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import json5
@@ -18,7 +16,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import 
 
 from testkit.facts import at
 from testkit.playbooks import run_playbook
-from testkit.trees import CLUSTERS, ROOT, Object, committed, find, objects_of, values_of
+from testkit.trees import CLUSTERS, ROOT, Object, committed, find, kustomized, objects_of, values_of
 
 ALL = ("local", "dev", "staging", "prod")
 WORKLOADS = ("DaemonSet", "Deployment", "StatefulSet")
@@ -35,34 +33,6 @@ def test_the_committed_trees_are_what_the_inventories_render(inventory: str) -> 
     assert done.status == 0, done.output
     assert done.recap.keys() == ({"local"} if inventory == "local" else {"dev", "staging", "prod"})
     assert done.changed == 0, f"run `make render` and commit:\n{done.output}"
-
-
-def test_the_scheduler_waits_longer_than_the_longest_action_of_any_pool() -> None:
-    pools = [{"name": "short", "longest_action": 60}, {"name": "long", "longest_action": "2h"}]
-    files = render.tree(values_of(nativelink_worker_pools=pools))
-    scheduler = json5.loads(files["scheduler/scheduler.json5"])
-    assert at(scheduler, "simple.max_action_executing_timeout_s") > 7200 + 600
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_configurations_pass_the_schema_of_their_version(
-    version: str, accepts: Callable[[str, str], list[str]]
-) -> None:
-    pool = {
-        "name": "all",
-        "platform_properties": {"pool": ["a", "b"], "cpu_count": 8},
-        "env": {"TMPDIR": "/scratch", "FLAG": True},
-        "persistent_workers": True,
-    }
-    backend = "redis" if VERSIONS[version].redis_backend else "memory"
-    values = values_of(nativelink_version=version, nativelink_scheduler_backend=backend, nativelink_worker_pools=[pool])
-    files = {path: text for path, text in render.tree(values).items() if path.endswith(".json5")}
-    assert sorted(files) == ["cas/cas.json5", "scheduler/scheduler.json5", "worker/all/worker.json5"]
-    assert [accepts(version, text) for text in files.values()] == [[], [], []]
-    # The counter-run: a version with other names refuses them.
-    names = VERSIONS[version].max_action_timeout
-    other = next(each for each, found in VERSIONS.items() if found.max_action_timeout != names)
-    assert accepts(other, files["worker/all/worker.json5"])
 
 
 def shards(files: dict[str, str]) -> dict[str, dict[str, list[Object]]]:
@@ -136,44 +106,6 @@ def test_a_prometheus_operator_finds_the_services() -> None:
         ports |= set(at(service, "spec.ports.*.name"))
     assert sorted(at(monitor, "spec.endpoints.*.port")) == ["http-metrics", "http-reported", "http-workers"]
     assert ports >= set(at(monitor, "spec.endpoints.*.port"))
-
-
-def test_cluster_autoscaler_evicts_only_workers_that_drain_in_time() -> None:
-    def evictable(upload: str = "1m", **pool: object) -> object:
-        pools = [{"name": "a", **pool}]
-        values = values_of(nativelink_worker_pools=pools, nativelink_worker_upload_timeout=upload)
-        template = find(objects_of(render.tree(values)), "Deployment", "nativelink-worker-a")["spec"]["template"]
-        return template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"]
-
-    # 4 m of action, 1 m of upload and 5 m of margin are the 10 m that Cluster Autoscaler waits by default.
-    assert evictable(longest_action="4m") == "true"
-    assert evictable(longest_action="241s") == "false"
-    assert evictable(longest_action="30m", upload="10m") == "false"
-    said = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
-    assert evictable(longest_action="30m", annotations=said) == "true"
-
-
-@pytest.mark.parametrize(
-    ("shards", "schedulers", "routes"),
-    [
-        (1, 1, ["nativelink-cache", "nativelink-execution"]),
-        (2, 1, ["nativelink-execution"]),
-        (1, 2, ["nativelink-cache"]),
-        (2, 2, []),
-    ],
-)
-def test_a_call_finds_a_single_pod_by_the_address_of_its_service(
-    shards: int, schedulers: int, routes: list[str]
-) -> None:
-    """Envoy answers at once for a Service without endpoints, and does not retry (tests/e2e/edge shows it)."""
-    replicas = {"nativelink_cas_replicas": shards, "nativelink_scheduler_replicas": schedulers}
-    objects = objects_of(render.tree(values_of(nativelink_scheduler_backend="redis", **replicas)))
-    policies = sorted(item["metadata"]["name"] for item in objects if "TrafficPolicy" in item["kind"])
-    assert policies == ["nativelink", "nativelink", *(["nativelink-single-pod"] if routes else [])]
-    found = [item["spec"] for item in objects if item["metadata"]["name"] == "nativelink-single-pod"]
-    kind = {"group": "gateway.networking.k8s.io", "kind": "GRPCRoute"}
-    assert [spec["targetRefs"] for spec in found] == ([[kind | {"name": name} for name in routes]] if routes else [])
-    assert all((spec["mergeType"], spec["routingType"]) == ("StrategicMerge", "Service") for spec in found)
 
 
 def test_nothing_routes_to_the_worker_api() -> None:
@@ -291,8 +223,8 @@ def flat(found: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("cluster", ALL)
-def test_references_resolve_in_what_kustomize_builds(cluster: str, kustomize: Callable[[Path], list[Object]]) -> None:
-    objects = kustomize(CLUSTERS / cluster)
+def test_references_resolve_in_what_kustomize_builds(cluster: str) -> None:
+    objects = kustomized(CLUSTERS / cluster)
     names = {(item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]) for item in objects}
     pods = [item for item in objects if item["kind"] in ("Deployment", "StatefulSet")]
     used = {

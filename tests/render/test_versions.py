@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, specs, versions
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, versions
 
 from hack.nativelink_schema import SCHEMAS, normalised
 from testkit.trees import values_of
-
-
-def test_the_default_version_has_a_row() -> None:
-    assert specs.defaults()["nativelink_version"] in versions.VERSIONS
 
 
 def test_a_newer_version_is_rendered_as_the_newest_known_one() -> None:
@@ -28,17 +24,6 @@ def test_a_newer_version_is_rendered_as_the_newest_known_one() -> None:
 def test_a_version_without_a_row_is_not_known(version: str) -> None:
     with pytest.raises(versions.UnknownVersionError):
         versions.row(version)
-
-
-def test_each_version_has_its_faults() -> None:
-    assert versions.faults("v1.6.6", refused=False) == []
-    assert versions.faults("v1.6.5", refused=False) == [
-        "lets workers go on with operations that the scheduler has given up (2693)"
-    ]
-    assert versions.faults("v1.2.9", refused=True) == [
-        "corrupts outputs of actions (2346)",
-        "corrupts files of its directory cache (2347)",
-    ]
 
 
 @pytest.mark.parametrize("version", versions.VERSIONS)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 
-from testkit.trees import values_of
+from testkit.trees import files_of, values_of
 
 FILES = render.tree(values_of())
 COLLECTIONS = str(Path(__file__).parents[2] / ".ansible/collections")
@@ -29,10 +29,6 @@ def everything(folder: Path) -> dict[str, tuple[int, int, str]]:
         content = str(path.readlink()) if path.is_symlink() else path.read_text() if path.is_file() else ""
         found[str(path.relative_to(folder))] = (stat.st_mode, 0 if path.is_dir() else stat.st_mtime_ns, content)
     return found
-
-
-def texts(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def refused(folder: Path, files: dict[str, str] = FILES, **arguments: bool) -> str:
@@ -58,7 +54,7 @@ def test_only_the_file_that_differs_is_written(folder: Path, monkeypatch: pytest
         raise OSError(errno.EPERM, "Operation not permitted")
 
     tree.write(folder, FILES)
-    before, inodes = everything(folder), {path: (folder / path).stat().st_ino for path in texts(folder)}
+    before, inodes = everything(folder), {path: (folder / path).stat().st_ino for path in files_of(folder)}
     if not links:
         monkeypatch.setattr(os, "link", no_link)
     result = tree.write(folder, CHANGED)
@@ -73,14 +69,14 @@ def test_only_the_file_that_differs_is_written(folder: Path, monkeypatch: pytest
 
 def test_a_hand_edit_and_a_deleted_file_are_put_right(folder: Path) -> None:
     tree.write(folder, FILES)
-    wanted = texts(folder)
+    wanted = files_of(folder)
     (folder / "rendered/cas/service.yaml").write_text("kind: Nonsense\n")
     (folder / "rendered/policy/dns.yaml").write_bytes(b"\xff\xfe")
     (folder / "rendered/scheduler/deployment.yaml").unlink()
     result = tree.write(folder, FILES)
     assert result.created == ["rendered/scheduler/deployment.yaml"]
     assert result.changed == ["rendered/cas/service.yaml", "rendered/policy/dns.yaml"]
-    assert texts(folder) == wanted
+    assert files_of(folder) == wanted
 
 
 def test_files_that_are_no_longer_rendered_go_with_their_folder(folder: Path) -> None:
@@ -91,7 +87,7 @@ def test_files_that_are_no_longer_rendered_go_with_their_folder(folder: Path) ->
     gone = ["deployment.yaml", "poddisruptionbudget.yaml", "scaledobject.yaml", "worker.json5"]
     assert result.removed == ["rendered/notes.txt", *(f"rendered/worker/gpu/{name}" for name in gone)]
     assert not (folder / "rendered/worker/gpu").exists()
-    assert {path.removeprefix("rendered/") for path in texts(folder) if path.startswith("rendered/")} == FILES.keys()
+    assert {path.removeprefix("rendered/") for path in files_of(folder) if path.startswith("rendered/")} == FILES.keys()
 
 
 def test_the_users_files_are_written_once(folder: Path) -> None:
@@ -100,9 +96,9 @@ def test_the_users_files_are_written_once(folder: Path) -> None:
     (folder / "mine.yaml").write_text("kind: Mine\n")
     (folder / "patches/cas.yaml").write_text("kind: StatefulSet\n")
     (folder / "patches/README.md").unlink()
-    mine = {path: text for path, text in texts(folder).items() if not path.startswith("rendered/")}
+    mine = {path: text for path, text in files_of(folder).items() if not path.startswith("rendered/")}
     tree.write(folder, render.tree(values_of(nativelink_worker_pools=[{"name": "other"}])))
-    assert {path: text for path, text in texts(folder).items() if not path.startswith("rendered/")} == mine
+    assert {path: text for path, text in files_of(folder).items() if not path.startswith("rendered/")} == mine
 
 
 def test_check_writes_nothing_and_says_everything(folder: Path) -> None:
@@ -125,7 +121,7 @@ def test_check_writes_nothing_and_says_everything(folder: Path) -> None:
 
 def test_a_file_and_a_folder_in_each_others_place_below_rendered(folder: Path) -> None:
     tree.write(folder, FILES)
-    wanted = texts(folder)
+    wanted = files_of(folder)
     shutil.rmtree(folder / "rendered/cas")
     (folder / "rendered/cas").write_text("a file\n")
     (folder / "rendered/policy/dns.yaml").unlink()
@@ -133,7 +129,7 @@ def test_a_file_and_a_folder_in_each_others_place_below_rendered(folder: Path) -
     (folder / "rendered/policy/dns.yaml/mine.yaml").write_text("a file\n")
     result = tree.write(folder, FILES)
     assert result.removed == ["rendered/cas", "rendered/policy/dns.yaml/mine.yaml"]
-    assert texts(folder) == wanted
+    assert files_of(folder) == wanted
 
 
 @pytest.mark.parametrize("check", [False, True])
@@ -170,7 +166,7 @@ def test_a_symbolic_link_is_refused_and_nothing_changes(
     assert everything(tmp_path) == before
     link.unlink()
     tree.write(folder, CHANGED)
-    assert {path: texts(folder)[f"rendered/{path}"] for path in CHANGED} == CHANGED
+    assert {path: files_of(folder)[f"rendered/{path}"] for path in CHANGED} == CHANGED
 
 
 def test_all_links_of_a_tree_are_named_at_once(folder: Path, tmp_path: Path) -> None:
@@ -271,12 +267,12 @@ def test_killed_at_any_step_it_leaves_the_old_or_the_new_tree(tmp_path: Path, be
             tree.write(folder, before)
         if not killed_at(step, folder):
             break
-        found.append(texts(folder / "rendered"))
+        found.append(files_of(folder / "rendered"))
         if not found[-1] and before:  # between the two renames
-            assert texts(folder / tree.TEMPORARY / "replaced") == OLD
-            assert texts(folder / tree.TEMPORARY / "rendered") == NEW
+            assert files_of(folder / tree.TEMPORARY / "replaced") == OLD
+            assert files_of(folder / tree.TEMPORARY / "rendered") == NEW
         tree.write(folder, NEW)
-        assert texts(folder) == texts(tmp_path / "clean/test")
+        assert files_of(folder) == files_of(tmp_path / "clean/test")
     kinds = [name for each in found for name, files in (("old", OLD), ("new", NEW), ("none", {})) if each == files]
     assert len(kinds) == len(found) > len(NEW), "a mixture of both trees"
     assert list(dict.fromkeys(kinds)) == (["old", "none", "new"] if before else ["none", "new"])

@@ -20,7 +20,7 @@ from testkit import nativelink, numbers
 from testkit.bazel import ACTION, Bazel
 from testkit.client import Client
 from testkit.edge import CAS, HOST, NAME, Edge
-from testkit.farm import this_machine
+from testkit.farm import Farm, this_machine
 from testkit.site import pool
 
 pytestmark = [pytest.mark.bench, nativelink.only_original("its latency")]
@@ -91,8 +91,7 @@ def measure(edge: Edge, rounds: int, folder: Path) -> float:
             speed = f"{LARGE / 1024**2 * each['per_second']:.0f} MiB/s"
             small = f"p50 {each['p50_ms']:.1f} ms, p99 {each['p99_ms']:.1f} ms"
             print(f"  {way}: {each['kind']:40} {speed if 'large' in each['kind'] else small}")
-    services = [edge.where.service_address(CAS, f"nativelink-{name}") for name in ("scheduler", "cas")]
-    direct = Client(f"grpc://{services[0]}:50052", f"grpc://{services[1]}:50051")
+    direct = Farm(edge.where, CAS, folder).client()
     folder.mkdir()
     action = 0.0
     with Bazel.started(folder) as bazel:

@@ -11,9 +11,9 @@ import pytest
 from testbed import components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient
-from testkit.client import Client, repeated
+from testkit.client import repeated
 from testkit.edge import CAS, NAME, Edge, opened
-from testkit.farm import VOLUMES, await_keda, install_keda, this_machine, without
+from testkit.farm import VOLUMES, Farm, await_keda, install_keda, this_machine
 from testkit.prometheus import Prometheus, api_server, hurry
 from testkit.site import pool
 
@@ -26,14 +26,10 @@ POOL = pool(
 
 
 @dataclass(frozen=True)
-class Monitored(Prometheus):
+class Monitored(Farm, Prometheus):
     """A farm with an edge, and its Prometheus."""
 
     edge: Edge
-
-    def without(self, workload: str) -> contextlib.AbstractContextManager[float]:
-        """Stop the only pod of a workload beside the CAS: see the function ``without``."""
-        return without(self.where, CAS, workload)
 
     def worker(self) -> str:
         """Return the name of a worker that is ready."""
@@ -44,13 +40,6 @@ class Monitored(Prometheus):
         """Ask for actions through the edge again and again."""
         few = ("--seconds=0-0", "--retries=0", "--timeout=60", "--concurrency=5", "--actions=5")
         return repeated(self.edge.client.command(*few, pool="default"))
-
-    def address(self, name: str) -> str:
-        return self.where.service_address(CAS, f"nativelink-{name}")
-
-    def client(self) -> Client:
-        """Return a client that does not come through the edge."""
-        return Client(f"grpc://{self.address('scheduler')}:50052", f"grpc://{self.address('cas')}:50051")
 
 
 def mount_disk(where: Cluster, path: str, *options: str) -> None:
@@ -85,7 +74,7 @@ def monitored(name: str, folder: Path, **variables: Any) -> Iterator[Monitored]:
     with opened(name, folder, prepare, **stated) as edge:
         await_keda(edge.where)
         edge.where.apply(this_machine(edge.where, CAS), api_server(edge.where, CAS))
-        yield Monitored(edge.where, CAS, edge)
+        yield Monitored(where=edge.where, namespace=CAS, name=CAS, folder=folder, edge=edge)
 
 
 @pytest.fixture(scope="package")

@@ -64,7 +64,7 @@ def test_a_certificate_that_expires_soon(farm: Monitored) -> None:
 
 
 def test_actions_that_no_worker_runs(farm: Monitored) -> None:
-    with farm.client().load(10, workers=f"grpc://{farm.address('scheduler-workers')}:50061") as load:
+    with farm.load(10) as load:
         load.hold(10)
         farm.fires("SchedulerNotMatching", "PoolAtMaximum", seconds=200)
 

@@ -39,7 +39,7 @@ def test_commands_run(farm: Monitored) -> None:
     until("Prometheus to have the workers", lambda: farm.series("nativelink_worker_connected_count") != [], 60)
     with farm.without("deployment/nativelink-scheduler"), farm.requests():
         until("the edge to give calls up", lambda: run(where, "envoy") == "", 120, lambda: f": {run(where, 'envoy')}")
-    with farm.client().load(pool="no-pool-has-it") as load:
+    with farm.load(pool="no-pool-has-it") as load:
         load.hold(1)
         # Prometheus does not have the new scheduler at once.
         said: list[str] = []

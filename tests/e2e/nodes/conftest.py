@@ -10,5 +10,5 @@ from testbed import cluster
 
 @pytest.fixture(scope="package")
 def real(state: Path) -> Iterator[cluster.Cluster]:
-    with cluster.fresh("e2e-nodes", nodes=1, real=True) as made:
+    with cluster.fresh("e2e-nodes", nodes=0, real=True) as made:
         yield made

@@ -163,7 +163,6 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(real: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    real.run("delete", "node", "node-1", "--ignore-not-found")  # a fake one, on which no agent attaches a program
     site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
     site.add("site", real, **SMALL, nativelink_worker_pools=[pool("default")])
     stage = Stage(real, site)

@@ -20,7 +20,7 @@ from testbed import components, manifests, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import until
 from testkit.client import Client
-from testkit.farm import fingerprint, this_machine
+from testkit.farm import Farm, fingerprint, this_machine
 from testkit.playbooks import ROOT, Run
 from testkit.site import SMALL, Site, pool
 
@@ -174,8 +174,7 @@ def cache(stage: Stage, running: dict[str, str]) -> Cache:
     """Run an action with a result after this machine is allowed to reach the cache."""
     assert running
     stage.where.apply(this_machine(stage.where, "nativelink"))
-    scheduler, cas = (stage.where.service_address("nativelink", f"nativelink-{name}") for name in ("scheduler", "cas"))
-    client = Client(f"grpc://{scheduler}:50052", f"grpc://{cas}:50051")
+    client = Farm(stage.where, "nativelink", stage.site.folder).client()
     made = Cache(client, Cache(client, "").act())
     assert made.written.startswith("ok ")
     return made

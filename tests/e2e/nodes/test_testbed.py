@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,22 +10,12 @@ from typing import Any
 
 import pytest
 
-from testbed import build, cluster, components, debian, images, node
+from testbed import build, cluster, components, debian, node
 from testbed.cluster import Cluster, ClusterError
 from testbed.images import Image
 from testbed.waiting import patient, until
 
 SPACE = "try"
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "data", "namespace": SPACE},
-    "spec": {
-        "storageClassName": "local-path",
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": "1Gi"}},
-    },
-}
 
 
 def shell(script: str, **more: object) -> dict[str, Any]:
@@ -58,88 +46,23 @@ class Space:
         return self.run("logs", name)
 
 
+def space_of(where: Cluster) -> Space:
+    where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
+    until("a namespace", lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10)
+    return Space(where)
+
+
 @pytest.fixture
 def space(real: Cluster) -> Iterator[Space]:
-    real.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
-    until(
-        "a namespace", lambda: bool(real.run("-n", SPACE, "get", "serviceaccount", "default", "--ignore-not-found")), 10
-    )
-    yield Space(real)
+    yield space_of(real)
     real.run("delete", "namespace", SPACE, f"--timeout={patient(60)}s")
-
-
-def test_pods_run_on_the_kind_of_node_that_they_select(space: Space) -> None:
-    nodes = json.loads(space.where.run("get", "nodes", "-o", "json"))["items"]
-    kinds = {node["metadata"]["name"]: node["metadata"]["labels"]["testbed/node"] for node in nodes}
-    assert kinds == {"real-1": "real", "node-1": "fake"}
-    toleration = [{"key": "testbed/node", "operator": "Exists"}]
-    space.where.apply(
-        pod("really", shell("sleep 600")),
-        pod("faked", shell("exit 1"), tolerations=toleration, nodeSelector={"testbed/node": "fake"}),
-    )
-    for name, on in (("really", "real-1"), ("faked", "node-1")):
-        space.ready(name)
-        assert space.run("get", "pod", name, "-o", "jsonpath={.spec.nodeName}") == on
-    # The kubelet alone writes this status. kwok would also write it if one of its stages matched the pod.
-    really = json.loads(space.run("get", "pod", "really", "-o", "json"))["status"]
-    assert re.fullmatch(r"10\.\d+\.\d+\.\d+", really["podIP"])
-    assert really["containerStatuses"][0]["containerID"].startswith("containerd://")
-
-
-def service(name: str) -> dict[str, Any]:
-    spec = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": SPACE}, "spec": spec}
-
-
-def test_names_services_and_the_machine_reach_a_pod(space: Space) -> None:
-    space.where.apply(service("web"), pod("web", shell("echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp")))
-    space.ready("web")
-    # The web pod comes first, because a failed look-up of a name stays in a cache for a while.
-    calls = "for url in http://web.try.svc.cluster.local http://web; do timeout 5 wget -q -O - $url || exit; done"
-    space.where.apply(pod("caller", shell(calls), restartPolicy="OnFailure"))
-    assert space.ended("caller") == "hello\nhello\n"
-    for path in ("pod/web -o jsonpath={.status.podIP}:8080", "service/web -o jsonpath={.spec.clusterIP}:80"):
-        address = space.run("get", *path.split(" "))
-        answer = subprocess.run(["curl", "-sS", "-m", "5", address], capture_output=True, text=True, check=True)
-        assert answer.stdout == "hello\n", address
-
-
-def test_kubelet_reports_the_disk_of_a_claim(space: Space) -> None:
-    mounts = [{"name": "data", "mountPath": "/data"}]
-    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
-    space.where.apply(CLAIM, pod("user", shell("sleep 1000", volumeMounts=mounts), volumes=volumes))
-    labels = f'{{namespace="{SPACE}",persistentvolumeclaim="data"}}'
-    measures = ("capacity_bytes", "used_bytes", "available_bytes", "inodes", "inodes_free", "inodes_used")
-
-    def found() -> set[str]:
-        text = space.where.run("get", "--raw", f"/api/v1/nodes/{node.NAME}/proxy/metrics")
-        return {name for name in measures if f"kubelet_volume_stats_{name}{labels} " in text}
-
-    until("kubelet to report the disk of the claim", lambda: found() == set(measures), 60)
-
-
-def test_a_pod_over_the_limit_of_its_emptydir_is_evicted(space: Space) -> None:
-    """The counter-run is a pod that stays below its limit."""
-
-    def user(name: str, megabytes: int) -> dict[str, Any]:
-        script = f"dd if=/dev/zero of=/scratch/file bs=1M count={megabytes}; sleep 1000"
-        volumes = [{"name": "scratch", "emptyDir": {"sizeLimit": "20Mi"}}]
-        return pod(name, shell(script, volumeMounts=[{"name": "scratch", "mountPath": "/scratch"}]), volumes=volumes)
-
-    def state(name: str) -> str:
-        return space.run("get", "pod", name, "-o", "jsonpath={.status.phase} {.status.reason}")
-
-    space.where.apply(user("below", 10), user("over", 40))
-    until("kubelet to evict the pod", lambda: state("over") == "Failed Evicted", 90)
-    assert state("below") == "Running "
 
 
 def test_network_policies_are_enforced(space: Space) -> None:
     serves = "echo hello > /tmp/index.html; httpd -p 8080 -h /tmp; httpd -f -p 9090 -h /tmp"
     clients = ("friend", "stranger")
-    space.where.apply(
-        service("guarded"), pod("guarded", shell(serves)), *(pod(one, shell("sleep 600")) for one in clients)
-    )
+    space.where.apply(pod("guarded", shell(serves)), *(pod(one, shell("sleep 600")) for one in clients))
+    space.run("expose", "pod", "guarded", "--port=80", "--target-port=8080")
     for name in ("guarded", *clients):
         space.ready(name)
     address = space.run("get", "pod", "guarded", "-o", "jsonpath={.status.podIP}")
@@ -176,28 +99,6 @@ def test_network_policies_are_enforced(space: Space) -> None:
     dns = {"to": [{"namespaceSelector": {}}], "ports": [{"protocol": "UDP", "port": 53}]}
     policy("may-speak", "friend", egress=[dns, {"to": selected("guarded")}])
     until("the policy to let the friend call by name", lambda: gets("friend", named), 20)
-
-
-def test_nativelink_serves_and_refuses_a_bad_configuration(space: Space) -> None:
-    good = """// JSON5, as NativeLink reads it
-    {stores: [{name: "A", memory: {}}], servers: [
-      {name: "health", listener: {http: {socket_address: "0.0.0.0:50080"}}, services: {health: {}}}]}"""
-    files = {"good.json5": good, "bad.json5": good.replace("{stores", "{stroes: 1, stores")}
-    metadata = {"name": "config", "namespace": SPACE}
-    space.where.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": files})
-    for name in ("good", "bad"):
-        container = {
-            "name": "main",
-            "image": f"{images.NATIVELINK}:{images.NATIVELINK_VERSIONS[-1]}",
-            "args": [f"/config/{name}.json5"],
-            "volumeMounts": [{"name": "config", "mountPath": "/config"}],
-            "readinessProbe": {"httpGet": {"path": "/status", "port": 50080}, "periodSeconds": 1},
-        }
-        volumes = [{"name": "config", "configMap": {"name": "config"}}]
-        space.where.apply(pod(name, container, volumes=volumes, restartPolicy="Never"))
-    space.ready("good")
-    space.run("wait", "--for=jsonpath={.status.phase}=Failed", "pod/bad", f"--timeout={patient(40)}s")
-    assert "stroes" in space.run("logs", "bad")
 
 
 def says(what: str) -> Image:
@@ -272,9 +173,7 @@ def test_down_leaves_nothing(state: Path, how: str) -> None:
     home = str(state / "e2e-gone")
     before = traces(home)
     with cluster.fresh("e2e-gone", nodes=0, real=True) as where:
-        where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
-        until("a namespace", lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10)
-        space = Space(where)
+        space = space_of(where)
         space.where.apply(pod("left", shell("trap '' TERM; sleep 600")))
         space.ready("left")
         during = traces(home)
