@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
 
-from testbed import build, debian
+from testbed import build
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
@@ -40,10 +40,7 @@ def local(name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[str]
 
     Its data, its log and the rules that the settings name are in the folder.
     """
-    if name == "alertmanager":
-        program = debian.root("prometheus-alertmanager") / "usr/bin/prometheus-alertmanager"
-    else:
-        program = build.program(name)
+    program = build.program(name)
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(dict(settings)))
     address = f"127.0.0.1:{free_port()}"
     command = [program, f"--config.file={name}.yaml", f"--web.listen-address={address}", *_OPTIONS[name]]
