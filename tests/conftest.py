@@ -18,7 +18,7 @@ from testbed.cluster import Cluster
 # What takes minutes: files without "test_", and in tests/e2e the clusters. They start first, so that none runs alone
 # at the end of a parallel run.
 LONGEST = (
-    *("trees", "provision", "roles", "bootstrap", "site", "scripts", "guard"),
+    *("trees", "provision", "roles", "bootstrap", "site", "worker_certificates", "scripts", "guard"),
     *("testbed_cluster", "standin", "conformance", "parity"),
     *(f"tests/e2e/{name}" for name in ("engines flux", "monitoring", "engines argocd", "edge")),
     *(f"tests/e2e/{name}" for name in ("scaling", "workers", "nodes")),
@@ -26,11 +26,11 @@ LONGEST = (
 # Files that share a cluster. What one of them makes there has namespaces of its own.
 GROUPS = {
     "trees": ("render/test_cluster", "render/test_kubernetes", "chart/test_changes", "preflight/test_live"),
-    "roles": ("provision/test_node_agent", "provision/test_worker_certificates", "provision/test_release_manifest"),
+    "roles": ("provision/test_node_agent", "provision/test_release_manifest"),
 }
 # The files that do not run in the order of the alphabet on the cluster that they share with others.
 FIRST = ("engines", "flux", "argocd", "switching", "testbed", "provisioning", "scaling")
-FIRST += ("cluster", "kubernetes", "changes", "node_agent", "worker_certificates")
+FIRST += ("cluster", "kubernetes", "changes", "node_agent")
 RUNNING = contextlib.ExitStack()
 
 # No test of drawn examples asks how long they take, which depends on what else the machine does.

@@ -131,8 +131,9 @@ class Play:
 
 @pytest.fixture(scope="module")
 def dev(request: pytest.FixtureRequest, clusters: Callable[[str], Cluster]) -> Cluster:
-    """Return a cluster: test_provision.py has one of its own, which is fresh."""
-    return clusters("provision" if request.path.stem == "test_provision" else "roles")
+    """Return a cluster. Two files have one of their own, which is fresh."""
+    own = {"test_provision": "provision", "test_worker_certificates": "certificates"}
+    return clusters(own.get(request.path.stem, "roles"))
 
 
 @pytest.fixture(scope="module")

@@ -253,7 +253,7 @@ def waiting(request: pytest.FixtureRequest, play: Play, dev: Cluster, tmp_path: 
         yield app, run
 
 
-@pytest.mark.parametrize("waiting", [120], indirect=True)
+@pytest.mark.parametrize("waiting", [300], indirect=True)
 def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting, dev: Cluster) -> None:
     app, run = waiting
     dev.stop_api()
