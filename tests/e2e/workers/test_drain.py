@@ -41,7 +41,7 @@ LATE = pool("late", min_replicas=MOST, slots=4)
 POOLS = [
     pool("steady", min_replicas=MOST, slots=4),
     pool("bare", min_replicas=3, slots=4),
-    pool("small", min_replicas=3),
+    pool("small", min_replicas=3, longest_action="5m"),
     pool("drained", min_replicas=4),
     pool("fragile"),
     pool("forgetful", isolation="none"),  # the entrypoint of isolation needs start.sh
@@ -277,11 +277,11 @@ def test_a_pod_that_is_deleted_again_finishes_its_actions(farm: Observed, loads:
 
 def test_a_spot_interruption_kills_only_actions_that_outlast_its_grace_period(farm: Observed, loads: object) -> None:
     farm.has("small", 3)
-    long = farm.start("small", 1, "50-50")
+    long = farm.start("small", 1, "75-75")
     farm.busy("small", 1)
     short = farm.start("small", 1, "12-12")
     for pod in farm.busy("small", 2):
-        farm.delete(pod, "--grace-period=25")
+        farm.delete(pod, "--grace-period=45")
     assert short.begun() == [1]
     assert long.begun() == [2], "the action should be killed, and begin again elsewhere"
 
