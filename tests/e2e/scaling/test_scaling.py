@@ -150,7 +150,7 @@ def shared(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shared"}},
         secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}, "shared"),
     )
-    small = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
+    small = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
     farm.apply(
         [follower("small"), follower("large"), follower("careless")],
         nativelink_scaling="keda",
