@@ -35,7 +35,7 @@ OBJECT = f"nativelink-{NAME}"
 """The name of the objects that point an engine at the tree."""
 CAS, WORKERS = "nativelink", "nativelink-workers"
 USER, PASSWORD = "deployer", "n0t-in-Git-4b7d"
-SYNC_TIMEOUT = 60
+SYNC_TIMEOUT = 90
 """Seconds of an operation of Argo CD. They are few, but enough for a good sync on a slow machine."""
 
 
