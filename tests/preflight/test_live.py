@@ -293,7 +293,7 @@ def test_a_user_or_an_authority_that_is_not_the_servers(shared: Cluster, tmp_pat
 
 def test_what_a_silent_server_delays_is_asked_again(shared: Cluster) -> None:
     """A request lasts a second here, and the server is silent for longer. What creates an object is sent once."""
-    api = Api(str(shared.kubeconfig), shared.context, timeout=1, write_timeout=1)
+    api = Api(str(shared.kubeconfig), shared.context, timeout=1)
     wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patient", "namespace": "default"}}
     api.apply(wanted, "test")
 
