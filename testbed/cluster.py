@@ -232,7 +232,7 @@ class Cluster:
     def never_ready(self, namespace: str, *, on: bool = True) -> None:
         """Keep new pods of a namespace Pending, so that Deployments and Jobs do not progress. Stop that if not ``on``.
 
-        Pods that are already ready stay ready. With ``on=False`` the pending pods get ready within seconds.
+        Pods that are already ready stay ready. With ``on=False`` this waits until the pending pods are.
         """
         stage = json.loads(self.run("get", "stage", "pod-ready", "-o", "json"))
         expressions = stage["spec"]["selector"]["matchExpressions"]
@@ -241,9 +241,14 @@ class Cluster:
         patch = [{"op": "replace", "path": "/spec/selector/matchExpressions", "value": expressions}]
         self.run("patch", "stage", "pod-ready", "--type=json", "-p", json.dumps(patch))
         time.sleep(0.5)  # kwok notices the change with its watch
-        if not on:  # kwok acts only on changes, but looks at all pods when it starts
-            self._kill("kwok")
-            self.start_api()
+
+        def none_is_pending() -> bool:
+            """Change all pods, because kwok looks at a pod only when it changes."""
+            self.run("-n", namespace, "annotate", "pods", "--all", "--overwrite", f"testbed/looked-at={time.time()}")
+            return "Pending" not in self.run("-n", namespace, "get", "pods", "-o", "jsonpath={.items[*].status.phase}")
+
+        if not on:
+            until(f"the pods of {namespace} to run", none_is_pending, 60)
 
     def offer_volumes(self, storage_class: str, size: str, count: int) -> None:
         """Offer ``count`` PersistentVolumes of a class, which need not exist, each with a ``size`` like ``200Gi``.
