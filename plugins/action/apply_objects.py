@@ -1,7 +1,5 @@
 """Action `apply_objects`: applies objects server-side; in check mode also objects whose kind does not exist yet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..plugin_utils.api import Object

@@ -1,7 +1,5 @@
 """Action `await_nodes`: waits for a DaemonSet, on whose nodes pods may fail for a reason that they log."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

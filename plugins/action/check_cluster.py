@@ -1,7 +1,5 @@
 """Action `check_cluster`: checks that a cluster can be worked with. A fault stops only its own cluster."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..plugin_utils import live

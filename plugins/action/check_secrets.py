@@ -3,8 +3,6 @@
 The value of a Secret stays in this process: no result holds one.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..plugin_utils.apply import ApplyAction

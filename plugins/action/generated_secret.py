@@ -4,8 +4,6 @@ It replaces a lookup and kubernetes.core.k8s: that module patches an object that
 change the value, and its arguments pass through a file. Ansible never sees the value that this action creates.
 """
 
-from __future__ import annotations
-
 import base64
 import secrets
 from typing import Any

@@ -4,8 +4,6 @@ The tree of such a pool no longer has `replicas`. The engine was the only owner 
 without the field would reset it to the default of 1. A second owner keeps the number until the autoscaler takes over.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..plugin_utils.api import Object

@@ -1,7 +1,5 @@
 """Action `release_manifest`: installs an upstream release from its manifest."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import http.client

@@ -1,7 +1,5 @@
 """Action `render_tree`: writes all manifests of a cluster in one task, in the process of the task."""
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Action `report`: adds lines to a cluster's part of the closing summary."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..plugin_utils.action import Action

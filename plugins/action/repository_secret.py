@@ -3,8 +3,6 @@
 Its arguments are the names of the variables, so that no argument, log or temporary file holds a value.
 """
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Action `take_over`: hands the tree of a cluster to another GitOps engine without touching what runs."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Action `validate_clusters`: reports all errors in all clusters' variables at once. Runs once for all hosts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..plugin_utils import change_guard, render, specs, validation

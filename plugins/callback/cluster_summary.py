@@ -1,7 +1,5 @@
 """Callback `cluster_summary`: prints the closing summary, cluster by cluster."""
 
-from __future__ import annotations
-
 DOCUMENTATION = """
 name: cluster_summary
 type: aggregate

@@ -1,7 +1,5 @@
 """Options that several modules have."""
 
-from __future__ import annotations
-
 
 class ModuleDocFragment:
     """The options that name the cluster; with `.object` those that name an object, with `.summary` lines to report."""

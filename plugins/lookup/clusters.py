@@ -1,7 +1,5 @@
 """Lookup `clusters`: the pattern of all clusters, for the hosts of a play."""
 
-from __future__ import annotations
-
 DOCUMENTATION = """
 name: clusters
 short_description: The pattern of all clusters, if the inventory's files have no errors

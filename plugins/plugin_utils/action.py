@@ -1,7 +1,5 @@
 """The common part of all actions: their arguments, and the values of the variables of their host."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

@@ -3,7 +3,7 @@
 A module of Ansible is a process that takes a second to start, which is too slow for polling and for many objects.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # types of packages that may be missing
 
 import html
 import json

@@ -1,10 +1,8 @@
 """The common part of the actions that work on a cluster: connection, server-side apply, errors and results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from ansible.errors import AnsibleActionFail
 
@@ -20,7 +18,7 @@ class Applied:
     changed: int = 0
     diff: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, other: Applied) -> None:
+    def add(self, other: Self) -> None:
         """Count `other` in."""
         self.changed += other.changed
         self.diff += other.diff

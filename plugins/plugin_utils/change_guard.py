@@ -1,13 +1,11 @@
 """Refuses changes that would break a running cluster: compares what would be rendered with the committed tree."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -151,7 +149,7 @@ class _StatefulSet:
     immutable: Object  # all fields that cannot change and have no name of their own among the changes
 
     @classmethod
-    def parsed(cls, text: bytes) -> _StatefulSet:
+    def parsed(cls, text: bytes) -> Self:
         """Raises _Broken."""
         if re.search(rb"^(<{7}|>{7})( |$)", text, re.MULTILINE):
             raise _Broken("has conflict markers of a merge")
@@ -171,7 +169,7 @@ class _StatefulSet:
             raise _Broken("is not a complete StatefulSet") from error
 
     @classmethod
-    def of(cls, item: Object) -> _StatefulSet:
+    def of(cls, item: Object) -> Self:
         """From an object that has all that is compared."""
         spec = item["spec"]
         claim = spec["volumeClaimTemplates"][0]["spec"]

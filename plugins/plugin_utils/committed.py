@@ -1,7 +1,5 @@
 """Reads the trees that the clusters run: those of a Git revision or, outside of a Git repository, those on disk."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterable
 from io import BytesIO

@@ -5,8 +5,6 @@ Each component has a class for what is derived for it, and one function that bui
 and graces are seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What follows from the variables of a cluster, for the validation, the actions and the templates alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

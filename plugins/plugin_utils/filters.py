@@ -1,7 +1,5 @@
 """The few Jinja filters of the templates, which write YAML and JSON."""
 
-from __future__ import annotations
-
 import json
 import re
 import textwrap

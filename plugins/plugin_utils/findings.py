@@ -1,7 +1,5 @@
 """Findings: the errors of an inventory or a cluster, in the form that users read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

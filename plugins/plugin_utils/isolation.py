@@ -1,7 +1,5 @@
 """The program that gives each action a user of its own (roles/nativelink/files/isolation), as a ConfigMap holds it."""
 
-from __future__ import annotations
-
 import hashlib
 import textwrap
 from base64 import b64encode

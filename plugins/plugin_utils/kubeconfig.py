@@ -1,7 +1,5 @@
 """Reads a kubeconfig without connecting to the cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit

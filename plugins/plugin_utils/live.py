@@ -1,7 +1,5 @@
 """Checks that need the cluster: it answers, its version, its StorageClasses, its nodes and our permissions."""
 
-from __future__ import annotations
-
 import threading
 from base64 import b64decode
 from datetime import UTC, date, datetime

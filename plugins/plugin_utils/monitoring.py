@@ -3,8 +3,6 @@
 Rules, inhibitions and scrapes are in roles/nativelink/files/monitoring.yml.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Compares the objects of a cluster's tree with the Kubernetes API's schemas, for a cluster without other faults."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from . import render

@@ -1,7 +1,5 @@
 """Finds patches in the user's kustomization.yaml that match no object; kustomize itself does not report them."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping

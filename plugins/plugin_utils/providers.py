@@ -1,7 +1,5 @@
 """The controllers of the edge and the GitOps engines: facts of the files in defaults/main/ of their roles."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar

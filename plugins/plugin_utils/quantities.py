@@ -1,7 +1,5 @@
 """Converts sizes, CPU amounts, durations and versions, as users write them in an inventory, to numbers."""
 
-from __future__ import annotations
-
 import ipaddress
 import math
 import re

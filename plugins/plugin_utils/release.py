@@ -1,7 +1,5 @@
 """Reads release manifests, orders their objects and tells when they work. It needs neither a cluster nor Ansible."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """From a cluster's variables to the files of `clusters/<name>`: pure, and touches no file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

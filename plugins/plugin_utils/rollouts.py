@@ -1,7 +1,5 @@
 """Says what a push of a rendered tree does to the running pods, from the difference between two trees."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The variables of all roles, read from roles/*/meta/argument_specs.yml and the roles' defaults."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -48,11 +46,11 @@ class Option:
     choices: tuple[Any, ...] = ()
     default: Any = MISSING
     description: tuple[str, ...] = ()
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, "Option"] = field(default_factory=dict)
     no_log: bool = False
 
     @property
-    def element(self) -> Option:
+    def element(self) -> "Option":
         """The option that describes each item of a list."""
         return Option(
             self.name, self.role, self.elements, choices=self.choices, options=self.options, no_log=self.no_log

@@ -1,7 +1,5 @@
 """Resolves the templates in a host's variables with Ansible."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache

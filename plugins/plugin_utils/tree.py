@@ -1,7 +1,5 @@
 """Brings a cluster's folder to its rendered files: writes a new `rendered/` beside the old one, then swaps the two."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """What depends on NativeLink's version: roles/nativelink/files/versions.yml. Nothing else asks for a version."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ A rule is a function that yields (variable, problem, remedy). It reads the value
 type, format and range. A rule that reads any other value ends, and takes part when the user has corrected the value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from ..findings import Finding

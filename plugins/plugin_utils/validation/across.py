@@ -1,7 +1,5 @@
 """Rules between clusters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 

@@ -1,7 +1,5 @@
 """Checks the inventory's YAML files for errors that Ansible ignores, warns about or reports without file and line."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator

@@ -3,8 +3,6 @@
 A format is a function that yields (problem, remedy). FORMATS maps variables to their formats.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator

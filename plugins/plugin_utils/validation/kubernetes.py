@@ -4,8 +4,6 @@ The OpenAPI schemas (schemas.py) say which keys there are and of which type. The
 beyond that. tests/render/test_kubernetes.py shows for each that a real API server refuses the same.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Callable, Iterator

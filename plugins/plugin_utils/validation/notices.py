@@ -1,7 +1,5 @@
 """Settings that are legal but may surprise. Each notice is a function that yields (variable, problem, remedy)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from .. import versions

@@ -1,7 +1,5 @@
 """Rules for combinations of variables of one cluster. Each is a function that yields (variable, problem, remedy)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from typing import Any

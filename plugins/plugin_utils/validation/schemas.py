@@ -4,8 +4,6 @@ The package kubernetes-validate ships the schemas of each minor version. They us
 reads directly: a general validator of JSON Schema takes a hundred times as long for a cluster's objects.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping

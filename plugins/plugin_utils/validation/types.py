@@ -1,7 +1,5 @@
 """Checks the names of variables, and their values against the types in argument_specs.yml."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping
