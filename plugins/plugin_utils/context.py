@@ -9,18 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import isolation, monitoring
-from .derived import (
-    COPIES,
-    cpus_of,
-    derived_properties,
-    failing_polls,
-    isolation_of,
-    node_selector_of,
-    redis_may_fill,
-    scaling_of,
-    spot,
-)
+from . import derived, isolation, monitoring
 from .filters import as_text
 from .ports import PORTS
 from .providers import behind_envoy_gateway
@@ -32,19 +21,8 @@ Values = Mapping[str, Any]
 Features = Mapping[str, bool]
 
 COMPONENTS = (
-    "cas",
-    "scheduler",
-    "redis",
-    "worker",
-    "headroom",
-    "prepull",
-    "collector",
-    "collector-workers",
-    "demand",
-    "prometheus",
-    "certificates",
-    "edge",
-    "policy",
+    *("cas", "scheduler", "redis", "worker", "headroom", "prepull", "collector", "collector-workers", "demand"),
+    *("prometheus", "certificates", "edge", "policy"),
 )
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
@@ -320,7 +298,7 @@ def context(values: Values) -> Context:
 
 def _autoscaled(known: Values) -> set[str]:
     """What scales pools: `keda`, `hpa` or both."""
-    return {scaling_of(pool, known) for pool in known["nativelink_worker_pools"]} - {"none"}
+    return {derived.scaling_of(pool, known) for pool in known["nativelink_worker_pools"]} - {"none"}
 
 
 def _senders(known: Values) -> list[str]:
@@ -438,21 +416,22 @@ def _redis(known: Values, cas: Cas) -> Redis:
         address=address,
         **_peer(address, PORTS["redis"]),
         storage_class=known["nativelink_redis_storage_class"] or cas.storage_class,
-        max_memory=redis_may_fill(memory) if memory else 0,
+        max_memory=derived.redis_may_fill(memory) if memory else 0,
     )
 
 
 def _pool(pool: Values, known: Values) -> Pool:
     name, longest = pool["name"], seconds_of(pool["longest_action"])
-    scaling = scaling_of(pool, known)
+    scaling = derived.scaling_of(pool, known)
     scratch = bytes_of(pool["scratch_size"])
     stated = {key: _texts(value) for key, value in pool["platform_properties"].items()}
-    slots = pool["slots"] or cpus_of(pool)
+    declared = known["nativelink_scheduler_platform_properties"]
+    slots = pool["slots"] or derived.cpus_of(pool)
     store = part_of(pool["fast_store_size"], scratch)
     image = pool["image"] or known["nativelink_worker_image"]
     # As long as an action that starts just before the drain may take to the report of its result.
     grace = longest + seconds_of(known["nativelink_worker_upload_timeout"]) + ACTION_MARGIN
-    _unused, tolerations = spot(pool["spot"])
+    _unused, tolerations = derived.spot(pool["spot"])
     return Pool(
         options=pool,
         name=name,
@@ -462,21 +441,21 @@ def _pool(pool: Values, known: Values) -> Pool:
             (f"worker/{name}/worker.json5", "worker/start.sh", "worker/precondition.sh", "worker/drain.sh"),
         ),
         image=f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
-        platform_properties=derived_properties(pool, known["nativelink_scheduler_platform_properties"]) | stated,
-        isolated=isolation_of(pool, known) == "users",
+        platform_properties=derived.derived_properties(pool, declared) | stated,
+        isolated=derived.isolation_of(pool, known) == "users",
         resources=_reserved(pool),
         slots=slots,
         target=pool["target"] or slots,
         longest=longest,
         grace=grace,
-        node_selector=node_selector_of(pool),
+        node_selector=derived.node_selector_of(pool),
         tolerations=[*tolerations, *pool["tolerations"]],
         # An eviction drains too, as long as the evictor has the patience.
         annotations={SAFE_TO_EVICT: as_text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
-        fast_store=_eviction(store, _inodes(scratch) // COPIES),
+        fast_store=_eviction(store, _inodes(scratch) // derived.COPIES),
         # Without a metric KEDA keeps at least this many workers. A fallback of 0 would scale the pool to zero.
         fallback_replicas=max(1, pool["min_replicas"]),
-        failure_threshold=failing_polls(pool),
+        failure_threshold=derived.failing_polls(pool),
         behavior={"scaleUp": {**SCALE_UP, **pool["scale_up"]}, "scaleDown": {**SCALE_DOWN, **pool["scale_down"]}},
         scaling=scaling,
         features={
