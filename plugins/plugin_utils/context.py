@@ -33,12 +33,12 @@ BYTES_AN_INODE = 16 * 1024
 INODE_PERCENT = 95
 # NativeLink counts a file in whole blocks of 4 KiB, so no store holds more files than this makes of its bytes.
 BYTES_A_BLOCK = 4 * 1024
-# Memory that a CAS pod takes for each file of its stores (seen on v1.6.6: 450 to 530 bytes), and the part of its limit
-# that all of them may take. The rest is for what comes and goes.
+# Memory that a CAS pod takes for each file of its stores, 450 to 530 bytes with v1.6.6, and the part of its limit that
+# all of them may take. The rest is for what comes and goes.
 MEMORY_A_FILE = 512
 INDEX_PERCENT = 75
 # A full store frees this much at once, but at most a hundredth of its size. The write that finds the store full deletes
-# all of it before it is answered, at 0.1 to 0.6 ms a file (seen on v1.6.6). A twentieth of 160 GiB would take minutes.
+# all of it before it is answered; v1.6.6 takes 0.1 to 0.6 ms a file. A twentieth of 160 GiB would take minutes.
 EVICT_BYTES = 8 * 1024**2
 # What a worker may write beside its scratch, of the scratch and at least: its log, /var/tmp, the root file system.
 BESIDE_PERCENT = 10

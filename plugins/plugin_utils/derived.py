@@ -61,8 +61,8 @@ def promised_memory(pool: Mapping[str, Any]) -> int:
 def derived_properties(pool: Mapping[str, Any], declared: Mapping[str, str]) -> dict[str, list[str]]:
     """The platform properties that a pool offers without saying so, as far as the scheduler declares them.
 
-    A property that is declared `minimum`, `priority` or `exact` and that no worker offers makes every action wait that
-    asks for it (seen on v1.6.6).
+    v1.6.6 lets every action wait that asks for a property that is declared `minimum`, `priority` or `exact` and that no
+    worker offers.
     """
     found = {"OSFamily": "Linux", "cpu_count": str(cpus_of(pool))}
     if memory := promised_memory(pool):

@@ -32,8 +32,8 @@ def idle_headroom(values: Values) -> Findings:
 SLOT_LEAST = 1024**3
 """The least bytes of memory for an action: a compiler needs as much for a large C++ source."""
 SLOTS_MOST = 64
-"""The most actions for a worker. NativeLink polls every process of the pod for each running action: with 280 actions it
-did nothing else and missed its probes (seen on v1.6.6)."""
+"""The most actions for a worker. NativeLink polls every process of the pod for each running action: with 280 actions
+v1.6.6 did nothing else and missed its probes."""
 
 
 def crowded_slots(values: Values) -> Findings:
@@ -117,7 +117,7 @@ FAILING_POLL = 11
 
 
 def hasty_zero(values: Values) -> Findings:
-    """If two polls fail at the same time, KEDA 2.21.0 treats one as no demand (seen; ErrCacheClosed).
+    """If two polls fail at the same time, KEDA 2.21.0 treats one as no demand (ErrCacheClosed).
 
     That counts towards the cooldown until KEDA marks the source as failed, after 10 polls by default.
     """

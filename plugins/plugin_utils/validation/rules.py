@@ -214,7 +214,7 @@ def declared_properties(values: Values) -> Findings:
 
 
 def offered_properties(values: CheckedValues) -> Findings:
-    """An action waits for ever if no worker offers its `minimum` or `priority` property (seen on v1.6.6)."""
+    """With v1.6.6 an action waits for ever if no worker offers its `minimum` or `priority` property."""
     declared = values["nativelink_scheduler_platform_properties"]
     values.whole("nativelink_worker_pools")  # an invalid pool may offer the property
     offered: set[str] = set()
