@@ -132,6 +132,11 @@ def _described(text: str, location: str | None) -> str:
     return f"the text {json.dumps(text.strip()[:80])}" if text.strip() else "an empty body"
 
 
+def _name(each: Object) -> str:
+    """An object as the API's own messages name it."""
+    return f"{each['kind']} {each['metadata']['name']}"
+
+
 _REPEATED = ("GET", "PATCH")
 
 
@@ -195,34 +200,35 @@ class Api:
                 self.warnings.append(text)
         return answer
 
-    def _call(
-        self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
-    ) -> tuple[int, Object]:
-        """Status and content of an answer. Raises ApiError for one that does not come from a Kubernetes API server."""
-        answer = self._send(method, path, body, content_type)
+    def _call(self, method: str, path: str, *sent: Any, what: str = "", accepted: str = "") -> Object | None:
+        """The API server's answer to a request (`sent` as for `_send`); None if it refuses for the reason `accepted`.
+
+        Raises RefusedError, which names `what`, or else the request, if it refuses for another reason, and ApiError for
+        an answer that does not come from a Kubernetes API server.
+        """
+        answer = self._send(method, path, *sent)
         text = answer.data.decode(errors="replace")
-        if answer.status == 404 and text.strip() == "404 page not found":  # an API group that is not there
-            return 404, {}
         try:
             content = json.loads(text)
         except ValueError:
             content = None
+        if answer.status == 404 and text.strip() == "404 page not found":  # an API group that is not there
+            content = {"kind": "Status", "reason": "NotFound"}
         if not isinstance(content, dict) or not {"kind", "gitVersion"} & content.keys():
-            what = _described(text, answer.headers.get("Location"))
-            problem = f"{self._host} answers {method} {path.partition('?')[0]} with {answer.status} and {what}"
+            found = _described(text, answer.headers.get("Location"))
+            problem = f"{self._host} answers {method} {path.partition('?')[0]} with {answer.status} and {found}"
             if answer.status >= 500:
                 raise ApiError(problem, _UNHEALTHY)
             raise ApiError(f"{problem}, which is not a Kubernetes API server's answer", _NOT_KUBERNETES)
-        return answer.status, content
+        if answer.status < 300:
+            return content
+        if accepted and content.get("reason") == accepted:
+            return None
+        raise RefusedError(what or f"{method} {path.partition('?')[0]}", answer.status, content)
 
     def get(self, path: str, **query: str) -> Object | None:
         """Return the API server's answer to GET `path`; None if the object, collection or API group does not exist."""
-        status, content = self._call("GET", f"{path}?{urlencode(query)}" if query else path)
-        if status == 404:
-            return None
-        if status >= 300:
-            raise RefusedError(f"GET {path}", status, content)
-        return content
+        return self._call("GET", f"{path}?{urlencode(query)}" if query else path, accepted="NotFound")
 
     def items(self, path: str | None, **query: str) -> list[Object]:
         """The objects of the collection at `path`; none if it does not exist."""
@@ -253,10 +259,7 @@ class Api:
 
     def post(self, path: str, body: Object) -> Object:
         """Return the API server's answer to POST `path`."""
-        status, content = self._call("POST", path, body)
-        if status >= 300:
-            raise RefusedError(f"POST {path}", status, content)
-        return content
+        return self._call("POST", path, body) or {}
 
     def kind(self, api_version: str, kind: str) -> tuple[str, bool] | None:
         """The plural of a kind and whether it is namespaced; None if the cluster does not have it.
@@ -287,7 +290,7 @@ class Api:
         path = self.path(each["apiVersion"], each["kind"], name, namespace)
         if path is None:
             answer = {"message": f"the cluster does not have the kind {each['apiVersion']} {each['kind']}"}
-            raise RefusedError(f"{each['kind']} {metadata['name']}", 404, answer)
+            raise RefusedError(_name(each), 404, answer)
         return path
 
     def read(self, api_version: str, kind: str, name: str, namespace: str = "") -> Object | None:
@@ -300,27 +303,10 @@ class Api:
         metadata = wanted["metadata"]
         return self.read(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
 
-    def _write(
-        self,
-        method: str,
-        wanted: Object,
-        path: str,
-        body: Object | None,
-        content_type: str = "application/json",
-        accepted: str = "",
-    ) -> Object | None:
-        """Return the API server's answer to a write; None if it refuses the write for the reason `accepted`."""
-        status, content = self._call(method, path, body, content_type)
-        if accepted and content.get("reason") == accepted:
-            return None
-        if status >= 300:
-            raise RefusedError(f"{wanted['kind']} {wanted['metadata']['name']}", status, content)
-        return content
-
     def create(self, wanted: Object, field_manager: str) -> bool:
         """Create an object; False, and nothing is changed, if one of its name exists already."""
         path = f"{self._path_of(wanted, collection=True)}?{urlencode({'fieldManager': field_manager})}"
-        return self._write("POST", wanted, path, wanted, accepted="AlreadyExists") is not None
+        return self._call("POST", path, wanted, what=_name(wanted), accepted="AlreadyExists") is not None
 
     def apply(self, wanted: Object, field_manager: str, *, dry_run: bool = False) -> Object:
         """Apply an object server-side and return its state after that, or as it would be.
@@ -329,16 +315,16 @@ class Api:
         """
         query = {"fieldManager": field_manager} | ({"dryRun": "All"} if dry_run else {})
         path = f"{self._path_of(wanted)}?{urlencode(query)}"
-        return self._write("PATCH", wanted, path, wanted, "application/apply-patch+yaml") or {}
+        return self._call("PATCH", path, wanted, "application/apply-patch+yaml", what=_name(wanted)) or {}
 
     def merge(self, live: Object, change: Object) -> bool:
         """Change an object by a JSON merge patch; False, and nothing is changed, if `change` is of an older version."""
-        path = self._path_of(live)
-        return self._write("PATCH", live, path, change, "application/merge-patch+json", "Conflict") is not None
+        sent = (self._path_of(live), change, "application/merge-patch+json")
+        return self._call("PATCH", *sent, what=_name(live), accepted="Conflict") is not None
 
     def delete(self, wanted: Object) -> None:
         """Delete an object and, by the garbage collector, what depends on it. A missing object is fine."""
         metadata = wanted["metadata"]
         path = self.path(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
         if path is not None:
-            self._write("DELETE", wanted, f"{path}?propagationPolicy=Background", None, accepted="NotFound")
+            self._call("DELETE", f"{path}?propagationPolicy=Background", what=_name(wanted), accepted="NotFound")
