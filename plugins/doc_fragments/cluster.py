@@ -8,20 +8,16 @@ class ModuleDocFragment:
 options:
   kubeconfig:
     description: File with the API server's credentials. The default is the variable C(cluster_kubeconfig) of the host.
-    type: str
   context:
     description: Context in O(kubeconfig). The default is the variable C(cluster_context) of the host.
-    type: str
 """
     OBJECT = r"""
 options:
   namespace:
     description: Namespace of the object.
-    type: str
     required: true
   name:
     description: Name of the object.
-    type: str
     required: true
 """
     SUMMARY = r"""

@@ -29,15 +29,12 @@ options:
     default: []
   allow_recreate_variable:
     description: Variable that holds O(allow_recreate), for the message.
-    type: str
     default: ""
   variable:
     description: Variable that the message names if the API server refuses an object.
-    type: str
     required: true
   remedy:
     description: What the user can do if the API server refuses an object, for the message.
-    type: str
     required: true
 """
 

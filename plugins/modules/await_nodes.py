@@ -17,7 +17,6 @@ options:
     required: true
   what:
     description: What the DaemonSet does. Each line of the summary begins with it.
-    type: str
     required: true
 """
 

@@ -12,7 +12,6 @@ extends_documentation_fragment: [nativelink.gitops.cluster, nativelink.gitops.cl
 options:
   key:
     description: Key that holds the value.
-    type: str
     required: true
   labels:
     description: Labels of the Secret.

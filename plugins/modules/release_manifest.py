@@ -15,15 +15,12 @@ extends_documentation_fragment: [nativelink.gitops.cluster]
 options:
   name:
     description: What is installed.
-    type: str
     required: true
   version:
     description: Version of the release.
-    type: str
     required: true
   namespace:
     description: Namespace of the record, and of namespaced objects whose manifest names none.
-    type: str
     required: true
   source:
     description: URLs or local files, read one after another.
@@ -32,7 +29,6 @@ options:
     required: true
   sha256:
     description: SHA-256 that the content of O(source) must have, joined by lines of C(---). Empty for no check.
-    type: str
     default: ""
   exclude:
     description: Objects to leave out, as patterns C(Kind/name) with the wildcards of a shell.
@@ -46,11 +42,9 @@ options:
     default: []
   prefix:
     description: Prefix of the variables that messages name.
-    type: str
     required: true
   existing:
     description: "Setting that uses an existing installation, for messages, such as C(keda_install: existing)."
-    type: str
     required: true
   timeout:
     description: Longest time of each wait, in seconds.
@@ -64,7 +58,6 @@ options:
     description:
       - V(available) waits until the pods behind an APIService answer.
       - V(registered) is for clusters whose pods do not run.
-    type: str
     choices: [available, registered]
     default: available
 """

@@ -17,7 +17,6 @@ options:
     default: {}
   state:
     description: V(absent) deletes the Secret if this project made it.
-    type: str
     choices: [present, absent]
     default: present
   plain:

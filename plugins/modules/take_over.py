@@ -12,11 +12,9 @@ extends_documentation_fragment: [nativelink.gitops.cluster]
 options:
   engine:
     description: Engine that takes the tree. It is a key of O(engines).
-    type: str
     required: true
   name:
     description: Name of the objects that point an engine at the tree.
-    type: str
     required: true
   namespaces:
     description: Namespaces of the tree's objects.
