@@ -27,10 +27,10 @@ class ActionModule(ApplyAction):
         else:
             for each in outdated:
                 self._api.delete(each)
-        applied = self.apply(wanted, self._args["variable"], self._args["remedy"])
-        applied.changed += len(outdated)
+        self._changed = bool(outdated)
+        self.apply(wanted, self._args["variable"], self._args["remedy"])
         summary = {each: self._args[each] for each in ("provisioned", "connected", "next") if self._args[each]}
-        return self.result(applied, cluster_summary=summary)
+        return {"cluster_summary": summary}
 
     def _differences(self, wanted: Object) -> list[str]:
         """The immutable fields in which the live object differs from `wanted`."""

@@ -15,7 +15,7 @@ class ActionModule(ApplyAction):
 
     def _act_on_cluster(self) -> dict[str, Any]:
         if self._task.check_mode:
-            return {"changed": False}
+            return {}
         self._said: dict[str, str] = {}  # why a pod is not ready, by its UID
         deadline = time.monotonic() + self._args["timeout"]
         while True:
@@ -57,7 +57,7 @@ class ActionModule(ApplyAction):
         what, ready = self._args["what"], [pod for pod in pods if _is_ready(pod)]
         lines = sorted(f"{what}: {self._reason(pod) or _trouble(pod)}" for pod in pods if not _is_ready(pod))
         summary = {"provisioned": [f"{what}: {len(ready)} of {len(pods)} nodes"]}
-        return {"changed": False, "cluster_summary": summary, "notices": {self._cluster: lines}}
+        return {"cluster_summary": summary, "notices": {self._cluster: lines}}
 
 
 def _is_ready(pod: Object) -> bool:

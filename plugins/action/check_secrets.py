@@ -21,4 +21,4 @@ class ActionModule(ApplyAction):
             for each in wanted
             if self._api.read("v1", "Secret", each["name"], each["namespace"]) is None
         ]
-        return {"changed": False, "cluster_summary": {"next": missing}}
+        return {"cluster_summary": {"next": missing}}

@@ -14,7 +14,7 @@ from ansible.module_utils.urls import open_url
 
 from ..plugin_utils import release
 from ..plugin_utils.api import ApiError, Object
-from ..plugin_utils.apply import Applied, ApplyAction
+from ..plugin_utils.apply import ApplyAction
 
 _DOWNLOAD_SECONDS = 60
 _POLL_SECONDS = 1
@@ -47,17 +47,16 @@ class ActionModule(ApplyAction):
         begun = copy.deepcopy(record)
         # Until the release is complete the record also has the older objects, so that the next run can name them.
         begun["data"] |= {"complete": "false", "objects": "\n".join(sorted(before | now))}
-        applied = Applied()
-        applied.add(self._apply(first if unchanged else [*first, begun]))
+        self._apply(first if unchanged else [*first, begun])
         self._wait([each for each in first if each["kind"] == "CustomResourceDefinition"])
         self._remove_jobs(rest)
-        applied.add(self._apply(rest))
+        self._apply(rest)
         self._wait([each for each in wanted if each["kind"] in (*release.WORKLOADS, "APIService")])
         if not unchanged:
-            applied.add(self._apply([record]))
+            self._apply([record])
 
         older = installed.get("version")
-        what = "unchanged" if not applied.changed else "repaired" if unchanged else "installed"
+        what = "unchanged" if not self._changed else "repaired" if unchanged else "installed"
         if older and older != version:
             what = f"{'changed' if args['allow_downgrade'] else 'upgraded'} from {older}"
         gone = sorted(before - now)
@@ -66,7 +65,7 @@ class ActionModule(ApplyAction):
         summary = {"provisioned": [f"{name} {version}: {what}"]}
         if gone:
             summary["next"] = [f"{name} {version}: removed upstream, left in the cluster: {', '.join(gone)}"]
-        return self.result(applied, msg=summary["provisioned"][0], cluster_summary=summary)
+        return {"msg": summary["provisioned"][0], "cluster_summary": summary}
 
     def _variable(self, name: str) -> str:
         """A variable that all parts of a role share."""
@@ -153,9 +152,9 @@ class ActionModule(ApplyAction):
                 f"nothing was applied: set {self._args['existing']} to use that installation, or remove it first",
             )
 
-    def _apply(self, wanted: Sequence[Object]) -> Applied:
+    def _apply(self, wanted: Sequence[Object]) -> None:
         remedy = f"undo the other manager's change, or set {self._args['existing']} and leave it to that manager"
-        return self.apply(wanted, self._args["existing"].partition(":")[0], remedy)
+        self.apply(wanted, self._args["existing"].partition(":")[0], remedy)
 
     def _remove_jobs(self, rest: list[Object]) -> None:
         """Delete the Job of an earlier run, whose template cannot be changed; in check mode leave such Jobs out."""

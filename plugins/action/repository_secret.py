@@ -29,7 +29,8 @@ class ActionModule(ApplyAction):
             "data": {key: base64.b64encode(content).decode() for key, content in data.items() if content},
         }
         remedy = f"delete the Secret, or set gitops_secret_name to {self._args['name']} to keep it"
-        return self.result(self.apply([secret], "gitops_secret_name", remedy))
+        self.apply([secret], "gitops_secret_name", remedy)
+        return {}
 
     def _remove(self) -> dict[str, Any]:
         name, namespace = self._args["name"], self._args["namespace"]

@@ -1,8 +1,7 @@
 """The common part of the actions that work on a cluster: connection, server-side apply, errors and results."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 from ansible.errors import AnsibleActionFail
 
@@ -11,34 +10,24 @@ from .api import Api, ApiError, Object, RefusedError
 from .release import FIELD_MANAGER, identity
 
 
-@dataclass
-class Applied:
-    """The outcome of applying objects: how many changed, and how they differ."""
-
-    changed: int = 0
-    diff: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, other: Self) -> None:
-        """Count `other` in."""
-        self.changed += other.changed
-        self.diff += other.diff
-
-
 class ApplyAction(Action):
     """An action on one cluster: that of the task's host, unless the arguments `kubeconfig` and `context` name another.
 
-    A subclass acts in `_act_on_cluster`, with `_api` for the cluster, and returns its result. The module extends the
-    documentation fragment `cluster`. A cluster that cannot be asked fails the task with a message.
+    A subclass acts in `_act_on_cluster`, with `_api` for the cluster, and returns what its result has beside `changed`
+    and the differences of what it applied. The module extends the documentation fragment `cluster`. A cluster that
+    cannot be asked fails the task with a message.
     """
 
     def _act(self) -> dict[str, Any]:
         self._cluster = self._task_vars.get("inventory_hostname", "localhost")
+        self._changed, self._diff = False, []
         try:
             self._api = Api(self._argument("kubeconfig"), self._argument("context"))
             result = self._act_on_cluster()
         except ApiError as error:
             self.refuse(error.variable, f"{self._task.name}: {error}", error.remedy)
-        return result | ({"warnings": self._api.warnings} if self._api.warnings else {})
+        more = {"diff": self._diff, "warnings": self._api.warnings}
+        return {"changed": self._changed, **result, **{name: found for name, found in more.items() if found}}
 
     def _argument(self, name: str) -> str:
         """An argument that names the cluster, or else the variable of the host."""
@@ -61,40 +50,34 @@ class ApplyAction(Action):
             return False
         return not namespace or self._api.read("v1", "Namespace", namespace) is not None
 
-    def apply(self, wanted: Sequence[Object], variable: str, remedy: str) -> Applied:
+    def apply(self, wanted: Sequence[Object], variable: str, remedy: str) -> None:
         """Apply objects server-side as our field manager, one after another, also after one that was refused.
 
         In check mode the API server says what it would do. An object that it cannot be asked about, because the
         object's kind or namespace does not exist yet, counts as a change. The API server refuses to change a field
         that another manager owns; the message of the failed task then names that manager and `remedy`.
         """
-        applied, errors = Applied(), []
+        errors = []
         for each in wanted:
             try:
-                applied.add(self._apply_one(each))
+                self._apply_one(each)
             except RefusedError as error:
                 errors.append(f"{identity(each)}: {error.message}")
         if errors:
             self.refuse(variable, " | ".join(errors), remedy)
-        return applied
 
-    def _apply_one(self, wanted: Object) -> Applied:
+    def _apply_one(self, wanted: Object) -> None:
         check = self._task.check_mode
         if check and not self._is_possible(wanted):
             before, after = {}, wanted
         else:
             before = _lasting(self._api.live(wanted) or {})
             after = _lasting(self._api.apply(wanted, FIELD_MANAGER, dry_run=check))
-        if before == after:
-            return Applied()
-        if not self._task.diff or wanted["kind"] == "Secret":
-            return Applied(1)
-        header = identity(wanted)
-        return Applied(1, [{"before_header": header, "after_header": header, "before": before, "after": after}])
-
-    def result(self, applied: Applied, **more: object) -> dict[str, Any]:
-        """The task's result."""
-        return {"changed": bool(applied.changed), **more, **({"diff": applied.diff} if applied.diff else {})}
+        if before != after:
+            self._changed = True
+            if self._task.diff and wanted["kind"] != "Secret":
+                header = identity(wanted)
+                self._diff += [{"before_header": header, "after_header": header, "before": before, "after": after}]
 
 
 # The API server stores some objects anew without a difference, and controllers write a status at any time.
