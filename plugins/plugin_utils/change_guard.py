@@ -15,16 +15,9 @@ from .quantities import bytes_of
 
 # All that the API server lets an update of a StatefulSet change.
 _MUTABLE = {
-    "minReadySeconds",
-    "ordinals",
-    "persistentVolumeClaimRetentionPolicy",
-    "replicas",
-    "revisionHistoryLimit",
-    "template",
-    "updateStrategy",
+    *("minReadySeconds", "ordinals", "persistentVolumeClaimRetentionPolicy", "replicas", "revisionHistoryLimit"),
+    *("template", "updateStrategy"),
 }
-
-
 Object = Mapping[str, Any]
 
 

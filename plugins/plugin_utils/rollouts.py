@@ -16,7 +16,6 @@ Files = Mapping[str, str]
 _BROKEN = (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError)
 _WORKLOADS = ("daemonset.yaml", "deployment.yaml", "statefulset.yaml")
 
-
 # By component, in the order of the lines: its name, and what happens when its pods are replaced. A scheduler that stops
 # disconnects its workers, which then end what they run (docs/scheduler.md).
 _COMPONENTS = {

@@ -18,21 +18,14 @@ from ..findings import Findings
 from ..quantities import KubernetesVersion, QuantityError
 from ..specs import Yaml
 from .formats import nearest, one_of, shown
-from .types import item_path
+from .types import KINDS, item_path
 
 Schema = Mapping[str, Any]
 Found = tuple[str, str, str]
 
-
 _FOLDER = re.compile(r"v(\d+)\.(\d+)\.\d+-local-strict")
-_TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
-    "string": (str, "text"),
-    "integer": (int, "a whole number"),
-    "number": ((int, float), "a number"),
-    "boolean": (bool, "true or false"),
-    "array": (list, "a list"),
-    "object": (dict, "a mapping"),
-}
+_NAMES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict"}
+_TYPES = {name: KINDS[kind] for name, kind in _NAMES.items()}
 _UNKNOWN = "unknown key"
 
 

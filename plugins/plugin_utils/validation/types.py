@@ -109,7 +109,7 @@ def _is_set(name: str, variables: Values) -> bool:
     return name not in specs.templated_defaults() and variables.get(name) != specs.options()[name].default
 
 
-_KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "str": (str, "text"),
     "path": (str, "a path"),
     "int": (int, "a whole number"),
@@ -118,6 +118,7 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "list": (list, "a list"),
     "dict": (dict, "a mapping"),
 }
+"""The types of values and their words in messages, by the names that Ansible has for them."""
 
 
 def type_findings(path: str, pattern: str, option: Option, value: Yaml) -> Findings:
@@ -128,7 +129,7 @@ def type_findings(path: str, pattern: str, option: Option, value: Yaml) -> Findi
     if value is None:
         yield path, "has no value", "write a value, or remove the line"
         return
-    kind, noun = _KINDS.get(option.type, (object, ""))
+    kind, noun = KINDS.get(option.type, (object, ""))
     if not isinstance(value, kind) or (isinstance(value, bool) and option.type in ("int", "float")):
         text = "the text " if isinstance(value, str) else ""
         problem = f"is {text}{shown(value)}, not {noun}" if not option.no_log else f"is not {noun}"
