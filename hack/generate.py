@@ -155,8 +155,7 @@ Several alerts at once often have one cause. Look first at those that stand high
 
 def alerts_markdown() -> str:
     """docs/alerts/index.md: the alerts with their severity, by what users see."""
-    rules = [rule for group in monitoring.DATA["groups"] for rule in group["rules"]]
-    severities = {rule["alert"]: rule["labels"]["severity"] for rule in rules if "alert" in rule}
+    severities = {rule["alert"]: rule["severity"] for rules in monitoring.DATA["groups"].values() for rule in rules}
     parts = [_ALERTS]
     for symptom, alerts in monitoring.DATA["symptoms"].items():
         lines = [f"- [{name}]({name}.md) ({severities[name]}): {text}\n" for name, text in alerts.items()]

@@ -90,19 +90,19 @@ def groups(values: Mapping[str, Any], names: Names, features: Features) -> list[
     entry = {"cluster": names["cluster"], "namespace": names["namespace"]}
     runbooks = values["nativelink_runbook_url"].rstrip("/")
     found = []
-    for group in DATA["groups"]:
-        rules = [
+    for group, rules in DATA["groups"].items():
+        filled = [
             {
-                **_filled({key: item for key, item in rule.items() if key != "needs"}, names),
-                "labels": {**entry, **rule["labels"]},
+                **_filled({key: rule[key] for key in ("alert", "expr", "for") if key in rule}, names),
+                "labels": {**entry, "severity": rule["severity"]},
                 "annotations": {
-                    **_filled(rule["annotations"], names),
+                    **_filled({key: rule[key] for key in ("summary", "description")}, names),
                     "runbook_url": f"{runbooks}/{rule['alert']}.md",
                 },
             }
-            for rule in _wanted(group["rules"], features)
+            for rule in _wanted(rules, features)
         ]
-        found += [{"name": group["name"], "rules": rules}] if rules else []
+        found += [{"name": group, "rules": filled}] if filled else []
     return found
 
 

@@ -42,19 +42,20 @@
 {{- $groups := list -}}
 {{- $entry := dict "cluster" .cluster "namespace" .namespace -}}
 {{- if ne .values.prometheus.provider "none" -}}
-  {{- range $group := .monitoring.groups -}}
+  {{- range $group, $all := .monitoring.groups -}}
     {{- $rules := list -}}
-    {{- range $rule := $group.rules -}}
+    {{- range $all -}}
       {{- if include "nativelink.wanted" (list $context .) -}}
-        {{- $filled := include "nativelink.filled" (list $context (omit . "needs")) | fromJson -}}
+        {{- $filled := include "nativelink.filled" (list $context .) | fromJson -}}
         {{- $url := printf "%s/%s.md" (regexReplaceAll "/+$" $context.values.runbookUrl "") .alert -}}
-        {{- $_ := set $filled "labels" (merge dict $entry .labels) -}}
-        {{- $_ := set $filled.annotations "runbook_url" $url -}}
-        {{- $rules = append $rules $filled -}}
+        {{- $rule := pick $filled "alert" "expr" "for" -}}
+        {{- $_ := set $rule "labels" (merge (pick . "severity") $entry) -}}
+        {{- $_ := set $rule "annotations" (merge (dict "runbook_url" $url) (pick $filled "summary" "description")) -}}
+        {{- $rules = append $rules $rule -}}
       {{- end -}}
     {{- end -}}
     {{- if $rules -}}
-      {{- $groups = append $groups (dict "name" $group.name "rules" $rules) -}}
+      {{- $groups = append $groups (dict "name" $group "rules" $rules) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
