@@ -1,15 +1,14 @@
 """Grafana dashboards as data. `make generate` writes them as JSON; users' renders copy those files.
 
 NAME.yml describes a dashboard, which has the variables that its queries use. The first key of a panel is its kind (row,
-graph, number, share, table) with its title. Further keys of a panel are
+graph, stack, number, share, table) with its title. `graph in s` is one with a unit of Grafana, which by default is
+short, and percentunit for a share. The axis of a graph in percentunit ends at 1. Further keys of a panel are
 
 - `text`, which may name runbooks;
 - `query`, which is PromQL with fragments.yml. The legend of its series is the label that it groups by, or the title;
 - in its place `queries`, by the legend of their series, or `quantiles`: the buckets of a histogram, below which half
   and 95 % are, with `rare` also 99 %;
-- `unit`, by default short, and for a share percentunit;
 - `warn` and `fail` of a number or a share: green, yellow from warn and red from fail (below, if fail is less);
-- `stacked` of a graph. The axis of a graph in percentunit ends at 1;
 - `links` of a table: URLs by the name of their column. Several queries make one row of what has the same labels.
 """
 
@@ -34,7 +33,7 @@ _QUANTILES = (("half below", 0.5), ("95 % below", 0.95), ("99 % below", 0.99))
 _GROUPED = re.compile(r"(?:histogram_quantile\([\d.]+, )?\w+ by \((?:le, )?(?!le\b)(\w+)\)")
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # By kind: how many panels stand side by side at most, and their height.
-_SIZES = {"row": (1, 1), "graph": (3, 7), "number": (6, 4), "share": (6, 4), "table": (1, 4)}
+_SIZES = {"row": (1, 1), "graph": (3, 7), "stack": (3, 7), "number": (6, 4), "share": (6, 4), "table": (1, 4)}
 
 
 class Query(NamedTuple):
@@ -96,12 +95,13 @@ def _variable(name: str, wanted: Mapping[str, Any]) -> Object:
 
 def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
     """Return the kind of a panel, and its model without its place."""
-    kind, title = next(iter(part.items()))
+    heading, title = next(iter(part.items()))
+    kind, _, unit = heading.partition(" in ")
     made: Object = {**copy.deepcopy(_SKELETON[kind]), "id": number, "title": title}
     if kind == "row":
         return kind, made
     defaults = made["fieldConfig"]["defaults"]
-    defaults["unit"] = part.get("unit", "percentunit" if kind == "share" else "short")
+    defaults["unit"] = unit or ("percentunit" if kind == "share" else "short")
     made |= {**_SKELETON["panel"], "datasource": _SOURCE, "description": part["text"]}
     runbooks = dict.fromkeys(re.findall(r"NativeLink[A-Z]\w+", part["text"]))
     made["links"] = [{**_SKELETON["link"], "title": name, "url": f"${{runbooks}}/{name}.md"} for name in runbooks]
@@ -109,15 +109,12 @@ def _panel(number: int, part: Mapping[str, Any]) -> tuple[str, Object]:
         {"datasource": _SOURCE, "expr": _filled(query), "legendFormat": legend, "refId": reference}
         for reference, (legend, query) in zip("ABCDEFGH", _queries(part, title).items(), strict=False)
     ]
-    if kind != "graph":  # the values at the end of the range only
+    if kind not in ("graph", "stack"):  # the values at the end of the range only
         for target in made["targets"]:
             target |= {"instant": True, "range": False}
     match kind:
-        case "graph":
-            if part.get("stacked"):
-                defaults["custom"] |= {"fillOpacity": 30, "stacking": {"mode": "normal"}}
-            if defaults["unit"] == "percentunit":
-                defaults["max"] = 1
+        case "graph" | "stack" if unit == "percentunit":
+            defaults["max"] = 1
         case "number" | "share":
             defaults["thresholds"] = {"mode": "absolute", "steps": _steps(part.get("warn"), part.get("fail"))}
         case "table":
