@@ -27,8 +27,10 @@ ONLY_ON_REDIS = {f"NativeLink{name}" for name in ("SchedulerLoopDead", "ActionsU
 
 
 def case_of(alert: str, stated: Case) -> Case:
-    ((at, what),) = ((key, value) for key, value in stated.items() if key.startswith("at "))
-    return {**stated, "alert": alert, "at": at.removeprefix("at "), "what": what}
+    heading, text = next(iter(stated.items()))
+    ((at, memory, what),) = re.findall(r"^at (\w+)( in memory)?, (.+)", heading)
+    backend = "memory" if memory else "redis"
+    return {**stated, "alert": alert, "at": at, "backend": backend, "what": what, "series": text or ""}
 
 
 CASES = [case_of(name, case) for name, severity in SEVERITIES.items() for case in _FILE[severity][name]]
@@ -65,7 +67,7 @@ def expected(case: Case, rule: dict[str, Any]) -> list[dict[str, Any]]:
 
 def series(case: Case) -> list[dict[str, str]]:
     """Return the series of a case, with the labels that `$name` stands for."""
-    text = case.get("series", "")
+    text = case["series"]
     while "$" in text:
         text = Template(text).substitute(_FILE["labels"])
     parts = (line.partition("} ") for line in text.splitlines())
@@ -86,7 +88,7 @@ def judged(folder: Path, cases: Iterable[Case]) -> subprocess.CompletedProcess[s
     """Run cases. Each meets only the rules of its alert, because promtool evaluates all rules for each minute."""
     tests = []
     for number, case in enumerate(cases):
-        rule = known_rules(case.get("backend", "redis"))[case["alert"]]
+        rule = known_rules(case["backend"])[case["alert"]]
         known, test = (folder / f"{kind}-{number}.yaml" for kind in ("rules", "test"))
         known.write_text(yaml.safe_dump({"groups": [{"name": case["alert"], "rules": [rule]}]}))
         content = {"rule_files": [known.name], "evaluation_interval": "1m", "tests": [unit_test(case, rule)]}
