@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import ROOT
@@ -34,14 +34,6 @@ _GROUPED = re.compile(r"(?:histogram_quantile\([\d.]+, )?\w+ by \((?:le, )?(?!le
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # By kind: how many panels stand side by side at most, and their height.
 _SIZES = {"row": (1, 1), "graph": (3, 7), "stack": (3, 7), "number": (6, 4), "share": (6, 4), "table": (1, 4)}
-
-
-class Query(NamedTuple):
-    """A query of a panel, with the values of its variables."""
-
-    dashboard: str
-    panel: str
-    expr: str
 
 
 def _read(name: str) -> Any:
@@ -176,40 +168,6 @@ def files() -> dict[Path, str]:
     }
 
 
-def queries(values: Mapping[str, str]) -> list[Query]:
-    """Return the queries of all panels.
-
-    `values` are those of Grafana's variables, by name without the $, such as `cluster` or `__rate_interval`. KeyError
-    if one is missing.
-    """
-    return [
-        Query(name, panel["title"], substituted(target["expr"], values))
-        for name, model in models().items()
-        for panel in panels(model)
-        for target in panel["targets"]
-    ]
-
-
 def panels(model: Mapping[str, Any]) -> Iterator[Object]:
     """Yield the panels of a dashboard without its rows."""
     yield from (panel for panel in model["panels"] if panel["type"] != "row")
-
-
-def substituted(query: str, values: Mapping[str, str]) -> str:
-    """Return a query with the values of its variables. A $1 of label_replace stays."""
-    return re.sub(r"\$\{?([a-z_]+)\}?", lambda found: values[found[1]], query)
-
-
-def variables(
-    cluster: str, namespace: str, workers_namespace: str, minutes: float, interval: int = 15
-) -> dict[str, str]:
-    """Return the values that Grafana would give its variables. `interval` is that of the scrapes, in seconds."""
-    return {
-        "cluster": cluster,
-        "namespace": namespace,
-        "workers_namespace": workers_namespace,
-        "pool": ".+",
-        "price": "0.4",
-        "__rate_interval": f"{4 * interval}s",
-        "__range": f"{60 * minutes:.0f}s",
-    }
