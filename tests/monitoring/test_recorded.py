@@ -94,9 +94,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
             found = Recorded(address)
 
             def scraped() -> bool:
-                up = {each["metric"]["job"] for each in found.series("up")}
-                counted = found.series('nativelink_scheduler_queue_depth{pool="default"}')
-                return len(up) == len({labels["job"] for labels in TARGETS.values()}) and bool(counted)
+                up = sum(each.count("up") for each in found.targets().values())
+                return up == len(TARGETS) and bool(found.series('nativelink_scheduler_queue_depth{pool="default"}'))
 
             until("Prometheus to have scraped all recordings", scraped, 60, (folder / "prometheus.log").read_text)
             yield found
