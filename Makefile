@@ -117,7 +117,6 @@ size: ## count the lines by hand of each folder: all files but those that .gitat
 generate: venv ## generate the changelog, docs/variables.md and the schema from the roles' variables, the dashboards, and the chart
 	antsibull-changelog generate
 	python -m hack.generate
-	python -m hack.chart
 	"$$(python -m testbed tool helm-docs)" --chart-search-root charts
 
 package: venv ## make a release from the commit, in dist/: chart, collection, checksums, provenance (KEY=NAME KEYRING=FILE sign the chart)

@@ -1,4 +1,4 @@
-"""Writes what is generated from data: schema, docs/{variables,alerts/index}.md, a part of docs/helm.md, dashboards.
+"""Writes what is generated: schema, docs/{variables,alerts/index}.md, a part of docs/helm.md, dashboards, the chart.
 
 `make generate` runs it, and tests/lint/test_generated.py fails if a file is out of date.
 """
@@ -16,6 +16,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import monitorin
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Option, Yaml
 
 import dashboards
+from hack import chart
 
 _JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
@@ -200,3 +201,4 @@ def generated() -> dict[Path, str]:
 if __name__ == "__main__":
     for path, text in generated().items():
         path.write_text(text)
+    chart.write()  # it has copies of the dashboards

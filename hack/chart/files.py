@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,11 @@ def _translated(template: str, path: str, conditions: list[str], **known: Any) -
     return f"templates/{path}", header + prepared + text
 
 
-def write(folder: Path, wanted: Mapping[str, str]) -> None:
-    """Bring a folder to the wanted files. The README is helm-docs'."""
-    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"README.md"}
-    for path in present - wanted.keys():
-        (folder / path).unlink()
+def write() -> None:
+    """Write the files of the chart, and remove others. The README is helm-docs'."""
+    wanted = {FOLDER / path: text for path, text in files().items()}
+    for path in {path for path in FOLDER.rglob("*") if path.is_file()} - {*wanted, FOLDER / "README.md"}:
+        path.unlink()
     for path, text in wanted.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
