@@ -23,20 +23,14 @@ from testbed.build import BuildError
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 from testkit.subject import Subject, subject
 
-PARTS = {
-    "configurations": ("configurations",),
-    "farm": ("farm", "attacks", "mutual_tls"),
-    "load": ("load",),
-}
+PARTS = {"configurations": ["configurations"], "farm": ["farm", "attacks", "mutual_tls"], "load": ["load"]}
 _WITHOUT = """\
-conformance: no NativeLink to test. Run make conformance NATIVELINK=FILE, or python -m conformance FILE…
-A FILE is an executable of NativeLink, or its image as docker save writes it. To get the official image with Docker:
+conformance: no NativeLink to test. Run make conformance NATIVELINK=FILE (docs/conformance.md). FILE is an executable of
+NativeLink, or its image, which docker pull gets and this command saves:
 
-    docker pull {image}:{version}
-    docker save {image}:{version} -o nativelink-{version}.tar
-    make conformance NATIVELINK=nativelink-{version}.tar
+    docker save {image}:{version} -o FILE
 
-Several files, separated by spaces, are tested one after another. Versions: {versions}."""
+Versions: {versions}."""
 
 
 def main(arguments: list[str]) -> int:
