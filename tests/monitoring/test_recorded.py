@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +47,10 @@ EVENTS = {
 }
 
 
-@dataclass(frozen=True)
-class Recorded(Local):
-    """A Prometheus that has scraped the recordings once a second for some seconds."""
-
-    def selectors(self, query: str) -> list[str]:
-        """Return the selectors of a PromQL query, without ranges and offsets, as Prometheus itself parses it."""
-        return sorted(set(_selectors(self.ask("parse_query", query=query))))
-
-    def missing(self, query: str) -> list[str]:
-        """Return the selectors of a query that match no recorded series."""
-        return [each for each in self.selectors(query) if not self.ask("series", **{"match[]": each})]
+def missing(prometheus: Local, query: str) -> list[str]:
+    """Return the selectors of a query, as Prometheus itself parses it, that match no recorded series."""
+    found = sorted(set(_selectors(prometheus.ask("parse_query", query=query))))
+    return [each for each in found if not prometheus.ask("series", **{"match[]": each})]
 
 
 def _selectors(node: Any) -> Iterator[str]:
@@ -74,7 +66,7 @@ def _selectors(node: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """Yield a Prometheus on the recordings, with the recording rules of a cluster on Redis."""
     folder = tmp_path_factory.mktemp("recorded")
     times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -91,7 +83,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
         ]
         settings = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
         with local("prometheus", folder, settings) as address:
-            found = Recorded(address)
+            found = Local(address)
 
             def scraped() -> bool:
                 up = sum(each.count("up") for each in found.targets().values())
@@ -102,43 +94,43 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
 
 
 @pytest.mark.parametrize("backend", VARIABLES)
-def test_the_alerts_select_recorded_series(recording: Recorded, backend: str) -> None:
+def test_the_alerts_select_recorded_series(recording: Local, backend: str) -> None:
     groups = yaml.safe_load(files(backend)["monitoring/alert-rules.yaml"])["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert {rule["alert"]: lost for rule in rules if (lost := recording.missing(rule["expr"]))} == {}
+    assert {rule["alert"]: lost for rule in rules if (lost := missing(recording, rule["expr"]))} == {}
 
 
-def lost_by(recording: Recorded, query: str) -> list[str]:
+def lost_by(recording: Local, query: str) -> list[str]:
     """Return the missing selectors of a query of a dashboard. A $1 of label_replace is no variable."""
-    return recording.missing(re.sub(r"\$\{?([a-z_]+)\}?", lambda found: VALUES[found[1]], query))
+    return missing(recording, re.sub(r"\$\{?([a-z_]+)\}?", lambda found: VALUES[found[1]], query))
 
 
-def test_the_dashboards_select_recorded_series(recording: Recorded) -> None:
+def test_the_dashboards_select_recorded_series(recording: Local) -> None:
     panels = (panel for model in dashboards.models().values() for panel in dashboards.panels(model))
     queries = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
     lost = {(title, each) for title, query in queries for each in lost_by(recording, query)}
-    missing = {found[1] for _, each in lost if (found := re.search(r'__name__="(\w+)"', each))}
-    assert missing <= EVENTS.keys(), lost
+    names = {found[1] for _, each in lost if (found := re.search(r'__name__="(\w+)"', each))}
+    assert names <= EVENTS.keys(), lost
     assert [each for _, each in lost if "completed_count" in each and "execution_result" not in each] == []
 
 
-def test_the_variables_of_dashboards_select_recorded_series(recording: Recorded) -> None:
+def test_the_variables_of_dashboards_select_recorded_series(recording: Local) -> None:
     for variable in (each for model in dashboards.models().values() for each in model["templating"]["list"]):
         if variable["type"] == "query":
             (series,) = re.findall(r"^label_values\((.+), \w+\)$", variable["query"]["query"])
             assert lost_by(recording, series) == [], variable["name"]
 
 
-def test_the_queries_of_the_page_about_cost_select_recorded_series(recording: Recorded) -> None:
+def test_the_queries_of_the_page_about_cost_select_recorded_series(recording: Local) -> None:
     queries = re.findall(r"```promql\n(.+?)\n```", (ROOT / "docs/cost.md").read_text(), re.DOTALL)
     assert queries
-    assert [each for query in queries for each in recording.missing(query)] == []
+    assert [each for query in queries for each in missing(recording, query)] == []
 
 
-def test_wrong_selectors_are_found(recording: Recorded) -> None:
+def test_wrong_selectors_are_found(recording: Local) -> None:
     """The counter-run: a name that does not exist and a label that does not match are missing, others are not."""
     query = 'sum(rate(nativelink_queue_depth[5m])) > 0 and on () redis_up{namespace="other"} == redis_up offset 5m'
-    assert recording.missing(query) == [
+    assert missing(recording, query) == [
         '{__name__="nativelink_queue_depth"}',
         '{namespace="other",__name__="redis_up"}',
     ]
