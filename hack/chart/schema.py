@@ -67,9 +67,7 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
     formats.instance_name: _whole(formats.INSTANCE_NAME),
     formats.some: {"minItems": 1},
     formats.environment: {
-        "patternProperties": {
-            f"^{formats.ENVIRONMENT_VARIABLE.pattern}$": {"type": ["string", "number", "boolean"]},
-        },
+        "patternProperties": {f"^{formats.ENVIRONMENT_VARIABLE.pattern}$": {"type": ["string", "number", "boolean"]}},
         "additionalProperties": False,
     },
     formats.flux_interval: {"pattern": "^([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}s)?$", "allOf": [{"pattern": "[1-9]"}]},
