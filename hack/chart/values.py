@@ -27,15 +27,8 @@ _NAMES = {
     POOLS: ("workerPools",),
 }
 # What the render needs of other roles.
-OTHERS = (
-    "keda_namespace",
-    "ingress_provider",
-    "ingress_namespace",
-    "ingress_class_name",
-    "gitops_provider",
-    "gitops_namespace",
-    "gitops_interval",
-)
+OTHERS = ("keda_namespace", "ingress_provider", "ingress_namespace", "ingress_class_name")
+OTHERS += ("gitops_provider", "gitops_namespace", "gitops_interval")
 # The release has a namespace, and the others are about the folder of the trees.
 _ABSENT = ("nativelink_namespace", "nativelink_clusters_dir", "nativelink_base_revision")
 ALLOWED = "nativelink_allow_changes"
