@@ -127,11 +127,8 @@ class Farm:
         self.cas = [self._pod("cas", f"nativelink-cas-{number}") for number in range(stated["nativelink_cas_replicas"])]
         self.scheduler = self._pod("scheduler", "nativelink-scheduler-0")
         self.redis = self._pod("redis", "nativelink-redis-0") if "redis" in self.workloads else None
-        self.collectors = [
-            self._pod(name, f"nativelink-{name}-0")
-            for name in ("collector", "collector-workers")
-            if name in self.workloads
-        ]
+        collectors = [name for name in ("collector", "collector-workers") if name in self.workloads]
+        self.collectors = [self._pod(name, f"nativelink-{name}-0") for name in collectors]
         self._serving = [*self.cas, self.scheduler, *([self.redis] if self.redis else []), *self.collectors]
         self._pools: list[dict[str, Any]] = stated["nativelink_worker_pools"]
         self.workers: dict[str, list[Pod]] = {}

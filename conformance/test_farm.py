@@ -34,13 +34,8 @@ _LEFT = "left-by-the-tool"
 _SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 # NativeLink gives its series these labels too, whose values have no bound.
-_UNBOUNDED = {
-    "execution_action_digest",
-    "execution_instance",
-    "execution_priority",
-    "execution_worker_id",
-    "service_instance_id",
-}
+_UNBOUNDED = {"execution_action_digest", "execution_instance", "execution_priority"}
+_UNBOUNDED |= {"execution_worker_id", "service_instance_id"}
 _MOST_SERIES = 500  # of a pod; its histograms have most of them
 
 
@@ -57,13 +52,8 @@ def test_starts(farm: Farm, tell: Tell) -> None:
 
 @on("memory", "redis", "metrics", "metrics-redis")
 def test_build(farm: Farm, bazel: Bazel) -> None:
-    """Bazel builds"""
+    """Bazel builds, and again from nothing: all cache hits"""
     assert bazel.build("plain", timeout=2 * PATIENCE) == {"remote": 20}
-
-
-@on("memory", "redis", "metrics", "metrics-redis")
-def test_hits(farm: Farm, bazel: Bazel) -> None:
-    """another build with an empty output folder is all cache hits"""
     assert bazel.build("plain", timeout=PATIENCE) == {"remote cache hit": 20}
 
 
@@ -98,16 +88,14 @@ def test_unknown_property(farm: Farm, bazel: Bazel, tell: Tell) -> None:
 
 @on("memory", "redis")
 def test_cpus(farm: Farm, tell: Tell) -> None:
-    """cpu_count=4: 4 actions at once on two workers of 8"""
+    """cpu_count=4: 4 at once on two workers of 8; without, all
+
+    The latter is the counter-run.
+    """
     most = _at_once(farm, cpu_count=str(CPUS // 2))
     assert most <= 4
-    tell(f"{most} of 6 at once")
-
-
-@on("memory", "redis")
-def test_slots(farm: Farm) -> None:
-    """counter-run without cpu_count: all at once"""
     assert _at_once(farm) == 6
+    tell(f"{most} of 6 at once")
 
 
 def _at_once(farm: Farm, **platform: str) -> int:
@@ -134,23 +122,18 @@ def test_execute_again(farm: Farm) -> None:
 
 
 @on("memory", "redis")
-def test_wrong_bytes(farm: Farm) -> None:
-    """wrong bytes of a client are refused"""
-    _refuses(farm.cas[0], f"grpc://{farm.cas[0].address}:50051", "main")
+def test_wrong_bytes(farm: Farm, tell: Tell) -> None:
+    """wrong bytes of clients and workers are refused
 
-
-@on("memory", "redis")
-def test_wrong_bytes_of_workers(farm: Farm, tell: Tell) -> None:
-    """wrong bytes on a worker's path are refused
-
-    That is every CAS to which the worker's own configuration writes.
+    Workers' are at every CAS to which their own configuration writes.
     """
+    _refuses(farm.cas[0], f"grpc://{farm.cas[0].address}:50051", "main")
     worker = farm.workers["default"][0]
     stores = _cas_stores(json5.loads(worker.workload.settings))
     assert stores
     for address, instance in sorted(stores):
         _refuses(worker, address, instance)
-    tell(f"at {len(stores)} addresses")
+    tell(f"at {len(stores)} addresses of the worker")
 
 
 def _cas_stores(value: Any) -> set[tuple[str, str]]:
@@ -229,15 +212,9 @@ def test_no_tools(farm: Farm, tell: Tell) -> None:
 
 @on("tools")
 def test_one_process(farm: Farm) -> None:
-    """persistent workers: one process serves"""
-    processes, numbers, _ = zip(*_served(farm), strict=True)
-    assert (len(set(processes)), numbers) == (1, ("1", "2", "3"))
-
-
-@on("tools")
-def test_environment_of_tools(farm: Farm) -> None:
-    """persistent workers: with the pool's env"""
-    assert {environment for _, _, environment in _served(farm)} == {ENVIRONMENT}
+    """persistent workers: one process serves, with the env"""
+    processes, numbers, environments = zip(*_served(farm), strict=True)
+    assert (len(set(processes)), numbers, {*environments}) == (1, ("1", "2", "3"), {ENVIRONMENT})
 
 
 @on("tools")

@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,10 @@ def _processes(pods: Iterable[Pod]) -> dict[Path, list[str]]:
     sessions = {str(pod.process.pid) for pod in pods if pod.process}
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with suppress(OSError):  # it has ended
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
-        if fields[3] in sessions:
-            found[path] = fields
+            if fields[3] in sessions:
+                found[path] = fields
     return found
 
 
