@@ -72,14 +72,10 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     (folder / "rules.yaml").write_text(files("redis")["monitoring/rules.yaml"])
     with served(SCRAPES) as server:
+        targets = {name: {"targets": [server], "labels": {"cluster": "test", **each}} for name, each in TARGETS.items()}
         jobs = [
-            {
-                "job_name": name,
-                "metrics_path": f"/{name}.txt",
-                "honor_labels": True,
-                "static_configs": [{"targets": [server], "labels": {"cluster": "test", **labels}}],
-            }
-            for name, labels in TARGETS.items()
+            {"job_name": name, "metrics_path": f"/{name}.txt", "honor_labels": True, "static_configs": [each]}
+            for name, each in targets.items()
         ]
         settings = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
         with local("prometheus", folder, settings) as address:
