@@ -211,9 +211,8 @@ class Farm:
 
     def begun(self, salt: str) -> dict[str, int]:
         """Return how often each action with a salt has begun, by the action's number."""
-        return {
-            path.name.rpartition("-")[2]: len(path.read_text().splitlines()) for path in self.ledger.glob(f"{salt}-*")
-        }
+        files = self.ledger.glob(f"{salt}-*")
+        return {path.name.rpartition("-")[2]: len(path.read_text().splitlines()) for path in files}
 
     def running(self, worker: Pod) -> int:
         """Return the number of actions that a worker runs. Each has a folder."""

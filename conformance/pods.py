@@ -292,11 +292,8 @@ def hosts(services: Iterable[Object], pods: Iterable[Pod], client: Pod, turn: in
     for service in services:
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
         selector = service["spec"].get("selector", {})
-        behind = [
-            pod
-            for pod in pods
-            if pod.workload.namespace == namespace and selector.items() <= pod.workload.labels.items()
-        ]
+        near = [pod for pod in pods if pod.workload.namespace == namespace]
+        behind = [pod for pod in near if selector.items() <= pod.workload.labels.items()]
         found = {"": behind[turn % len(behind)].address} if behind else {}
         if service["spec"].get("clusterIP") == "None":
             found |= {f"{pod.name}.": pod.address for pod in behind}
