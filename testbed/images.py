@@ -1,4 +1,4 @@
-"""OCI images made of our own binaries and of Debian packages, byte for byte the same each time, without Docker.
+"""OCI images made of our own binaries and of Debian packages, without Docker.
 
 An image carries its upstream name, so that manifests are used unchanged. Its content is what its pins say, or a
 stand-in, which the label ``testbed.stand-in`` of the image then describes.

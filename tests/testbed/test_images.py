@@ -1,53 +1,17 @@
-"""Tests of the images without a cluster: their content and their names."""
+"""Tests of the images without a cluster: their names."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from testbed import build, components, manifests, pins
-from testbed.images import Image, layout
 from testkit.trees import VERSION
 
 ROOT = Path(__file__).parents[2]
-
-
-def digest(image: Image, cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Make an image in its own cache, and return its digest."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder))
-    index = json.loads((layout(image) / "index.json").read_text())
-    return str(index["manifests"][0]["digest"])
-
-
-def content(folder: Path, seconds: int) -> Image:
-    """Return an image with a file, a link and a root. All its files have the modification time ``seconds``."""
-    root = folder / "root"
-    (root / "etc").mkdir(parents=True)
-    for path in (folder / "program", root / "etc" / "b", root / "etc" / "a"):
-        path.write_text(f"This is {path.name}.")
-        os.utime(path, (seconds, seconds))
-    (folder / "program").chmod(0o755)
-    return Image("example.com/some/image:1", ("/program",), {"/program": folder / "program"}, {"/p": "program"}, root)
-
-
-def test_the_content_alone_decides_on_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image, same, changed, executable = (content(tmp_path / f"{seconds}", seconds) for seconds in range(1, 5))
-    (tmp_path / "3" / "program").write_text("This is another program.")
-    (tmp_path / "4" / "root" / "etc" / "a").chmod(0o755)
-    others = [changed, executable, replace(image, user="1"), replace(image, links={}), replace(image, root=None)]
-    others += [replace(image, entrypoint=("/p",)), replace(image, stands_in="something else")]
-    first, again, *made = (
-        digest(each, tmp_path / f"cache-{number}", monkeypatch) for number, each in enumerate([image, same, *others])
-    )
-    assert re.fullmatch("sha256:[0-9a-f]{64}", first)
-    assert again == first
-    assert len({first, *made}) == 1 + len(others)
 
 
 @pytest.fixture
