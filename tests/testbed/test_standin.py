@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,13 @@ from typing import Any
 import pytest
 
 from testbed import build
-from testbed.ports import free_port, free_ports
+from testbed.ports import free_ports
 from testbed.waiting import patient, until
 from testkit import nativelink
-from testkit.authority import Authority
 from testkit.client import Client
 
 Object = dict[str, Any]
 Edit = Callable[[Object], object]
-CACHES = ("cas", "ac")
-REGISTERED = "Worker registered with scheduler"
 SERVICES = "servers.0.services"
 WORKER = "workers.0.local"
 
@@ -119,54 +115,27 @@ def test_the_stand_in_does_not_start_without_a_schema(tmp_path: Path) -> None:
 
 
 class Farm:
-    """One process with CAS, scheduler and worker, and its clients."""
+    """One process with CAS, scheduler and worker, and its client."""
 
     def __init__(self, folder: Path, *edits: Edit, **environment: str) -> None:
         self.folder, self.environment = folder, environment
-        self.public, self.internal = free_ports(2)
-        self.client = Client(*[f"grpc://127.0.0.1:{self.public}"] * 2)
-        self.config = configuration(folder, self.public, self.internal)
+        public, self.internal = free_ports(2)
+        self.client = Client(*[f"grpc://127.0.0.1:{public}"] * 2)
+        self.config = configuration(folder, public, self.internal)
         for edit in edits:
             edit(self.config)
-        self.running: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Farm:
-        self.start("nativelink", self.config)
-        self.waits_for(REGISTERED)
+        self.process = nativelink.started(self.folder / "nativelink", self.config, **self.environment)
+        until("a worker", lambda: "Worker registered with scheduler" in self.said(), 20, lambda: self.said()[-800:])
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.running:
-            process.kill()
-            process.wait()
+        self.process.kill()
+        self.process.wait()
 
-    def start(self, name: str, config: Object) -> subprocess.Popen[bytes]:
-        process = nativelink.started(self.folder / name, config, **self.environment)
-        self.running.append(process)
-        return process
-
-    def start_worker(self, name: str, endpoint: Object, **properties: str) -> subprocess.Popen[bytes]:
-        """Start another worker in its own process."""
-        address = {"address": f"grpc://127.0.0.1:{self.public}"}
-        there = {
-            kind: {"grpc": {"instance_name": "main", "endpoints": [address], "store_type": kind}} for kind in CACHES
-        }
-        fast = {"content_path": f"{self.folder}/{name}/content", "temp_path": f"{self.folder}/{name}/temp"}
-        worker = self.config["workers"][0]["local"] | {
-            "name": f"{name}-",
-            "worker_api_endpoint": endpoint,
-            "work_directory": f"{self.folder}/{name}/actions",
-            "platform_properties": {key: {"values": [value]} for key, value in properties.items()},
-        }
-        both = {"name": "WORKER", "fast_slow": {"fast": {"filesystem": fast}, "slow": there["cas"]}}
-        stores = [both, {"name": "AC", **there["ac"]}]
-        return self.start(name, {"stores": stores, "workers": [{"local": worker}], "servers": []})
-
-    def said(self, name: str = "nativelink") -> str:
-        return (self.folder / f"{name}.log").read_text()
-
-    def waits_for(self, words: str, name: str = "nativelink") -> None:
-        until(f"{words!r} of {name}", lambda: words in self.said(name), 20, lambda: self.said(name)[-800:])
+    def said(self) -> str:
+        return (self.folder / "nativelink.log").read_text()
 
     def runs(self, *arguments: str, **platform: str) -> Object:
         """Return the result of one action."""
@@ -192,57 +161,3 @@ def test_a_declared_property_has_to_be_offered(tmp_path: Path) -> None:
         assert farm.runs(cpu_count="4", OSFamily="another", note="anything", undeclared="anything")["outcome"] == "ok"
         for misfit in ({"cpu_count": "5"}, {"memory_kb": "1"}, {"container-image": "any"}):
             assert farm.runs("--timeout=2", **misfit)["outcome"] != "ok", misfit
-
-
-def test_a_worker_ends_a_second_after_sigterm_whatever_it_runs(tmp_path: Path) -> None:
-    with Farm(tmp_path) as farm:
-        second = farm.start_worker("second", {"uri": f"grpc://127.0.0.1:{farm.internal}"}, memory_kb="1")
-        farm.waits_for(REGISTERED, "second")
-        farm.running.append(farm.client.start("--seconds=60-60", memory_kb="1"))
-        farm.waits_for("Executing command", "second")
-        second.send_signal(signal.SIGTERM)
-        assert second.wait(patient(10)) == 143
-        farm.waits_for("Evicting worker from pool")
-
-
-def certificates(folder: Path, authority: Authority, *trusted: Authority) -> Object:
-    """Write a certificate, its key and the trusted CAs. Return their settings in a client."""
-    folder.mkdir(exist_ok=True)
-    certificate, key = authority.issue("localhost")
-    files = {"cert_file": certificate, "key_file": key, "ca_file": b"".join(each.pem for each in trusted)}
-    for name, text in files.items():
-        (folder / name).write_bytes(text)
-    return {name: str(folder / name) for name in files}
-
-
-def test_only_workers_with_a_certificate_connect(tmp_path: Path) -> None:
-    ours, others = Authority("ours"), Authority("others")
-    port = free_port()
-    where = "localhost"
-
-    def secured(config: Object) -> None:
-        files = certificates(tmp_path / "server", ours, ours)
-        tls = {"client_ca_file": files.pop("ca_file"), **files}
-        listener = {"http": {"socket_address": f"127.0.0.1:{port}", "tls": tls}}
-        api = config["servers"][1]["services"].pop("worker_api")
-        config["servers"].append({"name": "workers", "listener": listener, "services": {"worker_api": api}})
-        put(f"{WORKER}.worker_api_endpoint", endpoint(certificates(tmp_path / "client", ours, ours)))(config)
-
-    def endpoint(tls: Object) -> Object:
-        return {"uri": f"grpcs://{where}:{port}", "tls_config": tls}
-
-    def refused(name: str, its: Object, words: str) -> None:
-        farm.start_worker(name, its)
-        farm.waits_for(words, name)
-        assert REGISTERED not in farm.said(name)
-
-    with Farm(tmp_path, secured) as farm:
-        refused("plain", {"uri": f"grpc://{where}:{port}"}, "reconnecting")
-        refused("unnamed", endpoint({"ca_file": str(tmp_path / "client/ca_file")}), "certificate required")
-        refused("trusting", endpoint(certificates(tmp_path / "trusting", ours, others)), "unknown authority")
-        refused("incomplete", {"uri": f"grpcs://{where}:{port}"}, "has to be grpcs:// with tls_config")
-        refused("other", endpoint(certificates(tmp_path / "other", others, ours)), "reconnecting")
-        # A worker reads its files whenever it connects, and a server reads them at its start only.
-        certificates(tmp_path / "server", others, others)
-        certificates(tmp_path / "other", ours, ours)
-        farm.waits_for(REGISTERED, "other")
