@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"sync"
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -22,64 +20,55 @@ import (
 // smallSize is how many bytes a small blob has.
 const smallSize = 900
 
-// rate is the report on one kind of requests.
-type rate struct {
-	Kind      string  `json:"kind"`
-	PerSecond float64 `json:"per_second"`
-	P50       float64 `json:"p50_ms"`
-	P99       float64 `json:"p99_ms"`
-}
-
-// cas sends requests to a CAS as fast as it answers, one kind after another. After each kind it prints how fast
-// the CAS answered: {"kind": "FindMissingBlobs of 20", "per_second": 500, …}.
+// cas sends requests to a CAS one after another, kind by kind. After each kind it prints how many milliseconds each
+// answer took: {"kind": "FindMissingBlobs of 20", "ms": [0.8, …]}.
 func cas(to *servers) error {
-	concurrency := flag.Int("concurrency", 32, "how many at a time, each on a connection of its own")
 	seconds := flag.Float64("seconds", 10, "for each kind")
 	large := flag.Int("large", 1<<20, "bytes of a large one")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
-	clients := make([]reapi.Cache, *concurrency)
-	for index := range clients {
-		var err error
-		if clients[index], err = to.cache(); err != nil {
-			return err
-		}
+	cache, err := to.cache()
+	if err != nil {
+		return err
 	}
-	// All clients read the same blobs, because only the speed of the answers is measured.
-	big, err := stream(ctx, clients[0], *large)
+	// The same blobs are read again and again, because only the speed of the answers is measured.
+	big, err := stream(ctx, cache, *large)
 	if err != nil {
 		return err
 	}
 	small := make([]*repb.Digest, 20)
 	for index := range small {
-		if small[index], err = stream(ctx, clients[0], smallSize); err != nil {
+		if small[index], err = stream(ctx, cache, smallSize); err != nil {
 			return err
 		}
 	}
 	for _, kind := range []struct {
 		name string
-		ask  func(reapi.Cache) error
+		ask  func() error
 	}{
-		{"FindMissingBlobs of 20", func(c reapi.Cache) error {
-			_, err := c.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: to.instance, BlobDigests: small})
+		{"FindMissingBlobs of 20", func() error {
+			_, err := cache.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: to.instance, BlobDigests: small})
 			return err
 		}},
-		{"BatchUpdateBlobs of 1, small", func(c reapi.Cache) error {
+		{"BatchUpdateBlobs of 1, small", func() error {
 			content := random(smallSize)
-			return c.Put(ctx, reapi.Digest(content), content)
+			return cache.Put(ctx, reapi.Digest(content), content)
 		}},
-		{"BatchReadBlobs of 1, small", func(c reapi.Cache) error { _, err := c.Get(ctx, small[0]); return err }},
-		{"ByteStream.Read, small", func(c reapi.Cache) error { return read(ctx, c, small[0]) }},
-		{"ByteStream.Read, large", func(c reapi.Cache) error { return read(ctx, c, big) }},
-		{"ByteStream.Write, large", func(c reapi.Cache) error { _, err := stream(ctx, c, *large); return err }},
+		{"BatchReadBlobs of 1, small", func() error { _, err := cache.Get(ctx, small[0]); return err }},
+		{"ByteStream.Read, small", func() error { return read(ctx, cache, small[0]) }},
+		{"ByteStream.Read, large", func() error { return read(ctx, cache, big) }},
+		{"ByteStream.Write, large", func() error { _, err := stream(ctx, cache, *large); return err }},
 	} {
-		found, err := measured(clients, *seconds, kind.ask)
-		if err != nil {
-			return fmt.Errorf("%s: %w", kind.name, err)
+		took := []float64{}
+		for began := time.Now(); time.Since(began).Seconds() < *seconds; {
+			asked := time.Now()
+			if err := kind.ask(); err != nil {
+				return fmt.Errorf("%s: %w", kind.name, err)
+			}
+			took = append(took, float64(time.Since(asked).Microseconds())/1000)
 		}
-		found.Kind = kind.name
-		if err := json.NewEncoder(os.Stdout).Encode(found); err != nil {
+		if err := json.NewEncoder(os.Stdout).Encode(map[string]any{"kind": kind.name, "ms": took}); err != nil {
 			return err
 		}
 	}
@@ -109,31 +98,4 @@ func read(ctx context.Context, from reapi.Cache, digest *repb.Digest) error {
 		return nil
 	}
 	return err
-}
-
-// measured has all clients send requests for some seconds, and returns how fast the answers came.
-func measured(clients []reapi.Cache, seconds float64, ask func(reapi.Cache) error) (rate, error) {
-	var lock sync.Mutex
-	var took []float64
-	began := time.Now()
-	err := atOnce(len(clients), len(clients), func(index int) error {
-		var own []float64
-		for time.Since(began).Seconds() < seconds {
-			asked := time.Now()
-			if err := ask(clients[index]); err != nil {
-				return err
-			}
-			own = append(own, float64(time.Since(asked).Microseconds())/1000)
-		}
-		lock.Lock()
-		defer lock.Unlock()
-		took = append(took, own...)
-		return nil
-	})
-	if err != nil || len(took) == 0 {
-		return rate{}, err
-	}
-	elapsed := time.Since(began).Seconds()
-	slices.Sort(took)
-	return rate{"", float64(len(took)) / elapsed, took[len(took)/2], took[len(took)*99/100]}, nil
 }
