@@ -37,7 +37,7 @@ def test_load(new_farm: Callable[..., Farm], actions: int, workers: int, backend
         report = succeeded(farm.load(_TRIVIAL, f"--actions={actions}", f"--concurrency={actions}", "--timeout=1800"))
         used = {name: 1000 * (_processor(pods) - before[name]) / actions for name, pods in parts.items()}
         memory = _memory(farm.scheduler)
-    moments = sorted(each["began"] for each in report)
+    moments = sorted(each["moments"]["executionStart"] for each in report)
     first, last = actions // 10, actions * 9 // 10
     tell(
         f"{(last - first) / (moments[last] - moments[first]):.0f} actions a second; processor ms an action: "
@@ -72,8 +72,8 @@ def _milliseconds(farm: Farm, inputs: int, actions: int) -> list[float]:
     """Run actions one after another. Return how long the worker took for each, by its own clock."""
     files = [f"--input=input-{number}={number} of {inputs}" for number in range(inputs)]
     report = farm.load(*files, _TRIVIAL, f"--actions={actions}", "--concurrency=1", "--timeout=600")
-    parts = ("fetch", "start", "run", "collect")
-    return [sum(each["stages"].get(part, 0) for part in parts) for each in succeeded(report)]
+    moments = [each["moments"] for each in succeeded(report)]
+    return [1000 * (each["outputUploadStart"] - each["inputFetchStart"]) for each in moments]
 
 
 def _processes(pods: Iterable[Pod]) -> dict[Path, list[str]]:

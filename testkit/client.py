@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,20 @@ class Client:
 
 
 def reported(client: Process) -> Object:
-    """Wait for the end of a client, and return its report. AssertionError with its errors if it has none."""
+    """Wait for the end of a client, and return its report. AssertionError with its errors if it has none.
+
+    Each action has in ``moments`` when a part of its execution ended, in seconds since 1970 by the clocks of scheduler
+    and worker: ``{"executionStart": 1795990948.79, …}``. Moments that they do not report are missing.
+    """
     said, errors = client.communicate()
     assert said, errors
-    return dict(json.loads(said))
+    report = dict(json.loads(said))
+    for action in report.get("actions", ()):
+        told = {name: text for name, text in action.get("metadata", {}).items() if name.endswith("Timestamp")}
+        action["moments"] = {
+            name.removesuffix("Timestamp"): datetime.fromisoformat(text).timestamp() for name, text in told.items()
+        }
+    return report
 
 
 @contextlib.contextmanager

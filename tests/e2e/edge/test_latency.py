@@ -10,6 +10,8 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,10 @@ def measure(edge: Edge, rounds: int, folder: Path) -> float:
     report = direct.report("--actions=40", "--concurrency=1", f"--command={TRIVIAL}", pool="default", OSFamily="Linux")
     parts: dict[str, list[float]] = {}
     for each in report["actions"]:
-        for name, value in {**each.get("stages", {}), "all": 1000 * each["seconds"]}.items():
-            parts.setdefault(name, []).append(value)
+        moments = sorted(each["moments"].items(), key=itemgetter(1))
+        for (_, start), (name, end) in pairwise(moments):
+            parts.setdefault(f"until {name}", []).append(1000 * (end - start))
+        parts.setdefault("all", []).append(1000 * each["seconds"])
     for name, values in parts.items():
         print(f"  a trivial action, {name}: {statistics.median(values):.1f} ms")
     print(f"  a dependent action with its command: {action:.0f} ms", flush=True)

@@ -34,9 +34,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"testbed/standin/reapi"
 )
@@ -48,41 +48,12 @@ type outcome struct {
 	Seconds    float64 `json:"seconds"`
 	Executions int     `json:"executions"` // how often the action was seen to begin; 0 if the client missed it
 	Retries    int     `json:"retries"`
-	Worker     string  `json:"worker"`
 	Line       string  `json:"line"`   // what the command wrote, which differs with each execution
 	Errors     string  `json:"errors"` // what the command wrote to stderr
-	Began      float64 `json:"began"`  // by the worker's clock, in seconds since 1970; 0 if the worker does not say
-	Ended      float64 `json:"ended"`
 	// Outputs has the contents of files by path, and the target of links as "-> TARGET".
 	Outputs map[string]string `json:"outputs,omitempty"`
-	// Stages has the milliseconds of each part, by the clocks of scheduler and worker. Parts that they do not report
-	// are missing.
-	Stages map[string]float64 `json:"stages,omitempty"`
-}
-
-// stages returns how many milliseconds each part of an execution took, from one moment to the next.
-func stages(of *repb.ExecutedActionMetadata) map[string]float64 {
-	moments := []struct {
-		name string // of the part that ends then
-		at   *timestamppb.Timestamp
-	}{
-		{"", of.GetQueuedTimestamp()},
-		{"queue", of.GetWorkerStartTimestamp()},
-		{"prepare", of.GetInputFetchStartTimestamp()},
-		{"fetch", of.GetInputFetchCompletedTimestamp()},
-		{"start", of.GetExecutionStartTimestamp()},
-		{"run", of.GetExecutionCompletedTimestamp()},
-		{"collect", of.GetOutputUploadStartTimestamp()},
-		{"upload", of.GetOutputUploadCompletedTimestamp()},
-		{"finish", of.GetWorkerCompletedTimestamp()},
-	}
-	found := map[string]float64{}
-	for index, each := range moments[1:] {
-		if from := moments[index].at; from != nil && each.at != nil {
-			found[each.name] = float64(each.at.AsTime().Sub(from.AsTime()).Microseconds()) / 1000
-		}
-	}
-	return found
+	// Metadata is the ExecutedActionMetadata.
+	Metadata json.RawMessage `json:"metadata,omitempty"`
 }
 
 // uploads is how many actions are uploaded at a time. A CAS answers late if it has to take more.
@@ -238,11 +209,9 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 // judge completes the outcome of an action from its result.
 func (l *load) judge(ctx context.Context, told outcome, result *repb.ActionResult) outcome {
 	var err error
-	told.Worker = result.GetExecutionMetadata().GetWorker()
-	told.Began = seconds(result.GetExecutionMetadata().GetExecutionStartTimestamp())
-	told.Ended = seconds(result.GetExecutionMetadata().GetExecutionCompletedTimestamp())
-	told.Stages = stages(result.GetExecutionMetadata())
-	told.Line, err = l.text(ctx, result.StdoutRaw, result.StdoutDigest)
+	if told.Metadata, err = protojson.Marshal(result.GetExecutionMetadata()); err == nil {
+		told.Line, err = l.text(ctx, result.StdoutRaw, result.StdoutDigest)
+	}
 	if err == nil {
 		told.Errors, err = l.text(ctx, result.StderrRaw, result.StderrDigest)
 	}
@@ -313,13 +282,6 @@ func (l *load) outputs(ctx context.Context, result *repb.ActionResult) (map[stri
 		walk(folder.Path, tree.Root)
 	}
 	return found, errors.Join(failures...)
-}
-
-func seconds(at *timestamppb.Timestamp) float64 {
-	if at == nil {
-		return 0
-	}
-	return float64(at.AsTime().UnixMicro()) / 1e6
 }
 
 // servers are the servers of a client, and the way to them.
