@@ -70,37 +70,36 @@ def _keda(modules: pins.ModuleSet, work: Path) -> str:
     return _kustomize(config / "default")
 
 
-def _gateway_api(modules: pins.ModuleSet, _work: Path) -> str:
-    """Return all files of the standard channel, including the safe-upgrades policy, one after the other."""
-    folder = source(modules, modules.main) / "config" / "crd" / "standard"
-    return "".join(f"---\n{path.read_text()}\n" for path in sorted(folder.glob("gateway*.yaml")))
+# By component, whose manifest consists of files of its module: their paths, a text in them, and what replaces it. A
+# folder is rendered by kustomize.
+_FILES = {
+    "argocd": (["manifests/core-install.yaml"], "", ""),
+    # Nothing runs cert-manager here. Mutual TLS asks it for certificates.
+    "cert-manager": (["deploy/crds/cert-manager.io_certificates.yaml"], "", ""),
+    # The standard channel, including the safe-upgrades policy.
+    "gateway-api": (["config/crd/standard/gateway*.yaml"], "", ""),
+    "kube-state-metrics": (["examples/standard"], "", ""),
+    # Local volumes, whose disk kubelet reports, in the place of hostPath ones.
+    "local-path": (
+        ["deploy/local-path-storage.yaml"],
+        "  name: local-path\n",
+        "  name: local-path\n  annotations: {defaultVolumeType: local}\n",
+    ),
+    # The definitions that monitoring is configured with. The operator does not run here, so those of what it runs
+    # (Prometheus, Alertmanager) are left out. PyYAML refuses a bare equals sign, which YAML 1.1 gives a meaning.
+    "prometheus-operator": (
+        [f"example/prometheus-operator-crd/*_*{kind}.yaml" for kind in ("configs", "monitors", "rules")],
+        "- =\n",
+        '- "="\n',
+    ),
+}
 
 
-def _cert_manager(modules: pins.ModuleSet, _work: Path) -> str:
-    """Return the definition of the objects that mutual TLS asks cert-manager for. Nothing runs cert-manager here."""
-    return (source(modules, modules.main) / "deploy" / "crds" / "cert-manager.io_certificates.yaml").read_text()
-
-
-def _prometheus_operator(modules: pins.ModuleSet, _work: Path) -> str:
-    """Return the definitions in the operator's bundle that monitoring is configured with.
-
-    The operator itself isn't used here, so those of what it runs (Prometheus, Alertmanager) are left out.
-    """
-    folder = source(modules, modules.main) / "example" / "prometheus-operator-crd"
-    names = ("alertmanagerconfigs", "podmonitors", "prometheusrules", "scrapeconfigs", "servicemonitors")
-    text = "".join((folder / f"monitoring.coreos.com_{name}.yaml").read_text() for name in names)
-    return text.replace("- =\n", '- "="\n')  # PyYAML refuses a bare equals sign, which YAML 1.1 gives a meaning
-
-
-def _kube_state_metrics(modules: pins.ModuleSet, _work: Path) -> str:
-    """Render the standard example, which names the release's image."""
-    return _kustomize(source(modules, modules.main) / "examples" / "standard")
-
-
-def _local_path(modules: pins.ModuleSet, _work: Path) -> str:
-    """Return the standard deployment with local volumes, whose disk kubelet reports, in the place of hostPath ones."""
-    text = (source(modules, modules.main) / "deploy" / "local-path-storage.yaml").read_text()
-    return text.replace("  name: local-path\n", "  name: local-path\n  annotations: {defaultVolumeType: local}\n")
+def _files(modules: pins.ModuleSet, _work: Path) -> str:
+    patterns, text, replacement = _FILES[modules.name]
+    paths = [path for pattern in patterns for path in sorted(source(modules, modules.main).glob(pattern))]
+    found = [_kustomize(path) if path.is_dir() else path.read_text() for path in paths]
+    return "".join(f"---\n{each.removeprefix('---')}\n" for each in found).replace(text, replacement)
 
 
 def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
@@ -108,32 +107,21 @@ def _envoy_gateway(modules: pins.ModuleSet, work: Path) -> str:
 
     The second chart leaves out the policy of the CRDs, because the first one contains it.
     """
-    charts = _copy(source(modules, modules.main) / "charts", work / "charts")
-    values = charts / "gateway-helm" / "values.tmpl.yaml"
+    charts, values = source(modules, modules.main) / "charts", work / "values.yaml"
+    text = (charts / "gateway-helm" / "values.tmpl.yaml").read_text()
     image = {"${GatewayImage}": f"envoyproxy/gateway:{modules.version}", "${GatewayImagePullPolicy}": "IfNotPresent"}
-    text = values.read_text()
     for placeholder, value in image.items():
         text = text.replace(placeholder, value)
-    values.with_name("values.yaml").write_text(text)
-
-    def helm(*arguments: str | Path) -> str:
-        return build.run(build.program("helm"), "template", *arguments, env=build.helm_home(work))
-
-    crds = helm(
-        "eg-crds", charts / "gateway-crds-helm", "--set=crds.gatewayAPI.enabled=true,crds.envoyGateway.enabled=true"
+    values.write_text(text)
+    crds = "--set=crds.gatewayAPI.enabled=true,crds.envoyGateway.enabled=true"
+    ours = "--set=createNamespace=true,crds.gatewayAPI.safeUpgradePolicy.enabled=false"
+    return "".join(
+        build.run(build.program("helm"), "template", *arguments, env=build.helm_home(work))
+        for arguments in (
+            ("eg-crds", charts / "gateway-crds-helm", crds),
+            ("eg", charts / "gateway-helm", f"--values={values}", "--namespace=envoy-gateway-system", ours),
+        )
     )
-    controller = helm(
-        "eg",
-        charts / "gateway-helm",
-        "--namespace=envoy-gateway-system",
-        "--set=createNamespace=true,crds.gatewayAPI.safeUpgradePolicy.enabled=false",
-    )
-    return crds + controller
-
-
-def _argocd(modules: pins.ModuleSet, _work: Path) -> str:
-    """Return the file itself, because Argo CD commits its manifests with the release's image tags."""
-    return (source(modules, modules.main) / "manifests" / "core-install.yaml").read_text()
 
 
 def _flux(modules: pins.ModuleSet, work: Path, *, engine: str) -> str:
@@ -170,18 +158,13 @@ def _flux(modules: pins.ModuleSet, work: Path, *, engine: str) -> str:
     return _kustomize(manifests / "install")
 
 
-# Each component has a recipe and its module sets. The first set is the version that the project uses.
+# By component, if it is not made of files of its own module set: its recipe, and its module sets. The first set is the
+# version that the project uses.
 _RECIPES: dict[str, tuple[Callable[[pins.ModuleSet, Path], str], tuple[str, ...]]] = {
     "keda": (_keda, ("keda", "keda-previous")),
-    "gateway-api": (_gateway_api, ("gateway-api",)),
     "envoy-gateway": (_envoy_gateway, ("envoy-gateway",)),
-    "argocd": (_argocd, ("argocd",)),
     "flux": (partial(_flux, engine="kustomize-controller"), ("flux",)),
     "flux-helm": (partial(_flux, engine="helm-controller"), ("flux",)),
-    "kube-state-metrics": (_kube_state_metrics, ("kube-state-metrics",)),
-    "prometheus-operator": (_prometheus_operator, ("prometheus-operator",)),
-    "cert-manager": (_cert_manager, ("cert-manager",)),
-    "local-path": (_local_path, ("local-path",)),
 }
 
 # By component: the variable of a role that names its manifest.
@@ -197,11 +180,11 @@ VARIABLES = {
 def path(component: str, version: str | None = None) -> Path:
     """Return the manifest of a component, and make it if needed.
 
-    ``component`` is a key of ``_RECIPES``, such as ``keda``. ``version`` is a pinned version, as ``pins.versions()``
-    writes it. By default it is the version that the project uses. KeyError is raised for a component or version that
-    isn't pinned, ``build.BuildError`` if the manifest can't be made.
+    ``component`` is a key of ``_RECIPES`` or ``_FILES``, such as ``keda``. ``version`` is a pinned version, as
+    ``pins.versions()`` writes it. By default it is the version that the project uses. FileNotFoundError is raised for
+    another component, KeyError for another version, ``build.BuildError`` if the manifest can't be made.
     """
-    recipe, sets = _RECIPES[component]
+    recipe, sets = _RECIPES.get(component, (_files, (component,)))
     pinned = {pins.release(modules): modules for modules in map(pins.module_set, sets)}
     modules = pinned[version or next(iter(pinned))]
     makers = [pins.module_set(maker).version for maker in _MAKERS]
