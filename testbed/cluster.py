@@ -33,9 +33,11 @@ HPA_SYNC = 5
 ZONES = ("zone-a", "zone-b", "zone-c")
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
+# The names that kwokctl has for the components.
+_PROGRAMS = ("etcd", "kubeApiserver", "kubeControllerManager", "kubeScheduler", "kwokController")
 # Each cluster gets random ports. kwokctl would take the first free ports below 32768. Two clusters that start at once
 # would then take the same ones, and another cluster could take the port of an API server that is stopped.
-_LISTENERS = ("etcd", "etcdPeer", "kubeApiserver", "kubeControllerManager", "kubeScheduler", "kwokController")
+_LISTENERS = (*_PROGRAMS, "etcdPeer")
 
 _STAGES = Path(__file__).parent / "stages.yaml"
 _READY_SECONDS = 90.0
@@ -287,11 +289,7 @@ class Cluster:
                 "enableCRDs": ["Stage"],
                 "disableQPSLimits": True,
                 **{f"{name}Port": port for name, port in zip(_LISTENERS, free_ports(len(_LISTENERS)), strict=True)},
-                "etcdBinary": str(tools["etcd"]),
-                "kubeApiserverBinary": str(tools["kube-apiserver"]),
-                "kubeControllerManagerBinary": str(tools["kube-controller-manager"]),
-                "kubeSchedulerBinary": str(tools["kube-scheduler"]),
-                "kwokControllerBinary": str(tools["kwok"]),
+                **{f"{name}Binary": str(tools[each]) for name, each in zip(_PROGRAMS, COMPONENTS, strict=True)},
                 **({"kubeApiserverCertSANs": node.certificate_names(network)} if network else {}),
             },
             "componentsPatches": [
@@ -423,9 +421,6 @@ def _volumes(storage_class: str, size: str, count: int) -> list[dict[str, Any]]:
                 "storageClassName": storage_class,
                 "capacity": {"storage": size},
                 "accessModes": ["ReadWriteOnce"],
-                "volumeMode": "Filesystem",
-                # Delete would need a provisioner.
-                "persistentVolumeReclaimPolicy": "Retain",
                 "hostPath": {"path": f"/fake/{storage_class}-{number}"},
             },
         }

@@ -193,15 +193,13 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "authentication": {"anonymous": {"enabled": False}, "x509": {"clientCAFile": "/etc/testbed/ca.crt"}},
-        "authorization": {"mode": "Webhook"},
+        "authentication": {"x509": {"clientCAFile": "/etc/testbed/ca.crt"}},
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{_cgroup(cluster_home)}",
         "failCgroupV1": False,
         "failSwapOn": False,
         "clusterDNS": [wanted.service(10)],
         "clusterDomain": "cluster.local",
-        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
         # The node shares the machine's disk and memory with other programs.
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "100Mi"},
         "enforceNodeAllocatable": [],
@@ -210,7 +208,6 @@ def _kubelet(cluster_home: Path, wanted: Network) -> dict[str, Any]:
         "registryPullQPS": 0,
         "maxPods": 250,
         # Pods soon see changes of ConfigMaps and Secrets, and the API server soon sees statuses.
-        "configMapAndSecretChangeDetectionStrategy": "Watch",
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
         # kubelet soon reports the disk of volumes, and soon evicts a pod whose emptyDir is over its limit.
@@ -225,7 +222,6 @@ def _kube_proxy(wanted: Network) -> dict[str, Any]:
         "mode": "nftables",
         "clusterCIDR": wanted.pods,
         "hostnameOverride": NAME,
-        "metricsBindAddress": "127.0.0.1:10249",
         "clientConnection": {"kubeconfig": "/etc/testbed/kubeconfig"},
         # These settings belong to the whole machine.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
