@@ -1,9 +1,5 @@
-// Command nativelink is a STAND-IN for TraceMachina's NativeLink, for machines that cannot pull its image.
-//
-// The stand-in reads the configuration file that is its only argument, and refuses what the schema refuses. It then
-// is the CAS, the scheduler or the worker that the file describes, for any client of the Remote Execution API. The
-// README in the folder above lists what the tests need of it. The stand-in is small, not fast. It transfers whole blobs
-// through memory and evicts nothing, and its workers and schedulers understand only one another.
+// Command nativelink is a STAND-IN for TraceMachina's NativeLink, for machines that cannot pull its image. The README in
+// the folder above says what it does. It is small, not fast.
 package main
 
 import (
