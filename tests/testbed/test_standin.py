@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testbed import build
 from testbed.ports import free_ports
 from testbed.waiting import patient, until
 from testkit import nativelink
@@ -104,14 +101,6 @@ def test_a_wrong_configuration_is_refused(tmp_path: Path, edit: Edit, says: str)
     said = (tmp_path / "bad.log").read_text()
     assert says in said
     assert "s3cret" not in said
-
-
-def test_the_stand_in_does_not_start_without_a_schema(tmp_path: Path) -> None:
-    program = shutil.copy(build.program("nativelink"), tmp_path)
-    (tmp_path / "good.json5").write_text(json.dumps({"stores": [], "servers": []}))
-    done = subprocess.run([program, tmp_path / "good.json5"], env={}, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert f"{program}.schema.json: no such file" in done.stderr
 
 
 class Farm:
