@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
@@ -16,10 +19,22 @@ from testbed.ports import free_port
 from testbed.waiting import tails, until
 from testkit import nativelink
 from testkit.client import Client
-from testkit.record import Gauge
 from testkit.trees import values_of
 
 Object = dict[str, Any]
+_DEMAND = re.compile(
+    r'^nativelink_execution_active_count\{[^}]*execution_stage="(queued|executing)"[^}]*\} (\S+)', re.M
+)
+
+
+def demand(address: str) -> list[tuple[str, float]]:
+    """Return the stage and value of each line that a collector serves now, or nothing without an answer."""
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException),
+        urlopen(f"http://{address}/metrics", timeout=2) as answer,
+    ):
+        return [(stage, float(number)) for stage, number in _DEMAND.findall(answer.read().decode())]
+    return []
 
 
 class Source:
@@ -31,15 +46,15 @@ class Source:
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp}",
             "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         }
-        self.reported = Gauge(f"127.0.0.1:{free_port()}")
+        self.reported = f"127.0.0.1:{free_port()}"
         self.client = Client(*[f"grpc://127.0.0.1:{self.port}"] * 2)
-        self.gauge = Gauge(f"127.0.0.1:{free_port()}")
+        self.demand = f"127.0.0.1:{free_port()}"
         self.running: list[subprocess.Popen[bytes]] = []
         tree = render.tree(values_of(nativelink_metrics=["scheduler", sender], nativelink_prometheus="bundled"))
         name = "collector-workers" if sender == "worker" else "collector"
         config = yaml.safe_load(tree[f"monitoring/{name}.yaml"])
         config["receivers"][f"otlp/{sender}"]["protocols"]["grpc"]["endpoint"] = f"127.0.0.1:{otlp}"
-        places = {"prometheus/demand": self.gauge.address, "prometheus/reported": self.reported.address}
+        places = {"prometheus/demand": self.demand, "prometheus/reported": self.reported}
         for exporter, settings in config["exporters"].items():
             settings["endpoint"] = places[exporter]
         config["extensions"]["health_check"]["endpoint"] = f"127.0.0.1:{free_port()}"
@@ -52,7 +67,8 @@ class Source:
         with (self.folder / "collector.log").open("wb") as log:
             command = [program, f"--config={self.folder}/collector.yaml"]
             self.running.append(subprocess.Popen(command, stdout=log, stderr=log))
-        until("the collector to listen", lambda: self.reported.answers(), 30, self.log)
+        url = f"http://{self.reported}/metrics"
+        until("the collector to listen", lambda: urlopen(url, timeout=2).status == 200, 30, self.log)
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         """Start NativeLink, which has nothing of an earlier one, and return it."""
@@ -83,7 +99,7 @@ class Source:
     def stages(self) -> dict[str, list[float]]:
         """Return the values of each stage. A stage with several values has series of several processes."""
         found: dict[str, list[float]] = {}
-        for stage, value in self.gauge.lines():
+        for stage, value in demand(self.demand):
             found.setdefault(stage, []).append(value)
         return found
 

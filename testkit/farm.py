@@ -24,7 +24,7 @@ from testbed import manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit.client import Client, Load
-from testkit.record import Gauge, Record
+from testkit.record import Record
 from testkit.site import SMALL
 from testkit.trees import values_of
 
@@ -37,7 +37,6 @@ FAKE: Object = {
 }
 VOLUMES = "/opt/local-path-provisioner"
 """The folder of the node with all volumes of class local-path."""
-METRICS_PORT = 9464
 _METRICS_API = "apiservice/v1beta1.external.metrics.k8s.io"
 _CLAIM = "begun"
 
@@ -148,10 +147,6 @@ class Farm:
     def without(self, workload: str, replicas: int = 1, *, killed: bool = False) -> AbstractContextManager[float]:
         """Stop all pods of a workload beside the CAS: see the function ``without``."""
         return without(self.where, self.name, workload, replicas, killed=killed)
-
-    def gauge(self) -> Gauge:
-        """Return a gauge of the demand at the collector."""
-        return Gauge(f"{self.address('nativelink-collector')}:{METRICS_PORT}")
 
     def deployments(self) -> Record:
         """Return a record of the Deployments of the workers."""

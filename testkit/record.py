@@ -5,23 +5,16 @@ Times are this machine's ``time.monotonic()``, because the timestamps in objects
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import re
 import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.request import urlopen
 
 from testbed.cluster import Cluster
 
 Object = dict[str, Any]
-_DEMAND = re.compile(
-    r'^nativelink_execution_active_count\{[^}]*execution_stage="(queued|executing)"[^}]*\} (\S+)', re.M
-)
 
 
 @dataclass(frozen=True)
@@ -89,52 +82,3 @@ class Record:
         """Return the last known ``replicas`` of a Deployment, or -1 before the first."""
         steps = self.steps(name)
         return steps[-1][1] if steps else -1
-
-
-class Gauge:
-    """The demand at the collector, which a thread reads 20 times a second as KEDA does (the first line of each stage).
-
-    ``values`` has the time and the sum of both stages for each change. The sum is None without an answer or without
-    both stages.
-    """
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.values: list[tuple[float, float | None]] = []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Gauge:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._end.wait(0.05):
-            stages = dict(reversed(self.lines()))  # a dict keeps the last of several values of a key
-            value = sum(stages.values()) if len(stages) == 2 else None
-            if not self.values or self.values[-1][1] != value:
-                self.values.append((time.monotonic(), value))
-
-    def lines(self) -> list[tuple[str, float]]:
-        """Return the stage and value of each line that the collector serves now, or nothing without an answer."""
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            return [(stage, float(number)) for stage, number in _DEMAND.findall(_get(self.address))]
-        return []
-
-    def answers(self) -> bool:
-        """Return True if the collector serves something, and raise OSError if nothing listens."""
-        return _get(self.address) is not None
-
-    @property
-    def now(self) -> float | None:
-        """The last value."""
-        return self.values[-1][1] if self.values else None
-
-
-def _get(address: str) -> str:
-    with urlopen(f"http://{address}/metrics", timeout=2) as answer:
-        return str(answer.read().decode())

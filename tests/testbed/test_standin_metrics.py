@@ -24,7 +24,7 @@ def series(text: str) -> set[Series]:
 
 
 def reported(by: Source) -> set[Series]:
-    with urllib.request.urlopen(f"http://{by.reported.address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{by.reported}/metrics", timeout=10) as answer:
         return series(answer.read().decode())
 
 

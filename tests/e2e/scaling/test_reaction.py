@@ -1,4 +1,4 @@
-"""How long a jump in demand takes to become workers, and how much each link of the chain takes.
+"""How long a jump in demand takes to become workers.
 
 Each jump queues 400 actions at once, at a random moment. Two pools follow it: one goes from 4 workers to 200 fake ones
 in one step of its HPA, and one goes from no worker to its first, which is real. The cluster is another one than that of
@@ -19,6 +19,7 @@ import pytest
 from testbed import cluster, components
 from testbed.waiting import until
 from testkit import numbers
+from testkit.collector import demand
 from testkit.farm import FAKE, Farm, await_keda, install_keda
 from testkit.record import Record
 from testkit.site import pool
@@ -40,74 +41,58 @@ RESTS = {"steady": LEAST, "idle": 0}
 class Reaction:
     """The times at which a pool reached each state after a jump, in seconds since its first action was queued."""
 
-    seen: float  # the collector showed all actions
     scaled: float  # the Deployment's replicas rose
     created: float  # the first new pod was there
-    bound: float  # it had a node
     ready: float  # it was ready
     all_created: float  # as many pods as the Deployment wanted first
-    all_ready: float
     replicas: int  # how many pods that is
 
-    def links(self) -> dict[str, float]:
-        """Return the seconds of each link until the first new pod was ready, by link."""
-        return {
-            "scheduler's export, to the collector's answer": self.seen,
-            "KEDA's poll (from zero) or the HPA's sync": self.scaled - self.seen,
-            "Deployment and ReplicaSet: first pod": self.created - self.scaled,
-            "kube-scheduler": self.bound - self.created,
-            "kubelet (idle pool), fake node (the other)": self.ready - self.bound,
-        }
 
-
-def reaction(name: str, jumped: float, seen: float, deployments: Record, pods: Record) -> Reaction | None:
-    """Return how a pool reacted to a jump at a time, or None if it has not reacted yet."""
+def reaction(name: str, jumped: float, deployments: Record, pods: Record) -> Reaction | None:
+    """Return how a pool reacted to a jump at a time, or None if not all of its new pods are ready yet."""
     steps = [step for step in deployments.steps(f"nativelink-worker-{name}", jumped) if step[0] >= jumped]
-    new: dict[str, dict[str, float]] = {}
+    created, ready = dict[str, float](), dict[str, float]()
     for change in list(pods.changes):
         metadata, conditions = change.object["metadata"], change.object.get("status", {}).get("conditions", ())
         if metadata["labels"].get("nativelink-gitops/pool") != name or change.at < jumped:
             continue
         if change.kind == "ADDED":
-            new[metadata["name"]] = {"created": change.at}
-        reached = new.get(metadata["name"], {})
-        if change.object["spec"].get("nodeName"):
-            reached.setdefault("bound", change.at)
-        if {("Ready", "True")} & {(each["type"], each["status"]) for each in conditions}:
-            reached.setdefault("ready", change.at)
-    moments = sorted(new.values(), key=lambda moment: moment["created"])
-    ready = sorted(moment["ready"] for moment in moments if "ready" in moment)
+            created[metadata["name"]] = change.at
+        is_ready = ("Ready", "True") in [(each["type"], each["status"]) for each in conditions]
+        if is_ready and metadata["name"] in created:
+            ready.setdefault(metadata["name"], change.at)
+    moments = sorted((at, pod) for pod, at in created.items())
     wanted = steps[0][1] - RESTS[name] if steps else 1
-    if not steps or len(ready) < wanted or "ready" not in moments[0]:
+    if not steps or len(ready) < wanted or moments[0][1] not in ready:
         return None
-    first = [moments[0][state] for state in ("created", "bound", "ready")]
-    found = (seen, steps[0][0], *first, moments[wanted - 1]["created"], ready[wanted - 1])
+    first, last = moments[0], moments[wanted - 1]
+    found = (steps[0][0], first[0], ready[first[1]], last[0])
     return Reaction(*(moment - jumped for moment in found), replicas=steps[0][1])
 
 
 def jumps(farm: Farm, count: int) -> Iterator[dict[str, Reaction]]:
     """Make this many jumps, each from rest and at a random moment. Yield the reactions by the names of the pools."""
-    with farm.deployments() as deployments, farm.pods() as pods, farm.gauge() as gauge, farm.load(JUMP) as load:
+    with farm.deployments() as deployments, farm.pods() as pods, farm.load(JUMP) as load:
 
         def resting() -> bool:
+            waiting = sum(value for _, value in demand(f"{farm.address('nativelink-collector')}:9464"))
             names = (f"nativelink-worker-{name}" for name in RESTS)
-            return [deployments.replicas(name) for name in names] == [*RESTS.values()] and not gauge.now
+            return [deployments.replicas(name) for name in names] == [*RESTS.values()] and not waiting
 
         for _ in range(count):
-            until("the pools to rest", resting, 120, lambda: f": {gauge.now} actions")
+            until("the pools to rest", resting, 120)
             time.sleep(random.uniform(0, 15))
             pods.changes.clear()
             jumped = load.hold(JUMP)
             found: dict[str, Reaction] = {}
 
             def reacted(jumped: float = jumped, found: dict[str, Reaction] = found) -> bool:
-                seen = next((at for at, value in gauge.values if at > jumped and value and value >= JUMP), None)
                 for name in RESTS:
-                    if seen and (each := reaction(name, jumped, seen, deployments, pods)):
+                    if each := reaction(name, jumped, deployments, pods):
                         found[name] = each
                 return len(found) == len(RESTS)
 
-            until("the pools to follow a jump", reacted, 300, lambda: f": the demand is {gauge.now}")
+            until("the pools to follow a jump", reacted, 300)
             load.hold(0)
             yield found
 
@@ -136,10 +121,5 @@ def test_reaction(state: Path, tmp_path: Path, rounds: int) -> None:
     numbers.row("idle pool: its first pod, a real one, is ready", [each.ready for each in idle])
     numbers.row(f"from {LEAST}: the Deployment wants more", [each.scaled for each in steady])
     numbers.row(f"from {LEAST}: {MOST} pods", [each.all_created for each in steady], ONE_STEP)
-    numbers.row(f"from {LEAST}: {MOST} pods, fake ones, are ready", [each.all_ready for each in steady])
     steps = sum(each.replicas == MOST for each in steady)
     print(f"from {LEAST} to {MOST} in one step: {steps} of {len(steady)}")
-    for title, reactions in (("idle pool, first pod", idle), (f"from {LEAST}, first pod", steady)):
-        numbers.head(f"{title}: each link")
-        for link in reactions[0].links():
-            numbers.row(f"  {link}", [each.links()[link] for each in reactions])
