@@ -77,8 +77,15 @@ class Engine(ABC):
         """Return what the engine says about its state."""
 
     @abstractmethod
-    def alerts(self, folder: Path) -> AbstractContextManager[Alerts]:
+    def jobs(self, folder: Path) -> AbstractContextManager[dict[str, str]]:
+        """Yield the addresses at which Prometheus finds the engine, by the name of the job."""
+
+    @contextlib.contextmanager
+    def alerts(self, folder: Path) -> Iterator[Alerts]:
         """Start a Prometheus on this machine that has the alerts about the engine."""
+        stated = {"cluster": NAME, "gitops_provider": self.kind, "gitops_namespace": self.namespace}
+        with self.jobs(folder) as jobs, engine_alerts(folder, jobs, **stated) as found:
+            yield found
 
     def get(self, thing: str, namespace: str = CAS) -> Object:
         """Return an object (``deployment/NAME``), or {} if it does not exist."""
@@ -180,7 +187,7 @@ class Flux(Engine):
         return f"{source.get('conditions')}\n{self.status().get('conditions')}"
 
     @contextlib.contextmanager
-    def alerts(self, folder: Path) -> Iterator[Alerts]:
+    def jobs(self, folder: Path) -> Iterator[dict[str, str]]:
         (folder / "states.yaml").write_text(_STATES)
         port = free_port()
         command = [build.program("kube-state-metrics"), f"--kubeconfig={self.where.kubeconfig}"]
@@ -192,9 +199,7 @@ class Flux(Engine):
             forwarded(self.where, self.namespace, "deployment/kustomize-controller", 8080) as address,
         ):
             try:
-                jobs = {"nativelink-gitops": address, "nativelink-kube-state-metrics": f"127.0.0.1:{port}"}
-                with _alerts(self, folder, jobs) as found:
-                    yield found
+                yield {"nativelink-gitops": address, "nativelink-kube-state-metrics": f"127.0.0.1:{port}"}
             finally:
                 states.kill()
 
@@ -249,18 +254,10 @@ class ArgoCD(Engine):
         return [f"{each['kind']}/{each['name']}" for each in self.status()["resources"] if each["status"] != "Synced"]
 
     @contextlib.contextmanager
-    def alerts(self, folder: Path) -> Iterator[Alerts]:
+    def jobs(self, folder: Path) -> Iterator[dict[str, str]]:
         controller = "statefulset/argocd-application-controller"
-        with (
-            forwarded(self.where, self.namespace, controller, 8082) as address,
-            _alerts(self, folder, {"nativelink-gitops": address}) as found,
-        ):
-            yield found
-
-
-def _alerts(engine: Engine, folder: Path, jobs: dict[str, str], **more: str) -> AbstractContextManager[Alerts]:
-    stated = {"cluster": NAME, "gitops_provider": engine.kind, "gitops_namespace": engine.namespace, **more}
-    return engine_alerts(folder, jobs, **stated)
+        with forwarded(self.where, self.namespace, controller, 8082) as address:
+            yield {"nativelink-gitops": address}
 
 
 # The state of Flux's objects as Flux's documentation has kube-state-metrics tell it.

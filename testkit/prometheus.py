@@ -53,11 +53,11 @@ def local(name: str, folder: Path, settings: Mapping[str, Any]) -> Iterator[str]
             process.kill()
 
 
+@dataclass(frozen=True)
 class Alerts:
-    """The alerts of a Prometheus."""
+    """The alerts of the Prometheus at an address, such as ``http://127.0.0.1:9090``."""
 
     url: str
-    """The address of Prometheus."""
 
     def ask(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of Prometheus' API."""
@@ -103,34 +103,14 @@ class Alerts:
         until("alerts to end", lambda: not left(), seconds, lambda: f": {left()} fire")
 
 
-@dataclass(frozen=True)
-class Prometheus(Alerts):
-    """The Prometheus of a tree in a namespace."""
-
-    where: Cluster
-    namespace: str
-
-    @property
-    def url(self) -> str:
-        """The address of Prometheus."""
-        return f"http://{self.where.service_address(self.namespace, 'nativelink-prometheus')}:9090"
-
-
-@dataclass(frozen=True)
-class Local(Alerts):
-    """A Prometheus on this machine."""
-
-    url: str
-
-
 @contextlib.contextmanager
-def engine_alerts(folder: Path, addresses: Mapping[str, str], **variables: Any) -> Iterator[Local]:
+def engine_alerts(folder: Path, addresses: Mapping[str, str], **variables: Any) -> Iterator[Alerts]:
     """Start a Prometheus with a cluster's alerts about its GitOps engine. It scrapes the addresses of some jobs.
 
     ``variables`` are those of the cluster, whose name is ``cluster``.
     """
     stated = {"nativelink_prometheus": "operator", "nativelink_metrics_namespaces": ["monitoring"], **variables}
-    groups = context(values_of(stated.pop("cluster"), **stated)).prometheus.alerts
+    groups = context(values_of(**stated)).prometheus.alerts
     (group,) = [group for group in groups if group["name"] == "nativelink-gitops"]
     (folder / "rules.yaml").write_text(impatient({"groups": [group]}, factor=60))  # scrapes are a second apart
     jobs = [
@@ -140,7 +120,7 @@ def engine_alerts(folder: Path, addresses: Mapping[str, str], **variables: Any) 
     times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
     with local("prometheus", folder, config) as address:
-        made = Local(address)
+        made = Alerts(address)
         jobs_up = {job: ["up"] for job in addresses}
         until(f"{', '.join(addresses)} to be scraped", lambda: made.targets() == jobs_up, 30)
         yield made

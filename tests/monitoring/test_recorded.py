@@ -17,7 +17,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import ROO
 
 import dashboards
 from testbed.waiting import until
-from testkit.prometheus import Local, local
+from testkit.prometheus import Alerts, local
 from testkit.servers import served
 from tests.monitoring.entries import VARIABLES, files
 
@@ -47,7 +47,7 @@ EVENTS = {
 }
 
 
-def missing(prometheus: Local, query: str) -> list[str]:
+def missing(prometheus: Alerts, query: str) -> list[str]:
     """Return the selectors of a query, as Prometheus itself parses it, that match no recorded series."""
     found = sorted(set(_selectors(prometheus.ask("parse_query", query=query))))
     return [each for each in found if not prometheus.ask("series", **{"match[]": each})]
@@ -66,7 +66,7 @@ def _selectors(node: Any) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerts]:
     """Yield a Prometheus on the recordings, with the recording rules of a cluster on Redis."""
     folder = tmp_path_factory.mktemp("recorded")
     times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -79,7 +79,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
         ]
         settings = {"global": times, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
         with local("prometheus", folder, settings) as address:
-            found = Local(address)
+            found = Alerts(address)
 
             def scraped() -> bool:
                 up = sum(each.count("up") for each in found.targets().values())
@@ -90,18 +90,18 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
 
 
 @pytest.mark.parametrize("backend", VARIABLES)
-def test_the_alerts_select_recorded_series(recording: Local, backend: str) -> None:
+def test_the_alerts_select_recorded_series(recording: Alerts, backend: str) -> None:
     groups = yaml.safe_load(files(backend)["monitoring/alert-rules.yaml"])["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["alert"]: lost for rule in rules if (lost := missing(recording, rule["expr"]))} == {}
 
 
-def lost_by(recording: Local, query: str) -> list[str]:
+def lost_by(recording: Alerts, query: str) -> list[str]:
     """Return the missing selectors of a query of a dashboard. A $1 of label_replace is no variable."""
     return missing(recording, re.sub(r"\$\{?([a-z_]+)\}?", lambda found: VALUES[found[1]], query))
 
 
-def test_the_dashboards_select_recorded_series(recording: Local) -> None:
+def test_the_dashboards_select_recorded_series(recording: Alerts) -> None:
     panels = (panel for model in dashboards.models().values() for panel in dashboards.panels(model))
     queries = [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
     lost = {(title, each) for title, query in queries for each in lost_by(recording, query)}
@@ -110,20 +110,20 @@ def test_the_dashboards_select_recorded_series(recording: Local) -> None:
     assert [each for _, each in lost if "completed_count" in each and "execution_result" not in each] == []
 
 
-def test_the_variables_of_dashboards_select_recorded_series(recording: Local) -> None:
+def test_the_variables_of_dashboards_select_recorded_series(recording: Alerts) -> None:
     for variable in (each for model in dashboards.models().values() for each in model["templating"]["list"]):
         if variable["type"] == "query":
             (series,) = re.findall(r"^label_values\((.+), \w+\)$", variable["query"]["query"])
             assert lost_by(recording, series) == [], variable["name"]
 
 
-def test_the_queries_of_the_page_about_cost_select_recorded_series(recording: Local) -> None:
+def test_the_queries_of_the_page_about_cost_select_recorded_series(recording: Alerts) -> None:
     queries = re.findall(r"```promql\n(.+?)\n```", (ROOT / "docs/cost.md").read_text(), re.DOTALL)
     assert queries
     assert [each for query in queries for each in missing(recording, query)] == []
 
 
-def test_wrong_selectors_are_found(recording: Local) -> None:
+def test_wrong_selectors_are_found(recording: Alerts) -> None:
     """The counter-run: a name that does not exist and a label that does not match are missing, others are not."""
     query = 'sum(rate(nativelink_queue_depth[5m])) > 0 and on () redis_up{namespace="other"} == redis_up offset 5m'
     assert missing(recording, query) == [

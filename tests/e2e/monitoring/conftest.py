@@ -14,7 +14,7 @@ from testbed.waiting import patient
 from testkit.client import repeated
 from testkit.edge import CAS, NAME, Edge, opened
 from testkit.farm import VOLUMES, Farm, await_keda, install_keda, this_machine
-from testkit.prometheus import Prometheus, api_server, hurry
+from testkit.prometheus import Alerts, api_server, hurry
 from testkit.site import pool
 
 WORKERS = "nativelink-workers"
@@ -26,7 +26,7 @@ POOL = pool(
 
 
 @dataclass(frozen=True)
-class Monitored(Farm, Prometheus):
+class Monitored(Farm, Alerts):
     """A farm with an edge, and its Prometheus."""
 
     edge: Edge
@@ -74,7 +74,8 @@ def monitored(name: str, folder: Path, **variables: Any) -> Iterator[Monitored]:
     with opened(name, folder, prepare, **stated) as edge:
         await_keda(edge.where)
         edge.where.apply(this_machine(edge.where, CAS), api_server(edge.where, CAS))
-        yield Monitored(where=edge.where, namespace=CAS, name=CAS, folder=folder, edge=edge)
+        url = f"http://{edge.where.service_address(CAS, 'nativelink-prometheus')}:9090"
+        yield Monitored(where=edge.where, url=url, name=CAS, folder=folder, edge=edge)
 
 
 @pytest.fixture(scope="package")

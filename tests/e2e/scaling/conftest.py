@@ -11,7 +11,7 @@ from testbed import cluster, components, manifests
 from testbed.cluster import Cluster
 from testbed.waiting import until
 from testkit.farm import FAKE, Farm, await_keda, install_keda
-from testkit.prometheus import Prometheus
+from testkit.prometheus import Alerts
 from testkit.record import Record
 from testkit.site import pool
 
@@ -45,7 +45,7 @@ class Watched:
 
     def __init__(self, farm: Farm, record: Record) -> None:
         self.farm, self.record = farm, record
-        self.prometheus = Prometheus(farm.where, farm.name)
+        self.prometheus = Alerts(f"http://{farm.address('nativelink-prometheus')}:9090")
 
     def run(self, *arguments: str) -> str:
         return self.farm.where.run("-n", self.farm.workers, *arguments)

@@ -22,7 +22,7 @@ from testbed import node
 from testbed.cluster import HPA_SYNC, Cluster
 from testkit.client import Load
 from testkit.farm import Farm, await_keda
-from testkit.prometheus import Prometheus
+from testkit.prometheus import Alerts
 from tests.e2e.scaling.conftest import STATIC, Watched, follower
 
 Object = dict[str, Any]
@@ -123,7 +123,7 @@ def test_a_restart_of_keda_removes_no_worker(memory: Watched, busy: Load) -> Non
 class Adapter(http.server.BaseHTTPRequestHandler):
     """A server of external metrics from Prometheus, as a metrics adapter is."""
 
-    prometheus: Prometheus
+    prometheus: Alerts
 
     def do_GET(self) -> None:
         path = urllib.parse.urlsplit(self.path)
