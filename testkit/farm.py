@@ -24,9 +24,10 @@ from testbed import manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit.client import Client, Load
+from testkit.git_server import address_for
 from testkit.record import Record
 from testkit.site import SMALL
-from testkit.trees import values_of
+from testkit.trees import resource, values_of
 
 Object = dict[str, Any]
 
@@ -58,8 +59,7 @@ def patch(change: Object, **target: str) -> Object:
 
 def deployment(name: str, pod: Object, **metadata: str) -> Object:
     """Return a change of a Deployment's pod, as a document for ``patch``."""
-    spec = {"template": {"spec": pod}}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, **metadata}, "spec": spec}
+    return resource("apps/v1/Deployment", name, spec={"template": {"spec": pod}}, metadata=metadata)
 
 
 BEGUN = patch(
@@ -203,28 +203,21 @@ def fingerprint(
 
 def this_machine(where: Cluster, namespace: str) -> Object:
     """Return a policy that lets this machine reach the pods of a namespace. The policies of a tree do not."""
-    network = node.network(where.home)
-    assert network, f"cluster {where.name} has no real node"
-    rule = {"from": [{"ipBlock": {"cidr": f"{network.machine}/32"}}]}
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "this-machine", "namespace": namespace},
-        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]},
-    }
+    rule = {"from": [{"ipBlock": {"cidr": f"{address_for(where)}/32"}}]}
+    spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [rule]}
+    return resource("networking.k8s.io/v1/NetworkPolicy", "this-machine", namespace, spec=spec)
 
 
 def secret(name: str, kind: str, data: dict[str, bytes], namespace: str = "nativelink") -> Object:
     """Return a Secret of a type."""
     encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "data": encoded}
+    return resource("v1/Secret", name, namespace, type=kind, data=encoded)
 
 
 def secure_namespace(name: str, security: str) -> Object:
     """Return a Namespace with a level of Pod Security."""
     labels = {"pod-security.kubernetes.io/enforce": security}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    return resource("v1/Namespace", name, metadata={"labels": labels})
 
 
 def scratch(where: Cluster, uid: str) -> Path:
@@ -251,16 +244,12 @@ def process_of(uid: str, program: str = "/shared/nativelink") -> int:
 
 
 def _claim(namespace: str) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": _CLAIM, "namespace": namespace},
-        "spec": {
-            "storageClassName": "local-path",
-            "accessModes": ["ReadWriteOnce"],  # one node may mount it, and there is only one
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
+    spec = {
+        "storageClassName": "local-path",
+        "accessModes": ["ReadWriteOnce"],  # one node may mount it, and there is only one
+        "resources": {"requests": {"storage": "1Gi"}},
     }
+    return resource("v1/PersistentVolumeClaim", _CLAIM, namespace, spec=spec)
 
 
 def claimed(where: Cluster, namespace: str, claim: str) -> Path:

@@ -22,7 +22,7 @@ from testbed import build
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
-from testkit.trees import values_of
+from testkit.trees import resource, values_of
 
 Object = dict[str, Any]
 _OPTIONS = {
@@ -143,16 +143,12 @@ def forwarded(where: Cluster, namespace: str, what: str, port: int) -> Iterator[
 def api_server(where: Cluster, namespace: str) -> Object:
     """Return a policy that lets Prometheus reach the API server, whose port here is neither 443 nor 6443."""
     (port,) = where.run("get", "endpointslices", "kubernetes", "-o", "jsonpath={.ports[*].port}").split()
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "api-server", "namespace": namespace},
-        "spec": {
-            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "prometheus"}},
-            "policyTypes": ["Egress"],
-            "egress": [{"ports": [{"protocol": "TCP", "port": int(port)}]}],
-        },
+    spec = {
+        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "prometheus"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"ports": [{"protocol": "TCP", "port": int(port)}]}],
     }
+    return resource("networking.k8s.io/v1/NetworkPolicy", "api-server", namespace, spec=spec)
 
 
 def impatient(rules: Object, factor: int) -> str:

@@ -46,6 +46,13 @@ def find(objects: list[Object], kind: str, name: str) -> Object:
     return found
 
 
+def resource(kind: str, name: str, namespace: str = "", **fields: Any) -> Object:
+    """Return an object of a kind such as ``apps/v1/Deployment`` or ``v1/Secret``. ``metadata`` may have more."""
+    version, _, kind = kind.rpartition("/")
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {}), **fields.pop("metadata", {})}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
+
+
 def committed(cluster: str) -> dict[str, str]:
     """Return the files of a committed cluster's tree, by path below rendered/."""
     return files_of(CLUSTERS / cluster / "rendered")

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from testbed import manifests, node
+from testbed import manifests
 from testbed.waiting import until
 from testkit.engines import Engine
 from testkit.farm import Farm, secure_namespace
 from testkit.git_server import BRANCH, GitServer, address_for
 from testkit.release import BASE, CHART, SMALL
 from testkit.site import Site
+from testkit.trees import resource
 
 Object = dict[str, Any]
 
@@ -42,8 +43,6 @@ def farm(engine: Engine, tmp_path: Path) -> Farm:
 
 def values(farm: Farm) -> Object:
     """Return the values of a release that needs nothing else on the cluster, and that this machine reaches."""
-    network = node.network(farm.where.home)
-    assert network
     return {
         **SMALL,
         "workersNamespace": farm.workers,
@@ -51,7 +50,7 @@ def values(farm: Farm) -> Object:
         "priorityClasses": False,
         "hostname": "",
         "edge": {"kind": "none", "tlsSecret": "", "clientCaSecret": ""},
-        "clientPeers": [{"ipBlock": {"cidr": f"{network.machine}/32"}}],
+        "clientPeers": [{"ipBlock": {"cidr": f"{address_for(farm.where)}/32"}}],
     }
 
 
@@ -70,26 +69,12 @@ def test_flux_installs_the_chart(engine: Engine, charts: GitServer, farm: Farm) 
     # Unlike Helm, Flux reads the chart's own values only where they are named.
     files = [f"charts/nativelink/{file}" for file in ("values.yaml", BASE)]
     chart = {"chart": "charts/nativelink", "sourceRef": source, "valuesFiles": files}
+    git = {"url": charts.http_url, "ref": {"branch": BRANCH}, "interval": "1m"}
+    helm = {"releaseName": name, "targetNamespace": name, "interval": "1m", "chart": {"spec": chart}}
+    helm |= {"values": values(farm), "test": {"enable": True}}
     where.apply(
-        {
-            "apiVersion": "source.toolkit.fluxcd.io/v1",
-            "kind": "GitRepository",
-            "metadata": {"name": source["name"], "namespace": "flux-system"},
-            "spec": {"url": charts.http_url, "ref": {"branch": BRANCH}, "interval": "1m"},
-        },
-        {
-            "apiVersion": "helm.toolkit.fluxcd.io/v2",
-            "kind": "HelmRelease",
-            "metadata": {"name": name, "namespace": "flux-system"},
-            "spec": {
-                "releaseName": name,
-                "targetNamespace": name,
-                "interval": "1m",
-                "chart": {"spec": chart},
-                "values": values(farm),
-                "test": {"enable": True},
-            },
-        },
+        resource("source.toolkit.fluxcd.io/v1/GitRepository", source["name"], "flux-system", spec=git),
+        resource("helm.toolkit.fluxcd.io/v2/HelmRelease", name, "flux-system", spec=helm),
     )
     look = ("-n", "flux-system", "get", "helmreleases,helmcharts,gitrepositories", "-o")
 
@@ -111,29 +96,17 @@ def test_flux_installs_the_chart(engine: Engine, charts: GitServer, farm: Farm) 
 @pytest.mark.parametrize("engine", ["argocd"], indirect=True, scope="package")
 def test_argo_cd_installs_the_chart(engine: Engine, charts: GitServer, farm: Farm) -> None:
     where, name = engine.where, farm.name
+    project = {"sourceRepos": ["*"], "destinations": [{"server": "*", "namespace": f"{name}*"}]}
+    helm = {"releaseName": name, "valueFiles": [BASE], "valuesObject": values(farm)}
+    application = {
+        "project": "charts",
+        "source": {"repoURL": charts.http_url, "targetRevision": BRANCH, "path": "charts/nativelink", "helm": helm},
+        "destination": {"server": "https://kubernetes.default.svc", "namespace": name},
+        "syncPolicy": {"automated": {}, "syncOptions": ["ServerSideApply=true"]},
+    }
     where.apply(
-        {
-            "apiVersion": "argoproj.io/v1alpha1",
-            "kind": "AppProject",
-            "metadata": {"name": "charts", "namespace": "argocd"},
-            "spec": {"sourceRepos": ["*"], "destinations": [{"server": "*", "namespace": f"{name}*"}]},
-        },
-        {
-            "apiVersion": "argoproj.io/v1alpha1",
-            "kind": "Application",
-            "metadata": {"name": name, "namespace": "argocd"},
-            "spec": {
-                "project": "charts",
-                "source": {
-                    "repoURL": charts.http_url,
-                    "targetRevision": BRANCH,
-                    "path": "charts/nativelink",
-                    "helm": {"releaseName": name, "valueFiles": [BASE], "valuesObject": values(farm)},
-                },
-                "destination": {"server": "https://kubernetes.default.svc", "namespace": name},
-                "syncPolicy": {"automated": {}, "syncOptions": ["ServerSideApply=true"]},
-            },
-        },
+        resource("argoproj.io/v1alpha1/AppProject", "charts", "argocd", spec=project),
+        resource("argoproj.io/v1alpha1/Application", name, "argocd", spec=application),
     )
     path = "jsonpath={.status.sync.status} {.status.health.status}"
     look = ("-n", "argocd", "get", "application", name, "-o")

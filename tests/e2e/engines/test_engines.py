@@ -24,7 +24,7 @@ from testkit.farm import fingerprint
 from testkit.git_server import certificate
 from testkit.prometheus import Alerts
 from testkit.site import by_ssh
-from testkit.trees import ROOT
+from testkit.trees import ROOT, resource
 from tests.e2e.engines.conftest import KEPT
 
 LIMITED = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "300Mi"}}
@@ -61,11 +61,8 @@ def test_a_pushed_limit_arrives_and_replaces_the_pods_that_the_summary_names(eng
         metadata = [pod["metadata"] for pod in found]
         return {(each["labels"]["app.kubernetes.io/component"], each["uid"]) for each in metadata}
 
-    patch = {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "nativelink-scheduler", "namespace": CAS, "annotations": {"example.com/team": "builds"}},
-    }
+    team = {"annotations": {"example.com/team": "builds"}}
+    patch = resource("apps/v1/Deployment", "nativelink-scheduler", CAS, metadata=team)
     engine.add("patches/team.yaml", patch, patches=[{"path": "patches/team.yaml"}])
     engine.site.set(NAME, nativelink_cas_resources=LIMITED)
     summary = engine.site.playbook("render").summary[NAME]
@@ -132,20 +129,9 @@ def test_removed_pool_is_pruned(engine: Engine) -> None:
 def test_the_cas_stays_when_its_file_is_removed(engine: Engine) -> None:
     """The annotation protects the CAS. Another StatefulSet, without the annotation, is pruned."""
     labels = {"app": "bare"}
-    bare = {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": {"name": "bare", "namespace": CAS},
-        "spec": {
-            "replicas": 0,
-            "serviceName": "bare",
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {"containers": [{"name": "bare", "image": "busybox"}]},
-            },
-        },
-    }
+    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "bare", "image": "busybox"}]}}
+    spec = {"replicas": 0, "serviceName": "bare", "selector": {"matchLabels": labels}, "template": pod}
+    bare = resource("apps/v1/StatefulSet", "bare", CAS, spec=spec)
     own = engine.file("kustomization.yaml").read_text()
     engine.add("bare.yaml", bare)
     engine.applied(engine.site.commit("A StatefulSet without protection"))
@@ -189,8 +175,7 @@ def test_a_broken_commit_is_reported_and_changes_nothing(
 @pytest.mark.parametrize(("number", "kind", "namespace"), [(0, "Secret", CAS), (1, "ConfigMap", "default")])
 def test_other_kinds_and_namespaces_are_refused(engine: Engine, number: int, kind: str, namespace: str) -> None:
     before = running(engine)
-    stranger = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "stranger", "namespace": namespace}}
-    engine.add("stranger.yaml", stranger)
+    engine.add("stranger.yaml", resource(f"v1/{kind}", "stranger", namespace))
     engine.site.commit(f"More than is allowed: {kind}")
     engine.says(FORBIDDEN[engine.kind][number], seconds=60)
     assert engine.get(f"{kind}/stranger", namespace) == {}

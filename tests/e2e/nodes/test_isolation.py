@@ -30,6 +30,7 @@ from testbed.waiting import patient, until
 from testkit.farm import Farm, process_of, secret, secure_namespace
 from testkit.playbooks import Run
 from testkit.site import SMALL, Site, pool
+from testkit.trees import resource
 
 SPACE = "nativelink-node-agent"
 # The path at which a pod sees the node's root of cgroup v2.
@@ -136,9 +137,8 @@ class Stage:
         return dict(ast.literal_eval(text))
 
     def start(self, name: str, container: dict[str, Any], *volumes: dict[str, Any]) -> None:
-        metadata = {"name": name, "namespace": "default"}
         spec = {"containers": [container], "volumes": list(volumes), "terminationGracePeriodSeconds": 0}
-        self.where.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        self.where.apply(resource("v1/Pod", name, "default", spec=spec))
         self.where.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={patient(60)}s")
 
     def accepted(self, name: str) -> dict[str, str]:
@@ -170,9 +170,8 @@ def stage(real: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     real.load(*tools, Image(PYTHON, ("/usr/bin/python3",), root=debian.root("python3-minimal")))
     source = site.folder / "theirs.c"
     source.write_text(OTHER_PROGRAM)
-    metadata = {"name": "theirs", "namespace": "default"}
     content = {"theirs.o": base64.b64encode(clang.bpf(source)).decode()}
-    real.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "binaryData": content})
+    real.apply(resource("v1/ConfigMap", "theirs", "default", binaryData=content))
     watcher = {
         "name": "main",
         "image": tools[0].reference,

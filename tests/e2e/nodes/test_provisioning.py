@@ -23,6 +23,7 @@ from testkit.client import Client
 from testkit.farm import Farm, fingerprint, this_machine
 from testkit.playbooks import ROOT, Run
 from testkit.site import SMALL, Site, pool
+from testkit.trees import resource
 
 PREVIOUS, CURRENT = (pins.versions()[component] for component in ("keda-previous", "keda"))
 METRICS = "v1beta1.external.metrics.k8s.io"
@@ -62,16 +63,8 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(real: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     # This class is like local-path, but allows volumes to grow. The test stands in for the driver that resizes.
-    real.apply(
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "StorageClass",
-            "metadata": {"name": "growing"},
-            "provisioner": "rancher.io/local-path",
-            "volumeBindingMode": "WaitForFirstConsumer",
-            "allowVolumeExpansion": True,
-        }
-    )
+    growing = {"volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": True}
+    real.apply(resource("storage.k8s.io/v1/StorageClass", "growing", provisioner="rancher.io/local-path", **growing))
     site = Site.make(tmp_path_factory.mktemp("site") / "checkout")
     variables = SMALL | {
         "storage_classes_list": [{"name": "growing", "preset": "existing"}],

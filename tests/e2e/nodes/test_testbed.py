@@ -14,6 +14,7 @@ from testbed import build, cluster, components, debian, node
 from testbed.cluster import Cluster, ClusterError
 from testbed.images import Image
 from testbed.waiting import patient, until
+from testkit.trees import resource
 
 SPACE = "try"
 
@@ -23,9 +24,8 @@ def shell(script: str, **more: object) -> dict[str, Any]:
 
 
 def pod(name: str, *containers: dict[str, Any], **spec: object) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": SPACE, "labels": {"app": name}}
     settings = {"containers": list(containers), "terminationGracePeriodSeconds": 1, **spec}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": settings}
+    return resource("v1/Pod", name, SPACE, metadata={"labels": {"app": name}}, spec=settings)
 
 
 class Space:
@@ -47,7 +47,7 @@ class Space:
 
 
 def space_of(where: Cluster) -> Space:
-    where.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}})
+    where.apply(resource("v1/Namespace", SPACE))
     until("a namespace", lambda: bool(where.run("-n", SPACE, "get", "sa", "default", "--ignore-not-found")), 10)
     return Space(where)
 
@@ -74,11 +74,8 @@ def test_network_policies_are_enforced(space: Space) -> None:
         return done == "hello\n"
 
     def policy(name: str, of: str, **spec: Any) -> None:
-        metadata = {"name": name, "namespace": SPACE}
         spec["podSelector"] = {"matchLabels": {"app": of}}
-        space.where.apply(
-            {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
-        )
+        space.where.apply(resource("networking.k8s.io/v1/NetworkPolicy", name, SPACE, spec=spec))
 
     def selected(name: str) -> list[dict[str, Any]]:
         return [{"podSelector": {"matchLabels": {"app": name}}}]

@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from testbed import node
 from testbed.cluster import HPA_SYNC, Cluster
 from testkit.client import Load
 from testkit.farm import Farm, await_keda
+from testkit.git_server import address_for
 from testkit.prometheus import Alerts
+from testkit.trees import resource
 from tests.e2e.scaling.conftest import STATIC, Watched, follower
 
 Object = dict[str, Any]
@@ -154,10 +155,9 @@ class Adapter(http.server.BaseHTTPRequestHandler):
 def adapter(memory: Watched) -> Iterator[None]:
     """Register the adapter in place of KEDA's, because a cluster has only one."""
     where = memory.farm.where
-    network = node.network(where.home)
-    assert network
+    machine = address_for(where)
     Adapter.prometheus = memory.prometheus
-    server = http.server.ThreadingHTTPServer((network.machine, 0), Adapter)
+    server = http.server.ThreadingHTTPServer((machine, 0), Adapter)
     pki = where.home / "kwok" / "clusters" / where.name / "pki"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
@@ -165,31 +165,27 @@ def adapter(memory: Watched) -> Iterator[None]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
     where.run("-n", "keda", "scale", "deployment", "--all", "--replicas=0")
-    metadata = {"name": "adapter", "namespace": "default"}
+    service = {"name": "adapter", "namespace": "default"}
+    slices = {
+        "metadata": {"labels": {"kubernetes.io/service-name": "adapter"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [machine], "conditions": {"ready": True}}],
+        "ports": [{"port": port, "protocol": "TCP"}],
+    }
+    group, version = "external.metrics.k8s.io", "v1beta1"
+    api = {
+        "group": group,
+        "version": version,
+        "groupPriorityMinimum": 100,
+        "versionPriority": 100,
+        "insecureSkipTLSVerify": True,
+        "caBundle": None,
+        "service": {**service, "port": 443},
+    }
     where.apply(
-        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 443}]}},
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {**metadata, "labels": {"kubernetes.io/service-name": "adapter"}},
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": [network.machine], "conditions": {"ready": True}}],
-            "ports": [{"port": port, "protocol": "TCP"}],
-        },
-        {
-            "apiVersion": "apiregistration.k8s.io/v1",
-            "kind": "APIService",
-            "metadata": {"name": "v1beta1.external.metrics.k8s.io"},
-            "spec": {
-                "group": "external.metrics.k8s.io",
-                "version": "v1beta1",
-                "groupPriorityMinimum": 100,
-                "versionPriority": 100,
-                "insecureSkipTLSVerify": True,
-                "caBundle": None,
-                "service": {"name": "adapter", "namespace": "default", "port": 443},
-            },
-        },
+        resource("v1/Service", **service, spec={"ports": [{"port": 443}]}),
+        resource("discovery.k8s.io/v1/EndpointSlice", **service, **slices),
+        resource("apiregistration.k8s.io/v1/APIService", f"{version}.{group}", spec=api),
     )
     yield
     server.shutdown()

@@ -28,6 +28,7 @@ from testkit.farm import FAKE, Farm, secret
 from testkit.prometheus import api_server, hurry
 from testkit.record import Record
 from testkit.site import pool
+from testkit.trees import resource
 from tests.e2e.scaling.conftest import DOWN_AT_ONCE, SLOTS, STATIC, Watched, follower
 
 with Path(__file__).with_name("load.csv").open() as file:
@@ -147,7 +148,7 @@ def shared(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Apply a farm on Redis, whose monitoring takes a tenth of the time that a user's has."""
     farm = Farm(where, "shared", tmp_path_factory.mktemp("shared"))
     where.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shared"}},
+        resource("v1/Namespace", "shared"),
         secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}, "shared"),
     )
     small = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}

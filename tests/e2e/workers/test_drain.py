@@ -32,6 +32,7 @@ from testkit.client import Process, reported
 from testkit.farm import BEGUN, Farm, actions, deployment, patch, process_of
 from testkit.record import Change, Record
 from testkit.site import pool
+from testkit.trees import resource
 
 WORKERS = "drain-workers"
 MOST = 8  # workers of a pool under load
@@ -57,19 +58,14 @@ def of_pool(name: str, container: dict[str, Any], **pod: Any) -> dict[str, Any]:
     return patch(deployment(f"nativelink-worker-{name}", changed, namespace=WORKERS))
 
 
-NO_BUDGET = {
-    "$patch": "delete",
-    "apiVersion": "policy/v1",
-    "kind": "PodDisruptionBudget",
-    "metadata": {"name": "nativelink-worker-bare", "namespace": WORKERS},
-}
+BUDGET = resource("policy/v1/PodDisruptionBudget", "nativelink-worker-bare", WORKERS)
 # More than this would fill a node of two CPUs.
 COPIES = {"initContainers": [{"name": "nativelink", "resources": {"requests": {"cpu": "1m"}}}]}
 PATCHES = [
     BEGUN,
     *(patch(deployment(f"nativelink-worker-{each['name']}", COPIES, namespace=WORKERS)) for each in POOLS),
     of_pool("bare", {"lifecycle": None}, shareProcessNamespace=None),
-    patch(NO_BUDGET),
+    patch({"$patch": "delete", **BUDGET}),
     of_pool("fragile", {"livenessProbe": IMPATIENT}),
     of_pool("forgetful", {"livenessProbe": IMPATIENT, "command": ["/shared/nativelink", "/config/worker.json5"]}),
 ]
