@@ -1,23 +1,21 @@
 """Pools that follow the demand on a real node, with scheduler, collector, KEDA and HPA. Most workers are fake.
 
-load.csv has the demand of three minutes. All pools follow the scheduler's demand, so one run of the file shows the
-pools with a protection and those without. Its two dips of 20 s are four syncs of the HPA here, so that a busy machine
+LOAD has the demand of three minutes. All pools follow the scheduler's demand, so one run of it shows the pools with a
+protection and those without. Its two dips of 20 s are four syncs of the HPA here, so that a busy machine
 does not miss them, and a window of 40 s bridges both. While the Deployment's status does not have all new workers, the
-HPA follows each small change. Therefore the file asks for the maximum and more until then, and its later changes are
+HPA follows each small change. Therefore it asks for the maximum and more until then, and its later changes are
 within the HPA's tolerance of 10 %. A farm on Redis loses its sources beside the run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -31,8 +29,9 @@ from testkit.site import pool
 from testkit.trees import resource
 from tests.e2e.scaling.conftest import DOWN_AT_ONCE, SLOTS, STATIC, Watched, follower
 
-with Path(__file__).with_name("load.csv").open() as file:
-    LOAD = [(int(row["seconds"]), int(row["demand"])) for row in csv.DictReader(file)]
+SECONDS = (0, 5, 12, 25, 45, 65, 71, 77, 83, 103, 113, 121, 129, 137, 185)
+DEMANDS = (0, 8, 400, 520, 280, 400, 384, 412, 160, 420, 300, 100, 8, 0, 0)
+LOAD = list(zip(SECONDS, DEMANDS, strict=True))
 LENGTH = LOAD[-1][0]
 LEAST, MOST = 4, 200
 WINDOW = 40  # seconds of scale-down stabilisation
@@ -62,7 +61,7 @@ Steps = list[tuple[float, int]]
 
 @dataclass(frozen=True)
 class Played:
-    """A run of the load file: its beginning, the demands, and the changes of Deployments and pods.
+    """A run of the load: its beginning, the demands, and the changes of Deployments and pods.
 
     ``asked`` has (from, to, demand), in seconds since the beginning. While a demand changes, both the old and the new
     one are in ``asked``.
@@ -97,7 +96,7 @@ class Played:
 
 
 def follow(farm: Farm, during: Mapping[int, Callable[[], None]] | None = None, rounds: int = 1) -> Played:
-    """Play the load file until the pools rest again, and call each function of ``during`` at its second."""
+    """Play the load until the pools rest again, and call each function of ``during`` at its second."""
     moments = [(turn * LENGTH + second, demand) for turn in range(rounds) for second, demand in LOAD]
     due: dict[int, Callable[[], None]] = dict(during or {})
     asked: list[tuple[float, float, int]] = []
@@ -176,7 +175,7 @@ def shared(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def playing(farm: Farm, shared: Watched) -> Iterator[Future[Played]]:
-    """Start a run of the load file. In the middle, render the tree with another pool, and apply it."""
+    """Start a run of the load. In the middle, render the tree with another pool, and apply it."""
     pools = [*POOLS, pool("another", min_replicas=1, max_replicas=1, **FAKE)]
     with ThreadPoolExecutor(1) as background:
         yield background.submit(follow, farm, {90: lambda: farm.apply(pools, nativelink_scaling="keda")})
@@ -281,7 +280,7 @@ def test_one_step_from_4_to_200(played: Played) -> None:
 
 
 def test_the_maximum_is_respected(played: Played) -> None:
-    assert max(demand for _, demand in LOAD) > SLOTS * MOST, "the file should ask for more than the maximum"
+    assert max(demand for _, demand in LOAD) > SLOTS * MOST, "the load should ask for more than the maximum"
     assert max(replicas for _, replicas in played.steps("hill")) == MOST
     assert played.most_pods("hill") == MOST
     assert max(replicas for _, replicas in played.steps("real")) == 2
