@@ -19,7 +19,6 @@ import yaml
 from testbed import components, manifests, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import until
-from testkit.client import Client
 from testkit.farm import Farm, fingerprint, this_machine
 from testkit.playbooks import ROOT, Run
 from testkit.site import SMALL, Site, pool
@@ -51,13 +50,9 @@ class Stage:
         kinds = "pods,deployments,statefulsets,configmaps,services,networkpolicies"
         return fingerprint(self.where, "nativelink", "nativelink-workers", kinds=kinds)
 
-    def apply_tree(self) -> str:
-        """Apply the tree as an engine does."""
-        return self.where.run("apply", "--server-side", "--field-manager=engine", "-k", str(self.site.tree_of("site")))
-
-    def rolled_out(self) -> None:
-        self.where.rolled_out("nativelink", "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
-        self.where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
+    @property
+    def farm(self) -> Farm:
+        return Farm(self.where, "nativelink", self.site.tree_of("site"))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +78,8 @@ def running(stage: Stage) -> dict[str, str]:
     installed = stage.bootstrap(PREVIOUS)
     assert installed.status == 0, installed.output
     assert f"keda {PREVIOUS}: installed" in installed.summary["site"]
-    stage.apply_tree()
-    stage.rolled_out()
+    stage.farm.apply_folder()
+    stage.farm.ready("deployment/nativelink-worker-default")
     return stage.fingerprint()
 
 
@@ -144,58 +139,32 @@ def test_the_webhook_of_keda_does_not_warn_about_the_committed_pools(stage: Stag
     assert "CooldownPeriod is configured but is not relevant" in warnings(pools[0])
 
 
-@dataclass(frozen=True)
-class Cache:
-    """The cache, and what the first execution of an action wrote. Each execution writes something else."""
+def test_volumes_grow_as_documented(stage: Stage, running: dict[str, str]) -> None:
+    where, claim = stage.where, "data-nativelink-cas-0"
+    where.apply(this_machine(where, "nativelink"))
+    client = stage.farm.client()
 
-    client: Client
-    written: str
+    def result() -> str:
+        """Ask the cache for the result of an action, and run the action if it has none, with another result."""
+        return client.act("date +%s%N # {salt}", "--lookup", "--salt=first", pool="default")
 
-    def act(self, salt: str = "first") -> str:
-        """Ask the cache, which has the results of all actions with the same salt, and run the action if it has none."""
-        return self.client.act("date +%s%N # {salt}", "--lookup", f"--salt={salt}", pool="default")
-
-    def keeps(self) -> bool:
+    def kept() -> bool:
         """Return True if the cache has the first result, and False while it does not answer."""
         with contextlib.suppress(AssertionError):
-            return self.act() == self.written
+            return result() == written
         return False
-
-
-@pytest.fixture(scope="module")
-def cache(stage: Stage, running: dict[str, str]) -> Cache:
-    """Run an action with a result after this machine is allowed to reach the cache."""
-    assert running
-    stage.where.apply(this_machine(stage.where, "nativelink"))
-    client = Farm(stage.where, "nativelink", stage.site.folder).client()
-    made = Cache(client, Cache(client, "").act())
-    assert made.written.startswith("ok ")
-    return made
-
-
-def test_results_survive_the_restart_of_their_pod(stage: Stage, cache: Cache) -> None:
-    path = ("-n", "nativelink", "get", "pod", "nativelink-cas-0", "-o", "jsonpath={.metadata.uid}")
-    before = stage.where.run(*path)
-    stage.where.run("-n", "nativelink", "delete", "pod", "nativelink-cas-0")
-    stage.rolled_out()
-    assert stage.where.run(*path) != before
-    until("the cache to have the result", cache.keeps, 20)
-    # The counter-run: an action without a result is executed.
-    assert cache.act("another") != cache.written
-
-
-def test_volumes_grow_as_documented(stage: Stage, cache: Cache) -> None:
-    where, claim = stage.where, "data-nativelink-cas-0"
 
     def of(kind: str, name: str, path: str) -> str:
         return where.run("-n", "nativelink", "get", kind, name, "-o", f"jsonpath={{{path}}}")
 
+    written = result()
+    assert written.startswith("ok ")
     pod, volume = of("pod", "nativelink-cas-0", ".metadata.uid"), of("pvc", claim, ".spec.volumeName")
     stage.site.set("site", nativelink_cas_volume_size="2Gi", nativelink_allow_changes=["cas_volume_size"])
     stage.site.playbook("render")
     # The counter-run: the API server refuses to change the size in the running StatefulSet.
     with pytest.raises(ClusterError, match="updates to statefulset spec for fields other than"):
-        stage.apply_tree()
+        stage.farm.apply_folder()
     assert of("pvc", claim, ".spec.resources.requests.storage") == "1Gi"
 
     # These are the steps of docs/changes.md, without those for an engine, which does not run here.
@@ -209,7 +178,7 @@ def test_volumes_grow_as_documented(stage: Stage, cache: Cache) -> None:
     where.run("-n", "nativelink", "delete", "statefulset", "nativelink-cas", "--cascade=orphan")
     assert of("pod", "nativelink-cas-0", ".metadata.uid") == pod
     until("the pod to have no owner", lambda: not of("pod", "nativelink-cas-0", ".metadata.ownerReferences"), 20)
-    assert cache.keeps()
+    assert kept()
 
     # The test stands in for a CSI driver, because none is here to resize the volume.
     where.run("patch", "pv", volume, "-p", '{"spec":{"capacity":{"storage":"2Gi"}}}')
@@ -218,16 +187,16 @@ def test_volumes_grow_as_documented(stage: Stage, cache: Cache) -> None:
         *("-p", '{"status":{"capacity":{"storage":"2Gi"}}}'),
     )
 
-    stage.apply_tree()
+    stage.farm.apply_folder()
     owner = where.run(*CAS, "jsonpath={.metadata.uid}")
     # The StatefulSet first adopts the running pod, and then replaces it, because its stores grow too. The pod's preStop
     # hook pauses, which leaves time to see the adoption.
     took = ("-n", "nativelink", "get", "pod", "nativelink-cas-0", "-o")
     pair = "jsonpath={.metadata.uid} {.metadata.ownerReferences[0].uid}"
     until("the new StatefulSet to take the pod over", lambda: where.run(*took, pair) == f"{pod} {owner}", 8)
-    stage.rolled_out()
+    stage.farm.ready("deployment/nativelink-worker-default")
     assert where.run(*took, pair).endswith(f" {owner}")
     assert where.run(*CAS, "jsonpath={.spec.volumeClaimTemplates[0].spec.resources.requests.storage}") == "2Gi"
     assert of("pvc", claim, ".spec.volumeName") == volume
     assert of("pvc", claim, ".status.capacity.storage") == "2Gi"
-    until("the cache to have the result", cache.keeps, 20)
+    until("the cache to have the result", kept, 20)
