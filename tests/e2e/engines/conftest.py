@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ MORE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         },
     ),
 }
+
+
+def workers(engine: Engine) -> dict[str, Any]:
+    """Return the pods of the pool kept by name, without terminating ones."""
+    pods = ("get", "pods", "-l", "nativelink-gitops/pool=kept", "-o", "json")
+    items = json.loads(engine.where.run("-n", engines.WORKERS, *pods))["items"]
+    return {each["metadata"]["name"]: each for each in items if "deletionTimestamp" not in each["metadata"]}
+
+
+def configuration_of(pod: dict[str, Any]) -> str:
+    """Return the name of the ConfigMap that a worker's pod has."""
+    (name,) = (each["configMap"]["name"] for each in pod["spec"]["volumes"] if each["name"] == "config")
+    return str(name)
 
 
 @pytest.fixture(scope="package", params=engines.ENGINES)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
 
 from testkit.engines import SYNC_TIMEOUT, WORKERS, ArgoCD
+from tests.e2e.engines.conftest import configuration_of, workers
 
 pytestmark = pytest.mark.parametrize("engine", ["argocd"], indirect=True, scope="package")
-Object = dict[str, Any]
 SCALED = "scaledobject/nativelink-worker-auto"
 
 
@@ -84,20 +81,14 @@ def test_prune_last_keeps_the_old_configuration_while_a_rollout_hangs(engine: Ar
     kept = [option for option in options if prune_last or option != "PruneLast=true"]
     engine.patch(engine.pointer, {"spec": {"syncPolicy": {"syncOptions": kept}}}, engine.namespace)
 
-    def pods() -> dict[str, Object]:
-        text = engine.where.run("-n", WORKERS, "get", "pods", "-l", "nativelink-gitops/pool=kept", "-o", "json")
-        return {each["metadata"]["name"]: each for each in json.loads(text)["items"]}
-
-    engine.eventually("the worker that an earlier test removed to be gone", lambda: len(pods()) == 1, 60)
-    (old,) = pods()
-    (configuration,) = (
-        each["configMap"]["name"] for each in pods()[old]["spec"]["volumes"] if each["name"] == "config"
-    )
+    engine.eventually("one worker", lambda: len(workers(engine)) == 1, 60)
+    ((old, pod),) = workers(engine).items()
+    configuration = configuration_of(pod)
     file = engine.file("rendered/worker/kept/worker.json5")
     file.write_text(file.read_text() + "}")
     engine.site.commit("A configuration that no worker can read")
     engine.ask()
-    engine.eventually("a new pod", lambda: len(pods()) == 2, 30)
+    engine.eventually("a new pod", lambda: len(workers(engine)) == 2, 30)
     if prune_last:
         waiting = "waiting for healthy state of apps/Deployment/nativelink-worker-kept"
         engine.eventually("the sync to wait", lambda: waiting in engine.told(), 30)
@@ -106,10 +97,10 @@ def test_prune_last_keeps_the_old_configuration_while_a_rollout_hangs(engine: Ar
         engine.eventually(
             "the ConfigMap to be lost", lambda: configuration not in engine.names("configmap", WORKERS), 30
         )
-    conditions = {each["type"]: each["status"] for each in pods()[old]["status"]["conditions"]}
+    conditions = {each["type"]: each["status"] for each in workers(engine)[old]["status"]["conditions"]}
     assert conditions["Ready"] == "True", "the old pod should keep working"
 
     engine.applied(engine.site.revert(), SYNC_TIMEOUT + 60)
     assert configuration in engine.names("configmap", WORKERS)
-    engine.eventually("one worker", lambda: set(pods()) == {old}, 60)
+    engine.eventually("one worker", lambda: set(workers(engine)) == {old}, 60)
     engine.patch(engine.pointer, {"spec": {"syncPolicy": {"syncOptions": options}}}, engine.namespace)

@@ -6,7 +6,6 @@ The tests of an engine share a cluster and run in the order of the file. Each le
 from __future__ import annotations
 
 import base64
-import json
 import re
 import shlex
 import subprocess
@@ -55,12 +54,6 @@ def test_the_commands_of_the_runbooks_run(engine: Engine) -> None:
 
 def test_a_pushed_limit_arrives_and_replaces_the_pods_that_the_summary_names(engine: Engine) -> None:
     """A patch of the user's survives the rendering."""
-
-    def pods() -> set[tuple[str, str]]:
-        found = json.loads(engine.where.run("-n", CAS, "get", "pods", "-o", "json"))["items"]
-        metadata = [pod["metadata"] for pod in found]
-        return {(each["labels"]["app.kubernetes.io/component"], each["uid"]) for each in metadata}
-
     team = {"annotations": {"example.com/team": "builds"}}
     patch = resource("apps/v1/Deployment", "nativelink-scheduler", CAS, metadata=team)
     engine.add("patches/team.yaml", patch, patches=[{"path": "patches/team.yaml"}])
@@ -70,10 +63,11 @@ def test_a_pushed_limit_arrives_and_replaces_the_pods_that_the_summary_names(eng
         "  rollout      CAS: its pods restart one after another; the cache on their volumes stays\n"
     ]
 
-    before = pods()
+    before = fingerprint(engine.where, CAS, kinds="pods").items()
     engine.applied(engine.site.commit("More memory for the CAS, and a patch"), 90)
     assert engine.get("pod/nativelink-cas-0")["spec"]["containers"][0]["resources"]["limits"]["memory"] == "300Mi"
-    assert {component for component, _ in before ^ pods()} == {"cas"}
+    after = fingerprint(engine.where, CAS, kinds="pods").items()
+    assert {name for name, _ in before ^ after} == {"Pod/nativelink-cas-0"}
     assert engine.get("deployment/nativelink-scheduler")["metadata"]["annotations"]["example.com/team"] == "builds"
 
 

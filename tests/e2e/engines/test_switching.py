@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 import pytest
-import yaml
 
 from testbed.waiting import until
 from testkit.engines import CAS, ENGINES, NAME, OBJECT, WORKERS, Engine
-from testkit.farm import fingerprint
+from testkit.farm import deployment, fingerprint
 
 pytestmark = pytest.mark.parametrize("engine", ["flux"], indirect=True, scope="package")
 BOTH = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "250Mi"}}
@@ -71,11 +70,8 @@ def test_a_switch_replaces_no_workload_and_a_field_that_leaves_git_leaves_the_cl
     assert running(engine) == before
 
     # The counter-run: the old engine still owns the fields of this object.
-    scheduler = yaml.safe_load(engine.file("rendered/scheduler/deployment.yaml").read_text())
-    kept = {key: scheduler[key] for key in ("apiVersion", "kind")}
-    kept["metadata"] = {key: scheduler["metadata"][key] for key in ("name", "namespace")}
-    container = {"name": scheduler["spec"]["template"]["spec"]["containers"][0]["name"], "resources": BOTH}
-    kept["spec"] = {"template": {"spec": {"containers": [container]}}}
+    container = {"name": "nativelink", "resources": BOTH}
+    kept = deployment("nativelink-scheduler", {"containers": [container]}, namespace=CAS)
     engine.where.run("apply", "--server-side", f"--field-manager={manager}", "-f", "-", stdin=json.dumps(kept))
     engines[new].applied(resources(engine, ONE, f"No request of CPU, by {new}"), 120)
     assert requests(engine, "statefulset/nativelink-cas") == {"memory": "32Mi"}
