@@ -61,10 +61,6 @@ class Client:
         """Write blobs, and return what became of each: ``{"batch": "refused: …", "stream": "taken, …"}``."""
         return reported(self.start("put", *arguments))
 
-    def load(self, chunk: int = 40, pool: str = "", workers: str = "") -> Load:
-        """Return actions that wait."""
-        return Load(self, chunk, pool, workers)
-
 
 def reported(client: Process) -> Object:
     """Wait for the end of a client, and return its report. AssertionError with its errors if it has none.

@@ -18,7 +18,7 @@ from testbed import build
 from testbed.ports import free_port
 from testbed.waiting import tails, until
 from testkit import nativelink
-from testkit.client import Client
+from testkit.client import Client, Load
 from testkit.trees import values_of
 
 Object = dict[str, Any]
@@ -106,7 +106,7 @@ class Source:
     @contextlib.contextmanager
     def queued(self, actions: int) -> Iterator[None]:
         """Let actions wait."""
-        with self.client.load() as load:
+        with Load(self.client) as load:
             load.hold(actions)
             yield
 

@@ -220,7 +220,7 @@ def opened(
             **variables,
         }
         site.add(NAME, where, **stated)
-        site.bootstrap()
+        site.playbook("bootstrap")
         servers, clients = Authority("Servers of the tests"), Authority("Clients of the tests")
         certificate, key = servers.issue(HOST, days=90)
         where.apply(

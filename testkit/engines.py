@@ -110,10 +110,8 @@ class Engine(ABC):
 
     def applied(self, commit: str, seconds: float = 60, *, ready: bool = True) -> None:
         """Ask, and wait until a commit is applied, and all is ready."""
-        began = time.monotonic()
         self.ask()
         self.eventually(commit, lambda: self.finished(commit) and (self.healthy() or not ready), seconds)
-        print(f"{self.kind}: asked to applied{' and ready' * ready}: {time.monotonic() - began:.1f} s")
 
     def says(self, *words: str, seconds: float = 40) -> None:
         """Ask until the engine says all of these words."""
@@ -125,9 +123,7 @@ class Engine(ABC):
             return all(word in told for word in words)
 
         self.ask()
-        began = time.monotonic()
         self.eventually(f"{self.kind} to say {words}", seen, seconds)
-        print(f"{self.kind}: asked to {words[0]!r}: {time.monotonic() - began:.1f} s")
 
     def file(self, path: str) -> Path:
         """Return the path of a file of the tree."""
@@ -298,7 +294,7 @@ def engine(kind: str, folder: Path, *loaded: str, **variables: Any) -> Iterator[
                 **variables,
             }
             site.add(NAME, where, **stated)
-            said = site.bootstrap().summary[NAME]
+            said = site.playbook("bootstrap").summary[NAME]
             assert f"push clusters/{NAME} to main of {server.https_url}: {kind} applies it from there" in said
             found = made(where, site, server)
             assert found.names("statefulset", CAS) == set()

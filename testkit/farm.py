@@ -142,7 +142,7 @@ class Farm:
 
     def load(self, chunk: int = 40, pool: str = "") -> Load:
         """Return actions that wait. ``pool`` is a pool with fake workers."""
-        return self.client().load(chunk, pool, f"grpc://{self.address('nativelink-scheduler-workers')}:50061")
+        return Load(self.client(), chunk, pool, f"grpc://{self.address('nativelink-scheduler-workers')}:50061")
 
     def without(self, workload: str, replicas: int = 1, *, killed: bool = False) -> AbstractContextManager[float]:
         """Stop all pods of a workload beside the CAS: see the function ``without``."""
@@ -220,15 +220,11 @@ def secure_namespace(name: str, security: str) -> Object:
     return resource("v1/Namespace", name, metadata={"labels": labels})
 
 
-def scratch(where: Cluster, uid: str) -> Path:
-    """Return the folder that the worker's pod with this UID has as ``/scratch``. Its ``/tmp`` is ``tmp`` in it."""
-    return where.home / "node/data/var/lib/kubelet/pods" / uid / "volumes/kubernetes.io~empty-dir/scratch"
-
-
 def actions(where: Cluster, uid: str) -> set[str]:
     """Return the actions that the worker's pod with this UID runs, or none if the pod is gone."""
+    pod = where.home / "node/data/var/lib/kubelet/pods" / uid
     try:
-        return {path.name for path in (scratch(where, uid) / "actions").iterdir()}
+        return {path.name for path in (pod / "volumes/kubernetes.io~empty-dir/scratch/actions").iterdir()}
     except FileNotFoundError:
         return set()
 

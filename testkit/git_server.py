@@ -1,13 +1,5 @@
 """A Git server for clusters with a real node: a bare repository over HTTPS, with basic auth if wanted, and over SSH.
 
-Usage, inside a test or a fixture::
-
-    with GitServer(tmp_path / "git", address_for(cluster), username="flux", password="secret") as server:
-        server.https_url   # https://10.200.0.1:PORT/repository.git, with a certificate that server.ca signed
-        server.http_url    # http://10.200.0.1:PORT/repository.git, the same without TLS
-        server.ssh_url     # ssh://git@10.200.0.1:PORT/repository.git, for the private key in server.identity
-        server.bare        # the repository's folder: push to it, which needs no network
-
 Both protocols are read-only, as for a deploy key. Pods reach the machine's address of their cluster's network.
 """
 
@@ -101,7 +93,11 @@ def _http_server(address: str, root: Path, credentials: str, chain: Path | None)
 
 
 class GitServer:
-    """A bare repository, served while the context is open. The module's docstring lists its attributes."""
+    """A bare repository, served while the context is open.
+
+    `https_url` has a certificate of `ca`, `http_url` has no TLS, and `ssh_url` is for the private key in `identity`.
+    Pushes go to the folder `bare`, which needs no network.
+    """
 
     def __init__(self, folder: Path, address: str, username: str = "", password: str = "") -> None:
         """Create `folder` for all files. Without `password` HTTPS and HTTP need no authentication."""

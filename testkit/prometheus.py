@@ -7,7 +7,6 @@ import copy
 import json
 import re
 import subprocess
-import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -89,9 +88,7 @@ class Alerts:
             seen.update(self.firing())
             return seen >= set(names)
 
-        began = time.monotonic()
         until(f"the alerts {', '.join(names)}", look, seconds, lambda: f": {sorted(seen)} fired")
-        print(f"{', '.join(names)} after {time.monotonic() - began:.0f} s; all: {', '.join(sorted(seen))}")
 
     def ended(self, *names: str, seconds: float = 150) -> None:
         """Wait until none of these alerts fires, or no alert at all."""

@@ -1,14 +1,5 @@
 """A user's checkout for clusters with a real node: an inventory, the trees of its clusters, and Git.
 
-Usage::
-
-    site = Site.make(tmp_path / "checkout")
-    site.add("prod", cluster, **SMALL, gitops_provider="flux", gitops_repository=server.https_url)
-    assert site.run("bootstrap").status == 0       # the real playbook: any of playbooks/
-    site.publish(server)                           # the first push; site.commit("...") pushes from then on
-    site.set("prod", nativelink_cas_replicas=2)    # changes the inventory
-    site.run("render"); site.commit("Two shards")
-
 Credentials do not belong in the inventory, because it is committed. The inventory names their files, or
 reads the environment.
 """
@@ -74,10 +65,6 @@ class Site(Project):
         """Run Git, and return its stripped output. Raise CalledProcessError if Git fails."""
         return git(self.folder, *arguments).strip()
 
-    def bootstrap(self, *arguments: str) -> Run:
-        """Run playbooks/bootstrap.yml, and raise AssertionError if it fails."""
-        return self.playbook("bootstrap", *arguments)
-
     def playbook(self, name: str, *arguments: str) -> Run:
         """Run a playbook of playbooks/, and raise AssertionError with its output if it fails."""
         done = self.run(*arguments, playbook=name)
@@ -99,14 +86,13 @@ class Site(Project):
         """Commit and push all changes in the work tree, and return the commit's ID."""
         self.git("add", "--all")
         self.git("commit", "--quiet", "-m", message)
-        return self.push()
+        return self._push()
 
     def revert(self, *commits: str) -> str:
         """Revert commits, by default the last one, push, and return the new commit's ID."""
         self.git("revert", "--no-edit", *(commits or ("HEAD",)))
-        return self.push()
+        return self._push()
 
-    def push(self) -> str:
-        """Push the branch, and return the ID of its last commit."""
+    def _push(self) -> str:
         self.git("push", "--quiet", "origin", BRANCH)
         return self.git("rev-parse", "HEAD")

@@ -48,7 +48,7 @@ def tree(edge: Edge) -> None:
         *(image for name in ("buildpack-deps", "collector", "keda") for image in components.images_of(name))
     )
     edge.site.set(NAME, **TREE)
-    edge.site.bootstrap()
+    edge.site.playbook("bootstrap")
     edge.apply()
     edge.ready()
     leaving = ("-n", WORKERS, "get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")

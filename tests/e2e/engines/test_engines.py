@@ -247,7 +247,7 @@ def test_no_credential_is_in_git_or_in_the_tree(engine: Engine) -> None:
 
 def test_a_second_bootstrap_changes_nothing_and_the_cluster_matches_the_tree(engine: Engine) -> None:
     """Applying the tree once more, after all tests above, would change nothing either."""
-    done = engine.site.bootstrap()
+    done = engine.site.playbook("bootstrap")
     assert done.changed == 0, done.output
     tree = str(engine.site.tree_of(NAME))
     try:

@@ -94,7 +94,7 @@ def test_a_version_reaches_a_promoted_cluster_only_when_its_branch_moves(engine:
         return dict(engine.get("gitrepository/nativelink-promoted", engine.namespace)["status"])
 
     engine.site.add("promoted", engine.where, **entry)
-    engine.site.bootstrap("--limit", "promoted")
+    engine.site.playbook("bootstrap", "--limit", "promoted")
     first = engine.site.commit("Another cluster")
     promote()
     there = ("statefulset/nativelink-cas", "promoted")

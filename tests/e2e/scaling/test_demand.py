@@ -62,10 +62,8 @@ def test_a_pool_at_zero_gets_a_worker_when_its_source_does_not_answer(memory: Wa
     memory.become(zero=0, held=1)
     with memory.farm.without("deployment/nativelink-collector", killed=True) as began:
         memory.become(zero=1, seconds=90)
-        print(f"a worker {time.monotonic() - began:.0f} s after the loss")
         assert memory.moved("held", began) == [1]
     memory.become(zero=0, seconds=90)
-    print([(f"{at - began:.0f}", replicas) for at, replicas in memory.record.steps("nativelink-worker-zero")])
 
 
 @pytest.fixture(scope="module")
