@@ -24,6 +24,8 @@ from testkit.site import pool
 Object = dict[str, Any]
 
 WORKERS = "nativelink-workers"
+# Installs the chart where the tree is. The conflicts are with the field manager that applied the tree.
+TAKE_OVER = ("install", "--take-ownership", "--force-conflicts")
 RULES = 4  # as many as one worker has slots, so that KEDA adds no worker
 HITS = {"remote cache hit": RULES}
 VALUES = {**SMALL, "hostname": HOST, "edge": {"tlsSecret": "edge-tls", "clientCaSecret": ""}}
@@ -78,11 +80,6 @@ def limit(where: Cluster) -> str:
     return where.run("-n", CAS, "get", "pod", "nativelink-cas-0", "-o", path)
 
 
-def take_over(release: Release) -> None:
-    """Install the chart where the tree is. The conflicts are with the field manager that applied the tree."""
-    release.deploy("install", "--take-ownership", "--force-conflicts")
-
-
 def hand_over(where: Cluster, release: Release) -> None:
     """Apply the names of the release's objects as the manager of the tree, who then owns no field of them."""
     names = []
@@ -99,7 +96,7 @@ def test_the_chart_takes_over_a_tree(edge: Edge, bazel: Bazel, release: Release)
     assert managed_by(edge.where) == "nativelink-gitops"
     with pytest.raises(AssertionError, match="cannot be imported into the current release: invalid ownership metadata"):
         release.deploy("install")
-    take_over(release)
+    release.deploy(*TAKE_OVER)
     assert managed_by(edge.where) == "Helm"
     assert identities(edge.where) == before
     assert bazel.build("chart", RULES) == HITS
@@ -128,7 +125,7 @@ def test_the_tree_takes_over_from_the_chart(edge: Edge, bazel: Bazel, release: R
 def test_another_installation_finds_the_cache_that_an_uninstallation_leaves(
     edge: Edge, bazel: Bazel, release: Release
 ) -> None:
-    take_over(release)
+    release.deploy(*TAKE_OVER)
     left = {name: uid for name, uid in identities(edge.where).items() if name.startswith("PersistentVolumeClaim/")}
     release.helm("uninstall", "--wait", f"--timeout={patient(180):.0f}s")
     until("the pods to be gone", lambda: identities(edge.where) == left, 120, lambda: f": {identities(edge.where)}")

@@ -12,7 +12,6 @@ import json
 import ssl
 import threading
 import time
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,19 +124,15 @@ class Adapter(http.server.BaseHTTPRequestHandler):
     prometheus: Alerts
 
     def do_GET(self) -> None:
-        path = urllib.parse.urlsplit(self.path)
-        api = {"kind": "ExternalMetricValueList", "apiVersion": "external.metrics.k8s.io/v1beta1", "metadata": {}}
-        if not path.path.endswith(f"/{QUEUE}"):
-            self._say({"kind": "APIResourceList", "groupVersion": api["apiVersion"], "resources": []})
-            return
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        items = [
-            {"metricName": QUEUE, "metricLabels": {}, "timestamp": now, "value": each["value"][1]}
-            for each in self.prometheus.series(QUEUE)
-        ]
-        self._say({**api, "items": items})
-
-    def _say(self, said: Object) -> None:
+        api = "external.metrics.k8s.io/v1beta1"
+        said: Object = {"kind": "APIResourceList", "groupVersion": api, "resources": []}
+        if f"/{QUEUE}" in self.path:
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            items = [
+                {"metricName": QUEUE, "metricLabels": {}, "timestamp": now, "value": each["value"][1]}
+                for each in self.prometheus.series(QUEUE)
+            ]
+            said = {"kind": "ExternalMetricValueList", "apiVersion": api, "metadata": {}, "items": items}
         text = json.dumps(said).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
