@@ -14,7 +14,6 @@ import ssl
 import struct
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from testbed.waiting import patient, until
 from testkit.authority import Authority
 from testkit.bazel import Bazel
 from testkit.client import Client, Process
-from testkit.farm import secret, without
+from testkit.farm import Farm, secret
 from testkit.site import SMALL, Site, pool
 
 Object = dict[str, Any]
@@ -38,33 +37,26 @@ MAX_CONCURRENT_STREAMS = 3  # one of HTTP/2's settings (RFC 9113, section 6.5.2)
 
 
 @dataclass(frozen=True)
-class Edge:
-    """A cluster with an edge, the address of the edge, and the folder of the test's certificates."""
+class Edge(Farm):
+    """A farm with an edge: its checkout, the address of the edge, and the folder of the test's certificates."""
 
-    where: Cluster
     site: Site
-    address: str
-    folder: Path
+    gateway: str
+    certificates: Path
 
-    def apply(self) -> None:
-        """Apply the tree as an engine does."""
-        tree = str(self.site.tree_of(NAME))
-        self.where.run("apply", "--server-side", "--force-conflicts", "--field-manager=engine", "-k", tree)
-
-    def ready(self) -> None:
+    def ready(self, *more: str) -> None:
         """Wait until CAS, scheduler and workers are ready."""
-        self.where.rolled_out(CAS, "statefulset/nativelink-cas", "deployment/nativelink-scheduler")
-        self.where.rolled_out("nativelink-workers", "deployment/nativelink-worker-default")
+        super().ready("deployment/nativelink-worker-default", *more)
 
     def trust(self, *protocols: str) -> ssl.SSLContext:
         """Return the TLS settings of a client without a certificate."""
-        context = ssl.create_default_context(cafile=str(self.folder / "servers.crt"))
+        context = ssl.create_default_context(cafile=str(self.certificates / "servers.crt"))
         context.set_alpn_protocols(protocols)
         return context
 
     def connect(self, context: ssl.SSLContext, host: str = HOST) -> ssl.SSLSocket:
         """Open a TLS connection to the edge, or to another host name at its address."""
-        return context.wrap_socket(socket.create_connection((self.address, 443), timeout=20), server_hostname=host)
+        return context.wrap_socket(socket.create_connection((self.gateway, 443), timeout=20), server_hostname=host)
 
     def ask(self, path: str) -> http.client.HTTPResponse:
         """Return the answer to a gRPC call without a message."""
@@ -95,27 +87,23 @@ class Edge:
             return int(dict(struct.iter_unpack(">HI", answer.read(length)))[MAX_CONCURRENT_STREAMS])
 
     @property
-    def client(self) -> Client:
-        """A client with a certificate."""
-        more = [f"--connect-to={self.address}:443", f"--tls-certificate={self.folder / 'servers.crt'}"]
-        more += [f"--tls-client-{what}={self.folder / 'client.pem'}" for what in ("certificate", "key")]
+    def outside(self) -> Client:
+        """A client outside of the cluster, with a certificate."""
+        more = [f"--connect-to={self.gateway}:443", f"--tls-certificate={self.certificates / 'servers.crt'}"]
+        more += [f"--tls-client-{what}={self.certificates / 'client.pem'}" for what in ("certificate", "key")]
         return Client(*[f"grpcs://{HOST}:443"] * 2, tuple(more))
 
     def bazel(self, bazel: Bazel) -> Bazel:
         """Let a Bazel build through the edge, whose name is not in the DNS."""
-        address = f"grpcs://{self.address}:443"
-        options = (f"--tls_certificate={self.folder / 'servers.crt'}", f"--tls_authority_override={HOST}")
+        address = f"grpcs://{self.gateway}:443"
+        options = (f"--tls_certificate={self.certificates / 'servers.crt'}", f"--tls_authority_override={HOST}")
         return bazel.at(Client(address, address), *options)
-
-    def without(self, workload: str) -> AbstractContextManager[float]:
-        """Stop the only pod of a workload beside the CAS: see the function ``without``."""
-        return without(self.where, CAS, workload)
 
     @contextlib.contextmanager
     def carried(self, seconds: int) -> Iterator[Process]:
         """Start an action of this many seconds, delete the proxy that carries its call, and yield its client."""
         active = "envoy_cluster_upstream_rq_active{.*nativelink-execution.*}"
-        with self.client.start(f"--seconds={seconds}-{seconds}", "--retries=0", pool="default") as client:
+        with self.outside.start(f"--seconds={seconds}-{seconds}", "--retries=0", pool="default") as client:
             until("Envoy to carry the call", lambda: self.metric(active) > 0, 30)
             self.where.run("-n", PROXIES, "delete", "pod", *self.proxies(), "--wait=false")
             yield client
@@ -230,7 +218,8 @@ def opened(
         (folder / "servers.crt").write_bytes(servers.pem)
         for name, by in (("client.pem", clients), ("stranger.pem", Authority("Strangers"))):
             (folder / name).write_bytes(b"".join(by.issue("client")))
-        Edge(where, site, "", folder).apply()
-        edge = Edge(where, site, made_known(where), folder)
+        farm = Farm(where, CAS, site.tree_of(NAME))
+        farm.apply_folder()
+        edge = Edge(**vars(farm), site=site, gateway=made_known(where), certificates=folder)
         edge.ready()
         yield edge

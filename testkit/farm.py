@@ -11,7 +11,6 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,9 +143,27 @@ class Farm:
         """Return actions that wait. ``pool`` is a pool with fake workers."""
         return Load(self.client(), chunk, pool, f"grpc://{self.address('nativelink-scheduler-workers')}:50061")
 
-    def without(self, workload: str, replicas: int = 1, *, killed: bool = False) -> AbstractContextManager[float]:
-        """Stop all pods of a workload beside the CAS: see the function ``without``."""
-        return without(self.where, self.name, workload, replicas, killed=killed)
+    @contextlib.contextmanager
+    def without(self, workload: str, *, killed: bool = False) -> Iterator[float]:
+        """Stop the only pod of a workload beside the CAS, yield the time, and start it again.
+
+        With ``killed`` the pod does not drain.
+        """
+
+        def scale(number: int) -> None:
+            self.where.run("-n", self.name, "scale", workload, f"--replicas={number}")
+
+        component = workload.partition("/nativelink-")[2]
+        pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
+        scale(0)
+        if killed:
+            self.where.run("-n", self.name, "delete", *pods, "--force", "--grace-period=0")
+        self.where.run("-n", self.name, "wait", "--for=delete", *pods, f"--timeout={patient(120)}s")
+        try:
+            yield time.monotonic()
+        finally:
+            scale(1)
+            self.where.rolled_out(self.name, workload)
 
     def deployments(self) -> Record:
         """Return a record of the Deployments of the workers."""
@@ -160,28 +177,6 @@ class Farm:
         """Return the number of lines of each file on the volume of ``BEGUN`` that matches a pattern, sorted by name."""
         files = sorted(claimed(self.where, self.workers, _CLAIM).glob(pattern))
         return [len(file.read_text().splitlines()) for file in files]
-
-
-@contextlib.contextmanager
-def without(
-    where: Cluster, namespace: str, workload: str, replicas: int = 1, *, killed: bool = False
-) -> Iterator[float]:
-    """Stop all pods of a workload, yield the time, and start this many again. With ``killed`` the pods do not drain."""
-
-    def scale(number: int) -> None:
-        where.run("-n", namespace, "scale", workload, f"--replicas={number}")
-
-    component = workload.partition("/nativelink-")[2]
-    pods = ("pod", "-l", f"app.kubernetes.io/component={component}")
-    scale(0)
-    if killed:
-        where.run("-n", namespace, "delete", *pods, "--force", "--grace-period=0")
-    where.run("-n", namespace, "wait", "--for=delete", *pods, f"--timeout={patient(120)}s")
-    try:
-        yield time.monotonic()
-    finally:
-        scale(replicas)
-        where.rolled_out(namespace, workload)
 
 
 def fingerprint(

@@ -49,7 +49,7 @@ def ends(report: dict[str, Any]) -> list[tuple[str, int, int]]:
 @pytest.fixture(scope="module")
 def long(edge: Edge) -> Iterator[Process]:
     """Start an action that is silent for longer than Envoy waits by default. It runs beside the first tests."""
-    with edge.client.start("--seconds=30-30", pool="default") as client:
+    with edge.outside.start("--seconds=30-30", pool="default") as client:
         yield client
 
 
@@ -59,7 +59,7 @@ def test_bazel_builds_through_one_host_name(edge: Edge, long: Process, bazel: Ba
 
 
 def test_blobs_go_up_and_come_down_and_actions_run(edge: Edge, long: Process) -> None:
-    report = edge.client.report("--actions=20", "--seconds=0.1-0.5", pool="default")
+    report = edge.outside.report("--actions=20", "--seconds=0.1-0.5", pool="default")
     assert ends(report) == [("ok", 1, 0)] * 20
 
 
@@ -122,9 +122,9 @@ def test_counter_run_without_our_policy_a_long_action_is_cut_off(edge: Edge) -> 
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink")
     try:
         until("Envoy to get routes without the policy", lambda: edge.routes_read() > before, 30)
-        ((outcome, begun, _),) = ends(edge.client.report("--seconds=20-20", "--retries=0", pool="default"))
+        ((outcome, begun, _),) = ends(edge.outside.report("--seconds=20-20", "--retries=0", pool="default"))
     finally:
-        edge.apply()
+        edge.apply_folder()
     assert begun == 1
     assert outcome.startswith("failed: rpc error: code = Internal"), outcome
 
@@ -152,7 +152,7 @@ def test_a_terminating_proxy_finishes_its_calls(edge: Edge) -> None:
 
 def test_a_call_waits_for_a_scheduler_that_is_away(edge: Edge) -> None:
     with edge.without("deployment/nativelink-scheduler"):
-        client = edge.client.start("--hold=1", RETRIES, f"--timeout={patient(60)}", pool="unknown")
+        client = edge.outside.start("--hold=1", RETRIES, f"--timeout={patient(60)}", pool="unknown")
         assert client.stdout
         assert client.stdout.readline() == '{"uploaded": 1}\n'
         time.sleep(8)  # longer than the client's own retries take
@@ -163,16 +163,16 @@ def test_counter_run_without_the_policy_for_single_pods_the_call_fails(edge: Edg
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
     try:
         with edge.without("deployment/nativelink-scheduler"):
-            ((outcome, begun, _),) = ends(edge.client.report(RETRIES, pool="default"))
+            ((outcome, begun, _),) = ends(edge.outside.report(RETRIES, pool="default"))
     finally:
-        edge.apply()
+        edge.apply_folder()
     assert begun == 0
     assert outcome.startswith("failed: rpc error: code = Unavailable"), outcome
 
 
 def test_a_connection_carries_more_than_a_hundred_calls(edge: Edge) -> None:
     assert edge.streams() == 1024
-    client = edge.client.start(*MANY, f"--timeout={patient(60)}", pool="unknown")
+    client = edge.outside.start(*MANY, f"--timeout={patient(60)}", pool="unknown")
     assert [json.loads(line) for line in client.communicate()[0].splitlines()] == [{"uploaded": 150}, {"queued": 150}]
 
 
@@ -181,10 +181,10 @@ def test_counter_run_without_our_limit_the_next_call_waits(edge: Edge) -> None:
     edge.where.run("-n", CAS, "patch", "clienttrafficpolicy", "nativelink", "--type=json", "-p", json.dumps(change))
     try:
         until("the edge to go back to Envoy Gateway's limit", lambda: edge.streams() == 100, 30)
-        client = edge.client.start(*MANY, "--timeout=20", pool="unknown")
+        client = edge.outside.start(*MANY, "--timeout=20", pool="unknown")
         assert "only 100 of 150 actions were queued" in client.communicate()[1]
     finally:
-        edge.apply()
+        edge.apply_folder()
     until("the edge to have our limit again", lambda: edge.streams() == 1024, 30)
 
 
@@ -193,25 +193,25 @@ def test_only_clients_with_a_certificate_are_accepted(edge: Edge) -> None:
     assert edge.refusal(unknown) == ""
     edge.site.set(NAME, nativelink_edge_client_ca_secret="clients-ca")
     edge.site.playbook("render")
-    edge.apply()
+    edge.apply_folder()
     until("the edge to ask for certificates", lambda: edge.refusal(unknown) != "", 30)
     assert edge.refusal(unknown) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
     stranger, client = edge.trust("h2"), edge.trust("h2")
-    stranger.load_cert_chain(edge.folder / "stranger.pem")
+    stranger.load_cert_chain(edge.certificates / "stranger.pem")
     assert edge.refusal(stranger) == "TLSV1_ALERT_UNKNOWN_CA"
-    client.load_cert_chain(edge.folder / "client.pem")
+    client.load_cert_chain(edge.certificates / "client.pem")
     assert edge.refusal(client) == ""
-    report = edge.client.report("--actions=5", "--seconds=0.1-0.5", pool="default")
+    report = edge.outside.report("--actions=5", "--seconds=0.1-0.5", pool="default")
     assert ends(report) == [("ok", 1, 0)] * 5
 
 
 def test_a_call_waits_for_a_cas_of_one_pod_that_is_away(edge: Edge) -> None:
     edge.site.set(NAME, nativelink_cas_replicas=1)
     edge.site.playbook("render")
-    edge.apply()
+    edge.apply_folder()
     edge.ready()
     with edge.without("statefulset/nativelink-cas"):
-        client = edge.client.start(pool="default")
+        client = edge.outside.start(pool="default")
         time.sleep(6)  # longer than the client's own retries take
         assert client.poll() is None, client.communicate()
     assert ends(reported(client)) == [("ok", 1, 0)]
@@ -220,5 +220,5 @@ def test_a_call_waits_for_a_cas_of_one_pod_that_is_away(edge: Edge) -> None:
 def test_counter_run_without_the_policy_for_single_pods_the_upload_fails(edge: Edge) -> None:
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", SINGLE_POD)
     with edge.without("statefulset/nativelink-cas"):
-        said, errors = edge.client.start(pool="default").communicate()
+        said, errors = edge.outside.start(pool="default").communicate()
     assert (said, "code = Unavailable" in errors) == ("", True), errors

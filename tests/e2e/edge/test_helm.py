@@ -51,7 +51,7 @@ def tree(edge: Edge) -> None:
     )
     edge.site.set(NAME, **TREE)
     edge.site.playbook("bootstrap")
-    edge.apply()
+    edge.apply_folder()
     edge.ready()
     leaving = ("-n", WORKERS, "get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")
     until("earlier workers to be gone", lambda: edge.where.run(*leaving) == "", 60)
@@ -114,7 +114,7 @@ def test_the_tree_takes_over_from_the_chart(edge: Edge, bazel: Bazel, release: R
     before = identities(edge.where)
     # Helm forgets the release, and its objects stay.
     edge.where.run("-n", CAS, "delete", "secret", "-l", f"owner=helm,name={release.name}")
-    edge.apply()
+    edge.apply_folder()
     with pytest.raises(AssertionError, match="release: not found"):
         release.helm("status")
     assert managed_by(edge.where) == "nativelink-gitops"
@@ -135,7 +135,7 @@ def test_another_installation_finds_the_cache_that_an_uninstallation_leaves(
     said = release.deploy("install")
     assert f"helm test {NAME} -n {CAS}" in said
     assert f"--remote_executor=grpcs://{HOST}" in said
-    assert made_known(edge.where) == edge.address
+    assert made_known(edge.where) == edge.gateway
     assert bazel.build("chart", RULES) == HITS
     assert bazel.build("more", RULES) == {"remote": RULES}
     assert left.items() <= identities(edge.where).items()

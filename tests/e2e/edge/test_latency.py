@@ -22,7 +22,7 @@ from testkit import nativelink, numbers
 from testkit.bazel import ACTION, Bazel
 from testkit.client import Client
 from testkit.edge import CAS, HOST, NAME, Edge
-from testkit.farm import Farm, this_machine
+from testkit.farm import this_machine
 from testkit.site import pool
 
 pytestmark = [pytest.mark.bench, nativelink.only_original("its latency")]
@@ -35,19 +35,16 @@ RULE = 'genrule(name = "{0}", outs = ["{0}.txt"], srcs = [{1}], cmd = "echo {2} 
 
 def restart(edge: Edge) -> None:
     """Restart all of NativeLink, because the connections that it has accepted do not change."""
-    for namespace, workload in (
-        (CAS, "statefulset/nativelink-cas"),
-        (CAS, "deployment/nativelink-scheduler"),
-        ("nativelink-workers", "deployment/nativelink-worker-default"),
-    ):
-        edge.where.run("-n", namespace, "rollout", "restart", workload)
+    ours = ("statefulset/nativelink-cas", "deployment/nativelink-scheduler")
+    edge.where.run("-n", CAS, "rollout", "restart", *ours)
+    edge.where.run("-n", edge.workers, "rollout", "restart", "deployment/nativelink-worker-default")
     edge.ready()
 
 
 def endpoints(edge: Edge) -> dict[str, Client]:
     """Return a client of the CAS by the way that it takes."""
     address, pod = edge.where.service_address(CAS, "nativelink-cas"), edge.pods_of_cas()[0]
-    more = (f"--connect-to={edge.address}:443", f"--tls-certificate={edge.folder / 'servers.crt'}")
+    more = (f"--connect-to={edge.gateway}:443", f"--tls-certificate={edge.certificates / 'servers.crt'}")
     return {
         "slice": Client("", f"grpc://{pod}:50052", ("--instance=slice",)),
         "Service": Client("", f"grpc://{address}:50051"),
@@ -94,7 +91,7 @@ def measure(edge: Edge, rounds: int, folder: Path) -> float:
             speed = f"{LARGE / 1024**2 / statistics.mean(took) * 1000:.0f} MiB/s"
             small = f"p50 {took[len(took) // 2]:.1f} ms, p99 {took[len(took) * 99 // 100]:.1f} ms"
             print(f"  {way}: {each['kind']:40} {speed if 'large' in each['kind'] else small}")
-    direct = Farm(edge.where, CAS, folder).client()
+    direct = edge.client()
     folder.mkdir()
     action = 0.0
     with Bazel.started(folder) as bazel:
@@ -125,7 +122,7 @@ def test_latency(edge: Edge, rounds: int, tmp_path: Path) -> None:
     pools = [pool("default", slots=8, min_replicas=2, longest_action="4m")]
     edge.site.set(NAME, nativelink_worker_pools=pools, nativelink_cas_replicas=2)
     edge.site.playbook("render")
-    edge.apply()
+    edge.apply_folder()
     edge.where.apply(this_machine(edge.where, CAS))
     restart(edge)
     rendered = measure(edge, rounds, tmp_path / "rendered")

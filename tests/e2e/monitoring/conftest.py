@@ -12,8 +12,8 @@ from testbed import components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient
 from testkit.client import repeated
-from testkit.edge import CAS, NAME, Edge, opened
-from testkit.farm import VOLUMES, Farm, await_keda, install_keda, this_machine
+from testkit.edge import CAS, Edge, opened
+from testkit.farm import VOLUMES, await_keda, install_keda, this_machine
 from testkit.prometheus import Alerts, api_server, hurry
 from testkit.site import pool
 
@@ -26,10 +26,8 @@ POOL = pool(
 
 
 @dataclass(frozen=True)
-class Monitored(Farm, Alerts):
+class Monitored(Edge, Alerts):
     """A farm with an edge, and its Prometheus."""
-
-    edge: Edge
 
     def worker(self) -> str:
         """Return the name of a worker that is ready."""
@@ -39,7 +37,7 @@ class Monitored(Farm, Alerts):
     def requests(self) -> contextlib.AbstractContextManager[None]:
         """Ask for actions through the edge again and again."""
         few = ("--seconds=0-0", "--retries=0", "--timeout=60", "--concurrency=5", "--actions=5")
-        return repeated(self.edge.client.command(*few, pool="default"))
+        return repeated(self.outside.command(*few, pool="default"))
 
 
 def mount_disk(where: Cluster, path: str, *options: str) -> None:
@@ -74,8 +72,7 @@ def monitored(name: str, folder: Path, **variables: Any) -> Iterator[Monitored]:
     with opened(name, folder, prepare, **stated) as edge:
         await_keda(edge.where)
         edge.where.apply(this_machine(edge.where, CAS), api_server(edge.where, CAS))
-        url = f"http://{edge.where.service_address(CAS, 'nativelink-prometheus')}:9090"
-        yield Monitored(where=edge.where, url=url, name=CAS, folder=folder, edge=edge)
+        yield Monitored(**vars(edge), url=f"http://{edge.address('nativelink-prometheus')}:9090")
 
 
 @pytest.fixture(scope="package")
@@ -83,8 +80,8 @@ def farm(state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moni
     """Return a farm whose monitoring takes a tenth of the time that a user's has."""
     folder = tmp_path_factory.mktemp("monitoring")
     with monitored("e2e-monitoring", folder, nativelink_scheduler_worker_timeout=round(patient(5))) as made:
-        hurry(made.edge.site.tree_of(NAME) / "rendered")
-        made.edge.apply()
-        made.edge.ready()
+        hurry(made.folder / "rendered")
+        made.apply_folder()
+        made.ready()
         made.where.rolled_out(CAS, "deployment/nativelink-collector", "deployment/nativelink-prometheus")
         yield made

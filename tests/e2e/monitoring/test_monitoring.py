@@ -45,7 +45,7 @@ def test_no_alert_fires_under_normal_load(farm: Monitored) -> None:
     farm.ended()
     seen: set[str] = set()
     load = ("--actions=150", "--concurrency=3", "--seconds=0-1", "--salt=normal", "--lookup")
-    with farm.edge.client.start(*load, pool="default") as client:
+    with farm.outside.start(*load, pool="default") as client:
         while client.poll() is None:
             seen |= farm.firing()
             time.sleep(1)
@@ -55,7 +55,7 @@ def test_no_alert_fires_under_normal_load(farm: Monitored) -> None:
 
 def test_a_certificate_that_expires_soon(farm: Monitored) -> None:
     authority = Authority("Servers of the tests")
-    (farm.edge.folder / "servers.crt").write_bytes(authority.pem)
+    (farm.certificates / "servers.crt").write_bytes(authority.pem)
     for days in (1, 90):
         certificate, key = authority.issue(HOST, days=days)
         farm.where.apply(secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}))
@@ -99,7 +99,7 @@ def test_pods_that_find_no_node(farm: Monitored) -> None:
         farm.where.run("-n", WORKERS, "delete", "pod", "-l", "app.kubernetes.io/component=worker", "--wait=false")
         with farm.requests():
             farm.fires(*pending, seconds=200)
-    farm.edge.ready()
+    farm.ready()
 
 
 def test_wrong_bytes_are_refused_and_noticed(farm: Monitored) -> None:
@@ -125,7 +125,7 @@ def test_a_worker_that_fills_its_disk(farm: Monitored) -> None:
 def acting(farm: Monitored, script: str) -> Iterator[None]:
     """Run a script as an action meanwhile, until the client gives up."""
     command = f"--command={json.dumps(['/bin/sh', '-c', script])}"
-    with farm.edge.client.start(command, "--timeout=60", "--retries=0", pool="default"):
+    with farm.outside.start(command, "--timeout=60", "--retries=0", pool="default"):
         yield
 
 
@@ -186,7 +186,7 @@ def test_a_cache_that_no_longer_hits(farm: Monitored) -> None:
     load = ("--actions=150", "--concurrency=3", "--seconds=0-0", "--lookup", f"--timeout={patient(120)}")
 
     def build_again(salt: str) -> None:
-        assert farm.edge.client.report(*load, f"--salt={salt}", pool="default")["failed"] == 0
+        assert farm.outside.report(*load, f"--salt={salt}", pool="default")["failed"] == 0
 
     for _ in range(3):
         build_again("hits")
@@ -209,7 +209,7 @@ def test_no_alert_fires_in_an_hour_of_normal_load(state: Path, tmp_path: Path) -
             size = 60 if passed % 600 < 300 else 3  # five minutes of load, five of nearly none
             salt = f"--salt={int(passed) // 60 % 2 * passed}"  # in every second minute the same actions again
             load = (f"--actions={size}", "--seconds=0-3", "--lookup", "--timeout=300", salt)
-            with calm.edge.client.start(*load, pool="default") as client:
+            with calm.outside.start(*load, pool="default") as client:
                 while client.poll() is None:
                     for alert in calm.firing():
                         seen.setdefault(alert, []).append(f"{time.monotonic() - began:.0f} s")
