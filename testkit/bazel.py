@@ -9,22 +9,12 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import bazel
 from testkit.client import Client
 
 JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a server that ends soon and uses few cores
-ACTION = "action"  # the span of everything that is done for one action
-
-
-@dataclass(frozen=True)
-class Timed:
-    """The seconds of a build, and the milliseconds of the spans in Bazel's profile, by name."""
-
-    seconds: float
-    spans: Mapping[str, list[float]]
 
 
 class Bazel:
@@ -93,18 +83,17 @@ class Bazel:
         (kinds,) = re.findall(r"^INFO: \d+ process(?:es)?: (.+)\.$", said, re.MULTILINE)
         return {kind: int(number) for number, kind in re.findall(r"(\d+) ([a-z -]+)", kinds)}
 
-    def timed(self, text: str, jobs: int) -> Timed:
-        """Time a build of a BUILD file's text with an empty output folder and this many actions at a time."""
+    def timed(self, text: str, jobs: int) -> tuple[float, list[float]]:
+        """Build the text of a BUILD file with an empty output folder and this many actions at a time.
+
+        Return the seconds of the build, and the milliseconds of each action in Bazel's profile.
+        """
         profile = self.workspace.parent / "profile.json"
         options = ("--experimental_generate_json_trace_profile", f"--profile={profile}", f"--jobs={jobs}")
         said = self._built(text, *options, properties={}, timeout=None)
         (seconds,) = re.findall(r"^INFO: Elapsed time: ([\d.]+)s", said, re.MULTILINE)
-        spans: dict[str, list[float]] = {}
-        for event in json.loads(profile.read_text())["traceEvents"]:
-            if "dur" in event:
-                name = ACTION if event["cat"] == "action processing" else event["name"]
-                spans.setdefault(name, []).append(event["dur"] / 1000)
-        return Timed(float(seconds), spans)
+        events = (each for each in json.loads(profile.read_text())["traceEvents"] if "dur" in each)
+        return float(seconds), [each["dur"] / 1000 for each in events if each["cat"] == "action processing"]
 
     def _built(self, text: str, *options: str, properties: Mapping[str, str], timeout: float | None) -> str:
         """Build the text of a BUILD file remotely with an empty output folder, and return Bazel's output."""

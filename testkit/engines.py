@@ -245,10 +245,6 @@ class ArgoCD(Engine):
     def told(self) -> str:
         return str({name: each for name, each in self.status().items() if name not in ("history", "resources")})
 
-    def out_of_sync(self) -> list[str]:
-        """Return the objects that differ from Git."""
-        return [f"{each['kind']}/{each['name']}" for each in self.status()["resources"] if each["status"] != "Synced"]
-
     @contextlib.contextmanager
     def jobs(self, folder: Path) -> Iterator[dict[str, str]]:
         controller = "statefulset/argocd-application-controller"

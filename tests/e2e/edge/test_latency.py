@@ -19,7 +19,7 @@ import pytest
 
 from testbed import components
 from testkit import nativelink, numbers
-from testkit.bazel import ACTION, Bazel
+from testkit.bazel import Bazel
 from testkit.client import Client
 from testkit.edge import CAS, HOST, NAME, Edge
 from testkit.farm import this_machine
@@ -101,9 +101,9 @@ def measure(edge: Edge, rounds: int, folder: Path) -> float:
         bazel.timed(independent("warm"), 8)
         for title, text in BUILDS.items():
             timed = [bazel.timed(text(f"{time.time_ns()}"), 8) for _ in range(rounds)]
-            print(f"  Bazel, {title}: {statistics.median(each.seconds for each in timed):.1f} s")
+            print(f"  Bazel, {title}: {statistics.median(seconds for seconds, _ in timed):.1f} s")
             if title == DEPENDENT:
-                action = statistics.median(span for each in timed for span in each.spans[ACTION])
+                action = statistics.median(each for _, actions in timed for each in actions)
     report = direct.report("--actions=40", "--concurrency=1", f"--command={TRIVIAL}", pool="default", OSFamily="Linux")
     parts: dict[str, list[float]] = {}
     for each in report["actions"]:

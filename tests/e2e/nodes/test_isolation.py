@@ -333,10 +333,6 @@ class Attacked(Farm):
         self.stage.site.playbook("provision", "--tags", "worker_certificates")
         self.ready(*READY)
 
-    def guard(self, *, on: bool) -> None:
-        """Let the node agent attach the guard, or remove it."""
-        self.stage.provision(node_agent_guard=on)
-
 
 @pytest.fixture(scope="module")
 def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Attacked:
@@ -363,7 +359,7 @@ def test_a_worker_on_a_node_that_does_not_guard_takes_no_actions_and_says_why(fa
 
 
 def test_with_the_guard_actions_run_as_users_of_their_own(farm: Attacked) -> None:
-    farm.guard(on=True)
+    farm.stage.provision(node_agent_guard=True)
     farm.ready(ISOLATED)
     status = "grep -E '^(Uid|CapEff|CapPrm|CapInh|NoNewPrivs)' /proc/self/status | tr -s '\\t\\n' ' '"
     none = "0000000000000000"
@@ -452,10 +448,10 @@ def test_the_root_file_system_and_the_drain_are_out_of_reach(farm: Attacked) -> 
 
 
 def test_without_the_guard_a_running_worker_takes_no_more_actions(farm: Attacked) -> None:
-    farm.guard(on=False)
+    farm.stage.provision(node_agent_guard=False)
     seen = farm.act("isolated", "echo ran", timeout=patient(10))
     assert "DeadlineExceeded" in seen, seen
-    farm.guard(on=True)
+    farm.stage.provision(node_agent_guard=True)
     assert farm.act("isolated", "echo ran again").startswith("ok ran again")
 
 
