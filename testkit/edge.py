@@ -159,10 +159,6 @@ class Edge(Farm):
                 text += answer.read().decode()
         return sum(map(float, re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE)))
 
-    def routes_read(self) -> float:
-        """Return the number of updates of Envoy's routes."""
-        return self.metric("envoy_http_rds_config_reload{.*}")
-
     def pods_of_cas(self) -> list[str]:
         """Return the address of each pod of the CAS."""
         selector = "app.kubernetes.io/component=cas"

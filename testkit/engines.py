@@ -144,8 +144,6 @@ class Engine(ABC):
 
 
 class Flux(Engine):
-    """Flux."""
-
     kind, namespace = "flux", "flux-system"
     pointer = f"kustomization.kustomize.toolkit.fluxcd.io/{OBJECT}"
     suspension: ClassVar[Object] = {"suspend": True}
@@ -201,8 +199,6 @@ class Flux(Engine):
 
 
 class ArgoCD(Engine):
-    """Argo CD."""
-
     kind, namespace = "argocd", "argocd"
     pointer = f"application.argoproj.io/{OBJECT}"
     suspension: ClassVar[Object] = {"syncPolicy": {"automated": {"enabled": False}}}

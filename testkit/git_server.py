@@ -123,7 +123,6 @@ class GitServer:
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> GitServer:
-        """Start the servers in threads."""
         for server in self._http:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -134,7 +133,6 @@ class GitServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the servers."""
         for server in self._http:
             server.shutdown()
             server.server_close()

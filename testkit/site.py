@@ -39,16 +39,6 @@ def pool(name: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "platform_properties": properties, "resources": resources, **sizes, **more}
 
 
-def by_ssh(server: GitServer) -> dict[str, Any]:
-    """Return variables of a cluster that follows a server over SSH, in place of those for HTTPS."""
-    return {
-        "gitops_repository": server.ssh_url,
-        "gitops_ssh_private_key_file": str(server.identity),
-        "gitops_known_hosts_file": str(server.known_hosts),
-        **dict.fromkeys(("gitops_username", "gitops_password", "gitops_ca_file"), ""),
-    }
-
-
 class Site(Project):
     """A checkout whose inventory, trees and patches are committed and pushed."""
 

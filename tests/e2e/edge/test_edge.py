@@ -118,10 +118,11 @@ def test_a_long_action_is_not_cut_off(long: Process) -> None:
 
 
 def test_counter_run_without_our_policy_a_long_action_is_cut_off(edge: Edge) -> None:
-    before = edge.routes_read()
+    updates = "envoy_http_rds_config_reload{.*}"
+    before = edge.metric(updates)
     edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink")
     try:
-        until("Envoy to get routes without the policy", lambda: edge.routes_read() > before, 30)
+        until("Envoy to get routes without the policy", lambda: edge.metric(updates) > before, 30)
         ((outcome, begun, _),) = ends(edge.outside.report("--seconds=20-20", "--retries=0", pool="default"))
     finally:
         edge.apply_folder()

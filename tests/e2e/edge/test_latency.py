@@ -21,7 +21,7 @@ from testbed import components
 from testkit import nativelink, numbers
 from testkit.bazel import Bazel
 from testkit.client import Client
-from testkit.edge import CAS, HOST, NAME, Edge
+from testkit.edge import CAS, NAME, Edge
 from testkit.farm import this_machine
 from testkit.site import pool
 
@@ -41,26 +41,11 @@ def restart(edge: Edge) -> None:
     edge.ready()
 
 
-def endpoints(edge: Edge) -> dict[str, Client]:
-    """Return a client of the CAS by the way that it takes."""
-    address, pod = edge.where.service_address(CAS, "nativelink-cas"), edge.pods_of_cas()[0]
-    more = (f"--connect-to={edge.gateway}:443", f"--tls-certificate={edge.certificates / 'servers.crt'}")
-    return {
-        "slice": Client("", f"grpc://{pod}:50052", ("--instance=slice",)),
-        "Service": Client("", f"grpc://{address}:50051"),
-        "edge": Client("", f"grpcs://{HOST}:443", more),
-    }
-
-
 def requests(client: Client) -> list[dict[str, Any]]:
     """Send requests one after another. Return by kind how long the answers took: ``{"kind": …, "ms": [0.8, …]}``."""
     command = client.command("cas", "--seconds=2", f"--large={LARGE}")
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return [json.loads(line) for line in told.splitlines()]
-
-
-def independent(word: str) -> str:
-    return "".join(RULE.format(number, "", f"{word} {number}") for number in range(40))
 
 
 def dependent(word: str) -> str:
@@ -78,27 +63,26 @@ def wide(word: str) -> str:
 # By title a function that makes a BUILD file. It takes a word, and another word makes actions that no cache has.
 BUILDS: dict[str, Callable[[str], str]] = {
     DEPENDENT: dependent,
-    "40 actions, 8 at a time": independent,
     f"{WIDE} actions of {INPUTS} inputs, 8 at a time": wide,
 }
 
 
 def measure(edge: Edge, rounds: int, folder: Path) -> float:
     """Print all measurements, and return the median milliseconds of a dependent action."""
-    for way, cas in endpoints(edge).items():
-        for each in requests(cas):
+    direct = edge.client()
+    for way, client in {"Service": direct, "edge": edge.outside}.items():
+        for each in requests(client):
             took = sorted(each["ms"])
             speed = f"{LARGE / 1024**2 / statistics.mean(took) * 1000:.0f} MiB/s"
             small = f"p50 {took[len(took) // 2]:.1f} ms, p99 {took[len(took) * 99 // 100]:.1f} ms"
             print(f"  {way}: {each['kind']:40} {speed if 'large' in each['kind'] else small}")
-    direct = edge.client()
     folder.mkdir()
     action = 0.0
     with Bazel.started(folder) as bazel:
         bazel.at(direct)
         for number in range(2 * WIDE):
             (bazel.workspace / f"in{number}").write_text(f"{folder.name} {number}\n" * 20)
-        bazel.timed(independent("warm"), 8)
+        bazel.timed(dependent("warm"), 8)
         for title, text in BUILDS.items():
             timed = [bazel.timed(text(f"{time.time_ns()}"), 8) for _ in range(rounds)]
             print(f"  Bazel, {title}: {statistics.median(seconds for seconds, _ in timed):.1f} s")

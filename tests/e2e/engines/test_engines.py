@@ -22,7 +22,6 @@ from testkit.engines import CAS, NAME, PASSWORD, USER, WORKERS, Engine
 from testkit.farm import fingerprint
 from testkit.git_server import certificate
 from testkit.prometheus import Alerts
-from testkit.site import by_ssh
 from testkit.trees import ROOT, resource
 from tests.e2e.engines.conftest import KEPT
 
@@ -215,7 +214,12 @@ def test_a_suspended_sync_stays_suspended(engine: Engine, alerts: Alerts) -> Non
 
 def test_untrusted_servers_and_credentials_are_refused(engine: Engine, tmp_path: Path) -> None:
     """The kubelet renews the files that Argo CD trusts every ten seconds here."""
-    ssh = by_ssh(engine.server)
+    ssh = {
+        "gitops_repository": engine.server.ssh_url,
+        "gitops_ssh_private_key_file": str(engine.server.identity),
+        "gitops_known_hosts_file": str(engine.server.known_hosts),
+        **dict.fromkeys(("gitops_username", "gitops_password", "gitops_ca_file"), ""),
+    }
     https = {name: engine.site.hosts[NAME].get(name, "") for name in ssh}
 
     def connect(**variables: Any) -> None:

@@ -235,24 +235,23 @@ def test_a_container_that_is_killed_is_followed_by_one_attachment_without_a_gap(
     (pod,) = stage.pods()
     os.kill(process_of(pod["metadata"]["uid"], "/program/attach.sh"), signal.SIGKILL)
     until("the container to be restarted", lambda: stage.ready(restarts=1), 40)
-    replaced(before, stage.attached())
-    assert stage.accepted("early") == ON
-    assert stage.where.run("logs", "probe") == ""
+    assert_replaced_without_a_gap(stage, before)
 
 
-def replaced(before: dict[str, int], after: dict[str, int]) -> None:
+def assert_replaced_without_a_gap(stage: Stage, before: dict[str, int]) -> None:
     """Check that each of the role's programs was replaced, and the other one was not."""
+    after = stage.attached()
     assert {*before} == {*after} == ALL
     assert {name for name in ALL if before[name] == after[name]} == {THEIRS}
+    assert stage.accepted("early") == ON
+    assert stage.where.run("logs", "probe") == ""
 
 
 def test_an_upgrade_ends_with_one_attachment_and_has_no_gap(stage: Stage) -> None:
     before = stage.attached()
     stage.where.run("-n", SPACE, "rollout", "restart", "daemonset/node-agent")
     stage.where.rolled_out(SPACE, "daemonset/node-agent")
-    replaced(before, stage.attached())
-    assert stage.accepted("early") == ON
-    assert stage.where.run("logs", "probe") == ""
+    assert_replaced_without_a_gap(stage, before)
 
 
 def test_without_the_guard_users_of_actions_connect(stage: Stage) -> None:

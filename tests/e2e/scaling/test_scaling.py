@@ -190,13 +190,12 @@ def played(playing: Future[Played]) -> Played:
     return played
 
 
-def depths(watched: Watched) -> dict[str, float]:
-    """Return the queue depth of each pool in Prometheus. A series without a pool has the name ""."""
-    found = watched.prometheus.series("nativelink_scheduler_queue_depth")
-    return {each["metric"].get("pool", ""): float(each["value"][1]) for each in found}
-
-
 def test_each_pool_follows_its_own_demand_on_redis(shared: Watched, playing: object) -> None:
+    def depths() -> dict[str, float]:
+        """Return the queue depth of each pool in Prometheus. A series without a pool has the name ""."""
+        found = shared.prometheus.series("nativelink_scheduler_queue_depth")
+        return {each["metric"].get("pool", ""): float(each["value"][1]) for each in found}
+
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         for name, actions in (("small", 8), ("careless", 12), ("no-pool-has-it", 3)):
@@ -205,7 +204,7 @@ def test_each_pool_follows_its_own_demand_on_redis(shared: Watched, playing: obj
         shared.become(small=4, careless=6)
         assert shared.moved("large", began) == [1]
         recorded = {"small": 8.0, "large": 0.0, "careless": 12.0, "(unmatched)": 3.0}
-        until(f"Prometheus to have {recorded}", lambda: depths(shared) == recorded, 30)
+        until(f"Prometheus to have {recorded}", lambda: depths() == recorded, 30)
         shared.prometheus.fires("ActionsUnmatched")
         alerts = {"deployment/nativelink-demand": "DemandLost", "statefulset/nativelink-redis": "RedisDown"}
         for lost, alert in alerts.items():

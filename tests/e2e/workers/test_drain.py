@@ -96,12 +96,8 @@ class Started:
         return self.farm.begun(f"{self.folder}/*")
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """The result of a load under scale-ins: how often each action began, and the workers that stopped."""
-
-    begun: list[int]
-    went: dict[str, Going]
+# The result of a load under scale-ins: how often each action began, and the workers that stopped.
+Loaded = tuple[list[int], dict[str, Going]]
 
 
 @dataclass(frozen=True)
@@ -223,7 +219,7 @@ class Observed(Farm):
                 self.scale(name, replicas)
                 # Otherwise the next scale-in would remove workers that are not ready and run nothing.
                 self.has(name, replicas)
-        return Loaded(load.begun(), went)
+        return load.begun(), went
 
 
 @pytest.fixture(scope="module")
@@ -384,16 +380,16 @@ def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_al
 
 
 def assert_nothing_was_lost(farm: Observed, name: str, loaded: Loaded, rounds: int) -> None:
-    busy = [how.running for how in loaded.went.values() if how.running]
-    times = loaded.begun
+    times, went = loaded
+    busy = [how.running for how in went.values() if how.running]
     print(
         f"\n{len(times)} actions ended well, {len(times) - times.count(1)} were killed; "
-        f"{len(loaded.went)} workers went, {len(busy)} of them running {sum(busy)} actions"
+        f"{len(went)} workers went, {len(busy)} of them running {sum(busy)} actions"
     )
     assert len(times) == 100 * rounds
     assert times.count(1) == len(times), farm.history(name)
-    assert len(loaded.went) == 15 * rounds
-    assert {how.grace for how in loaded.went.values()} == {GRACE}
+    assert len(went) == 15 * rounds
+    assert {how.grace for how in went.values()} == {GRACE}
     assert len(busy) >= 5 * rounds, "too few of the removed workers were busy to show anything"
 
 
