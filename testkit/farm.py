@@ -88,6 +88,10 @@ class Farm:
         """The namespace of the workers. The other namespace has the name of the farm."""
         return f"{self.name}-workers"
 
+    def run(self, *arguments: str) -> str:
+        """Run kubectl in the namespace of the workers, and return its output."""
+        return self.where.run("-n", self.workers, *arguments)
+
     def tree(self, pools: list[Object], **variables: Any) -> dict[str, str]:
         """Render the tree. It has only the add-ons that the variables name."""
         spaces = {"nativelink_namespace": self.name, "nativelink_workers_namespace": self.workers}

@@ -318,7 +318,7 @@ class Attacked(Farm):
     def states(self) -> dict[str, tuple[bool, int]]:
         """Return by pool whether its worker is ready, and how often the worker has restarted."""
         found = {}
-        for pod in json.loads(self.where.run("-n", self.workers, "get", "pods", "-o", "json"))["items"]:
+        for pod in json.loads(self.run("get", "pods", "-o", "json"))["items"]:
             if "deletionTimestamp" in pod["metadata"]:
                 continue
             (state,) = pod["status"].get("containerStatuses", [{"ready": False, "restartCount": 0}])
@@ -349,7 +349,7 @@ def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Attacked:
 def test_a_worker_on_a_node_that_does_not_guard_takes_no_actions_and_says_why(farm: Attacked) -> None:
     def said() -> str:
         arguments = ("logs", "-l", "nativelink-gitops/pool=isolated", "-c", "worker", "--tail=5")
-        return farm.where.run("-n", farm.workers, *arguments)
+        return farm.run(*arguments)
 
     reason = "isolation: the node lets actions connect to port 50053"
     until("the reason", lambda: reason in said(), 60)

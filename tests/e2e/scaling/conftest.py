@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +41,22 @@ def where(state: Path) -> Iterator[Cluster]:
         yield made
 
 
-class Watched:
+@dataclass(frozen=True)
+class Watched(Farm, Alerts):
     """A farm, a record of its pools, and its Prometheus."""
 
-    def __init__(self, farm: Farm, record: Record) -> None:
-        self.farm, self.record = farm, record
-        self.prometheus = Alerts(f"http://{farm.address('nativelink-prometheus')}:9090")
+    record: Record
 
-    def run(self, *arguments: str) -> str:
-        return self.farm.where.run("-n", self.farm.workers, *arguments)
+    @classmethod
+    def of(cls, farm: Farm, record: Record) -> Watched:
+        return cls(**vars(farm), record=record, url=f"http://{farm.address('nativelink-prometheus')}:9090")
 
     def replicas(self, *names: str) -> dict[str, int]:
         return {name: self.record.replicas(f"nativelink-worker-{name}") for name in names}
 
     def become(self, seconds: float = 60, **wanted: int) -> None:
         """Wait until each of these pools has this many workers."""
-        what = f"pools of {self.farm.name} to be {wanted}"
+        what = f"pools of {self.name} to be {wanted}"
         until(what, lambda: self.replicas(*wanted) == wanted, seconds, lambda: self.explained(*wanted))
 
     def explained(self, *names: str) -> str:

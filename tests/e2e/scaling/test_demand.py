@@ -47,7 +47,7 @@ def memory(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     farm.apply(MEMORY, nativelink_scaling="keda", **monitoring)
     farm.ready("deployment/nativelink-collector", "deployment/nativelink-prometheus")
     with farm.deployments() as record:
-        made = Watched(farm, record)
+        made = Watched.of(farm, record)
         made.patch("careless", STATIC)
         asked = json.loads(made.run("get", "scaledobject", "nativelink-worker-asked", "-o", "json"))
         (trigger,) = asked["spec"]["triggers"]
@@ -59,7 +59,7 @@ def memory(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_a_pool_at_zero_gets_a_worker_when_its_source_does_not_answer(memory: Watched) -> None:
     """Builds do not wait for broken monitoring, because one worker runs them."""
     memory.become(zero=0, held=1)
-    with memory.farm.without("deployment/nativelink-collector", killed=True) as began:
+    with memory.without("deployment/nativelink-collector", killed=True) as began:
         memory.become(zero=1, seconds=90)
         assert memory.moved("held", began) == [1]
     memory.become(zero=0, seconds=90)
@@ -69,14 +69,14 @@ def test_a_pool_at_zero_gets_a_worker_when_its_source_does_not_answer(memory: Wa
 def busy(memory: Watched) -> Iterator[Load]:
     """Queue 20 actions at the scheduler in memory, and wait until the pools have followed."""
     memory.become(zero=0, held=1)
-    with memory.farm.load() as load:
+    with memory.load() as load:
         load.hold(20)
         memory.become(held=10, careless=10, asked=10, trusting=10, patient=5)
         yield load
 
 
 def test_a_lost_collector_removes_no_worker(memory: Watched, busy: Load) -> None:
-    with memory.farm.without("deployment/nativelink-collector", killed=True) as began:
+    with memory.without("deployment/nativelink-collector", killed=True) as began:
         # The counter-runs: a static fallback, and KEDA's default for a query without an answer.
         memory.become(careless=2, trusting=1, seconds=90)
         memory.fall_back("held", "asked", "patient")
@@ -89,7 +89,7 @@ def test_a_lost_collector_removes_no_worker(memory: Watched, busy: Load) -> None
 
 def test_a_lost_prometheus_removes_no_worker(memory: Watched, busy: Load) -> None:
     memory.patch("trusting", STATIC)
-    with memory.farm.without("deployment/nativelink-prometheus", killed=True) as began:
+    with memory.without("deployment/nativelink-prometheus", killed=True) as began:
         memory.become(trusting=2, seconds=90)
         memory.fall_back("asked")
         time.sleep(2 * HPA_SYNC)
@@ -104,10 +104,10 @@ def test_a_restart_of_keda_removes_no_worker(memory: Watched, busy: Load) -> Non
     """
     keda = ("-n", "keda", "scale", "deployment/keda-operator", "deployment/keda-metrics-apiserver")
     began = time.monotonic()
-    memory.farm.where.run(*keda, "--replicas=0")
+    memory.where.run(*keda, "--replicas=0")
     time.sleep(2 * HPA_SYNC)
-    memory.farm.where.run(*keda, "--replicas=1")
-    await_keda(memory.farm.where)
+    memory.where.run(*keda, "--replicas=1")
+    await_keda(memory.where)
     assert memory.moved("held", began) == [10]
     busy.hold(30)
     memory.become(held=15)  # KEDA works again
@@ -147,9 +147,9 @@ class Adapter(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def adapter(memory: Watched) -> Iterator[None]:
     """Register the adapter in place of KEDA's, because a cluster has only one."""
-    where = memory.farm.where
+    where = memory.where
     machine = address_for(where)
-    Adapter.prometheus = memory.prometheus
+    Adapter.prometheus = memory
     server = http.server.ThreadingHTTPServer((machine, 0), Adapter)
     pki = where.home / "kwok" / "clusters" / where.name / "pki"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

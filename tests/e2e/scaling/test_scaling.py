@@ -135,10 +135,10 @@ def farm(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Farm:
         name, least = f"nativelink-worker-{each['name']}", str(each["min_replicas"])
 
         def resting(name: str = name, least: str = least) -> bool:
-            return where.run("-n", made.workers, "get", "deployment", name, "-o", "jsonpath={.spec.replicas}") == least
+            return made.run("get", "deployment", name, "-o", "jsonpath={.spec.replicas}") == least
 
         until(f"{name} to rest at {least}", resting, 60)
-    where.run("-n", made.workers, "annotate", "scaledobject", "nativelink-worker-paused", f"{PAUSED}=true")
+    made.run("annotate", "scaledobject", "nativelink-worker-paused", f"{PAUSED}=true")
     return made
 
 
@@ -168,7 +168,7 @@ def shared(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     where.apply(api_server(where, "shared"))
     farm.ready("statefulset/nativelink-redis", "deployment/nativelink-demand")
     with farm.deployments() as record:
-        made = Watched(farm, record)
+        made = Watched.of(farm, record)
         made.patch("careless", STATIC)
         yield made
 
@@ -193,23 +193,23 @@ def played(playing: Future[Played]) -> Played:
 def test_each_pool_follows_its_own_demand_on_redis(shared: Watched, playing: object) -> None:
     def depths() -> dict[str, float]:
         """Return the queue depth of each pool in Prometheus. A series without a pool has the name ""."""
-        found = shared.prometheus.series("nativelink_scheduler_queue_depth")
+        found = shared.series("nativelink_scheduler_queue_depth")
         return {each["metric"].get("pool", ""): float(each["value"][1]) for each in found}
 
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         for name, actions in (("small", 8), ("careless", 12), ("no-pool-has-it", 3)):
-            load = stack.enter_context(shared.farm.load(pool=name))
+            load = stack.enter_context(shared.load(pool=name))
             load.hold(actions)
         shared.become(small=4, careless=6)
         assert shared.moved("large", began) == [1]
         recorded = {"small": 8.0, "large": 0.0, "careless": 12.0, "(unmatched)": 3.0}
         until(f"Prometheus to have {recorded}", lambda: depths() == recorded, 30)
-        shared.prometheus.fires("ActionsUnmatched")
+        shared.fires("ActionsUnmatched")
         alerts = {"deployment/nativelink-demand": "DemandLost", "statefulset/nativelink-redis": "RedisDown"}
         for lost, alert in alerts.items():
-            with shared.farm.without(lost, killed=True) as gone:
-                shared.prometheus.fires(alert)
+            with shared.without(lost, killed=True) as gone:
+                shared.fires(alert)
                 shared.become(careless=2, seconds=90)
                 assert shared.moved("small", gone) == [4], lost
                 assert shared.moved("large", gone) == [1], lost
@@ -218,33 +218,33 @@ def test_each_pool_follows_its_own_demand_on_redis(shared: Watched, playing: obj
 
 
 def test_the_commands_of_the_runbooks_run(shared: Watched, playing: object) -> None:
-    with shared.farm.load(pool="no-pool-has-it") as load:
+    with shared.load(pool="no-pool-has-it") as load:
         load.hold(1)
-        assert runbooks.run(shared.farm.where, "redis", name="shared") == ""
+        assert runbooks.run(shared.where, "redis", name="shared") == ""
 
 
 def test_a_full_redis_is_noticed(shared: Watched, playing: object) -> None:
     client = ("-n", "shared", "exec", "nativelink-redis-0", "--", "/opt/redis-stack/bin/redis-cli", "-e")
     each = "for number = 1, 6 do redis.call({}) end"
     fill, empty = each.format("'SET', number, string.rep('x', 10485760)"), each.format("'DEL', number")
-    _, limit = shared.farm.where.run(*client, "CONFIG", "GET", "maxmemory").split()
+    _, limit = shared.where.run(*client, "CONFIG", "GET", "maxmemory").split()
     # A small limit, because a full one would take hundreds of megabytes of this machine.
-    shared.farm.where.run(*client, "EVAL", fill, "0")
-    shared.farm.where.run(*client, "CONFIG", "SET", "maxmemory", "64mb")
-    shared.prometheus.fires("RedisFull")
-    shared.farm.where.run(*client, "EVAL", empty, "0")
-    shared.farm.where.run(*client, "CONFIG", "SET", "maxmemory", limit)
-    shared.prometheus.ended("RedisFull")
+    shared.where.run(*client, "EVAL", fill, "0")
+    shared.where.run(*client, "CONFIG", "SET", "maxmemory", "64mb")
+    shared.fires("RedisFull")
+    shared.where.run(*client, "EVAL", empty, "0")
+    shared.where.run(*client, "CONFIG", "SET", "maxmemory", limit)
+    shared.ended("RedisFull")
 
 
 def test_a_dead_matching_loop_is_noticed(shared: Watched, playing: object) -> None:
     """Without its guard a scheduler on Redis takes actions and never runs one. This test leaves it so."""
 
     def fires() -> bool:
-        return "SchedulerLoopDead" in shared.prometheus.firing()
+        return "SchedulerLoopDead" in shared.firing()
 
     def matches(pod: str) -> bool:
-        return shared.prometheus.series(f'nativelink_scheduler_matching_passes_total{{pod="{pod}"}} > 0') != []
+        return shared.series(f'nativelink_scheduler_matching_passes_total{{pod="{pod}"}} > 0') != []
 
     container = {
         "name": "nativelink",
@@ -254,16 +254,16 @@ def test_a_dead_matching_loop_is_noticed(shared: Watched, playing: object) -> No
     }
     patch = json.dumps({"spec": {"template": {"spec": {"containers": [container]}}}})
     scheduler = "deployment/nativelink-scheduler"
-    shared.farm.where.run("-n", "shared", "patch", scheduler, "--type=strategic", "-p", patch)
+    shared.where.run("-n", "shared", "patch", scheduler, "--type=strategic", "-p", patch)
     for _ in range(10 if nativelink.SAVED else 1):  # half of the original's starts are dead
-        shared.farm.where.rolled_out("shared", scheduler)
-        new = shared.farm.only_scheduler()
-        with shared.farm.load(pool="small") as load:
+        shared.where.rolled_out("shared", scheduler)
+        new = shared.only_scheduler()
+        with shared.load(pool="small") as load:
             load.hold(1)  # a call that the new scheduler counts
         until("the alert, or a loop that matches", lambda new=new: fires() or matches(new), 90)  # type: ignore[misc]
         if fires():
             return
-        shared.farm.where.run("-n", "shared", "rollout", "restart", scheduler)
+        shared.where.run("-n", "shared", "rollout", "restart", scheduler)
     raise AssertionError("the alert did not fire")
 
 

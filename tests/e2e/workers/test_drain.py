@@ -107,9 +107,6 @@ class Observed(Farm):
     seen: Record
     numbers: count[int] = field(default_factory=count)
 
-    def run(self, *arguments: str) -> str:
-        return self.where.run("-n", self.workers, *arguments)
-
     def start(self, name: str, actions: int, seconds: str, *more: str) -> Started:
         """Start a client that runs actions of this many seconds in a pool, and ends when they end."""
         folder = f"{name}-{next(self.numbers)}"

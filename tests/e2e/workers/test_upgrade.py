@@ -55,11 +55,6 @@ class Upgraded(Farm):
         self.apply_files(mixed, BEGUN)
         self.ready("deployment/nativelink-worker-default")
 
-    def only(self, cas: str, scheduler: str, worker: str) -> None:
-        """Wait until there are only pods of these versions."""
-        wanted = {"cas": [cas] * CAS, "scheduler": [scheduler], "worker": [worker] * REPLICAS}
-        until(f"pods of {wanted}", lambda: self.versions() == wanted, 90, lambda: f": {self.versions()}")
-
     def versions(self) -> dict[str, list[str]]:
         """Return the versions of the pods by component. Terminating pods count too."""
         found: dict[str, list[str]] = {}
@@ -147,20 +142,18 @@ def test_counter_run_a_build_that_does_not_try_again_fails_with_the_scheduler(fa
 @nativelink.only_original("whether its versions work together")
 def test_versions_work_together(farm: Upgraded) -> None:
     """Every mix that a push passes through, whatever its order, builds and has the results of the others."""
-    mixes = [
-        (NEW, OLD, OLD),
-        (NEW, NEW, OLD),
-        (OLD, NEW, OLD),
-        (OLD, NEW, NEW),
-        (OLD, OLD, NEW),
-        (NEW, OLD, NEW),
-    ]
+    mixes = [(NEW, OLD, OLD), (NEW, NEW, OLD), (OLD, NEW, OLD), (OLD, NEW, NEW), (OLD, OLD, NEW), (NEW, OLD, NEW)]
     earlier = "before"
-    for number, mix in enumerate(mixes):
-        farm.push(*mix)
-        farm.only(*mix)
+    for number, (cas, scheduler, worker) in enumerate(mixes):
+        farm.push(cas, scheduler, worker)
+        wanted = {"cas": [cas] * CAS, "scheduler": [scheduler], "worker": [worker] * REPLICAS}
+
+        def is_alone(wanted: dict[str, list[str]] = wanted) -> bool:
+            return farm.versions() == wanted
+
+        until(f"only pods of {wanted}", is_alone, 90, lambda: f": {farm.versions()}")
         farm.build(f"mix-{number}")
         assert len(farm.begun(f"mix-{number}-*")) == FEW
         farm.hits("before", earlier)
         earlier = f"mix-{number}"
-        print(f"CAS {mix[0]}, scheduler {mix[1]}, workers {mix[2]}: built, and had the results of the mix before")
+        print(f"CAS {cas}, scheduler {scheduler}, workers {worker}: built, and had the results of the mix before")
