@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed import cluster, components, node
+from testbed import cluster, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit.authority import Authority
 from testkit.bazel import Bazel
 from testkit.client import Client, Process
-from testkit.farm import Farm, secret
+from testkit.farm import Farm, load_images, secret
 from testkit.site import SMALL, Site, pool
 
 Object = dict[str, Any]
@@ -188,7 +188,7 @@ def opened(
     ``prepare`` is called with the empty cluster.
     """
     with cluster.fresh(cluster_name, nodes=0, real=True) as where:
-        where.load(*components.images_of("envoy-gateway"))
+        load_images(where, "envoy-gateway")
         prepare(where)
         site = Site.make(folder / "checkout")
         stated = {

@@ -20,10 +20,11 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from testbed import build, cluster, components
+from testbed import build, cluster
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
+from testkit.farm import load_images
 from testkit.git_server import GitServer, address_for
 from testkit.prometheus import Alerts, engine_alerts, forwarded
 from testkit.site import SMALL, Site
@@ -271,7 +272,7 @@ def engine(kind: str, folder: Path, *loaded: str, **variables: Any) -> Iterator[
     """Bootstrap a cluster, push its first tree, and wait until it is applied. Load the images of more components."""
     made = ENGINES[kind]
     with cluster.fresh(f"e2e-{kind}", nodes=0, real=True) as where, pytest.MonkeyPatch.context() as patch:
-        where.load(*(image for name in (kind, *loaded) for image in components.images_of(name)))
+        load_images(where, kind, *loaded)
         with GitServer(folder / "git", address_for(where), USER, PASSWORD) as server:
             patch.setenv("GITOPS_PASSWORD", PASSWORD)
             site = Site.make(folder / "checkout")

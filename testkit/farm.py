@@ -19,7 +19,7 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.tree import write
 
-from testbed import manifests, node
+from testbed import components, manifests, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit.client import Client, Load
@@ -41,9 +41,15 @@ _METRICS_API = "apiservice/v1beta1.external.metrics.k8s.io"
 _CLAIM = "begun"
 
 
-def install_keda(where: Cluster) -> None:
-    """Apply KEDA's release manifest. ``await_keda`` waits until KEDA is ready."""
-    where.run("apply", "--server-side", "-f", str(manifests.path("keda")))
+def load_images(where: Cluster, *names: str) -> None:
+    """Offer the images of components to the real node."""
+    where.load(*(image for name in names for image in components.images_of(name)))
+
+
+def install(where: Cluster, *names: str) -> None:
+    """Apply the release manifests of components, whose images the real node has. ``await_keda`` waits for KEDA."""
+    for name in names:
+        where.run("apply", "--server-side", "-f", str(manifests.path(name)))
 
 
 def await_keda(where: Cluster) -> None:

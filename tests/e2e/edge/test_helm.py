@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import components
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit.bazel import Bazel
 from testkit.edge import CAS, GATEWAY, HOST, NAME, PROXIES, Edge, made_known
-from testkit.farm import fingerprint
+from testkit.farm import fingerprint, load_images
 from testkit.release import RESOURCES, SMALL, Release
 from testkit.site import pool
 
@@ -46,9 +45,7 @@ TREE = {
 @pytest.fixture(scope="module", autouse=True)
 def tree(edge: Edge) -> None:
     """Bring the cluster, on which other tests may have run, and its tree to what the values say."""
-    edge.where.load(
-        *(image for name in ("buildpack-deps", "collector", "keda") for image in components.images_of(name))
-    )
+    load_images(edge.where, "buildpack-deps", "collector", "keda")
     edge.site.set(NAME, **TREE)
     edge.site.playbook("bootstrap")
     edge.apply_folder()
@@ -160,16 +157,16 @@ def test_an_upgrade_and_a_rollback_of_a_limit_keep_the_cache(edge: Edge, bazel: 
 
 
 def test_the_smoke_check_passes_and_leaves_nothing(edge: Edge, release: Release) -> None:
-    before = policies(edge.where)
+    before = fingerprint(edge.where, CAS, kinds="networkpolicies")
     said = release.helm("test", "--logs")
     for address in ("nativelink-cas:50051", "nativelink-scheduler:50052"):
         assert f"{address}: HTTP/2 200" in said
-    assert policies(edge.where) == before
+    assert fingerprint(edge.where, CAS, kinds="networkpolicies") == before
     assert "Pod/nativelink-smoke" not in identities(edge.where)
 
 
 def test_counter_run_the_smoke_check_fails_without_a_scheduler(edge: Edge, release: Release) -> None:
-    before = policies(edge.where)
+    before = fingerprint(edge.where, CAS, kinds="networkpolicies")
     with (
         edge.without("deployment/nativelink-scheduler"),
         pytest.raises(AssertionError, match="nativelink-smoke failed") as failure,
@@ -177,9 +174,4 @@ def test_counter_run_the_smoke_check_fails_without_a_scheduler(edge: Edge, relea
         release.helm("test", "--logs")
     assert "Failed to connect to nativelink-scheduler port 50052" in str(failure.value)
     assert "nativelink-cas:50051: HTTP/2 200" in str(failure.value)
-    assert policies(edge.where) == before
-
-
-def policies(where: Cluster) -> set[str]:
-    """Return the NetworkPolicies beside the CAS."""
-    return set(where.run("-n", CAS, "get", "networkpolicies", "-o", "name").split())
+    assert fingerprint(edge.where, CAS, kinds="networkpolicies") == before

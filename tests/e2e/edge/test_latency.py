@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from testbed import components
 from testkit import nativelink, numbers
 from testkit.bazel import Bazel
 from testkit.client import Client
 from testkit.edge import CAS, NAME, Edge
-from testkit.farm import this_machine
+from testkit.farm import load_images, this_machine
 from testkit.site import pool
 
 pytestmark = [pytest.mark.bench, nativelink.only_original("its latency")]
@@ -110,7 +109,7 @@ def test_latency(edge: Edge, rounds: int, tmp_path: Path) -> None:
     edge.where.apply(this_machine(edge.where, CAS))
     restart(edge)
     rendered = measure(edge, rounds, tmp_path / "rendered")
-    edge.where.load(*components.images_of("bpftool"))
+    load_images(edge.where, "bpftool")
     edge.site.set(NAME, node_agent_low_latency=True)
     edge.site.playbook("provision")
     restart(edge)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from testbed import components, manifests, node
+from testbed import node
 from testbed.cluster import Cluster
 from testbed.waiting import patient
 from testkit.client import repeated
 from testkit.edge import CAS, Edge, opened
-from testkit.farm import VOLUMES, await_keda, install_keda, this_machine
+from testkit.farm import VOLUMES, await_keda, install, load_images, this_machine
 from testkit.prometheus import Alerts, api_server, hurry
 from testkit.site import pool
 
@@ -51,10 +51,8 @@ def prepare(where: Cluster) -> None:
     Without its own disk a volume would be as full as the disk of this machine.
     """
     mount_disk(where, VOLUMES, "size=2g")
-    wanted = ("keda", "collector", "prometheus", "kube-state-metrics")
-    where.load(*(image for name in wanted for image in components.images_of(name)))
-    install_keda(where)
-    where.run("apply", "--server-side", "-f", str(manifests.path("kube-state-metrics")))
+    load_images(where, "keda", "collector", "prometheus", "kube-state-metrics")
+    install(where, "keda", "kube-state-metrics")
 
 
 @contextlib.contextmanager

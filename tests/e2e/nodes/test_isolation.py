@@ -27,7 +27,7 @@ from testbed import clang, components, debian, node
 from testbed.cluster import Cluster
 from testbed.images import Image
 from testbed.waiting import patient, until
-from testkit.farm import Farm, process_of, secret, secure_namespace
+from testkit.farm import Farm, load_images, process_of, secret, secure_namespace
 from testkit.playbooks import Run
 from testkit.site import SMALL, Site, pool
 from testkit.trees import resource
@@ -336,7 +336,7 @@ class Attacked(Farm):
 @pytest.fixture(scope="module")
 def farm(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Attacked:
     """Apply a tree to the node without the guard."""
-    stage.where.load(*(image for name in ("redis", "collector") for image in components.images_of(name)))
+    load_images(stage.where, "redis", "collector")
     made = Attacked(stage.where, "farm", tmp_path_factory.mktemp("tree"), stage)
     stage.where.apply(
         secure_namespace("farm", "restricted"),

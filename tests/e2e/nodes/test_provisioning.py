@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import components, manifests, pins
+from testbed import manifests, pins
 from testbed.cluster import Cluster, ClusterError
 from testbed.waiting import until
-from testkit.farm import Farm, fingerprint, this_machine
+from testkit.farm import Farm, fingerprint, load_images, this_machine
 from testkit.playbooks import ROOT, Run
 from testkit.site import SMALL, Site, pool
 from testkit.trees import resource
@@ -74,7 +74,7 @@ def stage(real: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Stage:
 @pytest.fixture(scope="module")
 def running(stage: Stage) -> dict[str, str]:
     """Install the previous KEDA, apply the tree, wait until NativeLink runs, and return its fingerprint."""
-    stage.where.load(*components.images_of("keda-previous"))
+    load_images(stage.where, "keda-previous")
     installed = stage.bootstrap(PREVIOUS)
     assert installed.status == 0, installed.output
     assert f"keda {PREVIOUS}: installed" in installed.summary["site"]
@@ -90,7 +90,7 @@ def test_a_failed_upgrade_tells_the_pods_reason_and_leaves_nativelink_alone(
     text = manifests.path("keda", CURRENT).read_text()
     broken.write_text(text.replace(f"/kedacore/keda:{CURRENT}", "/kedacore/keda:9.9.9"))
     assert broken.read_text() != text
-    stage.where.load(*components.images_of("keda"))
+    load_images(stage.where, "keda")
     tree = stage.site.files()
 
     failed = stage.bootstrap(CURRENT, broken, keda_wait_timeout=45)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from testbed import cluster, components, manifests
+from testbed import cluster
 from testbed.cluster import Cluster
 from testbed.waiting import until
-from testkit.farm import FAKE, Farm, await_keda, install_keda
+from testkit.farm import FAKE, Farm, await_keda, install, load_images
 from testkit.prometheus import Alerts
 from testkit.record import Record
 from testkit.site import pool
@@ -33,10 +33,8 @@ def follower(name: str, **more: Any) -> Object:
 @pytest.fixture(scope="package")
 def where(state: Path) -> Iterator[Cluster]:
     with cluster.fresh("e2e-scaling", nodes=3, real=True) as made:
-        wanted = ("keda", "collector", "redis", "redis-exporter", "prometheus", "kube-state-metrics")
-        made.load(*(image for name in wanted for image in components.images_of(name)))
-        install_keda(made)
-        made.run("apply", "--server-side", "-f", str(manifests.path("kube-state-metrics")))
+        load_images(made, "keda", "collector", "redis", "redis-exporter", "prometheus", "kube-state-metrics")
+        install(made, "keda", "kube-state-metrics")
         await_keda(made)
         yield made
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from testbed import cluster, components
+from testbed import cluster
 from testbed.waiting import until
 from testkit import numbers
 from testkit.collector import demand
-from testkit.farm import FAKE, Farm, await_keda, install_keda
+from testkit.farm import FAKE, Farm, await_keda, install, load_images
 from testkit.record import Record
 from testkit.site import pool
 from tests.e2e.scaling.conftest import DOWN_AT_ONCE, SLOTS
@@ -103,8 +103,8 @@ def test_reaction(state: Path, tmp_path: Path, rounds: int) -> None:
     print("export every second, KEDA's poll every second, HPA sync every 15 s", flush=True)
     found: dict[str, list[Reaction]] = {name: [] for name in RESTS}
     with cluster.fresh("e2e-reaction", nodes=3, real=True) as where:
-        where.load(*components.images_of("keda"), *components.images_of("collector"))
-        install_keda(where)
+        load_images(where, "keda", "collector")
+        install(where, "keda")
         farm = Farm(where, "reaction", tmp_path)
         variables: dict[str, Any] = {"nativelink_scaling": "keda", "nativelink_metrics_interval": 1}
         farm.apply(POOLS, **variables)
