@@ -61,15 +61,6 @@ class Source:
         edit(config)
         (folder / "collector.yaml").write_text(yaml.safe_dump(config))
 
-    def start_collector(self) -> None:
-        """Start the collector, and wait until it listens."""
-        program = build.program("otelcol")
-        with (self.folder / "collector.log").open("wb") as log:
-            command = [program, f"--config={self.folder}/collector.yaml"]
-            self.running.append(subprocess.Popen(command, stdout=log, stderr=log))
-        url = f"http://{self.reported}/metrics"
-        until("the collector to listen", lambda: urlopen(url, timeout=2).status == 200, 30, self.log)
-
     def start_scheduler(self) -> subprocess.Popen[bytes]:
         """Start NativeLink, which has nothing of an earlier one, and return it."""
         instance = {"instance_name": "main"}
@@ -118,7 +109,11 @@ def source(
     """Start a collector, whose configuration ``edit`` changes. It takes the metrics of one kind of NativeLink."""
     made = Source(folder, edit, sender)
     try:
-        made.start_collector()
+        with (folder / "collector.log").open("wb") as log:
+            command = [build.program("otelcol"), f"--config={folder}/collector.yaml"]
+            made.running.append(subprocess.Popen(command, stdout=log, stderr=log))
+        url = f"http://{made.reported}/metrics"
+        until("the collector to listen", lambda: urlopen(url, timeout=2).status == 200, 30, made.log)
         yield made
     finally:
         for process in made.running:

@@ -280,7 +280,7 @@ def engine(kind: str, folder: Path, *loaded: str, **variables: Any) -> Iterator[
                 **SMALL,
                 **made.variables,
                 "gitops_provider": kind,
-                "gitops_repository": server.https_url,
+                "gitops_repository": server.url,
                 "gitops_username": USER,
                 "gitops_password": "{{ lookup('env', 'GITOPS_PASSWORD') }}",
                 "gitops_ca_file": str(server.ca),
@@ -288,7 +288,7 @@ def engine(kind: str, folder: Path, *loaded: str, **variables: Any) -> Iterator[
             }
             site.add(NAME, where, **stated)
             said = site.playbook("bootstrap").summary[NAME]
-            assert f"push clusters/{NAME} to main of {server.https_url}: {kind} applies it from there" in said
+            assert f"push clusters/{NAME} to main of {server.url}: {kind} applies it from there" in said
             found = made(where, site, server)
             assert found.names("statefulset", CAS) == set()
             found.applied(site.publish(server), 180)

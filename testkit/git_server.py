@@ -1,4 +1,4 @@
-"""A Git server for clusters with a real node: a bare repository over HTTPS, with basic auth if wanted, and over SSH.
+"""A Git server for clusters with a real node: a bare repository over HTTPS with basic auth, or HTTP, and over SSH.
 
 Both protocols are read-only, as for a deploy key. Pods reach the machine's address of their cluster's network.
 """
@@ -63,7 +63,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         pass  # a client that refuses our certificate disconnects; the test reads the reason in the client's status
 
 
-def _http_server(address: str, root: Path, credentials: str, chain: Path | None) -> WSGIServer:
+def _http_server(address: str, root: Path, credentials: str = "", chain: Path | None = None) -> WSGIServer:
     """Return a server that passes each request to ``git http-backend``."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
@@ -95,24 +95,21 @@ def _http_server(address: str, root: Path, credentials: str, chain: Path | None)
 class GitServer:
     """A bare repository, served while the context is open.
 
-    `https_url` has a certificate of `ca`, `http_url` has no TLS, and `ssh_url` is for the private key in `identity`.
-    Pushes go to the folder `bare`, which needs no network.
+    `url` asks for the credentials, over TLS with a certificate of `ca`; without a password it does neither. `ssh_url`
+    is for the private key in `identity`. Pushes go to the folder `bare`, which needs no network.
     """
 
     def __init__(self, folder: Path, address: str, username: str = "", password: str = "") -> None:
-        """Create `folder` for all files. Without `password` HTTPS and HTTP need no authentication."""
-        self.address, self.username, self.password = address, username, password
+        """Create `folder` for all files."""
+        self.address = address
         folder.mkdir(parents=True)
         root = folder / "served"
         self.bare = root / NAME
         subprocess.run(["git", "init", "--quiet", "--bare", f"--initial-branch={BRANCH}", self.bare], check=True)
         self.ca, chain = certificate(folder, address)
         basic = base64.b64encode(f"{username}:{password}".encode()).decode()
-        self._http = [_http_server(address, root, f"Basic {basic}" if password else "", tls) for tls in (chain, None)]
-        self.https_url, self.http_url = (
-            f"{scheme}://{address}:{server.server_port}/{NAME}"
-            for scheme, server in zip(("https", "http"), self._http, strict=True)
-        )
+        self._http = _http_server(address, root, f"Basic {basic}", chain) if password else _http_server(address, root)
+        self.url = f"{'https' if password else 'http'}://{address}:{self._http.server_port}/{NAME}"
         self._client_key = asyncssh.generate_private_key("ssh-ed25519")
         self._host_key = asyncssh.generate_private_key("ecdsa-sha2-nistp256")
         self.identity = folder / "identity"
@@ -123,8 +120,7 @@ class GitServer:
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> GitServer:
-        for server in self._http:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._ssh = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
         port = self._ssh.get_port()
@@ -133,9 +129,8 @@ class GitServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server in self._http:
-            server.shutdown()
-            server.server_close()
+        self._http.shutdown()
+        self._http.server_close()
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
 

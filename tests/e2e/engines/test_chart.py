@@ -69,7 +69,7 @@ def test_flux_installs_the_chart(engine: Engine, charts: GitServer, farm: Farm) 
     # Unlike Helm, Flux reads the chart's own values only where they are named.
     files = [f"charts/nativelink/{file}" for file in ("values.yaml", BASE)]
     chart = {"chart": "charts/nativelink", "sourceRef": source, "valuesFiles": files}
-    git = {"url": charts.http_url, "ref": {"branch": BRANCH}, "interval": "1m"}
+    git = {"url": charts.url, "ref": {"branch": BRANCH}, "interval": "1m"}
     helm = {"releaseName": name, "targetNamespace": name, "interval": "1m", "chart": {"spec": chart}}
     helm |= {"values": values(farm), "test": {"enable": True}}
     where.apply(
@@ -100,7 +100,7 @@ def test_argo_cd_installs_the_chart(engine: Engine, charts: GitServer, farm: Far
     helm = {"releaseName": name, "valueFiles": [BASE], "valuesObject": values(farm)}
     application = {
         "project": "charts",
-        "source": {"repoURL": charts.http_url, "targetRevision": BRANCH, "path": "charts/nativelink", "helm": helm},
+        "source": {"repoURL": charts.url, "targetRevision": BRANCH, "path": "charts/nativelink", "helm": helm},
         "destination": {"server": "https://kubernetes.default.svc", "namespace": name},
         "syncPolicy": {"automated": {}, "syncOptions": ["ServerSideApply=true"]},
     }
