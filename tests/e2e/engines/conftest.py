@@ -26,6 +26,11 @@ MORE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
+def replicas(engine: Engine, name: str) -> int:
+    """Return how many workers a pool should have."""
+    return int(engine.get(f"deployment/nativelink-worker-{name}", engines.WORKERS)["spec"]["replicas"])
+
+
 def workers(engine: Engine) -> dict[str, Any]:
     """Return the pods of the pool kept by name, without terminating ones."""
     pods = ("get", "pods", "-l", "nativelink-gitops/pool=kept", "-o", "json")

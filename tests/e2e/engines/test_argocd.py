@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testkit.engines import SYNC_TIMEOUT, WORKERS, ArgoCD
-from tests.e2e.engines.conftest import configuration_of, workers
+from tests.e2e.engines.conftest import configuration_of, replicas, workers
 
 pytestmark = pytest.mark.parametrize("engine", ["argocd"], indirect=True, scope="package")
 SCALED = "scaledobject/nativelink-worker-auto"
@@ -25,20 +25,17 @@ def annotate(engine: ArgoCD, key: str, value: str | None) -> None:
 def test_autoscaled_replicas_are_left_alone(engine: ArgoCD) -> None:
     """Argo CD does not reset the replicas that KEDA sets, and a paused ScaledObject is not a difference."""
 
-    def replicas() -> int:
-        return int(engine.get("deployment/nativelink-worker-auto", WORKERS)["spec"]["replicas"])
-
     def pause(count: int) -> None:
         annotate(engine, "paused-replicas", str(count))
-        engine.eventually(f"KEDA to have {count} workers", lambda: replicas() == count, 30)
+        engine.eventually(f"KEDA to have {count} workers", lambda: replicas(engine, "auto") == count, 30)
 
-    before = replicas()
+    before = replicas(engine, "auto")
     pause(before + 1)
     for _ in range(2):
         engine.ask()
         assert engine.status()["sync"]["status"] == "Synced"
         assert {each["status"] for each in engine.status()["resources"]} == {"Synced"}
-        assert replicas() == before + 1
+        assert replicas(engine, "auto") == before + 1
     pause(before)  # otherwise the HPA removes the worker minutes later, during another test
     annotate(engine, "paused-replicas", None)
     engine.eventually("the pause to end", lambda: not paused(engine), 30)

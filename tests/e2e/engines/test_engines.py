@@ -23,7 +23,7 @@ from testkit.farm import fingerprint
 from testkit.git_server import certificate
 from testkit.prometheus import Alerts
 from testkit.trees import ROOT, resource
-from tests.e2e.engines.conftest import KEPT
+from tests.e2e.engines.conftest import KEPT, replicas
 
 LIMITED = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "300Mi"}}
 # What each engine says about an object that it may not apply: a Secret, and a ConfigMap in namespace default.
@@ -99,9 +99,9 @@ def test_hand_edits_are_healed(engine: Engine) -> None:
     engine.patch("service/nativelink-cas", {"spec": {"selector": {"wrong": "one"}}})
 
     def healed() -> bool:
-        replicas = engine.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"]
         selector = engine.get("service/nativelink-cas")["spec"]["selector"]
-        return replicas == 1 and "wrong" not in selector and engine.get("networkpolicy/default-deny") != {}
+        there = engine.get("networkpolicy/default-deny") != {}
+        return replicas(engine, "kept") == 1 and "wrong" not in selector and there
 
     engine.eventually("the tree's state", healed)
 
@@ -177,9 +177,6 @@ def test_other_kinds_and_namespaces_are_refused(engine: Engine, number: int, kin
 
 
 def test_a_suspended_sync_stays_suspended(engine: Engine, alerts: Alerts) -> None:
-    def replicas() -> int:
-        return int(engine.get("deployment/nativelink-worker-kept", WORKERS)["spec"]["replicas"])
-
     def pools(**change: int) -> list[dict[str, Any]]:
         now = engine.site.hosts[NAME]["nativelink_worker_pools"]
         return [{**each, **change} if each["name"] == KEPT["name"] else each for each in now]
@@ -197,14 +194,14 @@ def test_a_suspended_sync_stays_suspended(engine: Engine, alerts: Alerts) -> Non
     wait = ("-n", engine.namespace, "wait", *f"{engine.fetched}{commit}".split())
     engine.where.run(*wait, f"--timeout={patient(60)}s")
     alerts.fires("GitOpsOutOfSync")
-    assert replicas() == 1
+    assert replicas(engine, "kept") == 1
 
     # The summary tells users to run this command.
     (line,) = (line for line in done.summary[NAME].splitlines() if "resume it: " in line)
     command = shlex.split(line.partition("resume it: ")[2])
     subprocess.run([engine.where.kubectl, *command[1:]], check=True, capture_output=True, cwd=ROOT)
     engine.applied(commit)
-    assert replicas() == 2
+    assert replicas(engine, "kept") == 2
     alerts.ended()
     assert "suspended" not in engine.site.playbook("connect").summary[NAME]
     engine.site.set(NAME, nativelink_worker_pools=pools(min_replicas=1))

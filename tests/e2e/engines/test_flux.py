@@ -80,10 +80,8 @@ def test_a_version_reaches_a_promoted_cluster_only_when_its_branch_moves(engine:
     entry = {**SMALL, **spaces, **follows, "nativelink_worker_pools": [pool("default")], "gitops_revision": "promoted"}
 
     def version(namespace: str) -> str:
-        image = engine.get("statefulset/nativelink-cas", namespace)["spec"]["template"]["spec"]["containers"][0][
-            "image"
-        ]
-        return str(image.rpartition(":")[2])
+        pod = engine.get("statefulset/nativelink-cas", namespace)["spec"]["template"]["spec"]
+        return str(pod["containers"][0]["image"].rpartition(":")[2])
 
     def promote() -> None:
         engine.site.git("fetch", "--quiet", "origin")
