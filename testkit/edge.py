@@ -214,7 +214,7 @@ def opened(
         (folder / "servers.crt").write_bytes(servers.pem)
         for name, by in (("client.pem", clients), ("stranger.pem", Authority("Strangers"))):
             (folder / name).write_bytes(b"".join(by.issue("client")))
-        farm = Farm(where, CAS, site.tree_of(NAME))
+        farm = Farm(where, CAS, site.trees / NAME)
         farm.apply_folder()
         edge = Edge(**vars(farm), site=site, gateway=made_known(where), certificates=folder)
         edge.ready()

@@ -128,7 +128,7 @@ class Engine(ABC):
 
     def file(self, path: str) -> Path:
         """Return the path of a file of the tree."""
-        return self.site.tree_of(NAME) / path
+        return self.site.trees / NAME / path
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace a text that occurs once in a file of the tree."""

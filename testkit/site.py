@@ -61,10 +61,6 @@ class Site(Project):
         assert done.status == 0, done.output
         return done
 
-    def tree_of(self, name: str) -> Path:
-        """Return the folder of a cluster's tree."""
-        return self.trees / name
-
     def publish(self, server: GitServer) -> str:
         """Commit and push everything to a server for the first time, and return the commit's ID."""
         self.git("remote", "add", "origin", str(server.bare))

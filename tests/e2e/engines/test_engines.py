@@ -250,7 +250,7 @@ def test_a_second_bootstrap_changes_nothing_and_the_cluster_matches_the_tree(eng
     """Applying the tree once more, after all tests above, would change nothing either."""
     done = engine.site.playbook("bootstrap")
     assert done.changed == 0, done.output
-    tree = str(engine.site.tree_of(NAME))
+    tree = str(engine.site.trees / NAME)
     try:
         engine.where.run("diff", "--server-side", "--force-conflicts", "--field-manager=looking", "-k", tree)
     except ClusterError as error:

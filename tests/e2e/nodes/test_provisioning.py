@@ -52,7 +52,7 @@ class Stage:
 
     @property
     def farm(self) -> Farm:
-        return Farm(self.where, "nativelink", self.site.tree_of("site"))
+        return Farm(self.where, "nativelink", self.site.trees / "site")
 
 
 @pytest.fixture(scope="module")
