@@ -9,7 +9,6 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
@@ -26,7 +25,6 @@ from testkit.site import pool
 
 pytestmark = [pytest.mark.bench, nativelink.only_original("its latency")]
 OVERHEAD = 60.0  # ms, the target of a dependent action's median with low latency
-DEPENDENT = "40 dependent actions"
 INPUTS, WIDE, LARGE = 50, 200, 16 * 1024**2
 TRIVIAL = json.dumps(["/bin/sh", "-c", ": {salt} {index}"])
 RULE = 'genrule(name = "{0}", outs = ["{0}.txt"], srcs = [{1}], cmd = "echo {2} > $@")\n'
@@ -59,13 +57,6 @@ def wide(word: str) -> str:
     return "".join(RULE.format(number, sources(number), f"{word} {number}") for number in range(WIDE))
 
 
-# By title a function that makes a BUILD file. It takes a word, and another word makes actions that no cache has.
-BUILDS: dict[str, Callable[[str], str]] = {
-    DEPENDENT: dependent,
-    f"{WIDE} actions of {INPUTS} inputs, 8 at a time": wide,
-}
-
-
 def measure(edge: Edge, rounds: int, folder: Path) -> float:
     """Print all measurements, and return the median milliseconds of a dependent action."""
     direct = edge.client()
@@ -82,10 +73,12 @@ def measure(edge: Edge, rounds: int, folder: Path) -> float:
         for number in range(2 * WIDE):
             (bazel.workspace / f"in{number}").write_text(f"{folder.name} {number}\n" * 20)
         bazel.timed(dependent("warm"), 8)
-        for title, text in BUILDS.items():
+        builds = {"40 dependent actions": dependent, f"{WIDE} actions of {INPUTS} inputs, 8 at a time": wide}
+        for title, text in builds.items():
+            # Another word makes actions that no cache has.
             timed = [bazel.timed(text(f"{time.time_ns()}"), 8) for _ in range(rounds)]
             print(f"  Bazel, {title}: {statistics.median(seconds for seconds, _ in timed):.1f} s")
-            if title == DEPENDENT:
+            if text is dependent:
                 action = statistics.median(each for _, actions in timed for each in actions)
     report = direct.report("--actions=40", "--concurrency=1", f"--command={TRIVIAL}", pool="default", OSFamily="Linux")
     parts: dict[str, list[float]] = {}
