@@ -94,13 +94,6 @@ def test_a_patch_may_match_what_is_not_rendered(folder: Path, kustomization: dic
     assert len(reported(folder, **kustomization)) == count
 
 
-def test_a_pool_that_goes_leaves_its_patch_behind(folder: Path) -> None:
-    target = {"kind": "Deployment", "name": "nativelink-worker-gpu"}
-    with_pool = render.tree(values_of(nativelink_worker_pools=[{"name": "default"}, {"name": "gpu"}]))
-    assert len(reported(folder, patches=[{"patch": "[]", "target": target}])) == 1
-    assert patches.warnings(folder, with_pool) == []
-
-
 def test_a_kustomization_that_lost_the_tree_or_does_not_parse(folder: Path) -> None:
     (line,) = reported(folder, resources=[])
     assert line == f"{folder}/kustomization.yaml does not list rendered among its resources"
