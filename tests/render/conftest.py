@@ -1,43 +1,21 @@
-"""What the tests of trees share: the schemas of NativeLink's configuration, and a cluster."""
+"""What the tests of trees share: a folder, and a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import json5
-import jsonschema
 import pytest
 import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
 from testbed import manifests
 from testbed.cluster import Cluster
 from testbed.waiting import patient
-from testkit.trees import ROOT
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return the folder into which a cluster named `test` is written."""
     return tmp_path / "clusters" / "test"
-
-
-@pytest.fixture(scope="session")
-def accepts() -> Callable[[str, str], list[str]]:
-    """Return a function that lists a configuration's errors by the schema of a version (schemas/README.md)."""
-    files = {version: ROOT / f"schemas/nativelink-{version}.schema.json" for version in VERSIONS}
-    validators = {
-        version: jsonschema.Draft202012Validator(yaml.load(file.read_text(), yaml.CSafeLoader))
-        for version, file in files.items()
-    }
-
-    def faults(version: str, text: str) -> list[str]:
-        return [
-            f"{error.json_path}: {error.message[:300]}" for error in validators[version].iter_errors(json5.loads(text))
-        ]
-
-    return faults
 
 
 @pytest.fixture(scope="session")
