@@ -14,6 +14,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
+from testbed import clang
 from testkit.facts import at
 from testkit.playbooks import run_playbook
 from testkit.trees import CLUSTERS, ROOT, Object, committed, find, kustomized, objects_of, values_of
@@ -150,19 +151,10 @@ def test_every_workload(cluster: str) -> None:
             assert "requests" in part["resources"], name
 
 
-def test_the_program_that_isolates_actions_is_there_for_both_architectures() -> None:
-    objects = objects_of(render.tree(values_of()))
-    (program,) = [item for item in objects if item["kind"] == "ConfigMap" and "isolation" in item["metadata"]["name"]]
-    headers = {name: base64.b64decode(content)[:20] for name, content in program["binaryData"].items()}
-    # ELF for the machines 62 (x86-64) and 183 (AArch64).
-    assert {name: (each[:4], each[18]) for name, each in headers.items()} == {
-        "amd64": (b"\x7fELF", 62),
-        "arm64": (b"\x7fELF", 183),
-    }
-    volume = at(find(objects, "Deployment", "nativelink-worker-default"), "pod.volumes.isolation.configMap")
-    assert volume["name"] == program["metadata"]["name"]
-    assert {each["path"] for each in volume["items"]} == {
-        f"{architecture}/{name}" for architecture in ("amd64", "arm64") for name in ("action", "guarded", "prepare")
+def test_the_program_that_isolates_actions_is_the_committed_one() -> None:
+    program = yaml.load(render.tree(values_of())["worker/isolation.yaml"], yaml.CSafeLoader)["binaryData"]
+    assert {name: base64.b64decode(content) for name, content in program.items()} == {
+        name: (clang.ISOLATION / name).read_bytes() for name in ("amd64", "arm64")
     }
 
 
