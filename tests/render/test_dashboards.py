@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.rollouts import rollouts
 
 from testkit.trees import kustomized, values_of
 
@@ -36,11 +35,3 @@ def test_the_sidecar_finds_a_config_map_for_each_dashboard(folder: Path) -> None
         assert json.loads(item["data"][f"{name}.json"])["uid"] == f"nativelink-{name}"
         assert len(json.dumps(item)) < MOST
     assert "nativelink-cas-config" not in built, "the counter-run"
-
-
-def test_a_dashboard_restarts_nothing() -> None:
-    plain, wanted = files(), files(nativelink_dashboards=True)
-    changed = {**wanted, "monitoring/dashboards/queue.json": "{}\n"}
-    assert rollouts(plain, wanted) == rollouts(wanted, plain) == rollouts(wanted, changed) == []
-    # The counter-run: the configuration of a collector is in the same folder, and restarts it.
-    assert len(rollouts(wanted, {**wanted, "monitoring/collector.yaml": "changed: true\n"})) == 1

@@ -45,6 +45,7 @@ def tree(*pools: dict[str, Any], **variables: Any) -> dict[str, str]:
         # No pod has any of these.
         ({"nativelink_client_peers": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}, []),
         ({"nativelink_hostname": "other.example.com"}, []),
+        ({"nativelink_dashboards": True}, []),
     ],
 )
 def test_only_the_pods_that_change_are_replaced(variables: dict[str, Any], lines: list[str]) -> None:
