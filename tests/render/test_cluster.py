@@ -18,8 +18,6 @@ from testbed.waiting import until
 from testkit.inventories import inventories
 from testkit.trees import CLUSTERS, Object, find, objects_of, values_of
 
-TREES = ("local", "dev", "staging", "prod")
-
 
 def apply(api: Cluster, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     command = api.command("apply", "--server-side", "--field-manager=nativelink-gitops", *arguments)
@@ -37,13 +35,6 @@ def runs(pod: Object) -> bool:
 
 def get(api: Cluster, *arguments: str) -> list[Object]:
     return yaml.safe_load(api.run("get", *arguments, "-o", "json"))["items"]
-
-
-@pytest.mark.parametrize("name", TREES)
-def test_a_tree_is_accepted_without_a_warning(api: Cluster, name: str) -> None:
-    done = apply(api, "--dry-run=server", "-k", str(CLUSTERS / name))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "statefulset.apps/nativelink-cas serverside-applied (server dry run)" in done.stdout
 
 
 def test_a_tree_with_dashboards_is_accepted_without_a_warning(api: Cluster, folder: Path) -> None:
