@@ -317,33 +317,31 @@ def test_without_the_guard_the_build_hangs(farm: Farm) -> None:
     assert build.wait(timeout=patient(60)) == 1
 
 
+def build_over_a_restart(farm: Farm, timeout: float = 0) -> Process:
+    """Start a build, and Redis anew while its actions run."""
+    farm.guarded()
+    until("NativeLink to match", farm.matching.exists, 40, farm.log)
+    build = farm.build(20, "2-4", timeout)
+    until("actions to run", lambda: bool(farm.redis.run("KEYS", "aa_*")), 20)
+    time.sleep(1)
+    farm.redis.stop()
+    time.sleep(3)
+    farm.redis.start()
+    return build
+
+
 def test_without_retries_a_restart_of_redis_strands_actions(farm: Farm) -> None:
     """The counter-run of the next test takes the retries out of the configuration."""
     config = farm.folder / "config/scheduler.json5"
     text = config.read_text()
     config.write_text(text.replace("retry: {max_retries: 8},", ""))
     assert config.read_text() != text
-    farm.guarded()
-    until("NativeLink to match", farm.matching.exists, 40, farm.log)
-    build = farm.build(20, "2-4", timeout=30)
-    until("actions to run", lambda: bool(farm.redis.run("KEYS", "aa_*")), 20)
-    time.sleep(1)
-    farm.redis.stop()
-    time.sleep(3)
-    farm.redis.start()
-    assert build.wait(timeout=patient(90)) == 1
+    assert build_over_a_restart(farm, timeout=30).wait(timeout=patient(90)) == 1
 
 
 def test_a_restart_of_redis_loses_nothing_and_the_subscription_is_renewed(farm: Farm) -> None:
     farm.turn["while sleep 10"] = "while sleep 1"
-    farm.guarded()
-    until("NativeLink to match", farm.matching.exists, 40, farm.log)
-    build = farm.build(20, "2-4")
-    until("actions to run", lambda: bool(farm.redis.run("KEYS", "aa_*")), 20)
-    time.sleep(1)
-    farm.redis.stop()
-    time.sleep(2)
-    farm.redis.start()
+    build = build_over_a_restart(farm)
     told = build.communicate(timeout=patient(90))[0]
     assert build.returncode == 0, told
     until("the subscription", lambda: "1" in farm.psub(), 40, farm.log)

@@ -67,36 +67,32 @@ def test_a_version_with_other_names_refuses_a_configuration() -> None:
 
 
 RENDERING = """
-import json
+import json, sys
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from testkit.trees import values_of
-
-names = list("abcdefgh")
-mappings = ("node_selector", "platform_properties", "annotations", "env")
-pool = {"persistent_workers": True, **dict.fromkeys(mappings, dict.fromkeys(names, "x"))}
-values = values_of(
-    nativelink_worker_pools=[{"name": name, **pool} for name in names],
-    nativelink_scheduler_platform_properties=dict.fromkeys(names, "exact"),
-    nativelink_image_pull_secrets=names,
-    nativelink_metrics_namespaces=names,
-    nativelink_prometheus="bundled",
-)
-print(json.dumps(render.tree(values)))
+print(json.dumps(render.tree(values_of(**json.loads(sys.argv[1])))))
 """
 
 
 def test_the_same_inventory_gives_the_same_tree() -> None:
     """The tree does not depend on Python's hashes, which order sets and differ between processes."""
+    names = list("abcdefgh")
+    mappings = ("node_selector", "platform_properties", "annotations", "env")
+    pool = {"persistent_workers": True, **dict.fromkeys(mappings, dict.fromkeys(names, "x"))}
+    variables = {
+        "nativelink_worker_pools": [{"name": name, **pool} for name in names],
+        "nativelink_scheduler_platform_properties": dict.fromkeys(names, "exact"),
+        **dict.fromkeys(("nativelink_image_pull_secrets", "nativelink_metrics_namespaces"), names),
+        "nativelink_prometheus": "bundled",
+    }
+    path = f"{ROOT}:{ROOT / '.ansible/collections'}"
     first, second = (
-        subprocess.run(
-            [sys.executable, "-c", RENDERING],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / '.ansible/collections'}", "PYTHONHASHSEED": seed},
-            capture_output=True,
+        subprocess.check_output(
+            [sys.executable, "-c", RENDERING, json.dumps(variables)],
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
             text=True,
-            check=True,
-        ).stdout
+        )
         for seed in ("1", "2")
     )
-    assert {f"worker/{name}/deployment.yaml" for name in "abcdefgh"} < json.loads(first).keys()
+    assert {f"worker/{name}/deployment.yaml" for name in names} < json.loads(first).keys()
     assert first == second
