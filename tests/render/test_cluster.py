@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from hypothesis import Phase, given, settings
 
 from testbed.cluster import Cluster
@@ -37,15 +36,8 @@ def get(api: Cluster, *arguments: str) -> list[Object]:
     return yaml.safe_load(api.run("get", *arguments, "-o", "json"))["items"]
 
 
-def test_a_tree_with_dashboards_is_accepted_without_a_warning(api: Cluster, folder: Path) -> None:
-    tree.write(folder, render.tree(values_of(nativelink_dashboards=True)))
-    done = apply(api, "--dry-run=server", "-k", str(folder))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("configmap/nativelink-dashboard-") == 6
-
-
 def test_an_unknown_field_is_refused(api: Cluster) -> None:
-    """The counter-run shows that the test above is strict."""
+    """The counter-run shows that the tests below are strict."""
     service = find(objects_of(render.tree(values_of())), "Service", "nativelink-cas")
     service["spec"]["prots"] = service["spec"].pop("ports")
     assert "prots" in judged(api, service)
