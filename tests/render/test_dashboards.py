@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 
@@ -14,18 +13,14 @@ NAMES = ["cache", "edge", "gitops", "overview", "queue", "workers"]
 MOST = 256 * 1024  # bytes: Argo CD and kubectl copy an object that they apply on the client's side into an annotation
 
 
-def files(**variables: Any) -> dict[str, str]:
-    return render.tree(values_of(**variables))
-
-
 def test_a_tree_has_no_dashboard_unless_the_inventory_wants_them() -> None:
-    plain, wanted = files(), files(nativelink_dashboards=True)
+    plain, wanted = (render.tree(values_of(nativelink_dashboards=each)) for each in (False, True))
     assert sorted(set(wanted) - set(plain)) == [f"monitoring/dashboards/{name}.json" for name in NAMES]
     assert [path for path in plain if plain[path] != wanted[path]] == ["kustomization.yaml"]
 
 
 def test_the_sidecar_finds_a_config_map_for_each_dashboard(folder: Path) -> None:
-    tree.write(folder, files(nativelink_dashboards=True, nativelink_namespace="farm"))
+    tree.write(folder, render.tree(values_of(nativelink_dashboards=True, nativelink_namespace="farm")))
     built = {item["metadata"]["name"]: item for item in kustomized(folder) if item["kind"] == "ConfigMap"}
     for name in NAMES:
         item = built[f"nativelink-dashboard-{name}"]  # without a hash, which the others have

@@ -18,10 +18,6 @@ CLIENT = {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key", "ca_file": "/
 SHARD = "nativelink-cas-{}.nativelink-cas-headless.nativelink.svc"
 
 
-def tree(**variables: Any) -> dict[str, str]:
-    return render.tree(values_of(**variables))
-
-
 def clients(value: Any) -> dict[str, Any]:
     """Return the `tls_config` of all endpoints by address."""
     if isinstance(value, list):
@@ -34,7 +30,7 @@ def clients(value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_only_clients_of_the_ports_of_workers_show_certificates(version: str) -> None:
-    found = configurations(tree(nativelink_version=version, **MUTUAL_TLS, **WRITERS))
+    found = configurations(render.tree(values_of(nativelink_version=version, **MUTUAL_TLS, **WRITERS)))
     plain = {f"grpc://{SHARD.format(number)}:50052": None for number in range(3)}
     writers = {f"grpcs://{SHARD.format(number)}:50053": CLIENT for number in range(3)}
     # CAS pods write to each other for the clients of port 50054.
@@ -45,7 +41,7 @@ def test_only_clients_of_the_ports_of_workers_show_certificates(version: str) ->
 
 
 def test_without_a_secret_nothing_is_encrypted() -> None:
-    files = tree(**WRITERS)
+    files = render.tree(values_of(**WRITERS))
     assert not [path for path, text in files.items() if "tls" in text or "grpcs" in text]
 
 
