@@ -261,7 +261,6 @@ REACHED: list[tuple[dict[str, object], str, str, str]] = [
     ),
     # The bundled Prometheus reads the demand, and is read by them.
     ({"nativelink_metrics_namespaces": ["metrics"]}, "prometheus", "collector:9464", ""),
-    (BUNDLED, "prometheus", "collector:9464", "prometheus"),
     (BUNDLED | REDIS, "prometheus", "demand:9121", "prometheus"),
     (BUNDLED, READERS, "prometheus:9090", "keda adapter"),
     (BUNDLED | REDIS, "prometheus", "scheduler:50061 redis:6379 internet:443 api-server:6443", ""),
@@ -287,12 +286,6 @@ def test_a_port_is_reached_as_the_inventory_says(
     policies = policies_of(**variables)
     for port in ports.split():
         assert {name for name in names.split() if allowed(policies, f"{name} > {port}")} == set(found.split()), port
-
-
-def test_dns_is_asked_over_udp_too() -> None:
-    for policy in (item for item in MEMORY if item["metadata"]["name"] == "dns"):
-        (rule,) = policy["spec"]["egress"]
-        assert [(port["protocol"], port["port"]) for port in rule["ports"]] == [("UDP", 53), ("TCP", 53)]
 
 
 def test_policies_select_by_role_and_never_by_pool() -> None:

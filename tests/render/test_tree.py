@@ -69,29 +69,6 @@ def test_all_processes_find_a_key_in_the_same_shard(version: str) -> None:
         assert {store.get("experimental_read_batching") == {} for store in reached} == {batched}
 
 
-def test_a_cas_pod_has_memory_for_the_files_that_it_may_hold() -> None:
-    """2 TiB would have inodes for 127 million files, and their index would take 60 GiB."""
-
-    def count(**variables: Any) -> int:
-        config = json5.loads(render.tree(values_of(nativelink_cas_volume_size="2Ti", **variables))["cas/cas.json5"])
-        stores = ("stores.CAS_SLICE.verify.backend", "stores.AC_SLICE")
-        return sum(at(config, f"{store}.filesystem.eviction_policy.max_count") for store in stores)
-
-    # Three quarters of 8 GiB at 512 bytes a file.
-    assert count() == 8 * 1024**3 * 3 // 4 // 512 == 12_582_912
-    assert count(nativelink_cas_resources={"requests": {"memory": "2Gi"}}) == 2 * 1024**4 * 95 // 100 // 16384
-
-
-def test_redis_refuses_writes_before_it_is_out_of_memory() -> None:
-    def arguments(**resources: object) -> list[str]:
-        tree = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_redis_resources=resources))
-        return list(at(find(objects_of(tree), "StatefulSet", "nativelink-redis"), "container.args"))
-
-    limited = arguments(requests={"memory": "3Gi"}, limits={"memory": "4Gi"})
-    assert limited[limited.index("--maxmemory") + 1] == str(4 * 1024**3 * 70 // 100)
-    assert "--maxmemory" not in arguments(requests={"memory": "1Gi"})
-
-
 def test_a_prometheus_operator_finds_the_services() -> None:
     wanted = {"nativelink_prometheus": "operator", "nativelink_metrics": ["scheduler", "worker"]}
     asked = {"nativelink_prometheus_labels": {"release": "main"}, "nativelink_metrics_namespaces": ["metrics"]}
