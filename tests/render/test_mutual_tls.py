@@ -46,12 +46,10 @@ def test_without_a_secret_nothing_is_encrypted() -> None:
 
 
 def test_without_an_issuer_the_user_makes_the_secrets() -> None:
-    def asked(**variables: Any) -> list[str]:
-        found = wanted_secrets(values_of(**variables))
-        return [f"{each['namespace']}/{each['name']}: {each['what']}" for each in found]
-
-    assert asked(**MUTUAL_TLS) == [
+    made = {"nativelink_mutual_tls_issuer": "our-ca"}
+    ours, theirs = (wanted_secrets(values_of(**MUTUAL_TLS, **variables)) for variables in (made, {}))
+    assert ours == []
+    assert [f"{each['namespace']}/{each['name']}: {each['what']}" for each in theirs] == [
         "nativelink/mutual-tls-1: the certificate of CAS and scheduler for mutual TLS",
         "nativelink-workers/mutual-tls-1: the certificate of the workers for mutual TLS",
     ]
-    assert asked(**MUTUAL_TLS, nativelink_mutual_tls_issuer="our-ca") == []
