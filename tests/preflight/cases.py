@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 FOLDER = Path(__file__).parent
-_KEYS = {"name", "set", "unset", "server", "server_alone", "rendered", "helm", "chart"}
+_KEYS = {"name", "set", "unset", "says", "server", "server_alone", "rendered", "helm", "chart"}
 # What follows the values of some kinds, in the texts of cases.
 _PARTS = "at most 63 letters, digits, hyphens, dots and underscores"
 _WORDS = {
@@ -49,14 +51,16 @@ def variables(stated: dict[str, Any]) -> dict[str, Any]:
 
 
 def single(case: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a case, or those for the places of `each`."""
-    if "each" not in case:
+    """Yield a case; with `says`, one for its place and value, or for those of `each`."""
+    if "says" not in case:
         yield case
-    for place, value in case.get("each", {}).items():
-        pool = place.removeprefix("pool.")
-        stated = {place: value} if pool == place else {"pool": {pool: value}}
-        full = place if pool == place else f"nativelink_worker_pools[linux].{pool}"
-        yield {"set": stated, full: case["says"].replace("VALUE", repr(value))}
+        return
+    more = {key: value for key, value in case.items() if key in _KEYS}
+    for place, value in case.get("each", case).items():
+        if place not in _KEYS:
+            stated = reduce(lambda inner, key: {key: inner}, reversed(place.split(".")), value)
+            full = re.sub(r"^pool\.", "nativelink_worker_pools[linux].", place)
+            yield {**more, "set": stated, full: case["says"].replace("VALUE", repr(value))}
 
 
 def load(folder: Path = FOLDER / "reject") -> list[Case]:
