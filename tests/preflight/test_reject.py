@@ -22,6 +22,7 @@ from testkit.playbooks import Run, run_playbook
 from testkit.servers import server
 from tests.preflight.cases import CASES, Case
 
+RULES = validation.RULES
 RENDERING = [f"{specs.__package__}.{name}" for name in ("render", "context")]
 
 
@@ -80,16 +81,10 @@ def test_what_validates_does_not_import_what_renders() -> None:
 # The counter-runs: without a rule, or a format, at least one case has no line.
 
 
-def has_its_line(case: Case) -> bool:
-    """Return True if a case has its line when its cluster is checked alone."""
-    values = values_without_ansible()[case.name]
-    return case.line in {str(finding) for finding in validation.static_findings({case.name: values})}
-
-
-@cache
-def alone() -> list[Case]:
-    """Return the cases that need no other cluster and no rendered object. Call it while all rules are there."""
-    return [case for case in CASES if has_its_line(case)]
+def checked(case: Case) -> tuple[types.CheckedValues, set[str]]:
+    """Return the valid values of a case's cluster, and the lines about the others."""
+    values, findings = types.checked({**values_without_ansible()[case.name], "cluster": case.name})
+    return values, {str(Finding(case.name, *each)) for each in findings}
 
 
 @cache
@@ -97,14 +92,13 @@ def sayers() -> list[list[object]]:
     """Return what says each case's line: rules, and None for what checks each variable alone."""
     found = []
     for case in CASES:
-        values, findings = types.checked({**values_without_ansible()[case.name], "cluster": case.name})
-        said = {None: findings, **{rule: types.apply_rule(rule, values) for rule in validation.RULES}}
-        lines = {rule: {str(Finding(case.name, *each)) for each in findings} for rule, findings in said.items()}
-        found.append([rule for rule, said_by_it in lines.items() if case.line in said_by_it])
+        values, lines = checked(case)
+        said = {rule: {str(Finding(case.name, *each)) for each in types.apply_rule(rule, values)} for rule in RULES}
+        found.append([rule for rule, said_by_it in {None: lines, **said}.items() if case.line in said_by_it])
     return found
 
 
-@pytest.mark.parametrize("rule", validation.RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_no_rule_is_without_a_case(rule: object) -> None:
     assert [rule] in sayers()
 
@@ -113,11 +107,12 @@ def test_no_rule_is_without_a_case(rule: object) -> None:
 def test_no_format_is_without_a_case(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # The cases that name the variable come first: most of the time the first one is enough.
     name = formats.FORMATS[index][0].strip("*.[]")
-    expected = sorted(alone(), key=lambda case: name not in case.line)
+    alone = [case for case, said in zip(CASES, sayers(), strict=True) if said == [None]]
+    alone.sort(key=lambda case: name not in case.line)
     monkeypatch.setattr(formats, "FORMATS", formats.FORMATS[:index] + formats.FORMATS[index + 1 :])
     formats.checks.cache_clear()
     try:
-        assert not all(map(has_its_line, expected))
+        assert not all(case.line in checked(case)[1] for case in alone)
     finally:
         formats.checks.cache_clear()
 
@@ -191,17 +186,3 @@ def test_one_bad_cluster_stops_all_before_anything_is_written_or_applied(name: s
         assert (tmp_path / "clusters/good/rendered/kustomization.yaml").is_file()
     else:
         assert callers != []
-
-
-def test_a_fault_outside_of_the_limit_does_not_stop_the_run(tmp_path: Path) -> None:
-    hosts = {"good": minimal("good", tmp_path), "bad": {**minimal("bad", tmp_path), "nativelink_cas_replicas": 0}}
-    file = write_inventory(tmp_path, hosts)
-
-    assert run_playbook("check_inventory", file, "--limit", "good").status == 0
-    assert run_playbook("check_inventory", file, "--limit", "bad").status == 2
-
-
-def test_a_variable_without_a_prefix_may_be_used_in_the_one_with_it(tmp_path: Path) -> None:
-    used = {"cas_replicas": 4, "nativelink_cas_replicas": "{{ cas_replicas }}"}
-    file = write_inventory(tmp_path, {"good": {**minimal("good", tmp_path), **used}})
-    assert run_playbook("check_inventory", file).status == 0
