@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.change_guard import breaking_changes, notices, refused
 
 from testkit.inventories import minimal, write_inventory
-from testkit.playbooks import Run, run_playbook
+from testkit.playbooks import run_playbook
 from testkit.repository import git
-from testkit.trees import committed
+from testkit.trees import committed, values_of
 
 CAS_FILE, REDIS_FILE = "cas/statefulset.yaml", "scheduler/redis-statefulset.yaml"
 CAS, REDIS = (yaml.safe_load(committed("staging")[file]) for file in (CAS_FILE, REDIS_FILE))
@@ -276,40 +277,32 @@ def test_a_broken_statefulset_is_named_and_refuses_nothing(
     assert findings(folder, allowed=("cas_replicas",)) == ([], [line])
 
 
-def test_the_playbook_repairs_a_broken_file_and_refuses_the_changes_of_all_clusters_at_once(tmp_path: Path) -> None:
+def test_the_playbook_refuses_the_changes_of_all_clusters_at_once_and_repairs_a_broken_file(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     hosts = {name: minimal(name, tmp_path / "clusters") for name in ("one", "two", "broken")}
     hosts["two"] |= {"nativelink_scheduler_backend": "redis"}
-
-    def render() -> Run:
-        return run_playbook("render", write_inventory(tmp_path, hosts))
-
-    def tree() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in (tmp_path / "clusters").rglob("*") if path.is_file()}
-
-    assert render().status == 0
-    whole = tree()
+    for name, variables in hosts.items():
+        tree.write(tmp_path / "clusters" / name, render.tree(values_of(name, **variables)))
     file = tmp_path / "clusters/broken/rendered" / CAS_FILE
     text = file.read_text()
     file.write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> other\n")
     commit(tmp_path)
 
-    run = render()
-    assert run.status == 0, run.output
-    assert "rendered/cas/statefulset.yaml: the committed file has conflict markers of a merge" in run.output
-    assert tree() == whole
-
     hosts["one"] |= {"nativelink_cas_replicas": 4}
     hosts["two"] |= {"nativelink_cas_volume_size": "400Gi", "nativelink_redis_volume_size": "20Gi"}
-    run = render()
+    run = run_playbook("render", write_inventory(tmp_path, hosts))
     assert run.status == 2
     assert [line.split(": ")[:2] for line in run.findings] == [
         ["one", "nativelink_cas_replicas"],
         ["two", "nativelink_cas_volume_size"],
         ["two", "nativelink_redis_volume_size"],
     ]
-    assert tree() == whole
+    assert git(tmp_path, "status", "--porcelain", "clusters") == ""
 
     hosts["one"] |= {"nativelink_allow_changes": ["cas_replicas"]}
     hosts["two"] |= {"nativelink_allow_changes": ["cas_volume_size", "redis_immutable"]}
-    assert render().status == 0
+    run = run_playbook("render", write_inventory(tmp_path, hosts))
+    assert run.status == 0, run.output
+    assert "rendered/cas/statefulset.yaml: the committed file has conflict markers of a merge" in run.output
+    assert file.read_text() == text
+    assert "replicas: 4" in (tmp_path / "clusters/one/rendered" / CAS_FILE).read_text()
