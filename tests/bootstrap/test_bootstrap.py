@@ -281,6 +281,7 @@ def test_dead_and_hanging_clusters_do_not_delay_others(story: Story, project: Pr
     for name in ("dead", "hanging"):
         assert run.summary[name].startswith(f"{name}: failed\n")
         assert "  failed       cluster_context: the API server https://127.0.0.1:" in run.summary[name]
+    assert "did not answer within 15 s" in run.summary["hanging"]
 
     # The counter-run: when the cluster answers again, it is completed like the other.
     run = project.run("--limit", "alive,hanging")
