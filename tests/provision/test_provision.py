@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import subprocess
 import tempfile
@@ -18,7 +17,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api, 
 
 from testbed import manifests, pins
 from testbed.cluster import Cluster
-from testbed.waiting import ClusterError, until
+from testbed.waiting import until
 from testkit.inventories import CONTEXT, kubeconfig
 from testkit.repository import git
 from testkit.servers import answering, server
@@ -420,59 +419,35 @@ def both(play: Play, provisioned: Run) -> Object:
     return given | {"gitops_install": "existing"}
 
 
-UNDELETABLE = """
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicy
-metadata: {name: undeletable}
-spec:
-  matchConstraints:
-    resourceRules:
-      - apiGroups: ["", rbac.authorization.k8s.io]
-        apiVersions: [v1]
-        operations: [DELETE]
-        resources: [secrets, rolebindings]
-        resourceNames: [nativelink-dev-repository, nativelink-gitops]
-  validations: [{expression: "false"}]
+CAUTIOUS = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: cautious}
+rules:
+  - {apiGroups: ["*"], resources: ["*"], verbs: [get, list, watch, create, update, patch]}
+  - {apiGroups: [kustomize.toolkit.fluxcd.io, argoproj.io], resources: ["*"], verbs: [delete]}
 ---
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata: {name: undeletable}
-spec: {policyName: undeletable, validationActions: [Deny]}
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: cautious, namespace: default}}
 ---
-{apiVersion: v1, kind: Secret, metadata: {name: nativelink-dev-repository, namespace: default}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: cautious}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cautious}
+subjects: [{kind: ServiceAccount, name: cautious, namespace: default}]
 """
 
 
-@contextlib.contextmanager
-def undeletable(dev: Cluster) -> Iterator[None]:
-    """Have the API server refuse to delete an engine's RoleBindings and its Secret."""
-    dev.apply(*yaml.safe_load_all(UNDELETABLE))
-    delete = ("-n", "default", "delete", "secret", "nativelink-dev-repository")
-
-    def refused() -> bool:
-        try:
-            dev.run(*delete, "--dry-run=server")
-        except ClusterError:
-            return True
-        return False
-
-    try:
-        until("deletions to be refused", refused, 30)
-        yield
-    finally:
-        for each in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
-            dev.run("delete", each, "undeletable")
-        until("deletions to work", lambda: not refused(), 30)
-        dev.run(*delete)
-
-
-def test_an_interrupted_switch_is_finished_by_the_next_run(play: Play, dev: Cluster, both: Object) -> None:
+def test_an_interrupted_switch_is_finished_by_the_next_run(
+    play: Play, dev: Cluster, both: Object, tmp_path: Path
+) -> None:
+    """What interrupts it is a user who may not delete an engine's RoleBindings and its Secret."""
+    dev.apply(*yaml.safe_load_all(CAUTIOUS))
+    file = dev.kubeconfig_of(dev.run("create", "token", "cautious").strip(), tmp_path / "kubeconfig")
     for former, successor in (("flux", "argocd"), ("argocd", "flux")):
         assert made(dev) == MADE[former]
         switched = both | {"gitops_provider": successor}
-        with undeletable(dev):
-            (interrupted,) = play.steps(step("gitops"), **switched)
-        assert "ValidatingAdmissionPolicy 'undeletable'" in interrupted.message
+        (interrupted,) = play.steps(step("gitops"), **switched | {"cluster_kubeconfig": str(file)})
+        assert 'User "system:serviceaccount:default:cautious" cannot delete resource' in interrupted.message
         assert ACTS[former] not in made(dev)  # it goes first, because it cannot act without its rights
         run = play(["gitops"], **switched)
         assert made(dev) == MADE[successor]
