@@ -6,7 +6,6 @@ import base64
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -454,16 +453,6 @@ def test_an_interrupted_switch_is_finished_by_the_next_run(
         assert f"took the tree from {former}, whose installation stays" in run.summary["connected"]
 
 
-BY_FLUX = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller", "-f", "-")
-SCALED = """
-apiVersion: keda.sh/v1alpha1
-kind: ScaledObject
-metadata:
-  name: nativelink-worker-big
-  namespace: nativelink-workers
-  labels: {app.kubernetes.io/managed-by: nativelink-gitops}
-spec: {scaleTargetRef: {name: nativelink-worker-big}, triggers: [{type: cpu, metadata: {value: "50"}}]}
-"""
 LATE = """
 apiVersion: v1
 kind: ConfigMap
@@ -471,23 +460,16 @@ metadata: {name: late, namespace: nativelink, labels: {app.kubernetes.io/managed
 """
 
 
-@pytest.fixture
-def scaled(dev: Cluster, both: Object) -> Iterator[Callable[[int], Object]]:
-    """Apply a ScaledObject as Flux does.
+def applied_by_flux(dev: Cluster) -> None:
+    options = ("--server-side", "--force-conflicts", "--field-manager=kustomize-controller")
+    dev.run("apply", *options, "-f", "-", stdin=LATE)
 
-    Return a function that writes a number to its status, as KEDA does, and returns the ScaledObject.
-    """
-    del both  # it installs KEDA's kinds
-    dev.run(*BY_FLUX, stdin=SCALED)
-    where = ("-n", "nativelink-workers", "scaledobject", "nativelink-worker-big")
 
-    def write(number: int) -> Object:
-        patch = json.dumps({"status": {"originalReplicaCount": number}})
-        dev.run("patch", *where, "--subresource=status", "--type=merge", "--field-manager=keda", "-p", patch)
-        return json.loads(dev.run("get", *where, "-o", "json", "--show-managed-fields"))
-
-    yield write
-    dev.run("delete", *where)
+def noted(dev: Cluster, number: int) -> Object:
+    """Have another client change the ConfigMap, and return it."""
+    where = ("-n", "nativelink", "configmap", "late")
+    dev.run("annotate", *where, f"number={number}", "--overwrite")
+    return json.loads(dev.run("get", *where, "-o", "json", "--show-managed-fields"))
 
 
 def owner(live: Object) -> list[str]:
@@ -495,9 +477,7 @@ def owner(live: Object) -> list[str]:
     return [each["manager"] for each in live["metadata"]["managedFields"] if each["operation"] == "Apply"]
 
 
-def test_objects_that_change_while_the_old_engine_goes_are_handed_over(
-    play: Play, dev: Cluster, both: Object, scaled: Callable[[int], Object]
-) -> None:
+def test_an_object_that_comes_while_the_old_engine_goes_is_handed_over(play: Play, dev: Cluster, both: Object) -> None:
     where = ("-n", "flux-system", "kustomization.kustomize.toolkit.fluxcd.io", "nativelink-dev")
 
     def finalizers(names: list[str]) -> None:
@@ -509,19 +489,18 @@ def test_objects_that_change_while_the_old_engine_goes_are_handed_over(
         asked = ("get", *where, "-o", "jsonpath={.metadata.deletionTimestamp}")
         try:
             until("the Kustomization to be deleted", lambda: dev.run(*asked) != "", 60)
-            assert owner(scaled(1)) == ["kustomize-controller"]
-            dev.run(*BY_FLUX, stdin=LATE)
+            applied_by_flux(dev)
+            assert owner(noted(dev, 0)) == ["kustomize-controller"]
         finally:
             finalizers([])
         run.result()
-    assert owner(scaled(2)) == ["argocd-controller"]
-    late = dev.run("get", "-n", "nativelink", "configmap", "late", "-o", "json", "--show-managed-fields")
-    assert owner(json.loads(late)) == ["argocd-controller"]
+    assert owner(noted(dev, 1)) == ["argocd-controller"]
     dev.run("delete", "-n", "nativelink", "configmap", "late")
 
 
+@pytest.mark.usefixtures("provisioned")
 def test_an_object_that_changes_during_the_handover_is_read_again(
-    dev: Cluster, scaled: Callable[[int], Object], monkeypatch: pytest.MonkeyPatch
+    dev: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ansible.errors import AnsibleActionFail
 
@@ -529,22 +508,24 @@ def test_an_object_that_changes_during_the_handover_is_read_again(
 
     action = take_over.ActionModule(*[None] * 6)
     action._api, action._args, action._cluster = Api(str(dev.kubeconfig), dev.context), {"engine": "argocd"}, "dev"
-    stale = scaled(1)
-    scaled(2)
+    applied_by_flux(dev)
+    stale = noted(dev, 1)
+    assert owner(noted(dev, 2)) == ["kustomize-controller"]
     handed = (stale, {"kustomize-controller"}, "argocd-controller")
     with monkeypatch.context() as patch:
         patch.setattr(take_over, "_SECONDS", 0)
         with pytest.raises(AnsibleActionFail) as refused:
             action._hand_over(*handed)
     assert refused.value.message == (
-        "dev: gitops_provider: waited 0 s to hand ScaledObject nativelink-workers/nativelink-worker-big over "
+        "dev: gitops_provider: waited 0 s to hand ConfigMap nativelink/late over "
         "to argocd: another client changed it each time; find out which client writes it so often, then run again"
     )
-    assert owner(scaled(3)) == ["kustomize-controller"]
+    assert owner(noted(dev, 3)) == ["kustomize-controller"]
     action._hand_over(*handed)
-    after = scaled(4)
+    after = json.loads(dev.run("get", "-n", "nativelink", "configmap", "late", "-o", "json", "--show-managed-fields"))
     assert owner(after) == ["argocd-controller"]
-    assert after["status"]["originalReplicaCount"] == 4
+    assert after["metadata"]["annotations"] == {"number": "3"}
+    dev.run("delete", "-n", "nativelink", "configmap", "late")
 
 
 # A pool that changes from fixed to autoscaled
