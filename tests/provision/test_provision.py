@@ -165,23 +165,30 @@ def test_flux_waits_for_its_credentials_and_may_change_only_what_the_tree_holds(
 
 @pytest.mark.usefixtures("provisioned")
 def test_changes_that_are_not_pushed_are_reported(play: Play, tmp_path: Path) -> None:
-    git(tmp_path, "init", "-q", "--bare", "-b", "main", "origin")
-    git(tmp_path, "clone", "-q", "origin", "checkout")
-    checkout = tmp_path / "checkout"
-    tree = checkout / "clusters" / "dev"
-    tree.mkdir(parents=True)
-    (tree / "kustomization.yaml").write_text("resources: []\n")
-    found = REFERENCE | SPACES | {"nativelink_clusters_dir": str(tree.parent), "gitops_install": "existing"}
-    push = "push clusters/dev to main of https://git.example.com/builds.git: argocd applies it from there"
+    found = REFERENCE | SPACES | {"gitops_install": "existing"}
+    hosts: dict[str, Object] = {}  # by its name, which is also that of its repository
+    for name in ("changed", "pushed", "committed"):
+        git(tmp_path, "init", "-q", "--bare", "-b", "main", f"{name}.git")
+        git(tmp_path, "clone", "-q", f"{name}.git", name)
+        file = tmp_path / name / "clusters" / name / "kustomization.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text("resources: []\n")
+        hosts[name] = found | {"nativelink_clusters_dir": str(file.parents[1])}
+        if name != "changed":
+            git(tmp_path / name, "add", ".")
+            git(tmp_path / name, "commit", "-qm", "tree")
+            git(tmp_path / name, "push", "-q", "-u", "origin", "HEAD:main")
+    file.write_text("resources: [rendered]\n")
+    git(tmp_path / "committed", "commit", "-qam", "tree")
 
-    assert play(["gitops"], **found).summary["next"] == [f"commit (1 changes) and {push}"]
-    git(checkout, "add", ".")
-    git(checkout, "commit", "-qm", "tree")
-    git(checkout, "push", "-q", "-u", "origin", "HEAD:main")
-    assert "next" not in play(["gitops"], **found).summary
-    (tree / "kustomization.yaml").write_text("resources: [rendered]\n")
-    git(checkout, "commit", "-qam", "tree")
-    assert play(["gitops"], **found).summary["next"] == [push]
+    runs = play.cases(["gitops"], **hosts)
+    assert [run.message for run in runs.values()] == [""] * 3
+    push = "push clusters/{} to main of https://git.example.com/builds.git: argocd applies it from there"
+    assert {name: run.summary.get("next") for name, run in runs.items()} == {
+        "changed": [f"commit (1 changes) and {push.format('changed')}"],
+        "pushed": None,
+        "committed": [push.format("committed")],
+    }
 
 
 # Versions
@@ -189,16 +196,16 @@ def test_changes_that_are_not_pushed_are_reported(play: Play, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("provisioned")
 def test_an_upgrade_works_and_a_downgrade_only_when_asked_for(play: Play, live: Live) -> None:
-    upgraded, refused = play.steps(step("keda"), step("keda", **previous_keda()))
+    back = step("keda", **previous_keda(), keda_allow_downgrade=True)
+    upgraded, refused, downgraded = play.steps(step("keda"), step("keda", **previous_keda()), back)
     assert upgraded.summary["provisioned"] == [f"keda {CURRENT}: upgraded from {PREVIOUS}"], upgraded.message
     assert refused.message == (
         f"dev: keda_version: keda {CURRENT} is installed, {PREVIOUS} is older; set keda_version to {CURRENT} or newer, "
         "or set keda_allow_downgrade if upstream says that going back is safe"
     )
+    assert downgraded.message == ""
     image = live("deployment", "keda-operator", "keda")["spec"]["template"]["spec"]["containers"][0]["image"]
-    assert image.endswith(f":{CURRENT}")
-    assert live("configmap", "keda-release", "keda")["data"]["version"] == CURRENT
-    play(["keda"], **previous_keda(), keda_allow_downgrade=True)
+    assert image.endswith(f":{PREVIOUS}")
     assert live("configmap", "keda-release", "keda")["data"]["version"] == PREVIOUS
 
 
@@ -247,18 +254,21 @@ def test_another_default_class_is_reported_and_not_changed(play: Play, live: Liv
 @pytest.mark.usefixtures("provisioned")
 def test_parameters_of_a_class_change_only_when_allowed(play: Play, live: Live) -> None:
     wanted = [{"name": "fast", "preset": "aws-ebs-gp3", "default": True, "parameters": {"iops": "6000"}}]
-    role = "storage_classes"
-    refused = play.steps(step(role), step(role, check_mode=True), storage_classes_list=wanted)
-    assert {run.message for run in refused} == {
-        "dev: storage_classes_list: StorageClass fast differs in parameters, which Kubernetes cannot change; "
-        "give it a new name, or name it in storage_classes_allow_recreate to have it deleted and made again"
-    }
     before = live("storageclass", "fast")
     assert before["parameters"] == {"type": "gp3", "encrypted": "true"}
+    role = "storage_classes"
     allowed = step(role, storage_classes_allow_recreate=["fast"])
-    _, again = play.steps(allowed, step(role), storage_classes_list=wanted)
+    *refused, changed, again = play.steps(
+        step(role), step(role, check_mode=True), allowed, step(role), storage_classes_list=wanted
+    )
+    assert {(run.message, *run.changed) for run in refused} == {
+        (
+            "dev: storage_classes_list: StorageClass fast differs in parameters, which Kubernetes cannot change; "
+            "give it a new name, or name it in storage_classes_allow_recreate to have it deleted and made again",
+        )
+    }
+    assert (changed.message, again.message, again.changed) == ("", "", [])
     assert live("storageclass", "fast")["parameters"] == before["parameters"] | {"iops": "6000"}
-    assert (again.message, again.changed) == ("", [])
 
 
 # Secrets
@@ -289,12 +299,8 @@ def test_credentials_that_move_leave_no_secret_behind(play: Play, live: Live, de
     assert [gone in run.changed for run in runs] == [False, False, True]
     assert live("secret", name, namespace)["data"]["password"] == "aHVudGVyMg=="
 
-    first, again = play.steps(gitops(**moved), gitops(**moved))
-    assert (gone in first.changed, again.changed) == (True, [])
-    assert live("secret", name, namespace) == {}
-
-    _, without = play.steps(password, gitops())
-    assert gone in without.changed
+    first, again, _, without = play.steps(gitops(**moved), gitops(**moved), password, gitops())
+    assert (gone in first.changed, again.changed, gone in without.changed) == (True, [], True)
     assert live("secret", name, namespace) == {}
 
     dev.run("-n", namespace, "create", "secret", "generic", name, "--from-literal=password=theirs")
