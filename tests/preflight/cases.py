@@ -59,8 +59,7 @@ def single(case: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for place, value in case.get("each", case).items():
         if place not in _KEYS:
             stated = reduce(lambda inner, key: {key: inner}, reversed(place.split(".")), value)
-            full = re.sub(r"^pool\.", "nativelink_worker_pools[linux].", place)
-            yield {**more, "set": stated, full: case["says"].replace("VALUE", repr(value))}
+            yield {**more, "set": stated, place: case["says"].replace("VALUE", repr(value))}
 
 
 def load(folder: Path = FOLDER / "reject") -> list[Case]:
@@ -73,6 +72,7 @@ def load(folder: Path = FOLDER / "reject") -> list[Case]:
             if "server_alone" in case:
                 more |= {"server": case["server_alone"], "chart": "the API server refuses it"}
             ((place, text),) = ((key, value) for key, value in case.items() if key not in _KEYS)
+            place = re.sub(r"^pool\.", "nativelink_worker_pools[linux].", place)
             for word, words in _WORDS.items():
                 text = text.replace(word, words)
             name = case.get("name", f"{file.stem}-{index}")
