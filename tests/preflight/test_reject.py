@@ -15,7 +15,7 @@ import jinja2
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs, validation
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.findings import Finding
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, types
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import formats, shared_clusters, types
 
 from testkit.inventories import kubeconfig, minimal, write_inventory
 from testkit.playbooks import Run, run_playbook
@@ -118,40 +118,36 @@ def test_no_format_is_without_a_case(index: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_two_hosts_on_one_api_server_are_found_by_its_address(tmp_path: Path) -> None:
-    def cluster(name: str, address: str, **variables: object) -> dict[str, object]:
-        file = kubeconfig(tmp_path / name, address)
-        return {"cluster_kubeconfig": str(file), "cluster_context": "good", **variables}
-
-    def faults(clusters: dict[str, dict[str, object]]) -> list[str]:
-        return [
-            str(fault).replace("https://api.example.com:443", "API") for fault in validation.shared_clusters(clusters)
-        ]
-
     addresses = ["https://API.example.com", "https://api.example.com:443/", "https://api.example.com:6443"]
-    spaces = {
-        f"c{number}": cluster(
-            f"c{number}", address, nativelink_namespace="nativelink", nativelink_workers_namespace=f"workers-{number}"
-        )
+    clusters = {
+        f"c{number}": {
+            "cluster_kubeconfig": str(kubeconfig(tmp_path / f"{number}", address)),
+            "cluster_context": "good",
+            "nativelink_namespace": "nativelink",
+            "nativelink_workers_namespace": f"workers-{number}",
+            "node_agent_namespace": "nativelink-node-agent",
+            "node_agent_guard": True,
+        }
         for number, address in enumerate(addresses)
     }
+
+    def faults() -> list[str]:
+        return [str(fault).replace("https://api.example.com:443", "API") for fault in shared_clusters(clusters)]
+
     pairs = (("c0", "c1"), ("c1", "c0"))
-    assert faults(spaces) == [
+    assert faults() == [
         f"{name}: nativelink_namespace: the cluster {other} also uses nativelink on API; "
         "give one of them other namespaces or another API server"
         for name, other in pairs
     ]
-    spaces["c0"]["nativelink_namespace"] = "another"
-    assert faults(spaces) == []
-
-    agent = {"node_agent_guard": True, "node_agent_namespace": "nativelink-node-agent"}
-    agents = {name: cluster(name, addresses[0], nativelink_namespace=name, **agent) for name in ("c0", "c1")}
-    assert faults(agents) == [
+    clusters["c0"]["nativelink_namespace"] = "another"
+    assert faults() == [
         f"{name}: node_agent_namespace: the cluster {other} also uses nativelink-node-agent on API; "
         "set node_agent_guard and node_agent_low_latency to false in one of them, because one agent serves all"
         for name, other in pairs
     ]
-    agents["c1"]["node_agent_guard"] = False
-    assert faults(agents) == []
+    clusters["c1"]["node_agent_guard"] = False
+    assert faults() == []
 
 
 def test_all_faults_come_at_once_and_sorted(reject_run: Run) -> None:
