@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import socket
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -202,16 +203,7 @@ def a_manifest_comes_from_an_address(app: App) -> Story:
         assert short.message == unread(cut)
 
 
-STORIES = {
-    tell.__name__.replace("_", "-"): tell
-    for tell in (
-        *(another_checksum_is_refused, a_manifest_of_another_version_is_refused),
-        *(jobs_of_an_unchanged_version_do_not_run_again, a_failed_wait_says_what_it_waited_for),
-        *(an_installation_of_another_manager_is_left_alone, a_field_that_another_manager_took_is_not_taken_back),
-        *(an_object_that_was_removed_is_put_back, changed_fields_are_put_back_and_added_fields_stay),
-        *(objects_that_a_new_version_lacks_are_named, a_manifest_comes_from_an_address),
-    )
-}
+STORIES = {name.replace("_", "-"): tell for name, tell in [*globals().items()] if inspect.isgeneratorfunction(tell)}
 
 
 @pytest.fixture(scope="module")
