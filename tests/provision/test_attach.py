@@ -269,21 +269,3 @@ def test_a_container_that_was_killed_while_it_began_is_cleaned_up(node: Node) ->
     attached(node, "pod-b", "guard")
     assert node.attached == node.pinned == guard("pod-b")
     assert not left.parent.exists()
-
-
-def test_a_pod_that_ends_late_leaves_its_successor_alone(node: Node) -> None:
-    """Two pods run for a while, as after a forced deletion."""
-    old = attached(node, "pod-a", "guard")
-    attached(node, "pod-b", "guard")
-    assert node.attached == node.pinned == guard("pod-b")
-    assert ended(old) == 0
-    assert node.attached == node.pinned == guard("pod-b")
-
-
-def test_programs_of_others_stay(node: Node) -> None:
-    (node.folder / "attached").write_text("theirs\n")
-    ended(attached(node, "pod-a", "guard"))
-    assert node.attached == ["theirs", *guard("pod-a")]
-    node.start("pod-b")
-    node.says("pod-b", "detached")
-    assert node.attached == ["theirs"]
