@@ -51,7 +51,13 @@ def variables(stated: dict[str, Any]) -> dict[str, Any]:
 
 
 def single(case: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a case; with `says`, one for its place and value, or for those of `each`."""
+    """Yield a case; with `says`, one for its place and value, or for those of `each`; and one for each of two names."""
+    if isinstance(case.get("name"), list):
+        for name, other in itertools.permutations(case["name"]):
+            (text,) = case.keys() - _KEYS
+            said = case[text].replace("OTHER", other).replace("NAME", name)
+            yield {**case, "name": name, text: said}
+        return
     if "says" not in case:
         yield case
         return
