@@ -12,6 +12,8 @@ import pytest
 
 from tests.lint.test_rules import ROOT, texts
 
+LINKS = re.compile(r"\]\(([^)\s]+)\)")
+PAGES = re.compile(r"\bdocs/[\w/-]+\.md(?:#[\w-]+)?")
 FENCES = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 
 
@@ -32,7 +34,10 @@ def test_lines_have_at_most_120_characters() -> None:
 
 
 def dead_links(files: dict[str, str]) -> list[str]:
-    """Return ``file: target`` of each relative link in Markdown whose file or heading does not exist."""
+    """Return ``file: target`` of each relative link in Markdown whose file or heading does not exist.
+
+    Messages and comments in other files name pages from the root folder.
+    """
 
     def anchors(path: Path) -> set[str]:
         headings = re.findall(r"^#+ (.+)$", FENCES.sub(blank, path.read_text()), re.MULTILINE)
@@ -40,40 +45,26 @@ def dead_links(files: dict[str, str]) -> list[str]:
 
     dead = []
     for name, text in files.items():
-        for target in re.findall(r"\]\(([^)\s]+)\)", FENCES.sub(blank, text)):
+        markdown = name.endswith(".md")
+        found = LINKS.findall(FENCES.sub(blank, text)) if markdown else PAGES.findall(text)
+        for target in found:
             if "://" in target:
                 continue
             path, _, anchor = target.partition("#")
-            file = (ROOT / name).parent / path if path else ROOT / name
+            folder = (ROOT / name).parent if markdown else ROOT
+            file = folder / path if path else ROOT / name
             if not file.exists() or (anchor and anchor not in anchors(file)):
                 dead.append(f"{name}: {target}")
     return dead
 
 
-def test_links_lead_somewhere() -> None:
-    found = dead_links(
-        {"README.md": "[a](nowhere.md) [b](README.md#no-heading) [c](LICENSE) [d](docs/how-to.md#add-a-pool)"}
-    )
-    assert found == ["README.md: nowhere.md", "README.md: README.md#no-heading"]
-    assert dead_links(texts(".md")) == []
-
-
-def missing_pages(files: dict[str, str]) -> list[str]:
-    """Return ``file: page`` of each page or heading that other files than Markdown name, and that does not exist."""
-    found = {
-        name: "\n".join(f"[]({page})" for page in re.findall(r"\bdocs/[\w/-]+\.md(?:#[\w-]+)?", text))
-        for name, text in files.items()
-        if not name.endswith(".md")
-    }
-    # These count as links of a file in the root folder, because messages and comments name pages from there.
-    return [f"{name}: {link.partition(': ')[2]}" for name, text in found.items() for link in dead_links({"text": text})]
-
-
-def test_messages_and_comments_name_pages_that_exist() -> None:
+def test_links_lead_somewhere_and_messages_name_pages_that_exist() -> None:
     # The name is in pieces, so that this file does not contain it.
     nowhere = "docs/" + "nowhere.md"
-    assert missing_pages({"a.py": f'"see {nowhere}", "see docs/changes.md"'}) == [f"a.py: {nowhere}"]
-    assert missing_pages(texts()) == []
+    links = "[a](nowhere.md) [b](README.md#no-heading) [c](LICENSE) [d](docs/how-to.md#add-a-pool)"
+    found = dead_links({"README.md": links, "a/b.py": f'"see {nowhere}", "see docs/changes.md"'})
+    assert found == ["README.md: nowhere.md", "README.md: README.md#no-heading", f"a/b.py: {nowhere}"]
+    assert dead_links(texts()) == []
 
 
 # --- the site
