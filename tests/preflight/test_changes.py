@@ -106,51 +106,39 @@ CASES = [
         f"{FLUSH}add cas_replicas to nativelink_allow_changes for that time, render and push",
     ),
     (
-        *("cas_volume_size", STORAGE, "400Gi"),
-        f"nativelink_cas_volume_size: {becomes('50Gi', '400Gi')}, and a StatefulSet cannot change it; "
-        + by_hand("cas_volume_size", "grow each PersistentVolumeClaim to 400Gi", ORPHAN),
-    ),
-    (
-        *("cas_volume_size", STORAGE, "40Gi"),
-        f"nativelink_cas_volume_size: {becomes('50Gi', '40Gi')}, and a volume cannot shrink; "
-        + by_hand("cas_volume_size", VOLUMES, accept=FLUSH),
-    ),
-    (
-        *("cas_storage_class", CLASS, "io2"),
-        f"nativelink_cas_storage_class: {becomes('gp3', 'io2')}, and a volume cannot change its class; "
-        + by_hand("cas_storage_class", VOLUMES, accept=FLUSH),
-    ),
-    (
-        *("cas_immutable", "spec.serviceName", "nativelink-cas"),
-        "rendered/cas/statefulset.yaml: serviceName of the StatefulSet would change, and the API server refuses that; "
-        + by_hand("cas_immutable", ORPHAN),
-    ),
-    (
         *("cas_immutable", "metadata.namespace", "builds"),
         "nativelink_namespace: the CAS would move from nativelink to builds, where its volumes are new: the cache is "
         f"lost; {FLUSH}add cas_immutable to nativelink_allow_changes for that time, run bootstrap and push",
     ),
-    (
-        *("redis_immutable", STORAGE, "20Gi"),
-        f"nativelink_redis_volume_size: {becomes('10Gi', '20Gi')}, and a StatefulSet cannot change it; "
-        + by_hand("redis_immutable", "grow each PersistentVolumeClaim to 20Gi", ORPHAN),
-    ),
-    (
-        *("redis_immutable", STORAGE, "5Gi"),
-        f"nativelink_redis_volume_size: {becomes('10Gi', '5Gi')}, and a volume cannot shrink; "
-        + by_hand("redis_immutable", VOLUMES, accept=QUEUE),
-    ),
-    (
-        *("redis_immutable", CLASS, "io2"),
-        f"nativelink_redis_storage_class: {becomes('gp3', 'io2')}, and a volume cannot change its class; "
-        + by_hand("redis_immutable", VOLUMES, accept=QUEUE),
-    ),
-    (
-        *("redis_immutable", "spec.serviceName", "redis"),
-        "rendered/scheduler/redis-statefulset.yaml: serviceName of the StatefulSet would change, and the API server "
-        "refuses that; " + by_hand("redis_immutable", ORPHAN),
-    ),
 ]
+# What StatefulSets do not allow: the size and class of volumes, and all that is immutable.
+SETS = {
+    "cas": (CAS_FILE, "50Gi", "400Gi", "40Gi", FLUSH, "cas_volume_size", "cas_storage_class", "cas_immutable"),
+    "redis": (REDIS_FILE, "10Gi", "20Gi", "5Gi", QUEUE, *["redis_immutable"] * 3),
+}
+for of, (file, before, more, less, accept, size, storage_class, other) in SETS.items():
+    CASES += [
+        (
+            *(size, STORAGE, more),
+            f"nativelink_{of}_volume_size: {becomes(before, more)}, and a StatefulSet cannot change it; "
+            + by_hand(size, f"grow each PersistentVolumeClaim to {more}", ORPHAN),
+        ),
+        (
+            *(size, STORAGE, less),
+            f"nativelink_{of}_volume_size: {becomes(before, less)}, and a volume cannot shrink; "
+            + by_hand(size, VOLUMES, accept=accept),
+        ),
+        (
+            *(storage_class, CLASS, "io2"),
+            f"nativelink_{of}_storage_class: {becomes('gp3', 'io2')}, and a volume cannot change its class; "
+            + by_hand(storage_class, VOLUMES, accept=accept),
+        ),
+        (
+            *(other, "spec.serviceName", "other"),
+            f"rendered/{file}: serviceName of the StatefulSet would change, and the API server refuses that; "
+            + by_hand(other, ORPHAN),
+        ),
+    ]
 
 
 @pytest.mark.parametrize(("name", "path", "value", "line"), CASES)
