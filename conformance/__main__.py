@@ -3,8 +3,6 @@
 A FILE is a binary of NativeLink, or a tarball that `docker save` wrote. See docs/conformance.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -3,8 +3,6 @@
 A row has the first line of the check's docstring, in which ``{name}`` is a parameter of the check.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import sys

@@ -1,7 +1,5 @@
 """A farm of processes that run the configurations of one rendered tree: CAS, scheduler and workers, each as a pod."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

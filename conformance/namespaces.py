@@ -1,7 +1,5 @@
 """Separate namespaces for a Python process: network, mounts and processes."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

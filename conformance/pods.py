@@ -4,8 +4,6 @@ Each pod is a process with its own network and file system. All paths and ports 
 to other pods. The pods need a network and a mount namespace, which ``__main__`` makes before. They end with those.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import itertools

@@ -3,8 +3,6 @@
 Each entry is a real action. Those of a crafted request come from a client that leaves out Bazel's checks.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """The configurations of the trees, each started alone: NativeLink has to take it, open its ports and be healthy."""
 
-from __future__ import annotations
-
 import re
 import urllib.parse
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The checks of farms: builds, drains, persistent workers and metrics."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

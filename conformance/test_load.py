@@ -4,8 +4,6 @@ Client, scheduler, CAS and workers share this machine, so the rates depend on it
 uses for an action does not. Each run has its own farm. Numbers of a machine that is not idle are too high.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

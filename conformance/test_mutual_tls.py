@@ -1,7 +1,5 @@
 """The checks of a farm with mutual TLS: who is let in, and how its certificates change while it works."""
 
-from __future__ import annotations
-
 import re
 import socket
 import ssl

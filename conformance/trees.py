@@ -1,7 +1,5 @@
 """The trees of a run: the committed ones, and those of generated inventories."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path

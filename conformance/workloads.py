@@ -1,7 +1,5 @@
 """The workloads of a tree: the command, environment and volumes of each, as a kubelet reads them."""
 
-from __future__ import annotations
-
 import re
 from base64 import b64decode
 from collections.abc import Mapping

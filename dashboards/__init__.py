@@ -12,8 +12,6 @@ short, and percentunit for a share. The axis of a graph in percentunit ends at 1
 - `links` of a table: URLs by the name of their column. Several queries make one row of what has the same labels.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The hook of mkdocs.yml: how pages of the site name files of the repository that are not on the site."""
 
-from __future__ import annotations
-
 import posixpath
 import re
 from typing import Any

@@ -3,8 +3,6 @@
 `make generate` runs it, and tests/lint/test_generated.py fails if a file is out of date.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import textwrap

@@ -4,8 +4,6 @@ CHECKOUT is a folder with the sources of TraceMachina/nativelink at a version's 
 writes the schema, which needs cargo. The file is schemas/nativelink-VERSION.schema.json (schemas/README.md).
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -10,8 +10,6 @@
 The same commit and Python give the same bytes, but for the signature. The other tools are pinned in the commit.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import hashlib

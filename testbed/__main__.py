@@ -1,7 +1,5 @@
 """The command line of the testbed: ``python -m testbed --help`` describes it."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -1,7 +1,5 @@
 """A real Bazel from its npm package, as the client of the build farm."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import tarfile

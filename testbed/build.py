@@ -3,8 +3,6 @@
 If ``TESTBED_BIN`` names a folder with binaries, nothing is built.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import re

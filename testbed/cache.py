@@ -1,7 +1,5 @@
 """The user's cache: folders that the first process makes, completely or not at all."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

@@ -3,8 +3,6 @@
 The names of their packages contain the version, so that another release of Debian makes the same.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -5,8 +5,6 @@ With root, one node can be real: see ``testbed.node``.
 All state of a cluster NAME is in ``<state>/NAME``. ``<state>`` is ``.testbed`` in the checkout, or ``TESTBED_STATE``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

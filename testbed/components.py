@@ -1,7 +1,5 @@
 """The images that the testbed makes: images.yml, with the versions that the project pins."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ This module needs apt-get and dpkg-deb, but not root, because apt works on a pac
 come from the machine's sources.
 """
 
-from __future__ import annotations
-
 import platform
 import shutil
 import time

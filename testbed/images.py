@@ -4,8 +4,6 @@ An image carries its upstream name, so that manifests are used unchanged. Its co
 stand-in, which the label ``testbed.stand-in`` of the image then describes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ recipe below processes these files as the project's own release job does, with `
 ``helm template``.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -6,8 +6,6 @@ which connects the machine with the node, its pods and its Services, and one cgr
 other networks.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The pinned versions. Each folder of ``testbed/go`` is one module set, and its go.mod and go.sum pin all modules."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Waiting for a cluster: polling with a deadline, and the error when the deadline passes."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Certificates for tests and for conformance. They are made for each run, so that Git contains none."""
 
-from __future__ import annotations
-
 import datetime
 
 from cryptography import x509

@@ -1,7 +1,5 @@
 """The collector on this machine, with the rendered configuration, and a NativeLink that reports to it every second."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import re

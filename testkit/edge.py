@@ -3,8 +3,6 @@
 The node replaces a load balancer: its address is written where the controller of a cloud would write it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

@@ -3,8 +3,6 @@
 The tests ask for a look at Git as a webhook does, so that they do not wait for a poll.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess

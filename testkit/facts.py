@@ -1,7 +1,5 @@
 """Facts about objects and files: what stands at a place in them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ The actions of a worker are read from its volume: NativeLink makes a folder for 
 action ends. Volumes of pods on a real node are folders of this machine.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Makes inventories for tests and benchmarks: their files, and generated clusters that say anything that is valid."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path

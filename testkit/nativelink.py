@@ -3,8 +3,6 @@
 The images are the stand-in's, or the original's if ``TESTBED_IMAGES`` has them (testbed/README.md).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

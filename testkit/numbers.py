@@ -1,7 +1,5 @@
 """Distributions of measured values, and the load of the machine while they were measured."""
 
-from __future__ import annotations
-
 import os
 import statistics
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Runs ansible-playbook as a user does: every playbook run of the tests and the benchmarks goes through this module."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Prometheus and its Alertmanager on this machine or on a cluster, and rules that wait less, for alerts that fire."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import json

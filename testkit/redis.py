@@ -1,7 +1,5 @@
 """A Redis with its search module as a process of this machine."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

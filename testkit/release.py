@@ -1,7 +1,5 @@
 """Releases of the Helm chart on a cluster with a real node, and the values with which the chart fits a test machine."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runs Git in the repositories of tests, without the settings of the user."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A comment before a block names the part that it needs: ``<!-- needs: redis -->``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Servers for tests of clients: some for files, and some that need not speak any protocol."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import socket

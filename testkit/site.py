@@ -4,8 +4,6 @@ Credentials do not belong in the inventory, because it is committed. The invento
 reads the environment.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Self
 

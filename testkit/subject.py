@@ -1,7 +1,5 @@
 """The NativeLink under test: a binary, or the binary in an image that `docker save` wrote."""
 
-from __future__ import annotations
-
 import json
 import posixpath
 import re

@@ -1,7 +1,5 @@
 """Trees for the tests: rendered in process from variables that a test states, or the committed ones."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

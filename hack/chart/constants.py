@@ -1,7 +1,5 @@
 """What is the same in each cluster and the chart's helpers need: `files/constants.yaml`."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

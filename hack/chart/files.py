@@ -1,7 +1,5 @@
 """The files of the chart, by their path."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

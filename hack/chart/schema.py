@@ -1,7 +1,5 @@
 """The JSON Schema of the chart's values, from the argument specs, the formats of preflight, and Kubernetes' own API."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The values of the chart: the variables of the inventory under other names, and what checks and explains them."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Mapping

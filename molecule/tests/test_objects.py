@@ -3,8 +3,6 @@
 `molecule verify` runs this in the folder of the scenario. The host is this machine, because a cluster has an API.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import shlex

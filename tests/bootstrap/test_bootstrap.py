@@ -3,8 +3,6 @@
 The locked Ansible and the newest one each have a fresh cluster. What kills or stops runs is on the locked one only.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import random

@@ -1,7 +1,5 @@
 """The chart and the tree of a cluster, as the objects that an API server would get."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

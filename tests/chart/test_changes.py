@@ -4,8 +4,6 @@ Preflight compares with the committed tree, and the chart with what runs. Here a
 pods that are fake.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the chart's helpers compute of a text is what Python computes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

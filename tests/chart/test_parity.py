@@ -1,7 +1,5 @@
 """The chart makes the same objects as the tree, and its files in ConfigMaps byte for byte."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

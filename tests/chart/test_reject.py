@@ -3,8 +3,6 @@
 The schema of the values has the place of a fault, and `nativelink.refuseFaults` has preflight's line.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

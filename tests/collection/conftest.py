@@ -1,7 +1,5 @@
 """The collection as users install it: built into a tarball, and installed into an empty folder."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

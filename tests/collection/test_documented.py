@@ -1,7 +1,5 @@
 """`ansible-doc` shows the roles and the modules of the installed collection."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

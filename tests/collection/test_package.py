@@ -1,7 +1,5 @@
 """What `make package` makes of the last commit: what a user would download, and how a user verifies it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

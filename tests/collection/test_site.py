@@ -1,7 +1,5 @@
 """A site's own repository: made by the installed collection, checked by its own CI, and bootstrapped."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The tarball holds what users need, and nothing else."""
 
-from __future__ import annotations
-
 import tarfile
 from fnmatch import fnmatchcase
 

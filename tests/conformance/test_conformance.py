@@ -3,8 +3,6 @@
 Tests that run a NativeLink use the stand-in, in an image as docker saves it.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The collector alone: which demand it serves before the first action, and after the end of a scheduler."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

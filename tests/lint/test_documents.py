@@ -1,7 +1,5 @@
 """The rules for Markdown, and for the documentation site. Each check first shows that it finds what it looks for."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Each generated file is what its sources make now."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rules of this project that linters do not check. Each search first shows that it finds what it looks for."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The validation accepts the inventories of the tutorials, and of the page about security."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Each version is defined in one place. Every other place that needs the version is compared with that one."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

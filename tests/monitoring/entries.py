@@ -1,7 +1,5 @@
 """Entries of the inventory that have all alerts between them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render

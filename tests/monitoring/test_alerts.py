@@ -1,7 +1,5 @@
 """Each alert fires on series like the recorded ones, and does not on series that only look like it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Grafana's dashboards: what all panels have. test_recorded.py has their queries."""
 
-from __future__ import annotations
-
 import re
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """A real Alertmanager with the rendered rules notifies no one of what a firing alert already says."""
 
-from __future__ import annotations
-
 import json
 import re
 import urllib.request

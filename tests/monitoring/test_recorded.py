@@ -3,8 +3,6 @@
 `scrapes/` has a file for each component. Its first lines say the version, how it was recorded and what was changed.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The cases in reject/ and accept.yml, which tests of the validation, of the API server and of the chart share."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """The changes that the inventory would make to a running CAS or Redis, against the committed tree."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

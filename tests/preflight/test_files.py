@@ -1,7 +1,5 @@
 """Errors in the inventory's files, which the lookup `clusters` finds before Ansible reads any variable."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

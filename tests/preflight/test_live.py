@@ -1,7 +1,5 @@
 """The live checks, which ask the cluster. A cluster that does not answer fails them in time."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

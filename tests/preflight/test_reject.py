@@ -3,8 +3,6 @@
 The cases are in tests/preflight/reject/*.yml. Their lines are written by hand.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from functools import cache, partial

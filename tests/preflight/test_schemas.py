@@ -1,7 +1,5 @@
 """Our code that reads the API's schemas finds the same faults as a general validator of JSON Schema."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """A valid cluster has no fault, and the notices of notices.yml. An error in a cluster is no fault of another one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Fixtures that run roles and actions with ansible-playbook."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Real shells run the script of role node_agent on a fake node, with its kernel, mounts and bpftool."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

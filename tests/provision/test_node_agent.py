@@ -1,7 +1,5 @@
 """The role node_agent on a real API server whose nodes are fake: what it makes, reports and removes."""
 
-from __future__ import annotations
-
 import base64
 
 from testbed.cluster import Cluster

@@ -1,7 +1,5 @@
 """The roles that write to a cluster, on a real API server, in this order: the first test wants a fresh cluster."""
 
-from __future__ import annotations
-
 import base64
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The decisions about a release that need no cluster."""
 
-from __future__ import annotations
-
 import json
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """The action release_manifest installs a small release on a real API server. Each story shows one of its rules."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import socket

@@ -1,7 +1,5 @@
 """The role worker_certificates on a real API server, in this order: what it makes, keeps and reports."""
 
-from __future__ import annotations
-
 import base64
 import re
 from datetime import UTC, datetime

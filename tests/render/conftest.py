@@ -1,7 +1,5 @@
 """What the tests of trees share: a folder, and a cluster."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A real API server accepts every tree without a warning, and its controllers make the pods."""
 
-from __future__ import annotations
-
 import subprocess
 from collections import Counter
 from typing import Any

@@ -1,7 +1,5 @@
 """The tree holds Grafana's dashboards if the inventory wants them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The trees have what facts.yml says. Its values are written by hand, from references, sources and runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any

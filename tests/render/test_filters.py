@@ -1,7 +1,5 @@
 """YAML that the templates' filters print reads back as the same value."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

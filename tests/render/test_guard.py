@@ -1,7 +1,5 @@
 """The rendered guard.sh starts NativeLink on Redis, with fixed answers, or with a real Redis and the stand-in."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

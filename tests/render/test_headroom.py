@@ -1,7 +1,5 @@
 """Placeholders keep room for the workers of a pool, and a DaemonSet pulls their images."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -4,8 +4,6 @@ Each case of tests/preflight/reject that has a `server` is rendered in spite of 
 the objects with these words. The rules and the API server both accept the variables in tests/preflight/accept.yml.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from functools import cache

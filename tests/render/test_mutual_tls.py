@@ -1,7 +1,5 @@
 """With mutual TLS workers show certificates at the two ports that are only for them. facts.yml has the ports."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A user's patch that matches no object is reported; kustomize itself does not report one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

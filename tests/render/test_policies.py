@@ -1,7 +1,5 @@
 """The NetworkPolicies allow the flows of a table that is written by hand. The tests apply the API's rules to them."""
 
-from __future__ import annotations
-
 import ipaddress
 from copy import deepcopy
 from dataclasses import dataclass, field

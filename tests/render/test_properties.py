@@ -1,7 +1,5 @@
 """The trees of generated inventories have the properties that the tree of every valid inventory must have."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The rendered scripts for the demand and for the housekeeping, run in a real Redis."""
 
-from __future__ import annotations
-
 import json
 import time
 import uuid

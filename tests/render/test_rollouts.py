@@ -1,7 +1,5 @@
 """Rendering says which pods a push replaces, and what that costs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The worker's scripts as they are rendered, run by real shells."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import stat

@@ -1,7 +1,5 @@
 """Measures rendering: 1 to 1,000 clusters like those of inventories/reference, beside kustomize of the same trees."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

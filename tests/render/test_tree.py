@@ -1,7 +1,5 @@
 """Properties that every tree has, and what compares two places of a tree. Single values are in facts.yml."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

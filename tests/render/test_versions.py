@@ -1,7 +1,5 @@
 """NativeLink's versions: the table of what depends on them, and the schemas of their configurations."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Writing changes only files that differ, leaves the old or the new tree, and stays inside of the cluster's folder."""
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

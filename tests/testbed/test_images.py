@@ -1,7 +1,5 @@
 """Tests of the images without a cluster: their names."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The program of isolated workers: its bytes, and what it says where it cannot work. The attacks are in conformance."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

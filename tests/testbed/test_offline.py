@@ -1,7 +1,5 @@
 """`make bootstrap` works offline: its release manifests are made here, and the roles' variables name them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -1,7 +1,5 @@
 """The stand-in for NativeLink reports what the original has reported to the same collector."""
 
-from __future__ import annotations
-
 import re
 import time
 import urllib.request

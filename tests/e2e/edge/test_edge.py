@@ -4,8 +4,6 @@ Clients run on this machine, outside of the cluster's pods, and NetworkPolicies 
 in the order of the file.
 """
 
-from __future__ import annotations
-
 import json
 import ssl
 import time

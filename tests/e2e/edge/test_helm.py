@@ -4,8 +4,6 @@ The tests run in the order of the file. The bootstrap has prepared the cluster. 
 tests/e2e/engines.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -3,8 +3,6 @@
 The farm has two CAS pods, and two workers of 8 slots. Only NativeLink itself has a latency to measure.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess

@@ -1,7 +1,5 @@
 """What only Argo CD does, or does in its own way. See tests/e2e/engines/test_engines.py for the rest."""
 
-from __future__ import annotations
-
 import pytest
 
 from testkit.engines import SYNC_TIMEOUT, WORKERS, ArgoCD

@@ -1,7 +1,5 @@
 """The Helm chart on a real node, installed by Flux and by Argo CD, on clusters that they already run on."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

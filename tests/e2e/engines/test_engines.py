@@ -3,8 +3,6 @@
 The tests of an engine share a cluster and run in the order of the file. Each leaves the last commit applied.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 import shlex

@@ -1,7 +1,5 @@
 """What only Flux does, or does in its own way. See tests/e2e/engines/test_engines.py for the rest."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A cluster changes from Flux to Argo CD and back, without an effect on its workloads."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

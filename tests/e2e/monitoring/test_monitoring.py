@@ -5,8 +5,6 @@ that each alert can be set off by its fault. The tests run in the order of the f
 second time first waits for its end, and ``test_all_alerts_end`` waits for the end of all.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import time

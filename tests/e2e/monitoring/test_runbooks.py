@@ -3,8 +3,6 @@
 The blocks for Redis run in tests/e2e/scaling, and those for Flux and Argo CD in tests/e2e/engines.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

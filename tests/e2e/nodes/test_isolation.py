@@ -9,8 +9,6 @@ Then a farm with mutual TLS, a pool of isolated actions, and a pool without isol
 the attacks that need no node, which a real NativeLink runs.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import json

@@ -4,8 +4,6 @@ The tests run in the order of the file. The images of KEDA's previous version ar
 current version.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import subprocess

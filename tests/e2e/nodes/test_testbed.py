@@ -1,7 +1,5 @@
 """A real node, on which pods really run."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterator

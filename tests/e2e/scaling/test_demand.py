@@ -5,8 +5,6 @@ protected pools keep their workers, and a pool without the protection beside the
 test_scaling.py, and for the collector alone tests/e2e/test_collector.py.
 """
 
-from __future__ import annotations
-
 import http.server
 import json
 import ssl

@@ -5,8 +5,6 @@ in one step of its HPA, and one goes from no worker to its first, which is real.
 the other tests, because its HPAs sync every 15 s, as a user's do.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Iterator

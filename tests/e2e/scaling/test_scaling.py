@@ -7,8 +7,6 @@ HPA follows each small change. Therefore it asks for the maximum and more until 
 within the HPA's tolerance of 10 %. A farm on Redis loses its sources beside the run.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -4,8 +4,6 @@ The tests run in the order of the file. Each rule of a build leaves a file on a 
 more files than rules mean that actions were killed and began again.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time
