@@ -269,8 +269,9 @@ def test_one_step_from_4_to_200(played: Played) -> None:
     at_first, *later = [replicas for _, replicas in played.steps("hill")]
     assert at_first == LEAST
     up = later[: later.index(MOST) + 1]
-    # A second step happens if the HPA syncs while the actions are being queued. Doubling would take six steps.
-    assert len(up) <= 2, up
+    # More steps happen if the HPA syncs while the actions are being queued, which takes long on a busy machine. Doubling
+    # would take six steps.
+    assert len(up) <= 4, up
     # The counter-run goes from 1 to 40 in four steps: 5, 10, 20, 40.
     stock = [replicas for _, replicas in played.steps("stock")]
     assert stock.index(max(stock)) >= 4, stock
