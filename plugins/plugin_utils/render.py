@@ -19,39 +19,62 @@ TEMPLATES = ROOT / "roles/nativelink/templates"
 # Made from dashboards/, and copied as they are: Grafana replaces the variables in them.
 DASHBOARD_FILES = ROOT / "roles/nativelink/files/dashboards"
 
-# The templates without .j2, which are also the files below rendered/, by their condition in `Context.features`.
-_FILES = {
-    "always": (
-        "cas/cas.json5 cas/service-headless.yaml cas/service.yaml cas/statefulset.yaml "
-        "policy/cas.yaml policy/default-deny.yaml policy/dns.yaml policy/scheduler.yaml "
-        "policy/workers-default-deny.yaml policy/workers-dns.yaml policy/workers.yaml "
-        "scheduler/deployment.yaml scheduler/scheduler.json5 scheduler/service-workers.yaml scheduler/service.yaml "
-        "worker/drain.sh worker/precondition.sh worker/serviceaccount.yaml worker/start.sh"
-    ),
-    "bundled_prometheus": (
-        "monitoring/prometheus-deployment.yaml monitoring/prometheus-service.yaml monitoring/prometheus.yaml "
-        "policy/prometheus.yaml"
-    ),
-    "bundled_prometheus_with_demand": "monitoring/rules.yaml",
-    "bundled_redis": "policy/redis.yaml scheduler/redis-service.yaml scheduler/redis-statefulset.yaml",
-    "certificates": "certificates/server.yaml certificates/worker.yaml",
-    "collector": "monitoring/collector.yaml",
-    "demand": (
-        "monitoring/demand-deployment.yaml monitoring/demand-service.yaml monitoring/demand.lua policy/demand.yaml"
-    ),
-    "envoy_gateway": "edge/backendtrafficpolicy.yaml edge/clienttrafficpolicy.yaml",
-    "envoy_gateway_with_a_single_pod": "edge/backendtrafficpolicy-single-pod.yaml",
-    "gateway": "edge/gateway.yaml edge/grpcroute-cache.yaml edge/grpcroute-execution.yaml",
-    "ingress": "edge/ingress.yaml",
-    "isolated_workers": "worker/isolation.yaml",
-    "plain_alerts": "monitoring/alert-rules.yaml monitoring/inhibit-rules.yaml",
-    "prometheus_operator": "monitoring/alertmanagerconfig.yaml monitoring/alerts.yaml monitoring/servicemonitor.yaml",
-    "prometheus_operator_with_demand": "monitoring/prometheusrule.yaml",
-    "prometheus_operator_with_kubelets": "monitoring/servicemonitor-kubelet.yaml",
-    "redis": "scheduler/guard.sh scheduler/housekeeping.lua",
-    "worker_metrics": "monitoring/collector-workers.yaml",
+# The rendered files: the template without .j2, which is also the file below rendered/, and its condition in
+# `Context.features`.
+FILES = {
+    "cas/cas.json5": "always",
+    "cas/service-headless.yaml": "always",
+    "cas/service.yaml": "always",
+    "cas/statefulset.yaml": "always",
+    "certificates/server.yaml": "certificates",
+    "certificates/worker.yaml": "certificates",
+    "edge/backendtrafficpolicy-single-pod.yaml": "envoy_gateway_with_a_single_pod",
+    "edge/backendtrafficpolicy.yaml": "envoy_gateway",
+    "edge/clienttrafficpolicy.yaml": "envoy_gateway",
+    "edge/gateway.yaml": "gateway",
+    "edge/grpcroute-cache.yaml": "gateway",
+    "edge/grpcroute-execution.yaml": "gateway",
+    "edge/ingress.yaml": "ingress",
+    "monitoring/alert-rules.yaml": "plain_alerts",
+    "monitoring/alertmanagerconfig.yaml": "prometheus_operator",
+    "monitoring/alerts.yaml": "prometheus_operator",
+    "monitoring/collector-workers.yaml": "worker_metrics",
+    "monitoring/collector.yaml": "collector",
+    "monitoring/demand-deployment.yaml": "demand",
+    "monitoring/demand-service.yaml": "demand",
+    "monitoring/demand.lua": "demand",
+    "monitoring/inhibit-rules.yaml": "plain_alerts",
+    "monitoring/prometheus-deployment.yaml": "bundled_prometheus",
+    "monitoring/prometheus-service.yaml": "bundled_prometheus",
+    "monitoring/prometheus.yaml": "bundled_prometheus",
+    "monitoring/prometheusrule.yaml": "prometheus_operator_with_demand",
+    "monitoring/rules.yaml": "bundled_prometheus_with_demand",
+    "monitoring/servicemonitor-kubelet.yaml": "prometheus_operator_with_kubelets",
+    "monitoring/servicemonitor.yaml": "prometheus_operator",
+    "policy/cas.yaml": "always",
+    "policy/default-deny.yaml": "always",
+    "policy/demand.yaml": "demand",
+    "policy/dns.yaml": "always",
+    "policy/prometheus.yaml": "bundled_prometheus",
+    "policy/redis.yaml": "bundled_redis",
+    "policy/scheduler.yaml": "always",
+    "policy/workers-default-deny.yaml": "always",
+    "policy/workers-dns.yaml": "always",
+    "policy/workers.yaml": "always",
+    "scheduler/deployment.yaml": "always",
+    "scheduler/guard.sh": "redis",
+    "scheduler/housekeeping.lua": "redis",
+    "scheduler/redis-service.yaml": "bundled_redis",
+    "scheduler/redis-statefulset.yaml": "bundled_redis",
+    "scheduler/scheduler.json5": "always",
+    "scheduler/service-workers.yaml": "always",
+    "scheduler/service.yaml": "always",
+    "worker/drain.sh": "always",
+    "worker/isolation.yaml": "isolated_workers",
+    "worker/precondition.sh": "always",
+    "worker/serviceaccount.yaml": "always",
+    "worker/start.sh": "always",
 }
-FILES = dict(sorted((file, condition) for condition, files in _FILES.items() for file in files.split()))
 # Once a component: a prefix of these files' names, the component and the condition.
 COMPONENT_FILES = ("poddisruptionbudget.yaml", "serviceaccount.yaml")
 COMPONENTS = {
@@ -74,7 +97,11 @@ POOL_FILES = {
     "worker/pool/worker.json5": "always",
 }
 # Once a collector, whose component takes the place of `collector` in the name.
-COLLECTOR_FILES = ("monitoring/collector-deployment.yaml", "monitoring/collector-service.yaml", "policy/collector.yaml")
+COLLECTOR_FILES = (
+    "monitoring/collector-deployment.yaml",
+    "monitoring/collector-service.yaml",
+    "policy/collector.yaml",
+)
 # Once for each of the others that Prometheus scrapes.
 PODMONITOR = "monitoring/podmonitor.yaml"
 KUSTOMIZATION = "kustomization.yaml"
