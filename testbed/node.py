@@ -366,7 +366,7 @@ def _lend(content: Path, registry: Path) -> None:
 
 def addons(wanted: Network) -> list[dict[str, Any]]:
     """Return the objects of the name server and of the provisioner of class local-path."""
-    text = f"{_ADDONS.read_text()}---\n{manifests.path('local-path').read_text()}"
+    text = _ADDONS.read_text() + manifests.path("local-path").read_text()
     for name, value in {
         "DNS_ADDRESS": wanted.service(10),
         "COREDNS_IMAGE": components.reference("coredns"),
