@@ -56,7 +56,7 @@ class Alerts:
 
     url: str
 
-    def ask(self, path: str, **parameters: str) -> Any:
+    def fetch(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of Prometheus' API."""
         query = urllib.parse.urlencode(parameters)
         with urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
@@ -64,18 +64,18 @@ class Alerts:
 
     def series(self, query: str) -> list[Object]:
         """Return the result of a query."""
-        return list(self.ask("query", query=query)["result"])
+        return list(self.fetch("query", query=query)["result"])
 
     def targets(self) -> dict[str, list[str]]:
         """Return the health of the targets of each job."""
         found: dict[str, list[str]] = {}
-        for each in self.ask("targets", state="active")["activeTargets"]:
+        for each in self.fetch("targets", state="active")["activeTargets"]:
             found.setdefault(each["labels"]["job"], []).append(each["health"])
         return found
 
     def firing(self) -> set[str]:
         """Return the names of the alerts that fire, without the common prefix."""
-        alerts = self.ask("alerts")["alerts"]
+        alerts = self.fetch("alerts")["alerts"]
         return {each["labels"]["alertname"].removeprefix("NativeLink") for each in alerts if each["state"] == "firing"}
 
     def fires(self, *names: str, seconds: float = 120) -> None:

@@ -47,8 +47,8 @@ EVENTS = {
 
 def missing(prometheus: Alerts, query: str) -> list[str]:
     """Return the selectors of a query, as Prometheus itself parses it, that match no recorded series."""
-    found = sorted(set(_selectors(prometheus.ask("parse_query", query=query))))
-    return [each for each in found if not prometheus.ask("series", **{"match[]": each})]
+    found = sorted(set(_selectors(prometheus.fetch("parse_query", query=query))))
+    return [each for each in found if not prometheus.fetch("series", **{"match[]": each})]
 
 
 def _selectors(node: Any) -> Iterator[str]:
