@@ -1,10 +1,11 @@
 """Pools that follow the demand on a real node, with scheduler, collector, KEDA and HPA. Most workers are fake.
 
-LOAD has the demand of three minutes. All pools follow the scheduler's demand, so one run of it shows the pools with a
-protection and those without. Its two dips of 20 s are four syncs of the HPA here, so that a busy machine
-does not miss them, and a window of 40 s bridges both. While the Deployment's status does not have all new workers, the
-HPA follows each small change. Therefore it asks for the maximum and more until then, and its later changes are
-within the HPA's tolerance of 10 %. A farm on Redis loses its sources beside the run.
+LOAD has the demand of five minutes. All pools follow the scheduler's demand, so one run of it shows the pools with a
+protection and those without. Its three dips of 20 s, 50 s apart, are four syncs of the HPA each, so that a busy machine,
+where the demand is also several seconds late, does not miss them all, and a window of 50 s bridges them. While the
+Deployment's status does not have all new workers, the HPA follows each small change. Therefore it asks for the maximum
+and more until then, and its later changes are within the HPA's tolerance of 10 %. A farm on Redis loses its sources
+beside the run.
 """
 
 import contextlib
@@ -27,14 +28,14 @@ from testkit.site import pool
 from testkit.trees import resource
 from tests.e2e.scaling.conftest import DOWN_AT_ONCE, SLOTS, STATIC, Watched, follower
 
-SECONDS = (0, 5, 12, 25, 45, 65, 71, 77, 83, 103, 113, 121, 129, 137, 185)
-DEMANDS = (0, 8, 400, 520, 280, 400, 384, 412, 160, 420, 300, 100, 8, 0, 0)
+SECONDS = (0, 8, 20, 40, 60, 80, 88, 98, 110, 130, 138, 148, 160, 180, 200, 210, 220, 230, 238, 246, 300)
+DEMANDS = (0, 8, 400, 520, 280, 400, 384, 412, 160, 400, 376, 408, 280, 420, 300, 200, 100, 40, 8, 0, 0)
 LOAD = list(zip(SECONDS, DEMANDS, strict=True))
 LENGTH = LOAD[-1][0]
 LEAST, MOST = 4, 200
-WINDOW = 40  # seconds of scale-down stabilisation
+WINDOW = 50  # seconds of scale-down stabilisation
 # seconds until the replicas follow a demand: an export, a sync of the HPA, and the delay of a busy machine
-LAG = 15
+LAG = 25
 
 STEADY = {**DOWN_AT_ONCE, "stabilizationWindowSeconds": WINDOW}
 # The default behaviour of an HPA.
