@@ -269,7 +269,8 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
     if prometheus in ("bundled", "operator"):
         sources = ["keda", "cluster"] + ["gitops"] * (variables["gitops_provider"] != "none")
         sources += ["edge"] * (edge == "gateway" and variables["ingress_provider"] == "envoy-gateway")
-        variables["nativelink_prometheus_scrapes"] = [source for source in sources if draw(st.booleans())]
+        without = draw(st.sets(st.sampled_from(sources)))
+        variables["nativelink_prometheus_scrapes"] = [source for source in sources if source not in without]
     for pool in variables["nativelink_worker_pools"]:
         way = pool.get("scaling") or stated.get("nativelink_scaling", "keda")
         if prometheus == "bundled" and way == "keda" and draw(st.booleans()):
