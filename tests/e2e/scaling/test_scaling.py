@@ -1,8 +1,8 @@
 """Pools that follow the demand on a real node, with scheduler, collector, KEDA and HPA. Most workers are fake.
 
 LOAD has the demand of five minutes. All pools follow the scheduler's demand, so one run of it shows the pools with a
-protection and those without. Its three dips of 20 s, 50 s apart, are four syncs of the HPA each, so that a busy machine,
-where the demand is also several seconds late, does not miss them all, and a window of 50 s bridges them. While the
+protection and those without. Its three dips of 20 s, 50 s apart, are four syncs of the HPA each. A busy machine, where
+the demand is also several seconds late, does not miss them all, and a window of 50 s bridges them. While the
 Deployment's status does not have all new workers, the HPA follows each small change. Therefore it asks for the maximum
 and more until then, and its later changes are within the HPA's tolerance of 10 %. A farm on Redis loses its sources
 beside the run.
@@ -270,8 +270,8 @@ def test_one_step_from_4_to_200(played: Played) -> None:
     at_first, *later = [replicas for _, replicas in played.steps("hill")]
     assert at_first == LEAST
     up = later[: later.index(MOST) + 1]
-    # More steps happen if the HPA syncs while the actions are being queued, which takes long on a busy machine. Doubling
-    # would take six steps.
+    # More steps happen if the HPA syncs while the actions are being queued, which a busy machine takes long for.
+    # Doubling would take six steps.
     assert len(up) <= 4, up
     # The counter-run goes from 1 to 40 in four steps: 5, 10, 20, 40.
     stock = [replicas for _, replicas in played.steps("stock")]
