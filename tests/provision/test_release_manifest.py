@@ -138,7 +138,7 @@ def waiting(request: pytest.FixtureRequest, play: Play, release: Release, dev: C
         yield Waiting(dev, release.namespace, run)
 
 
-@pytest.mark.parametrize("waiting", [120], indirect=True)
+@pytest.mark.parametrize("waiting", [300], indirect=True)
 def test_a_wait_outlasts_a_restart_of_the_api_server(waiting: Waiting) -> None:
     waiting.dev.stop_api()
     waiting.dev.start_api()
