@@ -120,8 +120,8 @@ class Api:
     `warnings` holds what the API server has warned of so far, once each.
     """
 
-    def __init__(self, kubeconfig: str, context: str, timeout: float = 30, write_timeout: float = 65) -> None:
-        """The limits are seconds for a call that reads and for one that writes.
+    def __init__(self, kubeconfig: str, context: str, timeout: float | None = None) -> None:
+        """`timeout` is in seconds, for each call. By default it is 30 for one that reads, and 65 for one that writes.
 
         A server ends a call itself after 60 s, so one that works always answers a write, with an error if need be.
         Raises ApiError if the context cannot be used.
@@ -143,7 +143,7 @@ class Api:
         self._host = client.configuration.host.rstrip("/")
         self._pool = client.rest_client.pool_manager
         self._configuration = client.configuration
-        self._timeout, self._write_timeout = timeout, write_timeout
+        self._timeout = timeout
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
         self.warnings: list[str] = []
 
@@ -158,7 +158,7 @@ class Api:
                 self._host + path,
                 body=None if body is None else json.dumps(body),
                 headers={"Accept": "application/json", "Content-Type": content_type, **headers},
-                timeout=self._timeout if method == "GET" else self._write_timeout,
+                timeout=self._timeout or (30 if method == "GET" else 65),
                 redirect=False,  # an API server sends none, and another server must not get the credentials
                 # To read or to apply once more does no harm. A busy server is silent while it takes in many new kinds.
                 retries=urllib3.Retry(2, backoff_factor=0.5, allowed_methods=("GET", "PATCH"), raise_on_status=False),

@@ -404,7 +404,7 @@ def test_a_server_of_another_authority(real: Cluster, tmp_path: Path) -> None:
 
 def test_what_a_silent_server_delays_is_asked_again(real: Cluster) -> None:
     """A request lasts a second here, and the server is silent for longer. What creates an object is sent once."""
-    api = Api(str(real.kubeconfig), real.context, timeout=1, write_timeout=1)
+    api = Api(str(real.kubeconfig), real.context, timeout=1)
     wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patient", "namespace": "default"}}
     api.apply(wanted, "test")
 
