@@ -24,12 +24,14 @@ from tests.e2e.git_server import BRANCH, GitServer
 from tests.inventories import LOCAL_PATH, NO_ADD_ONS
 from tests.playbooks import Project, Run
 
+# A smaller share of the processors starves them while other tests run.
+_BUSY = {"requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
 SMALL: dict[str, Any] = {
     **LOCAL_PATH,
     "nativelink_cas_replicas": 1,
     "nativelink_cas_volume_size": "1Gi",
-    "nativelink_cas_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
-    "nativelink_scheduler_resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+    "nativelink_cas_resources": _BUSY,
+    "nativelink_scheduler_resources": _BUSY,
     "nativelink_worker_image": images.DEBIAN,
     "nativelink_worker_access": "network_policy",  # test_isolation.py has the agent of the nodes
     **NO_ADD_ONS,  # the tests of KEDA, of the edge and of the node agent switch them on

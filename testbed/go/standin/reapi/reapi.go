@@ -28,7 +28,7 @@ import (
 const MaxMessage = 1 << 30
 
 // patience is how long a call of a Cache may take, its retries included.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // retries configures gRPC to repeat the calls that may be repeated.
 const retries = `{"methodConfig": [{
