@@ -50,7 +50,7 @@ type outcome struct {
 	Retries    int     `json:"retries"`
 	Line       string  `json:"line"`   // what the command wrote, which differs with each execution
 	Errors     string  `json:"errors"` // what the command wrote to stderr
-	// Outputs has the contents of files by path, and the target of links as "-> TARGET".
+	// Outputs has the contents of files by path, the target of links as "-> TARGET", and "" for empty folders.
 	Outputs map[string]string `json:"outputs,omitempty"`
 	// Metadata is the ExecutedActionMetadata.
 	Metadata json.RawMessage `json:"metadata,omitempty"`
@@ -269,6 +269,9 @@ func (l *load) outputs(ctx context.Context, result *repb.ActionResult) (map[stri
 		}
 		var walk func(path string, of *repb.Directory)
 		walk = func(path string, of *repb.Directory) {
+			if len(of.GetFiles())+len(of.GetSymlinks())+len(of.GetDirectories()) == 0 {
+				found[path] = ""
+			}
 			for _, file := range of.GetFiles() {
 				add(path+"/"+file.Name, file.Digest)
 			}
