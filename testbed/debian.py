@@ -28,6 +28,8 @@ def _unpack(names: tuple[str, ...], draft: Path) -> None:
         "Dir::Cache": apt / "cache",
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "",
+        "APT::Update::Error-Mode": "any",  # without it an update that fetched nothing succeeds
+        "Acquire::Retries": "5",
     }
     options = [f"-o={name}={value}" for name, value in settings.items()]
     cache.say(f"fetching Debian packages: {' '.join(names)}")
