@@ -70,7 +70,7 @@ PARALLEL := --dist loadfile --no-loadscope-reorder --maxfail=5
 test molecule pytest e2e bench: export GOGC := 400
 test molecule pytest e2e bench: export GOMEMLIMIT := 1200MiB
 
-test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (14 minutes; 23 the first time)
+test: lint molecule pytest ## run everything that must pass: lint, molecule, pytest (20 minutes; 30 the first time)
 
 lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ansible-test sanity, ruff, and check the documentation and the chart
 	yamllint --strict .
@@ -89,7 +89,7 @@ molecule: venv ## test every role on one embedded cluster
 pytest: venv newest ## run the tests in tests/ that need no real node
 	TESTBED_PATIENCE=2 pytest -n 6 $(PARALLEL) --ignore tests/e2e --ignore tests/lint
 
-e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (30 minutes; 55 the first time)
+e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (35 minutes; 60 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
 	TESTBED_PATIENCE=4 pytest -n 4 $(PARALLEL) -rs --durations=25 -m 'not soak and not bench and not alone' tests/e2e
