@@ -213,7 +213,7 @@ class Api:
         except ValueError:
             content = None
         if answer.status == 404 and text.strip() == "404 page not found":  # an API group that is not there
-            content = {"kind": "Status", "reason": "NotFound"}
+            content = {"kind": "Status"}
         if not isinstance(content, dict) or not {"kind", "gitVersion"} & content.keys():
             found = _described(text, answer.headers.get("Location"))
             problem = f"{self._host} answers {method} {path.partition('?')[0]} with {answer.status} and {found}"
@@ -222,7 +222,8 @@ class Api:
             raise ApiError(f"{problem}, which is not a Kubernetes API server's answer", _NOT_KUBERNETES)
         if answer.status < 300:
             return content
-        if accepted and content.get("reason") == accepted:
+        reason = "NotFound" if answer.status == 404 else content.get("reason")  # servers of extensions leave it out
+        if accepted and reason == accepted:
             return None
         raise RefusedError(what or f"{method} {path.partition('?')[0]}", answer.status, content)
 
