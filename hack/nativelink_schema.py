@@ -29,7 +29,7 @@ def normalised(schema: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def _bare(node: dict[str, Any]) -> dict[str, Any]:
-    # A field of the configuration may be named like a keyword. Its value is a schema, which is no text or list.
+    # A field of the configuration may be named like a keyword. Its value is a schema, not a text or a list.
     prose = {"description": str, "examples": list}
     return {key: item for key, item in node.items() if not isinstance(item, prose.get(key, ()))}
 

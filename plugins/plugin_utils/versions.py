@@ -32,7 +32,7 @@ NEWEST = next(iter(VERSIONS))
 
 
 class UnknownVersionError(QuantityError):
-    """A version whose configuration nobody knows."""
+    """A version whose configuration is unknown."""
 
 
 def row(version: str) -> Version:

@@ -74,7 +74,7 @@ def refused(case: Case) -> list[jsonschema.ValidationError]:
 
 
 def place(error: jsonschema.ValidationError, case: Case) -> str:
-    """Return the place of an error as preflight says it: a key that lacks, or that nobody knows, is a place."""
+    """Return the place of an error as preflight says it: a missing or unknown key is a place."""
     path = list(error.absolute_path)
     if error.validator in ("required", "additionalProperties"):
         (key, *_) = re.findall(r"'(.+?)'", error.message)

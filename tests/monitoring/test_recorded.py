@@ -95,7 +95,7 @@ def test_the_alerts_select_recorded_series(recording: Alerts, backend: str) -> N
 
 
 def lost_by(recording: Alerts, query: str) -> list[str]:
-    """Return the missing selectors of a query of a dashboard. A $1 of label_replace is no variable."""
+    """Return the missing selectors of a query of a dashboard. A $1 of label_replace is not a variable."""
     return missing(recording, re.sub(r"\$\{?([a-z_]+)\}?", lambda found: VALUES[found[1]], query))
 
 

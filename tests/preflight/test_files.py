@@ -98,7 +98,7 @@ def test_an_inventory_without_clusters_fails(tmp_path: Path) -> None:
 
 
 def test_limits_vaults_and_values_of_the_command_line(tmp_path: Path) -> None:
-    used = {"cas_replicas": 4, "nativelink_cas_replicas": "{{ cas_replicas }}"}  # the one without a prefix is no fault
+    used = {"cas_replicas": 4, "nativelink_cas_replicas": "{{ cas_replicas }}"}  # the one without a prefix is valid
     bad = {**minimal("bad", tmp_path), "nativelink_cas_replicas": 0}  # outside of the limits
     file = write_inventory(tmp_path, {"good": {**minimal("good", tmp_path), **used}, "bad": bad})
     variables, password = tmp_path / "group_vars/all.yml", tmp_path / "password"

@@ -1,4 +1,4 @@
-"""A valid cluster has no fault, and the notices of notices.yml. An error in a cluster is no fault of another one."""
+"""A valid cluster has no fault, and the notices of notices.yml. A cluster is not blamed for the error of another."""
 
 from dataclasses import replace
 from typing import Any

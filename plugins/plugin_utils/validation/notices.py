@@ -132,7 +132,7 @@ def hasty_zero(values: Values) -> Findings:
 
 
 def nativelink_version(values: Values) -> Findings:
-    """Return what is known of another version than the newest one, and that nobody has tried a newer one."""
+    """Return what is known of another version than the newest one, and that a newer one is untested."""
     version = values["nativelink_version"]
     found, remedy = versions.faults(version, refused=False), f"write {versions.NEWEST}"
     if versions.is_newer(version):

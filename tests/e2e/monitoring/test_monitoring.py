@@ -128,7 +128,7 @@ def acting(farm: Monitored, script: str) -> Iterator[None]:
 
 
 def test_all_alerts_end(farm: Monitored) -> None:
-    # A pod that was evicted stays until somebody removes it.
+    # A pod that was evicted stays until it is deleted.
     farm.where.run("-n", WORKERS, "delete", "pods", "--field-selector=status.phase=Failed")
     farm.ended()
 

@@ -29,7 +29,7 @@ tree. Helm has none, so this compares with the StatefulSets that run. `helm temp
     {{- end -}}
     {{- $old = int $running.spec.replicas -}}
     {{- $new = int $context.values.cas.replicas -}}
-    {{- /* Somebody has stopped a CAS that has no replicas, and it does not say how many shards there were. */ -}}
+    {{- /* A CAS that was scaled to zero does not say how many shards it had. */ -}}
     {{- if and (eq $component "cas") $old (ne $old $new) (not (has "cas_replicas" $context.values.allowChanges)) -}}
       {{- $faults = append $faults (printf "cas.replicas: %d shards of the running StatefulSet would become %d, which moves the keys: cached results are lost, and the scheduler and all workers, which address the shards, are replaced; %s: add cas_replicas to allowChanges for that time" $old $new $loss) -}}
     {{- end -}}

@@ -8,7 +8,7 @@ tests/preflight/reject that the chart takes says why.
 {{- $values := .values -}}
 {{- $faults := list -}}
 
-{{- /* A version whose configuration nobody knows. A newer one gets the fields of the newest row. */ -}}
+{{- /* A version whose configuration is unknown. A newer one gets the fields of the newest row. */ -}}
 {{- if and (not (hasKey .constants.versions .row)) (semverCompare (printf "<%s" .constants.newest) .row) -}}
   {{- $faults = append $faults (printf "version: is %s, whose configuration is not known; write %s, or a version after %s" $values.version (keys .constants.versions | sortAlpha | join ", ") .constants.newest) -}}
 {{- end -}}

@@ -161,7 +161,7 @@ func (n *node) makeScheduler(spec schedulerSpec) *scheduler {
 		made.redis = queue
 		n.fail(queue.begin())
 	} else {
-		n.fail(fmt.Errorf("%s is no redis_store with a channel", chosen.Store))
+		n.fail(fmt.Errorf("%s is not a redis_store with a channel", chosen.Store))
 	}
 	return made
 }

@@ -298,7 +298,7 @@ func (w *worker) collect(ctx context.Context, path, name string, result *repb.Ac
 	} else if err != nil {
 		return err
 	} else if !info.Mode().IsRegular() {
-		return status.Errorf(codes.InvalidArgument, "the output %s is no file, and the stand-in has no others", name)
+		return status.Errorf(codes.InvalidArgument, "the output %s is not a file, and the stand-in has no others", name)
 	}
 	content, err := os.ReadFile(path)
 	if err != nil {
