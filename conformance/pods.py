@@ -248,14 +248,14 @@ class Pod:
             raise ClusterError(f"{' '.join(words)} in {self.name} failed: {done.stderr[-500:]}{done.stdout[-500:]}")
         return done.stdout
 
-    def terminate(self, seconds: float = 20) -> None:
+    def terminate(self) -> None:
         """Send SIGTERM, and wait until the pod ends. ClusterError if it does not."""
         assert self.process
         os.kill(self._first, signal.SIGTERM)
         try:
-            self.process.wait(patient(seconds))
+            self.process.wait(patient(20))
         except subprocess.TimeoutExpired:
-            raise ClusterError(f"{self.name} still ran {seconds:.0f} s after SIGTERM") from None
+            raise ClusterError(f"{self.name} still ran 20 s after SIGTERM") from None
         finally:
             self.kill()
 

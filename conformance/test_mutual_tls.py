@@ -14,12 +14,11 @@ from conformance.farm import CPUS, Farm, Tell, on, succeeded
 from conformance.pods import FIRST, Pod, Trust
 from testbed.waiting import until
 from testkit.authority import Authority
+from testkit.servers import PREFACE
 
 _SECOND, _THIRD = Authority("second"), Authority("third")
 # The CA of the shown certificate, and those that are accepted.
 _ROTATION = (Trust(FIRST, (FIRST, _SECOND)), Trust(_SECOND, (FIRST, _SECOND)), Trust(_SECOND, (_SECOND,)))
-# What a client of HTTP/2 says first: the preface, and settings that change nothing.
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 _NAMESPACE = "nativelink"
 
 
@@ -37,7 +36,7 @@ def _answer(pod: Pod, port: int, name: str, shown: Authority | None, accepted: A
                         Path(file.name).write_bytes(b"".join(shown.issue("worker")))
                         context.load_cert_chain(file.name)
                 connection = context.wrap_socket(plain, server_hostname=name)
-            connection.sendall(_PREFACE)
+            connection.sendall(PREFACE)
             # The fourth byte is the kind of a frame: 4 for settings. TLS answers plain text with an alert.
             return "answers" if connection.recv(9)[3:4] == b"\x04" else "closed"
     except ssl.SSLError as error:

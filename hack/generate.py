@@ -15,8 +15,8 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Opt
 
 import dashboards
 from hack import chart
+from hack.chart.schema import TYPES
 
-_JSON_TYPES = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
 _TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}
 
 
@@ -73,8 +73,8 @@ def _schema(option: Option) -> dict[str, Any]:
         schema["anyOf"] = [{"enum": list(option.choices)}, _TEMPLATE]
     elif option.type in ("str", "path"):
         schema["type"] = "string"
-    elif option.type in _JSON_TYPES:
-        schema["anyOf"] = [{"type": _JSON_TYPES[option.type]}, _TEMPLATE]
+    elif option.type in TYPES:
+        schema["anyOf"] = [{"type": TYPES[option.type]}, _TEMPLATE]
     return schema
 
 

@@ -146,6 +146,7 @@ def _build(modules: pins.ModuleSet, draft: Path) -> None:
     cache.say(f"{modules.name} built in {time.monotonic() - started:.0f} s")
 
 
+@remembered
 def _built(name: str) -> Path:
     """Return the folder with the programs of a set, built if the cache lacks it."""
     modules = pins.module_set(name)

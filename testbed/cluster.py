@@ -146,7 +146,7 @@ class Cluster:
 
     def kubeconfig_of(self, token: str, file: Path) -> Path:
         """Write a kubeconfig with this cluster's context and a bearer token to a file, and return the file."""
-        config = yaml.safe_load(self.kubeconfig.read_text())
+        config = self._settings()
         config["users"] = [{"name": self.context, "user": {"token": token}}]
         file.write_text(yaml.safe_dump(config))
         return file
@@ -426,7 +426,7 @@ def _volumes(storage_class: str, size: str, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def cluster(name: str = DEFAULT_NAME) -> Cluster:
+def cluster(name: str) -> Cluster:
     """Return the cluster of a name, running or not. ValueError unless it is a DNS label of at most 30 characters."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?", name):
         raise ValueError(f"{name!r} is not a valid cluster name: use at most 30 lower-case letters, digits and dashes")
@@ -438,7 +438,7 @@ def clusters() -> list[Cluster]:
     return [Cluster(path.parent.name, path.parent) for path in sorted(state_root().glob("[!.]*/kwok"))]
 
 
-def up(name: str = DEFAULT_NAME, nodes: int = NODES, *, real: bool = False) -> Cluster:
+def up(name: str, nodes: int = NODES, *, real: bool = False) -> Cluster:
     """Start a cluster, or reuse it if it runs, and return it when it is ready.
 
     The remains of a crash or a reboot are removed first. ``nodes`` is the number of fake nodes; a cluster that runs
@@ -481,7 +481,7 @@ def fresh(name: str, nodes: int = NODES, *, real: bool = False) -> Iterator[Clus
         down(name)
 
 
-def down(name: str = DEFAULT_NAME) -> None:
+def down(name: str) -> None:
     """Stop a cluster's processes and remove its state. The cluster need not exist."""
     unwanted = cluster(name)
     with unwanted._locked():

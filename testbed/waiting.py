@@ -36,11 +36,11 @@ def until(what: str, check: Callable[[], bool], seconds: float, details: Callabl
         time.sleep(max(0.1, 3 * (time.monotonic() - began)))
 
 
-def tails(logs: Iterable[Path], lines: int = 6) -> str:
+def tails(logs: Iterable[Path]) -> str:
     """Return the last lines of every log that has any, for an error message."""
     text = ""
     for log in logs:
         content = log.read_text(errors="replace").splitlines() if log.exists() else []
         if content:
-            text += "\n".join([f"\n--- {log}", *(line[-400:] for line in content[-lines:])])
+            text += "\n".join([f"\n--- {log}", *(line[-400:] for line in content[-6:])])
     return text

@@ -6,7 +6,6 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import yaml
@@ -17,9 +16,8 @@ from testbed.ports import free_port
 from testbed.waiting import tails, until
 from testkit import nativelink
 from testkit.client import Client, Load
-from testkit.trees import values_of
+from testkit.trees import Object, values_of
 
-Object = dict[str, Any]
 _DEMAND = re.compile(
     r'^nativelink_execution_active_count\{[^}]*execution_stage="(queued|executing)"[^}]*\} (\S+)', re.M
 )

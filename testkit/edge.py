@@ -23,6 +23,7 @@ from testkit.authority import Authority
 from testkit.bazel import Bazel
 from testkit.client import Client, Process
 from testkit.farm import Farm, load_images, secret
+from testkit.servers import PREFACE
 from testkit.site import SMALL, Site, pool
 
 Object = dict[str, Any]
@@ -78,9 +79,7 @@ class Edge(Farm):
     def streams(self) -> int:
         """Return the number of concurrent calls that the edge allows on a connection."""
         with self.connect(self.trust("h2")) as connection, connection.makefile("rb") as answer:
-            connection.sendall(
-                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\4" + bytes(5)
-            )  # the client's settings are empty
+            connection.sendall(PREFACE)
             length = int.from_bytes(answer.read(9)[:3])
             return int(dict(struct.iter_unpack(">HI", answer.read(length)))[MAX_CONCURRENT_STREAMS])
 

@@ -24,9 +24,7 @@ from testkit.client import Client, Load
 from testkit.git_server import address_for
 from testkit.record import Record
 from testkit.site import SMALL
-from testkit.trees import resource, values_of
-
-Object = dict[str, Any]
+from testkit.trees import Object, resource, values_of
 
 # Fields of a pool whose workers are fake pods. There can be any number of them.
 FAKE: Object = {

@@ -142,17 +142,15 @@ class Project:
         with self.started(*arguments, playbook=playbook) as process:
             return finish(process, self.log)
 
-    def interrupt(self, reached: Callable[[], bool], within: float = 120) -> bool:
+    def interrupt(self, reached: Callable[[], bool]) -> bool:
         """Start the bootstrap and kill it (SIGKILL, with all its workers) as soon as `reached` returns True.
 
         Return True if it was killed, and False if it ended before.
         """
-        deadline = time.monotonic() + patient(within)
+        deadline = time.monotonic() + patient(120)
         with self.started() as process:
             while not reached() and process.poll() is None:
-                assert time.monotonic() < deadline, (
-                    f"waited {within} s for the moment to kill it:\n{self.log.read_text()}"
-                )
+                assert time.monotonic() < deadline, f"waited 120 s for the moment to kill it:\n{self.log.read_text()}"
                 time.sleep(0.005)
             return process.poll() is None
 

@@ -19,9 +19,8 @@ from testbed import build
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
-from testkit.trees import resource, values_of
+from testkit.trees import Object, resource, values_of
 
-Object = dict[str, Any]
 _OPTIONS = {
     "prometheus": ["--storage.tsdb.path=data"],
     "alertmanager": ["--storage.path=data", "--cluster.listen-address="],
@@ -88,14 +87,14 @@ class Alerts:
 
         until(f"the alerts {', '.join(names)}", look, seconds, lambda: f": {sorted(seen)} fired")
 
-    def ended(self, *names: str, seconds: float = 150) -> None:
+    def ended(self, *names: str) -> None:
         """Wait until none of these alerts fires, or no alert at all."""
 
         def left() -> set[str]:
             firing = self.firing()
             return firing & set(names) if names else firing
 
-        until("alerts to end", lambda: not left(), seconds, lambda: f": {left()} fire")
+        until("alerts to end", lambda: not left(), 150, lambda: f": {left()} fire")
 
 
 @contextlib.contextmanager

@@ -99,7 +99,8 @@ def run(where: Cluster, *needs: str, name: str = "nativelink") -> str:
 
     ``name`` is the namespace of the farm, which has its workers in ``NAME-workers``.
     """
-    wanted = [block for part in needs for block in blocks() if block.needs == part]
+    found = blocks()
+    wanted = [block for part in needs for block in found if block.needs == part]
     assert {block.needs for block in wanted} == set(needs)
     mine = [replace(block, code=block.code.replace("-n nativelink", f"-n {name}")) for block in wanted]
     return "\n".join(fault for block in mine if (fault := faults(block, where)))

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# The first words of a client of HTTP/2: the preface, and settings that change nothing.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
+
 
 @contextmanager
 def server(answer: Callable[[socket.socket], None]) -> Iterator[int]:

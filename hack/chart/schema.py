@@ -11,7 +11,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation impor
 from . import values
 
 Schema = dict[str, Any]
-_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
+TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "dict": "object", "list": "array"}
 
 
 def _whole(*patterns: re.Pattern[str]) -> Schema:
@@ -153,8 +153,8 @@ def _option(option: Option, pattern: str, definitions: dict[str, Schema]) -> Sch
     found: Schema = {}
     if option.description:
         found["description"] = values.description(option)
-    if option.type in _TYPES:
-        found["type"] = _TYPES[option.type]
+    if option.type in TYPES:
+        found["type"] = TYPES[option.type]
     if option.choices and option.type != "list":
         found["enum"] = list(option.choices)
     if option.type == "list":

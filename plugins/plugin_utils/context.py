@@ -259,8 +259,8 @@ class Context:
 def context(values: Values) -> Context:
     """The context of one cluster, from its effective variables (`specs.effective`), which are valid."""
     known = with_defaults(values)
-    senders = _senders(known)
     pools = [_pool(pool, known) for pool in known["nativelink_worker_pools"]]
+    senders = _senders(known, pools)
     edge = _edge(known)
     features = _features(known, senders, pools, edge)
     cas = _cas(known, senders)
@@ -279,10 +279,10 @@ def context(values: Values) -> Context:
         upload_timeout=seconds_of(known["nativelink_worker_upload_timeout"]),
         cas=cas,
         scheduler=_scheduler(known, pools),
-        redis=_redis(known, cas),
+        redis=_redis(known, cas, features),
         pools=pools,
         edge=edge,
-        peers=_peers(known),
+        peers=_peers(known, features),
         traces=_traces(known),
         prometheus=_prometheus(known, features),
         config_maps={
@@ -296,23 +296,23 @@ def context(values: Values) -> Context:
 # Features ---------------------------------------------------------------------------------------------------------
 
 
-def _autoscaled(known: Values) -> set[str]:
+def _autoscaled(pools: Sequence[Pool]) -> set[str]:
     """What scales pools: `keda`, `hpa` or both."""
-    return {derived.scaling_of(pool, known) for pool in known["nativelink_worker_pools"]} - {"none"}
+    return {pool.scaling for pool in pools} - {"none"}
 
 
-def _senders(known: Values) -> list[str]:
+def _senders(known: Values, pools: Sequence[Pool]) -> list[str]:
     """The workloads that send metrics, if something reads them. On Redis scaling does not."""
     read = known["nativelink_prometheus"] != "none" or known["nativelink_metrics_namespaces"]
     read = read or known["nativelink_traces_endpoint"]
-    if not read and not (_autoscaled(known) and known["nativelink_scheduler_backend"] == "memory"):
+    if not read and not (_autoscaled(pools) and known["nativelink_scheduler_backend"] == "memory"):
         return []
     return [name for name in ("scheduler", "cas", "worker") if name in known["nativelink_metrics"]]
 
 
 def _features(known: Values, senders: Sequence[str], pools: Sequence[Pool], edge: Edge) -> dict[str, bool]:
     prometheus, scrapes = known["nativelink_prometheus"], known["nativelink_prometheus_scrapes"]
-    scaling, engine = _autoscaled(known), known["gitops_provider"]
+    scaling, engine = _autoscaled(pools), known["gitops_provider"]
     redis = known["nativelink_scheduler_backend"] == "redis"
     demand = redis and (bool(scaling) or prometheus != "none")
     envoy_gateway = behind_envoy_gateway(known)
@@ -408,9 +408,8 @@ def _scheduler(known: Values, pools: Sequence[Pool]) -> Scheduler:
     )
 
 
-def _redis(known: Values, cas: Cas) -> Redis:
-    bundled = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "bundled"
-    address = f"nativelink-redis:{PORTS['redis']}" if bundled else known["nativelink_redis_address"]
+def _redis(known: Values, cas: Cas, features: Features) -> Redis:
+    address = f"nativelink-redis:{PORTS['redis']}" if features["bundled_redis"] else known["nativelink_redis_address"]
     memory = known["nativelink_redis_resources"].get("limits", {}).get("memory")
     return Redis(
         address=address,
@@ -479,14 +478,14 @@ def _edge(known: Values) -> Edge:
     )
 
 
-def _peers(known: Values) -> Peers:
+def _peers(known: Values, features: Features) -> Peers:
     namespace, edges = known["ingress_namespace"], []
     # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
     if known["nativelink_edge"] != "none" and namespace:
         # Proxies of other Gateways are in the same namespace.
         proxies = {"podSelector": {"matchLabels": _proxies(known["nativelink_namespace"])}}
-        edges = [{**_namespace(namespace), **(proxies if behind_envoy_gateway(known) else {})}]
-    readers = [known["keda_namespace"]] if "keda" in _autoscaled(known) else []
+        edges = [{**_namespace(namespace), **(proxies if features["envoy_gateway"] else {})}]
+    readers = [known["keda_namespace"]] if features["keda"] else []
     readers += known["nativelink_metrics_namespaces"]
     return Peers(
         clients=[*edges, *known["nativelink_client_peers"]],

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .render import CONFIGURATIONS, KUSTOMIZATION
+from .render import KUSTOMIZATION, is_object
 
 Object = Mapping[str, Any]
 
@@ -106,7 +106,7 @@ def _rendered(files: Mapping[str, str]) -> Iterator[Object]:
             labels = kustomization["generatorOptions"]["labels"]
             for generator in kustomization["configMapGenerator"]:
                 yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**generator, "labels": labels}}
-        elif path.endswith(".yaml") and path not in CONFIGURATIONS:
+        elif is_object(path):
             yield from _documents(text)
 
 

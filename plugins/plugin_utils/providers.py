@@ -51,6 +51,6 @@ def behind_envoy_gateway(known: Mapping[str, Any]) -> bool:
 def _read(role: str, kind: type[_Provider], *names: str) -> dict[str, _Provider]:
     found: dict[str, _Provider] = {}
     for name in sorted(names):
-        facts: Mapping[str, Any] = specs.internals()[f"__{role}_provider_{name.replace('-', '_')}"]
+        facts: Mapping[str, Any] = specs.written()[f"__{role}_provider_{name.replace('-', '_')}"]
         found[name] = kind(**{each.name: facts[each.name] for each in fields(kind)})
     return found

@@ -129,7 +129,7 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     """
     found = context(values)
     files = {path: _render(template, scope) for path, template, scope in _wanted(found)}
-    resources = sorted(path for path in files if path.endswith(".yaml") and path not in CONFIGURATIONS)
+    resources = sorted(path for path in files if is_object(path))
     dashboards = _dashboards() if found.features["dashboards"] else {}
     # Their links to the runbooks begin with the default of nativelink_runbook_url.
     runbooks = json.dumps(values["nativelink_runbook_url"])
@@ -151,10 +151,15 @@ def objects(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     The labels name a cluster `any`, so that clusters that differ in nothing but their names have the same texts.
     """
     for path, template, scope in _wanted(context({**values, "cluster": "any"})):
-        if path.endswith(".yaml") and path not in CONFIGURATIONS:
+        if is_object(path):
             with _named(template, {"cluster": values["cluster"]}):
                 text = _body(template, {**scope, "cluster": values["cluster"]})
             yield path, text
+
+
+def is_object(path: str) -> bool:
+    """Whether a rendered file is an object for the API server."""
+    return path.endswith(".yaml") and path not in CONFIGURATIONS
 
 
 def config_maps(context: Context) -> list[ConfigMap]:

@@ -84,17 +84,12 @@ def options() -> Mapping[str, Option]:
 @cache
 def defaults() -> Mapping[str, Any]:
     """The defaults of all roles as written in defaults/main.yml or defaults/main/, with their templates unresolved."""
-    return {name: value for name, value in _written().items() if not name.startswith("__")}
+    return {name: value for name, value in written().items() if not name.startswith("__")}
 
 
 @cache
-def internals() -> Mapping[str, Any]:
-    """The facts that defaults refer to, as written: those of a provider are ``__ingress_provider_NAME``."""
-    return {name: value for name, value in _written().items() if name.startswith("__")}
-
-
-@cache
-def _written() -> dict[str, Any]:
+def written() -> Mapping[str, Any]:
+    """All that the roles' defaults write, also the facts that they refer to, such as ``__ingress_provider_NAME``."""
     files = (path for role in ROLES for path in sorted((ROOT / "roles" / role / "defaults").rglob("*.yml")))
     return {name: value for path in files for name, value in _load(path).items()}
 

@@ -60,8 +60,7 @@ def _text(value: specs.Yaml) -> str | None:
 @cache
 def _defaults() -> dict[str, Any]:
     """The roles' defaults. Their templates are marked as trusted, because Ansible resolves no others."""
-    written = {**specs.defaults(), **specs.internals()}
-    return {name: _trusted(value) if specs.holds_template(value) else value for name, value in written.items()}
+    return {name: _trusted(value) if specs.holds_template(value) else value for name, value in specs.written().items()}
 
 
 def _trusted(value: specs.Yaml) -> specs.Yaml:

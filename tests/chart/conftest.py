@@ -11,8 +11,8 @@ import pytest
 
 from hack.chart import values
 from testbed import build
+from testkit.release import CHART
 
-CHART = Path(__file__).resolve().parents[2] / "charts/nativelink"
 Done = subprocess.CompletedProcess[str]
 Helm = Callable[..., Done]
 Cluster = dict[str, Any]

@@ -90,7 +90,8 @@ def place(error: jsonschema.ValidationError, case: Case) -> str:
 
 # Those whose variables are values of the chart.
 VALUES = [case for case in CASES if case.variables and case.variables.keys() <= values.variables().keys()]
-BY_SCHEMA = [case for case in VALUES if refused(case)]
+REFUSED = {case.name: refused(case) for case in VALUES}
+BY_SCHEMA = [case for case in VALUES if REFUSED[case.name]]
 BY_FAULTS = [case for case in VALUES if case not in BY_SCHEMA and not case.chart]
 TAKEN = [case for case in CASES if case.chart]
 
@@ -102,7 +103,7 @@ def keyword(case: Case) -> str:
 @pytest.mark.parametrize("case", BY_SCHEMA, ids=said)
 def test_the_schema_refuses_a_fault_at_its_place(case: Case) -> None:
     stated = next((errors for start, errors in STATED.items() if said(case).startswith(start)), None)
-    found = {(place(error, case), error.validator) for error in refused(case)}
+    found = {(place(error, case), error.validator) for error in REFUSED[case.name]}
     assert found == (stated or {(values.translated(case.place), keyword(case))})
 
 
@@ -110,7 +111,7 @@ def test_the_schema_refuses_a_fault_at_its_place(case: Case) -> None:
 def test_helm_reads_the_schema_so(case: Case, template: Template) -> None:
     done = template(cluster(case))
     assert done.returncode == 1
-    for error in refused(case):
+    for error in REFUSED[case.name]:
         assert f"- at '/{'/'.join(map(str, error.absolute_path))}': " in done.stderr
 
 

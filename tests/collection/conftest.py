@@ -2,16 +2,13 @@
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from testbed.waiting import patient
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
+from testkit.playbooks import BIN, ROOT
 
 
 def run(*command: str | Path, cwd: Path, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from testbed import build
 Files = dict[Path, str]
 
 
+@cache
 def chart_files() -> Files:
     return {FOLDER / path: text for path, text in files().items()}
 
 
+@cache
 def readme() -> Files:
     command = [build.program("helm-docs"), "--chart-search-root", FOLDER, "--dry-run"]
     return {FOLDER / "README.md": subprocess.run(command, capture_output=True, text=True, check=True).stdout}

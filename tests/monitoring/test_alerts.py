@@ -17,7 +17,7 @@ from tests.monitoring.entries import VARIABLES, files
 
 RULES = "monitoring/alert-rules.yaml"
 Case = dict[str, Any]
-_FILE = yaml.safe_load((Path(__file__).parent / "cases.yml").read_text())
+_FILE = yaml.load((Path(__file__).parent / "cases.yml").read_text(), yaml.CSafeLoader)
 SEVERITIES: dict[str, str] = {name: severity for severity in ("critical", "warning") for name in _FILE[severity]}
 """The severity of each alert, by its name."""
 ONLY_ON_REDIS = {f"NativeLink{name}" for name in ("SchedulerLoopDead", "ActionsUnmatched", "RedisDown", "RedisFull")}
@@ -34,7 +34,7 @@ CASES = [case_of(name, case) for name, severity in SEVERITIES.items() for case i
 
 
 def rules(backend: str, **variables: Any) -> dict[str, Any]:
-    groups = yaml.safe_load(files(backend, **variables)[RULES])["groups"] or []
+    groups = yaml.load(files(backend, **variables)[RULES], yaml.CSafeLoader)["groups"] or []
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 

@@ -70,7 +70,7 @@ def load(folder: Path = FOLDER / "reject") -> list[Case]:
     """Return the cases of a folder."""
     found = []
     for file in sorted(folder.glob("*.yml")):
-        stated = yaml.safe_load(file.read_text())
+        stated = yaml.load(file.read_text(), yaml.CSafeLoader)
         for index, case in enumerate(itertools.chain(*map(single, stated))):
             more = {key: case[key] for key in ("unset", "server", "rendered", "helm", "chart") if key in case}
             if "server_alone" in case:

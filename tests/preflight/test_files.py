@@ -1,7 +1,6 @@
 """Errors in the inventory's files, which the lookup `clusters` finds before Ansible reads any variable."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation.files import file_findings
 
 from testkit.inventories import minimal, write_inventory
-from testkit.playbooks import run_playbook
+from testkit.playbooks import BIN, run_playbook
 
 UNDER = "write clusters under hosts, groups under children and variables under vars"
 QUOTES = 'put the template in quotes: "{{ name }}"'
@@ -106,7 +105,7 @@ def test_limits_vaults_and_values_of_the_command_line(tmp_path: Path) -> None:
     password.write_text("secret")
 
     def vault(*arguments: str | Path) -> str:
-        command = [Path(sys.executable).parent / "ansible-vault", *arguments, "--vault-password-file", password]
+        command = [BIN / "ansible-vault", *arguments, "--vault-password-file", password]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def findings(limit: str, replicas: str, *arguments: str) -> list[str]:

@@ -55,7 +55,7 @@ def values_without_ansible() -> dict[str, dict[str, Any]]:
         known = {**specs.defaults(), **variables, "inventory_hostname": name, "playbook_dir": "/nowhere"}
         for role in ("ingress", "gitops"):
             facts = f"__{role}_provider_{str(known[f'{role}_provider']).replace('-', '_')}"
-            known[f"__{role}_facts"] = specs.internals().get(facts, specs.internals()[f"__{role}_provider_none"])
+            known[f"__{role}_facts"] = specs.written().get(facts, specs.written()[f"__{role}_provider_none"])
         template = partial(lambda text, known: jinja.from_string(text).render(known), known=known)
         clusters[name] = {**dict.fromkeys(variables), **specs.effective(known, template)}
     return clusters

@@ -14,6 +14,7 @@ from testbed.cluster import Cluster
 from testbed.node import LABEL
 from testbed.waiting import patient, until
 from testkit.facts import at
+from testkit.farm import secure_namespace
 from testkit.trees import ROOT, Object, find, objects_of, values_of
 
 WORKERS = "nativelink-workers"
@@ -76,10 +77,8 @@ def api() -> Iterator[Cluster]:
         item for task in tasks for item in task.get("nativelink.gitops.apply_objects", {}).get("objects", ())
     ]
     (priority_class,) = [item for item in provisioned if item["metadata"]["name"] == "nativelink-headroom"]
-    labels = {"pod-security.kubernetes.io/enforce": "baseline"}
     with cluster.fresh(f"headroom-{os.environ.get('PYTEST_XDIST_WORKER', 'tests')}", nodes=0) as running:
-        metadata = {"name": WORKERS, "labels": labels}
-        running.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, priority_class)
+        running.apply(secure_namespace(WORKERS, "baseline"), priority_class)
         # kwok removes a pod within milliseconds, and a kubelet takes about a second. The grace period of placeholders
         # avoids a fault of the scheduler only if their removal takes some time.
         delay = json.dumps({"spec": {"delay": {"durationMilliseconds": 1000}}})

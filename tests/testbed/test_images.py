@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed import build, components, manifests, pins
-from testkit.trees import VERSION
-
-ROOT = Path(__file__).parents[2]
+from testkit.trees import ROOT, VERSION
 
 
 @pytest.fixture

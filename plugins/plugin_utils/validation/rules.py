@@ -63,6 +63,9 @@ def resources(values: Values) -> Findings:
                 yield f"{path}.requests.{name}", problem, "lower it, or raise the limit"
 
 
+_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+
+
 def overcommitted(name: str) -> bool:
     """Return whether a resource's limit may exceed its request. That of a device or of huge pages may not."""
     return "/" not in name and not name.startswith("hugepages-")
@@ -72,14 +75,13 @@ def _amounts(amounts: Values) -> Iterator[tuple[str, int | tuple[str, str]]]:
     for name, amount in amounts.items():
         if not overcommitted(name):
             continue  # kubernetes.extended_resources
-        if name not in ("cpu", "memory", "ephemeral-storage"):
-            near = nearest(name, ("cpu", "memory", "ephemeral-storage"), 0.5)
-            yield name, ("is not a resource of a container", one_of(near, ("cpu", "memory", "ephemeral-storage")))
+        if name not in _RESOURCES:
+            near = nearest(name, _RESOURCES, 0.5)
+            yield name, ("is not a resource of a container", one_of(near, _RESOURCES))
             continue
-        is_size = name in ("memory", "ephemeral-storage") or name.startswith("hugepages-")
         try:
             parsed = cpu_of(amount) if name == "cpu" else bytes_of(amount)
-            problem = too_small(parsed, amount) if is_size and parsed else ""
+            problem = too_small(parsed, amount) if name != "cpu" and parsed else ""
         except QuantityError as error:
             parsed, problem = 0, str(error)
         remedy = "write an amount such as 4 or 500m" if name == "cpu" else "write a size with its unit, such as 8Gi"

@@ -85,7 +85,6 @@ type instance struct {
 }
 
 type serverConfig struct {
-	Name     string
 	Listener struct {
 		HTTP struct {
 			SocketAddress expanded `json:"socket_address"`
