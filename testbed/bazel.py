@@ -17,7 +17,7 @@ _INTEGRITY = "sha512-ag6ZwYMJblf1YuPhNRAMyCYf164mY8jhdIwPSVFI1CMiBRnSDJBkSg7rVIc
 def _install(draft: Path) -> None:
     cache.say(f"downloading {_PACKAGE}")
     with tempfile.TemporaryDirectory() as folder:
-        build.run("npm", "pack", "--silent", _PACKAGE, cwd=Path(folder))
+        build.run("npm", "pack", "--silent", _PACKAGE, cwd=Path(folder), pauses=build.DOWNLOAD)
         (package,) = Path(folder).glob("*.tgz")
         found = "sha512-" + base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
         if found != _INTEGRITY:

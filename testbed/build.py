@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache as remembered
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from testbed import cache, pins
 _SETS: Mapping[str, Mapping[str, Any]] = yaml.safe_load(Path(__file__).with_name("programs.yml").read_text())
 # By program: its set.
 PROGRAMS = {name: owner for owner, found in _SETS.items() for name in found["programs"]}
+
+DOWNLOAD = (5, 15, 40, 90, 150)
+"""The ``pauses`` of commands that download, in seconds: a mirror may be away for some minutes."""
 
 
 class BuildError(Exception):
@@ -110,7 +113,7 @@ def install_wheels(requirements: Path, draft: Path) -> None:
     command = [*installer, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
     # The wheels do not depend on the Python that runs this.
     command += ["--python-version", "3.11", "--target", str(draft), "-r", str(requirements)]
-    run(*command)
+    run(*command, pauses=DOWNLOAD)
 
 
 def helm_home(folder: Path) -> dict[str, str]:
@@ -118,15 +121,26 @@ def helm_home(folder: Path) -> dict[str, str]:
     return {f"HELM_{kind}_HOME": str(folder / kind) for kind in ("CACHE", "CONFIG", "DATA")}
 
 
-def run(*command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run a command, and return its stdout. BuildError with the end of its stderr if it fails or is missing."""
-    try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=cwd)
-    except FileNotFoundError as error:
-        raise BuildError(f"{error.filename} is not installed") from None
-    if done.returncode:
-        raise BuildError(f"{' '.join(map(str, command))} failed: {(done.stderr or done.stdout).strip()[-3000:]}")
-    return done.stdout
+def run(
+    *command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, pauses: Iterable[int] = ()
+) -> str:
+    """Run a command, and return its stdout. BuildError with the end of its stderr if it fails or is missing.
+
+    A command that fails runs again after each of the ``pauses``, in seconds.
+    """
+    waits = iter(pauses)
+    while True:
+        try:
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=cwd)
+        except FileNotFoundError as error:
+            raise BuildError(f"{error.filename} is not installed") from None
+        if not done.returncode:
+            return done.stdout
+        message = f"{' '.join(map(str, command))} failed: {(done.stderr or done.stdout).strip()[-3000:]}"
+        if (pause := next(waits, None)) is None:
+            raise BuildError(message)
+        cache.say(f"{message}\ntrying again in {pause} s")
+        time.sleep(pause)
 
 
 def _build(modules: pins.ModuleSet, draft: Path) -> None:
@@ -135,7 +149,7 @@ def _build(modules: pins.ModuleSet, draft: Path) -> None:
     wanted = _SETS[modules.name]
     environment = go_environment(modules)
     cache.say(f"building {modules.name} {modules.version}: {', '.join(wanted['programs'])}")
-    run("go", "mod", "download", env=environment, cwd=modules.folder)
+    run("go", "mod", "download", env=environment, cwd=modules.folder, pauses=DOWNLOAD)
     options = ["-mod=readonly", f"-tags={','.join(wanted.get('tags', ()))}"]
     packages = run("go", "list", *options, "-deps", "tool", env=environment, cwd=modules.folder).splitlines()
     cache.say(f"{modules.name}: compiling {len(packages)} packages")

@@ -29,16 +29,17 @@ def _unpack(names: tuple[str, ...], draft: Path) -> None:
         "APT::Install-Recommends": "false",
         "APT::Sandbox::User": "",
         "APT::Update::Error-Mode": "any",  # without it an update that fetched nothing succeeds
-        "Acquire::Retries": "5",
     }
-    options = [f"-o={name}={value}" for name, value in settings.items()]
+    config = apt / "apt.conf"
+    config.write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
+    get = ("apt-get", "-qq", f"--config-file={config}")
     cache.say(f"fetching Debian packages: {' '.join(names)}")
     updated = lists / "updated"
     with cache.locked(draft.parent / "lists.lock"):  # all roots share the lists, for an hour
         if not updated.exists() or updated.stat().st_mtime < time.time() - 3600:
-            build.run("apt-get", "-qq", *options, "update")
+            build.run(*get, "update", pauses=build.DOWNLOAD)
             updated.touch()
-        build.run("apt-get", "-qq", "-y", *options, "--download-only", "install", *names)
+        build.run(*get, "-y", "--download-only", "install", *names, pauses=build.DOWNLOAD)
     packages = sorted((apt / "cache" / "archives").glob("*.deb"))
     # Some systems keep /bin apart from /usr/bin. Here /bin is a link from the start, as in Debian's own installer.
     for name in ("bin", "sbin", "lib", "lib64"):

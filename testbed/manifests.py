@@ -24,7 +24,8 @@ _MAKERS = ("kubernetes", "helm")
 def source(modules: pins.ModuleSet, module: str) -> Path:
     """Return the (read-only) folder with a required module's files, downloaded if needed. Go checks them by go.sum."""
     command = ("go", "mod", "download", "-json", f"{module}@{modules.requires[module]}")
-    return Path(json.loads(build.run(*command, env=build.go_environment(modules), cwd=modules.folder))["Dir"])
+    said = build.run(*command, env=build.go_environment(modules), cwd=modules.folder, pauses=build.DOWNLOAD)
+    return Path(json.loads(said)["Dir"])
 
 
 def _copy(origin: Path, target: Path) -> Path:
