@@ -313,7 +313,7 @@ def nativelink(subject: Subject) -> dict[str, Path]:
 
 def redis(folder: Path) -> dict[str, Path]:
     """Copy Redis and its search module into a folder, so that they work on any machine. Return its path in pods."""
-    (image,) = components.images_of("redis")
+    image = components.redis_stack()
     for target, source in image.files.items():
         inside = Path(target).is_relative_to(_STACK)
         name = str(Path(target).relative_to(_STACK)) if inside else f"libraries/{Path(target).name}"

@@ -100,7 +100,7 @@ def reference(name: str) -> str:
     return str(found.format_map(_versions()))
 
 
-def redis_stack() -> dict[str, Path]:
-    """Return the files of the image of Redis by their names: its programs, the search module, and OpenSSL 1.1."""
+def redis_stack() -> Image:
+    """Return the image of Redis without Debian's packages: its programs, the search module, and OpenSSL 1.1."""
     (redis,) = _IMAGES["redis"]
-    return {Path(path).name: _file(source) for path, source in redis["files"].items()}
+    return _image({key: value for key, value in redis.items() if key != "debian"}, "")

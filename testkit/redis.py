@@ -18,7 +18,7 @@ class Redis:
 
     def __init__(self, folder: Path, enter: tuple[str, ...] = (), port: int = 0, password: str = "") -> None:
         self.folder, self.enter, self.port, self.password = folder, enter, port or free_port(), password
-        files = components.redis_stack()
+        files = {Path(path).name: source for path, source in components.redis_stack().files.items()}
         self.server, self.cli, self.module = (files[name] for name in ("redis-server", "redis-cli", "redisearch.so"))
         for name in (name for name in files if name.endswith(".so.1.1")):
             (folder / name).symlink_to(files[name])
