@@ -18,8 +18,8 @@ from testbed.cluster import Cluster
 LONGEST = (
     *("trees", "provision", "roles", "bootstrap", "site", "worker_certificates", "scripts", "guard"),
     *("testbed_cluster", "standin", "conformance", "parity"),
-    *(f"tests/e2e/{name}" for name in ("engines flux", "monitoring", "engines argocd", "edge")),
-    *(f"tests/e2e/{name}" for name in ("scaling", "workers", "nodes")),
+    *(f"tests/e2e/{name}" for name in ("engines flux", "engines argocd", "scaling", "nodes")),
+    *(f"tests/e2e/{name}" for name in ("monitoring", "edge", "workers")),
 )
 # Files that share a cluster. What one of them makes there has namespaces of its own.
 GROUPS = {
