@@ -73,7 +73,7 @@ test molecule pytest e2e bench: export GOMEMLIMIT := 1200MiB
 test molecule pytest: export TESTBED_PATIENCE := 2
 e2e: export TESTBED_PATIENCE := 4
 
-test: venv newest ## run everything that must pass: lint, molecule, pytest (15 minutes; 25 the first time)
+test: venv newest ## run everything that must pass: lint, molecule, pytest (12 minutes; 25 the first time)
 	$(MAKE) --jobs=2 pytest lint molecule # lint and molecule leave processors idle
 
 lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ansible-test sanity, ruff, and check the documentation and the chart
@@ -93,7 +93,7 @@ molecule: venv ## test every role on one embedded cluster
 pytest: venv newest ## run the tests in tests/ that need no real node
 	pytest -n 6 $(PARALLEL) --ignore tests/e2e --ignore tests/lint
 
-e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (35 minutes; 60 the first time)
+e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (25 minutes; 45 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
 	pytest -n 4 $(PARALLEL) -rs --durations=25 -m 'not soak and not bench and not alone' tests/e2e
