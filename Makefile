@@ -67,10 +67,10 @@ PARALLEL := --dist loadfile --no-loadscope-reorder --maxfail=5
 
 # Go collects garbage less often: an API server then needs twice the memory, but three quarters of the processor time.
 # One with many kinds would take 2.4 GB, and several of them leave too little for the files that the machine reads.
-test molecule pytest e2e bench: export GOGC := 400
-test molecule pytest e2e bench: export GOMEMLIMIT := 1200MiB
+molecule pytest e2e bench: export GOGC := 400
+molecule pytest e2e bench: export GOMEMLIMIT := 1200MiB
 # Waiting takes so many times as long as on an idle machine.
-test molecule pytest: export TESTBED_PATIENCE := 2
+molecule pytest: export TESTBED_PATIENCE := 2
 e2e: export TESTBED_PATIENCE := 4
 
 test: venv newest ## run everything that must pass: lint, molecule, pytest (12 minutes; 25 the first time)

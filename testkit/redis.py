@@ -18,11 +18,13 @@ class Redis:
 
     def __init__(self, folder: Path, enter: tuple[str, ...] = (), port: int = 0, password: str = "") -> None:
         self.folder, self.enter, self.port, self.password = folder, enter, port or free_port(), password
-        files = {Path(path).name: source for path, source in components.redis_stack().files.items()}
+        image = components.redis_stack()
+        files = {Path(path).name: source for path, source in image.files.items()}
         self.server, self.cli, self.module = (files[name] for name in ("redis-server", "redis-cli", "redisearch.so"))
         for name in (name for name in files if name.endswith(".so.1.1")):
             (folder / name).symlink_to(files[name])
-            (folder / f"{name.partition('-')[0]}.so.1.1").symlink_to(files[name])
+        for link, target in image.links.items():
+            (folder / Path(link).name).symlink_to(target)
         self.environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
         if password:
             self.environment["REDISCLI_AUTH"] = password
