@@ -71,6 +71,10 @@ class Engine(ABC):
     def healthy(self) -> bool:
         """Return True if all that the engine has applied is ready."""
 
+    def unread(self) -> bool:
+        """Return True if the engine could not read Git, and will not look again for minutes."""
+        return False
+
     @abstractmethod
     def told(self) -> str:
         """Return what the engine says about its state."""
@@ -108,9 +112,15 @@ class Engine(ABC):
         until(what, check, seconds, lambda: f"\n{self.told()}\n{self.where.run('get', 'pods', '-A', '-o', 'wide')}")
 
     def applied(self, commit: str, seconds: float = 60, *, ready: bool = True) -> None:
-        """Ask, and wait until a commit is applied, and all is ready."""
+        """Ask, and wait until a commit is applied, and all is ready. Ask again if the engine could not read Git."""
+
+        def seen() -> bool:
+            if self.unread():
+                self.ask()
+            return self.finished(commit) and (self.healthy() or not ready)
+
         self.ask()
-        self.eventually(commit, lambda: self.finished(commit) and (self.healthy() or not ready), seconds)
+        self.eventually(commit, seen, seconds)
 
     def says(self, *words: str, seconds: float = 40) -> None:
         """Ask until the engine says all of these words."""
@@ -236,6 +246,9 @@ class ArgoCD(Engine):
     def healthy(self) -> bool:
         status = self.status()
         return [status.get(name, {}).get("status") for name in ("sync", "health")] == ["Synced", "Healthy"]
+
+    def unread(self) -> bool:
+        return any(each["type"] == "ComparisonError" for each in self.status().get("conditions", ()))
 
     def told(self) -> str:
         return str({name: each for name, each in self.status().items() if name not in ("history", "resources")})

@@ -17,7 +17,7 @@ from testbed.cluster import Cluster
 # at the end of a parallel run.
 LONGEST = (
     *("trees", "provision", "roles", "bootstrap", "site", "worker_certificates", "scripts", "guard"),
-    *("testbed_cluster", "standin", "conformance", "parity"),
+    *("tests/bootstrap/test_bootstrap.py newest", "testbed_cluster", "standin", "conformance", "parity"),
     *(f"tests/e2e/{name}" for name in ("engines flux", "engines argocd", "scaling", "nodes")),
     *(f"tests/e2e/{name}" for name in ("monitoring", "edge", "workers")),
 )
@@ -71,12 +71,13 @@ def shared(clusters: Callable[[str], Cluster]) -> Cluster:
 def scope(nodeid: str) -> str:
     """Return what shares a cluster with a test: in tests/e2e its folder with its GitOps engine, elsewhere its file.
 
-    Files of a group have its name.
+    Files of a group have its name. The newest ansible-core has a cluster of its own.
     """
     path, _, test = nodeid.partition("::")
     if not path.startswith("tests/e2e/"):
         file = path.removeprefix("tests/").removesuffix(".py")
-        return next((group for group, files in GROUPS.items() if file in files), path)
+        newest = " newest" if test.endswith("[newest]") else ""
+        return next((group for group, files in GROUPS.items() if file in files), path) + newest
     engine = re.search(r"[\[-](flux|argocd)[]-]", test)
     return path.rpartition("/")[0] + (f" {engine[1]}" if engine else "")
 

@@ -55,7 +55,7 @@ def test_a_site_contains_only_its_own_files(site: Path) -> None:
 
 
 SOURCES = {
-    "galaxy": ("nativelink.gitops", "1.2.3", ("galaxy", "galaxy-collection", "nativelink.gitops")),
+    "kept": ("nativelink.gitops", "1.2.3", ("galaxy", "galaxy-collection", "nativelink.gitops")),
     "git": ("https://git.example.com/a/b.git", "v1.2.3", ("git", "git-tags", "https://git.example.com/a/b.git")),
     "git-plus": ("git+https://git.example.com/a/b", "v1.2.3", ("git", "git-tags", "https://git.example.com/a/b")),
 }
@@ -71,11 +71,11 @@ def others(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "blocked/requirements.yml").mkdir(parents=True)
     (folder / "blocking").mkdir()
     (folder / "blocking/inventories").write_text("")
-    sites = [{"site_dir": name} for name in ("kept", "kept", "blocked", "blocking", "", f"{collection.folder}/farm")]
-    sites += [
+    sites = [
         {"site_dir": name, "site_collection_source": source, "site_collection_version": version}
         for name, (source, version, _) in SOURCES.items()
     ]
+    sites += [{"site_dir": name} for name in ("kept", "blocked", "blocking", "", f"{collection.folder}/farm")]
     tasks = [
         {
             "block": [{"ansible.builtin.include_role": {"name": "nativelink.gitops.site"}, "vars": variables}],
