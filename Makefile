@@ -41,6 +41,9 @@ render: venv ## render the committed trees (or those of INVENTORY=…), without 
 site: venv ## make a repository for your own clusters: make site DIR=../my-farm (it installs this collection)
 	ansible-playbook playbooks/site.yml -e site_dir='"$(DIR)"' $(ARGS)
 
+certificates: venv ## make certificates for the edge and a client: make certificates CLIENT=ann INVENTORY=… ARGS="--limit dev"
+	ansible-playbook -i $(INVENTORY) playbooks/certificates.yml -e certificates_client=$(or $(CLIENT),client) $(ARGS)
+
 images: ## list the images to mirror: those of the committed trees and of the release manifests RELEASES="FILE…"
 	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u
 

@@ -25,6 +25,18 @@ class Authority:
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         return self._signed(name, key.public_key(), names, usage, days=days), private
 
+    def revoked(self, *certificates: bytes) -> bytes:
+        """Return a list (CRL) that revokes these certificates of the CA, and is valid for a day."""
+        now = datetime.datetime.now(datetime.UTC)
+        made = x509.CertificateRevocationListBuilder(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)]), now, now + datetime.timedelta(days=1)
+        )
+        for each in certificates:
+            serial = x509.load_pem_x509_certificate(each).serial_number
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            made = made.add_revoked_certificate(revoked)
+        return made.sign(self._key, hashes.SHA256()).public_bytes(_PEM)
+
     def _signed(
         self, name: str, key: ec.EllipticCurvePublicKey, *extensions: x509.ExtensionType, days: int = 1
     ) -> bytes:

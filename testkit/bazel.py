@@ -103,4 +103,4 @@ class Bazel:
         platform = " ".join(f'properties: {{name: "{name}" value: "{value}"}}' for name, value in asked.items())
         remote = ["--color=no", "--noshow_progress", "--spawn_strategy=remote", "--remote_instance_name=main"]
         remote += [f"--remote_default_platform_properties={platform}", *options]
-        return self.run("build", *self.endpoints, *remote, "//...", timeout=timeout)
+        return self.run("build", *remote, *self.endpoints, "//...", timeout=timeout)

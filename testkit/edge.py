@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from testbed import cluster, node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
@@ -23,8 +25,11 @@ from testkit.authority import Authority
 from testkit.bazel import Bazel
 from testkit.client import Client, Process
 from testkit.farm import Farm, load_images, secret
-from testkit.servers import PREFACE
+from testkit.git_server import address_for
+from testkit.servers import PREFACE, served
 from testkit.site import SMALL, Site, pool
+from testkit.tokens import Key
+from testkit.trees import resource
 
 Object = dict[str, Any]
 
@@ -32,6 +37,33 @@ NAME = "site"
 HOST = "nativelink.example.com"
 CAS, PROXIES = "nativelink", "envoy-gateway-system"
 GATEWAY = "gateway.envoyproxy.io/owning-gateway-name=nativelink"
+KEY = "x-nativelink-api-key"
+# An identity provider, whose keys this machine serves, and what its tokens have.
+ISSUER, AUDIENCE, PEOPLE = "https://identity.example.com", "farm.example.com", "identity"
+JWKS = f"http://keys.{PEOPLE}.svc.cluster.local/jwks.json"
+SANS = {  # the subject alternative names of client certificates, by their files
+    "client": x509.DNSName("client"),
+    "ci": x509.UniformResourceIdentifier("spiffe://example.com/ci"),
+    "reader": x509.UniformResourceIdentifier("spiffe://example.com/reader"),
+    # Somebody with a certificate of the CA and the common name of CI, who is nobody here.
+    "impostor": x509.DNSName("impostor.example.com"),
+}
+ACCESS: Object = {
+    "nativelink_edge_client_ca_secret": "clients-ca",
+    "nativelink_edge_token_issuers": [
+        {"name": PEOPLE, "issuer": ISSUER, "audiences": [AUDIENCE], "jwks": JWKS},
+    ],
+    "nativelink_edge_access": [
+        {"role": "execute", "certificate": "client"},
+        {"role": "write", "certificate": "spiffe://example.com/ci"},
+        {"role": "read", "certificate": "spiffe://example.com/reader"},
+        {"role": "execute", "issuer": PEOPLE, "claims": {"groups": ["developers"]}},
+        {"role": "write", "issuer": PEOPLE, "claims": {"repository": "example/monorepo"}},
+        {"role": "read", "keys": "edge-readers"},
+        {"role": "write", "keys": "edge-ci"},
+    ],
+}
+DEVELOPER: Object = {"sub": "ann", "groups": ["developers", "all"]}
 MAX_CONCURRENT_STREAMS = 3  # one of HTTP/2's settings (RFC 9113, section 6.5.2)
 
 
@@ -42,6 +74,10 @@ class Edge(Farm):
     site: Site
     gateway: str
     certificates: Path
+    servers: Authority
+    clients: Authority
+    newer_clients: Authority
+    issuer: Key
 
     def ready(self, *more: str) -> None:
         """Wait until CAS, scheduler and workers are ready."""
@@ -76,6 +112,12 @@ class Edge(Farm):
                 return ""
         raise AssertionError("the edge closed the connection without an error")
 
+    def refused(self, certificate: str) -> str:
+        """Return how TLS refuses a client with a certificate (of `SANS`), or ""."""
+        context = self.trust("h2")
+        context.load_cert_chain(self.certificates / f"{certificate}.pem")
+        return self.refusal(context)
+
     def streams(self) -> int:
         """Return the number of concurrent calls that the edge allows on a connection."""
         with self.connect(self.trust("h2")) as connection, connection.makefile("rb") as answer:
@@ -85,16 +127,40 @@ class Edge(Farm):
 
     @property
     def outside(self) -> Client:
-        """A client outside of the cluster, with a certificate."""
+        """A client outside of the cluster, with a certificate, that may build."""
+        return self.client("client")
+
+    def client(self, certificate: str = "", **headers: str) -> Client:
+        """Return a client with a certificate (of `SANS`), or without one, that sends headers with each call."""
         more = [f"--connect-to={self.gateway}:443", f"--tls-certificate={self.certificates / 'servers.crt'}"]
-        more += [f"--tls-client-{what}={self.certificates / 'client.pem'}" for what in ("certificate", "key")]
+        if certificate:
+            file = self.certificates / f"{certificate}.pem"
+            more += [f"--tls-client-{what}={file}" for what in ("certificate", "key")]
+        more += [f"--header={name.replace('_', '-')}={value}" for name, value in headers.items()]
         return Client(*[f"grpcs://{HOST}:443"] * 2, tuple(more))
 
-    def bazel(self, bazel: Bazel) -> Bazel:
-        """Let a Bazel build through the edge, whose name is not in the DNS."""
+    def token(self, key: Key | None = None, **claims: Any) -> str:
+        """Return the header of a client with a token of the identity provider, or with one that another key signs."""
+        return "Bearer " + (key or self.issuer).token(**{"iss": ISSUER, "aud": AUDIENCE, **claims})
+
+    def bazel(self, bazel: Bazel, *, execute: bool = True, claims: Object = DEVELOPER) -> Bazel:
+        """Let a Bazel build through the edge, whose name is not in the DNS, with a token, or only use the cache."""
         address = f"grpcs://{self.gateway}:443"
-        options = (f"--tls_certificate={self.certificates / 'servers.crt'}", f"--tls_authority_override={HOST}")
-        return bazel.at(Client(address, address), *options)
+        options = [f"--tls_certificate={self.certificates / 'servers.crt'}", f"--tls_authority_override={HOST}"]
+        token = self.token(minutes=60, **claims)
+        options += [f"--remote_{kind}_header=authorization={token}" for kind in ("cache", "exec")]
+        local = [] if execute else ["--remote_executor=", "--spawn_strategy=local"]
+        return bazel.at(Client(address, address), *options, *local)
+
+    def configure(self, **variables: Any) -> None:
+        """Change variables of the inventory, and apply the tree."""
+        self.site.set(NAME, **variables)
+        self.site.playbook("render")
+        self.apply_folder()
+
+    def publish(self, *keys: Key) -> None:
+        """Let these be the keys of the identity provider."""
+        (self.certificates / "jwks.json").write_text(json.dumps({"keys": [key.public for key in keys]}))
 
     @contextlib.contextmanager
     def carried(self, seconds: int) -> Iterator[Process]:
@@ -135,7 +201,7 @@ class Edge(Farm):
         found: dict[str, set[str]] = {}
         for each in self.log():
             if each["upstream_host"]:
-                service = each["x-envoy-origin-path"].split("/")[1]
+                service = each["path"].split("/")[1]
                 found.setdefault(service, set()).add(each["upstream_host"])
         return found
 
@@ -198,21 +264,48 @@ def opened(
             "ingress_provider": "envoy-gateway",
             "ingress_envoy_image": "docker.io/envoyproxy/envoy",
             "ingress_envoy_replicas": 1,
+            "ingress_envoy_max_replicas": 1,
+            "ingress_envoy_resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
+            **ACCESS,
             **variables,
         }
         site.add(NAME, where, **stated)
         site.playbook("bootstrap")
-        servers, clients = Authority("Servers of the tests"), Authority("Clients of the tests")
+        servers, clients, issuer = Authority("Servers of the tests"), Authority("Clients of the tests"), Key("first")
         certificate, key = servers.issue(HOST, days=90)
         where.apply(
             secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}),
             secret("clients-ca", "Opaque", {"ca.crt": clients.pem}),
+            secret("edge-readers", "Opaque", {"bob": b"key-of-bob"}),
+            secret("edge-ci", "Opaque", {"ci": b"key-of-ci"}),
         )
         (folder / "servers.crt").write_bytes(servers.pem)
-        for name, by in (("client.pem", clients), ("stranger.pem", Authority("Strangers"))):
-            (folder / name).write_bytes(b"".join(by.issue("client")))
+        for name, san in SANS.items():
+            common = "spiffe://example.com/ci" if name == "impostor" else name
+            (folder / f"{name}.pem").write_bytes(b"".join(clients.issue(common, san)))
+        (folder / "stranger.pem").write_bytes(b"".join(Authority("Strangers").issue("client")))
         farm = Farm(where, CAS, site.trees / NAME)
         farm.apply_folder()
-        edge = Edge(**vars(farm), site=site, gateway=made_known(where), certificates=folder)
-        edge.ready()
-        yield edge
+        authorities = {"servers": servers, "clients": clients, "newer_clients": Authority("Newer clients")}
+        edge = Edge(
+            **vars(farm), site=site, gateway=made_known(where), certificates=folder, issuer=issuer, **authorities
+        )
+        edge.publish(issuer)
+        with served(folder, address_for(where)) as address:
+            where.apply(*_reached(address))
+            edge.ready()
+            yield edge
+
+
+def _reached(address: str) -> list[Object]:
+    """Return a Service at whose name pods reach the keys of the identity provider, which this machine serves."""
+    host, _, port = address.partition(":")
+    ports = [{"name": "http", "port": int(port)}]
+    service = {"ports": [{"name": "http", "port": 80, "targetPort": int(port)}]}
+    slices = {"addressType": "IPv4", "endpoints": [{"addresses": [host]}], "ports": ports}
+    labels = {"kubernetes.io/service-name": "keys"}
+    return [
+        resource("v1/Namespace", PEOPLE),
+        resource("v1/Service", "keys", PEOPLE, spec=service),
+        resource("discovery.k8s.io/v1/EndpointSlice", "keys", PEOPLE, metadata={"labels": labels}, **slices),
+    ]

@@ -16,6 +16,26 @@ CONTEXT = "good"
 """The one context of a kubeconfig that `kubeconfig` writes."""
 LOCAL_PATH = {"storage_classes_list": [{"name": "local-path", "preset": "local-path"}]}
 """The storage class of the embedded Kubernetes."""
+ACCESS: dict[str, Any] = {
+    "nativelink_edge_client_ca_secret": "clients-ca",
+    "nativelink_edge_client_crl_secret": "revoked",
+    "nativelink_edge_access": [
+        {"role": "write", "certificate": "spiffe://example.com/ci"},
+        {"role": "execute", "certificate": "build.example.com"},
+        {"role": "execute", "issuer": "people", "claims": {"groups": ["a", "b"], "team": "c"}},
+        {"role": "read", "keys": "readers"},
+        {"role": "write", "keys": "ci-keys"},
+    ],
+    "nativelink_edge_token_issuers": [
+        {
+            "name": "people",
+            "issuer": "https://a.example.com",
+            "audiences": ["x", "y"],
+            "jwks": "https://a.example.com/k",
+        }
+    ],
+}
+"""Identities of each kind at the edge."""
 NO_ADD_ONS = {
     "keda_install": "none",
     "nativelink_scaling": "none",
@@ -40,6 +60,8 @@ def minimal(name: str, clusters_dir: Path) -> dict[str, Any]:
         "cluster_kubeconfig": f"/nowhere/{name}",
         "cluster_context": name,
         "nativelink_cas_storage_class": "gp3",
+        "nativelink_edge_tls_secret": "edge-tls",
+        "nativelink_edge_client_ca_secret": "clients-ca",
         "nativelink_clusters_dir": str(clusters_dir),
     }
 
@@ -278,10 +300,13 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         variables |= {"nativelink_mutual_tls_secret": "mutual-tls", "nativelink_mutual_tls_expires": "2028-02-29"}
         variables["nativelink_mutual_tls_issuer"] = draw(st.sampled_from(["", "our-ca"]))
+    variables |= {"nativelink_edge_tls_secret": "", "nativelink_edge_client_ca_secret": ""}
     if edge == "ingress" or draw(st.booleans()):
         variables |= {"nativelink_hostname": "build.example.com", "nativelink_edge_tls_secret": "edge-tls"}
         if edge == "gateway" and variables["ingress_provider"] == "envoy-gateway":
-            variables["nativelink_edge_client_ca_secret"] = draw(st.sampled_from(["", "clients-ca"]))
+            variables |= draw(st.sampled_from([{}, {"nativelink_edge_client_ca_secret": "clients-ca"}, ACCESS]))
+    if edge != "none" and not variables["nativelink_edge_client_ca_secret"]:
+        variables["nativelink_edge_open"] = "the network has no other users"
     if redis:
         variables |= {"nativelink_scheduler_backend": "redis", "nativelink_scheduler_replicas": draw(st.integers(1, 3))}
         if draw(st.booleans()):

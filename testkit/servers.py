@@ -45,12 +45,12 @@ def answering(status: str, body: str, *headers: str) -> Callable[[socket.socket]
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """Yield the address of a web server for the files of a folder, such as ``127.0.0.1:8080``."""
     handler = functools.partial(_Quiet, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
+    with http.server.ThreadingHTTPServer((host, 0), handler) as files:
         threading.Thread(target=files.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{files.server_port}"
+        yield f"{host}:{files.server_port}"
         files.shutdown()
 
 

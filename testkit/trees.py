@@ -23,6 +23,8 @@ def values_of(cluster: str = "test", **variables: Any) -> Values:
     # The last four have a default that is a template.
     stated = {
         "storage_classes_list": [{"name": "local-path", "preset": "local-path"}],
+        "nativelink_edge_tls_secret": "edge-tls",
+        "nativelink_edge_client_ca_secret": "clients-ca",
         "ingress_class_name": "nativelink",
         "ingress_namespace": "edge",
         "gitops_namespace": "gitops",

@@ -58,6 +58,8 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
     },
     formats.day: _whole(quantities.DAY),
     formats.nativelink_version: _whole(formats.VERSION),
+    formats.subject_name: {"pattern": r"^([A-Za-z0-9:/._@-]{1,253})?$"},
+    formats.jwks: {"pattern": r"^(https://[^\s?#]+|http://[^\s?#/]+\.svc(\.[a-z0-9.-]+)?(:[0-9]{1,5})?/[^\s?#]*)$"},
     formats.tag: _whole(formats.TAG),
     formats.digest: _whole(formats.DIGEST),
     formats.image: _whole(formats.IMAGE_NAME),

@@ -96,6 +96,19 @@ INGRESS_ANNOTATIONS = {
     "nginx.ingress.kubernetes.io/proxy-read-timeout": "86400",
     "nginx.ingress.kubernetes.io/proxy-send-timeout": "86400",
 }
+# Whom the edge refuses, by role, of the calls that its routes know: GRPC's paths as Envoy Gateway matches them.
+API = "/build.bazel.remote.execution.v2."
+READS = (
+    "/google[.]bytestream[.]ByteStream/Read|/build[.]bazel[.]remote[.]execution[.]v2[.](Capabilities/GetCapabilities|"
+    "ActionCache/GetActionResult|ContentAddressableStorage/(FindMissingBlobs|BatchReadBlobs|GetTree))"
+)
+ROLE_PATHS = {
+    "read": {"type": "RegularExpression", "value": READS},
+    "execute": {"type": "Exact", "value": f"{API}ActionCache/UpdateActionResult", "invert": True},
+    "write": {},
+}
+# The headers that say who calls. Envoy removes a client's own, and sets them when it knows.
+IDENTITIES = ("x-forwarded-client-cert", "x-nativelink-subject", "x-nativelink-client")
 # The ConfigMaps of the components: the feature that one needs, and the rendered files that it holds, where the cluster
 # has them (`render.FILES`). Those of pools are in the pools.
 CONFIG_MAPS = {
@@ -186,9 +199,17 @@ class Pool:
 
 @dataclass(frozen=True)
 class Edge:
-    """The Gateway or the Ingress. The routes are those that lead to one pod."""
+    """The Gateway or the Ingress. `single_pod_routes` lead to one pod.
+
+    `rules` allow calls, and `keys` has the Secrets with API keys by the role that a call needs. `writers` says that
+    there is a route for action results, and `certificates` is Envoy Gateway's mode of asking for one.
+    """
 
     single_pod_routes: Sequence[str]
+    rules: Sequence[Values]
+    keys: Mapping[str, Sequence[str]]
+    writers: bool
+    certificates: str
     ingress_annotations: Mapping[str, str]
 
 
@@ -197,6 +218,7 @@ class Peers:
     """Peers of NetworkPolicies. A rule without peers would admit everything, so templates leave such a rule out."""
 
     clients: Sequence[Values]
+    writers: Sequence[Values]
     metrics: Sequence[Values]
 
 
@@ -262,7 +284,8 @@ def context(values: Values) -> Context:
     pools = [_pool(pool, known) for pool in known["nativelink_worker_pools"]]
     senders = _senders(known, pools)
     edge = _edge(known)
-    features = _features(known, senders, pools, edge)
+    peers = _peers(known, edge, pools)
+    features = _features(known, senders, pools, edge, peers)
     cas = _cas(known, senders)
     collectors = monitoring.collectors(senders, features["collected_demand"])
     return Context(
@@ -282,7 +305,7 @@ def context(values: Values) -> Context:
         redis=_redis(known, cas, features),
         pools=pools,
         edge=edge,
-        peers=_peers(known, features),
+        peers=peers,
         traces=_traces(known),
         prometheus=_prometheus(known, features),
         config_maps={
@@ -310,7 +333,9 @@ def _senders(known: Values, pools: Sequence[Pool]) -> list[str]:
     return [name for name in ("scheduler", "cas", "worker") if name in known["nativelink_metrics"]]
 
 
-def _features(known: Values, senders: Sequence[str], pools: Sequence[Pool], edge: Edge) -> dict[str, bool]:
+def _features(
+    known: Values, senders: Sequence[str], pools: Sequence[Pool], edge: Edge, peers: Peers
+) -> dict[str, bool]:
     prometheus, scrapes = known["nativelink_prometheus"], known["nativelink_prometheus_scrapes"]
     scaling, engine = _autoscaled(pools), known["gitops_provider"]
     redis = known["nativelink_scheduler_backend"] == "redis"
@@ -342,12 +367,15 @@ def _features(known: Values, senders: Sequence[str], pools: Sequence[Pool], edge
         "dashboards": known["nativelink_dashboards"],
         "gateway": known["nativelink_edge"] == "gateway",
         "envoy_gateway": envoy_gateway,
-        "envoy_gateway_with_a_single_pod": envoy_gateway and bool(edge.single_pod_routes),
+        "edge_access": bool(known["nativelink_edge_access"]),
+        "edge_keys": bool(edge.keys["read"]),
+        "edge_writers": edge.writers,
+        "edge_writers_with_keys": bool(edge.keys["write"]),
         "ingress": known["nativelink_edge"] == "ingress",
         "autoscaled": bool(scaling),
         "keda": "keda" in scaling,
         "isolated_workers": any(pool.isolated for pool in pools),
-        "client_writers": bool(known["nativelink_writer_peers"]),
+        "client_writers": bool(peers.writers),
         "mutual_tls": bool(known["nativelink_mutual_tls_secret"]),
         "certificates": bool(known["nativelink_mutual_tls_issuer"]),
         "scheduler_counts": counts and "scheduler" in senders,
@@ -470,25 +498,53 @@ def _pool(pool: Values, known: Values) -> Pool:
 def _edge(known: Values) -> Edge:
     behind = {
         "nativelink-cache": known["nativelink_cas_replicas"],
+        "nativelink-results": known["nativelink_cas_replicas"],
         "nativelink-execution": known["nativelink_scheduler_replicas"],
     }
+    access = known["nativelink_edge_access"]
+    levels = list(ROLE_PATHS)  # each role may do what those before it may
     return Edge(
         single_pod_routes=[route for route, pods in behind.items() if pods == 1],
+        rules=[_rule(entry) for entry in access if not entry["keys"]],
+        keys={
+            level: [entry["keys"] for entry in access if entry["keys"] and entry["role"] in levels[number:]]
+            for number, level in enumerate(levels)
+        },
+        writers=any(entry["role"] == "write" for entry in access),
+        certificates="RequireAndVerify" if all(entry["certificate"] for entry in access) else "VerifyIfGiven",
         ingress_annotations={**INGRESS_ANNOTATIONS, **known["nativelink_edge_annotations"]},
     )
 
 
-def _peers(known: Values, features: Features) -> Peers:
+def _rule(entry: Values) -> dict[str, Any]:
+    """What allows the calls of an identity: an expression on its certificate, or the claims of its token."""
+    name = entry["certificate"]
+    kind = "uri" if "://" in name else "dns"
+    return {
+        "path": ROLE_PATHS[entry["role"]],
+        "cel": f"connection.{kind}_san_peer_certificate == '{name}'" if name else "",
+        "issuer": entry["issuer"],
+        "claims": [
+            {"name": claim, "valueType": "StringArray", "values": value}
+            if isinstance(value, list)
+            else {"name": claim, "valueType": "String", "values": [value]}
+            for claim, value in sorted(entry["claims"].items())
+        ],
+    }
+
+
+def _peers(known: Values, edge: Edge, pools: Sequence[Pool]) -> Peers:
     namespace, edges = known["ingress_namespace"], []
     # A cloud's own controller sends clients in from IP ranges, and lives in no namespace.
     if known["nativelink_edge"] != "none" and namespace:
         # Proxies of other Gateways are in the same namespace.
         proxies = {"podSelector": {"matchLabels": _proxies(known["nativelink_namespace"])}}
-        edges = [{**_namespace(namespace), **(proxies if features["envoy_gateway"] else {})}]
-    readers = [known["keda_namespace"]] if features["keda"] else []
+        edges = [{**_namespace(namespace), **(proxies if behind_envoy_gateway(known) else {})}]
+    readers = [known["keda_namespace"]] if "keda" in _autoscaled(pools) else []
     readers += known["nativelink_metrics_namespaces"]
     return Peers(
         clients=[*edges, *known["nativelink_client_peers"]],
+        writers=[*(edges if edge.writers else []), *known["nativelink_writer_peers"]],
         metrics=[_namespace(name) for name in dict.fromkeys(readers)],
     )
 
@@ -613,6 +669,7 @@ FIXED: dict[str, Any] = {
     "kept": KEPT,
     "selectors": {component: _selector(component) for component in COMPONENTS},
     "isolation": {"name": isolation.CONFIG_MAP, "programs": isolation.PROGRAMS},
+    "identities": IDENTITIES,
     "server_tls": SERVER_TLS,
     "client_tls": CLIENT_TLS,
     "priority_class": PRIORITY_CLASS,

@@ -33,6 +33,7 @@ VARIABLES = {
     "gitops_repository": "https://git.example.com/platform/clusters.git",
     "nativelink_hostname": "nativelink.example.com",
     "nativelink_edge_tls_secret": "edge-tls",
+    "nativelink_edge_client_ca_secret": "clients-ca",
     "nativelink_image_pull_secrets": ["mirror"],
     "nativelink_scheduler_backend": "redis",
     "nativelink_scheduler_replicas": 2,

@@ -81,10 +81,17 @@ def place(error: jsonschema.ValidationError, case: Case) -> str:
         path += [] if f"'{key}' is not a valid" in case.text else [key]
     elif f"the value of {path[-1]} is" in case.text:
         path.pop()
-    text = ""
+    text, stated = "", values.helm_values(cluster(case))
     for key in path:
-        pool = cluster(case)["nativelink_worker_pools"][key] if text == ".workerPools" else {}
-        text += f"[{pool.get('name', key)}]" if isinstance(key, int) else f".{key}"
+        stated = stated[key] if isinstance(key, int) or key in stated else {}
+        text += f"[{stated.get('name', key)}]" if isinstance(key, int) and isinstance(stated, dict) else ""
+        text += (
+            ""
+            if isinstance(key, int) and isinstance(stated, dict)
+            else f"[{key}]"
+            if isinstance(key, int)
+            else f".{key}"
+        )
     return text[1:]
 
 

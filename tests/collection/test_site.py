@@ -206,7 +206,7 @@ def test_the_site_is_bootstrapped(site: Path, tmp_path: Path) -> None:
 
 
 def test_the_trees_of_a_cluster_are_beside_its_own_inventory(collection: Collection, tmp_path: Path) -> None:
-    hosts = {"cluster_kubeconfig": "/nowhere", "storage_classes_list": STORAGE, "nativelink_hostname": "a.example.com"}
+    hosts = {"cluster_kubeconfig": "/nowhere", "storage_classes_list": STORAGE, "nativelink_edge": "none"}
     inventories = {
         "folder": "a/inventories/farm",
         "file": "b/inventories/hosts.yml",

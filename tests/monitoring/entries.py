@@ -14,6 +14,7 @@ _ALL: dict[str, Any] = {
     "nativelink_edge": "gateway",
     "nativelink_hostname": "nativelink.example.com",
     "nativelink_edge_tls_secret": "edge-tls",
+    "nativelink_edge_client_ca_secret": "clients-ca",
     "ingress_provider": "envoy-gateway",
     "nativelink_mutual_tls_secret": "mutual-tls",
     "nativelink_mutual_tls_expires": "1970-02-01",  # the time of promtool begins in 1970

@@ -222,13 +222,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   {{- $_ := set $series $source (or $named (and $exists (has $prometheus (list "operator" "annotations")))) -}}
 {{- end -}}
 
-{{- $single := list -}}
-{{- range $route, $pods := dict "nativelink-cache" $values.cas.replicas "nativelink-execution" $values.scheduler.replicas -}}
-  {{- if eq (int64 $pods) 1 -}}
-    {{- $single = append $single $route -}}
-  {{- end -}}
-{{- end -}}
-{{- $_ := set . "edge" (dict "single_pod_routes" $single) -}}
+{{- template "nativelink.access" . -}}
 
 {{- $_ := set . "features" (dict
   "always" true
@@ -252,11 +246,14 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "gateway" (eq $values.edge.kind "gateway")
   "ingress" (eq $values.edge.kind "ingress")
   "envoy_gateway" $envoy
-  "envoy_gateway_with_a_single_pod" (and $envoy (not (empty $single)))
+  "edge_access" (not (empty $values.edge.access))
+  "edge_keys" (not (empty .edge.keys.read))
+  "edge_writers" .edge.writers
+  "edge_writers_with_keys" (not (empty .edge.keys.write))
   "autoscaled" $autoscaled
   "keda" $keda
   "isolated_workers" $isolated
-  "client_writers" (not (empty $values.writerPeers))
+  "client_writers" (or .edge.writers (not (empty $values.writerPeers)))
   "mutual_tls" (not (empty $values.mutualTls.secret))
   "certificates" (not (empty $values.mutualTls.issuer))
   "scheduler_counts" (and .version.counts (has "scheduler" $senders))
@@ -373,6 +370,48 @@ worker where no pool offers one. */ -}}
 {{- $_ := set . "redis" $redis -}}
 {{- end -}}
 
+{{- /* Who may do what at the edge: rules for certificates and tokens, and the Secrets with API keys for each role. */ -}}
+{{- define "nativelink.access" -}}
+{{- $context := . -}}
+{{- $single := list -}}
+{{- range $route, $pods := dict "cache" .values.cas.replicas "results" .values.cas.replicas "execution" .values.scheduler.replicas -}}
+  {{- if eq (int64 $pods) 1 -}}
+    {{- $single = append $single (printf "nativelink-%s" $route) -}}
+  {{- end -}}
+{{- end -}}
+{{- $edge := dict "single_pod_routes" $single "rules" list "writers" false "certificates" "RequireAndVerify" -}}
+{{- $_ := set $edge "keys" (dict "read" list "execute" list "write" list) -}}
+{{- $includes := dict "read" (list "read") "execute" (list "read" "execute") "write" (list "read" "execute" "write") -}}
+{{- range $entry := .values.edge.access -}}
+  {{- if eq $entry.role "write" -}}
+    {{- $_ := set $edge "writers" true -}}
+  {{- end -}}
+  {{- if not $entry.certificate -}}
+    {{- $_ := set $edge "certificates" "VerifyIfGiven" -}}
+  {{- end -}}
+  {{- if $entry.keys -}}
+    {{- range $role := get $includes $entry.role -}}
+      {{- $_ := set $edge.keys $role (append (get $edge.keys $role) $entry.keys) -}}
+    {{- end -}}
+  {{- else -}}
+    {{- $claims := list -}}
+    {{- range $name, $value := $entry.claims -}}
+      {{- $list := kindIs "slice" $value -}}
+      {{- $claims = append $claims (dict "name" $name "valueType" (ternary "StringArray" "String" $list) "values" (ternary $value (list $value) $list)) -}}
+    {{- end -}}
+    {{- $kind := ternary "uri" "dns" (contains "://" ($entry.certificate | default "")) -}}
+    {{- $cel := printf "connection.%s_san_peer_certificate == '%s'" $kind ($entry.certificate | default "") -}}
+    {{- $_ := set $edge "rules" (append $edge.rules (dict
+      "path" (get $context.constants.role_paths $entry.role)
+      "cel" (ternary $cel "" (not (empty $entry.certificate)))
+      "issuer" ($entry.issuer | default "")
+      "claims" $claims
+    )) -}}
+  {{- end -}}
+{{- end -}}
+{{- $_ := set . "edge" $edge -}}
+{{- end -}}
+
 {{- /* Peers of NetworkPolicies, and what the Gateway or the Ingress needs. */ -}}
 {{- define "nativelink.edge" -}}
 {{- $clients := list -}}
@@ -391,7 +430,8 @@ worker where no pool offers one. */ -}}
 {{- range concat (ternary (list .values.keda.namespace) list .features.keda) .values.metrics.namespaces | uniq -}}
   {{- $readers = append $readers (dict "namespaceSelector" (dict "matchLabels" (dict "kubernetes.io/metadata.name" .))) -}}
 {{- end -}}
-{{- $_ := set . "peers" (dict "clients" (concat $clients .values.clientPeers) "metrics" $readers) -}}
+{{- $writers := concat (ternary $clients list .edge.writers) .values.writerPeers -}}
+{{- $_ := set . "peers" (dict "clients" (concat $clients .values.clientPeers) "writers" $writers "metrics" $readers) -}}
 {{- $annotations := include "nativelink.over" (list .constants.ingress_annotations .values.edge.annotations) | fromJson -}}
 {{- $_ := set .edge "ingress_annotations" $annotations -}}
 {{- end -}}

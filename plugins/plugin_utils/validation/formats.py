@@ -50,6 +50,14 @@ digest = _text(DIGEST, "a valid digest", "write sha256: and 64 hexadecimal digit
 image = _text(IMAGE, "a valid image name", "write a name such as ghcr.io/tracemachina/nativelink")
 instance_name = _text(INSTANCE_NAME, "a valid instance name", "use letters, digits, dots, hyphens and underscores")
 nativelink_version = _text(VERSION, "a version of NativeLink", f"write a version such as {NEWEST}")
+subject_name = _text(
+    r"([A-Za-z0-9:/._@-]{1,253})?", "a subject alternative name", "write one such as spiffe://example.com/ci"
+)
+jwks = _text(
+    r"https://[^\s?#]+|http://[^\s?#/]+\.svc(\.[a-z0-9.-]+)?(:[0-9]{1,5})?/[^\s?#]*",
+    "an address whose answers nobody can forge",
+    "write one with https, or of a Service of the cluster, such as http://keys.identity.svc/jwks",
+)
 _git_revision = _text(r"(?!-)[^\s:^]+", "a Git revision", "write a branch, a tag or a commit, such as origin/main")
 _sha256 = _text("[0-9a-f]{64}", "a valid SHA-256 checksum", "write 64 hexadecimal digits")
 _kubernetes_version = _text(
@@ -275,10 +283,14 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
     ),
     (
         dns_name,
-        "*storage_class *_class_name *_secret nativelink_mutual_tls_issuer nativelink_image_pull_secrets. "
-        "storage_classes_list..name nativelink_hostname",
+        "*storage_class *_class_name *_priority_class *_secret nativelink_mutual_tls_issuer "
+        "nativelink_image_pull_secrets. storage_classes_list..name nativelink_hostname",
     ),
-    (secret_name, "*secret_name"),
+    (secret_name, "*secret_name nativelink_edge_access..keys"),
+    (subject_name, "nativelink_edge_access..certificate"),
+    (dns_label, "nativelink_edge_token_issuers..name"),
+    (jwks, "nativelink_edge_token_issuers..jwks"),
+    (some, "nativelink_edge_token_issuers..audiences"),
     (day, "nativelink_mutual_tls_expires"),
     (some, "nativelink_worker_pools nativelink_dns_peers"),
     (pool_name, "nativelink_worker_pools..name"),
@@ -295,8 +307,11 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
         Within(1),
         "nativelink_cas_startup_timeout nativelink_scheduler_worker_timeout nativelink_scheduler_max_job_retries "
         "*_wait_timeout gitops_argocd_sync_timeout nativelink_metrics_interval *.polling_interval "
-        "nativelink_scheduler_replicas ingress_envoy_replicas ingress_envoy_drain_timeout *.max_replicas",
+        "nativelink_scheduler_replicas ingress_envoy_replicas ingress_envoy_max_replicas ingress_envoy_drain_timeout "
+        "*.max_replicas",
     ),
+    (Within(1), "nativelink_edge_connections nativelink_edge_calls_per_second nativelink_edge_actions_per_minute"),
+    (Within(60, 86400, "because Envoy Gateway takes five digits"), "nativelink_edge_connection_age"),
     (Within(1024), "nativelink_max_open_files"),
     (flux_interval, "gitops_interval"),
     (_flux_timeout, "gitops_sync_timeout"),

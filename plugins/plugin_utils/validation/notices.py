@@ -89,18 +89,11 @@ def evicted_first(values: Values) -> Findings:
 
 def open_edge(values: Values) -> Findings:
     """NativeLink itself does not authenticate clients."""
-    if values["nativelink_edge"] == "none" or values["nativelink_edge_client_ca_secret"]:
-        return
-    if values["nativelink_edge_tls_secret"]:
-        problem = "is empty, so anyone who can reach the address can use the cache and run commands"
-        remedy = "use an internal load balancer, or set a CA for client certificates"
-        yield "nativelink_edge_client_ca_secret", problem, remedy
-    else:
+    if values["nativelink_edge"] != "none" and values["nativelink_edge_open"]:
         problem = (
-            "is empty, so traffic is not encrypted, and anyone who can reach the address can use the cache and run "
-            "commands"
+            f"says {values['nativelink_edge_open']!r}: everybody who reaches the edge uses the cache and runs commands"
         )
-        yield "nativelink_edge_tls_secret", problem, "write the name of a TLS Secret, and use an internal load balancer"
+        yield "nativelink_edge_open", problem, "set nativelink_edge_tls_secret and nativelink_edge_client_ca_secret"
 
 
 def last_value_wins(values: Values) -> Findings:

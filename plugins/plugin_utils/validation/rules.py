@@ -258,6 +258,65 @@ def edge(values: Values) -> Findings:
             yield "nativelink_edge_client_ca_secret", problem, remedy
 
 
+def open_edge(values: Values) -> Findings:
+    """NativeLink itself lets everybody in, so an edge asks who calls, unless somebody says why it does not."""
+    if values["nativelink_edge"] == "none":
+        return
+    reason = values["nativelink_edge_open"].strip()
+    if values["nativelink_edge_tls_secret"]:
+        name, missing = "nativelink_edge_client_ca_secret", "and nativelink_edge_access too"
+        closed = values[name] or values["nativelink_edge_access"]
+        remedy = "write the name of a Secret with the CA of your clients' certificates"
+    else:
+        name, missing, closed = "nativelink_edge_tls_secret", "so calls are not encrypted", False
+        remedy = "write the name of a TLS Secret"
+    if not closed and not reason:
+        problem = f"is empty, {missing}, so everybody who reaches the edge could use the cache and run commands"
+        yield name, problem, f"{remedy}, or say in nativelink_edge_open why this edge may be open"
+    elif closed and reason:
+        yield "nativelink_edge_open", "is set, but the edge is not open", "remove it"
+
+
+def edge_access(values: Values) -> Findings:
+    """Each entry has one identity, which the edge can tell from others."""
+    entries = specs.with_defaults({"nativelink_edge_access": values["nativelink_edge_access"]})
+    issuers = [issuer["name"] for issuer in values["nativelink_edge_token_issuers"]]
+    for name in sorted({name for name in issuers if issuers.count(name) > 1}):
+        problem = f"{issuers.count(name)} issuers have this name"
+        yield f"nativelink_edge_token_issuers[{name}].name", problem, "rename the others"
+    if not entries["nativelink_edge_access"]:
+        return
+    if not providers.behind_envoy_gateway(values):
+        problem = "is set, but only a Gateway of the ingress_provider envoy-gateway tells who calls"
+        yield "nativelink_edge_access", problem, "remove it, and let your controller decide (docs/edge.md)"
+    elif not values["nativelink_edge_tls_secret"]:
+        problem = "is set, but without TLS everybody on the way could read and use an identity"
+        yield "nativelink_edge_access", problem, "set nativelink_edge_tls_secret to the name of a TLS Secret"
+    for index, entry in enumerate(entries["nativelink_edge_access"]):
+        path = f"nativelink_edge_access[{index}]"
+        stated = [key for key in ("certificate", "issuer", "keys") if entry[key]]
+        if len(stated) != 1:
+            problem = f"has {' and '.join(stated) or 'no identity'}, but an entry has one identity"
+            yield path, problem, "write one of certificate, issuer and keys, and an entry for each further identity"
+        if entry["certificate"] and not values["nativelink_edge_client_ca_secret"]:
+            problem = "is set, but nativelink_edge_client_ca_secret is empty, so no certificate is asked for"
+            yield f"{path}.certificate", problem, "write the name of a Secret with the CA of your clients' certificates"
+        if entry["issuer"] and entry["issuer"] not in issuers:
+            problem = f"is {entry['issuer']}, which is not in nativelink_edge_token_issuers"
+            near = nearest(entry["issuer"], tuple(issuers), 0.6)
+            yield f"{path}.issuer", problem, one_of(near, issuers) if issuers else "add it there"
+        if entry["issuer"] and not entry["claims"]:
+            problem = "is empty, so every token of the issuer would do, also one that it gave to a stranger"
+            yield f"{path}.claims", problem, "write a claim that only your clients have, such as repository"
+        if entry["claims"] and not entry["issuer"]:
+            yield f"{path}.claims", "is set, but issuer is empty", "write the name of an issuer, or remove the claims"
+        for claim, value in entry["claims"].items():
+            texts = value if isinstance(value, list) else [value]
+            if not texts or not all(isinstance(text, str) and text for text in texts):
+                problem = f"is {shown(value)}, which is no text and no list of texts"
+                yield f"{path}.claims.{claim}", problem, "write the claim's value in quotes"
+
+
 def mutual_tls(values: Values) -> Findings:
     """The end of the certificates is known, and nothing is said about certificates that do not exist."""
     secret = values["nativelink_mutual_tls_secret"]
@@ -507,6 +566,8 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     declared_properties,
     offered_properties,
     edge,
+    open_edge,
+    edge_access,
     mutual_tls,
     scaling,
     metrics,

@@ -25,7 +25,11 @@ WORKERS = "nativelink-workers"
 TAKE_OVER = ("install", "--take-ownership", "--force-conflicts")
 RULES = 4  # as many as one worker has slots, so that KEDA adds no worker
 HITS = {"remote cache hit": RULES}
-VALUES = {**SMALL, "hostname": HOST, "edge": {"tlsSecret": "edge-tls", "clientCaSecret": ""}}
+VALUES = {
+    **SMALL,
+    "hostname": HOST,
+    "edge": {"tlsSecret": "edge-tls", "clientCaSecret": "", "open": "Bazel has no certificate"},
+}
 # The variables of an inventory that say the same as these values and values-dev.yaml.
 TREE = {
     "keda_install": "release",
@@ -37,6 +41,9 @@ TREE = {
     "nativelink_worker_image": "docker.io/library/buildpack-deps:bookworm",
     "nativelink_worker_pools": [pool("default", slots=4)],
     "nativelink_edge_client_ca_secret": "",
+    "nativelink_edge_access": [],
+    "nativelink_edge_token_issuers": [],
+    "nativelink_edge_open": "Bazel has no certificate",
 }
 
 

@@ -91,6 +91,47 @@ tests/preflight/reject that the chart takes says why.
     {{- $faults = append $faults "edge.clientCaSecret: is set, but clients present certificates only over TLS; set edge.tlsSecret to the name of a TLS Secret" -}}
   {{- end -}}
 {{- end -}}
+{{- $edge := $values.edge -}}
+{{- $closed := and .features.edge_tls (or (not (empty $edge.clientCaSecret)) (not (empty $edge.access))) -}}
+{{- $everybody := "so everybody who reaches the edge could use the cache and run commands" -}}
+{{- if ne $edge.kind "none" -}}
+  {{- if and $closed (trim $edge.open) -}}
+    {{- $faults = append $faults "edge.open: is set, but the edge is not open; remove it" -}}
+  {{- else if not (or $closed (trim $edge.open)) -}}
+    {{- if .features.edge_tls -}}
+      {{- $faults = append $faults (printf "edge.clientCaSecret: is empty, and edge.access too, %s; write the name of a Secret with the CA of your clients' certificates, or say in edge.open why this edge may be open" $everybody) -}}
+    {{- else -}}
+      {{- $faults = append $faults (printf "edge.tlsSecret: is empty, so calls are not encrypted, %s; write the name of a TLS Secret, or say in edge.open why this edge may be open" $everybody) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- if and $edge.access (not .features.envoy_gateway) -}}
+  {{- $faults = append $faults "edge.access: is set, but only a Gateway of the ingress.provider envoy-gateway tells who calls; remove it, and let your controller decide (docs/edge.md)" -}}
+{{- else if and $edge.access (not .features.edge_tls) -}}
+  {{- $faults = append $faults "edge.access: is set, but without TLS everybody on the way could read and use an identity; set edge.tlsSecret to the name of a TLS Secret" -}}
+{{- end -}}
+{{- $issuers := list -}}
+{{- range $edge.tokenIssuers -}}
+  {{- if has .name $issuers -}}
+    {{- $faults = append $faults (printf "edge.tokenIssuers[%s].name: several issuers have this name; rename the others" .name) -}}
+  {{- end -}}
+  {{- $issuers = append $issuers .name -}}
+{{- end -}}
+{{- range $index, $entry := $edge.access -}}
+  {{- $at := printf "edge.access[%d]" $index -}}
+  {{- if ne (len (list $entry.certificate $entry.issuer $entry.keys | compact)) 1 -}}
+    {{- $faults = append $faults (printf "%s: an entry has one identity; write one of certificate, issuer and keys, and an entry for each further identity" $at) -}}
+  {{- end -}}
+  {{- if and $entry.certificate (not $edge.clientCaSecret) -}}
+    {{- $faults = append $faults (printf "%s.certificate: is set, but edge.clientCaSecret is empty, so no certificate is asked for; write the name of a Secret with the CA of your clients' certificates" $at) -}}
+  {{- end -}}
+  {{- if and $entry.issuer (not (has $entry.issuer $issuers)) -}}
+    {{- $faults = append $faults (printf "%s.issuer: is %s, which is not in edge.tokenIssuers; add it there" $at $entry.issuer) -}}
+  {{- end -}}
+  {{- if and $entry.issuer (not $entry.claims) -}}
+    {{- $faults = append $faults (printf "%s.claims: is empty, so every token of the issuer would do, also one that it gave to a stranger; write a claim that only your clients have, such as repository" $at) -}}
+  {{- end -}}
+{{- end -}}
 {{- $day := $values.mutualTls.expires -}}
 {{- if and .features.mutual_tls (not $day) -}}
   {{- $faults = append $faults "mutualTls.expires: is empty, but mutualTls.secret is set; write the day on which its certificates end" -}}

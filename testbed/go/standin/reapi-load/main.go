@@ -288,7 +288,10 @@ func (l *load) outputs(ctx context.Context, result *repb.ActionResult) (map[stri
 }
 
 // servers are the servers of a client, and the way to them.
-type servers struct{ cas, instance, via, authority, certificate, key string }
+type servers struct {
+	cas, instance, via, authority, certificate, key string
+	headers                                         reapi.Headers
+}
 
 // declare declares the options that all clients have.
 func (s *servers) declare() {
@@ -298,6 +301,12 @@ func (s *servers) declare() {
 	flag.StringVar(&s.authority, "tls-certificate", "", "`FILE` with the CA of endpoints with grpcs://")
 	flag.StringVar(&s.certificate, "tls-client-certificate", "", "`FILE` with the client's certificate")
 	flag.StringVar(&s.key, "tls-client-key", "", "`FILE` with its key")
+	s.headers = reapi.Headers{}
+	flag.Func("header", "`NAME=VALUE` of each call (any number)", func(text string) error {
+		name, value, _ := strings.Cut(text, "=")
+		s.headers[name] = value
+		return nil
+	})
 }
 
 func (s *servers) dial(address string) (*grpc.ClientConn, error) {
@@ -305,7 +314,7 @@ func (s *servers) dial(address string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return reapi.Dial(address, s.via, settings)
+	return reapi.Dial(address, s.via, settings, grpc.WithPerRPCCredentials(s.headers))
 }
 
 func (s *servers) cache() (reapi.Cache, error) {
@@ -469,7 +478,9 @@ func report(outcomes []outcome) error {
 }
 
 func main() {
-	modes := map[string]func(*servers) error{"cas": cas, "put": put, "result": result, "tool": tool}
+	modes := map[string]func(*servers) error{
+		"cas": cas, "may": may, "put": put, "result": result, "resume": resume, "tool": tool,
+	}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {
 		do, os.Args = modes[os.Args[1]], os.Args[1:]

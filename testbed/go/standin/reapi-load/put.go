@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -76,24 +75,6 @@ const chunk = 1 << 20
 
 // write sends a blob by ByteStream. A server may refuse it before its end.
 func write(ctx context.Context, to reapi.Cache, digest *repb.Digest, content []byte) error {
-	stream, err := bspb.NewByteStreamClient(to.Connection).Write(ctx)
-	if err != nil {
-		return err
-	}
 	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", to.Instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
-	for offset := 0; ; {
-		next := min(offset+chunk, len(content))
-		err := stream.Send(&bspb.WriteRequest{
-			ResourceName: name, WriteOffset: int64(offset), FinishWrite: next == len(content), Data: content[offset:next],
-		})
-		if err != nil && err != io.EOF {
-			return err
-		}
-		if err == io.EOF || next == len(content) { // CloseAndRecv then returns the reason
-			break
-		}
-		offset = next
-	}
-	_, err = stream.CloseAndRecv()
-	return err
+	return send(ctx, bspb.NewByteStreamClient(to.Connection), name, content, 0)
 }

@@ -77,8 +77,8 @@ func TLS(authority, certificate, key string) (*tls.Config, error) {
 
 // Dial prepares a connection to grpc://HOST:PORT, or to grpcs://HOST:PORT with settings of TLS. The connection is made,
 // and made again, when it is needed, and the name is looked up each time. If via is not empty, the connection goes to
-// that address instead.
-func Dial(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
+// that address instead. Each call has the options.
+func Dial(address, via string, settings *tls.Config, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	scheme, target, _ := strings.Cut(address, "://")
 	security := insecure.NewCredentials()
 	switch scheme {
@@ -89,7 +89,7 @@ func Dial(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("%s: only grpc://HOST:PORT and grpcs://HOST:PORT are known here", address)
 	}
 	eager := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
-	return grpc.NewClient("passthrough:///"+target,
+	return grpc.NewClient("passthrough:///"+target, append(options,
 		grpc.WithTransportCredentials(security),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: eager, MinConnectTimeout: 5 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
@@ -98,8 +98,19 @@ func Dial(address, via string, settings *tls.Config) (*grpc.ClientConn, error) {
 			grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", cmp.Or(via, target))
-		}))
+		}))...)
 }
+
+// Headers are sent with each call of a connection: they are an option of grpc.WithPerRPCCredentials.
+type Headers map[string]string
+
+// GetRequestMetadata returns the headers of a call.
+func (h Headers) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return h, nil
+}
+
+// RequireTransportSecurity lets connections in plain text have them, too.
+func (h Headers) RequireTransportSecurity() bool { return false }
 
 // Cache is the client of the CAS of an instance. It transfers whole blobs, in batches.
 type Cache struct {

@@ -1,0 +1,225 @@
+"""Who may do what at the edge: certificates, tokens of an identity provider, and API keys, each with its role.
+
+The identity provider is a stand-in on this machine, which signs tokens and serves its keys. All else is real: Envoy
+Gateway, Envoy, and Bazel with a token. The tests run in the order of the file.
+"""
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from testbed.waiting import until
+from testkit import nativelink
+from testkit.bazel import Bazel
+from testkit.client import Client, reported
+from testkit.edge import ACCESS, DEVELOPER, HOST, SANS, Edge
+from testkit.farm import secret
+from testkit.tokens import Key
+
+READS = {"GetCapabilities", "FindMissingBlobs", "BatchReadBlobs", "Read", "GetActionResult"}
+EXECUTES = READS | {"BatchUpdateBlobs", "Write", "QueryWriteStatus", "Execute"}
+WRITES = EXECUTES | {"UpdateActionResult"}
+REFUSED = {"PermissionDenied", "Unauthenticated"}
+CI = {"sub": "repo:example/monorepo:ref:refs/heads/main", "repository": "example/monorepo"}
+KEYS = {"reader": "key-of-bob", "ci": "key-of-ci"}
+
+
+def codes(client: Client) -> dict[str, str]:
+    """Return the code of the answer to a call of each method."""
+    return reported(client.start("may"))
+
+
+def may(client: Client) -> set[str]:
+    """Return the methods that a client may call."""
+    return {method for method, code in codes(client).items() if code not in REFUSED}
+
+
+def someone(edge: Edge, identity: str) -> Client:
+    """Return a client with an identity, such as ``token ci``."""
+    kind, _, name = identity.partition(" ")
+    if kind == "certificate":
+        return edge.client(name)
+    if kind == "key":
+        return edge.client(x_nativelink_api_key=KEYS[name])
+    return edge.client(authorization=edge.token(**{"developer": DEVELOPER, "ci": CI}[name]))
+
+
+@pytest.mark.parametrize(
+    ("identity", "methods"),
+    [
+        ("certificate reader", READS),
+        ("certificate client", EXECUTES),
+        ("certificate ci", WRITES),
+        ("token developer", EXECUTES),
+        ("token ci", WRITES),
+        ("key reader", READS),
+        ("key ci", WRITES),
+    ],
+)
+def test_an_identity_may_call_the_methods_of_its_role(edge: Edge, identity: str, methods: set[str]) -> None:
+    until("Envoy to have the keys of the identity provider", lambda: may(someone(edge, "token ci")) == WRITES, 30)
+    assert may(someone(edge, identity)) == methods
+
+
+NOBODY: dict[str, Callable[[Edge], Client]] = {
+    "no identity": lambda edge: edge.client(),
+    "a common name like that of CI": lambda edge: edge.client("impostor"),
+    "an expired token": lambda edge: edge.client(authorization=edge.token(minutes=-5, **CI)),
+    "a token for another audience": lambda edge: edge.client(authorization=edge.token(**CI, aud="elsewhere")),
+    "a token of another issuer": lambda edge: edge.client(authorization=edge.token(**CI, iss="https://example.org")),
+    "an unsigned token": lambda edge: edge.client(authorization=edge.token(**CI, algorithm="none")),
+    "a token that another key signed": lambda edge: edge.client(authorization=edge.token(Key("first"), **CI)),
+    "a token with other claims": lambda edge: edge.client(authorization=edge.token(sub="eve", groups=["guests"])),
+    "a claim that only begins like the right one": lambda edge: edge.client(
+        authorization=edge.token(sub="eve", repository="example/monorepo-fork")
+    ),
+    "another API key": lambda edge: edge.client(x_nativelink_api_key="key-of-eve"),
+    "headers like those that Envoy sets": lambda edge: edge.client(
+        x_forwarded_client_cert="By=x;Hash=00;URI=spiffe://example.com/ci",
+        x_nativelink_client="ci",
+        x_nativelink_subject=CI["sub"],
+    ),
+}
+
+
+@pytest.mark.parametrize("who", NOBODY)
+def test_all_others_may_only_ask_what_the_farm_offers(edge: Edge, who: str) -> None:
+    """Bazel 2.1.0 asks that without its token."""
+    assert may(NOBODY[who](edge)) <= {"GetCapabilities"}
+
+
+def test_a_wrong_token_is_not_excused_by_a_certificate(edge: Edge) -> None:
+    headers = {"authorization": edge.token(minutes=-5, **CI)}
+    assert set(codes(edge.client("client", **headers)).values()) == {"Unauthenticated"}
+
+
+def test_bazel_of_a_developer_builds_and_fails_no_build_when_it_may_not_write(edge: Edge, bazel: Bazel) -> None:
+    local = {"execute": False}
+    assert edge.bazel(bazel).build("token", 4) == {"remote": 4}
+    # It runs these itself, and its results are refused, so the second build runs them again.
+    edge.bazel(bazel, **local)
+    assert bazel.build("private", 4).keys().isdisjoint({"remote", "remote cache hit"})
+    assert bazel.build("private", 4).keys().isdisjoint({"remote", "remote cache hit"})
+    # The results of CI are for all.
+    edge.bazel(bazel, **local, claims=CI)
+    bazel.build("shared", 4)
+    edge.bazel(bazel, **local)
+    assert bazel.build("shared", 4) == {"remote cache hit": 4}
+    edge.bazel(bazel)
+
+
+def test_the_log_says_who_called_and_shows_no_secret(edge: Edge) -> None:
+    who = {
+        "certificate": ("spiffe://example.com/ci", ("certificate ci", "UpdateActionResult")),
+        "certificate_dns": ("client", ("certificate client", "Execute")),
+        "token": (CI["sub"], ("token ci", "UpdateActionResult")),
+        "api_key": ("bob", ("key reader", "Read")),
+    }
+
+    def known() -> set[str]:
+        log = edge.log()
+        return {
+            field
+            for field, (name, (_, method)) in who.items()
+            if any(each[field] == name and each["path"].endswith(f"/{method}") for each in log)
+        }
+
+    until("Envoy to log an identity of each kind", lambda: known() == who.keys(), 20, lambda: f": {known()}")
+    refused = [
+        each for each in edge.log() if each["response_code_details"] == "rbac_access_denied_matched_policy[DENY]"
+    ]
+    assert refused
+    text = json.dumps(edge.log())
+    token = edge.token(**CI).split(".")
+    for secret_text in (*KEYS.values(), token[0].removeprefix("Bearer "), "Bearer"):
+        assert secret_text not in text
+
+
+def test_a_rotation_of_certificates_keys_and_tokens_fails_no_call(edge: Edge) -> None:
+    """Old and new are accepted together until nobody has the old ones."""
+    new = Key("second")
+    who = [someone(edge, identity) for identity in ("certificate client", "token ci", "key ci")]
+    load = ("--actions=30", "--seconds=1-1", "--concurrency=2", "--retries=0")
+    builds = [each.start(*load, pool="default") for each in who]
+    certificate, key = edge.servers.issue(HOST, days=60)
+    clients = edge.newer_clients
+    edge.where.apply(
+        secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}),
+        secret("clients-ca", "Opaque", {"ca.crt": edge.clients.pem + clients.pem}),
+        secret("edge-ci", "Opaque", {"ci": b"key-of-ci", "ci-2": b"new-key-of-ci"}),
+    )
+    edge.publish(edge.issuer, new)
+    (edge.certificates / "renewed.pem").write_bytes(b"".join(clients.issue("renewed", SANS["client"])))
+    renewed = {
+        "certificate": edge.client("renewed"),
+        "token": edge.client(authorization=edge.token(new, **CI)),
+        "key": edge.client(x_nativelink_api_key="new-key-of-ci"),
+    }
+    wanted = {"certificate": EXECUTES, "token": WRITES, "key": WRITES}
+
+    def accepted() -> set[str]:
+        there = edge.refused("renewed") == ""  # a client whose certificate is refused tries for half a minute
+        return {kind for kind in wanted if (there or kind != "certificate") and may(renewed[kind]) == wanted[kind]}
+
+    # Envoy reads the keys of an issuer again after a minute.
+    until("new identities to be accepted", lambda: accepted() == wanted.keys(), 100, lambda: f": {accepted()}")
+    for build in builds:
+        report = reported(build)
+        assert (report["ok"], report["failed"]) == (30, 0), report
+    assert may(someone(edge, "certificate client")) == EXECUTES
+
+
+def test_revocation(edge: Edge) -> None:
+    """An entry that is taken out, an API key that is deleted, and a certificate on a list of revoked ones."""
+    began = time.monotonic()
+    took = {}
+
+    def gone(what: str, refused: Callable[[], bool]) -> None:
+        until(f"{what} to be refused", refused, 60)
+        took[what] = time.monotonic() - began
+
+    edge.where.apply(secret("edge-readers", "Opaque", {"carol": b"key-of-carol"}))
+    gone("an API key", lambda: may(someone(edge, "key reader")) == set())
+
+    began = time.monotonic()
+    access = [
+        each for each in ACCESS["nativelink_edge_access"] if each.get("issuer") is None or each["role"] == "write"
+    ]
+    reader = edge.certificates / "reader.pem"
+    edge.where.apply(
+        secret(
+            "revoked", "Opaque", {"ca.crl": edge.clients.revoked(reader.read_bytes()) + edge.newer_clients.revoked()}
+        )
+    )
+    edge.configure(nativelink_edge_access=access, nativelink_edge_client_crl_secret="revoked")
+    gone("an entry", lambda: may(someone(edge, "token developer")) == {"GetCapabilities"})
+    gone("a certificate", lambda: edge.refused("reader") == "SSLV3_ALERT_CERTIFICATE_REVOKED")
+    assert may(someone(edge, "certificate client")) == EXECUTES, "others of the same CA"
+    print(f"refused after {', '.join(f'{what} {seconds:.0f} s' for what, seconds in took.items())}")
+    edge.configure(**ACCESS, nativelink_edge_client_crl_secret="")
+    until("the developers to be back", lambda: may(someone(edge, "token developer")) == EXECUTES, 30)
+
+
+def test_who_calls_too_often_slows_down_only_themselves(edge: Edge) -> None:
+    edge.configure(nativelink_edge_calls_per_second=3)
+    greedy, other = someone(edge, "token ci"), someone(edge, "token developer")
+    try:
+        until("calls beyond the limit to fail", lambda: "Unavailable" in codes(greedy).values(), 30)
+        with pytest.raises(AssertionError):
+            greedy.report("--actions=40", "--retries=0", pool="default")
+        # One call of each method, of which each route counts its own.
+        found = {method: code for method, code in codes(other).items() if code == "Unavailable"}
+    finally:
+        edge.configure(nativelink_edge_calls_per_second=5000)
+    assert found == {}
+    until("the limit to be gone", lambda: "Unavailable" not in codes(greedy).values(), 30)
+
+
+@nativelink.only_original("how it takes up an upload that was cut")
+def test_an_upload_that_was_cut_goes_on(edge: Edge) -> None:
+    """The calls of an action reach one CAS pod, and those of many actions reach all."""
+    done = reported(edge.outside.start("resume", "--uploads=30", "--pause=1"))
+    print(f"30 uploads that were cut: {done}")
+    assert set(done) <= {"resumed", "from the beginning"}, done
