@@ -26,7 +26,7 @@ from testkit.bazel import Bazel
 from testkit.client import Client, Process
 from testkit.farm import Farm, load_images, secret
 from testkit.git_server import address_for
-from testkit.servers import PREFACE, served
+from testkit.servers import PREFACE, forwarding, served
 from testkit.site import SMALL, Site, pool
 from testkit.tokens import Key
 from testkit.trees import resource
@@ -143,14 +143,21 @@ class Edge(Farm):
         """Return the header of a client with a token of the identity provider, or with one that another key signs."""
         return "Bearer " + (key or self.issuer).token(**{"iss": ISSUER, "aud": AUDIENCE, **claims})
 
-    def bazel(self, bazel: Bazel, *, execute: bool = True, claims: Object = DEVELOPER) -> Bazel:
-        """Let a Bazel build through the edge, whose name is not in the DNS, with a token, or only use the cache."""
-        address = f"grpcs://{self.gateway}:443"
-        options = [f"--tls_certificate={self.certificates / 'servers.crt'}", f"--tls_authority_override={HOST}"]
-        token = self.token(minutes=60, **claims)
-        options += [f"--remote_{kind}_header=authorization={token}" for kind in ("cache", "exec")]
-        local = [] if execute else ["--remote_executor=", "--spawn_strategy=local"]
-        return bazel.at(Client(address, address), *options, *local)
+    @contextlib.contextmanager
+    def bazel(self, bazel: Bazel, certificate: str = "client", *more: str, execute: bool = True) -> Iterator[Bazel]:
+        """Let a Bazel build through the edge with a certificate (of `SANS`) or without one, or only use the cache.
+
+        Bazel 2.1.0 has neither client certificates nor TLS 1.3, so a program of this machine speaks for it.
+        """
+        shown, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.trust("h2")
+        shown.set_alpn_protocols(["h2"])
+        shown.load_cert_chain(self.certificates / "server.pem")
+        if certificate:
+            trusted.load_cert_chain(self.certificates / f"{certificate}.pem")
+        options = [f"--tls_certificate={self.certificates / 'servers.crt'}", f"--tls_authority_override={HOST}", *more]
+        options += [] if execute else ["--remote_executor=", "--spawn_strategy=local"]
+        with forwarding(shown, trusted, self.gateway, HOST) as port:
+            yield bazel.at(Client(*[f"grpcs://127.0.0.1:{port}"] * 2), *options)
 
     def configure(self, **variables: Any) -> None:
         """Change variables of the inventory, and apply the tree."""
@@ -280,6 +287,7 @@ def opened(
             secret("edge-ci", "Opaque", {"ci": b"key-of-ci"}),
         )
         (folder / "servers.crt").write_bytes(servers.pem)
+        (folder / "server.pem").write_bytes(b"".join(servers.issue(HOST)))
         for name, san in SANS.items():
             common = "spiffe://example.com/ci" if name == "impostor" else name
             (folder / f"{name}.pem").write_bytes(b"".join(clients.issue(common, san)))

@@ -1,11 +1,13 @@
 """Servers for tests of clients: some for files, and some that need not speak any protocol."""
 
+import asyncio
 import functools
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # The first words of a client of HTTP/2: the preface, and settings that change nothing.
@@ -60,3 +62,36 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""
+
+
+@contextmanager
+def forwarding(shown: ssl.SSLContext, trusted: ssl.SSLContext, host: str, name: str) -> Iterator[int]:
+    """Forward the yielded port to port 443 of a host, for clients that have no certificate.
+
+    They see the certificate of ``shown``, and the host sees that of ``trusted``, which expects this name of it.
+    """
+    loop = asyncio.new_event_loop()
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while content := await source.read(1 << 16):
+                sink.write(content)
+                await sink.drain()
+        sink.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection(host, 443, ssl=trusted, server_hostname=name)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = loop.run_until_complete(asyncio.start_server(forward, "127.0.0.1", 0, ssl=shown))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()

@@ -384,6 +384,7 @@ def _features(
         "demand_of_all": not redis and "scheduler" in senders and prometheus in ("bundled", "operator"),
         "demand_by_pool": redis and prometheus != "none",
         "edge_tls": bool(known["nativelink_edge_tls_secret"]),
+        "edge_client_ca": bool(known["nativelink_edge_client_ca_secret"]),
         "argocd": engine == "argocd",
         "flux": engine == "flux",
         **{f"{name}_scraped": found for name, found in scraped.items()},

@@ -111,6 +111,7 @@ GONE: list[tuple[dict[str, Any], str]] = [
     ({"nativelink_metrics": ["scheduler"]}, "UploadErrors CacheHitRateCollapsed"),
     ({"nativelink_version": "v1.3.2"}, "UploadErrors WorkersGivenUp"),
     ({"nativelink_edge_tls_secret": ""}, "CertificateExpiry"),
+    ({"nativelink_edge_client_ca_secret": ""}, "ClientCAExpiry"),
     ({"nativelink_mutual_tls_secret": "", "nativelink_mutual_tls_expires": ""}, "MutualTLSExpiry"),
     ({"nativelink_scaling": "none"}, "DemandLost PoolAtMaximum KEDAFallback"),
     ({"gitops_provider": "none"}, "GitOpsOutOfSync GitOpsFailing"),

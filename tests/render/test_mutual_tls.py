@@ -7,6 +7,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.derived import wanted_secrets
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import VERSIONS
 
+from testkit.inventories import NO_ADD_ONS
 from testkit.trees import values_of
 from tests.render.test_tree import configurations
 
@@ -39,13 +40,13 @@ def test_only_clients_of_the_ports_of_workers_show_certificates(version: str) ->
 
 
 def test_without_a_secret_nothing_is_encrypted() -> None:
-    files = render.tree(values_of(**WRITERS))
+    files = render.tree(values_of(**WRITERS, **NO_ADD_ONS))
     assert not [path for path, text in files.items() if "tls" in text or "grpcs" in text]
 
 
 def test_without_an_issuer_the_user_makes_the_secrets() -> None:
     made = {"nativelink_mutual_tls_issuer": "our-ca"}
-    ours, theirs = (wanted_secrets(values_of(**MUTUAL_TLS, **variables)) for variables in (made, {}))
+    ours, theirs = (wanted_secrets(values_of(**MUTUAL_TLS, **NO_ADD_ONS, **variables)) for variables in (made, {}))
     assert ours == []
     assert [f"{each['namespace']}/{each['name']}: {each['what']}" for each in theirs] == [
         "nativelink/mutual-tls-1: the certificate of CAS and scheduler for mutual TLS",

@@ -16,7 +16,5 @@ def bazel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazel]:
 @pytest.fixture(scope="package")
 def edge(state: Path, bazel: Bazel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """Bootstrap a cluster with an edge, through which Bazel builds, and apply the rendered tree."""
-    old = {"nativelink_edge_oldest_tls": "1.2"}  # Bazel 2.1.0 has no TLS 1.3
-    with opened("e2e-edge", tmp_path_factory.mktemp("edge"), **old) as made:
-        made.bazel(bazel)
+    with opened("e2e-edge", tmp_path_factory.mktemp("edge")) as made, made.bazel(bazel):
         yield made

@@ -261,6 +261,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "demand_of_all" (and (not $redis) (has "scheduler" $senders) (has $prometheus (list "bundled" "operator")))
   "demand_by_pool" (and $redis (ne $prometheus "none"))
   "edge_tls" (not (empty $values.edge.tlsSecret))
+  "edge_client_ca" (not (empty $values.edge.clientCaSecret))
   "argocd" (eq $values.gitops.provider "argocd")
   "flux" (eq $values.gitops.provider "flux")
   "cluster_scraped" $scraped.cluster
