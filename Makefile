@@ -79,12 +79,13 @@ e2e: export TESTBED_PATIENCE := 4
 test: venv newest ## run everything that must pass: lint, molecule, pytest (12 minutes; 25 the first time)
 	$(MAKE) --jobs=2 pytest lint molecule # lint and molecule leave processors idle
 
-lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ansible-test sanity, ruff, and check the documentation and the chart
+lint: venv docs ## run yamllint, ansible-lint (production profile, offline), ansible-test sanity, ruff, gitleaks, and check the documentation and the chart
 	yamllint --strict .
 	ansible-lint --offline
 	hack/sanity
 	ruff check
 	ruff format --check
+	"$$(python -m testbed tool gitleaks)" git --no-banner --redact # no secret in the history
 	helm="$$(python -m testbed tool helm)"; for size in dev staging prod; do \
 	  "$$helm" lint --quiet --strict --namespace nativelink charts/nativelink --values charts/nativelink/values-$$size.yaml; done
 	pytest -q tests/lint

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import random
 import re
 import signal
 import subprocess
@@ -82,6 +84,17 @@ class Bazel:
             assert (self.workspace / "bazel-bin" / f"{each}.txt").read_text() == f"{word} {each}\n"
         (kinds,) = re.findall(r"^INFO: \d+ process(?:es)?: (.+)\.$", said, re.MULTILINE)
         return {kind: int(number) for number, kind in re.findall(r"(\d+) ([a-z -]+)", kinds)}
+
+    def build_of_input(self, size: int) -> None:
+        """Build a rule with a random input of so many bytes, which Bazel uploads. AssertionError if it fails."""
+        content = random.randbytes(size)
+        (self.workspace / "large.bin").write_bytes(content)
+        self._built(
+            'genrule(name = "sum", srcs = ["large.bin"], outs = ["sum.txt"], cmd = "sha256sum < $< > $@")',
+            properties={},
+            timeout=None,
+        )
+        assert (self.workspace / "bazel-bin/sum.txt").read_text().split()[0] == hashlib.sha256(content).hexdigest()
 
     def timed(self, text: str, jobs: int) -> tuple[float, list[float]]:
         """Build the text of a BUILD file with an empty output folder and this many actions at a time.

@@ -144,10 +144,13 @@ class Edge(Farm):
         return "Bearer " + (key or self.issuer).token(**{"iss": ISSUER, "aud": AUDIENCE, **claims})
 
     @contextlib.contextmanager
-    def bazel(self, bazel: Bazel, certificate: str = "client", *more: str, execute: bool = True) -> Iterator[Bazel]:
+    def bazel(
+        self, bazel: Bazel, certificate: str = "client", *more: str, execute: bool = True, cut: int = 0
+    ) -> Iterator[Bazel]:
         """Let a Bazel build through the edge with a certificate (of `SANS`) or without one, or only use the cache.
 
-        Bazel 2.1.0 has neither client certificates nor TLS 1.3, so a program of this machine speaks for it.
+        Bazel 2.1.0 has neither client certificates nor TLS 1.3, so a program of this machine speaks for it. ``cut`` is
+        how many bytes its first large connection carries before it breaks.
         """
         shown, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.trust("h2")
         shown.set_alpn_protocols(["h2"])
@@ -156,7 +159,7 @@ class Edge(Farm):
             trusted.load_cert_chain(self.certificates / f"{certificate}.pem")
         options = [f"--tls_certificate={self.certificates / 'servers.crt'}", f"--tls_authority_override={HOST}", *more]
         options += [] if execute else ["--remote_executor=", "--spawn_strategy=local"]
-        with forwarding(shown, trusted, self.gateway, HOST) as port:
+        with forwarding(shown, trusted, self.gateway, HOST, cut) as port:
             yield bazel.at(Client(*[f"grpcs://127.0.0.1:{port}"] * 2), *options)
 
     def configure(self, **variables: Any) -> None:

@@ -65,18 +65,26 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def forwarding(shown: ssl.SSLContext, trusted: ssl.SSLContext, host: str, name: str) -> Iterator[int]:
+def forwarding(shown: ssl.SSLContext, trusted: ssl.SSLContext, host: str, name: str, cut: int = 0) -> Iterator[int]:
     """Forward the yielded port to port 443 of a host, for clients that have no certificate.
 
-    They see the certificate of ``shown``, and the host sees that of ``trusted``, which expects this name of it.
+    They see the certificate of ``shown``, and the host sees that of ``trusted``, which expects this name of it. ``cut``
+    is how many bytes the first connection with so many carries before it breaks, or 0.
     """
     loop = asyncio.new_event_loop()
+    breaks = [cut] if cut else []
 
-    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, reply: asyncio.StreamWriter) -> None:
+        carried = 0
         with suppress(OSError):
             while content := await source.read(1 << 16):
                 sink.write(content)
                 await sink.drain()
+                carried += len(content)
+                if breaks and carried > breaks[0]:
+                    breaks.clear()
+                    reply.transport.abort()
+                    break
         sink.close()
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,7 +93,7 @@ def forwarding(shown: ssl.SSLContext, trusted: ssl.SSLContext, host: str, name: 
         except OSError:
             writer.close()
             return
-        await asyncio.gather(copy(reader, back), copy(there, writer))
+        await asyncio.gather(copy(reader, back, writer), copy(there, writer, back))
 
     server = loop.run_until_complete(asyncio.start_server(forward, "127.0.0.1", 0, ssl=shown))
     thread = threading.Thread(target=loop.run_forever, daemon=True)

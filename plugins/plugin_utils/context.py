@@ -199,13 +199,12 @@ class Pool:
 
 @dataclass(frozen=True)
 class Edge:
-    """The Gateway or the Ingress. `single_pod_routes` lead to one pod.
+    """The Gateway or the Ingress.
 
     `rules` allow calls, and `keys` has the Secrets with API keys by the role that a call needs. `writers` says that
     there is a route for action results, and `certificates` is Envoy Gateway's mode of asking for one.
     """
 
-    single_pod_routes: Sequence[str]
     rules: Sequence[Values]
     keys: Mapping[str, Sequence[str]]
     writers: bool
@@ -367,6 +366,7 @@ def _features(
         "dashboards": known["nativelink_dashboards"],
         "gateway": known["nativelink_edge"] == "gateway",
         "envoy_gateway": envoy_gateway,
+        "envoy_gateway_with_a_single_cas": envoy_gateway and known["nativelink_cas_replicas"] == 1,
         "edge_access": bool(known["nativelink_edge_access"]),
         "edge_keys": bool(edge.keys["read"]),
         "edge_writers": edge.writers,
@@ -497,15 +497,9 @@ def _pool(pool: Values, known: Values) -> Pool:
 
 
 def _edge(known: Values) -> Edge:
-    behind = {
-        "nativelink-cache": known["nativelink_cas_replicas"],
-        "nativelink-results": known["nativelink_cas_replicas"],
-        "nativelink-execution": known["nativelink_scheduler_replicas"],
-    }
     access = known["nativelink_edge_access"]
     levels = list(ROLE_PATHS)  # each role may do what those before it may
     return Edge(
-        single_pod_routes=[route for route, pods in behind.items() if pods == 1],
         rules=[_rule(entry) for entry in access if not entry["keys"]],
         keys={
             level: [entry["keys"] for entry in access if entry["keys"] and entry["role"] in levels[number:]]

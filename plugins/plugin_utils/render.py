@@ -28,7 +28,7 @@ FILES = {
     "cas/statefulset.yaml": "always",
     "certificates/server.yaml": "certificates",
     "certificates/worker.yaml": "certificates",
-    "edge/backendtrafficpolicy-cache.yaml": "envoy_gateway",
+    "edge/backendtrafficpolicy-cache.yaml": "envoy_gateway_with_a_single_cas",
     "edge/backendtrafficpolicy-execution.yaml": "envoy_gateway",
     "edge/backendtrafficpolicy.yaml": "envoy_gateway",
     "edge/clienttrafficpolicy.yaml": "envoy_gateway",

@@ -246,6 +246,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "gateway" (eq $values.edge.kind "gateway")
   "ingress" (eq $values.edge.kind "ingress")
   "envoy_gateway" $envoy
+  "envoy_gateway_with_a_single_cas" (and $envoy (eq (int64 $values.cas.replicas) 1))
   "edge_access" (not (empty $values.edge.access))
   "edge_keys" (not (empty .edge.keys.read))
   "edge_writers" .edge.writers
@@ -374,13 +375,7 @@ worker where no pool offers one. */ -}}
 {{- /* Who may do what at the edge: rules for certificates and tokens, and the Secrets with API keys for each role. */ -}}
 {{- define "nativelink.access" -}}
 {{- $context := . -}}
-{{- $single := list -}}
-{{- range $route, $pods := dict "cache" .values.cas.replicas "results" .values.cas.replicas "execution" .values.scheduler.replicas -}}
-  {{- if eq (int64 $pods) 1 -}}
-    {{- $single = append $single (printf "nativelink-%s" $route) -}}
-  {{- end -}}
-{{- end -}}
-{{- $edge := dict "single_pod_routes" $single "rules" list "writers" false "certificates" "RequireAndVerify" -}}
+{{- $edge := dict "rules" list "writers" false "certificates" "RequireAndVerify" -}}
 {{- $_ := set $edge "keys" (dict "read" list "execute" list "write" list) -}}
 {{- $includes := dict "read" (list "read") "execute" (list "read" "execute") "write" (list "read" "execute" "write") -}}
 {{- range $entry := .values.edge.access -}}

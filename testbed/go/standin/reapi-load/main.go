@@ -479,7 +479,7 @@ func report(outcomes []outcome) error {
 
 func main() {
 	modes := map[string]func(*servers) error{
-		"cas": cas, "may": may, "put": put, "result": result, "resume": resume, "tool": tool,
+		"abuse": abuse, "cas": cas, "may": may, "put": put, "result": result, "resume": resume, "tool": tool,
 	}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {
