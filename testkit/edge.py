@@ -128,9 +128,9 @@ class Edge(Farm):
     @property
     def outside(self) -> Client:
         """A client outside of the cluster, with a certificate, that may build."""
-        return self.client("client")
+        return self.caller("client")
 
-    def client(self, certificate: str = "", **headers: str) -> Client:
+    def caller(self, certificate: str = "", **headers: str) -> Client:
         """Return a client with a certificate (of `SANS`), or without one, that sends headers with each call."""
         more = [f"--connect-to={self.gateway}:443", f"--tls-certificate={self.certificates / 'servers.crt'}"]
         if certificate:

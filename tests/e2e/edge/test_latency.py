@@ -91,6 +91,29 @@ def measure(edge: Edge, rounds: int, folder: Path) -> float:
     return action
 
 
+def test_what_the_edge_costs(edge: Edge) -> None:
+    """Direct, through an edge that asks nobody, and through one with roles, in one run with low latency."""
+    load_images(edge.where, "bpftool")
+    edge.site.set(NAME, node_agent_low_latency=True)
+    edge.site.playbook("provision")
+    edge.where.apply(this_machine(edge.where, CAS))
+    restart(edge)
+    ways = {"direct": edge.client(), "roles": edge.outside}
+    found = {way: {each["kind"]: sorted(each["ms"]) for each in requests(client)} for way, client in ways.items()}
+    edge.configure(nativelink_edge_access=[], nativelink_edge_token_issuers=[])
+    edge.where.run("-n", CAS, "delete", "securitypolicies", "--all")
+    edge.ready()
+    found["no roles"] = {each["kind"]: sorted(each["ms"]) for each in requests(edge.outside)}
+    print(f"\n{numbers.machine()}; NativeLink is {max(nativelink.SAVED)}")
+    for kind, direct in found["direct"].items():
+        for way in ("no roles", "roles"):
+            took = found[way][kind]
+            middle, last = (took[int(len(took) * part)] for part in (0.5, 0.99))
+            ratio = statistics.mean(direct) / statistics.mean(took)
+            more = middle - direct[len(direct) // 2]
+            print(f"  {kind}, {way}: p50 {more:+.1f} ms, p99 {last:.1f} ms, {ratio:.2f} of the direct speed")
+
+
 def test_latency(edge: Edge, rounds: int, tmp_path: Path) -> None:
     print(f"\n{numbers.machine()}; NativeLink is {max(nativelink.SAVED)}\nas rendered", flush=True)
     pools = [pool("default", slots=8, min_replicas=2, longest_action="4m")]
