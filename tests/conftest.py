@@ -18,8 +18,8 @@ from testbed.cluster import Cluster
 LONGEST = (
     *("trees", "provision", "roles", "bootstrap", "site", "worker_certificates", "scripts", "guard"),
     *("tests/bootstrap/test_bootstrap.py newest", "testbed_cluster", "standin", "conformance", "parity"),
-    *(f"tests/e2e/{name}" for name in ("engines flux", "engines argocd", "scaling", "nodes")),
-    *(f"tests/e2e/{name}" for name in ("monitoring", "edge", "workers")),
+    *(f"tests/e2e/{name}" for name in ("engines flux", "edge", "engines argocd", "scaling")),
+    *(f"tests/e2e/{name}" for name in ("monitoring", "nodes", "workers")),
 )
 # Files that share a cluster. What one of them makes there has namespaces of its own.
 GROUPS = {
