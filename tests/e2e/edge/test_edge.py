@@ -35,7 +35,6 @@ HIDDEN = {
 }
 RETRIES = "--retries=5"  # as many as Bazel makes, but a second apart
 MANY = ("--actions=150", "--streams=150", "--hold=1")
-SINGLE_POD = ("nativelink-cache", "nativelink-execution")
 UNIMPLEMENTED = "12"  # gRPC's code for a method that is not implemented
 
 
@@ -161,7 +160,7 @@ def test_a_call_waits_for_a_scheduler_that_is_away(edge: Edge) -> None:
 
 
 def test_counter_run_without_the_policy_for_single_pods_the_call_fails(edge: Edge) -> None:
-    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", *SINGLE_POD)
+    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink-execution")
     try:
         with edge.without("deployment/nativelink-scheduler"):
             ((outcome, begun, _),) = ends(edge.outside.report(RETRIES, pool="default"))
@@ -231,7 +230,7 @@ def test_a_call_waits_for_a_cas_of_one_pod_that_is_away(edge: Edge) -> None:
 
 
 def test_counter_run_without_the_policy_for_single_pods_the_upload_fails(edge: Edge) -> None:
-    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", *SINGLE_POD)
+    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink-cache")
     with edge.without("statefulset/nativelink-cas"):
         said, errors = edge.outside.start(pool="default").communicate()
     assert (said, "code = Unavailable" in errors) == ("", True), errors
