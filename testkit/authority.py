@@ -15,7 +15,8 @@ class Authority:
 
     def __init__(self, name: str) -> None:
         self._name, self._key = name, ec.generate_private_key(ec.SECP256R1())
-        self.pem = self._signed(name, self._key.public_key(), x509.BasicConstraints(ca=True, path_length=0))
+        constraints = x509.BasicConstraints(ca=True, path_length=0)
+        self.pem = self._signed(name, self._key.public_key(), constraints, days=365)  # an alert looks ahead 30 days
 
     def issue(self, name: str, *hosts: x509.GeneralName, days: int = 1) -> tuple[bytes, bytes]:
         """Return a certificate for these hosts, or for a client, that is valid for some days, and its key."""
