@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render, tree
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from hack.chart import values
-from testkit.inventories import inventories
+from testkit.inventories import ACCESS, inventories
 from testkit.trees import Object, documents, kustomized, values_of
 from tests.chart.conftest import CHART, Cluster, Done, Helm
 
@@ -50,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=200)
+@example(ACCESS)
 @given(inventories())
 def test_a_generated_inventory(template: Template, folder: Path, variables: dict[str, Any]) -> None:
     cluster = values_of(
@@ -60,7 +61,8 @@ def test_a_generated_inventory(template: Template, folder: Path, variables: dict
 
 def test_the_examples_have_each_feature_and_its_opposite() -> None:
     """A formula that no example exercises could differ in the two languages."""
-    seen = {each for cluster in REFERENCE.values() for each in context(cluster).features.items()}
+    examples = [*REFERENCE.values(), values_of(**ACCESS)]
+    seen = {each for cluster in examples for each in context(cluster).features.items()}
 
     @settings(max_examples=200, database=None, derandomize=True)
     @given(inventories())

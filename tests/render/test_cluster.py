@@ -124,7 +124,7 @@ def test_workers_keep_off_the_nodes_of_the_control_plane(api: Cluster, apart: bo
             pods = get(api, "pods", "-n", "nativelink-workers", "-l", selector)
             return [pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName")]
 
-        until("12 workers to have nodes", lambda: len(placed()) == 12, 60)
+        until("12 workers to have nodes", lambda: len(placed()) == 12, 150)
         control_plane = {node for part in ("cas", "scheduler", "redis") for node in nodes_of(api, "nativelink", part)}
         assert bool(control_plane & set(placed())) is together
     finally:
