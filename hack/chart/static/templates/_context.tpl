@@ -248,9 +248,10 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "envoy_gateway" $envoy
   "envoy_gateway_with_a_single_cas" (and $envoy (eq (int64 $values.cas.replicas) 1))
   "edge_access" (not (empty $values.edge.access))
-  "edge_keys" (not (empty .edge.keys.read))
   "edge_writers" .edge.writers
-  "edge_writers_with_keys" (not (empty .edge.keys.write))
+  "edge_keys_read" (not (empty .edge.keys.read))
+  "edge_keys_execute" (not (empty .edge.keys.execute))
+  "edge_keys_write" (not (empty .edge.keys.write))
   "autoscaled" $autoscaled
   "keda" $keda
   "isolated_workers" $isolated
