@@ -37,7 +37,6 @@ NAME = "site"
 HOST = "nativelink.example.com"
 CAS, PROXIES = "nativelink", "envoy-gateway-system"
 GATEWAY = "gateway.envoyproxy.io/owning-gateway-name=nativelink"
-KEY = "x-nativelink-api-key"
 # An identity provider, whose keys this machine serves, and what its tokens have.
 ISSUER, AUDIENCE, PEOPLE = "https://identity.example.com", "farm.example.com", "identity"
 JWKS = f"http://keys.{PEOPLE}.svc.cluster.local/jwks.json"

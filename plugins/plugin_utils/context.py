@@ -96,15 +96,15 @@ INGRESS_ANNOTATIONS = {
     "nginx.ingress.kubernetes.io/proxy-read-timeout": "86400",
     "nginx.ingress.kubernetes.io/proxy-send-timeout": "86400",
 }
-# Whom the edge refuses, by role, of the calls that its routes know: GRPC's paths as Envoy Gateway matches them.
-API = "/build.bazel.remote.execution.v2."
+# The calls that each role may make, as Envoy Gateway matches their paths.
 READS = (
     "/google[.]bytestream[.]ByteStream/Read|/build[.]bazel[.]remote[.]execution[.]v2[.](Capabilities/GetCapabilities|"
     "ActionCache/GetActionResult|ContentAddressableStorage/(FindMissingBlobs|BatchReadBlobs|GetTree))"
 )
+WRITES = "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult"
 ROLE_PATHS = {
     "read": {"type": "RegularExpression", "value": READS},
-    "execute": {"type": "Exact", "value": f"{API}ActionCache/UpdateActionResult", "invert": True},
+    "execute": {"type": "Exact", "value": WRITES, "invert": True},
     "write": {},
 }
 # The headers that say who calls. Envoy removes a client's own, and sets them when it knows.

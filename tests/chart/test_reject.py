@@ -84,14 +84,8 @@ def place(error: jsonschema.ValidationError, case: Case) -> str:
     text, stated = "", values.helm_values(cluster(case))
     for key in path:
         stated = stated[key] if isinstance(key, int) or key in stated else {}
-        text += f"[{stated.get('name', key)}]" if isinstance(key, int) and isinstance(stated, dict) else ""
-        text += (
-            ""
-            if isinstance(key, int) and isinstance(stated, dict)
-            else f"[{key}]"
-            if isinstance(key, int)
-            else f".{key}"
-        )
+        named = stated.get("name", key) if isinstance(stated, dict) else key
+        text += f"[{named}]" if isinstance(key, int) else f".{key}"
     return text[1:]
 
 

@@ -37,16 +37,8 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_release_has_what_helm_and_ansible_install(release: Path, tmp_path: Path) -> None:
     assert {path.name for path in release.iterdir()} == {CHART, COLLECTION, STATEMENT, "SHA256SUMS"}
-    done = run(
-        build.program("helm"),
-        "template",
-        "x",
-        CHART,
-        "-n",
-        "x",
-        "--set=cas.storageClass=gp3,edge.kind=none",
-        cwd=release,
-    )
+    values = "--set=cas.storageClass=gp3,edge.kind=none"
+    done = run(build.program("helm"), "template", "x", CHART, "--namespace=x", values, cwd=release)
     assert "kind: StatefulSet" in done.stdout
     with tarfile.open(release / CHART) as chart:
         assert "nativelink/values-prod.yaml" in chart.getnames()

@@ -27,6 +27,8 @@ VERSION = re.compile(r"v[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}(-[0-9A-Za-z.-]{1,99})
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 IMAGE = re.compile(rf"{IMAGE_NAME.pattern}(?P<tag>:{TAG.pattern})?(?P<digest>@{DIGEST.pattern})?")
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+SUBJECT_NAME = re.compile(r"[A-Za-z0-9:/._@-]{1,253}")
+JWKS = re.compile(r"https://[^\s?#]+|http://[^\s?#/]+\.svc(\.[a-z0-9.-]+)?(:[0-9]{1,5})?/[^\s?#]*")
 ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Flux accepts fractions and milliseconds, but no days and no number without a unit.
 FLUX_DURATION = re.compile(r"([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+")
@@ -50,11 +52,9 @@ digest = _text(DIGEST, "a valid digest", "write sha256: and 64 hexadecimal digit
 image = _text(IMAGE, "a valid image name", "write a name such as ghcr.io/tracemachina/nativelink")
 instance_name = _text(INSTANCE_NAME, "a valid instance name", "use letters, digits, dots, hyphens and underscores")
 nativelink_version = _text(VERSION, "a version of NativeLink", f"write a version such as {NEWEST}")
-subject_name = _text(
-    r"([A-Za-z0-9:/._@-]{1,253})?", "a subject alternative name", "write one such as spiffe://example.com/ci"
-)
+subject_name = _text(SUBJECT_NAME, "a subject alternative name", "write one such as spiffe://example.com/ci")
 jwks = _text(
-    r"https://[^\s?#]+|http://[^\s?#/]+\.svc(\.[a-z0-9.-]+)?(:[0-9]{1,5})?/[^\s?#]*",
+    JWKS,
     "an address whose answers nobody can forge",
     "write one with https, or of a Service of the cluster, such as http://keys.identity.svc/jwks",
 )

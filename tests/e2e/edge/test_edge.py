@@ -66,10 +66,11 @@ def test_each_service_is_served_by_its_own_backend(edge: Edge) -> None:
     pods = edge.pods_of_cas()
     scheduler = edge.where.service_address(CAS, "nativelink-scheduler")
     backends = {"cas": {f"{pod}:50051" for pod in pods}, "scheduler": {f"{scheduler}:50052"}}
-    # Clients of the tests before wrote action results, for which there is a port of its own.
+    # The ActionCache's results go to a port of their own. Clients of the tests before may have written some.
     results = {f"{pod}:50054" for pod in pods}
     for service, component in SERVICES.items():
-        assert found[service] - results <= backends[component], service
+        more = results if service.endswith(".ActionCache") else set()
+        assert found[service] <= backends[component] | more, service
     assert len(pods) == 2
     assert found["build.bazel.remote.execution.v2.ContentAddressableStorage"] == backends["cas"], (
         "each CAS pod should get calls"

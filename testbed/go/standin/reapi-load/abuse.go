@@ -5,10 +5,12 @@ import (
 	"cmp"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,11 +77,8 @@ func abuse(to *servers) error {
 	}
 	group.Wait()
 	told := map[string]any{"opened": opened, "closed": len(ended)}
-	for index, each := range ended {
-		if index == 0 {
-			told["first"], told["last"] = each, each
-		}
-		told["first"], told["last"] = min(told["first"].(float64), each), max(told["last"].(float64), each)
+	if len(ended) > 0 {
+		told["first"], told["last"] = slices.Min(ended), slices.Max(ended)
 	}
 	return json.NewEncoder(os.Stdout).Encode(told)
 }
@@ -94,10 +93,8 @@ type attacker struct {
 func (a *attacker) left(calls bool, streams int) bool {
 	for ended := 0; ; {
 		frame, err := a.framer.ReadFrame()
-		var timeout net.Error
 		if err != nil {
-			timeout, _ = err.(net.Error)
-			return timeout == nil || !timeout.Timeout()
+			return !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 		head := frame.Header()
 		if calls && (head.Type == http2.FrameRSTStream || head.Flags.Has(http2.FlagHeadersEndStream) && head.Type == http2.FrameHeaders) {

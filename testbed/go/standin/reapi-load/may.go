@@ -10,7 +10,6 @@ import (
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
-	"github.com/google/uuid"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc/status"
 
@@ -66,8 +65,8 @@ func may(to *servers) error {
 		},
 		"Write": func() error { return write(ctx, cache, digest, content) },
 		"QueryWriteStatus": func() error {
-			name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", to.instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
-			_, err := streams.QueryWriteStatus(ctx, &bspb.QueryWriteStatusRequest{ResourceName: name})
+			_, err := streams.QueryWriteStatus(
+				ctx, &bspb.QueryWriteStatusRequest{ResourceName: upload(to.instance, digest)})
 			return err
 		},
 		"Execute": func() error {

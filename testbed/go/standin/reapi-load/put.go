@@ -75,6 +75,10 @@ const chunk = 1 << 20
 
 // write sends a blob by ByteStream. A server may refuse it before its end.
 func write(ctx context.Context, to reapi.Cache, digest *repb.Digest, content []byte) error {
-	name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", to.Instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
-	return send(ctx, bspb.NewByteStreamClient(to.Connection), name, content, 0)
+	return send(ctx, bspb.NewByteStreamClient(to.Connection), upload(to.Instance, digest), content, 0)
+}
+
+// upload returns the resource name of a new upload.
+func upload(instance string, digest *repb.Digest) string {
+	return fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
 }

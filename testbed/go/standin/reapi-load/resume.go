@@ -5,12 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"flag"
-	"fmt"
 	"io"
 	"os"
 	"time"
 
-	"github.com/google/uuid"
 	bspb "google.golang.org/genproto/googleapis/bytestream"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -23,22 +21,17 @@ import (
 // happened: {"resumed": 28, "from the beginning": 1, "InvalidArgument": 1}.
 func resume(to *servers) error {
 	uploads := flag.Int("uploads", 30, "how many")
-	size := flag.Int("size", 3<<20, "bytes of each")
-	pause := flag.Float64("pause", 0, "`SECONDS` between the cut and the question")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	told := map[string]int{}
 	for range *uploads {
-		content := make([]byte, *size)
+		content := make([]byte, 3*chunk)
 		_, _ = rand.Read(content) // never fails
-		digest := reapi.Digest(content)
-		name := fmt.Sprintf("%s/uploads/%s/blobs/%s/%d", to.instance, uuid.NewString(), digest.Hash, digest.SizeBytes)
-		sent, err := to.half(ctx, name, content)
-		if err != nil {
+		name := upload(to.instance, reapi.Digest(content))
+		if err := to.begin(ctx, name, content[:2*chunk]); err != nil {
 			return err
 		}
-		time.Sleep(time.Duration(*pause * float64(time.Second)))
 		cache, err := to.cache()
 		if err != nil {
 			return err
@@ -56,7 +49,7 @@ func resume(to *servers) error {
 			told[status.Code(err).String()]++
 		case answer.CommittedSize == 0:
 			told["from the beginning"]++
-		case answer.CommittedSize <= int64(sent):
+		default:
 			told["resumed"]++
 		}
 		_ = cache.Connection.Close() // its errors tell nothing
@@ -64,26 +57,25 @@ func resume(to *servers) error {
 	return json.NewEncoder(os.Stdout).Encode(told)
 }
 
-// half sends the first two thirds of an upload, and closes the connection. It returns the number of bytes.
-func (s *servers) half(ctx context.Context, name string, content []byte) (int, error) {
+// begin sends the first part of an upload, and closes the connection.
+func (s *servers) begin(ctx context.Context, name string, part []byte) error {
 	cache, err := s.cache()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	stream, err := bspb.NewByteStreamClient(cache.Connection).Write(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	end := len(content) * 2 / 3
-	for offset := 0; offset < end; offset += chunk {
-		next := min(offset+chunk, end)
-		request := &bspb.WriteRequest{ResourceName: name, WriteOffset: int64(offset), Data: content[offset:next]}
+	for offset := 0; offset < len(part); offset += chunk {
+		next := min(offset+chunk, len(part))
+		request := &bspb.WriteRequest{ResourceName: name, WriteOffset: int64(offset), Data: part[offset:next]}
 		if err := stream.Send(request); err != nil {
-			return 0, err
+			return err
 		}
 	}
-	time.Sleep(200 * time.Millisecond) // so that they arrive
-	return end, cache.Connection.Close()
+	time.Sleep(200 * time.Millisecond) // so that it arrives
+	return cache.Connection.Close()
 }
 
 // send writes the rest of an upload.
