@@ -44,7 +44,7 @@ SANS = {  # the subject alternative names of client certificates, by their files
     "client": x509.DNSName("client"),
     "ci": x509.UniformResourceIdentifier("spiffe://example.com/ci"),
     "reader": x509.UniformResourceIdentifier("spiffe://example.com/reader"),
-    # Somebody with a certificate of the CA and the common name of CI, who is nobody here.
+    # This certificate is of the CA and has the common name of CI, but no entry has its DNS name.
     "impostor": x509.DNSName("impostor.example.com"),
 }
 ACCESS: Object = {

@@ -55,7 +55,7 @@ nativelink_version = _text(VERSION, "a version of NativeLink", f"write a version
 subject_name = _text(SUBJECT_NAME, "a subject alternative name", "write one such as spiffe://example.com/ci")
 jwks = _text(
     JWKS,
-    "an address whose answers nobody can forge",
+    "an address whose answers cannot be forged",
     "write one with https, or of a Service of the cluster, such as http://keys.identity.svc/jwks",
 )
 _git_revision = _text(r"(?!-)[^\s:^]+", "a Git revision", "write a branch, a tag or a commit, such as origin/main")

@@ -259,7 +259,7 @@ def edge(values: Values) -> Findings:
 
 
 def open_edge(values: Values) -> Findings:
-    """NativeLink itself lets everybody in, so an edge asks who calls, unless somebody says why it does not."""
+    """NativeLink itself lets every client in, so the edge identifies clients, or the user says why it does not."""
     if values["nativelink_edge"] == "none":
         return
     reason = values["nativelink_edge_open"].strip()
@@ -313,7 +313,7 @@ def edge_access(values: Values) -> Findings:
         for claim, value in entry["claims"].items():
             texts = value if isinstance(value, list) else [value]
             if not texts or not all(isinstance(text, str) and text for text in texts):
-                problem = f"is {shown(value)}, which is no text and no list of texts"
+                problem = f"is {shown(value)}, which is neither a text nor a list of texts"
                 yield f"{path}.claims.{claim}", problem, "write the claim's value in quotes"
 
 

@@ -63,7 +63,7 @@ def test_an_identity_may_call_the_methods_of_its_role(edge: Edge, identity: str,
     assert may(someone(edge, identity)) == methods
 
 
-NOBODY: dict[str, Callable[[Edge], Client]] = {
+STRANGERS: dict[str, Callable[[Edge], Client]] = {
     "no identity": lambda edge: edge.caller(),
     "a common name like that of CI": lambda edge: edge.caller("impostor"),
     "an expired token": lambda edge: edge.caller(authorization=edge.token(minutes=-5, **CI)),
@@ -84,10 +84,10 @@ NOBODY: dict[str, Callable[[Edge], Client]] = {
 }
 
 
-@pytest.mark.parametrize("who", NOBODY)
+@pytest.mark.parametrize("who", STRANGERS)
 def test_all_others_may_only_ask_what_the_farm_offers(edge: Edge, who: str) -> None:
     """Bazel 2.1.0 asks that without its token."""
-    assert may(NOBODY[who](edge)) <= {"GetCapabilities"}
+    assert may(STRANGERS[who](edge)) <= {"GetCapabilities"}
 
 
 def test_a_wrong_token_is_not_excused_by_a_certificate(edge: Edge) -> None:
@@ -142,7 +142,7 @@ def test_the_log_says_who_called_and_shows_no_secret(edge: Edge) -> None:
 
 
 def test_a_rotation_of_certificates_keys_and_tokens_fails_no_call(edge: Edge) -> None:
-    """Old and new are accepted together until nobody has the old ones."""
+    """Old and new are accepted together until no client has the old ones."""
     new = Key("second")
     who = [someone(edge, identity) for identity in ("certificate client", "token ci", "key ci")]
     load = ("--actions=30", "--seconds=1-1", "--concurrency=2", "--retries=0")

@@ -92,7 +92,7 @@ def measure(edge: Edge, rounds: int, folder: Path) -> float:
 
 
 def test_what_the_edge_costs(edge: Edge) -> None:
-    """Direct, through an edge that asks nobody, and through one with roles, in one run with low latency."""
+    """Direct, through an edge without roles, and through one with roles, in one run with low latency."""
     load_images(edge.where, "bpftool")
     edge.site.set(NAME, node_agent_low_latency=True)
     edge.site.playbook("provision")
