@@ -103,10 +103,13 @@ def wanted_secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     wanted = [
         (ours, known["nativelink_edge_tls_secret"] if edge else "", "the certificate of the edge"),
         (ours, known["nativelink_edge_client_ca_secret"] if edge else "", "the CA of the clients"),
+        (ours, known["nativelink_edge_client_crl_secret"] if edge else "", "the list of revoked certificates"),
         (ours, known["nativelink_redis_secret_name"] if redis else "", "the password of Redis"),
         (ours, mutual_tls, "the certificate of CAS and scheduler for mutual TLS"),
         (workers, mutual_tls, "the certificate of the workers for mutual TLS"),
     ]
+    for entry in known["nativelink_edge_access"] if edge else []:
+        wanted.append((ours, entry.get("keys", ""), f"the API keys of clients with the role {entry['role']}"))
     for name in known["nativelink_image_pull_secrets"]:
         wanted += [(namespace, name, "the credentials for pulling images") for namespace in (ours, workers)]
     return [{"namespace": namespace, "name": name, "what": what} for namespace, name, what in wanted if name]

@@ -327,6 +327,8 @@ SECRETS = {
     "nativelink_scheduler_backend": "redis",
     "nativelink_redis_provider": "existing",
     "nativelink_redis_secret_name": "queue",
+    "nativelink_edge_client_crl_secret": "revoked",
+    "nativelink_edge_access": [{"role": "read", "certificate": "ann"}, {"role": "write", "keys": "edge-ci"}],
     "nativelink_image_pull_secrets": ["mirror"],
 }
 
@@ -350,6 +352,8 @@ def test_users_are_asked_only_for_secrets_that_are_missing_and_used(play: Play, 
     others = [
         "make the Secret nativelink/edge-tls: the certificate of the edge",
         "make the Secret nativelink/clients-ca: the CA of the clients",
+        "make the Secret nativelink/revoked: the list of revoked certificates",
+        "make the Secret nativelink/edge-ci: the API keys of clients with the role write",
         "make the Secret nativelink/mirror: the credentials for pulling images",
         "make the Secret nativelink-workers/mirror: the credentials for pulling images",
     ]
