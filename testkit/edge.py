@@ -206,10 +206,10 @@ class Edge(Farm):
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
     def backends(self) -> dict[str, set[str]]:
-        """Return the pods and ports that took the calls of each service."""
+        """Return the pods and ports that answered the calls of each service."""
         found: dict[str, set[str]] = {}
         for each in self.log():
-            if each["upstream_host"]:
+            if each["response_code_details"] == "via_upstream":
                 service = each["path"].split("/")[1]
                 found.setdefault(service, set()).add(each["upstream_host"])
         return found

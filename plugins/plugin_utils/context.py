@@ -367,6 +367,7 @@ def _features(
         "gateway": known["nativelink_edge"] == "gateway",
         "envoy_gateway": envoy_gateway,
         "envoy_gateway_with_a_single_cas": envoy_gateway and known["nativelink_cas_replicas"] == 1,
+        "envoy_gateway_with_several_cas": envoy_gateway and known["nativelink_cas_replicas"] > 1,
         "edge_access": bool(known["nativelink_edge_access"]),
         "edge_writers": edge.writers,
         **{f"edge_keys_{role}": bool(names) for role, names in edge.keys.items()},

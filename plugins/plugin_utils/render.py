@@ -30,6 +30,7 @@ FILES = {
     "certificates/worker.yaml": "certificates",
     "edge/backendtrafficpolicy-cache.yaml": "envoy_gateway_with_a_single_cas",
     "edge/backendtrafficpolicy-execution.yaml": "envoy_gateway",
+    "edge/backendtrafficpolicy-uploads.yaml": "envoy_gateway_with_several_cas",
     "edge/backendtrafficpolicy.yaml": "envoy_gateway",
     "edge/clienttrafficpolicy.yaml": "envoy_gateway",
     "edge/gateway.yaml": "gateway",

@@ -247,6 +247,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "ingress" (eq $values.edge.kind "ingress")
   "envoy_gateway" $envoy
   "envoy_gateway_with_a_single_cas" (and $envoy (eq (int64 $values.cas.replicas) 1))
+  "envoy_gateway_with_several_cas" (and $envoy (gt (int64 $values.cas.replicas) 1))
   "edge_access" (not (empty $values.edge.access))
   "edge_writers" .edge.writers
   "edge_keys_read" (not (empty .edge.keys.read))

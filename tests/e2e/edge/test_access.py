@@ -4,9 +4,11 @@ The identity provider is a stand-in on this machine, which signs tokens and serv
 Gateway, Envoy, and Bazel with a token. The tests run in the order of the file.
 """
 
+import contextlib
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -229,8 +231,37 @@ def test_an_upload_that_was_cut_begins_again(edge: Edge, bazel: Bazel) -> None:
     assert done == {"from the beginning": 30}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bazel, "endpoints", [])
-        with edge.bazel(bazel, cut=12_000_000):
-            bazel.build_of_input(60_000_000)
+        with edge.bazel(bazel, cut=4_000_000):
+            bazel.build_of_input(20_000_000)
+
+
+def codes_of_uploads(edge: Edge) -> list[str]:
+    """Return the codes of two uploads of 3 MB, without those that succeed."""
+    return re.findall(r"refused: .* code = (\w+)", "\n".join(edge.outside.put("--right", "--size=3000000").values()))
+
+
+@contextlib.contextmanager
+def refusing(edge: Edge) -> Iterator[None]:
+    """Let the pods of the CAS refuse the connections of the edge."""
+    change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 1}]
+    edge.where.run("-n", CAS, "patch", "service", "nativelink-cas", "--type=json", "-p", json.dumps(change))
+    try:
+        until("uploads to fail", lambda: codes_of_uploads(edge) != [], 60)
+        yield
+    finally:
+        edge.apply_folder()
+        until("uploads to succeed again", lambda: codes_of_uploads(edge) == [], 60)
+
+
+def test_a_client_may_repeat_an_upload_that_finds_no_pod(edge: Edge) -> None:
+    with refusing(edge):
+        assert [code for _ in range(5) for code in codes_of_uploads(edge)] == ["Unavailable"] * 10
+
+
+def test_counter_run_without_the_policy_of_uploads_a_client_may_not_repeat_them(edge: Edge) -> None:
+    edge.where.run("-n", CAS, "delete", "backendtrafficpolicy", "nativelink-uploads")
+    with refusing(edge):
+        until("an upload to end with another code", lambda: "Unknown" in codes_of_uploads(edge), 60)
 
 
 @nativelink.only_original("how it takes up an upload that was cut")

@@ -20,6 +20,7 @@ import (
 // what became of each: {"batch": "refused: …", "stream": "taken, and read back"}.
 func put(to *servers) error {
 	right := flag.Bool("right", false, "send the bytes of the digest: they are to be taken")
+	size := flag.Int("size", 31, "how many bytes, 4 MiB at most")
 	flag.Parse()
 	cache, err := to.cache()
 	if err != nil {
@@ -33,7 +34,8 @@ func put(to *servers) error {
 	}
 	told := map[string]string{}
 	for name, send := range ways {
-		good := []byte("good " + rand.Text())
+		good := make([]byte, *size)
+		_, _ = rand.Read(good) // never fails
 		digest := reapi.Digest(good)
 		content := good
 		if !*right {
