@@ -276,9 +276,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         "nativelink_scheduler_platform_properties": properties,
         "nativelink_worker_pools": draw(pools(properties)),
         "nativelink_edge": edge,
-        "ingress_provider": draw(
-            st.sampled_from({"ingress": ["nginx", "existing"]}.get(edge, ["envoy-gateway", "existing"]))
-        ),
+        "ingress_provider": draw(st.sampled_from(["existing"] if edge == "ingress" else ["envoy-gateway", "existing"])),
     }
     if draw(st.integers(0, 5)) == 0:  # of fixed pools only
         variables["nativelink_worker_pools"] = [

@@ -35,8 +35,7 @@ _DESCRIPTIONS = {
     "ingress_class_name": "Name of the GatewayClass or IngressClass of the edge. Empty for that of the provider.",
     "ingress_namespace": "Namespace of the proxies, from which NetworkPolicies admit clients. Empty for that of the "
     "provider; with `existing`, write it, or set `clientPeers`.",
-    "ingress_provider": "Controller of the edge: `envoy-gateway`, `nginx` (F5's NGINX Ingress Controller), another "
-    "`existing` one, or `none`.",
+    "ingress_provider": "Controller of the edge: `envoy-gateway`, another `existing` one, or `none`.",
     "gitops_namespace": "Namespace of the engine, for its alerts. Empty for that of the provider.",
     ALLOWED: "Breaking changes that an upgrade may make: `cas_replicas`. The others that the chart refuses need steps "
     "by hand, which its messages give. Remove the permission after the upgrade.",

@@ -25,7 +25,7 @@ class ActionModule(ApplyAction):
 
     def _act_on_cluster(self) -> dict[str, Any]:
         args, name, version = self._args, self._args["name"], self._args["version"]
-        content = b"\n---\n".join(self._read(each) for each in args["source"])
+        content = self._read(args["source"])
         self._check_digest(content)
         wanted = self._objects(content)
         found = self._api.read("v1", "ConfigMap", f"{name}-release", args["namespace"])
@@ -124,7 +124,7 @@ class ActionModule(ApplyAction):
             found = ", ".join(sorted(stated))
             self.refuse(
                 f"{prefix}_manifest",
-                f"{', '.join(self._args['source'])} is the manifest of version {found}, but {variable} is {version}",
+                f"{self._args['source']} is the manifest of version {found}, but {variable} is {version}",
                 f"set {variable} to {found}, or name the manifest of version {version} in {prefix}_manifest",
             )
         if downgrade and not self._args["allow_downgrade"]:

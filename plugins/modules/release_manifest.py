@@ -23,12 +23,10 @@ options:
     description: Namespace of the record, and of namespaced objects whose manifest names none.
     required: true
   source:
-    description: URLs or local files, read one after another.
-    type: list
-    elements: str
+    description: URL or local file of the manifest.
     required: true
   sha256:
-    description: SHA-256 that the content of O(source) must have, joined by lines of C(---). Empty for no check.
+    description: SHA-256 that the content of O(source) must have. Empty for no check.
     default: ""
   exclude:
     description: Objects to leave out, as patterns C(Kind/name) with the wildcards of a shell.
@@ -68,7 +66,7 @@ EXAMPLES = r"""
     name: keda
     version: "{{ keda_version }}"
     namespace: keda
-    source: ["{{ keda_manifest }}"]
+    source: "{{ keda_manifest }}"
     prefix: keda
     existing: "keda_install: existing"
 """

@@ -84,18 +84,6 @@ KEPT = {
     "kustomize.toolkit.fluxcd.io/prune": "disabled",
     "argocd.argoproj.io/sync-options": "Prune=false,Delete=false",
 }
-# The annotations allow gRPC, uploads of any size, and calls that are silent while their action runs. They are for
-# NGINX's own controller (nginx.org) and for the community's.
-INGRESS_ANNOTATIONS = {
-    "nginx.org/grpc-services": "nativelink-scheduler,nativelink-cas",
-    "nginx.org/client-max-body-size": "0",
-    "nginx.org/proxy-read-timeout": "86400s",
-    "nginx.org/proxy-send-timeout": "86400s",
-    "nginx.ingress.kubernetes.io/backend-protocol": "GRPC",
-    "nginx.ingress.kubernetes.io/proxy-body-size": "0",
-    "nginx.ingress.kubernetes.io/proxy-read-timeout": "86400",
-    "nginx.ingress.kubernetes.io/proxy-send-timeout": "86400",
-}
 # The calls that each role may make, as Envoy Gateway matches their paths.
 READS = (
     "/google[.]bytestream[.]ByteStream/Read|/build[.]bazel[.]remote[.]execution[.]v2[.](Capabilities/GetCapabilities|"
@@ -209,7 +197,6 @@ class Edge:
     keys: Mapping[str, Sequence[str]]
     writers: bool
     certificates: str
-    ingress_annotations: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -507,7 +494,6 @@ def _edge(known: Values) -> Edge:
         },
         writers=any(entry["role"] == "write" for entry in access),
         certificates="RequireAndVerify" if all(entry["certificate"] for entry in access) else "VerifyIfGiven",
-        ingress_annotations={**INGRESS_ANNOTATIONS, **known["nativelink_edge_annotations"]},
     )
 
 

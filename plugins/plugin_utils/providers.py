@@ -15,7 +15,6 @@ class Controller:
     namespace: str
     class_name: str
     client_certificates: bool
-    needs: Mapping[str, Mapping[str, str]]  # by variable, `why` it is needed and the `remedy`
 
 
 @dataclass(frozen=True)

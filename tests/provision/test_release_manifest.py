@@ -55,7 +55,7 @@ class App:
     def __call__(self, version: str, more: str = "", **arguments: object) -> Object:
         file = self.folder / f"{self.name}-{version}.yaml"
         file.write_text((DEPLOYMENT + more).format(namespace=self.name, version=version))
-        return {"version": version, "namespace": self.name, "source": [str(file)], **arguments}
+        return {"version": version, "namespace": self.name, "source": str(file), **arguments}
 
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         return self.dev.run("-n", self.name, *arguments, stdin=stdin)
@@ -77,7 +77,7 @@ Story = Generator[Object, Run, None]
 
 def another_checksum_is_refused(app: App) -> Story:
     wrong = app("1.0.0", sha256="0" * 64)
-    found = hashlib.sha256(Path(wrong["source"][0]).read_bytes()).hexdigest()
+    found = hashlib.sha256(Path(wrong["source"]).read_bytes()).hexdigest()
     assert (yield wrong).message == (
         f"{app.name}: keda_manifest_sha256: the manifest of version 1.0.0 has {found}, not {'0' * 64}; "
         "nothing was applied: find out why the checksum differs before you correct it"
@@ -87,17 +87,17 @@ def another_checksum_is_refused(app: App) -> Story:
 
 
 def a_manifest_of_another_version_is_refused(app: App) -> Story:
-    (other,) = app("2.19.0")["source"]
-    assert (yield app("2.21.0", source=[other])).message == (
+    other = app("2.19.0")["source"]
+    assert (yield app("2.21.0", source=other)).message == (
         f"{app.name}: keda_manifest: {other} is the manifest of version 2.19.0, but keda_version is 2.21.0; "
         "set keda_version to 2.19.0, or name the manifest of version 2.21.0 in keda_manifest"
     )
     assert app.get(f"namespace/{app.name}") == ""
     # The counter-runs: the version that the manifest states, and a manifest that does not state one.
-    assert not (yield app("v2.19.0", source=[other])).failed
+    assert not (yield app("v2.19.0", source=other)).failed
     silent = app.folder / "silent.yaml"
     silent.write_text(Path(other).read_text().replace("app:2.19.0", "app@sha256:0"))
-    assert not (yield app("2.21.0", source=[str(silent)])).failed
+    assert not (yield app("2.21.0", source=str(silent))).failed
 
 
 def jobs_of_an_unchanged_version_do_not_run_again(app: App) -> Story:
@@ -192,11 +192,11 @@ def a_manifest_comes_from_an_address(app: App) -> Story:
         connection.close()
 
     with served(app.folder) as files, server(end_early) as port:
-        file = Path(app("1.0.0")["source"][0]).name
-        assert not (yield app("1.0.0", source=[f"http://{files}/{file}"])).failed
-        missing = yield app("1.0.0", source=[f"http://{files}/app-9.yaml"])
+        file = Path(app("1.0.0")["source"]).name
+        assert not (yield app("1.0.0", source=f"http://{files}/{file}")).failed
+        missing = yield app("1.0.0", source=f"http://{files}/app-9.yaml")
         assert missing.message == unread(f"http://{files}/app-9.yaml cannot be read: HTTP Error 404: File not found")
-        short = yield app("1.0.0", source=[f"http://127.0.0.1:{port}/short.yaml"])
+        short = yield app("1.0.0", source=f"http://127.0.0.1:{port}/short.yaml")
         cut = f"http://127.0.0.1:{port}/short.yaml cannot be read: IncompleteRead(14 bytes read, 86 more expected)"
         assert short.message == unread(cut)
 

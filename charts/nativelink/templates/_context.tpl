@@ -430,8 +430,6 @@ worker where no pool offers one. */ -}}
 {{- end -}}
 {{- $writers := concat (ternary $clients list .edge.writers) .values.writerPeers -}}
 {{- $_ := set . "peers" (dict "clients" (concat $clients .values.clientPeers) "writers" $writers "metrics" $readers) -}}
-{{- $annotations := include "nativelink.over" (list .constants.ingress_annotations .values.edge.annotations) | fromJson -}}
-{{- $_ := set .edge "ingress_annotations" $annotations -}}
 {{- end -}}
 
 {{- /* Host, port, and the network of a host that is an IP address, as JSON; an address and a port for one without. */ -}}

@@ -242,10 +242,6 @@ def edge(values: Values) -> Findings:
     elif wanted != "none" and not values["ingress_namespace"] and not values["nativelink_client_peers"]:
         remedy = "write the namespace of the controller's proxies, or set nativelink_client_peers"
         yield "ingress_namespace", "is empty, so no client could connect", remedy
-    if wanted in controller.serves:
-        for name, need in controller.needs.items():
-            if not values[name]:
-                yield name, f"is empty, but {need['why']}", need["remedy"]
     if values["nativelink_edge_client_ca_secret"]:
         if wanted != "gateway" or not controller.client_certificates:
             asking = " or ".join(name for name, each in providers.controllers().items() if each.client_certificates)
