@@ -140,9 +140,12 @@ bpf: venv ## compile the eBPF programs of role node_agent, whose object files ar
 isolation: venv ## build the program that gives each action a user, which is committed for both architectures
 	python -m testbed isolation
 
-lock: ## update requirements.txt from pyproject.toml (needs uv)
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --upgrade --group dev pyproject.toml -o requirements.txt
+LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+  --python-version 3.11 --upgrade
+
+lock: ## update requirements.txt and testbed/checkov-requirements.txt from pyproject.toml (needs uv)
+	$(LOCK) --group dev pyproject.toml -o requirements.txt
+	$(LOCK) --group checkov -o testbed/checkov-requirements.txt
 
 clean: ## remove the Python environments, the site, the release, and the caches of tools in the checkout
 	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache .site dist

@@ -26,6 +26,9 @@ PROGRAMS = {name: owner for owner, found in _SETS.items() for name in found["pro
 DOWNLOAD = (5, 15, 40, 90, 150)
 """The ``pauses`` of commands that download, in seconds: a mirror may be away for some minutes."""
 
+_ANY_PYTHON = "3.11"
+"""The version for wheels that no Python imports, so that they are the same for each Python that runs this."""
+
 
 class BuildError(Exception):
     """A binary is not available. The message says which one, and ends with the tool's last output."""
@@ -104,15 +107,24 @@ def go_environment(modules: pins.ModuleSet) -> dict[str, str]:
     return _environment(goroot)
 
 
-def install_wheels(requirements: Path, draft: Path) -> None:
+def wheels(name: str, python: str = _ANY_PYTHON) -> Path:
+    """Return the folder with the content of the wheels that NAME-requirements.txt names, made if the cache lacks it.
+
+    ``python`` is the version of the Python that imports them (``3.11.7``), if one does. BuildError if that fails.
+    """
+    requirements = Path(__file__).with_name(f"{name}-requirements.txt")
+    folder = cache.root() / "wheels" / f"{name}-{cache.digest(requirements.read_bytes(), python)}"
+    return cache.made(folder, lambda draft: install_wheels(requirements, draft, python))
+
+
+def install_wheels(requirements: Path, draft: Path, python: str = _ANY_PYTHON) -> None:
     """Install the wheels that a file names, checked against its hashes, into a folder. BuildError if that fails."""
     cache.say(f"downloading the wheels of {requirements.relative_to(Path(__file__).parent)}")
     installer = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if subprocess.run([*installer, "--version"], capture_output=True, check=False).returncode:
         installer = ["uv", "pip"]  # a virtualenv made by uv has no pip
-    command = [*installer, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    # The wheels do not depend on the Python that runs this.
-    command += ["--python-version", "3.11", "--target", str(draft), "-r", str(requirements)]
+    command = [*installer, "install", "--quiet", "--no-compile", "--no-deps", "--require-hashes"]
+    command += ["--only-binary", ":all:", "--python-version", python, "--target", str(draft), "-r", str(requirements)]
     run(*command, pauses=DOWNLOAD)
 
 

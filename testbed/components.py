@@ -35,13 +35,6 @@ def _tagged(component: str, name: str) -> str:
     return str(found)
 
 
-def _wheels(name: str) -> Path:
-    """Return the folder with the content of the wheels that NAME-requirements.txt names."""
-    requirements = Path(__file__).with_name(f"{name}-requirements.txt")
-    folder = cache.root() / "wheels" / f"{name}-{cache.digest(requirements.read_bytes())}"
-    return cache.made(folder, lambda draft: build.install_wheels(requirements, draft))
-
-
 def _argocd() -> Path:
     """Return the folder with the files of Argo CD's image that are no program."""
     modules = pins.module_set("argocd")
@@ -60,7 +53,7 @@ def _argocd() -> Path:
 def _file(source: str) -> Path:
     folder, colon, path = source.partition(":")
     if colon:
-        return (_argocd() if folder == "argocd" else _wheels(folder)) / path
+        return (_argocd() if folder == "argocd" else build.wheels(folder)) / path
     return _ROOT / source if "/" in source else build.program(source)
 
 
