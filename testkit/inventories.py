@@ -243,6 +243,7 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
                 "nativelink_max_open_files": st.integers(1024, 10**6),
                 "nativelink_instance_name": st.sampled_from(["main", "team-a"]),
                 "nativelink_image_digest": st.sampled_from(["", "sha256:" + "a" * 64]),
+                "nativelink_worker_image_digest": st.sampled_from(["", "sha256:" + "c" * 64]),
                 "nativelink_image_pull_secrets": st.lists(LABELS, max_size=2),
                 "nativelink_worker_egress": EGRESS,
                 "nativelink_worker_upload_timeout": DURATIONS,

@@ -443,7 +443,9 @@ def _pool(pool: Values, known: Values) -> Pool:
     declared = known["nativelink_scheduler_platform_properties"]
     slots = pool["slots"] or derived.cpus_of(pool)
     store = part_of(pool["fast_store_size"], scratch)
-    image = pool["image"] or known["nativelink_worker_image"]
+    image, digest = pool["image"], pool["image_digest"]
+    if not image:
+        image, digest = known["nativelink_worker_image"], digest or known["nativelink_worker_image_digest"]
     # As long as an action that starts just before the drain may take to the report of its result.
     grace = longest + seconds_of(known["nativelink_worker_upload_timeout"]) + ACTION_MARGIN
     _unused, tolerations = derived.spot(pool["spot"])
@@ -455,7 +457,7 @@ def _pool(pool: Values, known: Values) -> Pool:
             known["nativelink_workers_namespace"],
             (f"worker/{name}/worker.json5", "worker/start.sh", "worker/precondition.sh", "worker/drain.sh"),
         ),
-        image=f"{image}@{pool['image_digest']}" if pool["image_digest"] else image,
+        image=f"{image}@{digest}" if digest else image,
         platform_properties=derived.derived_properties(pool, declared) | stated,
         isolated=derived.isolation_of(pool, known) == "users",
         resources=_reserved(pool),

@@ -108,7 +108,8 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "files" (list (printf "worker/%s/worker.json5" $pool.name) "worker/start.sh" "worker/precondition.sh" "worker/drain.sh")
 ) -}}
 {{- $image := $pool.image | default $values.worker.image -}}
-{{- $_ := set $pool "image" (ternary (printf "%s@%s" $image $pool.image_digest) $image (not (empty $pool.image_digest))) -}}
+{{- $digest := $pool.image_digest | default (ternary $values.worker.imageDigest "" (empty $pool.image)) -}}
+{{- $_ := set $pool "image" (ternary (printf "%s@%s" $image $digest) $image (not (empty $digest))) -}}
 
 {{- /* As long as an action that starts just before the drain may take to the report of its result. */ -}}
 {{- $_ := set $pool "longest" (include "nativelink.seconds" $pool.longest_action | int64) -}}
