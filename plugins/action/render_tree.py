@@ -8,6 +8,7 @@ from ansible.errors import AnsibleActionFail
 
 from ..plugin_utils import committed, patches, render, rollouts, tree
 from ..plugin_utils.action import Action
+from ..plugin_utils.findings import relative
 
 # Ansible imports this file before it forks a process for each host, and so all of them inherit the compiled templates.
 # Objects that exist now are left out of garbage collection, which would copy the memory that the processes share.
@@ -22,7 +23,7 @@ class ActionModule(Action):
         """Render the files, compare them with the tree and replace a tree that differs."""
         values = self.host_values()
         directory = Path(values["nativelink_clusters_dir"]).resolve() / values["cluster"]
-        shown, check = _shown(directory), self._task.check_mode
+        shown, check = relative(directory), self._task.check_mode
         try:
             files = render.tree(values)
             running = rollouts.running(directory, files, values["nativelink_base_revision"])
@@ -54,8 +55,3 @@ def _counted(total: int, done: tree.Result, check: bool) -> str:
     parts = [f"{count} {verb}" for verb, count in ours.items() if count]
     what = f"{', '.join(parts)} (check)" if check and parts else ", ".join(parts) or "unchanged"
     return f"{total} files, {what}"
-
-
-def _shown(directory: Path) -> str:
-    """The folder as the user would type it, relative to the working directory where it lies inside of that."""
-    return str(directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory)

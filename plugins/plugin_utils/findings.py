@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 # A rule yields a tuple for each error: variable, problem, remedy.
 Findings = Iterator[tuple[str, str, str]]
@@ -22,3 +23,8 @@ class Finding:
     def __str__(self) -> str:
         """The line that users read."""
         return f"{self.cluster}: {self.variable}: {self.problem}; {self.remedy}"
+
+
+def relative(path: Path) -> str:
+    """The path as the user would type it, relative to the working directory where it lies inside of that."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

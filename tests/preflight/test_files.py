@@ -73,6 +73,16 @@ def test_a_file_of_variables(tmp_path: Path, text: str, expected: list[str]) -> 
     assert lines(tmp_path, "hosts.yml") == expected
 
 
+def test_a_file_of_variables_beside_a_folder_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {a: {}, b: {}}}\n")
+    for name in ("host_vars/a.yml", "host_vars/a/digests.yml", "host_vars/b.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("x: 1\n")
+
+    unread = f"Ansible does not read it beside the folder {tmp_path}/host_vars/a; move it into that folder"
+    assert lines(tmp_path, "hosts.yml") == [f"host_vars/a.yml:1: content: {unread}".replace(f"{tmp_path}/", "")]
+
+
 def test_hidden_files_and_scripts_are_not_checked(tmp_path: Path) -> None:
     for name in (".hosts.yml", "hosts.yml.bak", "script"):
         (tmp_path / name).write_text("all: {x: 1, x: 2}\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from ..findings import Finding
+from ..findings import Finding, relative
 
 _SUFFIXES = ("", ".yml", ".yaml", ".json")
 _VARIABLES = ("group_vars", "host_vars")
@@ -31,11 +31,17 @@ def file_findings(sources: Iterable[str], read: Callable[[Path], bytes] = Path.r
     findings: dict[Path, list[Finding]] = {}
     for file, is_inventory in _read_by_ansible(sources):
         try:
-            errors = list(_errors(read(file), is_inventory))
+            errors = [*_unread(file), *_errors(read(file), is_inventory)]
         except UnreadableError as error:
             errors = [(1, "content", *error.args)]
-        findings[file] = [Finding(f"{_shown(file)}:{line}", *error) for line, *error in errors]
+        findings[file] = [Finding(f"{relative(file)}:{line}", *error) for line, *error in errors]
     return [finding for found in findings.values() for finding in found]
+
+
+def beside(file: Path) -> list[Path]:
+    """The files, such as `host_vars/CLUSTER.yml`, that Ansible does not read beside `host_vars/CLUSTER/NAME.yml`."""
+    folder = file.parent
+    return [other for suffix in _SUFFIXES if (other := folder.with_name(folder.name + suffix)).is_file()]
 
 
 def vault_places(sources: Iterable[str]) -> dict[str, str]:
@@ -48,7 +54,7 @@ def vault_places(sources: Iterable[str]) -> dict[str, str]:
             continue  # such as a file that is vaulted as a whole
         for event in events:
             if getattr(event, "tag", None) in ("!vault", "!vault-encrypted"):
-                places[event.value] = f"{_shown(file)}:{event.start_mark.line + 1}: "
+                places[event.value] = f"{relative(file)}:{event.start_mark.line + 1}: "
     return places
 
 
@@ -73,10 +79,6 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _shown(file: Path) -> str:
-    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
-
-
 def _errors(content: bytes, is_inventory: bool) -> _Errors:
     try:
         root = yaml.compose(content, yaml.CSafeLoader)
@@ -89,6 +91,13 @@ def _errors(content: bytes, is_inventory: bool) -> _Errors:
         yield from _wrong_keys(root)
         if is_inventory:
             yield from _skipped_keys(root)
+
+
+def _unread(file: Path) -> _Errors:
+    """A file of variables beside a folder of its name, of which Ansible reads only the folder."""
+    folder = file.with_suffix("")
+    if file.parent.name in _VARIABLES and file.suffix and folder.is_dir():
+        yield 1, "content", f"Ansible does not read it beside the folder {relative(folder)}", "move it into that folder"
 
 
 def _syntax_error(content: bytes, error: yaml.YAMLError) -> tuple[int, str, str, str]:
