@@ -44,6 +44,9 @@ site: venv ## make a repository for your own clusters: make site DIR=../my-farm 
 certificates: venv ## make certificates for the edge and a client: make certificates CLIENT=ann INVENTORY=… ARGS="--limit dev"
 	ansible-playbook -i $(INVENTORY) playbooks/certificates.yml -e certificates_client=$(or $(CLIENT),client) $(ARGS)
 
+digests: venv ## pin each image by its digest, from its registry or FILE: make digests INVENTORY=… ARGS="--limit dev"
+	ansible-playbook -i $(INVENTORY) playbooks/digests.yml $(if $(FILE),-e digests_file='"$(FILE)"') $(ARGS)
+
 images: ## list the images to mirror: those of the committed trees and of the release manifests RELEASES="FILE…"
 	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u
 

@@ -7,8 +7,12 @@ author: The nativelink-gitops authors (!UNKNOWN)
 description:
   - Checks the variables of all hosts at once, including what would break a running cluster. Use it with C(run_once).
   - Hosts outside of C(--limit) count only where a cluster within it collides with them.
-  - Takes no arguments, needs no cluster and changes nothing.
-options: {}
+  - Needs no cluster and changes nothing.
+options:
+  stale_digests:
+    description: Whether C(host_vars/CLUSTER/digests.yml) may have digests of other images than those of the cluster.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
