@@ -109,7 +109,7 @@ def test_the_collection_is_pinned_where_renovate_finds_it(others: tuple[Path, st
     first, second, third = yaml.safe_load(text)["collections"]
     assert first == {"name": source, "type": wanted[0], "version": version}
     assert [second["name"], third["name"]] == ["community.crypto", "kubernetes.core"]
-    (manager,) = json.loads((site / "renovate.json").read_text())["customManagers"]
+    manager, _ = json.loads((site / "renovate.json").read_text())["customManagers"]
     (pattern,) = manager["matchStrings"]
     pattern = pattern.replace("(?<", "(?P<")
     found = [each.group("datasource", "depName", "currentValue") for each in re.finditer(pattern, text)]

@@ -4,8 +4,9 @@ import json
 import re
 import tomllib
 
+import pytest
 import yaml
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import digests, specs
 
 from testbed import manifests, pins
 from tests.lint.test_rules import ROOT, mentions, texts
@@ -47,7 +48,7 @@ def test_pages_show_the_versions_that_are_installed() -> None:
 
 
 def test_renovate_finds_each_version() -> None:
-    (manager,) = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
+    manager, _ = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
     (files,), (pattern,) = manager["managerFilePatterns"], manager["matchStrings"]
     pattern = pattern.replace("(?<", "(?P<")
     line = "# renovate: datasource=docker depName=a/b\na_image: docker.io/a/b:1.2\n"
@@ -55,6 +56,23 @@ def test_renovate_finds_each_version() -> None:
     defaults = [text for path, text in texts().items() if re.search(files.strip("/"), path)]
     found = {each["currentValue"].removeprefix("v") for text in defaults for each in re.finditer(pattern, text)}
     assert set(VERSIONS.values()) <= found
+
+
+@pytest.mark.parametrize("name", ["renovate.json", "roles/site/templates/renovate.json.j2"])
+def test_renovate_finds_each_digest(name: str) -> None:
+    settings = json.loads((ROOT / name).read_text())
+    manager, rule = settings["customManagers"][1], settings["packageRules"][0]
+    (files,), (pattern,) = manager["managerFilePatterns"], manager["matchStrings"]
+    assert re.search(files.strip("/"), "inventories/farm/host_vars/dev/digests.yml")
+    assert rule["matchFileNames"] == ["inventories/**/digests.yml"]
+    text = digests.text_of(
+        {"a_image_digest": f"sha256:{'0' * 64} # mirror:5000/a/b:1.2", "b_digest": f"sha256:{'f' * 64} # b:x"}
+    )
+    found = re.finditer(pattern.replace("(?<", "(?P<"), text)
+    assert [each.group("depName", "currentValue", "currentDigest") for each in found] == [
+        ("mirror:5000/a/b", "1.2", f"sha256:{'0' * 64}"),
+        ("b", "x", f"sha256:{'f' * 64}"),
+    ]
 
 
 def test_each_version_stands_once() -> None:
