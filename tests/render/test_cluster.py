@@ -1,6 +1,7 @@
 """A real API server accepts every tree without a warning, and its controllers make the pods."""
 
 import json
+import re
 import subprocess
 from collections import Counter
 from typing import Any
@@ -14,7 +15,7 @@ from testbed.cluster import Cluster
 from testbed.node import LABEL
 from testbed.waiting import until
 from testkit.inventories import inventories
-from testkit.trees import CLUSTERS, Object, find, objects_of, values_of
+from testkit.trees import CLUSTERS, ROOT, Object, find, objects_of, resource, values_of
 
 
 def apply(api: Cluster, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -93,6 +94,38 @@ def test_the_controllers_make_its_pods_under_pod_security(api: Cluster, name: st
     assert {claim["status"]["phase"] for claim in claims} == {"Bound"}
     refused = [event["message"] for event in get(api, "events", "-A") if event["reason"] == "FailedCreate"]
     assert refused == []
+
+
+POLICY = re.compile(r"^```yaml\n(apiVersion: admissionregistration.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_documented_policy_refuses_images_without_a_digest(api: Cluster) -> None:
+    (policy,) = POLICY.findall((ROOT / "docs/digests.md").read_text())
+    tag, digest = "example.com/a:1", f"example.com/a:1@sha256:{'a' * 64}"
+    refused = "images without a digest: example.com/a:1"
+
+    def pod(image: str, namespace: str = "nativelink-workers", init: str = digest) -> Object:
+        containers = {"containers": [{"name": "a", "image": image}], "initContainers": [{"name": "b", "image": init}]}
+        return resource("v1/Pod", "pinned", namespace, spec=containers)
+
+    def said(*arguments: str) -> str:
+        command = api.command("-n", "nativelink-workers", *arguments)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+    debug = ("debug", "pod/pinned", "--profile=restricted", "--attach=false")
+    assert judged(api, pod(tag)) == "", "nothing else refuses it"
+    api.run("apply", "-f", "-", stdin=policy)
+    try:
+        until("the policy", lambda: refused in judged(api, pod(tag)), 30)
+        assert refused in judged(api, pod(digest, init=tag))
+        assert judged(api, pod(tag, "default")) == ""
+        api.apply(pod(digest))
+        assert refused in said("set", "image", "pod/pinned", f"a={tag}")
+        assert refused in said(*debug, f"--image={tag}")
+        assert said(*debug, f"--image={digest}") == ""
+    finally:
+        api.run("delete", "-f", "-", stdin=policy)
+        api.run("delete", "pod", "pinned", "-n", "nativelink-workers", "--ignore-not-found")
 
 
 def nodes_of(api: Cluster, namespace: str, component: str) -> list[str]:
