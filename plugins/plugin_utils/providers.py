@@ -25,6 +25,7 @@ class Engine:
     namespace: str
     takes_scp_addresses: bool
     needs_ssh_key: bool
+    decrypts: bool
     settings: Mapping[str, str]
     secret: Mapping[str, Mapping[str, str]]
 

@@ -416,6 +416,9 @@ def gitops(values: Values) -> Findings:
     if values["gitops_install"] == "release" and values["gitops_namespace"] != engine.namespace:
         problem = f"is {values['gitops_namespace']}, but the release manifest of {provider} uses {engine.namespace}"
         yield "gitops_namespace", problem, "remove it, or set gitops_install to existing"
+    if values["gitops_sops_secret"] and not engine.decrypts:
+        problem = f"is set, but {engine.title} does not decrypt Secrets"
+        yield "gitops_sops_secret", problem, "remove it, and use External Secrets or Sealed Secrets (docs/secrets.md)"
 
 
 def gitops_credentials(values: Values) -> Findings:

@@ -1,11 +1,14 @@
 """What only Flux does, or does in its own way. See tests/e2e/engines/test_engines.py for the rest."""
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from testbed import images
+from testbed import build, images
 from testkit.engines import CAS, NAME, WORKERS, Flux
 from testkit.site import SMALL, pool
 from tests.e2e.engines.conftest import configuration_of, workers
@@ -65,6 +68,51 @@ def test_old_pods_lose_their_configuration_in_a_rollout_that_fails(engine: Flux)
     engine.says("HealthCheckFailed", "nativelink-worker-kept", seconds=60)
     engine.applied(engine.site.revert(), 120)
     assert engine.get(f"configmap/{name}", WORKERS) != {}
+
+
+def test_a_secret_that_sops_has_encrypted_reaches_the_cluster_only_with_its_key(engine: Flux, tmp_path: Path) -> None:
+    """The commands are those of docs/secrets.md."""
+    keygen, sops = build.program("age-keygen"), build.program("sops")
+    keys = {name: tmp_path / f"{name}.agekey" for name in ("right", "wrong")}
+    for path in keys.values():
+        build.run(keygen, "-o", path)
+    rule = {"path_regex": f"^clusters/{NAME}/", "encrypted_regex": "^(data|stringData)$"}
+    rule["age"] = build.run(keygen, "-y", keys["right"]).strip()
+    (engine.site.folder / ".sops.yaml").write_text(yaml.safe_dump({"creation_rules": [rule]}))
+    literal = ("--from-literal=bob=n0t-in-Git-9c2e", "--dry-run=client", "-o", "yaml")
+    plain = engine.where.run("-n", CAS, "create", "secret", "generic", "edge-readers", *literal)
+    encrypt = [sops, "encrypt", f"--filename-override=clusters/{NAME}/edge-readers.yaml"]
+    done = subprocess.run(encrypt, input=plain, capture_output=True, text=True, check=True, cwd=engine.site.folder)
+    engine.add("edge-readers.yaml", yaml.safe_load(done.stdout))
+    commit = engine.site.commit("An encrypted Secret")
+
+    def give(key: str) -> None:
+        secret = ("-n", engine.namespace, "secret", "sops-age")
+        engine.where.run("delete", *secret, "--ignore-not-found")
+        engine.where.run("create", *secret[:3], "generic", secret[3], f"--from-file={keys[key]}")
+
+    def live() -> dict[str, str]:
+        return dict(engine.get("secret/edge-readers").get("data", {}))
+
+    engine.says("Secret/nativelink/edge-readers is SOPS encrypted, configuring decryption is required")
+    engine.site.set(NAME, gitops_sops_secret="sops-age")
+    wanted = "make the Secret flux-system/sops-age: the age keys that decrypt the Secrets in Git"
+    assert wanted in engine.site.playbook("connect").summary[NAME]
+    give("wrong")
+    engine.says("cannot get sops data key")
+    assert live() == {}
+    give("right")
+    engine.applied(commit)
+    assert live() == {"bob": "bjB0LWluLUdpdC05YzJl"}
+    history = engine.site.git("log", "--all", "--patch")
+    assert "bob: ENC[AES256_GCM,data:" in history
+    assert [text for text in ("n0t-in-Git-9c2e", "bjB0LWluLUdpdC05YzJl") if text in history] == []
+
+    engine.applied(engine.site.revert())
+    assert live() == {}
+    engine.site.set(NAME, gitops_sops_secret="")
+    engine.site.playbook("connect")
+    assert "decryption" not in engine.get(engine.pointer, engine.namespace)["spec"]
 
 
 def test_a_version_reaches_a_promoted_cluster_only_when_its_branch_moves(engine: Flux) -> None:
