@@ -16,7 +16,7 @@ from pathlib import Path
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import NEWEST, is_newer
 
 from conformance import namespaces
-from testbed import bazel, build, cache, components
+from testbed import build, cache, components, npm
 from testbed.build import BuildError
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 from testkit.subject import Subject, subject
@@ -81,7 +81,7 @@ def _missing(*, clients: bool) -> dict[str, str]:
     if clients:
         build.program("reapi-load")
         build.program("otelcol")
-        wanted["bazel"] = bazel.program
+        wanted["bazel"] = lambda: npm.program("bazel")
     found = {}
     for name, make in wanted.items():
         try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from testbed import bazel
+from testbed import npm
 from testkit.client import Client
 
 JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a server that ends soon and uses few cores
@@ -49,7 +49,7 @@ class Bazel:
         """Run Bazel, and return its output. Raise AssertionError with the output if Bazel fails or takes too long."""
         startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", f"--output_user_root={self.home}"]
         startup += ["--max_idle_secs=600", *(f"--host_jvm_args={each}" for each in JVM)]
-        command = [str(bazel.program()), *startup, name, *arguments]
+        command = [str(npm.program("bazel")), *startup, name, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, cwd=self.workspace, text=True, **pipes) as client:  # type: ignore[call-overload]
             try:
