@@ -16,7 +16,7 @@ from testbed.waiting import until
 from testkit import nativelink
 from testkit.bazel import Bazel
 from testkit.client import Client, repeated, reported
-from testkit.edge import ACCESS, CAS, DEVELOPER, HOST, SANS, Edge
+from testkit.edge import ACCESS, CAS, CI, DEVELOPER, HOST, SANS, Edge
 from testkit.farm import secret
 from testkit.tokens import Key
 
@@ -24,7 +24,6 @@ READS = {"GetCapabilities", "FindMissingBlobs", "BatchReadBlobs", "Read", "GetAc
 EXECUTES = READS | {"BatchUpdateBlobs", "Write", "Execute"}
 WRITES = EXECUTES | {"UpdateActionResult"}
 REFUSED = {"PermissionDenied", "Unauthenticated", "Unimplemented"}
-CI = {"sub": "repo:example/monorepo:ref:refs/heads/main", "repository": "example/monorepo"}
 KEYS = {"reader": "key-of-bob", "ci": "key-of-ci"}
 
 
