@@ -19,7 +19,7 @@ remote:
 """,
     "app/moon.yml": """
 tasks:
-  connect: {command: sleep 2, options: {cache: false}}
+  connect: {command: sleep 4, options: {cache: false}}
   build: {command: cp in.txt out.txt, deps: ['~:connect'], inputs: [in.txt], outputs: [out.txt]}
 """,
 }
