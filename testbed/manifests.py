@@ -205,4 +205,6 @@ def variables(components: Collection[str] = ()) -> dict[str, str | bool]:
     Without components it names the manifests of all of them. It makes those that do not exist yet.
     """
     paths = {VARIABLES[each]: str(path(each)) for each in components or VARIABLES}
-    return paths | {"keda_wait_for_metrics_api": False}  # the pods are fake, so KEDA's metrics API never answers
+    unchecked = {f"{name}_sha256": "" for name in paths}  # they are made here, and not the releases
+    # The pods are fake, so KEDA's metrics API never answers.
+    return paths | unchecked | {"keda_wait_for_metrics_api": False}

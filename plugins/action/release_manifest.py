@@ -12,7 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.module_utils.urls import open_url
 
-from ..plugin_utils import release
+from ..plugin_utils import release, specs
 from ..plugin_utils.api import ApiError, Object
 from ..plugin_utils.apply import ApplyAction
 
@@ -84,12 +84,16 @@ class ActionModule(ApplyAction):
             self.refuse(variable, f"{source} cannot be read: {' '.join(str(error).split())}", fix)
 
     def _check_digest(self, content: bytes) -> None:
-        prefix, wanted, found = self._args["prefix"], self._args["sha256"].lower(), release.digest(content)
+        prefix, version = self._args["prefix"], self._args["version"]
+        wanted, found = self._args["sha256"].lower(), release.digest(content)
+        known = specs.written()
+        if wanted == known[f"{prefix}_manifest_sha256"] and version != known[f"{prefix}_version"]:
+            return  # it is that of the default version
         if wanted and wanted != found:
             self.refuse(
                 f"{prefix}_manifest_sha256",
-                f"the manifest of version {self._args['version']} has {found}, not {wanted}",
-                "nothing was applied: find out why the checksum differs before you correct it",
+                f"the manifest of version {version} has {found}, not {wanted}",
+                "nothing was applied: find out why it differs, or write the checksum of the copy that you have changed",
             )
 
     def _objects(self, content: bytes) -> list[Object]:

@@ -1,5 +1,6 @@
 """Each version is defined in one place. Every other place that needs the version is compared with that one."""
 
+import hashlib
 import json
 import re
 import tomllib
@@ -73,6 +74,28 @@ def test_renovate_finds_each_digest(name: str) -> None:
         ("mirror:5000/a/b", "1.2", f"sha256:{'0' * 64}"),
         ("b", "x", f"sha256:{'f' * 64}"),
     ]
+
+
+def test_each_release_has_a_checksum_that_renovate_finds() -> None:
+    manager, _ = json.loads((ROOT / "renovate.json").read_text())["customManagers"]
+    (pattern,) = manager["matchStrings"]
+    text = "".join(path.read_text() for path in ROOT.glob("roles/*/defaults/**/*.yml"))
+    found = {
+        each["depName"]: (each["datasource"], each["currentDigest"])
+        for each in re.finditer(pattern.replace("(?<", "(?P<"), text)
+    }
+    releases = {"kedacore/keda", "kubernetes-sigs/gateway-api", "envoyproxy/gateway", "fluxcd/flux2"}
+    attached = {name: digest for name, (source, digest) in found.items() if source == "github-release-attachments"}
+    assert attached.keys() == releases
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in attached.values())
+    assert found["argoproj/argo-cd"] == ("github-releases", None)  # its manifest is a file of the repository
+
+
+def test_the_checksum_of_argo_cds_manifest_is_that_of_its_go_module() -> None:
+    modules = pins.module_set("argocd")
+    manifest = manifests.source(modules, modules.main) / "manifests" / "core-install.yaml"
+    wanted = specs.written()["gitops_argocd_manifest_sha256"]
+    assert hashlib.sha256(manifest.read_bytes()).hexdigest() == wanted
 
 
 def test_each_version_stands_once() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import specs
 
 from testbed.cluster import Cluster
 from testbed.waiting import until
@@ -80,10 +81,16 @@ def another_checksum_is_refused(app: App) -> Story:
     found = hashlib.sha256(Path(wrong["source"]).read_bytes()).hexdigest()
     assert (yield wrong).message == (
         f"{app.name}: keda_manifest_sha256: the manifest of version 1.0.0 has {found}, not {'0' * 64}; "
-        "nothing was applied: find out why the checksum differs before you correct it"
+        "nothing was applied: find out why it differs, or write the checksum of the copy that you have changed"
     )
     assert app.get(f"namespace/{app.name}") == ""
     assert not (yield app("1.0.0", sha256=found.upper())).failed
+
+
+def the_checksum_of_the_default_version_checks_no_other(app: App) -> Story:
+    version, known = (specs.written()[f"keda_{what}"] for what in ("version", "manifest_sha256"))
+    assert (yield app(version, sha256=known)).message.startswith(f"{app.name}: keda_manifest_sha256: the manifest of ")
+    assert not (yield app("1.0.0", sha256=known)).failed
 
 
 def a_manifest_of_another_version_is_refused(app: App) -> Story:

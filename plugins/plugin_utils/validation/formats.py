@@ -59,7 +59,7 @@ jwks = _text(
     "write one with https, or of a Service of the cluster, such as http://keys.identity.svc/jwks",
 )
 _git_revision = _text(r"(?!-)[^\s:^]+", "a Git revision", "write a branch, a tag or a commit, such as origin/main")
-_sha256 = _text("[0-9a-f]{64}", "a valid SHA-256 checksum", "write 64 hexadecimal digits")
+_sha256 = _text("([0-9a-f]{64})?", "a valid SHA-256 checksum", "write 64 hexadecimal digits")
 _kubernetes_version = _text(
     r"v?[0-9]{1,9}\.[0-9]{1,9}(\.[0-9]+)?", "a version of Kubernetes", 'write a version such as "1.31"'
 )
