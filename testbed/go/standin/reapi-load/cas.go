@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
@@ -43,14 +44,22 @@ func cas(to *servers) error {
 			return err
 		}
 	}
+	many := slices.Clone(small)
+	for len(many) < 1000 {
+		many = append(many, reapi.Digest(random(smallSize))) // of a blob that is missing
+	}
+	find := func(digests []*repb.Digest) func() error {
+		return func() error {
+			_, err := cache.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: to.instance, BlobDigests: digests})
+			return err
+		}
+	}
 	for _, kind := range []struct {
 		name string
 		ask  func() error
 	}{
-		{"FindMissingBlobs of 20", func() error {
-			_, err := cache.Client.FindMissingBlobs(ctx, &repb.FindMissingBlobsRequest{InstanceName: to.instance, BlobDigests: small})
-			return err
-		}},
+		{"FindMissingBlobs of 20", find(small)},
+		{"FindMissingBlobs of 1,000", find(many)},
 		{"BatchUpdateBlobs of 1, small", func() error {
 			content := random(smallSize)
 			return cache.Put(ctx, reapi.Digest(content), content)
