@@ -1,11 +1,11 @@
 """A real moon as a client of the edge: its tasks run on this machine, and their results go to the remote cache."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
 from testbed import npm
 from testkit.edge import HOST, Edge
+from testkit.repository import git
 
 # moon connects in the background, and neither reads nor writes the results of tasks that end before that.
 FILES = {
@@ -35,9 +35,8 @@ class Moon:
             path.parent.mkdir(parents=True)
             path.write_text(text)
         shutil.copy(edge.certificates / "servers.crt", self.workspace / ".moon" / "ca.crt")
-        commit = ("-c", "user.name=tests", "-c", "user.email=tests@example.com", "commit", "--allow-empty", "-m", "one")
-        for command in (("init",), commit):
-            subprocess.run(["git", *command], cwd=self.workspace, check=True, capture_output=True)
+        git(self.workspace, "init")
+        git(self.workspace, "commit", "--allow-empty", "--message=one")
 
     def build(self, word: str, *, certificate: str = "", token: str = "") -> str:
         """Copy a file with a word as a task, with a certificate (of `SANS`) or a token, and return moon's output.

@@ -10,6 +10,7 @@ import yaml
 
 from testbed import build, images
 from testkit.engines import CAS, NAME, WORKERS, Flux
+from testkit.farm import secret
 from testkit.site import SMALL, pool
 from tests.e2e.engines.conftest import configuration_of, workers
 
@@ -87,9 +88,7 @@ def test_a_secret_that_sops_has_encrypted_reaches_the_cluster_only_with_its_key(
     commit = engine.site.commit("An encrypted Secret")
 
     def give(key: str) -> None:
-        secret = ("-n", engine.namespace, "secret", "sops-age")
-        engine.where.run("delete", *secret, "--ignore-not-found")
-        engine.where.run("create", *secret[:3], "generic", secret[3], f"--from-file={keys[key]}")
+        engine.where.apply(secret("sops-age", "Opaque", {"age.agekey": keys[key].read_bytes()}, engine.namespace))
 
     def live() -> dict[str, str]:
         return dict(engine.get("secret/edge-readers").get("data", {}))
