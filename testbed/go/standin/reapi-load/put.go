@@ -34,8 +34,7 @@ func put(to *servers) error {
 	}
 	told := map[string]string{}
 	for name, send := range ways {
-		good := make([]byte, *size)
-		_, _ = rand.Read(good) // never fails
+		good := random(*size)
 		digest := reapi.Digest(good)
 		content := good
 		if !*right {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"flag"
 	"io"
@@ -26,8 +25,7 @@ func resume(to *servers) error {
 	defer cancel()
 	told := map[string]int{}
 	for range *uploads {
-		content := make([]byte, 3*chunk)
-		_, _ = rand.Read(content) // never fails
+		content := random(3 * chunk)
 		name := upload(to.instance, reapi.Digest(content))
 		if err := to.begin(ctx, name, content[:2*chunk]); err != nil {
 			return err
