@@ -123,8 +123,9 @@ class ConfigMap:
 
 @dataclass(frozen=True)
 class Cas:
-    """The CAS. The stores are eviction policies."""
+    """The CAS. The stores are eviction policies, and `shards` the hosts that share the keys, with their weights."""
 
+    shards: Sequence[Mapping[str, Any]]
     storage_class: str
     store: Mapping[str, int]
     ac_store: Mapping[str, int]
@@ -392,7 +393,9 @@ def _cas(known: Values, senders: Sequence[str]) -> Cas:
     # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
     results = min(ac // BYTES_A_BLOCK, files // 4)
     first_class = next((item["name"] for item in known["storage_classes_list"]), "")
+    pods = [f"nativelink-cas-{index}.nativelink-cas-headless" for index in range(known["nativelink_cas_replicas"])]
     return Cas(
+        shards=[{"host": f"{pod}.{known['nativelink_namespace']}.svc", "weight": 1} for pod in pods],
         storage_class=known["nativelink_cas_storage_class"] or first_class,
         store=_eviction(cas, files - results),
         ac_store=_eviction(ac, results),

@@ -33,14 +33,14 @@
       name: "CAS_SHARD",
       shard: {
         stores: [
-{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+{{- range $shard := $context.cas.shards }}
           {
             // NativeLink refuses to start without it.
-            weight: 1,
+            weight: {{ $shard.weight }},
             store: {
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50052"}],
+                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
                 store_type: "cas",
 {{- if $context.version.read_batching }}
                 experimental_read_batching: {},
@@ -57,14 +57,14 @@
       name: "AC_SHARD",
       shard: {
         stores: [
-{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+{{- range $shard := $context.cas.shards }}
           {
             // NativeLink refuses to start without it.
-            weight: 1,
+            weight: {{ $shard.weight }},
             store: {
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50052"}],
+                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
                 store_type: "ac",
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
               },
@@ -89,17 +89,17 @@
         backend: {
           shard: {
             stores: [
-{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+{{- range $shard := $context.cas.shards }}
           {
             // NativeLink refuses to start without it.
-            weight: 1,
+            weight: {{ $shard.weight }},
             store: {
               grpc: {
                 instance_name: "slice",
 {{- if $context.features.mutual_tls }}
-                endpoints: [{address: "grpcs://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50053", tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"}}],
+                endpoints: [{address: "grpcs://{{ $shard.host }}:50053", tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"}}],
 {{- else }}
-                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50053"}],
+                endpoints: [{address: "grpc://{{ $shard.host }}:50053"}],
 {{- end }}
                 store_type: "ac",
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},

@@ -10,14 +10,14 @@
       name: "CAS",
       shard: {
         stores: [
-{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+{{- range $shard := $context.cas.shards }}
           {
             // NativeLink refuses to start without it.
-            weight: 1,
+            weight: {{ $shard.weight }},
             store: {
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50052"}],
+                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
                 store_type: "cas",
 {{- if $context.version.read_batching }}
                 experimental_read_batching: {},
@@ -34,14 +34,14 @@
       name: "AC_SHARD",
       shard: {
         stores: [
-{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+{{- range $shard := $context.cas.shards }}
           {
             // NativeLink refuses to start without it.
-            weight: 1,
+            weight: {{ $shard.weight }},
             store: {
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50052"}],
+                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
                 store_type: "ac",
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
               },

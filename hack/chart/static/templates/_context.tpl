@@ -295,7 +295,13 @@ files they would take the place of the content that they name. */ -}}
   {{- $files = min $files (div $index $.constants.memory_a_file) -}}
 {{- end -}}
 {{- $results := min (div $ac .constants.bytes_a_block) (div $files 4) -}}
+{{- $shards := list -}}
+{{- range $index := until (int $values.replicas) -}}
+  {{- $host := printf "nativelink-cas-%d.nativelink-cas-headless.%s.svc" $index $.namespace -}}
+  {{- $shards = append $shards (dict "host" $host "weight" 1) -}}
+{{- end -}}
 {{- $_ := set . "cas" (dict
+  "shards" $shards
   "store" (include "nativelink.eviction" (list . $store (sub $files $results)) | fromJson)
   "ac_store" (include "nativelink.eviction" (list . $ac $results) | fromJson)
   "volume_bytes" $volume

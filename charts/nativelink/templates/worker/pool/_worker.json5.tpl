@@ -20,14 +20,14 @@
         slow: {
           shard: {
             stores: [
-{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+{{- range $shard := $context.cas.shards }}
           {
             // NativeLink refuses to start without it.
-            weight: 1,
+            weight: {{ $shard.weight }},
             store: {
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50052"}],
+                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
                 store_type: "cas",
 {{- if $context.version.read_batching }}
                 experimental_read_batching: {},
@@ -47,17 +47,17 @@
       name: "AC",
       shard: {
         stores: [
-{{- range $index := until (int (int64 $.Values.cas.replicas)) }}
+{{- range $shard := $context.cas.shards }}
           {
             // NativeLink refuses to start without it.
-            weight: 1,
+            weight: {{ $shard.weight }},
             store: {
               grpc: {
                 instance_name: "slice",
 {{- if $context.features.mutual_tls }}
-                endpoints: [{address: "grpcs://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50053", tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"}}],
+                endpoints: [{address: "grpcs://{{ $shard.host }}:50053", tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"}}],
 {{- else }}
-                endpoints: [{address: "grpc://nativelink-cas-{{ $index }}.nativelink-cas-headless.{{ $.Release.Namespace }}.svc:50053"}],
+                endpoints: [{address: "grpc://{{ $shard.host }}:50053"}],
 {{- end }}
                 store_type: "ac",
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
