@@ -36,6 +36,15 @@ ACCESS: dict[str, Any] = {
     ],
 }
 """Identities of each kind at the edge."""
+AZURE: dict[str, Any] = {
+    "nativelink_cas_store": "object_store",
+    "nativelink_object_store_provider": "azure",
+    "nativelink_object_store_identity": "azure",
+    "nativelink_object_store_principal": "0-1",
+    "nativelink_object_store_bucket": "cache",
+    "nativelink_object_store_account": "ours",
+}
+"""A container of Azure, and an identity for it."""
 NO_ADD_ONS = {
     "keda_install": "none",
     "nativelink_scaling": "none",
@@ -191,7 +200,8 @@ def pools(draw: st.DrawFn, properties: dict[str, str]) -> Any:
 
 # What is valid of these depends on others.
 _DEPENDENT = ("nativelink_version", "nativelink_scheduler_backend", "nativelink_redis_provider")
-_DEPENDENT += ("nativelink_edge", "nativelink_prometheus")
+_DEPENDENT += ("nativelink_edge", "nativelink_prometheus", "nativelink_cas_store")
+_DEPENDENT += ("nativelink_object_store_provider", "nativelink_object_store_identity")
 
 
 @st.composite
@@ -208,6 +218,39 @@ def gitops(draw: st.DrawFn) -> dict[str, Any]:
         "gitops_secret_name": "deploy-key" if engine == "flux" and repository.startswith("ssh:") else "",
         "gitops_interval": draw(st.sampled_from(["30s", "1m", "1h30m"])),
         "gitops_sync_timeout": draw(st.sampled_from(["30s", "30000ms", "10s0.5m", "1.5h"])),
+    }
+
+
+@st.composite
+def buckets(draw: st.DrawFn) -> dict[str, Any]:
+    """The variables of an object store."""
+    provider, identity, principal = draw(
+        st.sampled_from(
+            [
+                ("s3", "secret", ""),
+                ("s3", "irsa", "arn:aws:iam::1:role/x"),
+                ("s3", "eks_pod_identity", ""),
+                ("gcs", "gke", ""),
+                ("gcs", "gke", "cas@x.iam.gserviceaccount.com"),
+                ("azure", "azure", "0-1"),
+                ("azure", "secret", ""),
+            ]
+        )
+    )
+    endpoint = draw(st.sampled_from(["", "https://store.example.com"])) if provider != "gcs" else ""
+    return {
+        "nativelink_cas_store": "object_store",
+        "nativelink_cas_max_replicas": draw(st.sampled_from([0, 500])),
+        "nativelink_object_store_provider": provider,
+        "nativelink_object_store_identity": identity,
+        "nativelink_object_store_principal": principal,
+        "nativelink_object_store_bucket": "cache",
+        "nativelink_object_store_region": "auto" if provider == "s3" else "",
+        "nativelink_object_store_account": "ours" if provider == "azure" else "",
+        "nativelink_object_store_endpoint": endpoint,
+        "nativelink_object_store_prefix": draw(st.sampled_from(["", "prod/"])),
+        "nativelink_object_store_expiry_days": draw(st.integers(0, 400)),
+        "nativelink_object_store_ca_config_map": draw(st.sampled_from(["our-ca", "nativelink-ca"])),
     }
 
 
@@ -284,6 +327,8 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
             {**pool, "scaling": "none"} for pool in variables["nativelink_worker_pools"]
         ]
     variables |= draw(gitops())
+    if draw(st.integers(0, 3)) == 0:
+        variables |= draw(buckets()) | {"nativelink_version": "v1.6.6"}
     ways = {pool.get("scaling") or stated.get("nativelink_scaling") for pool in variables["nativelink_worker_pools"]}
     if "hpa" in ways or prometheus in ("operator", "annotations") or draw(st.booleans()):
         variables["nativelink_metrics_namespaces"] = draw(st.lists(LABELS, min_size=1, max_size=2))

@@ -11,16 +11,16 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import (
     render,
     specs,
 )
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.validation import kubernetes, rules
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import NEWEST, VERSIONS
 
 from .values import POOLS
 
 # The names of the helpers are those of context and derived in lower case.
 _NAMES = (
-    *("ACTION_MARGIN", "BESIDE_LEAST", "BESIDE_PERCENT", "BYTES_AN_INODE", "BYTES_A_BLOCK", "COPIES"),
+    *("ACTION_MARGIN", "BESIDE_LEAST", "BESIDE_PERCENT", "BUCKET_RETRY", "BYTES_AN_INODE", "BYTES_A_BLOCK", "COPIES"),
     *("EVICTION_PATIENCE", "EVICT_BYTES", "INDEX_PERCENT", "INODE_PERCENT", "LOST"),
-    *("MEMORY_A_FILE", "PORTS", "REDIS_FILLS", "ROLE_PATHS", "SCALE_DOWN", "SCALE_UP", "STARTUP_PERIOD"),
+    *("MEMORY_A_FILE", "PORTS", "PRINCIPALS", "REDIS_FILLS", "ROLE_PATHS", "SCALE_DOWN", "SCALE_UP", "STARTUP_PERIOD"),
 )
 
 
@@ -40,6 +40,7 @@ def constants() -> dict[str, Any]:
             for name, each in providers.controllers().items()
         },
         "metadata": kubernetes.METADATA,
+        "credentials": context.METADATA,
         "newest": NEWEST,
         "only_pod_tolerations": context.FIXED["only_pod_tolerations"],
         "pool": {name: key.default for name, key in pool.items() if key.default is not specs.MISSING},
@@ -47,5 +48,6 @@ def constants() -> dict[str, Any]:
         "spot": {
             kind: dict(zip(("node_selector", "tolerations"), derived.spot(kind), strict=True)) for kind in derived.SPOT
         },
+        "store_needs": rules.STORE_NEEDS,
         "versions": {name: dataclasses.asdict(row) for name, row in VERSIONS.items()},
     }

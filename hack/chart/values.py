@@ -16,7 +16,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.specs import Opt
 POOLS = "nativelink_worker_pools"
 # A value whose name begins with one of these is a part of this mapping.
 _GROUPS = ("cas", "scheduler", "redis_exporter", "redis", "headroom", "edge", "collector", "prometheus", "worker")
-_GROUPS += ("log", "traces", "metrics", "mutual_tls")
+_GROUPS += ("log", "traces", "metrics", "mutual_tls", "object_store")
 # They are named like a mapping.
 _NAMES = {
     "nativelink_edge": ("edge", "kind"),
@@ -27,8 +27,13 @@ _NAMES = {
 # What the render needs of other roles.
 OTHERS = ("keda_namespace", "ingress_provider", "ingress_namespace", "ingress_class_name")
 OTHERS += ("gitops_provider", "gitops_namespace", "gitops_interval")
-# The release has a namespace, and the others are about the folder of the trees.
-_ABSENT = ("nativelink_namespace", "nativelink_clusters_dir", "nativelink_base_revision")
+# The release has a namespace, and the others are about the folder of the trees, and about provisioning.
+_ABSENT = (
+    "nativelink_namespace",
+    "nativelink_clusters_dir",
+    "nativelink_base_revision",
+    "nativelink_object_store_ca_file",
+)
 ALLOWED = "nativelink_allow_changes"
 # Where the description of the variable says what the bootstrap does.
 _DESCRIPTIONS = {
@@ -37,8 +42,8 @@ _DESCRIPTIONS = {
     "provider; with `existing`, write it, or set `clientPeers`.",
     "ingress_provider": "Controller of the edge: `envoy-gateway`, another `existing` one, or `none`.",
     "gitops_namespace": "Namespace of the engine, for its alerts. Empty for that of the provider.",
-    ALLOWED: "Breaking changes that an upgrade may make: `cas_replicas`. The others that the chart refuses need steps "
-    "by hand, which its messages give. Remove the permission after the upgrade.",
+    ALLOWED: "Breaking changes that an upgrade may make: `cas_replicas`, `cas_store`. The others that the chart "
+    "refuses need steps by hand, which its messages give. Remove the permission after the upgrade.",
     "nativelink_cas_storage_class": "StorageClass of the CAS volumes. It is required.",
     "nativelink_priority_classes": "Whether CAS, scheduler and Redis have the PriorityClass "
     "`nativelink-control-plane`, which must exist. On a full node the kubelet then evicts workers first.",
@@ -75,7 +80,7 @@ def variables() -> dict[str, Option]:
         if name in OTHERS or (option.role == "nativelink" and name not in _ABSENT)
     }
     # The API server refuses the other changes for which preflight has a permission.
-    return {**found, ALLOWED: replace(found[ALLOWED], choices=("cas_replicas",))}
+    return {**found, ALLOWED: replace(found[ALLOWED], choices=("cas_replicas", "cas_store"))}
 
 
 def helm_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Action `keep_replicas`: keeps the workers of a pool that changes from fixed to autoscaled.
+"""Action `keep_replicas`: keeps the pods of a pool, or of the CAS, that changes from fixed to autoscaled.
 
-The tree of such a pool no longer has `replicas`. The engine was the only owner of that field, so that its next apply
-without the field would reset it to the default of 1. A second owner keeps the number until the autoscaler takes over.
+The tree of such a workload no longer has `replicas`. The engine was the only owner of that field, so that its next
+apply without the field would reset it to the default of 1. A second owner keeps the number until the autoscaler takes
+over.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ _MANAGER = f"{FIELD_MANAGER}-replicas"
 _POOL = "nativelink-gitops/pool"
 # The placeholders of a pool have its label too, and a fixed number.
 _WORKERS = f"{_POOL},app.kubernetes.io/component=worker"
+_CAS = "app.kubernetes.io/name=nativelink,app.kubernetes.io/component=cas"
 
 
 class ActionModule(ApplyAction):
@@ -25,17 +27,24 @@ class ActionModule(ApplyAction):
         values = with_defaults(self.host_values())
         pools = values["nativelink_worker_pools"]
         autoscaled = [pool["name"] for pool in pools if scaling_of(pool, values) != "none"]
-        path = f"/apis/apps/v1/namespaces/{values['nativelink_workers_namespace']}/deployments"
-        workers = self._api.items(path, labelSelector=_WORKERS)
+        found = [
+            ("Deployment", live)
+            for live in self._found(values["nativelink_workers_namespace"], "deployments", _WORKERS)
+            if live["metadata"]["labels"][_POOL] in autoscaled
+        ]
+        if values["nativelink_cas_max_replicas"]:
+            found += [
+                ("StatefulSet", live) for live in self._found(values["nativelink_namespace"], "statefulsets", _CAS)
+            ]
         kept = [
             {
                 "apiVersion": "apps/v1",
-                "kind": "Deployment",
+                "kind": kind,
                 "metadata": {key: live["metadata"][key] for key in ("name", "namespace")},
                 "spec": {"replicas": live["spec"]["replicas"]},
             }
-            for live in workers
-            if live["metadata"]["labels"][_POOL] in autoscaled and _is_to_lose_them(live)
+            for kind, live in found
+            if _is_to_lose_them(live)
         ]
         for each in kept:
             self._api.apply(each, _MANAGER, dry_run=self._task.check_mode)
@@ -44,6 +53,9 @@ class ActionModule(ApplyAction):
             for each in kept
         ]
         return {"changed": bool(kept), "cluster_summary": {"connected": said}}
+
+    def _found(self, namespace: str, resource: str, selector: str) -> list[Object]:
+        return self._api.items(f"/apis/apps/v1/namespaces/{namespace}/{resource}", labelSelector=selector)
 
 
 def _is_to_lose_them(live: Object) -> bool:

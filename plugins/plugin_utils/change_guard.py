@@ -136,7 +136,8 @@ class _StatefulSet:
     """Return the parts of a StatefulSet that are compared."""
 
     namespace: str
-    replicas: int
+    replicas: int | None  # of an autoscaler
+    store: str  # nativelink_cas_store
     size: str
     storage_class: str | None
     immutable: Object  # all fields that cannot change and have no name of their own among the changes
@@ -171,7 +172,12 @@ class _StatefulSet:
         immutable = {key: value for key, value in spec.items() if key not in _MUTABLE}
         immutable["volumeClaimTemplates"] = [_claim(template) for template in spec["volumeClaimTemplates"]]
         return cls(
-            item["metadata"].get("namespace", ""), spec["replicas"], size, claim.get("storageClassName"), immutable
+            namespace=item["metadata"].get("namespace", ""),
+            replicas=spec.get("replicas"),
+            store=item["metadata"].get("annotations", {}).get("nativelink-gitops/store", "volumes"),
+            size=size,
+            storage_class=claim.get("storageClassName"),
+            immutable=immutable,
         )
 
 
@@ -184,7 +190,14 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
             f"the CAS would move from {old.namespace} to {new.namespace}, where its volumes are new: the cache is lost",
             f"{workload.loss}: {_allow(workload.immutable)}, run bootstrap and push",
         )
-    if old.replicas != new.replicas and workload is CAS:
+    if old.store != new.store:
+        yield (
+            "cas_store",
+            "nativelink_cas_store",
+            f"{old.store} in the committed tree would become {new.store}, which has nothing of the cache yet",
+            f"copy it first (docs/object-store.md), or {workload.loss}: {_allow('cas_store')}, render and push",
+        )
+    elif old.replicas != new.replicas and new.store == "volumes" and workload is CAS:
         yield (
             "cas_replicas",
             "nativelink_cas_replicas",

@@ -95,6 +95,21 @@ ROLE_PATHS = {
     "execute": {"type": "Exact", "value": WRITES, "invert": True},
     "write": {},
 }
+# NativeLink asks a bucket up to 27 times with it, because libraries below try three times each, and gives up after
+# 10 s. Then the client decides. With twice as many v1.6.6 took a minute.
+BUCKET_RETRY = {"max_retries": 2, "delay": 0.1, "jitter": 0.5}
+# The annotation of a ServiceAccount that says what its pods act as.
+PRINCIPALS = {
+    "irsa": "eks.amazonaws.com/role-arn",
+    "gke": "iam.gke.io/gcp-service-account",
+    "azure": "azure.workload.identity/client-id",
+}
+# Where agents on the node give out credentials. With the others the pod exchanges its token at the provider.
+METADATA = {
+    "eks_pod_identity": [("169.254.170.23/32", 80)],
+    # The second one is where GKE's proxy listens, to which iptables leads.
+    "gke": [("169.254.169.254/32", 80), ("169.254.169.252/32", 988)],
+}
 # The headers that say who calls. Envoy removes a client's own, and sets them when it knows.
 IDENTITIES = ("x-forwarded-client-cert", "x-nativelink-subject", "x-nativelink-client")
 # The ConfigMaps of the components: the feature that one needs, and the rendered files that it holds, where the cluster
@@ -123,9 +138,16 @@ class ConfigMap:
 
 @dataclass(frozen=True)
 class Cas:
-    """The CAS. The stores are eviction policies, and `shards` the hosts that share the keys, with their weights."""
+    """The CAS. The stores are eviction policies, and `shards` the hosts that share the keys, with their weights.
+
+    `buckets` are NativeLink's stores of content and results in an object store. `account` has the annotations by which
+    the pods prove who they are, and `metadata` where a NetworkPolicy has to let them fetch credentials.
+    """
 
     shards: Sequence[Mapping[str, Any]]
+    buckets: Mapping[str, Values]
+    account: Mapping[str, str]
+    metadata: Sequence[Values]
     storage_class: str
     store: Mapping[str, int]
     ac_store: Mapping[str, int]
@@ -329,6 +351,8 @@ def _features(
     demand = redis and (bool(scaling) or prometheus != "none")
     envoy_gateway = behind_envoy_gateway(known)
     counts = row(known["nativelink_version"]).counts
+    shared = known["nativelink_cas_store"] == "object_store"
+    single = max(known["nativelink_cas_replicas"], known["nativelink_cas_max_replicas"]) == 1
     # What others report. An existing Prometheus is taken to scrape all that exists.
     others = {"cluster": True, "edge": envoy_gateway, "keda": "keda" in scaling, "gitops": engine != "none"}
     scraped = {name: exists and name in scrapes for name, exists in others.items()}
@@ -354,8 +378,8 @@ def _features(
         "dashboards": known["nativelink_dashboards"],
         "gateway": known["nativelink_edge"] == "gateway",
         "envoy_gateway": envoy_gateway,
-        "envoy_gateway_with_a_single_cas": envoy_gateway and known["nativelink_cas_replicas"] == 1,
-        "envoy_gateway_with_several_cas": envoy_gateway and known["nativelink_cas_replicas"] > 1,
+        "envoy_gateway_with_a_single_cas": envoy_gateway and single,
+        "envoy_gateway_with_several_cas": envoy_gateway and not single,
         "edge_access": bool(known["nativelink_edge_access"]),
         "edge_writers": edge.writers,
         **{f"edge_keys_{role}": bool(names) for role, names in edge.keys.items()},
@@ -366,6 +390,12 @@ def _features(
         "client_writers": bool(peers.writers),
         "mutual_tls": bool(known["nativelink_mutual_tls_secret"]),
         "certificates": bool(known["nativelink_mutual_tls_issuer"]),
+        "object_store": shared,
+        "object_store_keys": shared and known["nativelink_object_store_identity"] == "secret",
+        "object_store_ca": shared and bool(known["nativelink_object_store_ca_config_map"]),
+        "s3": shared and known["nativelink_object_store_provider"] == "s3",
+        "azure_identity": shared and known["nativelink_object_store_identity"] == "azure",
+        "cas_autoscaled": known["nativelink_cas_max_replicas"] > 0,
         "scheduler_counts": counts and "scheduler" in senders,
         "cas_counts": counts and "cas" in senders,
         # The scrape annotations leave out the demand of a scheduler in memory.
@@ -384,18 +414,30 @@ def _features(
 
 
 def _cas(known: Values, senders: Sequence[str]) -> Cas:
-    """Both stores of a CAS pod share its volume's inodes and its memory."""
+    """Both stores of a CAS pod share its volume's inodes and its memory. In front of a bucket there is only one."""
+    shared = known["nativelink_cas_store"] == "object_store"
     volume = bytes_of(known["nativelink_cas_volume_size"])
     cas, ac = (part_of(known[f"nativelink_cas_{name}_size"], volume) for name in ("store", "ac_store"))
     files = _inodes(volume)
     if memory := known["nativelink_cas_resources"].get("limits", {}).get("memory"):
         files = min(files, bytes_of(memory) * INDEX_PERCENT // 100 // MEMORY_A_FILE)
     # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
-    results = min(ac // BYTES_A_BLOCK, files // 4)
+    results = 0 if shared else min(ac // BYTES_A_BLOCK, files // 4)
     first_class = next((item["name"] for item in known["storage_classes_list"]), "")
     pods = [f"nativelink-cas-{index}.nativelink-cas-headless" for index in range(known["nativelink_cas_replicas"])]
+    identity, principal = known["nativelink_object_store_identity"], known["nativelink_object_store_principal"]
     return Cas(
-        shards=[{"host": f"{pod}.{known['nativelink_namespace']}.svc", "weight": 1} for pod in pods],
+        shards=[
+            {"host": f"{name}.{known['nativelink_namespace']}.svc", "weight": 1}
+            for name in (["nativelink-cas-internal"] if shared else pods)
+        ],
+        buckets={kind: _bucket(known, kind) for kind in ("cas", "ac")} if shared else {},
+        account={PRINCIPALS[identity]: principal} if shared and principal else {},
+        metadata=[
+            {"to": [{"ipBlock": {"cidr": network}}], "ports": [{"protocol": "TCP", "port": port}]}
+            for network, port in METADATA.get(identity, [])
+            if shared
+        ],
         storage_class=known["nativelink_cas_storage_class"] or first_class,
         store=_eviction(cas, files - results),
         ac_store=_eviction(ac, results),
@@ -403,6 +445,30 @@ def _cas(known: Values, senders: Sequence[str]) -> Cas:
         spread={"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[known["nativelink_cas_node_spread"]],
         startup_failures=max(1, known["nativelink_cas_startup_timeout"] // STARTUP_PERIOD),
     )
+
+
+def _bucket(known: Values, kind: str) -> dict[str, Any]:
+    """NativeLink's `experimental_cloud_object_store` of content (`cas`) or of results (`ac`)."""
+    given = {
+        name: known[f"nativelink_object_store_{name}"] for name in ("bucket", "region", "account", "endpoint", "prefix")
+    }
+    store: dict[str, Any] = {
+        "s3": {"provider": "aws", "bucket": given["bucket"], "region": given["region"]},
+        # It would go on without credentials otherwise.
+        "gcs": {"provider": "gcs", "bucket": given["bucket"], "authentication_required": True},
+        "azure": {"provider": "azure", "container": given["bucket"], "account_name": given["account"]},
+    }[known["nativelink_object_store_provider"]]
+    if store["provider"] == "azure" and known["nativelink_object_store_identity"] == "secret":
+        store["sas_url"] = "${AZURE_SAS_URL}"
+    elif store["provider"] == "azure" and given["endpoint"]:
+        store["endpoint"] = given["endpoint"]
+    return {
+        **store,
+        "key_prefix": f"{given['prefix']}{kind}/",
+        "consider_expired_after_s": known["nativelink_object_store_expiry_days"] * 86400,
+        "insecure_allow_http": given["endpoint"].startswith("http://"),
+        "retry": BUCKET_RETRY,
+    }
 
 
 def _scheduler(known: Values, pools: Sequence[Pool]) -> Scheduler:

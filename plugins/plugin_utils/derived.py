@@ -98,6 +98,7 @@ def wanted_secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
     ours, workers = known["nativelink_namespace"], known["nativelink_workers_namespace"]
     edge = known["nativelink_edge"] != "none"
     redis = known["nativelink_scheduler_backend"] == "redis" and known["nativelink_redis_provider"] == "existing"
+    keys = known["nativelink_cas_store"] == "object_store" and known["nativelink_object_store_identity"] == "secret"
     made = known["nativelink_mutual_tls_issuer"] or known["worker_certificates_create"]
     mutual_tls = "" if made else known["nativelink_mutual_tls_secret"]
     wanted = [
@@ -105,6 +106,7 @@ def wanted_secrets(known: Mapping[str, Any]) -> list[dict[str, str]]:
         (ours, known["nativelink_edge_client_ca_secret"] if edge else "", "the CA of the clients"),
         (ours, known["nativelink_edge_client_crl_secret"] if edge else "", "the list of revoked certificates"),
         (ours, known["nativelink_redis_secret_name"] if redis else "", "the password of Redis"),
+        (ours, known["nativelink_object_store_secret_name"] if keys else "", "the keys of the object store"),
         (ours, mutual_tls, "the certificate of CAS and scheduler for mutual TLS"),
         (workers, mutual_tls, "the certificate of the workers for mutual TLS"),
     ]

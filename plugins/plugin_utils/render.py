@@ -23,7 +23,9 @@ DASHBOARD_FILES = ROOT / "roles/nativelink/files/dashboards"
 # `Context.features`.
 FILES = {
     "cas/cas.json5": "always",
+    "cas/horizontalpodautoscaler.yaml": "cas_autoscaled",
     "cas/service-headless.yaml": "always",
+    "cas/service-internal.yaml": "object_store",
     "cas/service.yaml": "always",
     "cas/statefulset.yaml": "always",
     "certificates/server.yaml": "certificates",

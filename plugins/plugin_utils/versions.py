@@ -24,6 +24,7 @@ class Version:
     tcp_nodelay: bool
     counts: bool
     undeclared_properties: bool
+    object_stores: dict[str, list[str]]
 
 
 VERSIONS = {name: Version(**found) for name, found in _DATA["versions"].items()}

@@ -25,8 +25,11 @@ REPLICAS = (
     "and the scheduler and all workers, which address the shards, are replaced; accept a cache flush: add cas_replicas "
     "to allowChanges for that time"
 )
+BUCKET = "--set=cas.store=object_store,objectStore.bucket=builds,objectStore.region=eu"
 CHANGES = {
     FOUR: REPLICAS,
+    BUCKET: "cas.store: volumes of the running StatefulSet would become object_store, which has nothing of the "
+    f"cache yet; copy it first (docs/object-store.md), or {CACHE}: add cas_store to allowChanges for that time",
     "--set=cas.volumeSize=100Gi": "cas.volumeSize: 50Gi of the running StatefulSet would become 100Gi, and a "
     "StatefulSet cannot change it; grow each PersistentVolumeClaim to 100Gi, delete the StatefulSet with "
     "--cascade=orphan, and upgrade (commands: docs/helm.md)",
@@ -78,6 +81,7 @@ def test_all_changes_come_at_once(upgrade: Upgrade) -> None:
         "--set=cas.resources.limits.memory=6Gi",
         "--set=scheduler.backend=memory,scheduler.replicas=1,redis.volumeSize=1Gi",  # no Redis any more
         f"{FOUR},allowChanges={{cas_replicas}}",
+        f"{BUCKET},cas.replicas=4,allowChanges={{cas_store}}",
     ],
 )
 def test_other_changes_are_made(change: str, upgrade: Upgrade) -> None:

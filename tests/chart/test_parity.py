@@ -11,7 +11,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import c
 from hypothesis import example, given, settings
 
 from hack.chart import values
-from testkit.inventories import ACCESS, inventories
+from testkit.inventories import ACCESS, AZURE, inventories
 from testkit.trees import Object, documents, kustomized, values_of
 from tests.chart.conftest import CHART, Cluster, Done, Helm
 
@@ -51,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=200)
 @example(ACCESS)
+@example(AZURE)
 @given(inventories())
 def test_a_generated_inventory(template: Template, folder: Path, variables: dict[str, Any]) -> None:
     cluster = values_of(
@@ -61,7 +62,7 @@ def test_a_generated_inventory(template: Template, folder: Path, variables: dict
 
 def test_the_examples_have_each_feature_and_its_opposite() -> None:
     """A formula that no example exercises could differ in the two languages."""
-    examples = [*REFERENCE.values(), values_of(**ACCESS)]
+    examples = [*REFERENCE.values(), values_of(**ACCESS), values_of(**AZURE)]
     seen = {each for cluster in examples for each in context(cluster).features.items()}
 
     @settings(max_examples=200, database=None, derandomize=True)

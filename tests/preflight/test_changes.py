@@ -81,7 +81,8 @@ ORPHAN, VOLUMES = (
     "delete the StatefulSet with --cascade=orphan",
     "delete the StatefulSet and its PersistentVolumeClaims",
 )
-CHANGES = ("cas_replicas", "cas_volume_size", "cas_storage_class", "cas_immutable", "redis_immutable")
+STORE = "metadata.annotations.nativelink-gitops/store"
+CHANGES = ("cas_replicas", "cas_store", "cas_volume_size", "cas_storage_class", "cas_immutable", "redis_immutable")
 
 
 def by_hand(name: str, *steps: str, accept: str = "") -> str:
@@ -97,6 +98,12 @@ def becomes(before: str, after: str) -> str:
 
 
 CASES = [
+    (
+        *("cas_store", STORE, "object_store"),
+        f"nativelink_cas_store: {becomes('volumes', 'object_store')}, which has nothing of the cache yet; "
+        f"copy it first (docs/object-store.md), or {FLUSH}add cas_store to nativelink_allow_changes for that time, "
+        "render and push",
+    ),
     (
         *("cas_replicas", "spec.replicas", 5),
         f"nativelink_cas_replicas: {becomes('3 shards', '5')}, which moves the keys: "
@@ -161,6 +168,17 @@ def test_size_and_class_of_redis_have_a_line_each(clusters: Path) -> None:
         "nativelink_redis_storage_class",
         "nativelink_redis_volume_size",
     ]
+
+
+def test_pods_in_front_of_a_bucket_may_be_as_many_as_are_needed(clusters: Path) -> None:
+    bucket = changed(STORE, "object_store")
+    write(clusters, "prod", bucket)
+    commit(clusters)
+    assert lines(clusters, changed("spec.replicas", 5, bucket)) == []
+    autoscaled = copy.deepcopy(bucket)
+    del autoscaled["spec"]["replicas"]
+    assert lines(clusters, autoscaled) == []
+    assert [line.split(":")[1] for line in lines(clusters, CAS)] == [" nativelink_cas_store"]
 
 
 def test_redis_may_go_or_move(clusters: Path) -> None:

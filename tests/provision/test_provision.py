@@ -124,6 +124,20 @@ def test_a_pool_with_headroom_or_pre_pull_gets_its_priority_class(play: Play, li
 
 
 @pytest.mark.usefixtures("provisioned")
+def test_pods_in_front_of_a_bucket_get_certificate_authorities(play: Play, live: Live, tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+    bucket = REFERENCE | {
+        "nativelink_cas_store": "object_store",
+        "nativelink_object_store_ca_file": str(tmp_path / "ca.crt"),
+    }
+    play(["nativelink/provision"], **bucket, nativelink_object_store_ca_config_map="")
+    assert live("configmap", "nativelink-ca", "nativelink") == {}
+    play(["nativelink/provision"], **bucket)
+    made = live("configmap", "nativelink-ca", "nativelink")
+    assert made["data"] == {"ca-certificates.crt": "-----BEGIN CERTIFICATE-----"}
+
+
+@pytest.mark.usefixtures("provisioned")
 def test_gateway_api_is_the_standard_channel_of_its_own_release(live: Live) -> None:
     found = {each["metadata"]["name"]: each["metadata"].get("annotations", {}) for each in live("crd")["items"]}
     assert "envoyproxies.gateway.envoyproxy.io" in found
@@ -539,11 +553,14 @@ def test_an_object_that_changes_during_the_handover_is_read_again(
 # A pool that changes from fixed to autoscaled
 
 
-def pool(namespace: str, replicas: int | None, component: str = "worker") -> str:
-    labels = f"{{app.kubernetes.io/component: {component}, nativelink-gitops/pool: big}}"
+POOL = "nativelink-gitops/pool"
+
+
+def pool(namespace: str, replicas: int | None, component: str = "worker", kind: str = "Deployment") -> str:
+    labels = f"{{app.kubernetes.io/name: nativelink, app.kubernetes.io/component: {component}, {POOL}: big}}"
     return f"""
 apiVersion: apps/v1
-kind: Deployment
+kind: {kind}
 metadata: {{name: nativelink-{component}-big, namespace: {namespace}, labels: {labels}}}
 spec:
   {"" if replicas is None else f"replicas: {replicas}"}
@@ -587,6 +604,16 @@ def test_an_autoscaled_pool_keeps_its_running_replicas(play: Play, live: Live, d
         assert again.changed == []
         dev.run("apply", *how, "-f", "-", stdin=pool(name, None))
         assert live("deployment", "nativelink-worker-big", name)["spec"]["replicas"] == left, name
+
+
+def test_an_autoscaled_cas_keeps_its_running_replicas(play: Play, live: Live, dev: Cluster) -> None:
+    for most, left in ((9, 5), (0, 1)):
+        namespace = f"cas-{most}"
+        dev.run("create", "namespace", namespace)
+        dev.run("apply", *SERVER_SIDE, "-f", "-", stdin=pool(namespace, 5, "cas", "StatefulSet"))
+        play(["nativelink/handover"], nativelink_namespace=namespace, nativelink_cas_max_replicas=most)
+        dev.run("apply", *SERVER_SIDE, "-f", "-", stdin=pool(namespace, None, "cas", "StatefulSet"))
+        assert live("statefulset", "nativelink-cas-big", namespace)["spec"]["replicas"] == left
 
 
 # Servers that are not Kubernetes API servers

@@ -99,7 +99,11 @@ def test_the_ca_signs_certificates_and_nothing_else(live: Live) -> None:
         (
             SERVERS,
             [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
-            ["*.nativelink-cas-headless.nativelink.svc", "nativelink-scheduler-workers.nativelink.svc"],
+            [
+                "*.nativelink-cas-headless.nativelink.svc",
+                "nativelink-cas-internal.nativelink.svc",
+                "nativelink-scheduler-workers.nativelink.svc",
+            ],
         ),
         (WORKERS, [ExtendedKeyUsageOID.CLIENT_AUTH], ["nativelink-worker"]),
     ],

@@ -27,10 +27,17 @@ tree. Helm has none, so this compares with the StatefulSets that run. `helm temp
     {{- if ne $old $new -}}
       {{- $faults = append $faults (printf "%s.storageClass: %s of the running StatefulSet would become %s, and a volume cannot change its class; %s" $component $old $new $anew) -}}
     {{- end -}}
+    {{- $old = get ($running.metadata.annotations | default dict) "nativelink-gitops/store" | default "volumes" -}}
+    {{- $new = $context.values.cas.store -}}
+    {{- $moved := and (eq $component "cas") (ne $old $new) -}}
+    {{- if and $moved (not (has "cas_store" $context.values.allowChanges)) -}}
+      {{- $faults = append $faults (printf "cas.store: %s of the running StatefulSet would become %s, which has nothing of the cache yet; copy it first (docs/object-store.md), or %s: add cas_store to allowChanges for that time" $old $new $loss) -}}
+    {{- end -}}
+    {{- $shared := or $moved $context.features.object_store -}}
     {{- $old = int $running.spec.replicas -}}
     {{- $new = int $context.values.cas.replicas -}}
     {{- /* A CAS that was scaled to zero does not say how many shards it had. */ -}}
-    {{- if and (eq $component "cas") $old (ne $old $new) (not (has "cas_replicas" $context.values.allowChanges)) -}}
+    {{- if and (eq $component "cas") (not $shared) $old (ne $old $new) (not (has "cas_replicas" $context.values.allowChanges)) -}}
       {{- $faults = append $faults (printf "cas.replicas: %d shards of the running StatefulSet would become %d, which moves the keys: cached results are lost, and the scheduler and all workers, which address the shards, are replaced; %s: add cas_replicas to allowChanges for that time" $old $new $loss) -}}
     {{- end -}}
   {{- end -}}

@@ -225,6 +225,9 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
 
 {{- template "nativelink.access" . -}}
 
+{{- $store := $values.objectStore -}}
+{{- $shared := eq $values.cas.store "object_store" -}}
+{{- $single := eq (max (int64 $values.cas.replicas) (int64 $values.cas.maxReplicas)) 1 -}}
 {{- $_ := set . "features" (dict
   "always" true
   "several_schedulers" (gt (int64 $values.scheduler.replicas) 1)
@@ -247,8 +250,8 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "gateway" (eq $values.edge.kind "gateway")
   "ingress" (eq $values.edge.kind "ingress")
   "envoy_gateway" $envoy
-  "envoy_gateway_with_a_single_cas" (and $envoy (eq (int64 $values.cas.replicas) 1))
-  "envoy_gateway_with_several_cas" (and $envoy (gt (int64 $values.cas.replicas) 1))
+  "envoy_gateway_with_a_single_cas" (and $envoy $single)
+  "envoy_gateway_with_several_cas" (and $envoy (not $single))
   "edge_access" (not (empty $values.edge.access))
   "edge_writers" .edge.writers
   "edge_keys_read" (not (empty .edge.keys.read))
@@ -260,6 +263,12 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "client_writers" (or .edge.writers (not (empty $values.writerPeers)))
   "mutual_tls" (not (empty $values.mutualTls.secret))
   "certificates" (not (empty $values.mutualTls.issuer))
+  "object_store" $shared
+  "object_store_keys" (and $shared (eq $store.identity "secret"))
+  "object_store_ca" (and $shared (not (empty $store.caConfigMap)))
+  "s3" (and $shared (eq $store.provider "s3"))
+  "azure_identity" (and $shared (eq $store.identity "azure"))
+  "cas_autoscaled" (gt (int64 $values.cas.maxReplicas) 0)
   "scheduler_counts" (and .version.counts (has "scheduler" $senders))
   "cas_counts" (and .version.counts (has "cas" $senders))
   "demand_of_all" (and (not $redis) (has "scheduler" $senders) (has $prometheus (list "bundled" "operator")))
@@ -294,14 +303,34 @@ files they would take the place of the content that they name. */ -}}
   {{- $index := div (mul (include "nativelink.bytes" .) $.constants.index_percent) 100 -}}
   {{- $files = min $files (div $index $.constants.memory_a_file) -}}
 {{- end -}}
-{{- $results := min (div $ac .constants.bytes_a_block) (div $files 4) -}}
+{{- $results := ternary 0 (min (div $ac .constants.bytes_a_block) (div $files 4)) .features.object_store -}}
 {{- $shards := list -}}
 {{- range $index := until (int $values.replicas) -}}
   {{- $host := printf "nativelink-cas-%d.nativelink-cas-headless.%s.svc" $index $.namespace -}}
   {{- $shards = append $shards (dict "host" $host "weight" 1) -}}
 {{- end -}}
+{{- $buckets := dict -}}
+{{- $account := dict -}}
+{{- $metadata := list -}}
+{{- if .features.object_store -}}
+  {{- $store := .values.objectStore -}}
+  {{- $shards = list (dict "host" (printf "nativelink-cas-internal.%s.svc" .namespace) "weight" 1) -}}
+  {{- range $kind := list "cas" "ac" -}}
+    {{- $_ := set $buckets $kind (include "nativelink.bucket" (list $ $kind) | fromJson) -}}
+  {{- end -}}
+  {{- if $store.principal -}}
+    {{- $_ := set $account (get .constants.principals $store.identity) $store.principal -}}
+  {{- end -}}
+  {{- range get .constants.credentials $store.identity | default list -}}
+    {{- $to := list (dict "ipBlock" (dict "cidr" (first .))) -}}
+    {{- $metadata = append $metadata (dict "to" $to "ports" (list (dict "protocol" "TCP" "port" (last .)))) -}}
+  {{- end -}}
+{{- end -}}
 {{- $_ := set . "cas" (dict
   "shards" $shards
+  "buckets" $buckets
+  "account" $account
+  "metadata" $metadata
   "store" (include "nativelink.eviction" (list . $store (sub $files $results)) | fromJson)
   "ac_store" (include "nativelink.eviction" (list . $ac $results) | fromJson)
   "volume_bytes" $volume
@@ -312,6 +341,31 @@ files they would take the place of the content that they name. */ -}}
   "spread" (ternary "DoNotSchedule" "ScheduleAnyway" (eq $values.nodeSpread "required"))
   "startup_failures" (max 1 (div $values.startupTimeout .constants.startup_period))
 ) -}}
+{{- end -}}
+
+{{- /* NativeLink's experimental_cloud_object_store of content or of results, as JSON. */ -}}
+{{- define "nativelink.bucket" -}}
+{{- $context := index . 0 -}}
+{{- $store := $context.values.objectStore -}}
+{{- $bucket := dict
+  "key_prefix" (printf "%s%s/" $store.prefix (index . 1))
+  "consider_expired_after_s" (mul $store.expiryDays 86400)
+  "insecure_allow_http" (hasPrefix "http://" $store.endpoint)
+  "retry" $context.constants.bucket_retry
+-}}
+{{- if eq $store.provider "azure" -}}
+  {{- $bucket = merge $bucket (dict "provider" "azure" "container" $store.bucket "account_name" $store.account) -}}
+  {{- if eq $store.identity "secret" -}}
+    {{- $_ := set $bucket "sas_url" "${AZURE_SAS_URL}" -}}
+  {{- else if $store.endpoint -}}
+    {{- $_ := set $bucket "endpoint" $store.endpoint -}}
+  {{- end -}}
+{{- else if eq $store.provider "gcs" -}}
+  {{- $bucket = merge $bucket (dict "provider" "gcs" "bucket" $store.bucket "authentication_required" true) -}}
+{{- else -}}
+  {{- $bucket = merge $bucket (dict "provider" "aws" "bucket" $store.bucket "region" $store.region) -}}
+{{- end -}}
+{{- $bucket | toJson -}}
 {{- end -}}
 
 {{- /* Files that a volume of so many bytes has room for. */ -}}

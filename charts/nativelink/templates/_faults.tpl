@@ -32,6 +32,36 @@ tests/preflight/reject that the chart takes says why.
   {{- $faults = append $faults "redis.address: is empty, but redis.provider is existing; write its host:port, or set redis.provider to bundled" -}}
 {{- end -}}
 
+{{- /* A bucket that cannot be found, and pods that cannot prove who they are. */ -}}
+{{- $store := $values.objectStore -}}
+{{- if not .features.object_store -}}
+  {{- if .features.cas_autoscaled -}}
+    {{- $faults = append $faults "cas.maxReplicas: is set, but with volumes another number of CAS pods empties the cache; write 0, or set cas.store to object_store" -}}
+  {{- end -}}
+{{- else -}}
+  {{- $stores := .version.object_stores -}}
+  {{- if not (hasKey $stores $store.provider) -}}
+    {{- $faults = append $faults (printf "objectStore.provider: is %s, which needs a newer NativeLink than %s; write one of %s" $store.provider $values.version (keys $stores | sortAlpha | reverse | join ", ")) -}}
+  {{- else if not (has $store.identity (get $stores $store.provider)) -}}
+    {{- $faults = append $faults (printf "objectStore.identity: is %s, which NativeLink %s does not have for %s; write one of %s" $store.identity $values.version $store.provider (get $stores $store.provider | join ", ")) -}}
+  {{- end -}}
+  {{- range $name, $need := .constants.store_needs -}}
+    {{- $users := index $need 0 -}}
+    {{- if and (has $store.provider $users) (not (get $store $name)) -}}
+      {{- $faults = append $faults (printf "objectStore.%s: is empty, but objectStore.provider is %s; write %s" $name $store.provider (index $need 1)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if and (eq $store.identity "secret") (not $store.secretName) -}}
+    {{- $faults = append $faults "objectStore.secretName: is empty, but objectStore.identity is secret; write its name" -}}
+  {{- end -}}
+  {{- if and (has $store.identity (list "irsa" "azure")) (not $store.principal) -}}
+    {{- $faults = append $faults (printf "objectStore.principal: is empty, but objectStore.identity is %s; write %s" $store.identity (ternary "the ARN of the role" "the client ID" (eq $store.identity "irsa"))) -}}
+  {{- end -}}
+  {{- if not (or $store.caConfigMap (and (eq $store.provider "azure") (eq $store.identity "secret"))) -}}
+    {{- $faults = append $faults "objectStore.caConfigMap: is empty, but the image of NativeLink has no certificate authorities, and does not start without any; write the name of a ConfigMap" -}}
+  {{- end -}}
+{{- end -}}
+
 {{- $names := list -}}
 {{- $offered := list -}}
 {{- range $pool := .pools -}}

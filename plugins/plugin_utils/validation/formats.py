@@ -26,6 +26,8 @@ TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"v[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}(-[0-9A-Za-z.-]{1,99})?")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 IMAGE = re.compile(rf"{IMAGE_NAME.pattern}(?P<tag>:{TAG.pattern})?(?P<digest>@{DIGEST.pattern})?")
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9]")
+STORE_PREFIX = re.compile(r"([A-Za-z0-9_.-]+/)+")
 INSTANCE_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 SUBJECT_NAME = re.compile(r"[A-Za-z0-9:/._@-]{1,253}")
 JWKS = re.compile(r"https://[^\s?#]+|http://[^\s?#/]+\.svc(\.[a-z0-9.-]+)?(:[0-9]{1,5})?/[^\s?#]*")
@@ -50,6 +52,8 @@ dns_label = _text(
 )
 digest = _text(DIGEST, "a valid digest", "write sha256: and 64 hexadecimal digits")
 image = _text(IMAGE, "a valid image name", "write a name such as ghcr.io/tracemachina/nativelink")
+bucket = _text(BUCKET, "a valid name of a bucket", "use letters, digits, dots, hyphens and underscores")
+store_prefix = _text(STORE_PREFIX, "a valid prefix of objects", "write one that ends with a slash, such as prod/")
 instance_name = _text(INSTANCE_NAME, "a valid instance name", "use letters, digits, dots, hyphens and underscores")
 nativelink_version = _text(VERSION, "a version of NativeLink", f"write a version such as {NEWEST}")
 subject_name = _text(SUBJECT_NAME, "a subject alternative name", "write one such as spiffe://example.com/ci")
@@ -154,6 +158,18 @@ def host_and_port(value: str) -> Format:
     is_host = not any(dns_name(host)) or re.fullmatch(r"\[[0-9a-f:.]+\]", host)
     if not is_host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"
+
+
+def store_endpoint(value: str) -> Format:
+    """The URL of an object store."""
+    try:
+        url = urlsplit(value)
+        valid = url.scheme in ("http", "https") and url.hostname and url.port != 0 and url.path in ("", "/")
+        valid = valid and not url.username
+    except ValueError:  # the port is not a number
+        valid = False
+    if not valid:
+        yield f"{value!r} is not the address of an object store", "write one such as https://s3.example.com"
 
 
 def _repository(value: str) -> Format:
@@ -286,13 +302,18 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
         "*storage_class *_class_name *_priority_class *_secret nativelink_mutual_tls_issuer "
         "nativelink_image_pull_secrets. storage_classes_list..name nativelink_hostname",
     ),
-    (secret_name, "*secret_name nativelink_edge_access..keys"),
+    (secret_name, "*secret_name nativelink_edge_access..keys *_config_map"),
+    (bucket, "nativelink_object_store_bucket"),
+    (store_endpoint, "nativelink_object_store_endpoint"),
+    (store_prefix, "nativelink_object_store_prefix"),
+    (Within(0, 36500), "nativelink_object_store_expiry_days"),
+    (Within(1, 100), "nativelink_cas_cpu_target"),
     (subject_name, "nativelink_edge_access..certificate"),
     (dns_label, "nativelink_edge_token_issuers..name"),
     (jwks, "nativelink_edge_token_issuers..jwks"),
     (some, "nativelink_edge_token_issuers..audiences"),
     (day, "nativelink_mutual_tls_expires"),
-    (some, "nativelink_worker_pools nativelink_dns_peers"),
+    (some, "nativelink_worker_pools nativelink_dns_peers nativelink_object_store_egress"),
     (pool_name, "nativelink_worker_pools..name"),
     (instance_name, "nativelink_instance_name"),
     (host_and_port, "nativelink_redis_address"),
@@ -317,7 +338,7 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
     (_flux_timeout, "gitops_sync_timeout"),
     (otlp_receiver, "nativelink_traces_endpoint"),
     (percent, "nativelink_traces_percent"),
-    (Within(0), "*.cooldown_period *.min_replicas *.headroom *.slots *.target"),
+    (Within(0), "nativelink_cas_max_replicas *.cooldown_period *.min_replicas *.headroom *.slots *.target"),
     # A cas.json5 of 500 shards has 767 kB, and a ConfigMap holds 1 MiB.
     (Within(1, 500, "because the list of shards has to fit into a ConfigMap"), "nativelink_cas_replicas"),
     (text_values, "*node_selector *annotations *_labels"),

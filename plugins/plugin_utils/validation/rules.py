@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from .. import providers, specs, versions
 from ..derived import COPIES, derived_properties, isolation_of, redis_may_fill, scaling_of
@@ -110,6 +111,61 @@ def scheduler_backend(values: Values) -> Findings:
     elif not versions.row(values["nativelink_version"]).redis_backend:
         problem = f"is redis, which NativeLink {values['nativelink_version']} does not support"
         yield "nativelink_scheduler_backend", problem, "write memory, or a newer nativelink_version"
+
+
+def object_store(values: Values) -> Findings:
+    """The bucket can be found, and the pods can prove who they are."""
+    if values["nativelink_cas_store"] != "object_store":
+        if values["nativelink_cas_max_replicas"]:
+            problem = "is set, but with volumes another number of CAS pods empties the cache"
+            remedy = "write 0, or set nativelink_cas_store to object_store"
+            yield "nativelink_cas_max_replicas", problem, remedy
+        return
+    version, prefix = values["nativelink_version"], "nativelink_object_store_"
+    given = {name: values[f"{prefix}{name}"] for name in (*STORE_NEEDS, "identity", "principal", "secret_name")}
+    provider, identity = values[f"{prefix}provider"], given["identity"]
+    stores = versions.row(version).object_stores
+    if provider not in stores:
+        problem = f"is {provider}, which needs a newer NativeLink than {version}"
+        yield f"{prefix}provider", problem, one_of(None, stores)
+    elif identity not in stores[provider]:
+        problem = f"is {identity}, which NativeLink {version} does not have for {provider}"
+        yield f"{prefix}identity", problem, one_of(None, stores[provider])
+    elif identity == "secret" and not given["secret_name"]:
+        yield f"{prefix}secret_name", "is empty, but nativelink_object_store_identity is secret", "write its name"
+    elif identity in ("irsa", "azure") and not given["principal"]:
+        what = "the ARN of the role" if identity == "irsa" else "the client ID"
+        yield f"{prefix}principal", f"is empty, but nativelink_object_store_identity is {identity}", f"write {what}"
+    elif identity in ("secret", "eks_pod_identity") and given["principal"]:
+        yield f"{prefix}principal", f"is set, but nativelink_object_store_identity is {identity}", "remove it"
+    if values[f"{prefix}endpoint"] and provider == "gcs":
+        yield f"{prefix}endpoint", "is set, but gcs has none", "remove it"
+    for name, (users, what) in STORE_NEEDS.items():
+        if provider in users and not given[name]:
+            yield f"{prefix}{name}", f"is empty, but nativelink_object_store_provider is {provider}", f"write {what}"
+        elif provider not in users and given[name]:
+            yield f"{prefix}{name}", f"is set, but {provider} has none", "remove it"
+    endpoint = urlsplit(values[f"{prefix}endpoint"])
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    allowed = [rule.get("ports") for rule in values[f"{prefix}egress"]]
+    if all(ports and port not in [each.get("port") for each in ports] for ports in allowed):
+        remedy = f"add one with ports: [{{protocol: TCP, port: {port}}}]"
+        yield f"{prefix}egress", f"no rule has port {port} of the object store", remedy
+    if not values[f"{prefix}ca_config_map"] and (provider, identity) != ("azure", "secret"):
+        problem = "is empty, but the image of NativeLink has no certificate authorities, and does not start without any"
+        yield f"{prefix}ca_config_map", problem, "write the name of a ConfigMap"
+    most, least = values["nativelink_cas_max_replicas"], values["nativelink_cas_replicas"]
+    if 0 < most < least:
+        problem = f"is {most}, which is less than nativelink_cas_replicas ({least})"
+        yield "nativelink_cas_max_replicas", problem, "raise it, or write 0 for no autoscaler"
+
+
+STORE_NEEDS = {
+    "bucket": (("s3", "gcs", "azure"), "the name of the bucket"),
+    "region": (("s3",), "its region, such as eu-central-1"),
+    "account": (("azure",), "the storage account"),
+}
+"""What identifies a bucket: the providers that need it, and a remedy."""
 
 
 def redis(values: Values) -> Findings:
@@ -557,6 +613,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     resources,
     nativelink_version,
     scheduler_backend,
+    object_store,
     redis,
     redis_memory,
     stores_fit_volume,
