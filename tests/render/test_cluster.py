@@ -128,6 +128,17 @@ def test_the_documented_policy_refuses_images_without_a_digest(api: Cluster) -> 
         api.run("delete", "pod", "pinned", "-n", "nativelink-workers", "--ignore-not-found")
 
 
+COPY = re.compile(r"^```yaml\n(apiVersion: batch.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_documented_copy_to_a_bucket_keeps_to_pod_security(api: Cluster) -> None:
+    (text,) = COPY.findall((ROOT / "docs/object-store.md").read_text())
+    job, policy = yaml.safe_load_all(text)
+    assert judged(api, job, policy) == ""
+    del job["spec"]["template"]["spec"]["securityContext"]
+    assert "would violate PodSecurity" in judged(api, job), "the counter-run"
+
+
 def nodes_of(api: Cluster, namespace: str, component: str) -> list[str]:
     """Return the nodes of a component's running pods that are not being deleted, sorted."""
     pods = get(api, "pods", "-n", namespace, "-l", f"app.kubernetes.io/component={component}")
