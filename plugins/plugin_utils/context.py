@@ -417,12 +417,13 @@ def _cas(known: Values, senders: Sequence[str]) -> Cas:
     """Both stores of a CAS pod share its volume's inodes and its memory. In front of a bucket there is only one."""
     shared = known["nativelink_cas_store"] == "object_store"
     volume = bytes_of(known["nativelink_cas_volume_size"])
-    cas, ac = (part_of(known[f"nativelink_cas_{name}_size"], volume) for name in ("store", "ac_store"))
+    cas = part_of(known["nativelink_cas_store_size"], volume)
+    ac = 0 if shared else part_of(known["nativelink_cas_ac_store_size"], volume)
     files = _inodes(volume)
     if memory := known["nativelink_cas_resources"].get("limits", {}).get("memory"):
         files = min(files, bytes_of(memory) * INDEX_PERCENT // 100 // MEMORY_A_FILE)
     # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
-    results = 0 if shared else min(ac // BYTES_A_BLOCK, files // 4)
+    results = min(ac // BYTES_A_BLOCK, files // 4)
     first_class = next((item["name"] for item in known["storage_classes_list"]), "")
     pods = [f"nativelink-cas-{index}.nativelink-cas-headless" for index in range(known["nativelink_cas_replicas"])]
     identity, principal = known["nativelink_object_store_identity"], known["nativelink_object_store_principal"]

@@ -214,10 +214,11 @@ STORE_PERCENT = 90
 
 
 def stores_fit_volume(values: Values) -> Findings:
-    """CAS and AC share each CAS pod's volume."""
+    """CAS and AC share each CAS pod's volume, unless a bucket has the AC."""
     volume = bytes_of(values["nativelink_cas_volume_size"])
     cas = part_of(values["nativelink_cas_store_size"], volume)
-    ac = part_of(values["nativelink_cas_ac_store_size"], volume)
+    shared = values["nativelink_cas_store"] == "object_store"
+    ac = 0 if shared else part_of(values["nativelink_cas_ac_store_size"], volume)
     room = volume * STORE_PERCENT // 100
     if cas + ac > room:
         problem = (

@@ -294,7 +294,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
 {{- $values := .values.cas -}}
 {{- $volume := include "nativelink.bytes" $values.volumeSize | int64 -}}
 {{- $store := include "nativelink.part" (list $values.storeSize $volume) | int64 -}}
-{{- $ac := include "nativelink.part" (list $values.acStoreSize $volume) | int64 -}}
+{{- $ac := ternary 0 (include "nativelink.part" (list $values.acStoreSize $volume) | int64) .features.object_store -}}
 
 {{- /* Both stores share the volume's inodes and the pod's memory. Action results are small. Beyond a quarter of the
 files they would take the place of the content that they name. */ -}}
@@ -303,7 +303,7 @@ files they would take the place of the content that they name. */ -}}
   {{- $index := div (mul (include "nativelink.bytes" .) $.constants.index_percent) 100 -}}
   {{- $files = min $files (div $index $.constants.memory_a_file) -}}
 {{- end -}}
-{{- $results := ternary 0 (min (div $ac .constants.bytes_a_block) (div $files 4)) .features.object_store -}}
+{{- $results := min (div $ac .constants.bytes_a_block) (div $files 4) -}}
 {{- $shards := list -}}
 {{- range $index := until (int $values.replicas) -}}
   {{- $host := printf "nativelink-cas-%d.nativelink-cas-headless.%s.svc" $index $.namespace -}}
