@@ -316,7 +316,7 @@ def context(values: Values) -> Context:
         edge=edge,
         peers=peers,
         traces=_traces(known),
-        prometheus=_prometheus(known, features),
+        prometheus=_prometheus(known, features, cas),
         config_maps={
             component: ConfigMap(f"nativelink-{component}-config", known["nativelink_namespace"], paths)
             for component, (feature, paths) in CONFIG_MAPS.items()
@@ -612,8 +612,8 @@ def _traces(known: Values) -> Traces:
     )
 
 
-def _prometheus(known: Values, features: Features) -> Prometheus:
-    names = monitoring.names(known, features)
+def _prometheus(known: Values, features: Features, cas: Cas) -> Prometheus:
+    names = monitoring.names(known, features, cas.store)
     wanted = known["nativelink_prometheus_scrapes"]
     ours = f"http://nativelink-prometheus.{known['nativelink_namespace']}.svc:{PORTS['prometheus']}"
     return Prometheus(

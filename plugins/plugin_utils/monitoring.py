@@ -58,8 +58,11 @@ def collectors(senders: Sequence[str], demand: bool) -> list[dict[str, Any]]:
     return found
 
 
-def names(values: Mapping[str, Any], features: Features) -> dict[str, str]:
-    """What %(name)s stands for in a cluster, from its variables with the defaults of nested keys."""
+def names(values: Mapping[str, Any], features: Features, store: Mapping[str, int]) -> dict[str, str]:
+    """What %(name)s stands for in a cluster, from its variables with the defaults of nested keys.
+
+    `store` is the eviction policy of a CAS pod's content.
+    """
     day, pools = values["nativelink_mutual_tls_expires"], values["nativelink_worker_pools"]
     found = {
         "cluster": values["cluster"],
@@ -75,6 +78,8 @@ def names(values: Mapping[str, Any], features: Features) -> dict[str, str]:
         "expires": day,
         "expires_at": str(midnight_of(day)),
         "flux_window": str(max(600, 5 * seconds_of(values["gitops_interval"]))),
+        "store_bytes": str(store["max_bytes"]),
+        "store_files": str(store["max_count"]),
     }
     found |= {name: text % found for name, text in DATA["selectors"].items()}
     sources = (

@@ -108,7 +108,7 @@ def test_each_backend_has_its_alerts() -> None:
 GONE: list[tuple[dict[str, Any], str]] = [
     ({"nativelink_prometheus_scrapes": ["edge", "keda", "gitops"]}, "CASPodDown DrainStuck"),
     ({"nativelink_prometheus_scrapes": ["cluster"]}, "EdgeErrors KEDAFallback"),
-    ({"nativelink_metrics": ["scheduler"]}, "UploadErrors CacheHitRateCollapsed"),
+    ({"nativelink_metrics": ["scheduler"]}, "UploadErrors CacheHitRateCollapsed RetentionShort"),
     ({"nativelink_version": "v1.3.2"}, "UploadErrors WorkersGivenUp"),
     ({"nativelink_edge_tls_secret": ""}, "CertificateExpiry"),
     ({"nativelink_edge_client_ca_secret": ""}, "ClientCAExpiry"),
