@@ -391,6 +391,7 @@ def _features(
         "mutual_tls": bool(known["nativelink_mutual_tls_secret"]),
         "certificates": bool(known["nativelink_mutual_tls_issuer"]),
         "object_store": shared,
+        "cas_evicts": not shared and "cas" in senders,
         "object_store_keys": shared and known["nativelink_object_store_identity"] == "secret",
         "object_store_ca": shared and bool(known["nativelink_object_store_ca_config_map"]),
         "s3": shared and known["nativelink_object_store_provider"] == "s3",

@@ -110,6 +110,7 @@ GONE: list[tuple[dict[str, Any], str]] = [
     ({"nativelink_prometheus_scrapes": ["cluster"]}, "EdgeErrors KEDAFallback"),
     ({"nativelink_metrics": ["scheduler"]}, "UploadErrors CacheHitRateCollapsed RetentionShort"),
     ({"nativelink_version": "v1.3.2"}, "UploadErrors WorkersGivenUp"),
+    ({"nativelink_cas_store": "object_store"}, "RetentionShort"),
     ({"nativelink_edge_tls_secret": ""}, "CertificateExpiry"),
     ({"nativelink_edge_client_ca_secret": ""}, "ClientCAExpiry"),
     ({"nativelink_mutual_tls_secret": "", "nativelink_mutual_tls_expires": ""}, "MutualTLSExpiry"),

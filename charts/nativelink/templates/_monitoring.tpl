@@ -118,6 +118,8 @@
   "expires" $day
   "expires_at" (include "nativelink.midnight" $day)
   "flux_window" (max 600 (mul 5 (include "nativelink.seconds" .values.gitops.interval)) | toString)
+  "store_bytes" (.cas.store.max_bytes | int64 | toString)
+  "store_files" (.cas.store.max_count | int64 | toString)
 ) -}}
 {{- range $name, $text := include "nativelink.filled" (list . .monitoring.selectors) | fromJson -}}
   {{- $_ := set $context.names $name $text -}}

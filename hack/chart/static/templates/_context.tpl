@@ -264,6 +264,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "mutual_tls" (not (empty $values.mutualTls.secret))
   "certificates" (not (empty $values.mutualTls.issuer))
   "object_store" $shared
+  "cas_evicts" (and (not $shared) (has "cas" $senders))
   "object_store_keys" (and $shared (eq $store.identity "secret"))
   "object_store_ca" (and $shared (not (empty $store.caConfigMap)))
   "s3" (and $shared (eq $store.provider "s3"))
