@@ -150,3 +150,19 @@ def test_a_declared_property_has_to_be_offered(tmp_path: Path) -> None:
         assert farm.runs(cpu_count="4", OSFamily="another", note="anything", undeclared="anything")["outcome"] == "ok"
         for misfit in ({"cpu_count": "5"}, {"memory_kb": "1"}, {"container-image": "any"}):
             assert farm.runs("--timeout=2", **misfit)["outcome"] != "ok", misfit
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        ((put(f"{SERVICES}.capabilities.0.remote_cache_compression", True),), {"taken, and read back"}),
+        ((), {"refused"}),
+    ],
+    ids=["on", "off"],
+)
+def test_content_travels_as_zstd_where_the_capabilities_have_it(
+    tmp_path: Path, edits: tuple[Edit], told: set[str]
+) -> None:
+    with Farm(tmp_path, *edits) as farm:
+        found = farm.client.put("--right", "--compressed")
+    assert {text.partition(":")[0] for way, text in found.items() if way.endswith("ZSTD")} == told

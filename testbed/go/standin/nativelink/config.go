@@ -82,6 +82,8 @@ type instance struct {
 	ReadOnly  bool   `json:"read_only"`
 	Scheduler string
 	Execution *struct{ Scheduler string } `json:"remote_execution"`
+	// Compression lets clients send and ask for zstd.
+	Compression bool `json:"remote_cache_compression"`
 }
 
 type serverConfig struct {

@@ -62,6 +62,9 @@ func (n *node) handler(wanted services) http.Handler {
 	}
 	for _, each := range wanted.Capabilities {
 		cached.executes = each.Execution != nil
+		if each.Compression {
+			cached.compressors = []repb.Compressor_Value{repb.Compressor_ZSTD}
+		}
 	}
 	if cached.cas != nil {
 		repb.RegisterContentAddressableStorageServer(server, cached)

@@ -65,8 +65,8 @@ func cas(to *servers) error {
 			return cache.Put(ctx, reapi.Digest(content), content)
 		}},
 		{"BatchReadBlobs of 1, small", func() error { _, err := cache.Get(ctx, small[0]); return err }},
-		{"ByteStream.Read, small", func() error { return read(ctx, cache, small[0]) }},
-		{"ByteStream.Read, large", func() error { return read(ctx, cache, big) }},
+		{"ByteStream.Read, small", func() error { _, err := read(ctx, cache, small[0]); return err }},
+		{"ByteStream.Read, large", func() error { _, err := read(ctx, cache, big); return err }},
 		{"ByteStream.Write, large", func() error { _, err := stream(ctx, cache, *large); return err }},
 	} {
 		took := []float64{}
@@ -97,14 +97,18 @@ func stream(ctx context.Context, to reapi.Cache, size int) (*repb.Digest, error)
 	return digest, write(ctx, to, digest, content)
 }
 
-func read(ctx context.Context, from reapi.Cache, digest *repb.Digest) error {
-	name := fmt.Sprintf("%s/blobs/%s/%d", from.Instance, digest.Hash, digest.SizeBytes)
+// read returns a blob by ByteStream.
+func read(ctx context.Context, from reapi.Cache, digest *repb.Digest) ([]byte, error) {
+	name := from.Instance + resource(from, digest)
 	stream, err := bspb.NewByteStreamClient(from.Connection).Read(ctx, &bspb.ReadRequest{ResourceName: name})
+	var content []byte
 	for err == nil {
-		_, err = stream.Recv()
+		var part *bspb.ReadResponse
+		part, err = stream.Recv()
+		content = append(content, part.GetData()...)
 	}
-	if errors.Is(err, io.EOF) {
-		return nil
+	if !errors.Is(err, io.EOF) {
+		return nil, err
 	}
-	return err
+	return reapi.Decompress(from.Compressor, content)
 }

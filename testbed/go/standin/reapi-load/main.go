@@ -8,8 +8,9 @@
 // end of that time or at SIGTERM, and it also ends when the last of them ends.
 //
 // `reapi-load put` sends bytes to a CAS under the digest of other bytes, and `reapi-load result` a made-up action result
-// (put.go). `reapi-load cas` sends requests to a CAS as fast as it answers (cas.go), and `reapi-load tool` is a
-// persistent worker that reports which process served a request (tool.go).
+// (put.go). `reapi-load cas` sends requests to a CAS as fast as it answers (cas.go), `reapi-load transfer` counts the bytes
+// of files on their way to it and back (transfer.go), and `reapi-load tool` is a persistent worker that reports which
+// process served a request (tool.go).
 package main
 
 import (
@@ -309,12 +310,12 @@ func (s *servers) declare() {
 	})
 }
 
-func (s *servers) dial(address string) (*grpc.ClientConn, error) {
+func (s *servers) dial(address string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	settings, err := reapi.TLS(s.authority, s.certificate, s.key)
 	if err != nil {
 		return nil, err
 	}
-	return reapi.Dial(address, s.via, settings, grpc.WithPerRPCCredentials(s.headers))
+	return reapi.Dial(address, s.via, settings, append(options, grpc.WithPerRPCCredentials(s.headers))...)
 }
 
 func (s *servers) cache() (reapi.Cache, error) {
@@ -480,6 +481,7 @@ func report(outcomes []outcome) error {
 func main() {
 	modes := map[string]func(*servers) error{
 		"abuse": abuse, "cas": cas, "may": may, "put": put, "result": result, "resume": resume, "tool": tool,
+		"transfer": transfer, "capabilities": capabilities,
 	}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {

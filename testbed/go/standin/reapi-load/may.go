@@ -66,7 +66,7 @@ func may(to *servers) error {
 		"Write": func() error { return write(ctx, cache, digest, content) },
 		"QueryWriteStatus": func() error {
 			_, err := streams.QueryWriteStatus(
-				ctx, &bspb.QueryWriteStatusRequest{ResourceName: upload(to.instance, digest)})
+				ctx, &bspb.QueryWriteStatusRequest{ResourceName: upload(cache, digest)})
 			return err
 		},
 		"Execute": func() error {

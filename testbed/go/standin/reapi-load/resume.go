@@ -26,7 +26,7 @@ func resume(to *servers) error {
 	told := map[string]int{}
 	for range *uploads {
 		content := random(3 * chunk)
-		name := upload(to.instance, reapi.Digest(content))
+		name := upload(reapi.Cache{Instance: to.instance}, reapi.Digest(content))
 		if err := to.begin(ctx, name, content[:2*chunk]); err != nil {
 			return err
 		}

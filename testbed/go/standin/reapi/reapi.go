@@ -15,6 +15,7 @@ import (
 	"time"
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
+	"github.com/klauspost/compress/zstd"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
@@ -77,7 +78,7 @@ func TLS(authority, certificate, key string) (*tls.Config, error) {
 
 // Dial prepares a connection to grpc://HOST:PORT, or to grpcs://HOST:PORT with settings of TLS. The connection is made,
 // and made again, when it is needed, and the name is looked up each time. If via is not empty, the connection goes to
-// that address instead. Each call has the options.
+// that address instead. The options override ours.
 func Dial(address, via string, settings *tls.Config, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	scheme, target, _ := strings.Cut(address, "://")
 	security := insecure.NewCredentials()
@@ -89,7 +90,7 @@ func Dial(address, via string, settings *tls.Config, options ...grpc.DialOption)
 		return nil, fmt.Errorf("%s: only grpc://HOST:PORT and grpcs://HOST:PORT are known here", address)
 	}
 	eager := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
-	return grpc.NewClient("passthrough:///"+target, append(options,
+	return grpc.NewClient("passthrough:///"+target, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(security),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: eager, MinConnectTimeout: 5 * time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
@@ -98,7 +99,8 @@ func Dial(address, via string, settings *tls.Config, options ...grpc.DialOption)
 			grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", cmp.Or(via, target))
-		}))...)
+		}),
+	}, options...)...)
 }
 
 // Headers are sent with each call of a connection: they are an option of grpc.WithPerRPCCredentials.
@@ -112,34 +114,67 @@ func (h Headers) GetRequestMetadata(context.Context, ...string) (map[string]stri
 // RequireTransportSecurity lets connections in plain text have them, too.
 func (h Headers) RequireTransportSecurity() bool { return false }
 
-// Cache is the client of the CAS of an instance. It transfers whole blobs, in batches.
+// Neither fails without a stream.
+var (
+	encoder, _ = zstd.NewWriter(nil)
+	decoder, _ = zstd.NewReader(nil)
+)
+
+// Compress returns the content as a compressor writes it.
+func Compress(by repb.Compressor_Value, content []byte) []byte {
+	if by == repb.Compressor_ZSTD {
+		return encoder.EncodeAll(content, nil)
+	}
+	return content
+}
+
+// Decompress undoes Compress. It fails with code InvalidArgument.
+func Decompress(by repb.Compressor_Value, content []byte) ([]byte, error) {
+	if by != repb.Compressor_ZSTD {
+		return content, nil
+	}
+	plain, err := decoder.DecodeAll(content, nil)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return plain, nil
+}
+
+// Cache is the client of the CAS of an instance. It transfers whole blobs, in batches, compressed if it has a compressor.
 type Cache struct {
 	Client     repb.ContentAddressableStorageClient
 	Connection *grpc.ClientConn
 	Instance   string
+	Compressor repb.Compressor_Value
 }
 
 // NewCache returns a client for the CAS of an instance.
 func NewCache(connection *grpc.ClientConn, instance string) Cache {
-	return Cache{repb.NewContentAddressableStorageClient(connection), connection, instance}
+	return Cache{repb.NewContentAddressableStorageClient(connection), connection, instance, repb.Compressor_IDENTITY}
 }
 
 // Get returns a blob, or an error of code NotFound.
 func (c Cache) Get(ctx context.Context, digest *repb.Digest) ([]byte, error) {
-	answer, err := c.Client.BatchReadBlobs(ctx,
-		&repb.BatchReadBlobsRequest{InstanceName: c.Instance, Digests: []*repb.Digest{digest}})
+	answer, err := c.Client.BatchReadBlobs(ctx, &repb.BatchReadBlobsRequest{
+		InstanceName: c.Instance, Digests: []*repb.Digest{digest},
+		AcceptableCompressors: []repb.Compressor_Value{c.Compressor}})
 	if err != nil {
 		return nil, err
 	}
 	if len(answer.Responses) != 1 {
 		return nil, status.Errorf(codes.Internal, "asked for one blob, got %d", len(answer.Responses))
 	}
-	return answer.Responses[0].Data, status.ErrorProto(answer.Responses[0].Status)
+	found := answer.Responses[0]
+	if err := status.ErrorProto(found.Status); err != nil {
+		return nil, err
+	}
+	return Decompress(found.Compressor, found.Data)
 }
 
 // Put stores a blob.
 func (c Cache) Put(ctx context.Context, digest *repb.Digest, content []byte) error {
-	blob := &repb.BatchUpdateBlobsRequest_Request{Digest: digest, Data: content}
+	blob := &repb.BatchUpdateBlobsRequest_Request{
+		Digest: digest, Data: Compress(c.Compressor, content), Compressor: c.Compressor}
 	answer, err := c.Client.BatchUpdateBlobs(ctx, &repb.BatchUpdateBlobsRequest{
 		InstanceName: c.Instance, Requests: []*repb.BatchUpdateBlobsRequest_Request{blob}})
 	if err != nil {
