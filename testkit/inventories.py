@@ -312,7 +312,9 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     prometheus = draw(st.sampled_from(["none", "bundled", "operator", "annotations"]))
-    version = draw(st.sampled_from([name for name, each in VERSIONS.items() if each.redis_backend or not redis]))
+    chunking = stated.get("nativelink_cas_chunking")
+    known = [name for name, each in VERSIONS.items() if each.redis_backend or not redis]
+    version = draw(st.sampled_from([name for name in known if VERSIONS[name].compression or not chunking]))
     variables = {
         **stated,
         "nativelink_version": version,

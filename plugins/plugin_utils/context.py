@@ -37,6 +37,10 @@ BYTES_A_BLOCK = 4 * 1024
 # all of them may take. The rest is for what comes and goes.
 MEMORY_A_FILE = 512
 INDEX_PERCENT = 75
+# The parts of the content's bytes and of a pod's files that the index of chunks may take. An entry is mostly a file of
+# one block, for a blob of several chunks of 512 KiB.
+CHUNKS_PERCENT = 1
+CHUNKS_FILES_PERCENT = 5
 # A full store frees this much at once, but at most a hundredth of its size. The write that finds the store full deletes
 # all of it before it is answered; v1.6.6 takes 0.1 to 0.6 ms a file. A twentieth of 160 GiB would take minutes.
 EVICT_BYTES = 8 * 1024**2
@@ -87,7 +91,7 @@ KEPT = {
 # The calls that each role may make, as Envoy Gateway matches their paths.
 READS = (
     "/google[.]bytestream[.]ByteStream/Read|/build[.]bazel[.]remote[.]execution[.]v2[.](Capabilities/GetCapabilities|"
-    "ActionCache/GetActionResult|ContentAddressableStorage/(FindMissingBlobs|BatchReadBlobs|GetTree))"
+    "ActionCache/GetActionResult|ContentAddressableStorage/(FindMissingBlobs|BatchReadBlobs|GetTree|SplitBlob))"
 )
 WRITES = "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult"
 ROLE_PATHS = {
@@ -151,6 +155,7 @@ class Cas:
     storage_class: str
     store: Mapping[str, int]
     ac_store: Mapping[str, int]
+    chunks: Mapping[str, int]
     served: str  # a prefix of the names of the stores that are served
     spread: str
     startup_failures: int
@@ -388,6 +393,7 @@ def _features(
         "keda": "keda" in scaling,
         "isolated_workers": any(pool.isolated for pool in pools),
         "client_writers": bool(peers.writers),
+        "compression": known["nativelink_cas_compression"] and row(known["nativelink_version"]).compression,
         "mutual_tls": bool(known["nativelink_mutual_tls_secret"]),
         "certificates": bool(known["nativelink_mutual_tls_issuer"]),
         "object_store": shared,
@@ -415,7 +421,7 @@ def _features(
 
 
 def _cas(known: Values, senders: Sequence[str]) -> Cas:
-    """Both stores of a CAS pod share its volume's inodes and its memory. In front of a bucket there is only one."""
+    """The stores of a CAS pod share its volume's inodes and its memory. In front of a bucket there are no results."""
     shared = known["nativelink_cas_store"] == "object_store"
     volume = bytes_of(known["nativelink_cas_volume_size"])
     cas = part_of(known["nativelink_cas_store_size"], volume)
@@ -425,6 +431,8 @@ def _cas(known: Values, senders: Sequence[str]) -> Cas:
         files = min(files, bytes_of(memory) * INDEX_PERCENT // 100 // MEMORY_A_FILE)
     # Action results are small. Beyond a quarter of the files they would take the place of the content that they name.
     results = min(ac // BYTES_A_BLOCK, files // 4)
+    index = cas * CHUNKS_PERCENT // 100 if known["nativelink_cas_chunking"] else 0
+    entries = min(index // BYTES_A_BLOCK, files * CHUNKS_FILES_PERCENT // 100)
     first_class = next((item["name"] for item in known["storage_classes_list"]), "")
     pods = [f"nativelink-cas-{index}.nativelink-cas-headless" for index in range(known["nativelink_cas_replicas"])]
     identity, principal = known["nativelink_object_store_identity"], known["nativelink_object_store_principal"]
@@ -441,8 +449,9 @@ def _cas(known: Values, senders: Sequence[str]) -> Cas:
             if shared
         ],
         storage_class=known["nativelink_cas_storage_class"] or first_class,
-        store=_eviction(cas, files - results),
+        store=_eviction(cas - index, files - results - entries),
         ac_store=_eviction(ac, results),
+        chunks=_eviction(index, entries),
         served="COUNTED_" if "cas" in senders else "",
         spread={"required": "DoNotSchedule", "preferred": "ScheduleAnyway"}[known["nativelink_cas_node_spread"]],
         startup_failures=max(1, known["nativelink_cas_startup_timeout"] // STARTUP_PERIOD),

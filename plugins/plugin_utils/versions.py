@@ -21,6 +21,7 @@ class Version:
     redis_backend: bool
     fallback_match_interval: bool
     read_batching: bool
+    compression: bool
     tcp_nodelay: bool
     counts: bool
     undeclared_properties: bool

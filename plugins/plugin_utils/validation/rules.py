@@ -168,6 +168,14 @@ STORE_NEEDS = {
 """What identifies a bucket: the providers that need it, and a remedy."""
 
 
+def chunking(values: Values) -> Findings:
+    """Older versions have no chunking."""
+    version = values["nativelink_version"]
+    if values["nativelink_cas_chunking"] and not versions.row(version).compression:
+        problem = f"is true, which NativeLink {version} does not support"
+        yield "nativelink_cas_chunking", problem, "remove it, or write a newer nativelink_version"
+
+
 def redis(values: Values) -> Findings:
     """An existing Redis has an address, and the bundled one has none."""
     if values["nativelink_scheduler_backend"] != "redis":
@@ -615,6 +623,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     nativelink_version,
     scheduler_backend,
     object_store,
+    chunking,
     redis,
     redis_memory,
     stores_fit_volume,
