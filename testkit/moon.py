@@ -14,7 +14,7 @@ projects: [app]
 telemetry: false
 remote:
   host: grpcs://{HOST}
-  cache: {{instanceName: main}}
+  cache: {{instanceName: main, compression: zstd}}
   tls: {{cert: .moon/ca.crt}}
 """,
     "app/moon.yml": """

@@ -17,6 +17,7 @@ from testkit.moon import Moon
 
 HIT = "cached from remote"
 DENIED = "RBAC: access denied"
+TIMES = 100_000  # that a file of moon has a word, of which zstd makes a few hundred bytes
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +27,36 @@ def moon(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Moon:
     return Moon(edge, tmp_path_factory.mktemp("moon"))
 
 
+def carried(edge: Edge, way: str) -> float:
+    """Return how many bytes Envoy has sent to the CAS (``tx``), or has got from it (``rx``)."""
+    return edge.metric(f"envoy_cluster_upstream_cx_{way}_bytes_total{{.*nativelink-(?:cache|results).*}}")
+
+
 def identity(edge: Edge, kind: str, certificate: str, claims: dict[str, Any]) -> dict[str, str]:
     return {"certificate": certificate} if kind == "certificate" else {"token": edge.token(**claims)}
 
 
 @pytest.mark.parametrize("kind", ["certificate", "token"])
-def test_moon_of_a_developer_reads_the_results_of_ci_and_writes_none(edge: Edge, moon: Moon, kind: str) -> None:
+def test_moon_of_a_developer_reads_the_results_of_ci_as_zstd_and_writes_none(edge: Edge, moon: Moon, kind: str) -> None:
     developer, ci = identity(edge, kind, "client", DEVELOPER), identity(edge, kind, "ci", CI)
-    said = moon.build(kind, **developer)
+    sent = carried(edge, "tx")
+    said = moon.build(kind * TIMES, **developer)
     assert "Failed to store cache manifest" in said, said
     assert DENIED in said
-    said = moon.build(kind, **ci)
+    said = moon.build(kind * TIMES, **ci)
     assert HIT not in said
     assert DENIED not in said
-    assert HIT in moon.build(kind, **developer)
+    assert 0 < carried(edge, "tx") - sent < TIMES
+    got = carried(edge, "rx")
+    assert HIT in moon.build(kind * TIMES, **developer)
+    assert 0 < carried(edge, "rx") - got < TIMES
 
 
 def test_moon_of_a_reader_reads_them_too_and_uploads_nothing(moon: Moon) -> None:
     said = moon.build("reader", certificate="reader")
     assert "Failed to store blobs, will skip caching the manifest" in said, said
     assert DENIED in said
-    assert HIT in moon.build("certificate", certificate="reader")
+    assert HIT in moon.build("certificate" * TIMES, certificate="reader")
 
 
 def test_remotetool_of_a_developer_executes_and_that_of_a_reader_only_reads(edge: Edge, tmp_path: Path) -> None:
