@@ -21,7 +21,12 @@ from testbed.build import BuildError
 from testbed.images import NATIVELINK, NATIVELINK_VERSIONS
 from testkit.subject import Subject, subject
 
-PARTS = {"configurations": ["configurations"], "farm": ["farm", "attacks", "mutual_tls"], "load": ["load"]}
+PARTS = {
+    "configurations": ["configurations"],
+    "farm": ["farm", "attacks", "mutual_tls"],
+    "load": ["load"],
+    "transfer": ["transfer"],
+}
 _WITHOUT = """\
 conformance: no NativeLink to test. Run make conformance NATIVELINK=FILE (docs/conformance.md). FILE is an executable of
 NativeLink, or its image, which docker pull gets and this command saves:
@@ -36,7 +41,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__)
     add, number = parser.add_argument, "number of generated inventories (default: %(default)s)"
     add("files", nargs="*", type=Path, metavar="FILE", help="a binary, or a tarball of docker save")
-    add("--part", choices=PARTS, action="append", help="run only that part (default: all but load, which measures)")
+    add(
+        "--part",
+        choices=PARTS,
+        action="append",
+        help="run only that part (default: all but load and transfer, which measure)",
+    )
     add("--inventories", type=int, default=60, metavar="N", help=number)
     add("--clusters", default=namespaces.ROOT / "clusters", metavar="FOLDER", help="folder of the committed trees")
     add("--only", default="", metavar="TEXT", help="run only the checks whose names, or that of the tree, contain TEXT")

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance import namespaces, pods
 from conformance.pods import TRUST, Network, Pod
@@ -64,8 +65,9 @@ class Kind:
         return self.where
 
 
-def _writable_results(settings: str) -> str:
-    """Return a configuration in which everybody may write action results, for the counter-runs."""
+def _weakened(settings: str) -> str:
+    """Return a configuration for the counter-runs: everybody may write action results, and slices have no zstd."""
+    settings = re.sub(r"(\"slice\",\s+remote_cache_compression: )true", r"\1false", settings)
     return re.sub(r",\s*\"?read_only\"?: true", "", settings)
 
 
@@ -87,7 +89,7 @@ KINDS = {
     "metrics-redis": Kind("farm, metrics and Redis", _REDIS | _REPORTING),
     "tools": Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}),
     "attacks": Kind("farm, attacks", _ONE_WORKER | _USERS),
-    "none": Kind("farm, isolation none", _ONE_WORKER | _NONE, _writable_results),
+    "none": Kind("farm, isolation none", _ONE_WORKER | _NONE, _weakened),
     "mutual-tls": Kind("farm, mutual TLS", _MUTUAL_TLS | _USERS),
 }
 
@@ -106,7 +108,8 @@ class Farm:
     def __init__(self, version: str, network: Network, folder: Path, variables: Mapping[str, Any]) -> None:
         """Render the tree with more variables, and prepare the pods. They start when the farm is entered."""
         alone = {} if namespaces.has_users() else {"nativelink_worker_isolation": "none"}
-        stated = {**VARIABLES, **alone, "nativelink_version": version, **variables}
+        chunking = row(version).compression
+        stated = {**VARIABLES, **alone, "nativelink_version": version, "nativelink_cas_chunking": chunking, **variables}
         tree = render.tree(values_of("conformance", **stated))
         self.version, self.trust = version, TRUST
         self.change: Callable[[str], str] = str

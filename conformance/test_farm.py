@@ -28,6 +28,8 @@ from testkit.client import reported
 _DRAINS = 10
 _PROPERTIES = {"cpu_count": "1", "memory_kb": "1048576", "container-image": "docker://docker.io/library/debian:13"}
 _TOOL = re.compile(r"served by process (\d+), request (\d+), environment (.*), arguments")
+_PLAIN, _COMPRESSED = ("batch", "stream"), ("batch ZSTD", "stream ZSTD")
+_CONTENT = ("cas", "slice", "client_writers")  # the ports of content
 _LEFT = "left-by-the-tool"
 _SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -145,12 +147,62 @@ def _cas_stores(value: Any) -> set[tuple[str, str]]:
     return here | _cas_stores(list(value.values()))
 
 
-def _refuses(pod: Pod, cas: str, instance: str) -> None:
-    put = ("/reapi-load", "put", f"--cas-endpoint={cas}", f"--instance={instance}")
-    right, wrong = (json.loads(pod.run(*put, *more)) for more in (("--right",), ()))
-    assert right == dict.fromkeys(("batch", "stream"), "taken, and read back")
-    assert [*wrong] == [*right]
+def _put(pod: Pod, cas: str, instance: str, *more: str) -> dict[str, str]:
+    return dict(json.loads(pod.run("/reapi-load", "put", f"--cas-endpoint={cas}", f"--instance={instance}", *more)))
+
+
+def _refuses(pod: Pod, cas: str, instance: str, *more: str) -> None:
+    right, wrong = _put(pod, cas, instance, "--right", *more), _put(pod, cas, instance, *more)
+    ways = {*_PLAIN, *(_COMPRESSED if "--compressed" in more else ())}
+    assert right == dict.fromkeys(ways, "taken, and read back")
+    assert {*wrong} == ways
     assert all(told.startswith("refused") for told in wrong.values()), wrong
+
+
+@on("memory", "attacks")
+def test_compression(farm: Farm, tell: Tell) -> None:
+    """content is written and read as zstd, too; wrong bytes are not
+
+    What was written plain is also read as zstd, and the other way round. v1.3.2 takes nothing compressed.
+    """
+    ports = [port for port in _CONTENT if PORTS[port] in farm.cas[0].workload.ports]
+    for port in ports:
+        cas, instance = f"grpc://{farm.cas[0].address}:{PORTS[port]}", "slice" if port == "slice" else "main"
+        if row(farm.version).compression:
+            for size in (31, 200_000):
+                _refuses(farm.cas[1], cas, instance, "--compressed", f"--size={size}")
+        else:
+            told = _put(farm.cas[1], cas, instance, "--right", "--compressed")
+            assert all(told[way].startswith("refused") for way in _COMPRESSED), told
+    tell(f"ports: {', '.join(ports)}")
+
+
+@on("none")
+def test_no_compression_of_slices(farm: Farm) -> None:
+    """counter-run without zstd of slices: CAS pods refuse it"""
+    if not row(farm.version).compression:
+        pytest.skip(f"{farm.version} has no compression")
+    told = _put(farm.cas[0], f"grpc://{farm.cas[0].address}:{PORTS['cas']}", "main", "--right", "--compressed")
+    assert told["stream ZSTD"].startswith("refused"), told
+
+
+@on("memory")
+def test_chunks(farm: Farm, tell: Tell) -> None:
+    """of a large blob that changed a client reads only chunks
+
+    CAS and scheduler tell clients of it, and of zstd.
+    """
+    if not row(farm.version).compression:
+        pytest.skip(f"{farm.version} has no chunking")
+    cas, scheduler = f"grpc://{farm.cas[0].address}:50051", f"grpc://{farm.scheduler.address}:50052"
+    for address in (cas, scheduler):
+        told = json.loads(farm.cas[1].run("/reapi-load", "capabilities", f"--cas-endpoint={address}"))
+        found = told["cacheCapabilities"]
+        assert (found["supportedCompressors"], found["splitBlobSupport"]) == (["ZSTD"], True), found
+    transfer = ("/reapi-load", "transfer", f"--cas-endpoint={cas}", "--chunked", "/reapi-load")
+    read = {name: part["bytes"] for name, part in json.loads(farm.cas[1].run(*transfer)).items()}
+    assert read["changed"] < read["read"] / 4, read
+    tell(f"{read['changed']:,} of {read['read']:,} bytes")
 
 
 @on("memory", "redis")
