@@ -261,6 +261,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
   "keda" $keda
   "isolated_workers" $isolated
   "client_writers" (or .edge.writers (not (empty $values.writerPeers)))
+  "compression" (and $values.cas.compression .version.compression)
   "mutual_tls" (not (empty $values.mutualTls.secret))
   "certificates" (not (empty $values.mutualTls.issuer))
   "object_store" $shared
@@ -297,7 +298,7 @@ Helm makes a float of a number in a values file, so `int64` is written wherever 
 {{- $store := include "nativelink.part" (list $values.storeSize $volume) | int64 -}}
 {{- $ac := ternary 0 (include "nativelink.part" (list $values.acStoreSize $volume) | int64) .features.object_store -}}
 
-{{- /* Both stores share the volume's inodes and the pod's memory. Action results are small. Beyond a quarter of the
+{{- /* The stores share the volume's inodes and the pod's memory. Action results are small. Beyond a quarter of the
 files they would take the place of the content that they name. */ -}}
 {{- $files := include "nativelink.inodes" (list . $volume) | int64 -}}
 {{- with ($values.resources.limits | default dict).memory -}}
@@ -305,9 +306,11 @@ files they would take the place of the content that they name. */ -}}
   {{- $files = min $files (div $index $.constants.memory_a_file) -}}
 {{- end -}}
 {{- $results := min (div $ac .constants.bytes_a_block) (div $files 4) -}}
+{{- $index := ternary (div (mul $store .constants.chunks_percent) 100) 0 $values.chunking -}}
+{{- $entries := min (div $index .constants.bytes_a_block) (div (mul $files .constants.chunks_files_percent) 100) -}}
 {{- $shards := list -}}
-{{- range $index := until (int $values.replicas) -}}
-  {{- $host := printf "nativelink-cas-%d.nativelink-cas-headless.%s.svc" $index $.namespace -}}
+{{- range $number := until (int $values.replicas) -}}
+  {{- $host := printf "nativelink-cas-%d.nativelink-cas-headless.%s.svc" $number $.namespace -}}
   {{- $shards = append $shards (dict "host" $host "weight" 1) -}}
 {{- end -}}
 {{- $buckets := dict -}}
@@ -332,8 +335,9 @@ files they would take the place of the content that they name. */ -}}
   "buckets" $buckets
   "account" $account
   "metadata" $metadata
-  "store" (include "nativelink.eviction" (list . $store (sub $files $results)) | fromJson)
+  "store" (include "nativelink.eviction" (list . (sub $store $index) (sub (sub $files $results) $entries)) | fromJson)
   "ac_store" (include "nativelink.eviction" (list . $ac $results) | fromJson)
+  "chunks" (include "nativelink.eviction" (list . $index $entries) | fromJson)
   "volume_bytes" $volume
   "store_bytes" $store
   "ac_store_bytes" $ac

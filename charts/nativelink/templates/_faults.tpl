@@ -25,6 +25,9 @@ tests/preflight/reject that the chart takes says why.
 {{- if and .features.redis (not .version.redis_backend) -}}
   {{- $faults = append $faults (printf "scheduler.backend: is redis, which NativeLink %s does not support; write memory, or a newer version" $values.version) -}}
 {{- end -}}
+{{- if and $values.cas.chunking (not .version.compression) -}}
+  {{- $faults = append $faults (printf "cas.chunking: is true, which NativeLink %s does not support; remove it, or write a newer version" $values.version) -}}
+{{- end -}}
 {{- if and .features.bundled_redis $values.redis.address -}}
   {{- $faults = append $faults "redis.address: is set, but the bundled Redis is used; remove it, or set redis.provider to existing" -}}
 {{- end -}}

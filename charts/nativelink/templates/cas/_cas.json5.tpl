@@ -73,6 +73,11 @@
 {{- if $context.version.read_batching }}
                 experimental_read_batching: {},
 {{- end }}
+{{- if $context.features.compression }}
+                // It concerns only what the pods send of their own, where it saves no time (docs/benchmarks.md). What clients
+                // send compressed passes as it is.
+                experimental_remote_cache_compression: false,
+{{- end }}
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
               },
             },
@@ -111,6 +116,17 @@
         cas_store: {ref_store: {name: "CAS_SHARD"}},
       },
     },
+{{- if $.Values.cas.chunking }}
+    // Which chunks a blob has. The chunks themselves are content.
+    {
+      name: "CHUNKS",
+      filesystem: {
+        content_path: "/var/lib/nativelink/chunks/content",
+        temp_path: "/var/lib/nativelink/chunks/temp",
+        eviction_policy: {{ toRawJson $context.cas.chunks }},
+      },
+    },
+{{- end }}
 {{- if $context.features.client_writers }}
     {
       name: "AC_WRITABLE",
@@ -160,11 +176,26 @@
       name: "public",
       listener: {http: {socket_address: "0.0.0.0:50051"}},
       services: {
-        cas: [{instance_name: {{ toRawJson $.Values.instanceName }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        cas: [
+          {
+            instance_name: {{ toRawJson $.Values.instanceName }},
+            cas_store: "{{ $context.cas.served }}CAS_SHARD",
+{{- if $.Values.cas.chunking }}
+            experimental_chunking: {index_store: "CHUNKS"},
+{{- end }}
+          },
+        ],
+        bytestream: [{instance_name: {{ toRawJson $.Values.instanceName }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
+        capabilities: [
+          {
+            instance_name: {{ toRawJson $.Values.instanceName }},
+{{- if $context.features.compression }}
+            remote_cache_compression: true,
+{{- end }}
+          },
+        ],
         // An action result is taken on trust, unlike contents. Only workers write them, and the clients of port 50054.
         ac: [{instance_name: {{ toRawJson $.Values.instanceName }}, ac_store: "{{ $context.cas.served }}AC_COMPLETE", read_only: true}],
-        bytestream: [{instance_name: {{ toRawJson $.Values.instanceName }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
-        capabilities: [{instance_name: {{ toRawJson $.Values.instanceName }}}],
       },
     },
     {
@@ -174,7 +205,14 @@
         cas: [{instance_name: "slice", cas_store: "{{ $context.cas.served }}CAS_SLICE"}],
         ac: [{instance_name: "slice", ac_store: "{{ $context.cas.served }}AC_SLICE", read_only: true}],
         bytestream: [{instance_name: "slice", cas_store: "{{ $context.cas.served }}CAS_SLICE"}],
-        capabilities: [{instance_name: "slice"}],
+        capabilities: [
+          {
+            instance_name: "slice",
+{{- if $context.features.compression }}
+            remote_cache_compression: true,
+{{- end }}
+          },
+        ],
       },
     },
     // For workers, whose actions the node keeps away from it, if nativelink_worker_access is node.
@@ -196,10 +234,25 @@
       name: "client-writers",
       listener: {http: {socket_address: "0.0.0.0:50054"}},
       services: {
-        cas: [{instance_name: {{ toRawJson $.Values.instanceName }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
-        ac: [{instance_name: {{ toRawJson $.Values.instanceName }}, ac_store: "AC_WRITABLE"}],
+        cas: [
+          {
+            instance_name: {{ toRawJson $.Values.instanceName }},
+            cas_store: "{{ $context.cas.served }}CAS_SHARD",
+{{- if $.Values.cas.chunking }}
+            experimental_chunking: {index_store: "CHUNKS"},
+{{- end }}
+          },
+        ],
         bytestream: [{instance_name: {{ toRawJson $.Values.instanceName }}, cas_store: "{{ $context.cas.served }}CAS_SHARD"}],
-        capabilities: [{instance_name: {{ toRawJson $.Values.instanceName }}}],
+        capabilities: [
+          {
+            instance_name: {{ toRawJson $.Values.instanceName }},
+{{- if $context.features.compression }}
+            remote_cache_compression: true,
+{{- end }}
+          },
+        ],
+        ac: [{instance_name: {{ toRawJson $.Values.instanceName }}, ac_store: "AC_WRITABLE"}],
       },
     },
 {{- end }}

@@ -22,6 +22,11 @@
 {{- if $context.version.read_batching }}
                 experimental_read_batching: {},
 {{- end }}
+{{- if $context.features.compression }}
+                // It concerns only what the pods send of their own, where it saves no time (docs/benchmarks.md). What clients
+                // send compressed passes as it is.
+                experimental_remote_cache_compression: false,
+{{- end }}
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
               },
             },
@@ -59,6 +64,10 @@
         cas_store: {ref_store: {name: "CAS"}},
       },
     },
+{{- if $.Values.cas.chunking }}
+    // Which chunks a blob has, for those who ask here. The CAS pods have an index of their own. /status writes 1 MiB.
+    {name: "CHUNKS", memory: {eviction_policy: {max_bytes: 4194304}}},
+{{- end }}
 {{- if $context.features.scheduler_metrics }}
     {name: "COUNTED_AC", cache_metrics: {cache_type: "ac_lookup", backend: {ref_store: {name: "AC"}}}},
 {{- end }}
@@ -129,9 +138,27 @@
       name: "client",
       listener: {http: {socket_address: "0.0.0.0:50052"}},
       services: {
+{{- if $.Values.cas.chunking }}
+        // The capabilities tell of chunking only beside such a service, and behind the edge they are the scheduler's.
+        cas: [
+          {
+            instance_name: {{ toRawJson $.Values.instanceName }},
+            cas_store: "CAS",
+            experimental_chunking: {index_store: "CHUNKS"},
+          },
+        ],
+{{- end }}
         ac: [{instance_name: {{ toRawJson $.Values.instanceName }}, ac_store: "AC", read_only: true}],
         execution: [{instance_name: {{ toRawJson $.Values.instanceName }}, cas_store: "CAS", scheduler: "MAIN"}],
-        capabilities: [{instance_name: {{ toRawJson $.Values.instanceName }}, remote_execution: {scheduler: "MAIN"}}],
+        capabilities: [
+          {
+            instance_name: {{ toRawJson $.Values.instanceName }},
+            remote_execution: {scheduler: "MAIN"},
+{{- if $context.features.compression }}
+            remote_cache_compression: true,
+{{- end }}
+          },
+        ],
       },
     },
     {
