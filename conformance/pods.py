@@ -248,6 +248,10 @@ class Pod:
             raise ClusterError(f"{' '.join(words)} in {self.name} failed: {done.stderr[-500:]}{done.stdout[-500:]}")
         return done.stdout
 
+    def has_ended(self) -> bool:
+        """Return True if the pod's process ended by itself, or was never started."""
+        return not self.process or self.process.poll() is not None
+
     def terminate(self) -> None:
         """Send SIGTERM, and wait until the pod ends. ClusterError if it does not."""
         assert self.process
@@ -258,6 +262,11 @@ class Pod:
             raise ClusterError(f"{self.name} still ran 20 s after SIGTERM") from None
         finally:
             self.kill()
+
+    def read_only(self, path: str) -> None:
+        """Let a mount refuse writes from now on, as a kernel does whose disk fails."""
+        words = ["nsenter", f"--target={self._first}", "--mount", "--root", "--wd=/"]
+        subprocess.run([*words, "mount", "-o", "remount,bind,ro", path], check=True)
 
     def freeze(self) -> None:
         """Stop the pod and everything that it started, until it is killed."""

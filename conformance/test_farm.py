@@ -7,8 +7,9 @@ import shutil
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,46 @@ def test_no_drain(farm: Farm, tell: Tell) -> None:
     lost = _begun_again(farm, salt)
     assert lost
     tell(f"{lost} of {actions} actions lost, and begun again")
+
+
+@on("memory", "redis")
+def test_sick_scratch(farm: Farm, tell: Tell) -> None:
+    """a worker whose scratch is read-only drains and ends"""
+    with _sick_worker(farm) as (sick, report):
+        succeeded(report)
+        began = time.monotonic()
+        until(f"{sick.name} to end", sick.has_ended, 60, sick.said)
+        tell(f"no action failed, and it ended {time.monotonic() - began:.0f} s later")
+
+
+@on("memory", "redis")
+def test_no_precondition(farm: Farm, tell: Tell) -> None:
+    """counter-run without precondition.sh: actions fail"""
+    farm.change = lambda text: text.replace('experimental_precondition_script: "/config/precondition.sh",', "")
+    try:
+        with _sick_worker(farm) as (sick, report):
+            assert not sick.has_ended()
+    finally:
+        farm.change = str
+    failed = [each["outcome"] for each in report["actions"] if "Read-only file system" in each["outcome"]]
+    assert failed
+    tell(f"{len(failed)} of {len(report['actions'])} actions: {failed[0]}")
+
+
+@contextmanager
+def _sick_worker(farm: Farm) -> Iterator[tuple[Pod, dict[str, Any]]]:
+    """Run twice as many actions as healthy workers have slots for, beside a worker with a read-only scratch.
+
+    Yield the sick worker, and the report of the actions.
+    """
+    farm.add_workers("default")
+    sick = farm.workers["default"].pop()
+    sick.read_only("/scratch")
+    actions = 2 * CPUS * len(farm.workers["default"])
+    try:
+        yield sick, farm.load(f"--actions={actions}", "--seconds=4-4", "--retries=0", f"--timeout={PATIENCE}")
+    finally:
+        sick.remove()
 
 
 def _begun_again(farm: Farm, salt: str) -> int:

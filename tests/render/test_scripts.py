@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -32,7 +33,7 @@ class Worker:
             folder / name for name in ("scratch/actions", "drain/draining", "drain/begun")
         )
         self.running: list[subprocess.Popen[bytes]] = []
-        for part in ("scratch/actions", "drain", "shared", "config"):
+        for part in ("scratch/actions", "scratch/store", "drain", "shared", "config"):
             (folder / part).mkdir(parents=True)
         files = committed("prod")
         for name in ("start", "precondition", "drain"):
@@ -186,6 +187,40 @@ def test_an_action_is_refused_while_the_node_does_not_guard(worker: Worker) -> N
     guard.unlink()
     guard.symlink_to("/bin/true")
     assert worker.accepts()
+
+
+@BOTH_SHELLS
+@pytest.mark.parametrize("sick", ["store", "actions"])
+def test_an_action_is_refused_while_the_scratch_takes_no_input(worker: Worker, sick: str) -> None:
+    (worker.folder / "scratch" / sick).rmdir()
+    assert not worker.accepts()
+    (worker.folder / "scratch" / sick).mkdir()
+    assert not worker.accepts(), "start.sh is still to look"
+    (worker.folder / "drain/sick").unlink()
+    assert worker.accepts()
+    assert not [*worker.folder.glob("scratch/*/*")]
+
+
+@BOTH_SHELLS
+def test_a_worker_whose_scratch_stays_sick_drains_and_ends(worker: Worker) -> None:
+    (worker.folder / "shared/nativelink").symlink_to("/bin/sleep")
+    text = committed("prod")["worker/start.sh"].replace("sleep 10", "sleep 1").replace("/config/worker.json5", "60")
+    worker.write("start", text)
+    store, elsewhere, sick = (worker.folder / name for name in ("scratch/store", "elsewhere", "drain/sick"))
+    sick.touch()
+    process = worker.start("start")
+    until("start.sh to remove the marker of the container before", lambda: not sick.exists(), 5)
+    store.rename(elsewhere)
+    assert not worker.accepts()
+    elsewhere.rename(store)
+    until("the worker to take actions again", worker.accepts, 10)
+    assert not worker.marker.exists()
+    worker.begun.unlink()
+    age(worker.work, 3600)
+    store.rename(elsewhere)
+    assert not worker.accepts()
+    until("the drain", worker.marker.exists, 10)
+    assert process.wait(timeout=patient(15)) == -signal.SIGTERM
 
 
 def test_a_second_hook_waits_as_well(worker: Worker) -> None:
