@@ -123,6 +123,22 @@ def test_execute_again(farm: Farm) -> None:
 
 
 @on("memory", "redis")
+def test_run_again(farm: Farm, tell: Tell) -> None:
+    """an action that runs again has the same result"""
+    script = "echo begun >> /ledger/twice-0; mkdir -p out/deep/empty; seq 100000 > out/deep/numbers; "
+    script += "cat given > out/copy; ln -s numbers out/deep/link; printf 'no newline' > plain; echo said; echo bad >&2"
+    command = f"--command={json.dumps(['/bin/sh', '-c', f'umask 0; {script}'])}"
+    asked = (command, "--input=given=from the client", "--output=out", "--output=plain", f"--timeout={PATIENCE}")
+    ran = [succeeded(farm.load(*asked, "--anew", "--salt=twice"))[0] for _ in range(2)]
+    assert farm.begun("twice") == {"0": 2}
+    numbers = "".join(f"{number}\n" for number in range(1, 100_001))
+    files = {"out/copy": "from the client", "out/deep/numbers": numbers, "plain": "no newline"}
+    expected = (files | {"out/deep/empty": "", "out/deep/link": "-> numbers"}, "said", "bad")
+    assert [(each["outputs"], each["line"], each["errors"]) for each in ran] == [expected] * 2
+    tell(f"on {len({each['metadata']['worker'] for each in ran})} workers")
+
+
+@on("memory", "redis")
 def test_wrong_bytes(farm: Farm, tell: Tell) -> None:
     """wrong bytes of clients and workers are refused
 

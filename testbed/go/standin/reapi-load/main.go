@@ -68,6 +68,7 @@ var retried = []codes.Code{
 type load struct {
 	command   *repb.Command // of each action; it sleeps if this has no arguments
 	action    *repb.Action  // each of them, but for its command
+	anew      bool
 	retries   int
 	begun     string
 	execution []repb.ExecutionClient
@@ -183,7 +184,8 @@ func (l *load) run(ctx context.Context, index int, action *repb.Digest) outcome 
 	for {
 		var stream grpc.ServerStreamingClient[longrunningpb.Operation]
 		if name == "" || status.Code(err) != codes.Unavailable { // the operation is lost, or ended
-			stream, err = execution.Execute(ctx, &repb.ExecuteRequest{InstanceName: l.cache.Instance, ActionDigest: action})
+			stream, err = execution.Execute(ctx, &repb.ExecuteRequest{
+				InstanceName: l.cache.Instance, ActionDigest: action, SkipCacheLookup: l.anew})
 		} else {
 			stream, err = execution.WaitExecution(ctx, &repb.WaitExecutionRequest{Name: name})
 		}
@@ -344,6 +346,7 @@ func run(to *servers) error {
 	concurrency := flag.Int("concurrency", 1000, "how many at a time")
 	streams := flag.Int("streams", 100, "how many share a connection, as with Bazel; NativeLink takes 200 of each at a time")
 	lookup := flag.Bool("lookup", false, "ask the action cache first, as Bazel does")
+	anew := flag.Bool("anew", false, "run each, whatever the action cache has")
 	retries := flag.Int("retries", 5, "of an action whose connection broke")
 	begun := flag.String("begun", "", "`FOLDER` of the workers in which each action leaves a line in the file of its index when it begins")
 	hold := flag.Float64("hold", 0, "only queue, and cancel after so many `SECONDS`")
@@ -388,7 +391,7 @@ func run(to *servers) error {
 			Arguments: words, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory,
 			Platform: asked, //nolint:staticcheck // where older servers look
 		},
-		action: &repb.Action{Platform: asked}, retries: *retries, begun: *begun,
+		action: &repb.Action{Platform: asked}, anew: *anew, retries: *retries, begun: *begun,
 		execution: execution, cache: storage,
 	}
 	if *limit > 0 {
