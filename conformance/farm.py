@@ -71,6 +71,12 @@ def _weakened(settings: str) -> str:
     return re.sub(r",\s*\"?read_only\"?: true", "", settings)
 
 
+def _small_cas(settings: str) -> str:
+    """Return a configuration whose CAS pod keeps 1.5 MB of content. Elsewhere nothing changes."""
+    store = r"(/var/lib/nativelink/cas/temp\",\s+eviction_policy: )\{.*?\}"
+    return re.sub(store, r"\1{max_bytes: 1500000, evict_bytes: 150000}", settings)
+
+
 _REDIS = {"nativelink_scheduler_backend": "redis"}
 _REPORTING: dict[str, Any] = {
     "nativelink_scheduler_worker_timeout": 10,  # seconds until the scheduler gives a frozen worker up
@@ -87,6 +93,7 @@ KINDS = {
     "redis": Kind("farm, Redis", _REDIS),
     "metrics": Kind("farm, metrics", _REPORTING),
     "metrics-redis": Kind("farm, metrics and Redis", _REDIS | _REPORTING),
+    "small": Kind("farm, small CAS", {}, _small_cas),
     "tools": Kind("farm, tools", {"nativelink_worker_pools": [_TOOLS]}),
     "attacks": Kind("farm, attacks", _ONE_WORKER | _USERS),
     "none": Kind("farm, isolation none", _ONE_WORKER | _NONE, _weakened),

@@ -21,6 +21,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import POR
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, Farm, Tell, await_running, on, succeeded
+from conformance.namespaces import ROOT
 from conformance.pods import Pod
 from testbed.waiting import until
 from testkit.bazel import Bazel
@@ -82,6 +83,25 @@ def test_unknown_property(farm: Farm, bazel: Bazel, tell: Tell) -> None:
         (outcome,) = reported(client)["actions"]
     assert "DeadlineExceeded" in outcome["outcome"]
     tell("the action waits, as with v1.3.2, and others run meanwhile")
+
+
+@on("small")
+def test_eviction_storm(farm: Farm, bazel: Bazel, tell: Tell) -> None:
+    """a build larger than the CAS fails with the runbooks' words
+
+    A smaller build succeeds afterwards.
+    """
+    names = [f"leaf{number}" for number in range(20)]
+    leaf = 'genrule(name = "{0}", outs = ["{0}.bin"], cmd = "head -c 500000 /dev/zero > $@; echo {0} >> $@")\n'
+    last = f'genrule(name = "last", srcs = {json.dumps(names)}, outs = ["last.txt"], cmd = "cat $(SRCS) | md5sum > $@")'
+    with pytest.raises(AssertionError, match="FAILED_PRECONDITION") as failed:
+        bazel.timed("".join(map(leaf.format, names)) + last, jobs=8)
+    said = re.search("not found in either fast or slow store|missing from CAS", str(failed.value))
+    assert said, failed.value
+    assert said[0] in (ROOT / "docs/runbooks.md").read_text()
+    assert bazel.build("afterwards", timeout=PATIENCE) == {"remote": 20}
+    assert bazel.build("afterwards", timeout=PATIENCE) == {"remote cache hit": 20}
+    tell(said[0])
 
 
 # With a client of the API
