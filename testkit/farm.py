@@ -7,6 +7,7 @@ action ends. Volumes of pods on a real node are folders of this machine.
 import base64
 import contextlib
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -183,6 +184,21 @@ class Farm:
         """Return the number of lines of each file on the volume of ``BEGUN`` that matches a pattern, sorted by name."""
         files = sorted(claimed(self.where, self.workers, _CLAIM).glob(pattern))
         return [len(file.read_text().splitlines()) for file in files]
+
+
+def drain(where: Cluster, selector: str, *options: str) -> str:
+    """Drain the pods with a label from the node, and return kubectl's output.
+
+    The node is uncordoned at once, so that the new pods start on it.
+    """
+    command = where.command("drain", node.NAME, f"--pod-selector={selector}", *options, f"--timeout={patient(180)}s")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drained:
+        closed = ("get", "node", node.NAME, "-o", "jsonpath={.spec.unschedulable}")
+        until("kubectl drain to cordon the node", lambda: where.run(*closed) == "true", 10)
+        where.run("uncordon", node.NAME)
+        said = drained.communicate()[0]
+    assert drained.returncode == 0, said
+    return said
 
 
 def fingerprint(

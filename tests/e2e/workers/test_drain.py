@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +23,11 @@ from typing import Any
 
 import pytest
 
-from testbed import node
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit import nativelink
 from testkit.client import Process, reported
-from testkit.farm import BEGUN, Farm, actions, deployment, patch, process_of
+from testkit.farm import BEGUN, Farm, actions, deployment, drain, patch, process_of
 from testkit.record import Change, Record
 from testkit.site import pool
 from testkit.trees import resource
@@ -159,6 +157,10 @@ class Observed(Farm):
 
         until(f"pool {name} to have {count} ready workers", complete, 180, lambda: f": {self.alive(name)}")
         return list(self.alive(name))
+
+    def restarts(self, pod: str) -> int:
+        """Return how often the container of a pod has restarted."""
+        return int(self.run("get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].restartCount}"))
 
     def told(self, pod: str) -> Change:
         """Return the change with which a pod began to terminate."""
@@ -296,13 +298,10 @@ def test_a_worker_that_is_killed_comes_back_and_its_action_runs_elsewhere(
         farm.run("exec", name, "--", "sh", "-c", "tail /dev/zero || [ $? -eq 137 ]")
     assert load.begun() == [2 if whole else 1]
 
-    def restarts() -> str:
-        return farm.run("get", "pod", name, "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
-
     if whole:
-        until(f"pod {name} to have restarted", lambda: restarts() == "1", 20)
+        until(f"pod {name} to have restarted", lambda: farm.restarts(name) == 1, 20)
     farm.has("small", 3)
-    assert restarts() == ("1" if whole else "0")
+    assert farm.restarts(name) == whole
     assert farm.start("small", 3, "3-3").begun() == [1, 1, 1], "each of the three workers should take one action"
 
 
@@ -330,21 +329,10 @@ def test_a_marker_does_not_outlive_its_container(farm: Observed, loads: object) 
     assert [marked(name) for name in names.values()] == [False, True]
 
 
-def drain(farm: Observed, name: str) -> tuple[str, float]:
-    """Drain the workers of a pool from the node, and return kubectl's output and the time of the start.
-
-    The node is uncordoned at once, so that the new workers start on it.
-    """
+def drained(farm: Observed, name: str) -> tuple[str, float]:
+    """Drain the workers of a pool from the node, and return kubectl's output and the time of the start."""
     began = time.monotonic()
-    options = [f"--pod-selector=nativelink-gitops/pool={name}", "--delete-emptydir-data", f"--timeout={patient(180)}s"]
-    command = farm.where.command("drain", node.NAME, *options)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drained:
-        closed = ("get", "node", node.NAME, "-o", "jsonpath={.spec.unschedulable}")
-        until("kubectl drain to cordon the node", lambda: farm.where.run(*closed) == "true", 10)
-        farm.where.run("uncordon", node.NAME)
-        said = drained.communicate()[0]
-    assert drained.returncode == 0, said
-    return said, began
+    return drain(farm.where, f"nativelink-gitops/pool={name}", "--delete-emptydir-data"), began
 
 
 def fewest(farm: Observed, name: str, since: float) -> int:
@@ -357,7 +345,7 @@ def test_a_node_drain_takes_one_worker_of_four_at_a_time_and_loses_nothing(farm:
     before = farm.has("drained", 4)
     load = farm.start("drained", 4, "10-20")
     farm.busy("drained", 4)
-    said, began = drain(farm, "drained")
+    said, began = drained(farm, "drained")
     assert "violate the pod's disruption budget" in said
     assert load.begun() == [1, 1, 1, 1]
     assert not set(before) & set(farm.has("drained", 4))
@@ -373,7 +361,7 @@ def test_counter_run_without_the_hook_actions_are_killed_and_without_a_budget_al
     went = farm.scale_in("bare", 2)
     assert [how.running for how in went.values()] == [4]
     assert sorted(load.begun()) == [1] * 16 + [2] * 4
-    said, began = drain(farm, "bare")
+    said, began = drained(farm, "bare")
     assert "disruption budget" not in said
     assert fewest(farm, "bare", began) == 0
 
