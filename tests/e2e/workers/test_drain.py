@@ -341,6 +341,13 @@ def fewest(farm: Observed, name: str, since: float) -> int:
     return min(sum(farm.alive(name, at).values()) for at in moments)
 
 
+def test_a_worker_whose_scratch_fails_restarts_and_its_actions_run_elsewhere(farm: Observed, loads: object) -> None:
+    name, *_ = farm.has("drained", 4)
+    farm.run("exec", name, "--", "mv", "/scratch/store", "/scratch/elsewhere")
+    assert farm.start("drained", 4, "3-3").begun() == [1, 1, 1, 1]
+    until(f"pod {name} to have restarted", lambda: farm.restarts(name) == 1, 60)
+
+
 def test_a_node_drain_takes_one_worker_of_four_at_a_time_and_loses_nothing(farm: Observed, loads: object) -> None:
     before = farm.has("drained", 4)
     load = farm.start("drained", 4, "10-20")
