@@ -81,7 +81,7 @@ inhibit_rules:
       - namespace
       - pool
   - source_matchers:
-      - "alertname=~\"NativeLinkWorkerOutOfMemory|NativeLinkWorkerEvicted\""
+      - "alertname=~\"NativeLinkWorkerOutOfMemory|NativeLinkWorkerRestarted|NativeLinkWorkerEvicted\""
     target_matchers:
       - "alertname=~\"NativeLinkWorkersGivenUp\""
     equal:
