@@ -27,12 +27,14 @@ _NAMES = {
 # What the render needs of other roles.
 OTHERS = ("keda_namespace", "ingress_provider", "ingress_namespace", "ingress_class_name")
 OTHERS += ("gitops_provider", "gitops_namespace", "gitops_interval")
-# The release has a namespace, and the others are about the folder of the trees, and about provisioning.
+# The release has a namespace, the trees have a folder, Ansible provisions, and only a playbook copies from pod to pod.
 _ABSENT = (
     "nativelink_namespace",
     "nativelink_clusters_dir",
     "nativelink_base_revision",
     "nativelink_object_store_ca_file",
+    "nativelink_cas_layout_from",
+    "nativelink_cas_shards",
 )
 ALLOWED = "nativelink_allow_changes"
 # Where the description of the variable says what the bootstrap does.

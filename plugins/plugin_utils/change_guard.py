@@ -11,6 +11,7 @@ import yaml
 
 from . import committed
 from .findings import Finding
+from .layout import Layout, layout, layout_of, moved, parsed
 from .quantities import bytes_of
 
 # All that the API server lets an update of a StatefulSet change.
@@ -19,6 +20,7 @@ _MUTABLE = {
     *("template", "updateStrategy"),
 }
 Object = Mapping[str, Any]
+_SHARDS = "rendered/cas/cas.json5"
 
 
 @dataclass
@@ -103,14 +105,19 @@ def breaking_changes(
     found = {cluster: Changes() for cluster in clusters}
     for (folder, revision), names in trees.items():
         paths = {f"{cluster}/{workload.file}": (cluster, workload) for cluster in names for workload in (CAS, REDIS)}
+        lists = {f"{cluster}/{_SHARDS}": cluster for cluster in names}
         try:
-            texts = committed.read(folder, paths, revision)
+            texts = committed.read(folder, [*paths, *lists], revision)
         except committed.UnknownRevisionError as unknown:
             for cluster in names:
                 remedy = "fetch it, or write another branch, tag or commit"
                 found[cluster].faults.append(Finding(cluster, "nativelink_base_revision", str(unknown), remedy))
             continue
         for path, text in texts.items():
+            if path in lists:
+                for words in _moves(parsed(text.decode(errors="replace")), layout_of(clusters[lists[path]])):
+                    found[lists[path]].breaking["cas_replicas"].append(Finding(lists[path], *words))
+                continue
             cluster, workload = paths[path]
             if not (rendered := statefulset(clusters[cluster], workload.template)):
                 continue
@@ -136,7 +143,6 @@ class _StatefulSet:
     """Return the parts of a StatefulSet that are compared."""
 
     namespace: str
-    replicas: int | None  # of an autoscaler
     store: str  # nativelink_cas_store
     size: str
     storage_class: str | None
@@ -173,7 +179,6 @@ class _StatefulSet:
         immutable["volumeClaimTemplates"] = [_claim(template) for template in spec["volumeClaimTemplates"]]
         return cls(
             namespace=item["metadata"].get("namespace", ""),
-            replicas=spec.get("replicas"),
             store=item["metadata"].get("annotations", {}).get("nativelink-gitops/store", "volumes"),
             size=size,
             storage_class=claim.get("storageClassName"),
@@ -196,14 +201,6 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
             "nativelink_cas_store",
             f"{old.store} in the committed tree would become {new.store}, which has nothing of the cache yet",
             f"copy it first (docs/object-store.md), or {workload.loss}: {_allow('cas_store')}, render and push",
-        )
-    elif old.replicas != new.replicas and new.store == "volumes" and workload is CAS:
-        yield (
-            "cas_replicas",
-            "nativelink_cas_replicas",
-            f"{old.replicas} shards in the committed tree would become {new.replicas}, which moves the keys: cached "
-            "results are lost, and the scheduler and all workers, which address the shards, are replaced",
-            f"{workload.loss}: {_allow('cas_replicas')}, render and push",
         )
     if old.namespace != new.namespace:
         return  # all objects are new in the other namespace
@@ -235,6 +232,22 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
             f"{', '.join(changed)} of the StatefulSet would change, and the API server refuses that",
             _procedure(workload.immutable, orphan),
         )
+
+
+def _moves(old: Layout, new: Layout) -> Iterator[tuple[str, str, str]]:
+    """Variable, problem and fix if keys would move. Without a list of shards in the committed tree none do."""
+    if not old or not new or not (share := moved(old, new)):
+        return
+    before, after = (len({pod for pod, _unused in shards}) for shards in (old, new))
+    least = moved(old, layout(after, before)) if before < after else share
+    better = f"set nativelink_cas_layout_from to {before}, which moves {100 * least:.0f} %; " if least < share else ""
+    yield (
+        "nativelink_cas_layout_from" if before == after else "nativelink_cas_replicas",
+        f"{before} shards in the committed tree would become {after}, which moves {100 * share:.0f} % of the keys: "
+        "cached results are lost unless playbooks/grow.yml copies them (docs/grow.md), and the scheduler and all "
+        "workers, which address the shards, are replaced",
+        f"{better}{_allow('cas_replicas')}, render and push",
+    )
 
 
 def _allow(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import derived, isolation, monitoring
 from .filters import as_text
+from .layout import layout_of
 from .ports import PORTS
 from .providers import behind_envoy_gateway
 from .quantities import bytes_of, network_of, part_of, seconds_of
@@ -434,13 +435,14 @@ def _cas(known: Values, senders: Sequence[str]) -> Cas:
     index = cas * CHUNKS_PERCENT // 100 if known["nativelink_cas_chunking"] else 0
     entries = min(index // BYTES_A_BLOCK, files * CHUNKS_FILES_PERCENT // 100)
     first_class = next((item["name"] for item in known["storage_classes_list"]), "")
-    pods = [f"nativelink-cas-{index}.nativelink-cas-headless" for index in range(known["nativelink_cas_replicas"])]
+    domain = f"{known['nativelink_namespace']}.svc"
     identity, principal = known["nativelink_object_store_identity"], known["nativelink_object_store_principal"]
     return Cas(
         shards=[
-            {"host": f"{name}.{known['nativelink_namespace']}.svc", "weight": 1}
-            for name in (["nativelink-cas-internal"] if shared else pods)
-        ],
+            {"host": f"nativelink-cas-{pod}.nativelink-cas-headless.{domain}", "weight": weight}
+            for pod, weight in layout_of(known)
+        ]
+        or [{"host": f"nativelink-cas-internal.{domain}", "weight": 1}],
         buckets={kind: _bucket(known, kind) for kind in ("cas", "ac")} if shared else {},
         account={PRINCIPALS[identity]: principal} if shared and principal else {},
         metadata=[

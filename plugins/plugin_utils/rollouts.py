@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from . import committed
+from . import committed, layout
 from .quantities import duration_text
 from .render import DASHBOARDS, KUSTOMIZATION
 
@@ -73,7 +73,7 @@ def rollouts(before: Files, after: Files) -> list[str]:
         old, new = _workloads(before), _workloads(after)
     except _BROKEN:
         return []
-    return [*_lines(old, new), *_results(before, after)] if old else []
+    return [*_lines(old, new), *_keys(before, after), *_results(before, after)] if old else []
 
 
 def running(directory: Path, after: Files, revision: str) -> dict[str, str]:
@@ -134,6 +134,14 @@ def _workloads(files: Files) -> dict[str, _Workload]:
                 configuration={file: files.get(file) for name in mounted for file in configurations.get(name, ())},
             )
     return found
+
+
+def _keys(before: Files, after: Files) -> Iterator[str]:
+    """A line where keys move to other pods of the CAS."""
+    old, new = (layout.parsed(files.get("cas/cas.json5", "")) for files in (before, after))
+    if old and new and (share := layout.moved(old, new)):
+        part = f"{100 * share:.0f} % of the keys"
+        yield f"cache: {part} move to other pods; playbooks/grow.yml copies what they name (docs/grow.md)"
 
 
 def _results(before: Files, after: Files) -> Iterator[str]:

@@ -33,6 +33,14 @@ def write(clusters: Path, cluster: str, statefulset: dict[str, Any], template: s
     file = clusters / cluster / "rendered" / template
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(statefulset))
+    if template == CAS_FILE:
+        sharded = values_of(nativelink_cas_replicas=statefulset["spec"]["replicas"])
+        shards = render.tree(sharded)["cas/cas.json5"] if store(statefulset) == "volumes" else ""
+        file.with_name("cas.json5").write_text(shards)
+
+
+def store(cas: dict[str, Any]) -> str:
+    return str(cas["metadata"]["annotations"].get("nativelink-gitops/store", "volumes"))
 
 
 def commit(folder: Path) -> None:
@@ -58,6 +66,7 @@ def findings(
     cluster: str = "prod",
     allowed: tuple[str, ...] = (),
     revision: str = "HEAD",
+    layout_from: int = 0,
 ) -> tuple[list[str], list[str]]:
     """Return the findings and the notices when these StatefulSets are rendered."""
     trees = {CAS_FILE: cas, REDIS_FILE: redis}
@@ -65,6 +74,10 @@ def findings(
         "nativelink_clusters_dir": str(clusters),
         "nativelink_base_revision": revision,
         "nativelink_allow_changes": list(allowed),
+        "nativelink_cas_store": store(cas),
+        "nativelink_cas_replicas": cas["spec"].get("replicas", 1),
+        "nativelink_cas_shards": 0,
+        "nativelink_cas_layout_from": layout_from,
     }
     changes = breaking_changes({cluster: values}, lambda _, template: trees[template])
     return [str(fault) for fault in refused({cluster: values}, changes)], notices(values, changes.get(cluster, ()))
@@ -97,6 +110,10 @@ def becomes(before: str, after: str) -> str:
     return f"{before} in the committed tree would become {after}"
 
 
+KEYS = (
+    "cached results are lost unless playbooks/grow.yml copies them (docs/grow.md), and the scheduler and all workers, "
+    "which address the shards, are replaced"
+)
 CASES = [
     (
         *("cas_store", STORE, "object_store"),
@@ -106,9 +123,9 @@ CASES = [
     ),
     (
         *("cas_replicas", "spec.replicas", 5),
-        f"nativelink_cas_replicas: {becomes('3 shards', '5')}, which moves the keys: "
-        "cached results are lost, and the scheduler and all workers, which address the shards, are replaced; "
-        f"{FLUSH}add cas_replicas to nativelink_allow_changes for that time, render and push",
+        f"nativelink_cas_replicas: {becomes('3 shards', '5')}, which moves 73 % of the keys: {KEYS}; "
+        "set nativelink_cas_layout_from to 3, which moves 40 %; "
+        "add cas_replicas to nativelink_allow_changes for that time, render and push",
     ),
     (
         *("cas_immutable", "metadata.namespace", "builds"),
@@ -154,6 +171,17 @@ def test_a_breaking_change_is_refused_unless_it_is_allowed_by_name(
     assert lines(clusters, *trees) == [f"prod: {line}"]
     assert lines(clusters, *trees, allowed=tuple({*CHANGES} - {name})) == [f"prod: {line}"]
     assert lines(clusters, *trees, allowed=(name,)) == []
+
+
+def test_the_share_of_the_keys_that_move_is_named(clusters: Path) -> None:
+    allow = "add cas_replicas to nativelink_allow_changes for that time, render and push"
+    assert lines(clusters, changed("spec.replicas", 4), layout_from=3) == [
+        f"prod: nativelink_cas_replicas: {becomes('3 shards', '4')}, which moves 25 % of the keys: {KEYS}; {allow}"
+    ]
+    assert lines(clusters, layout_from=1) == [
+        f"prod: nativelink_cas_layout_from: {becomes('3 shards', '3')}, which moves 67 % of the keys: {KEYS}; {allow}"
+    ]
+    assert lines(clusters, layout_from=3) == []
 
 
 def test_a_permission_that_outlived_its_change_is_noticed(clusters: Path) -> None:

@@ -50,6 +50,18 @@ def test_only_the_pods_that_change_are_replaced(variables: dict[str, Any], lines
     assert rollouts(tree(), tree(**variables)) == lines
 
 
+def test_the_share_of_the_keys_that_move_is_told() -> None:
+    def line(share: int) -> str:
+        return (
+            f"cache: {share} % of the keys move to other pods; playbooks/grow.yml copies what they name (docs/grow.md)"
+        )
+
+    four = {"nativelink_cas_replicas": 4, "nativelink_cas_layout_from": 3}
+    assert rollouts(tree(), tree(**four)) == [CAS, SCHEDULER, *WITH_SCHEDULER, line(25)]
+    assert line(50) in rollouts(tree(), tree(nativelink_cas_replicas=4))
+    assert rollouts(tree(), tree(**four, nativelink_cas_shards=3)) == [], "no key moves yet"
+
+
 def test_clients_that_could_write_action_results_before_are_told() -> None:
     before = tree()
     before["cas/cas.json5"] = before["cas/cas.json5"].replace('"writers"', '"other"')

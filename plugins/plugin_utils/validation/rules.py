@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from .. import providers, specs, versions
 from ..derived import COPIES, derived_properties, isolation_of, redis_may_fill, scaling_of
 from ..findings import Findings
+from ..layout import MOST_GROWN
 from ..quantities import QuantityError, bytes_of, cpu_of, part_of, size_text
 from ..specs import Values
 from .formats import IMAGE, SCP, nearest, one_of, shown, too_small
@@ -570,6 +571,17 @@ def cas_storage_class(values: Values) -> Findings:
         yield "nativelink_cas_storage_class", "is empty, but storage_classes_list has no class to use instead", remedy
 
 
+def cas_layout(values: Values) -> Findings:
+    """The pods that have content exist, and their list of shards fits into a ConfigMap."""
+    shards, pods = values["nativelink_cas_shards"], values["nativelink_cas_replicas"]
+    if shards > pods:
+        problem = f"is {shards}, which is more than nativelink_cas_replicas ({pods})"
+        yield "nativelink_cas_shards", problem, "lower it, or write 0 for all"
+    if 0 < (began := values["nativelink_cas_layout_from"]) < pods > MOST_GROWN:
+        problem = f"is {began}, but the list of shards fits into a ConfigMap only for up to {MOST_GROWN} pods"
+        yield "nativelink_cas_layout_from", problem, "lower nativelink_cas_replicas, or write 0, which moves content"
+
+
 def storage_classes(values: Values) -> Findings:
     """A class is listed once, and at most one is the default."""
     names = [item["name"] for item in values["storage_classes_list"]]
@@ -645,6 +657,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     namespaces,
     worker_certificates,
     cas_storage_class,
+    cas_layout,
     storage_classes,
     images_without_tag,
     image_versions,
