@@ -23,7 +23,7 @@ from testkit.subject import Subject, subject
 
 PARTS = {
     "configurations": ["configurations"],
-    "farm": ["farm", "attacks", "mutual_tls"],
+    "farm": ["farm", "attacks", "mutual_tls", "grow"],
     "load": ["load"],
     "transfer": ["transfer"],
 }

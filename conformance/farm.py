@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import grow, render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance import namespaces, pods
@@ -88,6 +88,7 @@ _USERS = {"nativelink_worker_isolation": "users", "nativelink_writer_peers": [{"
 _NONE = {"nativelink_worker_isolation": "none"}
 _ONE_WORKER = {"nativelink_worker_pools": [pool("default", 1)]}
 _MUTUAL_TLS = {"nativelink_mutual_tls_secret": "mutual-tls", "nativelink_mutual_tls_expires": "2100-01-01"}
+_FIVE = {"nativelink_cas_replicas": 5, "nativelink_cas_layout_from": 3, "nativelink_cas_shards": 3}
 KINDS = {
     "memory": Kind("farm, memory", {}),
     "redis": Kind("farm, Redis", _REDIS),
@@ -98,6 +99,7 @@ KINDS = {
     "attacks": Kind("farm, attacks", _ONE_WORKER | _USERS),
     "none": Kind("farm, isolation none", _ONE_WORKER | _NONE, _weakened),
     "mutual-tls": Kind("farm, mutual TLS", _MUTUAL_TLS | _USERS),
+    "grow": Kind("farm, grow", _ONE_WORKER | _MUTUAL_TLS | _FIVE),
 }
 
 
@@ -117,7 +119,8 @@ class Farm:
         alone = {} if namespaces.has_users() else {"nativelink_worker_isolation": "none"}
         chunking = row(version).compression
         stated = {**VARIABLES, **alone, "nativelink_version": version, "nativelink_cas_chunking": chunking, **variables}
-        tree = render.tree(values_of("conformance", **stated))
+        self.values = values_of("conformance", **stated)
+        tree = render.tree(self.values)
         self.version, self.trust = version, TRUST
         self.change: Callable[[str], str] = str
         self.network, self.ledger = network, folder / "ledger"
@@ -129,6 +132,7 @@ class Farm:
             "/ledger": self.ledger,
             "/reapi-load": build.program("reapi-load"),
             "/descriptor.py": Path(__file__).with_name("descriptor.py"),
+            "/copier.py": grow.PROGRAM,
             COLLECTOR: build.program("otelcol"),
         }
         self._numbers = itertools.count()
@@ -246,6 +250,19 @@ class Farm:
         pod.terminate()
         self._start(pod)
         pod.await_ready()
+
+    def configure(self, **variables: Any) -> None:
+        """Restart CAS, scheduler and workers with what other variables render."""
+        self.values = {**self.values, **variables}
+        self.workloads = workloads_of(render.tree(self.values))
+        pods = [*self.cas, self.scheduler, *itertools.chain(*self.workers.values())]
+        for pod in pods:
+            pod.terminate()
+        for pod in pods:
+            pod.workload = self.workloads[pod.workload.component]
+            self._start(pod)
+        for pod in pods:
+            pod.await_ready()
 
     def replace(self, pool: str) -> Pod:
         """Start one more worker of a pool, and return the first one, which runs until it is drained or ended."""

@@ -64,6 +64,8 @@ class _Template:
                     text += self._if(node)
                 case nodes.With(targets=[nodes.Name(name=name)], values=[nodes.Const(value=value)]):
                     text += self._with([name], value).body(node.body)
+                case nodes.With(targets=[nodes.Name(name=name)], values=[value]):
+                    text += f"{{{{- ${name} := {_bare(self.value(value))} }}}}\n" + self._with([name]).body(node.body)
                 case nodes.Include(template=nodes.Const(value=path)):
                     source = self.environment.loader.get_source(self.environment, path)[0]
                     text += self.body(self.environment.parse(source).body)

@@ -35,6 +35,11 @@ _ABSENT = (
     "nativelink_object_store_ca_file",
     "nativelink_cas_layout_from",
     "nativelink_cas_shards",
+    "nativelink_cas_shards_next",
+    "nativelink_copier_version",
+    "nativelink_copier_image",
+    "nativelink_copier_image_digest",
+    "nativelink_copier_rate",
 )
 ALLOWED = "nativelink_allow_changes"
 # Where the description of the variable says what the bootstrap does.

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import derived, isolation, monitoring
 from .filters import as_text
-from .layout import layout_of
+from .layout import host, layout_of, merged, next_of
 from .ports import PORTS
 from .providers import behind_envoy_gateway
 from .quantities import bytes_of, network_of, part_of, seconds_of
@@ -23,7 +23,7 @@ Features = Mapping[str, bool]
 
 COMPONENTS = (
     *("cas", "scheduler", "redis", "worker", "headroom", "prepull", "collector", "collector-workers", "demand"),
-    *("prometheus", "certificates", "edge", "policy"),
+    *("prometheus", "certificates", "edge", "policy", "copier"),
 )
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
@@ -143,8 +143,9 @@ class ConfigMap:
 
 @dataclass(frozen=True)
 class Cas:
-    """The CAS. The stores are eviction policies, and `shards` the hosts that share the keys, with their weights.
+    """The CAS. The stores are eviction policies.
 
+    `shards` are the hosts that share the keys, with their weights. Where keys move, `next` is the host that gets them.
     `buckets` are NativeLink's stores of content and results in an object store. `account` has the annotations by which
     the pods prove who they are, and `metadata` where a NetworkPolicy has to let them fetch credentials.
     """
@@ -435,14 +436,14 @@ def _cas(known: Values, senders: Sequence[str]) -> Cas:
     index = cas * CHUNKS_PERCENT // 100 if known["nativelink_cas_chunking"] else 0
     entries = min(index // BYTES_A_BLOCK, files * CHUNKS_FILES_PERCENT // 100)
     first_class = next((item["name"] for item in known["storage_classes_list"]), "")
-    domain = f"{known['nativelink_namespace']}.svc"
+    space = known["nativelink_namespace"]
     identity, principal = known["nativelink_object_store_identity"], known["nativelink_object_store_principal"]
     return Cas(
         shards=[
-            {"host": f"nativelink-cas-{pod}.nativelink-cas-headless.{domain}", "weight": weight}
-            for pod, weight in layout_of(known)
+            {"host": host(old, space), "next": host(new, space) if new != old else "", "weight": weight}
+            for old, new, weight in merged(layout_of(known), next_of(known))
         ]
-        or [{"host": f"nativelink-cas-internal.{domain}", "weight": 1}],
+        or [{"host": f"nativelink-cas-internal.{space}.svc", "weight": 1}],
         buckets={kind: _bucket(known, kind) for kind in ("cas", "ac")} if shared else {},
         account={PRINCIPALS[identity]: principal} if shared and principal else {},
         metadata=[
@@ -646,7 +647,7 @@ def _prometheus(known: Values, features: Features, cas: Cas) -> Prometheus:
 def _images(known: Values) -> dict[str, str]:
     """The images with their tags. Those of NativeLink itself have one tag."""
     found = {}
-    for name in ("", "worker_init_", "redis_", "headroom_", "collector_", "redis_exporter_", "prometheus_"):
+    for name in ("", "worker_init_", "redis_", "headroom_", "collector_", "redis_exporter_", "prometheus_", "copier_"):
         tag = known.get(f"nativelink_{name}version", known["nativelink_version"])
         image, digest = f"{known[f'nativelink_{name}image']}:{tag}", known[f"nativelink_{name}image_digest"]
         found[name.rstrip("_") or "nativelink"] = f"{image}@{digest}" if digest else image

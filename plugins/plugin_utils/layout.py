@@ -7,7 +7,7 @@ their order, in proportion to their weights, and one pod may have several entrie
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 Layout = Sequence[tuple[int, int]]
@@ -43,36 +43,58 @@ def layout_of(values: Mapping[str, Any]) -> Layout:
     return layout(pods, values["nativelink_cas_layout_from"])
 
 
+def next_of(values: Mapping[str, Any]) -> Layout:
+    """The layout to which the keys of a cluster move; its own if none do."""
+    pods = values["nativelink_cas_shards_next"]
+    return layout(pods, values["nativelink_cas_layout_from"]) if pods else layout_of(values)
+
+
+def merged(before: Layout, after: Layout) -> list[tuple[int, int, int]]:
+    """The pods that have keys before and after a change of the layout, and a weight, for each entry of both."""
+    if before == after:
+        return [(pod, pod, weight) for pod, weight in before]
+    last = sorted({*ends(before), *ends(after)})
+    return [(owner(before, end), owner(after, end), end - start) for start, end in pairwise([0, *last])]
+
+
 def moved(before: Layout, after: Layout) -> float:
     """The part of all keys, from 0 to 1, that another pod has after a change of the layout."""
-    ends = sorted({*_ends(before), *_ends(after)})
-    parts = zip([0, *ends], ends, strict=False)
-    return sum(end - start for start, end in parts if owner(before, end) != owner(after, end)) / KEYS
+    return sum(keys for old, new, keys in merged(before, after) if old != new) / KEYS
 
 
 def owner(ranges: Layout, key: int) -> int:
     """The pod that has a key."""
-    return ranges[bisect_left(_ends(ranges), key)][0]
+    return ranges[bisect_left(ends(ranges), key)][0]
+
+
+def ends(ranges: Layout) -> list[int]:
+    """The last key of each entry, as NativeLink computes it: the last entry gets what rounding leaves."""
+    total = sum(weight for _unused, weight in ranges)
+    return [*accumulate(KEYS * weight // total for _unused, weight in ranges[:-1]), KEYS]
+
+
+def host(pod: int, namespace: str) -> str:
+    """The name by which other pods reach one."""
+    return f"nativelink-cas-{pod}.nativelink-cas-headless.{namespace}.svc"
 
 
 def parsed(configuration: str) -> Layout:
     """The layout in a rendered cas.json5; empty if there is none, or if it has the markers of a merge."""
     if "<<<<<<<" in configuration:
         return []
-    shards = configuration.partition('"CAS_SHARD"')[2].partition('"AC_SHARD"')[0]
-    found = re.findall(r'weight: (\d+),.*?"grpc://nativelink-cas-(\d+)\.', shards, re.DOTALL)
+    found = re.findall(r'weight: (\d+),.*?"grpc://nativelink-cas-(\d+)\.', listed(configuration), re.DOTALL)
     return [(int(pod), int(weight)) for weight, pod in found]
 
 
+def listed(configuration: str) -> str:
+    """The list of shards in a rendered cas.json5."""
+    return configuration.partition('"CAS_SHARD"')[2].partition('"AC_SHARD"')[0]
+
+
 def _scaled(ranges: Layout) -> list[tuple[int, int]]:
-    ends = _ends(ranges)
-    return [(pod, end - start) for (pod, _unused), start, end in zip(ranges, [0, *ends], ends, strict=False)]
-
-
-def _ends(ranges: Layout) -> list[int]:
-    """The last key of each entry, as NativeLink computes it: the last entry gets what rounding leaves."""
-    total = sum(weight for _unused, weight in ranges)
-    return [*accumulate(KEYS * weight // total for _unused, weight in ranges[:-1]), KEYS]
+    return [
+        (pod, end - start) for (pod, _unused), (start, end) in zip(ranges, pairwise([0, *ends(ranges)]), strict=True)
+    ]
 
 
 def _take(ranges: list[tuple[int, int]], pod: int, keys: int, new: int) -> None:

@@ -321,7 +321,7 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
     (digest, "*digest"),
     (_sha256, "*_sha256"),
     (_manifest, "*_manifest"),
-    (size, "*_volume_size *.scratch_size"),
+    (size, "*_volume_size *.scratch_size nativelink_copier_rate"),
     (share, "*_store_size"),
     (duration, "preflight_api_timeout nativelink_worker_upload_timeout *.longest_action"),
     (
@@ -341,7 +341,7 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
     (Within(0), "nativelink_cas_max_replicas *.cooldown_period *.min_replicas *.headroom *.slots *.target"),
     # A cas.json5 of 500 shards has 767 kB, and a ConfigMap holds 1 MiB.
     (Within(1, 500, "because the list of shards has to fit into a ConfigMap"), "nativelink_cas_replicas"),
-    (Within(0), "nativelink_cas_layout_from nativelink_cas_shards"),
+    (Within(0), "nativelink_cas_layout_from nativelink_cas_shards*"),
     (text_values, "*node_selector *annotations *_labels"),
     (environment, "*.env"),
     (_kubernetes_version, "preflight_minimum_kubernetes"),

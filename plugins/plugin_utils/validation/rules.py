@@ -573,10 +573,10 @@ def cas_storage_class(values: Values) -> Findings:
 
 def cas_layout(values: Values) -> Findings:
     """The pods that have content exist, and their list of shards fits into a ConfigMap."""
-    shards, pods = values["nativelink_cas_shards"], values["nativelink_cas_replicas"]
-    if shards > pods:
-        problem = f"is {shards}, which is more than nativelink_cas_replicas ({pods})"
-        yield "nativelink_cas_shards", problem, "lower it, or write 0 for all"
+    pods = values["nativelink_cas_replicas"]
+    for name in ("nativelink_cas_shards", "nativelink_cas_shards_next"):
+        if values[name] > pods:
+            yield name, f"is {values[name]}, which is more than nativelink_cas_replicas ({pods})", "lower it"
     if 0 < (began := values["nativelink_cas_layout_from"]) < pods > MOST_GROWN:
         problem = f"is {began}, but the list of shards fits into a ConfigMap only for up to {MOST_GROWN} pods"
         yield "nativelink_cas_layout_from", problem, "lower nativelink_cas_replicas, or write 0, which moves content"
@@ -597,6 +597,7 @@ IMAGE_VERSIONS = {
     "nativelink_worker_init_image": "nativelink_version",
     "nativelink_redis_image": "nativelink_redis_version",
     "nativelink_headroom_image": "nativelink_headroom_version",
+    "nativelink_copier_image": "nativelink_copier_version",
     "nativelink_collector_image": "nativelink_collector_version",
     "nativelink_redis_exporter_image": "nativelink_redis_exporter_version",
     "nativelink_prometheus_image": "nativelink_prometheus_version",
