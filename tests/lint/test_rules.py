@@ -103,7 +103,8 @@ def kinds() -> set[tuple[str, str]]:
     """Return the (group, kind) of every object that a tree may hold."""
     heads = re.compile(r"^apiVersion: (?:([a-z0-9.-]+)/)?v\w+\nkind: (\w+)$", re.MULTILINE)
     templates = (ROOT / "roles/nativelink/templates").rglob("*.yaml.j2")
-    found = {head for path in templates for head in heads.findall(path.read_text())}
+    trees = [path for path in templates if path.parent.name != "grow"]  # which a playbook applies
+    found = {head for path in trees for head in heads.findall(path.read_text())}
     return found - {("kustomize.config.k8s.io", "Kustomization")} | {("", "ConfigMap")}  # which kustomize makes
 
 

@@ -84,8 +84,7 @@ def test_it_copies_only_while_all_pods_write_to_both(dev: Cluster, folder: Path,
     assert done.message == ""
     assert done.summary["provisioned"] == [f"nativelink-copier-{number}: " for number in range(2)]
     assert done.summary["next"] == [
-        "remove nativelink_cas_shards, remove nativelink_cas_shards_next, allow cas_replicas, render and push "
-        "(docs/grow.md)"
+        "remove nativelink_cas_shards and nativelink_cas_shards_next; allow cas_replicas, render and push"
     ]
     made = {each.object["metadata"]["name"] for each in jobs.changes}
     assert made == {f"nativelink-copier-{number}" for number in range(2)}
