@@ -30,12 +30,8 @@ class ActionModule(ApplyAction):
         if self._task.check_mode:
             return {}
         said = self._copied(grow.jobs(self._values, pods))
-        part = (
-            f"set nativelink_cas_shards to {shards}, and remove"
-            if shards < pods
-            else "remove nativelink_cas_shards and"
-        )
-        following = f"{part} nativelink_cas_shards_next; allow cas_replicas, render and push"
+        switch = f"set nativelink_cas_shards to {shards}" if shards < pods else "remove nativelink_cas_shards"
+        following = f"{switch}; remove nativelink_cas_shards_next, allow cas_replicas, render and push"
         return {"changed": True, "cluster_summary": {"provisioned": said, "next": [following]}}
 
     def _check(self) -> None:

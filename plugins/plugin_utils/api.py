@@ -323,9 +323,10 @@ class Api:
         sent = (self._path_of(live), change, "application/merge-patch+json")
         return self._call("PATCH", *sent, what=_name(live), accepted="Conflict") is not None
 
-    def delete(self, wanted: Object) -> None:
-        """Delete an object and, by the garbage collector, what depends on it. A missing object is fine."""
+    def delete(self, wanted: Object, *, orphan: bool = False) -> None:
+        """Delete an object and, unless they become an `orphan`, what depends on it. A missing object is fine."""
         metadata = wanted["metadata"]
         path = self.path(wanted["apiVersion"], wanted["kind"], metadata["name"], metadata.get("namespace", ""))
         if path is not None:
-            self._call("DELETE", f"{path}?propagationPolicy=Background", what=_name(wanted), accepted="NotFound")
+            policy = "Orphan" if orphan else "Background"
+            self._call("DELETE", f"{path}?propagationPolicy={policy}", what=_name(wanted), accepted="NotFound")

@@ -210,11 +210,13 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
         grows = bytes_of(old.size) < bytes_of(new.size)
         why = "a StatefulSet cannot change it" if grows else "a volume cannot shrink"
         step = f"grow each PersistentVolumeClaim to {new.size}, {orphan}" if grows else anew
+        by_hand = _procedure(workload.volume_size, step, "" if grows else workload.loss)
+        by_playbook = f"{_allow(workload.volume_size)}, render, run playbooks/grow.yml and push (docs/changes.md)"
         yield (
             workload.volume_size,
             f"{workload.prefix}_volume_size",
             f"{old.size} in the committed tree would become {new.size}, and {why}",
-            _procedure(workload.volume_size, step, "" if grows else workload.loss),
+            by_playbook if grows and workload is CAS else by_hand,
         )
     if old.storage_class != new.storage_class:
         yield (

@@ -110,6 +110,10 @@ def becomes(before: str, after: str) -> str:
     return f"{before} in the committed tree would become {after}"
 
 
+PLAYBOOK = (
+    "add cas_volume_size to nativelink_allow_changes for that time, render, run playbooks/grow.yml and push "
+    "(docs/changes.md)"
+)
 KEYS = (
     "cached results are lost unless playbooks/grow.yml copies them (docs/grow.md), and the scheduler and all workers, "
     "which address the shards, are replaced"
@@ -143,7 +147,7 @@ for of, (file, before, more, less, accept, size, storage_class, other) in SETS.i
         (
             *(size, STORAGE, more),
             f"nativelink_{of}_volume_size: {becomes(before, more)}, and a StatefulSet cannot change it; "
-            + by_hand(size, f"grow each PersistentVolumeClaim to {more}", ORPHAN),
+            + (PLAYBOOK if of == "cas" else by_hand(size, f"grow each PersistentVolumeClaim to {more}", ORPHAN)),
         ),
         (
             *(size, STORAGE, less),

@@ -8,7 +8,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.tree import write
 
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import ClusterError, until
 from testkit.farm import secure_namespace
 from testkit.record import Record
 from testkit.site import SMALL, pool
@@ -84,7 +84,7 @@ def test_it_copies_only_while_all_pods_write_to_both(dev: Cluster, folder: Path,
     assert done.message == ""
     assert done.summary["provisioned"] == [f"nativelink-copier-{number}: " for number in range(2)]
     assert done.summary["next"] == [
-        "remove nativelink_cas_shards and nativelink_cas_shards_next; allow cas_replicas, render and push"
+        "remove nativelink_cas_shards; remove nativelink_cas_shards_next, allow cas_replicas, render and push"
     ]
     made = {each.object["metadata"]["name"] for each in jobs.changes}
     assert made == {f"nativelink-copier-{number}" for number in range(2)}
@@ -99,3 +99,33 @@ def test_it_copies_only_while_all_pods_write_to_both(dev: Cluster, folder: Path,
         dev.never_ready("grow", on=False)
     assert late.message.endswith(" after 4 s; run this again, which goes on from there")
     until("nothing to be left", lambda: gone(live), 30)
+
+
+def test_volumes_grow_under_running_pods(dev: Cluster, folder: Path, play: Play, live: Live) -> None:
+    def pods() -> list[str]:
+        return sorted(each["metadata"]["uid"] for each in live("pod", "", "grow")["items"])
+
+    grow: Object = {"nativelink.gitops.grow_volumes": {}}
+    expanding = {"provisioner": "example.com/any", "allowVolumeExpansion": True}
+    before, larger = pods(), {**TWO, "nativelink_cas_volume_size": "2Gi"}
+    with pytest.raises(ClusterError, match="updates to statefulset spec"):
+        deploy(dev, folder, larger)
+    (refused,) = play.steps(step(grow), **larger)
+    assert refused.message.startswith("dev: nativelink_cas_volume_size: persistentvolumeclaims ")
+    assert refused.message.endswith(
+        "let the StorageClass expand volumes (allowVolumeExpansion), or start with new volumes (docs/changes.md)"
+    )
+    dev.apply(resource("storage.k8s.io/v1/StorageClass", "grow", **expanding))
+    try:
+        done, again = play.steps(step(grow), step(grow), **larger)
+    finally:
+        dev.run("delete", "storageclass", "grow")
+    assert (done.message, again.message, again.changed) == ("", "", [])
+    assert done.summary == {
+        "provisioned": ["2 CAS volumes: grown to 2Gi"],
+        "next": ["push what was rendered: until then the engine cannot apply the StatefulSet"],
+    }
+    sizes = [each["spec"]["resources"]["requests"] for each in live("pvc", "", "grow")["items"]]
+    assert sizes == [{"storage": "2Gi"}] * 2
+    assert pods() == before
+    deploy(dev, folder, larger)

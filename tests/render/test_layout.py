@@ -1,9 +1,11 @@
 """Tests of the layout of the CAS: which keys each pod has, and which keys move with another number of pods."""
 
 from itertools import pairwise
+from runpy import run_path
 
 import pytest
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.layout import layout, moved, owner, parsed
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.grow import PROGRAM
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.layout import layout, merged, moved, owner, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,6 +62,26 @@ def test_ten_pods_have_a_few_dozen_entries() -> None:
 )
 def test_the_owner_of_a_key(key: int, pod: int) -> None:
     assert owner(PLAIN, key) == pod
+
+
+def test_the_entries_of_a_change_have_both_pods() -> None:
+    third, quarter = 1_431_655_765, 1_073_741_823
+    assert merged(PLAIN, PLAIN) == [(0, 0, 1), (1, 1, 1), (2, 2, 1)]
+    assert merged(layout(3, 3), layout(4, 3))[:3] == [(0, 0, quarter), (0, 3, third - quarter), (1, 3, third - quarter)]
+
+
+@pytest.mark.parametrize(
+    ("hash_", "size", "key"),
+    [
+        # Eight little-endian words of the hash, and the two of the size.
+        ("01000000" + 56 * "0", 0, 1),
+        ("00000001" + 56 * "0", 0, 2**24),
+        (56 * "0" + "ff000000", 1, 254),
+        ("ff000000ff000000" + 48 * "0", 2**32 + 5, 4),
+    ],
+)
+def test_the_copier_finds_the_key_that_nativelink_finds(hash_: str, size: int, key: int) -> None:
+    assert run_path(str(PROGRAM))["key"]((hash_, size)) == key
 
 
 def test_the_layout_of_a_tree_is_read_from_it() -> None:
