@@ -1,13 +1,16 @@
 """The number of CAS pods changes, and what was cached stays."""
 
+import hashlib
 import json
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import grow
 
 from conformance.farm import PATIENCE, Farm, Tell, on, succeeded
+from conformance.pods import Pod
 from testkit.client import reported
 
 _ACTIONS = 200
+_CONTENT = "volumes/data/cas/content/d"
 
 
 @on("grow")
@@ -15,14 +18,15 @@ def test_grow(farm: Farm, tell: Tell) -> None:
     """3, 4, 5 and 3 CAS pods: what is copied stays a hit
 
     The counter-run is the step from 3 to 4, where nothing is copied. A quarter of the keys moves, and an action is a
-    hit if neither its result nor its output did: 56 %.
+    hit if neither its result nor its output did: 56 %. Actions that run meanwhile succeed, and wrong bytes on a volume
+    stay there.
     """
     assert _hits(farm, "first") == 0
     farm.configure(nativelink_cas_shards=4)
     alone = _hits(farm, "first")
     assert 85 <= alone <= 140
     assert _hits(farm, "second") == 0
-    said = []
+    wrong, said = _spoil(farm.cas[0]), []
     for pods, salt in ((5, "third"), (3, "fourth")):
         with farm.loaded("--actions=8", "--seconds=10-10", f"--timeout={3 * PATIENCE}") as client:
             farm.configure(nativelink_cas_shards_next=pods)
@@ -31,9 +35,24 @@ def test_grow(farm: Farm, tell: Tell) -> None:
             farm.configure(nativelink_cas_shards=pods, nativelink_cas_shards_next=0)
             succeeded(reported(client))
         assert {name: _hits(farm, name) for name in ("second", salt)} == {"second": _ACTIONS, salt: _ACTIONS}
+    assert [wrong & _names(pod) for pod in farm.cas[1:]] == [set()] * 4
+    assert int(said[0].partition("there; ")[2].removesuffix(" refused")) > 10
     # NativeLink's health probe leaves a file among the results that is none.
-    assert {line.partition("there; ")[2] for line in said} <= {"", "1 refused"}
+    others = [line for number, line in enumerate(said) if number % 5]
+    assert {line.partition("there; ")[2] for line in others} <= {"", "1 refused"}
     tell(f"{alone} of {_ACTIONS} hits without a copy, {_ACTIONS} with; {said[0]}")
+
+
+def _spoil(pod: Pod) -> set[str]:
+    """Put wrong bytes on a pod's volume, as a disk may that lost power. Return the names of the files."""
+    names = {f"{hashlib.sha256(bytes([number])).hexdigest()}-5" for number in range(20)}
+    for name in names:
+        (pod.folder / _CONTENT / name).write_bytes(b"wrong")
+    return names
+
+
+def _names(pod: Pod) -> set[str]:
+    return {path.name for path in (pod.folder / _CONTENT).iterdir()}
 
 
 def _hits(farm: Farm, salt: str) -> int:

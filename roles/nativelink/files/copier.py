@@ -35,10 +35,11 @@ _API = "/build.bazel.remote.execution.v2"
 _INSTANCE = "slice"
 _CHUNK = 1024**2
 _BATCH = 500  # digests of a question
-_PATIENCE = 300  # seconds that a pod may be away
+_PATIENCE = 300  # seconds that a pod may be away, or take to answer
 _PAUSE = 2  # seconds until the next attempt, and between two lines of the log thirty times as many
 _NAME = re.compile(r"([0-9a-f]{64})-(\d+)")
 _NOT_FOUND = "5"
+_LATER = ("4", "8", "14")  # gRPC's codes for a pod that is late, has too much to do, or is not there
 
 Digest = tuple[str, int]
 Field = int | str | bytes
@@ -84,13 +85,16 @@ def _digest(digest: Digest) -> bytes:
 class Pod:
     """The connections to a pod of the CAS, which may restart meanwhile."""
 
-    def __init__(self, host: str, ports: tuple[int, int], tls: dict[str, str]) -> None:
-        """Nothing connects until the first call."""
-        self._slice, self._writers = (http.client.HTTPConnection(host, port, timeout=60) for port in ports)
+    def __init__(self, host: str, settings: dict) -> None:
+        """Take the settings of the module's text. Nothing connects until the first call."""
+        self._rate, tls = settings["rate"], settings["tls"]
+        self._slice, self._writers = (
+            http.client.HTTPConnection(host, settings[port], timeout=_PATIENCE) for port in ("slice", "writers")
+        )
         if tls:
             context = ssl.create_default_context(cafile=tls["ca_file"])
             context.load_cert_chain(tls["cert_file"], tls["key_file"])
-            self._writers = http.client.HTTPSConnection(host, ports[1], timeout=60, context=context)
+            self._writers = http.client.HTTPSConnection(host, settings["writers"], timeout=_PATIENCE, context=context)
 
     def missing(self, digests: list[Digest]) -> set[str]:
         """The hashes of the content that the pod lacks."""
@@ -102,7 +106,7 @@ class Pod:
         """Send content, whose digest may be one of SHA-256 or of BLAKE3."""
         for function in ("", "blake3/"):
             name = f"{_INSTANCE}/uploads/{uuid.uuid4()}/blobs/{function}{digest[0]}/{digest[1]}"
-            sent = partial(_written, name, digest, path)
+            sent = partial(self._written, name, digest, path)
             try:
                 _call(self._slice, "/google.bytestream.ByteStream/Write", sent)
             except RefusedError:
@@ -127,15 +131,15 @@ class Pod:
         sent = message((1, _INSTANCE), (2, _digest(digest)), (3, path.read_bytes()))
         _call(self._writers, f"{_API}.ActionCache/UpdateActionResult", lambda: iter([sent]))
 
-
-def _written(name: str, digest: Digest, path: Path) -> Iterator[bytes]:
-    """The messages that write content."""
-    offset = 0
-    with path.open("rb") as file:
-        while offset < digest[1] and (data := file.read(_CHUNK)):
-            end = offset + len(data)
-            yield message((1, name), (2, offset), (3, end == digest[1]), (10, data))
-            offset = end
+    def _written(self, name: str, digest: Digest, path: Path) -> Iterator[bytes]:
+        """The messages that write content, not more than the rate allows."""
+        offset = 0
+        with path.open("rb") as file:
+            while offset < digest[1] and (data := file.read(_CHUNK)):
+                end = offset + len(data)
+                yield message((1, name), (2, offset), (3, end == digest[1]), (10, data))
+                time.sleep(len(data) / self._rate)
+                offset = end
 
 
 def _call(connection: http.client.HTTPConnection, path: str, sent: Callable[[], Iterator[bytes]]) -> bytes:
@@ -148,7 +152,10 @@ def _call(connection: http.client.HTTPConnection, path: str, sent: Callable[[], 
             connection.request("POST", path, framed, headers)
             answer = connection.getresponse()
             body = answer.read()
-            break
+            status, text = answer.getheader("grpc-status", "0"), unquote(answer.getheader("grpc-message", ""))
+            if status not in _LATER:
+                break
+            raise OSError(text)
         except FileNotFoundError:  # NativeLink has evicted what was to be sent
             connection.close()
             raise
@@ -157,9 +164,8 @@ def _call(connection: http.client.HTTPConnection, path: str, sent: Callable[[], 
             if time.monotonic() > deadline:
                 raise OSError(f"{connection.host}:{connection.port}: {error}") from error
             time.sleep(_PAUSE)
-    status = answer.getheader("grpc-status", "0")
     if answer.status != 200 or status != "0" or len(body) < 5:
-        raise RefusedError(status, unquote(answer.getheader("grpc-message", "")) or f"status {answer.status}")
+        raise RefusedError(status, text or f"status {answer.status}")
     return body[5:]
 
 
@@ -168,11 +174,10 @@ class Copier:
 
     def __init__(self, settings: dict) -> None:
         """Take the settings of the module's text."""
-        self._volume, self._own, self._rate = Path(settings["volume"]), settings["own"], settings["rate"]
+        self._volume, self._own = Path(settings["volume"]), settings["own"]
         self._hosts = [host for host, _unused in settings["shards"]]
         self._ends = [end for _unused, end in settings["shards"]]
-        ports = settings["slice"], settings["writers"]
-        self._pods = {host: Pod(host, ports, settings["tls"]) for host in self._hosts}
+        self._pods = {host: Pod(host, settings) for host in self._hosts}
         self._told = time.monotonic()
         self.counted: Counter[str] = Counter()
 
@@ -216,7 +221,7 @@ class Copier:
                 self._send("result", digest, pod.put_result)
 
     def _send(self, kind: str, digest: Digest, put: Callable[[Digest, Path], None]) -> None:
-        path, began = self._folder("cas" if kind == "content" else "ac") / f"{digest[0]}-{digest[1]}", time.monotonic()
+        path = self._folder("cas" if kind == "content" else "ac") / f"{digest[0]}-{digest[1]}"
         try:
             size = path.stat().st_size
             put(digest, path)
@@ -229,7 +234,6 @@ class Copier:
             return
         self.counted["bytes"] += size
         self._count(kind)
-        time.sleep(max(0, began + size / self._rate - time.monotonic()))
 
     def _count(self, what: str) -> None:
         self.counted[what] += 1
