@@ -573,8 +573,13 @@ def cas_storage_class(values: Values) -> Findings:
 
 def cas_layout(values: Values) -> Findings:
     """The pods that have content exist, and their list of shards fits into a ConfigMap."""
-    pods = values["nativelink_cas_replicas"]
-    for name in ("nativelink_cas_shards", "nativelink_cas_shards_next"):
+    pods, shards = values["nativelink_cas_replicas"], ("nativelink_cas_shards", "nativelink_cas_shards_next")
+    if values["nativelink_cas_store"] != "volumes":
+        for name in ("nativelink_cas_layout_from", *shards):
+            if values[name]:
+                yield name, "is set, but pods in front of a bucket have no shards", "write 0"
+        return
+    for name in shards:
         if values[name] > pods:
             yield name, f"is {values[name]}, which is more than nativelink_cas_replicas ({pods})", "lower it"
     if 0 < (began := values["nativelink_cas_layout_from"]) < pods > MOST_GROWN:
