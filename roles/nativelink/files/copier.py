@@ -36,7 +36,8 @@ _INSTANCE = "slice"
 _CHUNK = 1024**2
 _BATCH = 500  # digests of a question
 _PATIENCE = 300  # seconds that a pod may be away, or take to answer
-_PAUSE = 2  # seconds until the next attempt, and between two lines of the log thirty times as many
+_PAUSE = 2  # seconds until the next attempt
+_REPORT = 60  # seconds between two lines of the log
 _NAME = re.compile(r"([0-9a-f]{64})-(\d+)")
 _NOT_FOUND = "5"
 _LATER = ("4", "8", "14")  # gRPC's codes for a pod that is late, has too much to do, or is not there
@@ -237,7 +238,7 @@ class Copier:
 
     def _count(self, what: str) -> None:
         self.counted[what] += 1
-        if time.monotonic() > self._told + 30 * _PAUSE:
+        if time.monotonic() > self._told + _REPORT:
             self._told = time.monotonic()
             print(self, flush=True)
 
