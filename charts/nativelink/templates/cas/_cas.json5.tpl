@@ -66,9 +66,10 @@
             // NativeLink refuses to start without it.
             weight: {{ $shard.weight }},
             store: {
+{{- $host := $shard.host }}
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
+                endpoints: [{address: "grpc://{{ $host }}:50052"}],
                 store_type: "cas",
 {{- if $context.version.read_batching }}
                 experimental_read_batching: {},
@@ -95,9 +96,10 @@
             // NativeLink refuses to start without it.
             weight: {{ $shard.weight }},
             store: {
+{{- $host := $shard.host }}
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
+                endpoints: [{address: "grpc://{{ $host }}:50052"}],
                 store_type: "ac",
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
               },
@@ -142,12 +144,13 @@
             // NativeLink refuses to start without it.
             weight: {{ $shard.weight }},
             store: {
+{{- $host := $shard.host }}
               grpc: {
                 instance_name: "slice",
 {{- if $context.features.mutual_tls }}
-                endpoints: [{address: "grpcs://{{ $shard.host }}:50053", tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"}}],
+                endpoints: [{address: "grpcs://{{ $host }}:50053", tls_config: {"ca_file":"/tls/ca.crt","cert_file":"/tls/tls.crt","key_file":"/tls/tls.key"}}],
 {{- else }}
-                endpoints: [{address: "grpc://{{ $shard.host }}:50053"}],
+                endpoints: [{address: "grpc://{{ $host }}:50053"}],
 {{- end }}
                 store_type: "ac",
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},

@@ -15,9 +15,10 @@
             // NativeLink refuses to start without it.
             weight: {{ $shard.weight }},
             store: {
+{{- $host := $shard.host }}
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
+                endpoints: [{address: "grpc://{{ $host }}:50052"}],
                 store_type: "cas",
 {{- if $context.version.read_batching }}
                 experimental_read_batching: {},
@@ -44,9 +45,10 @@
             // NativeLink refuses to start without it.
             weight: {{ $shard.weight }},
             store: {
+{{- $host := $shard.host }}
               grpc: {
                 instance_name: "slice",
-                endpoints: [{address: "grpc://{{ $shard.host }}:50052"}],
+                endpoints: [{address: "grpc://{{ $host }}:50052"}],
                 store_type: "ac",
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
               },
