@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import grow
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance.farm import PATIENCE, Farm, Tell, on, succeeded
 from conformance.pods import Pod
@@ -31,6 +32,7 @@ def test_grow(farm: Farm, tell: Tell) -> None:
         with farm.loaded("--actions=8", "--seconds=10-10", f"--timeout={3 * PATIENCE}") as client:
             farm.configure(nativelink_cas_shards_next=pods)
             assert _hits(farm, salt) == 0
+            _put(farm)
             said += _copy(farm)
             farm.configure(nativelink_cas_shards=pods, nativelink_cas_shards_next=0)
             succeeded(reported(client))
@@ -41,6 +43,14 @@ def test_grow(farm: Farm, tell: Tell) -> None:
     others = [line for number, line in enumerate(said) if number % 5]
     assert {line.partition("there; ")[2] for line in others} <= {"", "1 refused"}
     tell(f"{alone} of {_ACTIONS} hits without a copy, {_ACTIONS} with; {said[0]}")
+
+
+def _put(farm: Farm) -> None:
+    """Write and read blobs, some of which move, in all ways that clients have."""
+    compressed = ["--compressed"] if row(farm.version).compression else []
+    for number in range(12):
+        told = farm.api.put("--right", *compressed, f"--size={100_000 + number}")
+        assert {*told.values()} == {"taken, and read back"}, told
 
 
 def _spoil(pod: Pod) -> set[str]:
