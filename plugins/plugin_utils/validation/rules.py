@@ -118,7 +118,7 @@ def object_store(values: Values) -> Findings:
     """The bucket can be found, and the pods can prove who they are."""
     if values["nativelink_cas_store"] != "object_store":
         if values["nativelink_cas_max_replicas"]:
-            problem = "is set, but with volumes another number of CAS pods empties the cache"
+            problem = "is set, but with volumes another number of CAS pods moves keys"
             remedy = "write 0, or set nativelink_cas_store to object_store"
             yield "nativelink_cas_max_replicas", problem, remedy
         return

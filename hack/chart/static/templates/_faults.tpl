@@ -39,7 +39,7 @@ tests/preflight/reject that the chart takes says why.
 {{- $store := $values.objectStore -}}
 {{- if not .features.object_store -}}
   {{- if .features.cas_autoscaled -}}
-    {{- $faults = append $faults "cas.maxReplicas: is set, but with volumes another number of CAS pods empties the cache; write 0, or set cas.store to object_store" -}}
+    {{- $faults = append $faults "cas.maxReplicas: is set, but with volumes another number of CAS pods moves keys; write 0, or set cas.store to object_store" -}}
   {{- end -}}
 {{- else -}}
   {{- $stores := .version.object_stores -}}
