@@ -23,8 +23,9 @@ from testkit.subject import Subject, subject
 
 PARTS = {
     "configurations": ["configurations"],
-    "farm": ["farm", "attacks", "mutual_tls", "grow"],
+    "farm": ["farm", "attacks", "mutual_tls", "bucket", "grow"],
     "load": ["load"],
+    "stores": ["stores"],
     "transfer": ["transfer"],
 }
 _WITHOUT = """\
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
         "--part",
         choices=PARTS,
         action="append",
-        help="run only that part (default: all but load and transfer, which measure)",
+        help="run only that part (default: configurations and farm; the others measure)",
     )
     add("--inventories", type=int, default=60, metavar="N", help=number)
     add("--clusters", default=namespaces.ROOT / "clusters", metavar="FOLDER", help="folder of the committed trees")
@@ -92,6 +93,7 @@ def _missing(*, clients: bool) -> dict[str, str]:
         build.program("reapi-load")
         build.program("otelcol")
         wanted["bazel"] = lambda: npm.program("bazel")
+        wanted["bucket"] = lambda: build.wheels("seaweedfs")
     found = {}
     for name, make in wanted.items():
         try:

@@ -17,8 +17,10 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import 
 
 from conformance import namespaces
 from conformance.farm import KINDS, Farm, Tell
-from conformance.pods import Network, nativelink, redis
+from conformance.pods import MACHINE, Network, nativelink, redis
+from conformance.workloads import STORE_CA
 from testkit.bazel import Bazel
+from testkit.bucket import Bucket
 from testkit.subject import Subject
 
 _WIDEST = 400  # characters of what a check saw
@@ -80,9 +82,20 @@ def new_farm(
 
 
 @pytest.fixture(scope="session")
+def bucket(missing: dict[str, str], network: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
+    """Yield a bucket, which pods reach. It is for a farm that has it."""
+    if "bucket" in missing:
+        pytest.skip(f"no bucket: {missing['bucket']}")
+    made = Bucket(tmp_path_factory.mktemp("bucket"), STORE_CA, str(MACHINE))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
 def farm(request: pytest.FixtureRequest, new_farm: Callable[..., Farm]) -> Iterator[Farm]:
     """Yield the farm of a kind, which all of its checks share. The next one starts when it has ended."""
-    made = new_farm(**request.param.variables)
+    shared = request.getfixturevalue("bucket").variables if request.param.bucket else {}
+    made = new_farm(**shared, **request.param.variables)
     made.change = request.param.change
     with made:
         yield made

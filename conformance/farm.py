@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,11 +55,12 @@ VARIABLES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of farm: its name in the table, its variables, and a change of all configurations."""
+    """A kind of farm: its name in the table, its variables, a change of configurations, and whether it has a bucket."""
 
     where: str
     variables: dict[str, Any]
     change: Callable[[str], str] = str
+    bucket: bool = False
 
     def __str__(self) -> str:
         """Return the name in the table."""
@@ -99,6 +101,7 @@ KINDS = {
     "attacks": Kind("farm, attacks", _ONE_WORKER | _USERS),
     "none": Kind("farm, isolation none", _ONE_WORKER | _NONE, _weakened),
     "mutual-tls": Kind("farm, mutual TLS", _MUTUAL_TLS | _USERS),
+    "bucket": Kind("farm, bucket", {}, bucket=True),
     "grow": Kind("farm, grow", _ONE_WORKER | _MUTUAL_TLS | _FIVE),
 }
 
@@ -245,9 +248,11 @@ class Farm:
         worker.terminate()
         return running, took
 
-    def restart(self, pod: Pod) -> None:
-        """Restart a CAS pod or the scheduler."""
+    def restart(self, pod: Pod, lost: str = "") -> None:
+        """Restart a CAS pod or the scheduler. It has lost the content of a volume if its name is stated."""
         pod.terminate()
+        if lost:
+            shutil.rmtree(pod.folder / "volumes" / lost)
         self._start(pod)
         pod.await_ready()
 

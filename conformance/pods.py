@@ -29,7 +29,7 @@ from testkit.subject import SCHEMA, Subject
 from testkit.trees import Object
 
 _SCRIPT = Path(__file__).with_name("pod.sh")
-_FIRST = ipaddress.IPv4Address("10.77.0.1")
+MACHINE = ipaddress.IPv4Address("10.77.0.1")  # the address of this process
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HEALTH = 50080
 _STACK = "/opt/redis-stack"
@@ -53,14 +53,14 @@ class Network:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)  # `ip netns` keeps its names there
-        _ip("link set dev lo up", "link add name pods type bridge", f"address add {_FIRST}/16 dev pods")
+        _ip("link set dev lo up", "link add name pods type bridge", f"address add {MACHINE}/16 dev pods")
         _ip("link set dev pods up")
 
     def attach(self) -> tuple[str, str]:
         """Make a network namespace on the bridge. Return its name and its address."""
         with self._lock:
             number = next(self._numbers)
-            name, address = f"pod{number}", str(_FIRST + number)
+            name, address = f"pod{number}", str(MACHINE + number)
             _ip(
                 f"netns add {name}",
                 f"link add name {name} type veth peer name eth0 netns {name}",

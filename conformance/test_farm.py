@@ -52,7 +52,7 @@ def test_starts(farm: Farm, tell: Tell) -> None:
 # With Bazel
 
 
-@on("memory", "redis", "metrics", "metrics-redis")
+@on("memory", "redis", "metrics", "metrics-redis", "bucket")
 def test_build(farm: Farm, bazel: Bazel) -> None:
     """Bazel builds, and again from nothing: all cache hits"""
     assert bazel.build("plain", timeout=2 * PATIENCE) == {"remote": 20}

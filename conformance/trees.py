@@ -16,8 +16,9 @@ from testkit.inventories import inventories
 from testkit.trees import Values, files_of, values_of
 
 INVENTORIES = ("local", "reference")
-# These override the inventory of a version for which the validation refuses the Redis backend.
+# These override the inventory of a version for which the validation refuses the Redis backend, or its object store.
 _MEMORY = {"nativelink_scheduler_backend": "memory", "nativelink_scheduler_replicas": 1}
+_VOLUMES = {"nativelink_cas_store": "volumes", "nativelink_cas_max_replicas": 0}
 
 
 def trees(clusters: Path, version: str, generated: int) -> Iterator[tuple[str, Tree]]:
@@ -50,8 +51,11 @@ def variables_of(version: str, number: int) -> list[dict[str, Any]]:
     @settings(max_examples=number or 1, derandomize=True, database=None, **quietly)
     @given(inventories())
     def collect(variables: dict[str, Any]) -> None:
-        refused = variables.get("nativelink_scheduler_backend") == "redis" and not row(version).redis_backend
-        found.append(variables | {"nativelink_version": version} | (_MEMORY if refused else {}))
+        known = row(version)
+        refused = variables.get("nativelink_scheduler_backend") == "redis" and not known.redis_backend
+        provider, identity = (variables.get(f"nativelink_object_store_{name}") for name in ("provider", "identity"))
+        store = {} if identity in known.object_stores.get(provider, ()) else _VOLUMES
+        found.append(variables | {"nativelink_version": version} | (_MEMORY if refused else {}) | store)
 
     if number:
         collect()

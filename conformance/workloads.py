@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from testkit.authority import Authority
+from testkit.bucket import KEYS
 from testkit.trees import Object, objects_of
 
 Tree = dict[str, str]
@@ -16,7 +18,9 @@ Files = Mapping[str, str | bytes]
 
 NATIVELINK = "/nativelink"  # the binary's path in a pod; in the image it is the entrypoint
 COLLECTOR = "/otelcol-contrib"  # the same of the collector
-SECRET = "conformance"  # the value of every key of every Secret
+SECRET = "conformance"  # the value of every key of every Secret that is not the environment of a container
+STORE_CA = Authority("object store")  # the CA in the ConfigMap that the tree only names
+_AUTHORITIES = {"ca-certificates.crt": STORE_CA.pem}
 # The containers, by their names, and the entrypoints of their images.
 _CONTAINERS = {"nativelink": NATIVELINK, "worker": "", "redis": "", "collector": COLLECTOR}
 _COMPONENTS = ("cas", "scheduler", "worker", "redis", "collector", "collector-workers")
@@ -38,7 +42,8 @@ class Workload:
         template = item["spec"]["template"]
         self.labels: Mapping[str, str] = template["metadata"]["labels"]
         (container,) = [each for each in template["spec"]["containers"] if each["name"] in _CONTAINERS]
-        values = {each["name"]: _value(each) for each in container.get("env", ())}
+        keys = KEYS if container.get("envFrom") else {}
+        values = {**keys, **{each["name"]: _value(each) for each in container.get("env", ())}}
         words = [*container.get("command", (_CONTAINERS[container["name"]],)), *container.get("args", ())]
         self.command = [_expanded(word, values) for word in words]
         self.environment = {name: _expanded(value, values) for name, value in values.items()}
@@ -93,7 +98,7 @@ def workloads_of(tree: Tree) -> dict[str, Workload]:
 
 
 def _files(volume: Object, maps: Mapping[str, Files]) -> Files:
-    content = maps[volume["name"]]
+    content = maps.get(volume["name"], _AUTHORITIES)
     return {each["path"]: content[each["key"]] for each in volume["items"]} if "items" in volume else content
 
 
