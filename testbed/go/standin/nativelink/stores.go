@@ -297,7 +297,7 @@ func (s *stores) open(spec storeSpec) store {
 		}
 		s.fail(json.Unmarshal(settings, &wanted))
 		switch kind {
-		case "memory":
+		case "memory", "experimental_cloud_object_store": // the bucket of this process alone
 			return &memory{}
 		case "filesystem":
 			made := filesystem{string(wanted.Content), string(wanted.Temp)}
@@ -305,6 +305,8 @@ func (s *stores) open(spec storeSpec) store {
 			return made
 		case "ref_store":
 			return s.get(kind, wanted.Name)
+		case "existence_cache":
+			return s.open(wanted.Backend)
 		case "fast_slow":
 			return fastSlow{s.open(wanted.Fast), s.open(wanted.Slow)}
 		case "completeness_checking":
