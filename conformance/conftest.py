@@ -126,7 +126,7 @@ def _names(item: pytest.Function) -> tuple[str, str]:
     """Return a check's tree, or kind of farm, and the check's own name."""
     parameters: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
     told = (inspect.getdoc(item.function) or item.name).partition("\n")[0].format(**parameters)
-    return str(parameters.get("farm") or parameters.get("tree") or "farm, load"), told
+    return str(parameters.get("farm") or parameters.get("tree") or "farm of its own"), told
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,17 +1,22 @@
 """The checks of farms whose CAS is in a bucket: pods that lose their disks, and a bucket that is away."""
 
+import itertools
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from conformance.farm import PATIENCE, Farm, Tell, on, succeeded
+from conformance.pods import Pod
 from testbed.waiting import until
 from testkit.bazel import Bazel
 from testkit.bucket import KEYS, Bucket
 from testkit.client import Client, reported
 
+_KINDS = ("cas", "ac")
 _AWAY = 15  # seconds, longer than NativeLink tries
 
 
@@ -34,6 +39,33 @@ def test_lost_disk(farm: Farm, bazel: Bazel, tell: Tell) -> None:
     hits = bazel.build("lost", timeout=2 * PATIENCE).get("remote cache hit", 0)
     assert hits < 20
     tell(f"{hits} of 20 hits")
+
+
+def test_moved(new_farm: Callable[..., Farm], bucket: Bucket, client: Bazel) -> None:
+    """content moves from volumes into the bucket, and back: all cache hits
+
+    Files and objects have the same names. On the way back each volume gets all of them.
+    """
+    volumes, shared, again = new_farm(), new_farm(**bucket.variables), new_farm()
+    with volumes:
+        assert client.at(volumes.api).build("moved", timeout=2 * PATIENCE) == {"remote": 20}
+        for pod, kind in itertools.product(volumes.cas, _KINDS):
+            for file in _files(pod, kind).iterdir():
+                bucket.put(f"{kind}/{file.name}", file.read_bytes())
+    with shared:
+        assert client.at(shared.api).build("moved", timeout=2 * PATIENCE) == {"remote cache hit": 20}
+        assert client.build("moved-since", timeout=2 * PATIENCE) == {"remote": 20}
+    for pod, kind in itertools.product(again.cas, _KINDS):
+        _files(pod, kind).mkdir(parents=True)
+        for name, content in bucket.objects(f"{kind}/"):
+            (_files(pod, kind) / name).write_bytes(content)
+    with again:
+        for word in ("moved", "moved-since"):
+            assert client.at(again.api).build(word, timeout=2 * PATIENCE) == {"remote cache hit": 20}
+
+
+def _files(pod: Pod, kind: str) -> Path:
+    return pod.folder / "volumes" / "data" / kind / "content" / "d"
 
 
 @on("bucket")

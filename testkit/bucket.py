@@ -135,9 +135,14 @@ class Bucket:
                     yield name, answer.read()
             last = names[-1]
 
+    def put(self, name: str, content: bytes) -> None:
+        self._change(name, "PUT", content)
+
     def remove(self, name: str) -> None:
-        """Remove an object, as a rule of the bucket may."""
-        request = urllib.request.Request(f"{self._files}/buckets/{NAME}/{name}", method="DELETE")
+        self._change(name, "DELETE")
+
+    def _change(self, name: str, method: str, content: bytes | None = None) -> None:
+        request = urllib.request.Request(f"{self._files}/buckets/{NAME}/{name}", content, method=method)
         urllib.request.urlopen(request, timeout=30).close()
 
     def wrong(self) -> list[str]:
