@@ -111,9 +111,9 @@ newest: # an environment with a newer Python for the tests on the newest ansible
 soak: venv ## run the long tests: the bootstrap interrupted at 20 random points; with root also those of draining, scaling and alerts (hours)
 	pytest tests/bootstrap $$([ "$$(id -u)" != 0 ] || echo tests/e2e) -m soak -s
 
-bench: venv ## measure rendering and the bootstrap; with root also syncing, the reaction to demand, latency; with NATIVELINK=FILE load and transfers
+bench: venv ## measure rendering and the bootstrap; with root also syncing, the reaction to demand, latency; with NATIVELINK=FILE load, stores and transfers
 	pytest -m bench -s tests
-	[ -z "$(NATIVELINK)" ] || python -m conformance $(NATIVELINK) --part load --part transfer
+	[ -z "$(NATIVELINK)" ] || python -m conformance $(NATIVELINK) --part load --part stores --part transfer
 
 conformance: venv ## run the rendered configurations on a real NativeLink: NATIVELINK="FILE…", binaries or tarballs of docker save
 	python -m conformance $(NATIVELINK)

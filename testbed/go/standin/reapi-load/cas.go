@@ -26,6 +26,7 @@ const smallSize = 900
 func cas(to *servers) error {
 	seconds := flag.Float64("seconds", 10, "for each kind")
 	large := flag.Int("large", 1<<20, "bytes of a large one")
+	other := flag.String("other", "", "`ENDPOINT` of another CAS pod, at which blobs are read that the first one has just got")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration((10**seconds+60)*float64(time.Second)))
 	defer cancel()
@@ -54,23 +55,46 @@ func cas(to *servers) error {
 			return err
 		}
 	}
-	for _, kind := range []struct {
+	type kind struct {
 		name string
 		ask  func() error
-	}{
-		{"FindMissingBlobs of 20", find(small)},
-		{"FindMissingBlobs of 1,000", find(many)},
+		// before happens before each request, and is not measured.
+		before func() error
+	}
+	kinds := []kind{
+		{"FindMissingBlobs of 20", find(small), nil},
+		{"FindMissingBlobs of 1,000", find(many), nil},
 		{"BatchUpdateBlobs of 1, small", func() error {
 			content := random(smallSize)
 			return cache.Put(ctx, reapi.Digest(content), content)
-		}},
-		{"BatchReadBlobs of 1, small", func() error { _, err := cache.Get(ctx, small[0]); return err }},
-		{"ByteStream.Read, small", func() error { _, err := read(ctx, cache, small[0]); return err }},
-		{"ByteStream.Read, large", func() error { _, err := read(ctx, cache, big); return err }},
-		{"ByteStream.Write, large", func() error { _, err := stream(ctx, cache, *large); return err }},
-	} {
+		}, nil},
+		{"BatchReadBlobs of 1, small", func() error { _, err := cache.Get(ctx, small[0]); return err }, nil},
+		{"ByteStream.Read, small", func() error { _, err := read(ctx, cache, small[0]); return err }, nil},
+		{"ByteStream.Read, large", func() error { _, err := read(ctx, cache, big); return err }, nil},
+		{"ByteStream.Write, large", func() error { _, err := stream(ctx, cache, *large); return err }, nil},
+	}
+	if *other != "" {
+		connection, err := to.dial(*other)
+		if err != nil {
+			return err
+		}
+		there, fresh := reapi.NewCache(connection, to.instance), (*repb.Digest)(nil)
+		write := func(size int) func() error {
+			return func() (err error) { fresh, err = stream(ctx, cache, size); return err }
+		}
+		get := func() error { _, err := there.Get(ctx, fresh); return err }
+		kinds = append(kinds,
+			kind{"BatchReadBlobs of 1, small, at the other", get, write(smallSize)},
+			kind{"ByteStream.Read, large, at the other", func() error { _, err := read(ctx, there, fresh); return err }, write(*large)})
+	}
+	for _, kind := range kinds {
 		took := []float64{}
 		for began := time.Now(); time.Since(began).Seconds() < *seconds; {
+			if kind.before != nil {
+				if err := kind.before(); err != nil {
+					return fmt.Errorf("%s: %w", kind.name, err)
+				}
+			}
 			asked := time.Now()
 			if err := kind.ask(); err != nil {
 				return fmt.Errorf("%s: %w", kind.name, err)
