@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("trees") / "tree"
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @example(ACCESS)
 @example(AZURE)
 @given(inventories())
