@@ -34,8 +34,8 @@
                 experimental_read_batching: {},
 {{- end }}
 {{- if $context.features.compression }}
-                // It concerns only what the pods send of their own, where it saves no time (docs/benchmarks.md). What clients
-                // send compressed passes as it is.
+                // It concerns only what the pods send of their own, where it saves no time (docs/benchmarks.md). Blobs
+                // that clients send compressed pass as they are.
                 experimental_remote_cache_compression: false,
 {{- end }}
                 retry: {max_retries: 5, delay: 0.3, jitter: 0.5},
