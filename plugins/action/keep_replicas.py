@@ -28,22 +28,20 @@ class ActionModule(ApplyAction):
         pools = values["nativelink_worker_pools"]
         autoscaled = [pool["name"] for pool in pools if scaling_of(pool, values) != "none"]
         found = [
-            ("Deployment", live)
-            for live in self._found(values["nativelink_workers_namespace"], "deployments", _WORKERS)
+            live
+            for live in self._found("Deployment", values["nativelink_workers_namespace"], _WORKERS)
             if live["metadata"]["labels"][_POOL] in autoscaled
         ]
         if values["nativelink_cas_max_replicas"]:
-            found += [
-                ("StatefulSet", live) for live in self._found(values["nativelink_namespace"], "statefulsets", _CAS)
-            ]
+            found += self._found("StatefulSet", values["nativelink_namespace"], _CAS)
         kept = [
             {
                 "apiVersion": "apps/v1",
-                "kind": kind,
+                "kind": live["kind"],
                 "metadata": {key: live["metadata"][key] for key in ("name", "namespace")},
                 "spec": {"replicas": live["spec"]["replicas"]},
             }
-            for kind, live in found
+            for live in found
             if _is_to_lose_them(live)
         ]
         for each in kept:
@@ -54,8 +52,9 @@ class ActionModule(ApplyAction):
         ]
         return {"changed": bool(kept), "cluster_summary": {"connected": said}}
 
-    def _found(self, namespace: str, resource: str, selector: str) -> list[Object]:
-        return self._api.items(f"/apis/apps/v1/namespaces/{namespace}/{resource}", labelSelector=selector)
+    def _found(self, kind: str, namespace: str, selector: str) -> list[Object]:
+        path = self._api.path("apps/v1", kind, namespace=namespace)
+        return [{"kind": kind, **live} for live in self._api.items(path, labelSelector=selector)]
 
 
 def _is_to_lose_them(live: Object) -> bool:
