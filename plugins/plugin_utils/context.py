@@ -357,7 +357,7 @@ def _features(
     redis = known["nativelink_scheduler_backend"] == "redis"
     demand = redis and (bool(scaling) or prometheus != "none")
     envoy_gateway = behind_envoy_gateway(known)
-    counts = row(known["nativelink_version"]).counts
+    version = row(known["nativelink_version"])
     shared = known["nativelink_cas_store"] == "object_store"
     single = max(known["nativelink_cas_replicas"], known["nativelink_cas_max_replicas"]) == 1
     # What others report. An existing Prometheus is taken to scrape all that exists.
@@ -395,7 +395,7 @@ def _features(
         "keda": "keda" in scaling,
         "isolated_workers": any(pool.isolated for pool in pools),
         "client_writers": bool(peers.writers),
-        "compression": known["nativelink_cas_compression"] and row(known["nativelink_version"]).compression,
+        "compression": known["nativelink_cas_compression"] and version.compression,
         "mutual_tls": bool(known["nativelink_mutual_tls_secret"]),
         "certificates": bool(known["nativelink_mutual_tls_issuer"]),
         "object_store": shared,
@@ -405,8 +405,8 @@ def _features(
         "s3": shared and known["nativelink_object_store_provider"] == "s3",
         "azure_identity": shared and known["nativelink_object_store_identity"] == "azure",
         "cas_autoscaled": known["nativelink_cas_max_replicas"] > 0,
-        "scheduler_counts": counts and "scheduler" in senders,
-        "cas_counts": counts and "cas" in senders,
+        "scheduler_counts": version.counts and "scheduler" in senders,
+        "cas_counts": version.counts and "cas" in senders,
         # The scrape annotations leave out the demand of a scheduler in memory.
         "demand_of_all": not redis and "scheduler" in senders and prometheus in ("bundled", "operator"),
         "demand_by_pool": redis and prometheus != "none",

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ..quantities import DURATION, QuantityError, bytes_of, midnight_of, part_of, seconds_of
 from ..specs import Values, Yaml
@@ -160,15 +160,20 @@ def host_and_port(value: str) -> Format:
         yield f"{value!r} is not a valid address", "write host:port, such as redis.example.com:6379"
 
 
-def store_endpoint(value: str) -> Format:
-    """The URL of an object store."""
+def _server(value: str) -> SplitResult | None:
+    """The parts of the URL of a server, which has no path; None if it is not one."""
     try:
         url = urlsplit(value)
         valid = url.scheme in ("http", "https") and url.hostname and url.port != 0 and url.path in ("", "/")
-        valid = valid and not url.username
     except ValueError:  # the port is not a number
-        valid = False
-    if not valid:
+        return None
+    return url if valid else None
+
+
+def store_endpoint(value: str) -> Format:
+    """The URL of an object store."""
+    url = _server(value)
+    if not url or url.username:
         yield f"{value!r} is not the address of an object store", "write one such as https://s3.example.com"
 
 
@@ -211,12 +216,8 @@ def _branch(value: str) -> Format:
 
 def otlp_receiver(value: str) -> Format:
     """The URL of a receiver of traces."""
-    try:
-        url = urlsplit(value)
-        valid = url.scheme in ("http", "https") and url.hostname and url.port and url.path in ("", "/")
-    except ValueError:  # the port is not a number
-        valid = False
-    if not valid:
+    url = _server(value)
+    if not url or not url.port:
         problem = f"{value!r} is not a valid address of an OTLP receiver"
         yield problem, "write http:// or https:// with host and port, such as http://tempo.monitoring.svc:4317"
 
