@@ -8,11 +8,13 @@ import base64
 import contextlib
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
@@ -34,6 +36,7 @@ FAKE: Object = {
 }
 VOLUMES = "/opt/local-path-provisioner"
 """The folder of the node with all volumes of class local-path."""
+T = TypeVar("T")
 _METRICS_API = "apiservice/v1beta1.external.metrics.k8s.io"
 _CLAIM = "begun"
 
@@ -184,6 +187,29 @@ class Farm:
         """Return the number of lines of each file on the volume of ``BEGUN`` that matches a pattern, sorted by name."""
         files = sorted(claimed(self.where, self.workers, _CLAIM).glob(pattern))
         return [len(file.read_text().splitlines()) for file in files]
+
+
+@contextlib.contextmanager
+def repeated(act: Callable[[int], T]) -> Iterator[Future[list[T]]]:
+    """Call ``act`` with 0, 1 and so on, beside the block and until it ends, but once at least.
+
+    The future has what the calls returned. An exception of one of them is raised at the end of the block.
+    """
+    over = threading.Event()
+
+    def load() -> list[T]:
+        found = [act(0)]
+        while not over.is_set():
+            found.append(act(len(found)))
+        return found
+
+    with ThreadPoolExecutor(1) as background:
+        calls = background.submit(load)
+        try:
+            yield calls
+        finally:
+            over.set()
+        calls.result()
 
 
 def drain(where: Cluster, selector: str, *options: str) -> str:

@@ -6,10 +6,8 @@ in the order of the file.
 
 import json
 import ssl
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,7 +16,7 @@ from testbed.waiting import patient, until
 from testkit.bazel import Bazel
 from testkit.client import Client, Process, reported
 from testkit.edge import CAS, PROXIES, Edge
-from testkit.farm import drain, this_machine
+from testkit.farm import drain, repeated, this_machine
 
 # The component that answers a client's calls, by service.
 SERVICES = {
@@ -194,27 +192,15 @@ def test_counter_run_without_our_limit_the_next_call_waits(edge: Edge) -> None:
 @pytest.mark.soak
 def test_a_drain_of_one_cas_node_after_another_stops_no_build(edge: Edge, bazel: Bazel) -> None:
     """Both CAS pods are on the only node, and are evicted one by one, as in an upgrade of Kubernetes."""
-    before, over = edge.pods_of_cas(), threading.Event()
-
-    def load() -> int:
-        builds = 0
-        while not over.is_set():
-            builds += 1
-            assert bazel.build(f"drained-{builds}", 8) == {"remote": 8}
-        return builds
-
-    with ThreadPoolExecutor(1) as background:
-        building = background.submit(load)
-        try:
-            said = drain(edge.where, "app.kubernetes.io/component=cas")
-        finally:
-            over.set()
-        builds = building.result()
+    before = edge.pods_of_cas()
+    with repeated(lambda number: bazel.build(f"drained-{number}", 8)) as builds:
+        said = drain(edge.where, "app.kubernetes.io/component=cas")
     edge.ready()
-    print(f"{builds} builds succeeded")
+    assert builds.result() == [{"remote": 8}] * len(builds.result())
+    print(f"{len(builds.result())} builds succeeded")
     assert "violate the pod's disruption budget" in said
     assert not set(before) & set(edge.pods_of_cas())
-    assert bazel.build("drained-1", 8) == {"remote cache hit": 8}
+    assert bazel.build("drained-0", 8) == {"remote cache hit": 8}
 
 
 def test_only_clients_with_a_certificate_are_accepted_where_there_is_no_other_identity(edge: Edge) -> None:

@@ -1,10 +1,7 @@
 """The CAS of a real node is in a bucket of SeaweedFS: its pods and their disks come and go while Bazel builds."""
 
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from testkit import nativelink
 from testkit.authority import Authority
 from testkit.bazel import Bazel
 from testkit.bucket import KEYS, Bucket
-from testkit.farm import Farm, secret, secure_namespace
+from testkit.farm import Farm, repeated, secret, secure_namespace
 from testkit.git_server import address_for
 from testkit.site import pool
 from testkit.trees import resource
@@ -68,29 +65,19 @@ def test_all_disks_are_lost_and_no_result_is(farm: Farm, bazel: Bazel) -> None:
 
 def test_pods_come_and_go_during_builds(farm: Farm, bucket: Bucket, bazel: Bazel) -> None:
     """2, 4 and 2 CAS pods, and one that is killed: each build succeeds, and all have their results afterwards."""
-    over = threading.Event()
 
-    def load() -> list[float]:
-        """Build until the changes are over, and return how long each build took, in seconds."""
-        took = []
-        for number in count():
-            if over.is_set():
-                return took
-            began = time.monotonic()
-            assert bazel.build(f"going-{number}") == {"remote": 20}
-            took.append(time.monotonic() - began)
-        raise AssertionError
+    def build(number: int) -> float:
+        """Return how long a build took, in seconds."""
+        began = time.monotonic()
+        assert bazel.build(f"going-{number}") == {"remote": 20}
+        return time.monotonic() - began
 
-    with ThreadPoolExecutor(1) as background:
-        building = background.submit(load)
-        try:
-            for replicas in (4, 2):
-                scale(farm, bucket, replicas)
-            farm.where.run("-n", NAME, "delete", "pod", "nativelink-cas-0", "--force", "--grace-period=0")
-            farm.ready()
-        finally:
-            over.set()
-        took = building.result()
+    with repeated(build) as builds:
+        for replicas in (4, 2):
+            scale(farm, bucket, replicas)
+        farm.where.run("-n", NAME, "delete", "pod", "nativelink-cas-0", "--force", "--grace-period=0")
+        farm.ready()
+    took = builds.result()
     print(f"{len(took)} builds during the changes took {min(took):.1f} to {max(took):.1f} s")
     for number in range(len(took)):
         assert bazel.build(f"going-{number}") == {"remote cache hit": 20}

@@ -4,13 +4,11 @@ Only the original answers gRPC over HTTP/1.1, as the Jobs ask.
 """
 
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from testbed.cluster import Cluster
-from testkit.farm import Farm, load_images
+from testkit.farm import Farm, load_images, repeated
 from testkit.inventories import write_inventory
 from testkit.nativelink import only_original
 from testkit.playbooks import run_playbook
@@ -43,29 +41,17 @@ def test_one_cas_pod_becomes_two_while_clients_work(where: Cluster, tmp_path: Pa
     load_images(where, "copier")
     farm = Farm(where, "grow", tmp_path / "clusters")
     push(farm, ONE)
-    before, over = act(farm, "before"), threading.Event()
-
-    def load() -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        while not over.is_set():
-            salt = f"meanwhile-{len(found)}"
-            found[salt] = act(farm, salt, 8)
-        return found
-
-    with ThreadPoolExecutor(1) as background:
-        clients = background.submit(load)
-        try:
-            push(farm, NEXT)
-            spaces = {"nativelink_namespace": farm.name, "nativelink_workers_namespace": farm.workers}
-            host = {"cluster_kubeconfig": str(where.kubeconfig), "cluster_context": where.context, **SMALL, **spaces}
-            inventory = write_inventory(tmp_path, {"grow": {**host, "nativelink_worker_pools": POOLS, **NEXT}})
-            done = run_playbook("grow", inventory)
-            assert done.status == 0, done.output
-            push(farm, TWO)
-        finally:
-            over.set()
-        meanwhile = clients.result()
+    before = act(farm, "before")
+    with repeated(lambda number: act(farm, f"meanwhile-{number}", 8)) as clients:
+        push(farm, NEXT)
+        spaces = {"nativelink_namespace": farm.name, "nativelink_workers_namespace": farm.workers}
+        host = {"cluster_kubeconfig": str(where.kubeconfig), "cluster_context": where.context, **SMALL, **spaces}
+        inventory = write_inventory(tmp_path, {"grow": {**host, "nativelink_worker_pools": POOLS, **NEXT}})
+        done = run_playbook("grow", inventory)
+        assert done.status == 0, done.output
+        push(farm, TWO)
+    meanwhile = clients.result()
     assert len(meanwhile) > 3
-    assert {salt: act(farm, salt, 8) for salt in meanwhile} == meanwhile
+    assert [act(farm, f"meanwhile-{number}", 8) for number in range(len(meanwhile))] == meanwhile
     assert act(farm, "before") == before
     where.run("delete", "namespace", farm.name, farm.workers, "--wait=false")

@@ -5,7 +5,6 @@ more files than rules mean that actions were killed and began again.
 """
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from testbed.cluster import Cluster
 from testbed.waiting import until
 from testkit import nativelink
 from testkit.bazel import Bazel
-from testkit.farm import BEGUN, Farm
+from testkit.farm import BEGUN, Farm, repeated
 from testkit.site import pool
 
 pytestmark = pytest.mark.skipif(
@@ -98,26 +97,12 @@ def farm(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[U
 @pytest.mark.parametrize(("word", "version"), [("upgrade", NEW), ("rollback", OLD)])
 def test_one_push_under_load_loses_no_action_and_no_result(farm: Upgraded, word: str, version: str) -> None:
     """Every build succeeds. At most the actions that run when the scheduler stops begin a second time."""
-    over = threading.Event()
-
-    def load() -> int:
-        """Build until the push is over, and return the number of rules."""
-        builds = 0
-        while not builds or not over.is_set():
-            builds += 1
-            farm.build(f"{word}-{builds}", RULES, SECONDS, missed=RUNNING)
-        return builds * RULES
-
-    with ThreadPoolExecutor(1) as background:
-        building = background.submit(load)
-        try:
-            until("busy workers", lambda: building.done() or len(farm.begun(f"{word}-*")) >= REPLICAS * SLOTS, 60)
-            pushed = time.monotonic()
-            farm.push(version, version, version)
-            seconds = time.monotonic() - pushed
-        finally:
-            over.set()
-        actions = building.result()
+    with repeated(lambda number: farm.build(f"{word}-{number}", RULES, SECONDS, missed=RUNNING)) as builds:
+        until("busy workers", lambda: builds.done() or len(farm.begun(f"{word}-*")) >= REPLICAS * SLOTS, 60)
+        pushed = time.monotonic()
+        farm.push(version, version, version)
+        seconds = time.monotonic() - pushed
+    actions = len(builds.result()) * RULES
     again = len(farm.begun(f"{word}-*")) - actions
     print(f"{word} to {version}: all new in {seconds:.0f} s, {again} of {actions} actions began twice")
     assert 0 <= again <= RUNNING
