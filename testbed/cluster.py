@@ -107,6 +107,11 @@ class Cluster:
         return str(self._settings()["clusters"][0]["cluster"]["server"])
 
     @property
+    def port(self) -> int:
+        """The API server's port, which is neither 443 nor 6443."""
+        return int(self.endpoint.rpartition(":")[2])
+
+    @property
     def _workdir(self) -> Path:
         """The folder in which kwokctl keeps the cluster, and the working directory of the cluster's processes."""
         return self.home / "kwok" / "clusters" / self.name
@@ -188,8 +193,7 @@ class Cluster:
         """Kill the API server, so that connections are refused until ``start_api``."""
         self._kill("kube-apiserver")
         # A process that ends may still hold its port when its program is no longer visible.
-        port = int(self.endpoint.rpartition(":")[2])
-        until(f"port {port} to be free", lambda: is_free(port), 10)
+        until(f"port {self.port} to be free", lambda: is_free(self.port), 10)
 
     def start_api(self) -> None:
         """Start the components that do not run, and wait until the cluster is ready."""
@@ -337,8 +341,7 @@ class Cluster:
     def _add_node(self, network: node.Network, authority: bytes) -> None:
         """Start the real node, its name server and its volume provisioner, and wait until they are ready."""
         settings = self._settings()
-        port = self.endpoint.rpartition(":")[2]
-        settings["clusters"][0]["cluster"]["server"] = f"https://{network.machine}:{port}"
+        settings["clusters"][0]["cluster"]["server"] = f"https://{network.machine}:{self.port}"
         node.start(self.home, network, settings, authority)
         node.push(self.home, _content(components.images_of(components.NODE)) | images.saved())
         self.apply(*node.addons(network))

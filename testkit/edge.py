@@ -291,6 +291,7 @@ def opened(
             "ingress_envoy_replicas": 1,
             "ingress_envoy_max_replicas": 1,
             "ingress_envoy_resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "1Gi"}},
+            "nativelink_prometheus_api_server_ports": [where.port],
             **ACCESS,
             **variables,
         }

@@ -19,7 +19,7 @@ from testbed import build
 from testbed.cluster import Cluster
 from testbed.ports import free_port
 from testbed.waiting import until
-from testkit.trees import Object, resource, values_of
+from testkit.trees import Object, values_of
 
 _OPTIONS = {
     "prometheus": ["--storage.tsdb.path=data"],
@@ -132,17 +132,6 @@ def forwarded(where: Cluster, namespace: str, what: str, port: int) -> Iterator[
             yield line.split()[2]
         finally:
             process.kill()
-
-
-def api_server(where: Cluster, namespace: str) -> Object:
-    """Return a policy that lets Prometheus reach the API server, whose port here is neither 443 nor 6443."""
-    (port,) = where.run("get", "endpointslices", "kubernetes", "-o", "jsonpath={.ports[*].port}").split()
-    spec = {
-        "podSelector": {"matchLabels": {"app.kubernetes.io/component": "prometheus"}},
-        "policyTypes": ["Egress"],
-        "egress": [{"ports": [{"protocol": "TCP", "port": int(port)}]}],
-    }
-    return resource("networking.k8s.io/v1/NetworkPolicy", "api-server", namespace, spec=spec)
 
 
 def impatient(rules: Object, factor: int) -> str:

@@ -71,6 +71,8 @@ def _questions(values: Values, timeout: float, notices: list[str]) -> Findings:
     if values["nativelink_worker_user_namespaces"]:
         yield from _user_namespaces(api, values, notices)
     yield from _certificates(api, values)
+    if values["nativelink_prometheus"] == "bundled" and values["nativelink_prometheus_scrapes"]:
+        yield from _prometheus(api, values, notices)
     if not _may_create_namespaces(api):
         for name in namespaces(values):
             yield from _namespace(api, name, values[name])
@@ -164,6 +166,31 @@ def _certificates(api: Api, values: Values) -> Findings:
         elif end < day:
             problem = f"is {day}, but the certificate of the Secret {namespace}/{name} ends on {end}"
             yield "nativelink_mutual_tls_expires", problem, f"write {end}, or name a new Secret in {variable}"
+
+
+def _prometheus(api: Api, values: Values, notices: list[str]) -> Findings:
+    """Check that the bundled Prometheus can reach the API server, and finds kube-state-metrics where it scrapes it."""
+    variable, opened = "nativelink_prometheus_api_server_ports", values["nativelink_prometheus_api_server_ports"]
+    try:
+        behind = api.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes") or {}
+    except RefusedError:
+        behind = {}  # some users may not read them
+    for port in sorted({each["port"] for each in behind.get("ports") or ()} - set(opened)):
+        problem = f"the API server listens on {port}, which the bundled Prometheus could not reach"
+        yield variable, problem, f"add {port} to {opened}"
+    if "cluster" not in values["nativelink_prometheus_scrapes"]:
+        return
+    namespace, label = values["nativelink_kube_state_metrics_namespace"], "app.kubernetes.io/name=kube-state-metrics"
+    try:
+        there = api.items(f"/api/v1/namespaces/{namespace}/pods", labelSelector=label)
+    except RefusedError:
+        return
+    if not there:
+        notices.append(
+            f"nativelink_prometheus_scrapes: has cluster, but the namespace {namespace} has no pod with {label}, so "
+            "alerts on pods and pools cannot fire; install kube-state-metrics, or set "
+            "nativelink_kube_state_metrics_namespace"
+        )
 
 
 def _namespace(api: Api, variable: str, namespace: str) -> Findings:

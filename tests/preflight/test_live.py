@@ -239,6 +239,34 @@ def test_a_user_who_may_not_create_namespaces(shared: Cluster, tmp_path: Path) -
         assert lines(file, shared.context, **{switch: True}) == [*others, agent]
 
 
+def test_what_the_bundled_prometheus_would_not_reach_or_find(shared: Cluster, tmp_path: Path) -> None:
+    port = shared.port
+    scraping = {"nativelink_prometheus": "bundled", "nativelink_prometheus_scrapes": ["edge"]}
+    assert lines(shared.kubeconfig, shared.context, **scraping) == [
+        f"nativelink_prometheus_api_server_ports: the API server listens on {port}, which the bundled Prometheus "
+        f"could not reach; add {port} to [443, 6443]"
+    ]
+    scraping["nativelink_prometheus_api_server_ports"] = [443, port]
+    assert lines(shared.kubeconfig, shared.context, **scraping) == []
+
+    def notices(kubeconfig: Path = shared.kubeconfig) -> list[str]:
+        return live_findings(values(kubeconfig, shared.context, **scraping))[1]
+
+    scraping |= {"nativelink_prometheus_scrapes": ["cluster"], "nativelink_kube_state_metrics_namespace": "default"}
+    assert notices() == [
+        "nativelink_prometheus_scrapes: has cluster, but the namespace default has no pod with "
+        "app.kubernetes.io/name=kube-state-metrics, so alerts on pods and pools cannot fire; "
+        "install kube-state-metrics, or set nativelink_kube_state_metrics_namespace"
+    ]
+    token = shared.run("create", "token", "default", "--namespace", "default").strip()
+    assert notices(shared.kubeconfig_of(token, tmp_path / "kubeconfig")) == []
+    shared.run("run", "states", "--image=states", "--labels=app.kubernetes.io/name=kube-state-metrics")
+    try:
+        assert notices() == []
+    finally:
+        shared.run("delete", "pod", "states", "--now")
+
+
 NO_NODE = "nativelink_worker_user_namespaces: is true, but no node that pool {} may use"
 UNSUPPORTED = (
     f"{NO_NODE} supports user namespaces; use nodes with containerd 2.0 and Linux 6.3, or newer, or write false"

@@ -226,6 +226,7 @@ ANYWHERE = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"
 REDIS = {"nativelink_scheduler_backend": "redis"}
 EXISTING = REDIS | {"nativelink_redis_provider": "existing"}
 BUNDLED = {"nativelink_prometheus": "bundled", "nativelink_metrics_namespaces": ["metrics"]}
+SCRAPING = {"nativelink_prometheus": "bundled", "nativelink_prometheus_scrapes": ["cluster"]}
 HPA = {"nativelink_scaling": "hpa"}
 PUBLIC, CLIENTS = "cas:50051 scheduler:50052", "edge internet internet-8 other keda"
 PROXIES = "edge other-edge edge-elsewhere beside-edge"
@@ -262,6 +263,9 @@ REACHED: list[tuple[dict[str, object], str, str, str]] = [
     (BUNDLED | REDIS, "prometheus", "demand:9121", "prometheus"),
     (BUNDLED, READERS, "prometheus:9090", "keda adapter"),
     (BUNDLED | REDIS, "prometheus", "scheduler:50061 redis:6379 internet:443 api-server:6443", ""),
+    (SCRAPING, "prometheus", "api-server:6443", "prometheus"),
+    (SCRAPING | {"nativelink_prometheus_api_server_ports": [8443]}, "prometheus", "api-server:6443", ""),
+    (SCRAPING | {"nativelink_prometheus_api_server_ports": [6443]}, "prometheus", "api-server:6443", "prometheus"),
     ({}, OURS, "dns:53", OURS),
     ({}, OURS, "node-dns:53", ""),
     ({"nativelink_dns_peers": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}, OURS, "node-dns:53", OURS),

@@ -314,7 +314,12 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
     (jwks, "nativelink_edge_token_issuers..jwks"),
     (some, "nativelink_edge_token_issuers..audiences"),
     (day, "nativelink_mutual_tls_expires"),
-    (some, "nativelink_worker_pools nativelink_dns_peers nativelink_object_store_egress"),
+    (
+        some,
+        "nativelink_worker_pools nativelink_dns_peers nativelink_object_store_egress "
+        "nativelink_prometheus_api_server_ports",
+    ),
+    (Within(1, 65535, "the highest port"), "nativelink_prometheus_api_server_ports."),
     (pool_name, "nativelink_worker_pools..name"),
     (instance_name, "nativelink_instance_name"),
     (host_and_port, "nativelink_redis_address"),

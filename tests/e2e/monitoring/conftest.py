@@ -12,7 +12,7 @@ from testbed.waiting import patient
 from testkit.client import repeated
 from testkit.edge import CAS, Edge, opened
 from testkit.farm import VOLUMES, await_keda, install, load_images, this_machine
-from testkit.prometheus import Alerts, api_server, hurry
+from testkit.prometheus import Alerts, hurry
 from testkit.site import pool
 
 WORKERS = "nativelink-workers"
@@ -67,7 +67,7 @@ def monitored(name: str, folder: Path, **variables: Any) -> Iterator[Monitored]:
     }
     with opened(name, folder, prepare, **stated) as edge:
         await_keda(edge.where)
-        edge.where.apply(this_machine(edge.where, CAS), api_server(edge.where, CAS))
+        edge.where.apply(this_machine(edge.where, CAS))
         yield Monitored(**vars(edge), url=f"http://{edge.address('nativelink-prometheus')}:9090")
 
 

@@ -22,7 +22,7 @@ from testbed.cluster import Cluster
 from testbed.waiting import patient, until
 from testkit import nativelink, runbooks
 from testkit.farm import FAKE, Farm, secret
-from testkit.prometheus import api_server, hurry
+from testkit.prometheus import hurry
 from testkit.record import Record
 from testkit.site import pool
 from testkit.trees import resource
@@ -158,13 +158,13 @@ def shared(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         nativelink_redis_volume_size="1Gi",
         nativelink_prometheus="bundled",
         nativelink_prometheus_scrapes=["cluster"],
+        nativelink_prometheus_api_server_ports=[where.port],
     )
     hurry(farm.folder / "rendered")
     farm.apply_folder()
     # The playbook grants what Prometheus may read, but no playbook has run here.
     account = "--serviceaccount=shared:nativelink-prometheus"
     where.run("create", "clusterrolebinding", "prometheus", "--clusterrole=cluster-admin", account)
-    where.apply(api_server(where, "shared"))
     farm.ready("statefulset/nativelink-redis", "deployment/nativelink-demand")
     with farm.deployments() as record:
         made = Watched.of(farm, record)
