@@ -115,6 +115,12 @@ METADATA = {
     # The second one is where GKE's proxy listens, to which iptables leads.
     "gke": [("169.254.169.254/32", 80), ("169.254.169.252/32", 988)],
 }
+# The words for a node's architecture: Kubernetes' and, where they differ, Bazel's.
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+# Actions that one client runs at once, at most. Bazel before 8 has a thread for each.
+MOST_JOBS = 200
+# Who a client is, by the key of nativelink_edge_access.
+IDENTITIES_OF_CLIENTS = {"certificate": "certificate", "issuer": "token", "keys": "key"}
 # The headers that say who calls. Envoy removes a client's own, and sets them when it knows.
 IDENTITIES = ("x-forwarded-client-cert", "x-nativelink-subject", "x-nativelink-client")
 # The ConfigMaps of the components: the feature that one needs, and the rendered files that it holds, where the cluster
@@ -194,6 +200,8 @@ class Pool:
     config_map: ConfigMap
     image: str
     platform_properties: Mapping[str, Sequence[str]]
+    exec_properties: Mapping[str, str]  # with which an action selects the pool; it reserves nothing
+    cpu: str
     isolated: bool
     resources: Values
     slots: int
@@ -227,6 +235,22 @@ class Edge:
     keys: Mapping[str, Sequence[str]]
     writers: bool
     certificates: str
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What clients are told: addresses with ports, and the identities that the edge takes, any of which is enough.
+
+    `siso` has the properties of the kinds of actions that Chromium knows, and of each pool.
+    """
+
+    scheme: str
+    executor: str
+    cache: str
+    tls: bool
+    identities: Sequence[str]
+    jobs: int
+    siso: Mapping[str, Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -283,6 +307,7 @@ class Context:
     redis: Redis
     pools: Sequence[Pool]
     edge: Edge
+    clients: Clients
     peers: Peers
     traces: Traces
     prometheus: Prometheus
@@ -321,6 +346,7 @@ def context(values: Values) -> Context:
         redis=_redis(known, cas, features),
         pools=pools,
         edge=edge,
+        clients=_clients(known, pools),
         peers=peers,
         traces=_traces(known),
         prometheus=_prometheus(known, features, cas),
@@ -524,6 +550,9 @@ def _pool(pool: Values, known: Values) -> Pool:
     scratch = bytes_of(pool["scratch_size"])
     stated = {key: _texts(value) for key, value in pool["platform_properties"].items()}
     declared = known["nativelink_scheduler_platform_properties"]
+    offered = derived.derived_properties(pool, declared) | stated
+    selector = derived.node_selector_of(pool)
+    architecture = selector.get("kubernetes.io/arch", "amd64")
     slots = pool["slots"] or derived.cpus_of(pool)
     store = part_of(pool["fast_store_size"], scratch)
     image, digest = pool["image"], pool["image_digest"]
@@ -541,14 +570,19 @@ def _pool(pool: Values, known: Values) -> Pool:
             (f"worker/{name}/worker.json5", "worker/start.sh", "worker/precondition.sh", "worker/drain.sh"),
         ),
         image=f"{image}@{digest}" if digest else image,
-        platform_properties=derived.derived_properties(pool, declared) | stated,
+        platform_properties=offered,
+        # The scheduler keeps the last of several values.
+        exec_properties={
+            key: texts[-1] for key, texts in offered.items() if texts and declared.get(key) in ("exact", "priority")
+        },
+        cpu=ARCHITECTURES.get(architecture, architecture),
         isolated=derived.isolation_of(pool, known) == "users",
         resources=_reserved(pool),
         slots=slots,
         target=pool["target"] or slots,
         longest=longest,
         grace=grace,
-        node_selector=derived.node_selector_of(pool),
+        node_selector=selector,
         tolerations=[*tolerations, *pool["tolerations"]],
         # An eviction drains too, as long as the evictor has the patience.
         annotations={SAFE_TO_EVICT: as_text(grace <= EVICTION_PATIENCE), **pool["annotations"]},
@@ -597,6 +631,30 @@ def _rule(entry: Values) -> dict[str, Any]:
             for claim, value in sorted(entry["claims"].items())
         ],
     }
+
+
+def _clients(known: Values, pools: Sequence[Pool]) -> Clients:
+    """Without an edge these are the Services, and each has its own address."""
+    space, tls = known["nativelink_namespace"], False
+    executor, cache = (f"nativelink-{name}.{space}.svc:{PORTS[name]}" for name in ("scheduler", "cas"))
+    identities: list[str] = []
+    if known["nativelink_edge"] != "none":
+        tls = bool(known["nativelink_edge_tls_secret"])
+        executor = cache = f"{known['nativelink_hostname'] or 'ADDRESS'}:{443 if tls else 80}"
+        access, stated = known["nativelink_edge_access"], known["nativelink_edge_client_ca_secret"]
+        identities = [name for key, name in IDENTITIES_OF_CLIENTS.items() if any(entry[key] for entry in access)]
+        identities = identities or ["certificate"] * bool(stated)
+    first = pools[0]
+    by_pool = {pool.name: pool.exec_properties for pool in pools}
+    return Clients(
+        scheme="grpcs" if tls else "grpc",
+        executor=executor,
+        cache=cache,
+        tls=tls,
+        identities=identities,
+        jobs=min(MOST_JOBS, first.slots * max(1, first["max_replicas"])),
+        siso={"default": first.exec_properties, "large": first.exec_properties} | by_pool,
+    )
 
 
 def _peers(known: Values, edge: Edge, pools: Sequence[Pool]) -> Peers:

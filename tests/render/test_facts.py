@@ -21,7 +21,7 @@ FACTS: dict[str, Object] = {
     if version == VERSION or "versions" in fact
 }
 NOT_WANTED = ("why", "set", "cluster", "version", "versions")
-PARSERS = {"json5": json5.loads, "yaml": lambda text: yaml.load(text, yaml.CSafeLoader)}
+PARSERS = {"json5": json5.loads, **dict.fromkeys(("yaml", "yml"), lambda text: yaml.load(text, yaml.CSafeLoader))}
 
 
 @cache

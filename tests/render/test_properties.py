@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from testkit.inventories import LABELS, inventories
 from testkit.trees import ROOT, VERSION, objects_of, values_of
+from tests.render.test_clients import selected
 
 RELAXED = settings(max_examples=30, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -33,7 +34,11 @@ def test_every_object_is_unique_and_has_a_namespace(cluster: str, variables: dic
     listed = yaml.safe_load(files["kustomization.yaml"])
     generated = {file for generator in listed["configMapGenerator"] for file in generator["files"]}
     for_users = {"monitoring/alert-rules.yaml", "monitoring/inhibit-rules.yaml"} & files.keys()
-    assert {*listed["resources"], *generated, *for_users, "kustomization.yaml"} == files.keys(), "an unused file"
+    for_clients = {path for path in files if path.startswith("clients/")}
+    applied = {*listed["resources"], *generated, *for_users, "kustomization.yaml"}
+    assert applied == files.keys() - for_clients, "an unused file, or one for clients that is applied"
+    # Pools may offer the same, so a client may reach others, too.
+    assert [pool for pool, pools in selected(files) if pool not in pools] == []
 
 
 @cache
