@@ -143,6 +143,41 @@ def test_execute_again(farm: Farm) -> None:
 
 
 @on("memory", "redis")
+def test_do_not_cache(farm: Farm) -> None:
+    """do_not_cache has no effect (this fails once it has one)"""
+    for _ in range(2):
+        succeeded(farm.load(*farm.recorded("0", "uncached"), "--do-not-cache"))
+    assert farm.begun("uncached") == {"0": 1}, "it has: say so in docs/clients.md"
+
+
+@on("memory", "redis", "none")
+def test_missing_program(farm: Farm, tell: Tell) -> None:
+    """a program that does not exist is tried once
+
+    With isolation it is not NativeLink that starts the program. Without, it tries nine times: the counter-run.
+    """
+    (action,) = farm.load('--command=["/no/such/program"]', "--retries=0", f"--timeout={PATIENCE}")["actions"]
+    if farm.workers["default"][0].workload.isolated:
+        assert action["outcome"] == "failed: exit 127"
+    else:
+        assert "attempted to execute too many times 9 > 8 times" in action["outcome"]
+    tell(f"{action['outcome']} {action['errors']}")
+
+
+@on("memory", "redis")
+def test_no_number(farm: Farm, tell: Tell) -> None:
+    """cpu_count=two waits, and other actions run"""
+    with farm.loaded("--seconds=0-0", "--timeout=10", cpu_count="two") as client:
+        time.sleep(2)
+        succeeded(farm.load("--actions=4", "--seconds=0-0", f"--timeout={PATIENCE}"))
+        (action,) = reported(client)["actions"]
+    assert "DeadlineExceeded" in action["outcome"]
+    errors = farm.scheduler.log.read_text(errors="replace").count("to platform property to u64: two")
+    assert errors
+    tell(f"{errors} errors of the scheduler")
+
+
+@on("memory", "redis")
 def test_run_again(farm: Farm, tell: Tell) -> None:
     """an action that runs again has the same result"""
     script = "echo begun >> /ledger/twice-0; mkdir -p out/deep/empty; seq 100000 > out/deep/numbers; "

@@ -347,6 +347,7 @@ func run(to *servers) error {
 	streams := flag.Int("streams", 100, "how many share a connection, as with Bazel; NativeLink takes 200 of each at a time")
 	lookup := flag.Bool("lookup", false, "ask the action cache first, as Bazel does")
 	anew := flag.Bool("anew", false, "run each, whatever the action cache has")
+	uncached := flag.Bool("do-not-cache", false, "ask the server to keep no result")
 	retries := flag.Int("retries", 5, "of an action whose connection broke")
 	begun := flag.String("begun", "", "`FOLDER` of the workers in which each action leaves a line in the file of its index when it begins")
 	hold := flag.Float64("hold", 0, "only queue, and cancel after so many `SECONDS`")
@@ -391,7 +392,7 @@ func run(to *servers) error {
 			Arguments: words, EnvironmentVariables: variables, OutputPaths: outputs, WorkingDirectory: *directory,
 			Platform: asked, //nolint:staticcheck // where older servers look
 		},
-		action: &repb.Action{Platform: asked}, anew: *anew, retries: *retries, begun: *begun,
+		action: &repb.Action{Platform: asked, DoNotCache: *uncached}, anew: *anew, retries: *retries, begun: *begun,
 		execution: execution, cache: storage,
 	}
 	if *limit > 0 {
