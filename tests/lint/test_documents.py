@@ -1,13 +1,16 @@
 """The rules for Markdown, and for the documentation site. Each check first shows that it finds what it looks for."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from hack import docs_hooks
 from tests.lint.test_rules import ROOT, texts
 
 LINKS = re.compile(r"\]\(([^)\s]+)\)")
@@ -71,7 +74,8 @@ def test_links_lead_somewhere_and_messages_name_pages_that_exist() -> None:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "-d", folder], cwd=ROOT, check=True)
+    environment = {**os.environ, "NATIVELINK_GITOPS": ""}
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "-d", folder], cwd=ROOT, env=environment, check=True)
     return folder
 
 
@@ -88,8 +92,18 @@ def test_a_browser_loads_nothing_from_the_network(site: Path) -> None:
     assert [name for name, text in pages.items() if 'class="mermaid"' in text] == []
 
 
-def test_a_link_out_of_the_folder_becomes_a_path(site: Path) -> None:
+def test_a_link_out_of_the_folder_becomes_a_path_or_leads_to_the_repository(site: Path) -> None:
     assert "<code>testbed/README.md</code>" in (site / "gitops.html").read_text()
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="a/b.md"))
+    config = SimpleNamespace(repo_url="https://git.example.com/x")
+    found = docs_hooks.on_page_markdown("[c](../../d.md#e) [f](../g.md)", page=page, config=config)
+    assert found == "[c](https://git.example.com/x/blob/main/d.md) [f](../g.md)"
+
+
+def test_the_page_of_an_alert_is_in_the_navigation_and_has_a_callout(site: Path) -> None:
+    page = (site / "alerts/NativeLinkCASDiskFull.html").read_text()
+    assert re.search(r'md-nav__link--active">\s*<span class="md-ellipsis">\s*NativeLinkCASDiskFull', page)
+    assert '<div class="admonition warning">' in (site / "helm.html").read_text()
 
 
 # --- the pages of alerts
