@@ -5,6 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.utils import get_relative_url
+
+VARIABLE = re.compile(r"^### (\w+)$", re.MULTILINE)
+CODE = re.compile(r"<a\b.*?</a>|<h\d.*?</h\d>|<pre.*?</pre>|<code>(\w+)</code>", re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)\s#]+)(?:#[^)\s]*)?\)")
 
 
@@ -29,3 +33,14 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
         return f"[{link[1]}]({config.repo_url}/blob/main/{path})" if config.repo_url else f"{link[1]} (`{path}`)"
 
     return LINK.sub(name, markdown)
+
+
+def on_page_content(html: str, *, page: Any, config: Any, **_: Any) -> str:
+    """Link the names of variables to their places in the reference."""
+    names = set(VARIABLE.findall(Path(config.docs_dir, "variables.md").read_text()))
+    reference = get_relative_url("variables.html", page.url)
+
+    def link(code: re.Match[str]) -> str:
+        return f'<a href="{reference}#{code[1]}">{code[0]}</a>' if code[1] in names else code[0]
+
+    return CODE.sub(link, html)

@@ -6,7 +6,8 @@
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,27 +79,47 @@ def _schema(option: Option) -> dict[str, Any]:
     return schema
 
 
+# The parts of docs/variables.md: a variable is in the last one whose expression the beginning of its name matches.
+_TASKS = {
+    "Name the cluster and the farm": "",
+    "Sync the tree": "gitops_",
+    "Let clients in": "ingress_|nativelink_(edge|hostname|client_peers|writer_peers)",
+    "Store content": "storage_classes_|nativelink_(cas|copier|object_store)_",
+    "Queue actions": "nativelink_(scheduler|redis)_",
+    "Run actions": "node_agent_|nativelink_worker_|nativelink_workers_apart",
+    "Scale workers": "keda_|nativelink_scaling",
+    "Use mutual TLS": "worker_certificates_|nativelink_mutual_tls_",
+    "Watch the farm": "nativelink_(metrics|traces|prometheus|kube_state|runbook|dashboards|log)",
+    "Choose versions, images and release manifests": "(.+_(version|image|digest|manifest|sha256)|nativelink_image_.+)$",
+}
+
+
 def variables_markdown() -> str:
-    """docs/variables.md: every variable of every role."""
+    """docs/variables.md: every variable of every role, by task, each with a heading."""
+    example = (specs.ROOT / "roles/site/templates/hosts.yml.j2").read_text().partition(".json\n")[2]
     parts = [
-        "<!-- Generated from roles/*/meta/argument_specs.yml and roles/*/defaults: change those. -->",
+        "<!-- Generated from roles/*/meta/argument_specs.yml, roles/*/defaults and hack/generate.py: change those. -->",
         "# Variables",
-        "Set them in the inventory for a cluster (a host), for a group or for all clusters.\n"
-        "Editors check them against `schemas/cluster.schema.json`.",
+        "Set them in the inventory for a cluster (a host), for a group or for all clusters. A cluster needs these:",
+        f"```yaml\n# inventories/farm/hosts.yml\n{example}```",
+        "The first line that `make site` writes into this file lets editors with a YAML language server complete and\n"
+        "check it. Write it into other files of the inventory, too.",
     ]
-    for role in specs.ROLES:
-        parts += [f"## {role}", _lists(role)]
-    return "\n\n".join(parts) + "\n"
+    tasks: dict[str, list[str]] = {task: [f"## {task}"] for task in _TASKS}
+    for option in specs.options().values():
+        task = next(task for task in reversed(_TASKS) if re.match(_TASKS[task], option.name))
+        tasks[task] += _variable(option)
+    return "\n\n".join(chain(parts, *tasks.values())) + "\n"
 
 
-def _lists(role: str) -> str:
-    """The list of a role's variables, and a list for each variable with nested keys."""
-    options = [option for option in specs.options().values() if option.role == role]
-    lists = [_list(options)]
-    for path, option in (pair for top in options for pair in _structured(top.name, top)):
-        of = "each item of " if option.type == "list" else ""
-        lists += [f"Keys of {of}`{path}`:", _list(option.options.values())]
-    return "\n\n".join(lists)
+def _variable(option: Option) -> Iterator[str]:
+    """The heading of a variable, its type, default and description, and a list for each of its nested dicts."""
+    yield f"### {option.name}"
+    yield _wrapped(f"{_kind(option)}. {_text(option)}", "")
+    for path, nested in _structured(option.name, option):
+        of = "each item of " if nested.type == "list" else ""
+        keys = [_wrapped(f"- `{key.name}` ({_kind(key)}): {_text(key)}", "  ") for key in nested.options.values()]
+        yield f"Keys of {of}`{path}`:\n\n" + "\n".join(keys)
 
 
 def _structured(path: str, option: Option) -> Iterator[tuple[str, Option]]:
@@ -108,22 +129,23 @@ def _structured(path: str, option: Option) -> Iterator[tuple[str, Option]]:
             yield from _structured(f"{path}[].{key.name}" if option.type == "list" else f"{path}.{key.name}", key)
 
 
-def _list(options: Iterable[Option]) -> str:
-    items = []
-    for option in options:
-        kind = f"list of {option.elements}" if option.type == "list" and option.elements != "raw" else option.type
-        if option.required:
-            kind += ", **required**"
-        elif _of_provider(option):
-            kind += ", default the provider's"
-        elif option.default is not specs.MISSING:
-            kind += f", default {_code(option.default)}"
-        text = specs.MARKUP.sub(r"`\1`", " ".join(option.description))
-        if option.choices:
-            text += f" One of {', '.join(_code(choice) for choice in option.choices)}."
-        items.append(f"- `{option.name}` ({kind}): {text.strip()}")
-    wrapped = textwrap.TextWrapper(120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return "\n".join(line for item in items for line in wrapped.wrap(item))
+def _kind(option: Option) -> str:
+    kind = f"list of {option.elements}" if option.type == "list" and option.elements != "raw" else option.type
+    if option.required:
+        return f"{kind}, **required**"
+    if _of_provider(option):
+        return f"{kind}, default the provider's"
+    return kind if option.default is specs.MISSING else f"{kind}, default {_code(option.default)}"
+
+
+def _text(option: Option) -> str:
+    choices = f" One of {', '.join(_code(choice) for choice in option.choices)}." if option.choices else ""
+    return (specs.MARKUP.sub(r"`\1`", " ".join(option.description)) + choices).strip()
+
+
+def _wrapped(text: str, indent: str) -> str:
+    wrapper = textwrap.TextWrapper(120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.fill(text)
 
 
 def _code(value: Yaml) -> str:

@@ -100,6 +100,13 @@ def test_a_link_out_of_the_folder_becomes_a_path_or_leads_to_the_repository(site
     assert found == "[c](https://git.example.com/x/blob/main/d.md) [f](../g.md)"
 
 
+def test_the_name_of_a_variable_is_a_link_to_its_place(site: Path) -> None:
+    link = '<a href="../variables.html#nativelink_max_open_files"><code>nativelink_max_open_files</code></a>'
+    assert link not in (page := (site / "alerts/NativeLinkUploadErrors.html").read_text()), "it is in a link already"
+    assert '<a href="../variables.html#nativelink_metrics"><code>nativelink_metrics</code></a>' in page
+    assert 'id="nativelink_metrics"' in (site / "variables.html").read_text()
+
+
 def test_the_page_of_an_alert_is_in_the_navigation_and_has_a_callout(site: Path) -> None:
     page = (site / "alerts/NativeLinkCASDiskFull.html").read_text()
     assert re.search(r'md-nav__link--active">\s*<span class="md-ellipsis">\s*NativeLinkCASDiskFull', page)
