@@ -1,4 +1,4 @@
-"""Writes what is generated: schema, docs/{variables,alerts/index}.md, a part of docs/helm.md, dashboards, the chart.
+"""Writes what is generated: schema, docs/{variables,alerts/index}.md, parts of other pages, dashboards, the chart.
 
 `make generate` runs it, and tests/lint/test_generated.py fails if a file is out of date.
 """
@@ -6,6 +6,7 @@
 import json
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -157,20 +158,46 @@ _ALERTS = """\
 
 # Alerts
 
-Each alert links to its page here: what it means and what users see, how to confirm it, how to stop the bleeding, and
+Each alert links to its page here: what it means and what users see, how to confirm it, how to mitigate it, and
 how to prevent it. A critical alert is for a page, a warning for a ticket. Without an alert, start with the
 [runbooks](../runbooks.md), which go by symptom.
 
 The commands use the default namespaces. `POOL`, `NODE`, `POD` and `WORKER`, which is the pod of a worker, stand for
-yours. Those that begin with `kubectl -n nativelink exec deployment/nativelink-prometheus` ask the bundled Prometheus;
-give one of your own the query at their end. This one shows what fires now:
+yours. The expressions are those of `clusters/prod`.
+
+## Ask Prometheus
+
+Some commands begin with `ask`. Define it once in your shell, for the bundled Prometheus:
 
 ```sh
-kubectl -n nativelink exec deployment/nativelink-prometheus -- \\
-  promtool query instant http://localhost:9090 'ALERTS{alertstate="firing"}'
+ask() { kubectl -n nativelink exec deployment/nativelink-prometheus -- \\
+  promtool query instant http://localhost:9090 "$1"; }
 ```
 
-Several alerts at once often have one cause. Look first at those that stand higher on this page.
+For one of the Prometheus Operator, which `kubectl get statefulsets -A -l managed-by=prometheus-operator` names:
+
+<!-- needs: prometheus -->
+```sh
+ask() { kubectl -n monitoring exec statefulset/prometheus-kube-prometheus-stack-prometheus -- \\
+  promtool query instant http://localhost:9090 "$1"; }
+```
+
+For any other, by its address:
+
+<!-- needs: prometheus -->
+```sh
+ask() { curl -sS --get https://prometheus.example.com/api/v1/query --data-urlencode "query=$1"; }
+```
+
+This shows what fires now:
+
+```sh
+ask 'ALERTS{alertstate="firing"}'
+```
+
+## Where to begin
+
+Several alerts at the same time often have one cause. Look first at those that are higher on this page.
 """
 
 
@@ -182,6 +209,46 @@ def alerts_markdown() -> str:
         lines = [f"- [{name}]({name}.md) ({severities[name]}): {text}\n" for name, text in alerts.items()]
         parts.append(f"## {symptom}\n\n{''.join(lines)}")
     return "\n".join(parts)
+
+
+# Where an alert has several expressions: what the cluster has, by what they need.
+_VARIANTS = {
+    "demand_of_all": "Scheduler in memory",
+    "demand_by_pool": "Redis",
+    "flux": "Flux",
+    "argocd": "Argo CD",
+}
+# The values of clusters/prod that the expressions contain.
+_PROD = {
+    "cluster": "prod",
+    "gitops_interval": "1m",
+    "ingress_namespace": "envoy-gateway-system",
+    "nativelink_mutual_tls_expires": "2027-01-31",
+}
+_STORE = {"max_bytes": 171798691840, "max_count": 9830400}
+
+
+def _rules() -> dict[str, str]:
+    """By alert: its severity, how long its expression has to be true, and the expression, as rendered for prod."""
+    found: dict[str, list[str]] = {}
+    for rule in (rule for rules in monitoring.DATA["groups"].values() for rule in rules):
+        engine = "argocd" if "argocd" in rule["needs"] else "flux-system"
+        values = specs.with_defaults({**specs.defaults(), **_PROD, "gitops_namespace": engine})
+        names = monitoring.names(values, defaultdict(lambda: True), _STORE)
+        variant = next((text for need, text in _VARIANTS.items() if need in rule["needs"]), "")
+        lasting = f"after {rule['for']}" if "for" in rule else "immediately"
+        said = f"<b>{rule['severity']}</b>, fires {lasting}" + f" ({variant})" * bool(variant)
+        expression = _folded(rule["expr"] % names)
+        found.setdefault(rule["alert"], []).append(
+            f'<details markdown="1"><summary>{said}</summary>\n\n```promql\n{expression}\n```\n\n</details>'
+        )
+    return {alert: "\n\n".join(texts) for alert, texts in found.items()}
+
+
+def _folded(expression: str) -> str:
+    """A PromQL expression in short lines, none of which breaks a string."""
+    kept = re.sub(r'"[^"]*"', lambda text: text[0].replace(" ", "\0"), expression)
+    return textwrap.fill(kept, 110, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 # What a cluster needs of other projects. Envoy Gateway's manifest has the Gateway API, too.
@@ -208,12 +275,13 @@ def _marked(page: Path, name: str, text: str) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """The content of each generated file, by absolute path. Of docs/helm.md only a part is generated."""
-    helm = specs.ROOT / "docs/helm.md"
+    """The content of each generated file, by absolute path. Only a part of docs/helm.md and of alerts' pages is."""
+    helm, alerts = specs.ROOT / "docs/helm.md", specs.ROOT / "docs/alerts"
     return {
         specs.ROOT / "schemas/cluster.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
         specs.ROOT / "docs/variables.md": variables_markdown(),
         specs.ROOT / "docs/alerts/index.md": alerts_markdown(),
+        **{(page := alerts / f"{name}.md"): _marked(page, "rule", text) for name, text in _rules().items()},
         helm: _marked(helm, "manifests", _manifests()),
     } | dashboards.files()
 

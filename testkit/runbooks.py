@@ -36,6 +36,10 @@ SECONDS = 60
 CHANGES = re.compile(r" (rollout restart|delete|scale|patch|annotate|config set) ")
 
 
+# The function of the shell that asks the bundled Prometheus.
+ASK = re.search(r"^ask\(\) \{.+?; \}\n", (DOCS / "alerts/index.md").read_text(), re.DOTALL | re.MULTILINE)[0]
+
+
 @dataclass(frozen=True)
 class Block:
     """Commands on a page: the page and line, the part that they need, the commands, and what they print."""
@@ -73,7 +77,7 @@ def faults(block: Block, where: Cluster, *, parse: bool = False) -> str:
         (where.home / "bin/kubectl").symlink_to(where.kubectl)
     path = f"{where.home}/bin:/usr/local/bin:/usr/bin:/bin"
     run = subprocess.Popen(
-        ["bash", "-eu", *(["-n"] if parse else []), "-c", block.code],
+        ["bash", "-eu", *(["-n"] if parse else []), "-c", ASK + block.code],
         env={"PATH": path, "HOME": str(where.home), "KUBECONFIG": str(where.kubeconfig)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

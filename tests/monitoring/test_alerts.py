@@ -157,6 +157,16 @@ def test_the_documentation_has_each_alert() -> None:
     assert {path.stem for path in (ROOT / "docs/alerts").glob("NativeLink*.md")} == set(SEVERITIES)
 
 
+def test_the_page_of_an_alert_has_the_rule_of_prod() -> None:
+    tree = yaml.safe_load((ROOT / "clusters/prod/rendered/monitoring/alerts.yaml").read_text())
+    for rule in (rule for group in tree["spec"]["groups"] for rule in group["rules"]):
+        page = " ".join((ROOT / f"docs/alerts/{rule['alert']}.md").read_text().split())
+        lasting = f"after {rule['for']}" if "for" in rule else "immediately"
+        assert f"<summary><b>{rule['labels']['severity']}</b>, fires {lasting}" in page, rule["alert"]
+        if rule["alert"] != "NativeLinkMetricsLost":  # its page has the sources of all clusters
+            assert f"```promql {' '.join(rule['expr'].split())} ```" in page, rule["alert"]
+
+
 def test_an_inhibition_hides_nothing_that_is_more_severe() -> None:
     """All names of inhibitions exist, and no warning silences a page."""
     for each in monitoring.DATA["inhibitions"]:

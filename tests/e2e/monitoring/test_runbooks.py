@@ -20,6 +20,7 @@ NOT_COVERED = {
     "certificate": "the files of a new certificate",
     "mutual-tls": "certificates of workers",
     "inventory": "the inventory of a real cluster",
+    "prometheus": "another Prometheus",
 }
 COVERED = {"", "memory", "envoy", "original", "redis", "flux", "argocd"}
 
