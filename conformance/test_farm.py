@@ -16,6 +16,7 @@ from typing import Any
 
 import json5
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
@@ -111,24 +112,32 @@ def test_eviction_storm(farm: Farm, bazel: Bazel, tell: Tell) -> None:
 def test_cpus(farm: Farm, tell: Tell) -> None:
     """cpu_count=4: 4 at once on two workers of 8; without, all
 
-    The latter is the counter-run.
+    The latter is the counter-run. On Redis the demand of the former is that of three workers.
     """
-    most = _at_once(farm, cpu_count=str(CPUS // 2))
+    assert _at_once(farm) == (6, 6 if farm.redis else 0)
+    most, demand = _at_once(farm, cpu_count=str(CPUS // 2))
     assert most <= 4
-    assert _at_once(farm) == 6
+    assert demand == (3 * CPUS if farm.redis else 0)
     tell(f"{most} of 6 at once")
 
 
-def _at_once(farm: Farm, **platform: str) -> int:
-    """Run six actions, and return how many of them ran at once."""
-    report = succeeded(farm.load("--actions=6", "--seconds=3-3", f"--timeout={PATIENCE}", **platform))
+def _at_once(farm: Farm, **platform: str) -> tuple[int, int]:
+    """Run six actions. Return how many of them ran at once, and the most slots that demand.lua counted meanwhile."""
+    script = render.tree({**farm.values, "nativelink_prometheus": "bundled"}).get("monitoring/demand.lua")
+    demand = 0
+    with farm.loaded("--actions=6", "--seconds=3-3", f"--timeout={PATIENCE}", **platform) as client:
+        while farm.redis and client.poll() is None:
+            said = farm.redis.run("/opt/redis-stack/bin/redis-cli", "-e", "EVAL", script, "0").split()
+            demand = max(demand, int(said[said.index("default:demand") + 1]))
+            time.sleep(0.2)
+        report = succeeded(reported(client))
     ends = (("executionStart", 1), ("executionCompleted", -1))
     moments = [(each["moments"][name], change) for each in report for name, change in ends]
     now = most = 0
     for _, change in sorted(moments):
         now += change
         most = max(most, now)
-    return most
+    return most, demand
 
 
 @on("memory", "redis", "mutual-tls")

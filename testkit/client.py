@@ -100,8 +100,9 @@ class Load:
     holds at most ``chunk`` actions. While the demand falls, up to that many actions count twice for a moment.
     """
 
-    def __init__(self, client: Client, chunk: int = 40, pool: str = "", workers: str = "") -> None:
+    def __init__(self, client: Client, chunk: int = 40, pool: str = "", workers: str = "", **platform: str) -> None:
         self.client, self.chunk, self.pool, self.workers = client, chunk, pool, workers if not pool else ""
+        self.platform = platform
         self._clients: list[_Held] = []
 
     def __enter__(self) -> Load:
@@ -124,9 +125,8 @@ class Load:
         for first in range(self.held, actions, self.chunk):
             size = min(self.chunk, actions - first)
             pool = self.pool or f"held-{uuid.uuid4()}"
-            process = self.client.start(
-                "--hold=7200", "--timeout=7200", "--seconds=0-0", f"--actions={size}", pool=pool
-            )
+            asked = {**self.platform, "pool": pool}
+            process = self.client.start("--hold=7200", "--timeout=7200", "--seconds=0-0", f"--actions={size}", **asked)
             started.append(_Held(size, pool, process))
         self._clients += started
         at = 0.0

@@ -19,12 +19,12 @@ from testkit.client import Client, Load
 from testkit.trees import Object, values_of
 
 _DEMAND = re.compile(
-    r'^nativelink_execution_active_count\{[^}]*execution_stage="(queued|executing)"[^}]*\} (\S+)', re.M
+    r"^nativelink_(?:execution_active_count|scheduler)\S*?(queued|executing|queue_depth)\S* (\S+)", re.M
 )
 
 
 def demand(address: str) -> list[tuple[str, float]]:
-    """Return the stage and value of each line that a collector serves now, or nothing without an answer."""
+    """Return the stage, or queue_depth for both, and value of each line that a collector serves now, if it answers."""
     with (
         contextlib.suppress(OSError, http.client.HTTPException),
         urlopen(f"http://{address}/metrics", timeout=2) as answer,
@@ -84,7 +84,7 @@ class Source:
         return tails(sorted(self.folder.glob("*.log")))
 
     def stages(self) -> dict[str, list[float]]:
-        """Return the values of each stage. A stage with several values has series of several processes."""
+        """Return the values of each stage, and of both. A stage with several values has series of several processes."""
         found: dict[str, list[float]] = {}
         for stage, value in demand(self.demand):
             found.setdefault(stage, []).append(value)

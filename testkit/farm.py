@@ -149,9 +149,10 @@ class Farm:
         scheduler, cas = self.address("nativelink-scheduler"), self.address("nativelink-cas")
         return Client(f"grpc://{scheduler}:50052", f"grpc://{cas}:50051")
 
-    def load(self, chunk: int = 40, pool: str = "") -> Load:
+    def load(self, chunk: int = 40, pool: str = "", **platform: str) -> Load:
         """Return actions that wait. ``pool`` is a pool with fake workers."""
-        return Load(self.client(), chunk, pool, f"grpc://{self.address('nativelink-scheduler-workers')}:50061")
+        workers = f"grpc://{self.address('nativelink-scheduler-workers')}:50061"
+        return Load(self.client(), chunk, pool, workers, **platform)
 
     @contextlib.contextmanager
     def without(self, workload: str, *, killed: bool = False) -> Iterator[float]:

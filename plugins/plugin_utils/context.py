@@ -64,7 +64,8 @@ SERVER_TLS = {**CERTIFICATE, "client_ca_file": "/tls/ca.crt"}
 CLIENT_TLS = {**CERTIFICATE, "ca_file": "/tls/ca.crt"}
 # The collector records the same for a scheduler in memory.
 DEMAND_BY_POOL = (
-    'sum by (cluster, namespace, pool) (label_replace(redis_script_values, "pool", "$1", "key", "(.+):[a-z]+"))'
+    "sum by (cluster, namespace, pool) "
+    '(label_replace(redis_script_values{key=~".+:demand"}, "pool", "$1", "key", "(.+):demand"))'
 )
 # The pool grows to the needed number in one step. The default behaviour doubles, which took 58 s from 4 to 50.
 SCALE_UP = {
@@ -171,7 +172,8 @@ class Cas:
 
 @dataclass(frozen=True)
 class Scheduler:
-    """The scheduler. `demand` tells by pools and the kinds of properties which pool an action waits for."""
+    """The scheduler. `demand` tells by pools and the kinds of properties which pool an action waits for, and how much
+    of a worker it takes."""
 
     properties: Mapping[str, str]
     demand: Mapping[str, Any]
@@ -520,6 +522,7 @@ def _scheduler(known: Values, pools: Sequence[Pool]) -> Scheduler:
     offers = [
         {
             "name": pool.name,
+            "slots": pool.slots,
             "properties": {key: texts[-1] for key, texts in pool.platform_properties.items() if texts},
         }
         for pool in pools

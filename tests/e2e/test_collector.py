@@ -27,10 +27,11 @@ def remembering(config: Object) -> None:
 def test_both_stages_have_a_value_before_the_first_action(tmp_path: Path) -> None:
     with source(tmp_path) as found:
         scheduler = found.start_scheduler()
-        until("both stages", lambda: found.stages() == {"queued": [0], "executing": [0]}, 20, found.log)
+        nothing = {"queued": [0], "executing": [0], "queue_depth": [0]}
+        until("both stages", lambda: found.stages() == nothing, 20, found.log)
         with found.queued(7):
-            until("the demand", lambda: found.stages() == {"queued": [7], "executing": [0]}, 20, found.log)
-        until("no demand", lambda: found.stages() == {"queued": [0], "executing": [0]}, 40, found.log)
+            until("the demand", lambda: found.stages() == {**nothing, "queued": [7], "queue_depth": [7]}, 20, found.log)
+        until("no demand", lambda: found.stages() == nothing, 40, found.log)
         scheduler.kill()
         # Without a scheduler the demand is unknown, which is not the same as a demand of zero.
         until("the series to be gone", lambda: found.stages() == {}, 20, found.log)
@@ -43,7 +44,7 @@ def test_without_the_zeros_a_stage_is_missing(tmp_path: Path) -> None:
         time.sleep(7)
         assert found.stages() == {}
         with found.queued(7):
-            until("the demand", lambda: found.stages() == {"queued": [7]}, 20, found.log)
+            until("the demand", lambda: found.stages() == {"queued": [7], "queue_depth": [7]}, 20, found.log)
 
 
 @pytest.mark.parametrize("edit", [lambda config: None, remembering], ids=["ours", "counter-run"])

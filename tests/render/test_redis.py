@@ -20,7 +20,8 @@ POOLS = [
 ]
 FILES = render.tree(values_of(nativelink_scheduler_backend="redis", nativelink_worker_pools=POOLS))
 DEMAND, HOUSEKEEPING = FILES["monitoring/demand.lua"], FILES["scheduler/housekeeping.lua"]
-NOTHING = {f"{pool}:{stage}": 0 for pool in ("small", "unmatched", "(unmatched)") for stage in ("queued", "executing")}
+KINDS = ("queued", "executing", "demand")
+NOTHING = {f"{pool}:{kind}": 0 for pool in ("small", "unmatched", "(unmatched)") for kind in KINDS}
 
 
 @pytest.fixture
@@ -53,7 +54,39 @@ def test_each_action_counts_for_its_pool_or_as_unmatched(redis: Redis) -> None:
     act(redis, 4, "queued", pool="nowhere")
     act(redis, 1, "queued", cpu_count="1000", pool="small")
     act(redis, 5, "completed", pool="small")
-    assert demand(redis) == NOTHING | {"small:queued": 3, "unmatched:executing": 2, "(unmatched):queued": 5}
+    assert demand(redis) == NOTHING | {
+        **{"small:queued": 3, "small:demand": 3, "unmatched:executing": 2, "unmatched:demand": 2},
+        **{"(unmatched):queued": 5, "(unmatched):demand": 5},
+    }
+
+
+def test_the_demand_has_the_slots_of_what_actions_reserve(redis: Redis) -> None:
+    """A worker has four slots, 2 CPUs, 3 GPUs, and a disk of 4."""
+    properties = {"cpu_count": 2, "gpu": 3, "disk": 4}
+    pools = [{"name": "small", "slots": 4, "platform_properties": properties}]
+    kinds = {"nativelink_scheduler_platform_properties": dict.fromkeys(properties, "minimum")}
+    values = values_of(nativelink_scheduler_backend="redis", nativelink_worker_pools=pools, **kinds)
+    script = render.tree(values)["monitoring/demand.lua"]
+
+    def counted(*actions: tuple[int, dict[str, str]], script: str = script) -> int:
+        redis.run("FLUSHALL")
+        for index, (count, asked) in enumerate(actions):
+            act(redis, count, ("queued", "executing")[index % 2], **asked)
+        return demand(redis, script)["small:demand"]
+
+    assert counted((4, {})) == 4
+    assert counted((4, {"cpu_count": "0"})) == 4
+    assert counted((4, {"cpu_count": "1"})) == 8
+    assert counted((4, {"cpu_count": "2"})) == 16
+    # Others have the slots that such actions leave, and the GPUs.
+    assert counted((4, {"cpu_count": "2"}), (12, {}), (6, {"gpu": "1"})) == 22
+    assert counted((4, {"cpu_count": "2"}), (12, {"gpu": "1"})) == 16
+    assert counted((3, {"gpu": "1"}), (3, {"gpu": "1"}), (3, {"gpu": "1"})) == 12  # thirds of a worker
+    assert counted((2, {"disk": "3"})) == 8  # a worker has room for one
+    # The counter-run counts actions alone.
+    assert script.count("reserve(pool, properties)") == 2
+    blind = script.replace("        reserve(pool, properties)\n", "")
+    assert counted((4, {"cpu_count": "2"}), script=blind) == 4
 
 
 def test_the_script_counts_once_a_second_for_any_number_of_callers(redis: Redis) -> None:

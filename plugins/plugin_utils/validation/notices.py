@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from .. import versions
-from ..derived import cpus_of, failing_polls, isolation_of, memory_of, scaling_of
+from ..derived import cpus_of, derived_properties, failing_polls, isolation_of, memory_of, scaling_of
 from ..findings import Findings
 from ..quantities import bytes_of, size_text
 from ..specs import Values
@@ -17,6 +17,25 @@ def shared_demand(values: Values) -> Findings:
         problem = f"{', '.join(pools)} scale with the same demand, because a scheduler in memory has one queue for all"
         remedy = "set nativelink_scheduler_backend to redis, or make a cluster for each pool"
         yield "nativelink_worker_pools", problem, remedy
+
+
+def reserving_actions(values: Values) -> Findings:
+    """A scheduler in memory does not tell what actions reserve. It is at least 1 of a property that they ask for."""
+    declared = values["nativelink_scheduler_platform_properties"]
+    for path, pool in pools_of(values):
+        follows = values["nativelink_scheduler_backend"] == "memory" and scaling_of(pool, values) != "none"
+        if not follows or pool["query"] or pool["target"]:
+            continue
+        slots = pool["slots"] or cpus_of(pool)
+        for name, offer in {**derived_properties(pool, declared), **pool["platform_properties"]}.items():
+            room = int(offer[-1] if isinstance(offer, list) else offer) if declared.get(name) == "minimum" else slots
+            if room < slots:
+                problem = (
+                    f"is {slots}, but a worker has room for {room} actions with {name}=1, and a scheduler in memory "
+                    "does not tell what actions reserve, so the pool gets too few workers for them"
+                )
+                remedy = f"set target to {max(1, room)}, or nativelink_scheduler_backend to redis"
+                yield f"{path}.slots", problem, remedy
 
 
 def idle_headroom(values: Values) -> Findings:
@@ -145,6 +164,7 @@ def needless_low_latency(values: Values) -> Findings:
 
 NOTICES: tuple[Callable[[Values], Findings], ...] = (
     shared_demand,
+    reserving_actions,
     idle_headroom,
     crowded_slots,
     forging_actions,

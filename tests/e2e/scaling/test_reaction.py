@@ -73,7 +73,7 @@ def jumps(farm: Farm, count: int) -> Iterator[dict[str, Reaction]]:
     with farm.deployments() as deployments, farm.pods() as pods, farm.load(JUMP) as load:
 
         def resting() -> bool:
-            waiting = sum(value for _, value in demand(f"{farm.address('nativelink-collector')}:9464"))
+            waiting = dict(demand(f"{farm.address('nativelink-collector')}:9464")).get("queue_depth", 0)
             names = (f"nativelink-worker-{name}" for name in RESTS)
             return [deployments.replicas(name) for name in names] == [*RESTS.values()] and not waiting
 

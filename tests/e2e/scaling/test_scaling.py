@@ -197,8 +197,9 @@ def test_each_pool_follows_its_own_demand_on_redis(shared: Watched, playing: obj
 
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        for name, actions in (("small", 8), ("careless", 12), ("no-pool-has-it", 3)):
-            load = stack.enter_context(shared.load(pool=name))
+        # The first four reserve a worker each, because two would need 10 of its 8 CPUs.
+        for name, actions, asked in (("small", 4, {"cpu_count": "5"}), ("careless", 12, {}), ("no-pool-has-it", 3, {})):
+            load = stack.enter_context(shared.load(pool=name, **asked))
             load.hold(actions)
         shared.become(small=4, careless=6)
         assert shared.moved("large", began) == [1]
