@@ -343,6 +343,9 @@ def inventories(draw: st.DrawFn) -> dict[str, Any]:
         way = pool.get("scaling") or stated.get("nativelink_scaling", "keda")
         if prometheus == "bundled" and way == "keda" and draw(st.booleans()):
             pool["query"] = 'sum(a{b="c"}) > 1'
+        if way == "keda" and pool["min_replicas"] < pool["max_replicas"] and draw(st.booleans()):
+            times = {"timezone": "Asia/Kolkata", "start": "0 7 * * 1-5", "end": "*/5 0,19 1 1-6/2 *"}
+            pool["schedule"] = [{**times, "replicas": pool["max_replicas"]}]
     if draw(st.booleans()):
         variables |= {"nativelink_mutual_tls_secret": "mutual-tls", "nativelink_mutual_tls_expires": "2028-02-29"}
         variables["nativelink_mutual_tls_issuer"] = draw(st.sampled_from(["", "our-ca"]))

@@ -57,6 +57,8 @@ _FORMATS: dict[Callable[..., Any], Schema] = {
         "maximum": 999999999,
     },
     formats.day: _whole(quantities.DAY),
+    formats.cron: _whole(formats.CRON),
+    formats.time_zone: _whole(formats.TIME_ZONE),
     formats.nativelink_version: _whole(formats.VERSION),
     formats.subject_name: _whole(formats.SUBJECT_NAME),
     formats.jwks: _whole(formats.JWKS),

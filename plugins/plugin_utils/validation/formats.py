@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import available_timezones
 
 from ..quantities import DURATION, QuantityError, bytes_of, midnight_of, part_of, seconds_of
 from ..specs import Values, Yaml
@@ -36,6 +37,11 @@ ENVIRONMENT_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FLUX_DURATION = re.compile(r"([0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h))+")
 # Git's short form of an SSH address, git@host:path.
 SCP = re.compile(r"(?P<host>[\w.-]+@[\w.-]+):(?P<path>[^/].*)")
+# The library that KEDA reads cron with also knows names of months and days.
+_CRON_FIELDS = ("[0-5]?[0-9]", "[01]?[0-9]|2[0-3]", "0?[1-9]|[12][0-9]|3[01]", "0?[1-9]|1[0-2]", "[0-6]")
+_CRON_ITEMS = [rf"(\*|({number})(-({number}))?)(/[1-9][0-9]?)?" for number in _CRON_FIELDS]
+CRON = re.compile(" ".join(f"{item}(,{item})*" for item in _CRON_ITEMS))
+TIME_ZONE = re.compile("[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
 
 def _text(pattern: str | re.Pattern[str], noun: str, remedy: str) -> Callable[[str], Format]:
@@ -126,6 +132,24 @@ def day(value: str) -> Format:
     """A day. Empty means none."""
     if value and midnight_of(value) <= 0:
         yield f"{value!r} is not a valid day", "write a day such as 2027-01-31"
+
+
+def cron(value: str) -> Format:
+    """A time of cron in numbers, whose ranges do not run backwards."""
+    ranges = re.findall("([0-9]+)-([0-9]+)", value)
+    if not CRON.fullmatch(value) or any(int(first) > int(last) for first, last in ranges):
+        problem = f"{value!r} is not a time of cron"
+        yield problem, "write minute, hour, day, month and day of the week in numbers, such as 0 7 * * 1-5"
+
+
+_time_zones = cache(lambda: tuple(sorted(available_timezones())))
+
+
+def time_zone(value: str) -> Format:
+    """An IANA time zone. A machine without their data takes any."""
+    if not TIME_ZONE.fullmatch(value) or (_time_zones() and value not in _time_zones()):
+        near = nearest(value, _time_zones(), 0.6)
+        yield f"{value!r} is not an IANA time zone", one_of(near, ["UTC", "Europe/Berlin", "America/New_York"])
 
 
 def flux_interval(value: str) -> Format:
@@ -320,6 +344,8 @@ _GLOBS: tuple[tuple[Callable[[Yaml], Format], str], ...] = (
         "nativelink_prometheus_api_server_ports",
     ),
     (Within(1, 65535, "the highest port"), "nativelink_prometheus_api_server_ports."),
+    (cron, "*.schedule..start *.schedule..end"),
+    (time_zone, "*.schedule..timezone"),
     (pool_name, "nativelink_worker_pools..name"),
     (instance_name, "nativelink_instance_name"),
     (host_and_port, "nativelink_redis_address"),

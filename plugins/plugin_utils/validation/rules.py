@@ -48,6 +48,22 @@ def min_over_max(values: Values) -> Findings:
             yield f"{path}.min_replicas", problem, "lower it, or raise max_replicas"
 
 
+def schedules(values: Values) -> Findings:
+    """A time of a schedule changes the number of workers, and ends. Only KEDA has a clock."""
+    for path, pool in pools_of(values):
+        least, most = pool["min_replicas"], pool["max_replicas"]
+        if pool["schedule"] and scaling_of(pool, values) != "keda":
+            problem = "is set, but the pool does not scale with keda"
+            yield f"{path}.schedule", problem, "remove it, or set scaling to keda"
+        for index, time in enumerate(pool["schedule"]):
+            if time["start"] == time["end"]:
+                yield f"{path}.schedule[{index}].end", "is the same as start", "write when the time ends"
+            if not least < time["replicas"] <= most:
+                problem = f"is {time['replicas']}, but the pool has more than {least} and at most {most} by a schedule"
+                remedy = "write a number between, or change min_replicas or max_replicas"
+                yield f"{path}.schedule[{index}].replicas", problem, remedy
+
+
 def resources(values: Values) -> Findings:
     """Resources exist, their quantities are valid, and requests are not more than limits."""
     everything = [(name, value) for name, value in values.items() if name.endswith("_resources")]
@@ -637,6 +653,7 @@ RULES: tuple[Callable[[Any], Findings], ...] = (
     duplicate_pools,
     persistent_workers,
     min_over_max,
+    schedules,
     resources,
     nativelink_version,
     scheduler_backend,

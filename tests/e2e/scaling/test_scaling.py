@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -142,16 +143,28 @@ def farm(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Farm:
 
 
 @pytest.fixture(scope="module")
-def shared(where: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def hours() -> tuple[datetime, datetime]:
+    """Return when the schedule of a pool begins, in about two minutes, and when it ends."""
+    start = (datetime.now(UTC) + timedelta(seconds=150)).replace(second=0, microsecond=0)
+    return start, start + timedelta(minutes=2)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    where: Cluster, hours: tuple[datetime, datetime], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Watched]:
     """Apply a farm on Redis, whose monitoring takes a tenth of the time that a user's has."""
     farm = Farm(where, "shared", tmp_path_factory.mktemp("shared"))
     where.apply(
         resource("v1/Namespace", "shared"),
         secret("nativelink-redis", "Opaque", {"password": b"of-a-test"}, "shared"),
     )
+    start, end = (f"{each:%M %H} * * *" for each in hours)
+    schedule = [{"timezone": "UTC", "start": start, "end": end, "replicas": 3}]
+    timed = follower("timed", min_replicas=0, cooldown_period=5, schedule=schedule)
     small = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
     farm.apply(
-        [follower("small"), follower("large"), follower("careless")],
+        [follower("small"), follower("large"), follower("careless"), timed],
         nativelink_scaling="keda",
         nativelink_scheduler_backend="redis",
         nativelink_redis_resources=small,
@@ -203,7 +216,7 @@ def test_each_pool_follows_its_own_demand_on_redis(shared: Watched, playing: obj
             load.hold(actions)
         shared.become(small=4, careless=6)
         assert shared.moved("large", began) == [1]
-        recorded = {"small": 8.0, "large": 0.0, "careless": 12.0, "(unmatched)": 3.0}
+        recorded = {"small": 8.0, "large": 0.0, "careless": 12.0, "timed": 0.0, "(unmatched)": 3.0}
         until(f"Prometheus to have {recorded}", lambda: depths() == recorded, 30)
         shared.fires("ActionsUnmatched")
         alerts = {"deployment/nativelink-demand": "DemandLost", "statefulset/nativelink-redis": "RedisDown"}
@@ -265,6 +278,19 @@ def test_a_dead_matching_loop_is_noticed(shared: Watched, playing: object) -> No
             return
         shared.where.run("-n", "shared", "rollout", "restart", scheduler)
     raise AssertionError("the alert did not fire")
+
+
+def test_a_schedule_adds_workers_in_its_hours_only(shared: Watched, hours: tuple[datetime, datetime]) -> None:
+    """The pool has no demand. While its source is lost, it has one worker, or keeps those that it has."""
+    start, end = (time.monotonic() + (each - datetime.now(UTC)).total_seconds() for each in hours)
+    until("the end of the schedule", lambda: time.monotonic() > end, 300)
+    shared.become(timed=0, seconds=90)
+    steps = shared.record.steps("nativelink-worker-timed")
+    (came,) = [at for at, replicas in steps if replicas == 3]
+    left = next(at for at, _ in steps if at > came)
+    assert start <= came < start + LAG, steps
+    assert end <= left, steps
+    assert {replicas for _, replicas in steps} <= {0, 1, 3}, steps
 
 
 def test_one_step_from_4_to_200(played: Played) -> None:
