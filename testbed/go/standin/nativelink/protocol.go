@@ -8,7 +8,7 @@ import (
 )
 
 // The stand-in's workers and schedulers speak a protocol of their own, which NativeLink does not know. Each worker has
-// one stream, which carries JSON.
+// one stream, which carries JSON, at the path of the original's.
 
 // toScheduler is a message of a worker. One field is set, except in a heartbeat, which has none.
 type toScheduler struct {
@@ -47,14 +47,14 @@ func (jsonCodec) Unmarshal(text []byte, message any) error { return json.Unmarsh
 
 func init() { encoding.RegisterCodec(jsonCodec{}) }
 
-const workerMethod = "/standin.Workers/Work"
+const workerMethod = "/com.github.trace_machina.nativelink.remote_execution.WorkerApi/ConnectWorker"
 
 // workersService is the description of the only method, for servers and clients.
 var workersService = grpc.ServiceDesc{
-	ServiceName: "standin.Workers",
+	ServiceName: "com.github.trace_machina.nativelink.remote_execution.WorkerApi",
 	HandlerType: (*any)(nil),
 	Streams: []grpc.StreamDesc{{
-		StreamName:    "Work",
+		StreamName:    "ConnectWorker",
 		Handler:       func(server any, stream grpc.ServerStream) error { return server.(*scheduler).work(stream) },
 		ServerStreams: true,
 		ClientStreams: true,

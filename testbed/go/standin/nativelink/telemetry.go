@@ -162,11 +162,7 @@ func (calls) HandleRPC(ctx context.Context, event stats.RPCStats) {
 	}
 	of := ctx.Value(calls{}).(*call)
 	of.once.Do(func() {
-		path := of.path
-		if path == workerMethod { // the original names the method of its own workers
-			path = "/com.github.trace_machina.nativelink.remote_execution.WorkerApi/ConnectWorker"
-		}
-		service, method, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+		service, method, _ := strings.Cut(strings.TrimPrefix(of.path, "/"), "/")
 		rpcDuration.Record(context.Background(), time.Since(of.began).Seconds(), metric.WithAttributes(
 			attribute.String("rpc.service", service), attribute.String("rpc.method", method),
 			attribute.Int("rpc.grpc.status_code", int(status.Code(err)))))

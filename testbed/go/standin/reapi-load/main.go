@@ -10,7 +10,7 @@
 // `reapi-load put` sends bytes to a CAS under the digest of other bytes, and `reapi-load result` a made-up action result
 // (put.go). `reapi-load cas` sends requests to a CAS as fast as it answers (cas.go), `reapi-load transfer` counts the bytes
 // of files on their way to it and back (transfer.go), and `reapi-load tool` is a persistent worker that reports which
-// process served a request (tool.go).
+// process served a request (tool.go). `reapi-load descriptors` prints the protocols (descriptors.go).
 package main
 
 import (
@@ -485,7 +485,7 @@ func report(outcomes []outcome) error {
 func main() {
 	modes := map[string]func(*servers) error{
 		"abuse": abuse, "cas": cas, "may": may, "put": put, "result": result, "resume": resume, "tool": tool,
-		"transfer": transfer, "capabilities": capabilities,
+		"transfer": transfer, "capabilities": capabilities, "descriptors": descriptors,
 	}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {
