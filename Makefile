@@ -47,6 +47,9 @@ certificates: venv ## make certificates for the edge and a client: make certific
 digests: venv ## pin each image by its digest, from its registry or FILE: make digests INVENTORY=… ARGS="--limit dev"
 	ansible-playbook -i $(INVENTORY) playbooks/digests.yml $(if $(FILE),-e digests_file='"$(FILE)"') $(ARGS)
 
+verify: venv ## check live farms as their clients see them: make verify INVENTORY=… ARGS="--limit prod"
+	ansible-playbook -i $(INVENTORY) playbooks/verify.yml $(ARGS)
+
 images: ## list the images to mirror: those of the committed trees and of the release manifests RELEASES="FILE…"
 	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u
 

@@ -24,7 +24,12 @@ LONGEST = (
 # Files that share a cluster. What one of them makes there has namespaces of its own.
 GROUPS = {
     "trees": ("render/test_cluster", "render/test_kubernetes", "chart/test_changes", "preflight/test_live"),
-    "roles": ("provision/test_node_agent", "provision/test_release_manifest", "provision/test_grow"),
+    "roles": (
+        "provision/test_node_agent",
+        "provision/test_release_manifest",
+        "provision/test_grow",
+        "provision/test_verify",
+    ),
 }
 # The files that do not run in the order of the alphabet on the cluster that they share with others.
 FIRST = ("engines", "flux", "argocd", "switching", "testbed", "provisioning", "scaling")

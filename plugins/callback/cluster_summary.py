@@ -19,7 +19,7 @@ from ansible.executor.stats import AggregateStats
 from ansible.executor.task_result import CallbackTaskResult
 from ansible.plugins.callback import CallbackBase
 
-SECTIONS = ("pinned", "provisioned", "rendered", "rollout", "connected", "failed", "notice", "next")
+SECTIONS = ("pinned", "provisioned", "rendered", "rollout", "connected", "verified", "failed", "notice", "next")
 
 
 class CallbackModule(CallbackBase):

@@ -258,6 +258,13 @@ class Api:
         answer = self._send("GET", f"{path}/log?tailLines=1")
         return answer.data.decode(errors="replace").strip() if answer.status == 200 else ""
 
+    def proxied(self, path: str) -> Object:
+        """Return the JSON that a node or a Service answers to GET `path` through the API server."""
+        answer = self._send("GET", path)
+        if answer.status != 200:
+            raise RefusedError(f"GET {path}", answer.status, {"message": answer.data.decode(errors="replace")[:200]})
+        return json.loads(answer.data)
+
     def post(self, path: str, body: Object) -> Object:
         """Return the API server's answer to POST `path`."""
         return self._call("POST", path, body) or {}
