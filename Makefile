@@ -38,8 +38,12 @@ render: venv ## render the committed trees (or those of INVENTORY=…), without 
 	for inventory in $(if $(filter file,$(origin INVENTORY)),inventories/local inventories/reference,$(INVENTORY)); do \
 	  ansible-playbook -i $$inventory playbooks/render.yml $(ARGS); done
 
+# With the address of this repository the site installs this commit from there.
+SOURCE = -e site_collection_source='"$(NATIVELINK_GITOPS)"' \
+  -e site_collection_version="$$(git describe --tags --exact-match 2> /dev/null || git rev-parse HEAD)"
+
 site: venv ## make a repository for your own clusters: make site DIR=../my-farm (it installs this collection)
-	ansible-playbook playbooks/site.yml -e site_dir='"$(DIR)"' $(ARGS)
+	ansible-playbook playbooks/site.yml -e site_dir='"$(DIR)"' $(if $(NATIVELINK_GITOPS),$(SOURCE)) $(ARGS)
 
 certificates: venv ## make certificates for the edge and a client: make certificates CLIENT=ann INVENTORY=… ARGS="--limit dev"
 	ansible-playbook -i $(INVENTORY) playbooks/certificates.yml -e certificates_client=$(or $(CLIENT),client) $(ARGS)

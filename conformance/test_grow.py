@@ -19,7 +19,7 @@ def test_grow(farm: Farm, tell: Tell) -> None:
     """3, 4, 5 and 3 CAS pods: what is copied stays a hit
 
     The counter-run is the step from 3 to 4, where nothing is copied. A quarter of the keys moves, and an action is a
-    hit if neither its result nor its output did: 56 %. Actions that run meanwhile succeed, and wrong bytes on a volume
+    hit if neither its result nor its output did: 56%. Actions that run meanwhile succeed, and wrong bytes on a volume
     stay there.
     """
     assert _hits(farm, "first") == 0

@@ -7,7 +7,7 @@ short, and percentunit for a share. The axis of a graph in percentunit ends at 1
 - `text`, which may name runbooks;
 - `query`, which is PromQL with fragments.yml. The legend of its series is the label that it groups by, or the title;
 - in its place `queries`, by the legend of their series, or `quantiles`: the buckets of a histogram, below which half
-  and 95 % are, with `rare` also 99 %;
+  and 95% are, with `rare` also 99%;
 - `warn` and `fail` of a number or a share: green, yellow from warn and red from fail (below, if fail is less);
 - `links` of a table: URLs by the name of their column. Several queries make one row of what has the same labels.
 """
@@ -27,7 +27,7 @@ FOLDER = ROOT / "roles/nativelink/files/dashboards"
 NAMES = ("overview", "queue", "cache", "workers", "edge", "gitops")
 
 Object = dict[str, Any]
-_QUANTILES = (("half below", 0.5), ("95 % below", 0.95), ("99 % below", 0.99))
+_QUANTILES = (("half below", 0.5), ("95% below", 0.95), ("99% below", 0.99))
 _GROUPED = re.compile(r"(?:histogram_quantile\([\d.]+, )?\w+ by \((?:le, )?(?!le\b)(\w+)\)")
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # By kind: how many panels stand side by side at most, and their height.

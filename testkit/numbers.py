@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def distribution(values: Iterable[float]) -> tuple[float, float, float, float]:
-    """Return minimum, median, 95th percentile (the smallest value that 95 % do not exceed) and maximum."""
+    """Return minimum, median, 95th percentile (the smallest value that 95% do not exceed) and maximum."""
     ordered = sorted(values)
     return ordered[0], statistics.median(ordered), ordered[-(-95 * len(ordered) // 100) - 1], ordered[-1]
 

@@ -211,7 +211,7 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
         why = "a StatefulSet cannot change it" if grows else "a volume cannot shrink"
         step = f"grow each PersistentVolumeClaim to {new.size}, {orphan}" if grows else anew
         by_hand = _procedure(workload.volume_size, step, "" if grows else workload.loss)
-        by_playbook = f"{_allow(workload.volume_size)}, render, run playbooks/grow.yml and push (docs/changes.md)"
+        by_playbook = f"{_allow(workload.volume_size)}, render, run nativelink.gitops.grow and push (docs/changes.md)"
         yield (
             workload.volume_size,
             f"{workload.prefix}_volume_size",
@@ -242,11 +242,11 @@ def _moves(old: Layout, new: Layout) -> Iterator[tuple[str, str, str]]:
         return
     before, after = (len({pod for pod, _unused in shards}) for shards in (old, new))
     least = moved(old, layout(after, before)) if before < after else share
-    better = f"set nativelink_cas_layout_from to {before}, which moves {100 * least:.0f} %; " if least < share else ""
+    better = f"set nativelink_cas_layout_from to {before}, which moves {100 * least:.0f}%; " if least < share else ""
     yield (
         "nativelink_cas_layout_from" if before == after else "nativelink_cas_replicas",
-        f"{before} shards in the committed tree would become {after}, which moves {100 * share:.0f} % of the keys: "
-        "cached results are lost unless playbooks/grow.yml copies them (docs/grow.md), and the scheduler and all "
+        f"{before} shards in the committed tree would become {after}, which moves {100 * share:.0f}% of the keys: "
+        "cached results are lost unless nativelink.gitops.grow copies them (docs/grow.md), and the scheduler and all "
         "workers, which address the shards, are replaced",
         f"{better}{_allow('cas_replicas')}, render and push",
     )

@@ -140,8 +140,8 @@ def _keys(before: Files, after: Files) -> Iterator[str]:
     """A line where keys move to other pods of the CAS."""
     old, new = (layout.parsed(files.get("cas/cas.json5", "")) for files in (before, after))
     if old and new and (share := layout.moved(old, new)):
-        part = f"{100 * share:.0f} % of the keys"
-        yield f"cache: {part} move to other pods; playbooks/grow.yml copies what they name (docs/grow.md)"
+        moved = f"{100 * share:.0f}% of the keys move to other pods"
+        yield f"cache: {moved}; nativelink.gitops.grow copies what they name (docs/grow.md)"
 
 
 def _results(before: Files, after: Files) -> Iterator[str]:

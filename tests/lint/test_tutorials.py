@@ -23,8 +23,9 @@ def test_the_inventories_of_pages_have_no_faults_and_a_fault_would_be_found(tmp_
         hosts |= {
             name: {**found.get("vars", {}), **own, "cluster_context": page} for name, own in found["hosts"].items()
         }
-    (variables,) = VARIABLES.findall((ROOT / "docs/tutorials/cloud.md").read_text())
-    hosts["other-cloud"] = {**hosts["build-eu"], **yaml.safe_load(variables), "cluster_context": "other"}
+    aks, gke = VARIABLES.findall((ROOT / "docs/tutorials/cloud.md").read_text())
+    for name, variables in {"aks": aks, "gke": gke}.items():
+        hosts[name] = {**hosts["build-eu"], **yaml.safe_load(variables), "cluster_context": name}
     (pool,) = hosts["kind"]["nativelink_worker_pools"]
     hosts["faulty"] = {**hosts["kind"], "cluster_context": "faulty"}
     hosts["faulty"]["nativelink_worker_pools"] = [{**pool, "max_replicas": 0}]

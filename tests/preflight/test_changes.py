@@ -111,12 +111,12 @@ def becomes(before: str, after: str) -> str:
 
 
 PLAYBOOK = (
-    "add cas_volume_size to nativelink_allow_changes for that time, render, run playbooks/grow.yml and push "
+    "add cas_volume_size to nativelink_allow_changes for that time, render, run nativelink.gitops.grow and push "
     "(docs/changes.md)"
 )
 KEYS = (
-    "cached results are lost unless playbooks/grow.yml copies them (docs/grow.md), and the scheduler and all workers, "
-    "which address the shards, are replaced"
+    "cached results are lost unless nativelink.gitops.grow copies them (docs/grow.md), and the scheduler and all "
+    "workers, which address the shards, are replaced"
 )
 CASES = [
     (
@@ -127,8 +127,8 @@ CASES = [
     ),
     (
         *("cas_replicas", "spec.replicas", 5),
-        f"nativelink_cas_replicas: {becomes('3 shards', '5')}, which moves 73 % of the keys: {KEYS}; "
-        "set nativelink_cas_layout_from to 3, which moves 40 %; "
+        f"nativelink_cas_replicas: {becomes('3 shards', '5')}, which moves 73% of the keys: {KEYS}; "
+        "set nativelink_cas_layout_from to 3, which moves 40%; "
         "add cas_replicas to nativelink_allow_changes for that time, render and push",
     ),
     (
@@ -180,10 +180,10 @@ def test_a_breaking_change_is_refused_unless_it_is_allowed_by_name(
 def test_the_share_of_the_keys_that_move_is_named(clusters: Path) -> None:
     allow = "add cas_replicas to nativelink_allow_changes for that time, render and push"
     assert lines(clusters, changed("spec.replicas", 4), layout_from=3) == [
-        f"prod: nativelink_cas_replicas: {becomes('3 shards', '4')}, which moves 25 % of the keys: {KEYS}; {allow}"
+        f"prod: nativelink_cas_replicas: {becomes('3 shards', '4')}, which moves 25% of the keys: {KEYS}; {allow}"
     ]
     assert lines(clusters, layout_from=1) == [
-        f"prod: nativelink_cas_layout_from: {becomes('3 shards', '3')}, which moves 67 % of the keys: {KEYS}; {allow}"
+        f"prod: nativelink_cas_layout_from: {becomes('3 shards', '3')}, which moves 67% of the keys: {KEYS}; {allow}"
     ]
     assert lines(clusters, layout_from=3) == []
 

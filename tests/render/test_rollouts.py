@@ -52,9 +52,8 @@ def test_only_the_pods_that_change_are_replaced(variables: dict[str, Any], lines
 
 def test_the_share_of_the_keys_that_move_is_told() -> None:
     def line(share: int) -> str:
-        return (
-            f"cache: {share} % of the keys move to other pods; playbooks/grow.yml copies what they name (docs/grow.md)"
-        )
+        moved = f"{share}% of the keys move to other pods"
+        return f"cache: {moved}; nativelink.gitops.grow copies what they name (docs/grow.md)"
 
     four = {"nativelink_cas_replicas": 4, "nativelink_cas_layout_from": 3}
     assert rollouts(tree(), tree(**four)) == [CAS, SCHEDULER, *WITH_SCHEDULER, line(25)]

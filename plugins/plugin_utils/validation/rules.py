@@ -217,7 +217,7 @@ def redis_memory(values: Values) -> Findings:
     limit, request = (resources.get(kind, {}).get("memory") for kind in ("limits", "requests"))
     if limit and request and bytes_of(request) < redis_may_fill(limit):
         least = (redis_may_fill(limit) + 2**20 - 1) // 2**20
-        problem = f"is {request}, which is less than the {least}Mi that Redis may fill (70 % of its limit of {limit})"
+        problem = f"is {request}, which is less than the {least}Mi that Redis may fill (70% of its limit of {limit})"
         yield "nativelink_redis_resources.requests.memory", problem, f"write {least}Mi or more, or lower the limit"
 
 
@@ -248,7 +248,7 @@ def stores_fit_volume(values: Values) -> Findings:
     if cas + ac > room:
         problem = (
             f"is {size_text(cas)}, which together with {size_text(ac)} of nativelink_cas_ac_store_size is more than "
-            f"{size_text(room)} ({STORE_PERCENT} % of the volume of {size_text(volume)})"
+            f"{size_text(room)} ({STORE_PERCENT}% of the volume of {size_text(volume)})"
         )
         yield "nativelink_cas_store_size", problem, "lower one of them, or raise nativelink_cas_volume_size"
 

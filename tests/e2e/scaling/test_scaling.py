@@ -4,7 +4,7 @@ LOAD has the demand of five minutes. All pools follow the scheduler's demand, so
 protection and those without. Its three dips of 20 s, 50 s apart, are four syncs of the HPA each. A busy machine, where
 the demand is also several seconds late, does not miss them all, and a window of 50 s bridges them. While the
 Deployment's status does not have all new workers, the HPA follows each small change. Therefore it asks for the maximum
-and more until then, and its later changes are within the HPA's tolerance of 10 %. A farm on Redis loses its sources
+and more until then, and its later changes are within the HPA's tolerance of 10%. A farm on Redis loses its sources
 beside the run.
 """
 

@@ -15,7 +15,7 @@ tests/preflight/reject that the chart takes says why.
 
 {{- /* A full volume fails every upload. */ -}}
 {{- if gt (add .cas.store_bytes .cas.ac_store_bytes) (div (mul .cas.volume_bytes 90) 100) -}}
-  {{- $faults = append $faults (printf "cas.storeSize: is %v, which together with %v of cas.acStoreSize is more than 90 %% of cas.volumeSize (%s); lower one of them, or raise cas.volumeSize" $values.cas.storeSize $values.cas.acStoreSize $values.cas.volumeSize) -}}
+  {{- $faults = append $faults (printf "cas.storeSize: is %v, which together with %v of cas.acStoreSize is more than 90%% of cas.volumeSize (%s); lower one of them, or raise cas.volumeSize" $values.cas.storeSize $values.cas.acStoreSize $values.cas.volumeSize) -}}
 {{- end -}}
 
 {{- /* Several queues, a Redis that loses actions, and one that does not exist. */ -}}
