@@ -408,7 +408,7 @@ worker where no pool offers one. */ -}}
       {{- $_ := set $offered $name (last $texts) -}}
     {{- end -}}
   {{- end -}}
-  {{- $offers = append $offers (dict "name" $pool.name "properties" $offered) -}}
+  {{- $offers = append $offers (dict "name" $pool.name "slots" $pool.slots "properties" $offered) -}}
 {{- end -}}
 
 {{- /* Tolerations that let a pod's replacement start soon after its node is lost, unless the user states others. */ -}}

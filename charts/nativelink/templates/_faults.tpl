@@ -15,7 +15,7 @@ tests/preflight/reject that the chart takes says why.
 
 {{- /* A full volume fails every upload. */ -}}
 {{- if gt (add .cas.store_bytes .cas.ac_store_bytes) (div (mul .cas.volume_bytes 90) 100) -}}
-  {{- $faults = append $faults (printf "cas.storeSize: is %v, which together with %v of cas.acStoreSize is more than 90 %% of cas.volumeSize (%s); lower one of them, or raise cas.volumeSize" $values.cas.storeSize $values.cas.acStoreSize $values.cas.volumeSize) -}}
+  {{- $faults = append $faults (printf "cas.storeSize: is %v, which together with %v of cas.acStoreSize is more than 90%% of cas.volumeSize (%s); lower one of them, or raise cas.volumeSize" $values.cas.storeSize $values.cas.acStoreSize $values.cas.volumeSize) -}}
 {{- end -}}
 
 {{- /* Several queues, a Redis that loses actions, and one that does not exist. */ -}}
@@ -95,6 +95,19 @@ tests/preflight/reject that the chart takes says why.
   {{- $limit := get $pool.resources.limits "ephemeral-storage" -}}
   {{- if and (not $pool.scratch_storage_class) (lt (include "nativelink.bytes" $limit | int64) $pool.scratch_bytes) -}}
     {{- $faults = append $faults (printf "%s.resources.limits.ephemeral-storage: is %v, which is less than scratchSize (%s), so a worker is evicted before its scratch is full; raise it, or lower scratchSize" $at $limit $pool.scratch_size) -}}
+  {{- end -}}
+  {{- if and $pool.schedule (ne $pool.scaling "keda") -}}
+    {{- $faults = append $faults (printf "%s.schedule: is set, but the pool does not scale with keda; remove it, or set scaling to keda" $at) -}}
+  {{- end -}}
+  {{- range $index, $time := $pool.schedule -}}
+    {{- if eq $time.start $time.end -}}
+      {{- $faults = append $faults (printf "%s.schedule[%d].end: is the same as start; write when the time ends" $at $index) -}}
+    {{- end -}}
+    {{- $least := int64 $pool.min_replicas -}}
+    {{- $most := int64 $pool.max_replicas -}}
+    {{- if or (le (int64 $time.replicas) $least) (gt (int64 $time.replicas) $most) -}}
+      {{- $faults = append $faults (printf "%s.schedule[%d].replicas: is %v, but the pool has more than %d and at most %d by a schedule; write a number between, or change minReplicas or maxReplicas" $at $index $time.replicas $least $most) -}}
+    {{- end -}}
   {{- end -}}
   {{- if and (ne $pool.scaling "none") (not $pool.query) (not $context.features.redis) (not (has "scheduler" $values.metrics.senders)) -}}
     {{- $faults = append $faults (printf "metrics.senders: lacks scheduler, so %s could not follow the demand of a scheduler in memory; add scheduler, or set scaling to none, or scheduler.backend to redis" $pool.name) -}}

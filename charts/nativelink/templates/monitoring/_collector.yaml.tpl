@@ -19,8 +19,8 @@ processors:
     limit_percentage: 80
     spike_limit_percentage: 20
 {{- if $context.features.collected_demand }}
-  # KEDA needs both stages at all times, and NativeLink sends a stage only after the first action was in it. So each export
-  # gets a zero for both, made from what the scheduler sent; a silent scheduler gets none.
+  # An absent number is a lost source to KEDA, and NativeLink sends a stage only after the first action was in it. So each
+  # export gets a zero for both, made from what the scheduler sent; a silent scheduler gets none.
   transform/demand:
     metric_statements:
       - statements:
@@ -51,7 +51,7 @@ processors:
         action: combine
         new_name: execution.active.count
         aggregation_type: sum
-      # The demand under the name that the plain HPA scales on: queued plus executing.
+      # What scaling follows: queued plus executing.
       - include: execution\.active\.count
         match_type: regexp
         experimental_match_labels:

@@ -9,7 +9,7 @@ groups:
     rules:
       - record: nativelink_scheduler_queue_depth
         expr: >-
-          sum by (cluster, namespace, pool) (label_replace(redis_script_values, "pool", "$1", "key",
-          "(.+):[a-z]+"))
+          sum by (cluster, namespace, pool) (label_replace(redis_script_values{key=~".+:demand"}, "pool",
+          "$1", "key", "(.+):demand"))
     interval: {{ int64 $.Values.metrics.interval }}s
 {{ end -}}
