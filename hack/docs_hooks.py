@@ -1,5 +1,6 @@
 """The hooks of mkdocs.yml."""
 
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -13,12 +14,12 @@ LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)\s#]+)(?:#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Add the page of each alert to the navigation, and the links to edit a page if the repository has an address."""
+    """Add the page of each alert to the navigation, and links to the repository if NATIVELINK_GITOPS has its address."""
     (monitor,) = (pages for section in config.nav for name, pages in section.items() if name == "Monitor")
     (alerts,) = (entry["Alerts"] for entry in monitor if "Alerts" in entry)
     alerts += sorted(f"alerts/{page.name}" for page in Path(config.docs_dir, "alerts").glob("NativeLink*.md"))
-    if config.repo_url:
-        config.repo_url = config.repo_url.removesuffix(".git")
+    if address := os.environ.get("NATIVELINK_GITOPS"):
+        config.repo_url, config.repo_name = address.removesuffix(".git"), config.site_name
         config.edit_uri = "edit/main/docs/"
     return config
 
