@@ -158,7 +158,7 @@ _ALERTS = """\
 
 # Alerts
 
-Each alert links to its page here: what it means and what users see, how to confirm it, how to mitigate it, and
+Each alert links to its page here: its meaning, its effect on users, and how to confirm it, mitigate it, and
 how to prevent it. A critical alert is for a page, a warning for a ticket. Without an alert, start with the
 [runbooks](../runbooks.md), which go by symptom.
 

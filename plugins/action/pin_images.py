@@ -61,7 +61,7 @@ class ActionModule(Action):
         if file is None:
             self._refuse(("inventory", "it is in no folder", "name a folder or a file with -i"))
         remedy = f"move it to {relative(file.parent / 'main.yml')}"
-        if found := [(relative(other), f"Ansible does not read it beside {relative(file)}") for other in beside(file)]:
+        if found := [(relative(other), f"Ansible does not read it next to {relative(file)}") for other in beside(file)]:
             self._refuse(*((*fault, remedy) for fault in found))
         return file
 

@@ -34,9 +34,9 @@ Object = dict[str, Any]
 
 _CREDENTIALS = "correct the credentials of this context"
 _NOT_KUBERNETES = (
-    "correct the server of this context in its kubeconfig, or sign in to the network or proxy that answers in its place"
+    "correct the server of this context in its kubeconfig, or sign in to the network or proxy that answers instead"
 )
-_UNHEALTHY = "see that the API server and what is in front of it work, then run again"
+_UNHEALTHY = "check the API server and the proxies in front of it, then run again"
 
 
 class ApiError(Exception):
@@ -241,7 +241,7 @@ class Api:
         try:
             KubernetesVersion.parse(found)
         except QuantityError:
-            message = f"{self._host} does not tell a Kubernetes version at /version"
+            message = f"{self._host} does not report a Kubernetes version at /version"
             raise ApiError(message, _NOT_KUBERNETES) from None
         return found
 

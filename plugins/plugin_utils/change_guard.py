@@ -85,7 +85,7 @@ def notices(values: Mapping[str, Any], changes: Changes) -> list[str]:
     without use.
     """
     return changes.unknown or [
-        f"nativelink_allow_changes: {name} is allowed, and nothing changes it; take it out"
+        f"nativelink_allow_changes: {name} is allowed, but no longer needed; remove it"
         for name in values["nativelink_allow_changes"]
         if name not in changes.breaking
     ]
@@ -199,7 +199,7 @@ def _changes(workload: _Workload, old: _StatefulSet, new: _StatefulSet) -> Itera
         yield (
             "cas_store",
             "nativelink_cas_store",
-            f"{old.store} in the committed tree would become {new.store}, which has nothing of the cache yet",
+            f"{old.store} in the committed tree would become {new.store}, which is still empty",
             f"copy it first (docs/object-store.md), or {workload.loss}: {_allow('cas_store')}, render and push",
         )
     if old.namespace != new.namespace:

@@ -149,7 +149,7 @@ def _certificates(api: Api, values: Values) -> Findings:
             found = api.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
         except RefusedError:
             if made:
-                problem = f"this user may not read the Secret {namespace}/{name}"
+                problem = f"this user cannot read the Secret {namespace}/{name}"
                 remedy = "let the user of cluster_context read and make Secrets, or set this to false"
                 yield "worker_certificates_create", problem, remedy
             continue

@@ -20,7 +20,7 @@ _WORKLOADS = ("daemonset.yaml", "deployment.yaml", "statefulset.yaml")
 # disconnects its workers, which then end what they run (docs/scheduler.md).
 _COMPONENTS = {
     "cas": ("CAS", "its pods restart one after another; the cache on their volumes stays"),
-    "scheduler": ("scheduler", "restarts; running actions begin again, and clients wait"),
+    "scheduler": ("scheduler", "restarts; running actions start again, and clients wait"),
     "redis": ("Redis", "restarts; no action begins or ends until it is back, and the queue on its volume stays"),
     "worker": ("pool", "its workers are replaced; running actions finish first"),
     "headroom": ("headroom of pool", "its placeholders are replaced; they run no actions"),

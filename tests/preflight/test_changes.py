@@ -121,7 +121,7 @@ KEYS = (
 CASES = [
     (
         *("cas_store", STORE, "object_store"),
-        f"nativelink_cas_store: {becomes('volumes', 'object_store')}, which has nothing of the cache yet; "
+        f"nativelink_cas_store: {becomes('volumes', 'object_store')}, which is still empty; "
         f"copy it first (docs/object-store.md), or {FLUSH}add cas_store to nativelink_allow_changes for that time, "
         "render and push",
     ),
@@ -189,7 +189,7 @@ def test_the_share_of_the_keys_that_move_is_named(clusters: Path) -> None:
 
 
 def test_a_permission_that_outlived_its_change_is_noticed(clusters: Path) -> None:
-    line = "nativelink_allow_changes: cas_immutable is allowed, and nothing changes it; take it out"
+    line = "nativelink_allow_changes: cas_immutable is allowed, but no longer needed; remove it"
     allowed = ("cas_replicas", "cas_immutable")
     assert findings(clusters, changed("spec.replicas", 5), allowed=allowed) == ([], [line])
 

@@ -79,7 +79,7 @@ def test_a_file_of_variables_beside_a_folder_of_its_name(tmp_path: Path) -> None
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("x: 1\n")
 
-    unread = f"Ansible does not read it beside the folder {tmp_path}/host_vars/a; move it into that folder"
+    unread = f"Ansible does not read it next to the folder {tmp_path}/host_vars/a; move it into that folder"
     assert lines(tmp_path, "hosts.yml") == [f"host_vars/a.yml:1: content: {unread}".replace(f"{tmp_path}/", "")]
 
 

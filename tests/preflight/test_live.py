@@ -94,9 +94,9 @@ SILENT = (
 ANSWERS = "cluster_context: ADDRESS answers GET /version with"
 NOT_KUBERNETES = (
     "which is not a Kubernetes API server's answer; correct the server of this context in its kubeconfig, "
-    "or sign in to the network or proxy that answers in its place"
+    "or sign in to the network or proxy that answers instead"
 )
-UNHEALTHY = "see that the API server and what is in front of it work, then run again"
+UNHEALTHY = "check the API server and the proxies in front of it, then run again"
 PAGE = "<!DOCTYPE html><html><head><title>\nSign in &amp; surf</title></head></html>"
 LOGIN = "Location: https://login.example.com/?next=secret"
 
@@ -110,7 +110,7 @@ SERVERS: list[tuple[str, Callable[[socket.socket], None], str]] = [
     ("http", socket.socket.close, "cluster_context: the API server ADDRESS does not answer (…"),
     (
         *("http", answering("200 OK", '{"gitVersion": "latest"}')),
-        "cluster_context: ADDRESS does not tell a Kubernetes version at /version…",
+        "cluster_context: ADDRESS does not report a Kubernetes version at /version…",
     ),
     *(
         ("http", answering(status, body, *headers), f"{ANSWERS} {status.split()[0]} and {said}")

@@ -100,7 +100,7 @@ def test_a_key_that_a_newer_version_knows_is_told_from_a_mistake() -> None:
         return list(schemas.definition_findings("io.k8s.api.autoscaling.v2.HPAScalingRules", "up", value, minimum))
 
     assert said("1.33", tolerance="0.1") == []
-    newer = 'take it out, or write preflight_minimum_kubernetes: "1.33" if the cluster is that new'
+    newer = 'remove it, or write preflight_minimum_kubernetes: "1.33" if the cluster is that new'
     assert said("1.31", tolerance="0.1") == [("up.tolerance", "is unknown in Kubernetes 1.31", newer)]
     assert said("1.31", tolerances="0.1") == [
         ("up.tolerances", "unknown key", "write one of policies, selectPolicy, stabilizationWindowSeconds")

@@ -87,7 +87,7 @@ def test_digests_of_a_list(tmp_path: Path) -> None:
         ],
         "old": [
             "old: failed",
-            "host_vars/old.yml: Ansible does not read it beside host_vars/old/digests.yml; "
+            "host_vars/old.yml: Ansible does not read it next to host_vars/old/digests.yml; "
             "move it to host_vars/old/main.yml",
         ],
         "prod": [

@@ -647,7 +647,7 @@ def test_every_action_says_that_a_login_page_is_not_kubernetes(play: Play, tmp_p
         assert problem.endswith(' with 200 and the HTML page "Sign in", which is not a Kubernetes API server\'s answer')
         assert remedy == (
             "correct the server of this context in its kubeconfig, "
-            "or sign in to the network or proxy that answers in its place"
+            "or sign in to the network or proxy that answers instead"
         )
 
 

@@ -233,7 +233,7 @@ def test_the_live_check_of_the_certificates(play: Play, live: Live, dev: Cluster
 
     def unread(secret: str) -> str:
         return (
-            f"worker_certificates_create: this user may not read the Secret {secret}; "
+            f"worker_certificates_create: this user cannot read the Secret {secret}; "
             "let the user of cluster_context read and make Secrets, or set this to false"
         )
 

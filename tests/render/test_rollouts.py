@@ -14,7 +14,7 @@ from testkit.trees import values_of
 
 A, B = ({"name": name, "platform_properties": {"pool": name}} for name in "ab")
 CAS = "CAS: its pods restart one after another; the cache on their volumes stays"
-SCHEDULER = "scheduler: restarts; running actions begin again, and clients wait"
+SCHEDULER = "scheduler: restarts; running actions start again, and clients wait"
 REDIS = "Redis: restarts; no action begins or ends until it is back, and the queue on its volume stays"
 COLLECTOR = "collector: restarts; the autoscalers keep all workers until it is back"
 # The longest action (1 h), the upload timeout (10 min) and the margin (5 min).

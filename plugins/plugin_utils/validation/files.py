@@ -97,7 +97,8 @@ def _unread(file: Path) -> _Errors:
     """A file of variables beside a folder of its name, of which Ansible reads only the folder."""
     folder = file.with_suffix("")
     if file.parent.name in _VARIABLES and file.suffix and folder.is_dir():
-        yield 1, "content", f"Ansible does not read it beside the folder {relative(folder)}", "move it into that folder"
+        problem = f"Ansible does not read it next to the folder {relative(folder)}"
+        yield 1, "content", problem, "move it into that folder"
 
 
 def _syntax_error(content: bytes, error: yaml.YAMLError) -> tuple[int, str, str, str]:

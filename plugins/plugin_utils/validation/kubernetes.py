@@ -74,7 +74,7 @@ def _selector(path: str, selector: Values) -> Findings:
         if operator in ("In", "NotIn") and not texts:
             yield f"{where}.values", f"is empty, and the operator {operator} needs values", "list one or more values"
         if operator in ("Exists", "DoesNotExist") and texts:
-            yield f"{where}.values", f"is set, and the operator {operator} takes no values", "take it out, or write In"
+            yield f"{where}.values", f"is set, and the operator {operator} takes no values", "remove it, or write In"
         for number, text in enumerate(texts):
             yield from _label_value(f"{where}.values[{number}]", text or "")
 
@@ -93,14 +93,14 @@ def _toleration(path: str, toleration: Values) -> Findings:
         yield f"{path}.key", problem, "set it, or write operator: Exists for all taints"
     if operator == "Exists" and value:
         problem = f"is {shown(value)}, and the operator Exists takes no value"
-        yield f"{path}.value", problem, "take it out, or write operator: Equal"
+        yield f"{path}.value", problem, "remove it, or write operator: Equal"
     if operator == "Equal":
         yield from _label_value(f"{path}.value", value)
     if effect:
         yield from _choice(f"{path}.effect", effect, ("NoSchedule", "PreferNoSchedule", "NoExecute"))
     if toleration.get("tolerationSeconds") is not None and effect != "NoExecute":
         problem = f"is set, and the effect is {effect or 'not set'}: only pods on a NoExecute taint are evicted"
-        yield f"{path}.tolerationSeconds", problem, "take it out, or write effect: NoExecute"
+        yield f"{path}.tolerationSeconds", problem, "remove it, or write effect: NoExecute"
 
 
 # NetworkPolicies ------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def _scaling_rules(path: str, stated: Values) -> Findings:
     if (choice := stated.get("selectPolicy")) is not None:
         yield from _choice(f"{path}.selectPolicy", choice, ("Max", "Min", "Disabled"))
     if stated.get("policies") == []:
-        yield f"{path}.policies", "is an empty list", "list one or more policies, or take the line out for the default"
+        yield f"{path}.policies", "is an empty list", "list one or more policies, or remove the line for the default"
     for index, policy in enumerate(stated.get("policies") or ()):
         where = f"{path}.policies[{index}]"
         yield from _choice(f"{where}.type", policy["type"], ("Pods", "Percent"))

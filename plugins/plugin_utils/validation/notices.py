@@ -60,11 +60,11 @@ def crowded_slots(values: Values) -> Findings:
     for path, pool in pools_of(values):
         slots, memory = pool["slots"] or cpus_of(pool), memory_of(pool)
         if slots > SLOTS_MOST:
-            problem = f"with {slots} actions at once NativeLink may be too busy to answer its probes, and restart"
+            problem = f"with {slots} concurrent actions NativeLink may be too busy to answer its probes, and restart"
             yield f"{path}.slots", problem, f"write {SLOTS_MOST} or less, and use more workers"
         if memory and slots > 1 and memory // slots < SLOT_LEAST:
             problem = (
-                f"{slots} actions at once share {size_text(memory)} of memory, {size_text(memory // slots)} each, "
+                f"{slots} concurrent actions share {size_text(memory)} of memory, {size_text(memory // slots)} each, "
                 "and an action that needs more may end all of them"
             )
             yield f"{path}.slots", problem, "lower slots, or raise the memory of resources"
@@ -75,12 +75,12 @@ def forging_actions(values: Values) -> Findings:
     for path, pool in pools_of(values):
         if isolation_of(pool, values) == "none":
             problem = (
-                "is none, so each action can write action results for everybody, act as a worker, and change the "
+                "is none, so each action can write action results for all builds, act as a worker, and change the "
                 "inputs of later actions"
             )
             yield f"{path}.isolation", problem, "set isolation to users"
     if values["nativelink_worker_access"] == "network_policy" and not values["nativelink_mutual_tls_secret"]:
-        problem = "is network_policy, so each action can write action results for everybody, and act as a worker"
+        problem = "is network_policy, so each action can write action results for all builds, and act as a worker"
         yield "nativelink_worker_access", problem, "write node, which needs node_agent_guard"
 
 
@@ -110,7 +110,7 @@ def open_edge(values: Values) -> Findings:
     """NativeLink itself does not authenticate clients."""
     if values["nativelink_edge"] != "none" and values["nativelink_edge_open"]:
         problem = (
-            f"says {values['nativelink_edge_open']!r}: everybody who reaches the edge uses the cache and runs commands"
+            f"says {values['nativelink_edge_open']!r}: everyone who reaches the edge uses the cache and runs commands"
         )
         yield "nativelink_edge_open", problem, "set nativelink_edge_tls_secret and nativelink_edge_client_ca_secret"
 

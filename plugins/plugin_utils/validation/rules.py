@@ -298,7 +298,7 @@ def declared_properties(values: Values) -> Findings:
 
 
 def offered_properties(values: CheckedValues) -> Findings:
-    """With v1.6.6 an action waits for ever if no worker offers its `minimum` or `priority` property."""
+    """With v1.6.6 an action never runs if no worker offers its `minimum` or `priority` property."""
     declared = values["nativelink_scheduler_platform_properties"]
     values.whole("nativelink_worker_pools")  # an invalid pool may offer the property
     offered: set[str] = set()
@@ -308,7 +308,7 @@ def offered_properties(values: CheckedValues) -> Findings:
         if kind in ("minimum", "priority") and name not in offered:
             yield (
                 f"nativelink_scheduler_platform_properties.{name}",
-                f"is {kind}, but no pool offers it: an action that asks for it would wait for ever, without an error",
+                f"is {kind}, but no pool offers it: an action that asks for it would never run, without an error",
                 "add it to the platform_properties of a pool, or write ignore",
             )
 
@@ -349,7 +349,7 @@ def open_edge(values: Values) -> Findings:
         name, missing, closed = "nativelink_edge_tls_secret", "so calls are not encrypted", False
         remedy = "write the name of a TLS Secret"
     if not closed and not reason:
-        problem = f"is empty, {missing}, so everybody who reaches the edge could use the cache and run commands"
+        problem = f"is empty, {missing}, so everyone who reaches the edge could use the cache and run commands"
         yield name, problem, f"{remedy}, or say in nativelink_edge_open why this edge may be open"
     elif closed and reason:
         yield "nativelink_edge_open", "is set, but the edge is not open", "remove it"
@@ -368,7 +368,7 @@ def edge_access(values: Values) -> Findings:
         problem = "is set, but only a Gateway of the ingress_provider envoy-gateway tells who calls"
         yield "nativelink_edge_access", problem, "remove it, and let your controller decide (docs/edge.md)"
     elif not values["nativelink_edge_tls_secret"]:
-        problem = "is set, but without TLS everybody on the way could read and use an identity"
+        problem = "is set, but without TLS everyone on the network path could read and use an identity"
         yield "nativelink_edge_access", problem, "set nativelink_edge_tls_secret to the name of a TLS Secret"
     for index, entry in enumerate(entries["nativelink_edge_access"]):
         path = f"nativelink_edge_access[{index}]"
@@ -529,7 +529,7 @@ def gitops_credentials(values: Values) -> Findings:
         yield ssh_key, "is empty, but gitops_repository is an SSH address", remedy
     trusts_hosts = not engine.settings or values["gitops_install"] == "release"
     if is_ssh and values[ssh_key] and not values[known_hosts] and trusts_hosts:
-        remedy = "save the output of ssh-keyscan, compare it with what the Git host publishes, and write its path"
+        remedy = "save the output of ssh-keyscan, compare it with the keys of the Git host, and write its path"
         yield known_hosts, "is empty, so the SSH keys of the Git host are unknown", remedy
 
 

@@ -37,7 +37,7 @@ def definition_findings(name: str, path: str, value: Yaml, minimum: str | None) 
 
     for finding in findings_of(shipped_version(minimum)):
         if since := known_since(finding, findings_of, minimum):
-            remedy = f'take it out, or write preflight_minimum_kubernetes: "{since}" if the cluster is that new'
+            remedy = f'remove it, or write preflight_minimum_kubernetes: "{since}" if the cluster is that new'
             yield finding[0], f"is unknown in Kubernetes {minimum}", remedy
         else:
             yield finding
@@ -71,7 +71,7 @@ def shape_findings(definitions: Mapping[str, Schema], schema: Schema, path: str,
             where = item_path(path, index, item)
             yield from shape_findings(definitions, schema.get("items", {}), where, item)
             if item is None:
-                yield where, "has no value", "give it one, or take the line out"
+                yield where, "has no value", "give it one, or remove the line"
     elif isinstance(value, dict):
         known = schema.get("properties", {})
         other = schema.get("additionalProperties", True)

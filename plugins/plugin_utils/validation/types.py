@@ -92,7 +92,7 @@ def _unknown(name: str, variables: Values) -> Findings:
             problem, remedy = f"{problem}, and {taken[0]} is set as well", "remove it, or choose another name"
         yield name, problem, remedy
     elif near:
-        yield name, "unknown variable", f"did you mean {near}? If not, choose a name that is less similar"
+        yield name, "unknown variable", f"did you mean {near}? If not, rename it so that the two cannot be confused"
 
 
 def _without_prefix(name: str) -> list[str]:
