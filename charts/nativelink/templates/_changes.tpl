@@ -31,7 +31,7 @@ tree. Helm has none, so this compares with the StatefulSets that run. `helm temp
     {{- $new = $context.values.cas.store -}}
     {{- $moved := and (eq $component "cas") (ne $old $new) -}}
     {{- if and $moved (not (has "cas_store" $context.values.allowChanges)) -}}
-      {{- $faults = append $faults (printf "cas.store: %s of the running StatefulSet would become %s, which has nothing of the cache yet; copy it first (docs/object-store.md), or %s: add cas_store to allowChanges for that time" $old $new $loss) -}}
+      {{- $faults = append $faults (printf "cas.store: %s of the running StatefulSet would become %s, which is still empty; copy it first (docs/object-store.md), or %s: add cas_store to allowChanges for that time" $old $new $loss) -}}
     {{- end -}}
     {{- $shared := or $moved $context.features.object_store -}}
     {{- $old = int $running.spec.replicas -}}

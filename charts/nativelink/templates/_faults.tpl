@@ -115,7 +115,7 @@ tests/preflight/reject that the chart takes says why.
 {{- end -}}
 {{- range $name, $kind := $values.scheduler.platformProperties -}}
   {{- if and (has $kind (list "minimum" "priority")) (not (has $name $offered)) -}}
-    {{- $faults = append $faults (printf "scheduler.platformProperties.%s: is %s, but no pool offers it: an action that asks for it would wait for ever, without an error; add it to the platformProperties of a pool, or write ignore" $name $kind) -}}
+    {{- $faults = append $faults (printf "scheduler.platformProperties.%s: is %s, but no pool offers it: an action that asks for it would never run, without an error; add it to the platformProperties of a pool, or write ignore" $name $kind) -}}
   {{- end -}}
 {{- end -}}
 
@@ -139,22 +139,22 @@ tests/preflight/reject that the chart takes says why.
 {{- end -}}
 {{- $edge := $values.edge -}}
 {{- $closed := and .features.edge_tls (or (not (empty $edge.clientCaSecret)) (not (empty $edge.access))) -}}
-{{- $everybody := "so everybody who reaches the edge could use the cache and run commands" -}}
+{{- $everyone := "so everyone who reaches the edge could use the cache and run commands" -}}
 {{- if ne $edge.kind "none" -}}
   {{- if and $closed (trim $edge.open) -}}
     {{- $faults = append $faults "edge.open: is set, but the edge is not open; remove it" -}}
   {{- else if not (or $closed (trim $edge.open)) -}}
     {{- if .features.edge_tls -}}
-      {{- $faults = append $faults (printf "edge.clientCaSecret: is empty, and edge.access too, %s; write the name of a Secret with the CA of your clients' certificates, or say in edge.open why this edge may be open" $everybody) -}}
+      {{- $faults = append $faults (printf "edge.clientCaSecret: is empty, and edge.access too, %s; write the name of a Secret with the CA of your clients' certificates, or say in edge.open why this edge may be open" $everyone) -}}
     {{- else -}}
-      {{- $faults = append $faults (printf "edge.tlsSecret: is empty, so calls are not encrypted, %s; write the name of a TLS Secret, or say in edge.open why this edge may be open" $everybody) -}}
+      {{- $faults = append $faults (printf "edge.tlsSecret: is empty, so calls are not encrypted, %s; write the name of a TLS Secret, or say in edge.open why this edge may be open" $everyone) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- if and $edge.access (not .features.envoy_gateway) -}}
   {{- $faults = append $faults "edge.access: is set, but only a Gateway of the ingress.provider envoy-gateway tells who calls; remove it, and let your controller decide (docs/edge.md)" -}}
 {{- else if and $edge.access (not .features.edge_tls) -}}
-  {{- $faults = append $faults "edge.access: is set, but without TLS everybody on the way could read and use an identity; set edge.tlsSecret to the name of a TLS Secret" -}}
+  {{- $faults = append $faults "edge.access: is set, but without TLS everyone on the network path could read and use an identity; set edge.tlsSecret to the name of a TLS Secret" -}}
 {{- end -}}
 {{- $issuers := list -}}
 {{- range $edge.tokenIssuers -}}
