@@ -116,12 +116,12 @@ METADATA = {
     # The second one is where GKE's proxy listens, to which iptables leads.
     "gke": [("169.254.169.254/32", 80), ("169.254.169.252/32", 988)],
 }
-# The words for a node's architecture: Kubernetes' and, where they differ, Bazel's.
+# Bazel's words for a node's architecture, where they differ from those of Kubernetes.
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
-# Actions that one client runs at once, at most. Bazel before 8 has a thread for each.
+# Actions that one Bazel runs at once, at most. It may have a thread for each.
 MOST_JOBS = 200
-# Who a client is, by the key of nativelink_edge_access.
-IDENTITIES_OF_CLIENTS = {"certificate": "certificate", "issuer": "token", "keys": "key"}
+# What a client shows of itself, by the key of nativelink_edge_access.
+CLIENT_IDENTITIES = {"certificate": "certificate", "issuer": "token", "keys": "key"}
 # The headers that say who calls. Envoy removes a client's own, and sets them when it knows.
 IDENTITIES = ("x-forwarded-client-cert", "x-nativelink-subject", "x-nativelink-client")
 # The ConfigMaps of the components: the feature that one needs, and the rendered files that it holds, where the cluster
@@ -644,9 +644,10 @@ def _clients(known: Values, pools: Sequence[Pool]) -> Clients:
     if known["nativelink_edge"] != "none":
         tls = bool(known["nativelink_edge_tls_secret"])
         executor = cache = f"{known['nativelink_hostname'] or 'ADDRESS'}:{443 if tls else 80}"
-        access, stated = known["nativelink_edge_access"], known["nativelink_edge_client_ca_secret"]
-        identities = [name for key, name in IDENTITIES_OF_CLIENTS.items() if any(entry[key] for entry in access)]
-        identities = identities or ["certificate"] * bool(stated)
+        access = known["nativelink_edge_access"]
+        identities = [name for key, name in CLIENT_IDENTITIES.items() if any(entry[key] for entry in access)]
+        if known["nativelink_edge_client_ca_secret"] and not access:
+            identities = ["certificate"]
     first = pools[0]
     by_pool = {pool.name: pool.exec_properties for pool in pools}
     return Clients(
@@ -655,7 +656,7 @@ def _clients(known: Values, pools: Sequence[Pool]) -> Clients:
         cache=cache,
         tls=tls,
         identities=identities,
-        jobs=min(MOST_JOBS, first.slots * max(1, first["max_replicas"])),
+        jobs=min(MOST_JOBS, first.slots * first["max_replicas"]),
         siso={"default": first.exec_properties, "large": first.exec_properties} | by_pool,
     )
 
