@@ -41,7 +41,8 @@ def test_only_clients_of_the_ports_of_workers_show_certificates(version: str) ->
 
 def test_without_a_secret_nothing_is_encrypted() -> None:
     files = render.tree(values_of(**WRITERS, **NO_ADD_ONS))
-    assert not [path for path, text in files.items() if "tls" in text or "grpcs" in text]
+    found = [path for path, text in files.items() if "tls" in text or "grpcs" in text]
+    assert found == ["clients/buck2/buck2.buckconfig"], "which says that there is no TLS"
 
 
 def test_without_an_issuer_the_user_makes_the_secrets() -> None:
