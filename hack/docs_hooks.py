@@ -14,7 +14,7 @@ LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)\s#]+)(?:#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Add the page of each alert to the navigation, and links to the repository if NATIVELINK_GITOPS has its address."""
+    """Add the pages of alerts to the navigation, and links to the repository if NATIVELINK_GITOPS has its address."""
     (monitor,) = (pages for section in config.nav for name, pages in section.items() if name == "Monitor")
     (alerts,) = (entry["Alerts"] for entry in monitor if "Alerts" in entry)
     alerts += sorted(f"alerts/{page.name}" for page in Path(config.docs_dir, "alerts").glob("NativeLink*.md"))

@@ -28,15 +28,15 @@ class ActionModule(ApplyAction):
         self._kubectl += ["--namespace", self._values["nativelink_namespace"]]
         with ExitStack() as stack:
             try:
-                farm, shown = self._farm(known, stack)
+                farm = self._farm(known, stack)
             except verify.Fault as fault:
                 self.refuse("verify_address", str(fault), fault.fix)
-            rows = self._rows(farm, shown)
+            rows = self._rows(farm)
         failed = [f"{self._cluster}: {row.check}: {row.seen}; {row.fix}" for row in rows if row.result == verify.FAILED]
-        result = {"cluster_summary": {"verified": verify.table(rows)}, "checks": [vars(row) for row in rows]}
+        result = {"cluster_summary": {"verified": verify.table(rows)}}
         return {**result, "failed": True, "msg": "\n".join(failed)} if failed else result
 
-    def _rows(self, farm: Farm, shown: dict[str, bytes]) -> list[verify.Row]:
+    def _rows(self, farm: Farm) -> list[verify.Row]:
         first = {"capabilities": partial(clients.capabilities, farm)}
         checks = {
             "small blobs": clients.small_blobs,
@@ -53,15 +53,15 @@ class ActionModule(ApplyAction):
         ]
         beside = {
             "CAS": partial(cluster.cas, farm),
-            "certificates": partial(cluster.certificates, farm, shown),
+            "certificates": partial(cluster.certificates, farm),
             "GitOps": partial(cluster.gitops, farm),
             "Prometheus": partial(cluster.prometheus, farm, self._kubectl),
         }
         then = [{name: partial(check, farm)} for name, check in checks.items()]
         return verify.run(first, [*then, *pools], beside)
 
-    def _farm(self, known: Context, stack: ExitStack) -> tuple[Farm, dict[str, bytes]]:
-        """The cluster with its clients, and the certificate that they show, if there is one."""
+    def _farm(self, known: Context, stack: ExitStack) -> Farm:
+        """The cluster with its clients, whose port-forwards end with the stack."""
         values, edge = self._values, self._edge()
         folder = Path(self._args["certificates_dir"] or f"~/.nativelink/{self._cluster}").expanduser()
         client = self._args["client"]
@@ -83,7 +83,7 @@ class ActionModule(ApplyAction):
         if edge and identified and not {certificate, key} <= content.keys() and not self._args["headers"]:
             remedy = "make it (make certificates), name another one, or set verify_certificates_dir or verify_headers"
             self.refuse("verify_client", f"there is no certificate and key {certificate}", remedy)
-        farm = Farm(
+        return Farm(
             context=known,
             api=self._api,
             address=edge,
@@ -94,7 +94,6 @@ class ActionModule(ApplyAction):
             timeout=self._args["timeout"],
             megabytes=self._args["megabytes"],
         )
-        return farm, {str(certificate): content[certificate]} if certificate in content else {}
 
     def _edge(self) -> str:
         """The address of the edge, or nothing if clients come by a port-forward."""

@@ -50,13 +50,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-checks:
-  description: The checks with their C(result), which is V(ok), V(FAILED) or V(skipped), what was C(seen), and a C(fix).
-  returned: always
-  type: list
-  elements: dict
 cluster_summary:
-  description: The checks as lines of a table, for the closing summary.
+  description: The checks, each V(ok), V(FAILED) or V(skipped) with what it saw, as lines for the closing summary.
   returned: always
   type: dict
 msg:

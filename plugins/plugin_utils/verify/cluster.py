@@ -47,8 +47,8 @@ def forwarded(kubectl: Iterable[str], what: str, port: int) -> Iterator[str]:
             process.kill()
 
 
-def certificates(farm: Farm, shown: Mapping[str, bytes]) -> str:
-    """All certificates last for some time: those of Secrets, that of the edge, and `shown`, PEM by name."""
+def certificates(farm: Farm) -> str:
+    """All certificates last for some time: those of Secrets, and that which the edge shows."""
     from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificates
 
     values, ours = farm.values, farm.values["nativelink_namespace"]
@@ -68,8 +68,6 @@ def certificates(farm: Farm, shown: Mapping[str, bytes]) -> str:
         except (KeyError, ValueError):
             raise Fault(f"Secret {namespace}/{name} has no certificate in {key}", "make it (docs/secrets.md)") from None
         found += [(f"{key} of Secret {namespace}/{name}", each.not_valid_after_utc, days) for each in loaded]
-    for name, content in shown.items():
-        found += [(name, each.not_valid_after_utc, _DAYS) for each in load_pem_x509_certificates(content)]
     if farm.address and values["nativelink_edge_tls_secret"]:
         edge = load_der_x509_certificate(_presented(farm.address, values["nativelink_hostname"]))
         found.append((f"the certificate at {farm.address}", edge.not_valid_after_utc, _DAYS))
@@ -190,7 +188,7 @@ def prometheus(farm: Farm, kubectl: Iterable[str]) -> str:
         with urlopen(url, timeout=_SECONDS) as answer:
             targets = json.load(answer)["data"]["activeTargets"]
     if faults := lost(farm.context.prometheus, targets):
-        fix = "install what is missing, or take it out of nativelink_prometheus_scrapes (docs/monitoring.md)"
+        fix = "install what is missing, or remove it from nativelink_prometheus_scrapes (docs/monitoring.md)"
         if len(faults) > 1:
             fix += "; where all but NativeLink's own are missing, Prometheus does not reach the API server"
         raise Fault("; ".join(faults), fix)

@@ -1,5 +1,6 @@
 """Actions on each pool: that they run and are hits afterwards, and what they reach of the network."""
 
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from ..release import condition_of, not_ready, pod_trouble
 from . import Farm, Fault, Skipped, may_write
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_UUID = r"-?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _NO_BASH = 99
 # Prints the addresses at which a connection is accepted.
 _PROBE = f"""
@@ -34,11 +36,12 @@ def pool(farm: Farm, one: Pool) -> str:
     if cached or result.exit_code or result.stdout_raw.decode().split() != command[2].split()[1:]:
         problem = f"an action of pool {one.name} ended with exit code {result.exit_code} and other output than its own"
         raise Fault(problem, "look at the log of its worker")
-    worker, prefix = result.execution_metadata.worker, f"nativelink-worker-{one.name}-"
+    # v1.6.6 puts a number of its own behind the name of the pod.
+    worker, prefix = re.sub(_UUID, "", result.execution_metadata.worker), f"nativelink-worker-{one.name}-"
     if worker.startswith("nativelink-worker-") and not worker.startswith(prefix):
         raise Fault(f"an action for pool {one.name} ran on {worker}", "let each pool have properties of its own")
     if not _run(farm, one, command)[1]:
-        raise Fault(f"an action of pool {one.name} runs again in place of a hit", "look at the logs of the CAS pods")
+        raise Fault(f"an action of pool {one.name} runs again instead of a hit", "look at the logs of the CAS pods")
     return f"ran within {seconds:.1f} s on {worker or 'a worker'}; a hit afterwards"
 
 

@@ -31,20 +31,23 @@ def verify(farm: Monitored, folder: Path) -> tuple[int, dict[str, str], str]:
 
 @contextmanager
 def faults(farm: Monitored) -> Iterator[None]:
-    """Remove the workers' policies and kube-state-metrics, and give the edge a certificate that ends soon."""
+    """Remove the workers' policies, kube-state-metrics and a collector, and let the edge's certificate end soon."""
     certificate, key = farm.servers.issue(HOST, days=5)
     states = ("-n", "kube-system", "scale", "deployment/kube-state-metrics")
     before = json.loads(farm.where.run("-n", CAS, "get", "secret", "edge-tls", "-o", "json"))
     farm.run("delete", "networkpolicies", "--all")
     farm.where.run(*states, "--replicas=0")
+    farm.where.run("-n", CAS, "scale", "deployment/nativelink-collector-workers", "--replicas=0")
     farm.where.apply(secret("edge-tls", "kubernetes.io/tls", {"tls.crt": certificate, "tls.key": key}))
     try:
-        until("its target to be gone", lambda: "nativelink-kube-state-metrics" not in farm.targets(), 60)
+        until("a target to be gone", lambda: "nativelink-kube-state-metrics" not in farm.targets(), 60)
+        until("a target to be down", lambda: farm.targets()["nativelink-workers"] == ["down"], 60)
         yield
     finally:
         farm.where.run(*states, "--replicas=1")
         farm.where.apply({**before, "metadata": {"name": "edge-tls", "namespace": CAS}})
         farm.apply_folder()
+        farm.where.rolled_out(CAS, "deployment/nativelink-collector-workers")
 
 
 def test_it_is_content_with_a_farm_and_finds_what_is_wrong(farm: Monitored, tmp_path: Path) -> None:
@@ -56,8 +59,9 @@ def test_it_is_content_with_a_farm_and_finds_what_is_wrong(farm: Monitored, tmp_
     wrong = ("network default", "certificates", "Prometheus")
     assert (status, found) == (2, good | dict.fromkeys(wrong, "FAILED")), told
     for fault in (
-        r"site: network default: an action of pool default reaches the API server \(",
+        r"network default: an action of pool default reaches the API server \(",
         r"certificates: tls.crt of Secret nativelink/edge-tls ends on \d{4}-\d\d-\d\d, .+; renew it",
-        r"Prometheus: nativelink-kube-state-metrics has no target \(pods app.kubernetes.io/name=kube-state-metrics",
+        r"Prometheus: nativelink-workers: http://nativelink-collector-workers:9465/metrics .+",
+        r"; nativelink-kube-state-metrics has no target \(pods app.kubernetes.io/name=kube-state-metrics in ",
     ):
         assert re.search(fault, told), told
