@@ -51,3 +51,9 @@ def test_prose_avoids_words_that_readers_stumble_over() -> None:
         prose = " ".join(CODE.sub("", text).split())
         found += [f"{name}: {prose[max(0, m.start() - 40) : m.end() + 20]}" for m in AVOIDED.finditer(prose)]
     assert found == []
+
+
+def test_pages_have_the_commands_of_a_site_and_not_those_of_a_checkout() -> None:
+    checkout = re.compile(r"ansible-playbook .*playbooks/|\bINVENTORY=")
+    assert checkout.search("ansible-playbook -i inventories/a playbooks/render.yml")
+    assert [name for name, text in texts(".md").items() if name.startswith("docs/") and checkout.search(text)] == []

@@ -88,7 +88,7 @@ def readable_key(values: Values) -> Findings:
     """Without isolation actions have the user of NativeLink, which has to read its key."""
     for path, pool in pools_of(values):
         if values["nativelink_mutual_tls_secret"] and isolation_of(pool, values) == "none":
-            problem = "is none, so each action can read the key with which its worker shows that it is one"
+            problem = "is none, so each action can read the key of its worker"
             yield f"{path}.isolation", problem, "set isolation to users, or do not rely on nativelink_mutual_tls_secret"
 
 
