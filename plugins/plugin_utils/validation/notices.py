@@ -31,8 +31,8 @@ def reserving_actions(values: Values) -> Findings:
             room = int(offer[-1] if isinstance(offer, list) else offer) if declared.get(name) == "minimum" else slots
             if room < slots:
                 problem = (
-                    f"is {slots}, but a worker has room for {room} actions with {name}=1, and a scheduler in memory "
-                    "does not tell what actions reserve, so the pool gets too few workers for them"
+                    f"is {slots}, but a worker offers {name}={room}, and a scheduler in memory does not tell what "
+                    f"actions reserve, so actions that ask for {name} get too few workers"
                 )
                 remedy = f"set target to {max(1, room)}, or nativelink_scheduler_backend to redis"
                 yield f"{path}.slots", problem, remedy
