@@ -149,7 +149,8 @@ def time_zone(value: str) -> Format:
     """An IANA time zone. A machine without their data takes any."""
     if not TIME_ZONE.fullmatch(value) or (_time_zones() and value not in _time_zones()):
         near = nearest(value, _time_zones(), 0.6)
-        yield f"{value!r} is not an IANA time zone", one_of(near, ["UTC", "Europe/Berlin", "America/New_York"])
+        remedy = f"did you mean {near}?" if near else "write one such as Europe/Berlin"
+        yield f"{value!r} is not an IANA time zone", remedy
 
 
 def flux_interval(value: str) -> Format:
