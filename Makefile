@@ -57,6 +57,14 @@ verify: venv ## check live farms as their clients see them: make verify INVENTOR
 images: ## list the images to mirror: those of the committed trees and of the release manifests RELEASES="FILE…"
 	@grep -rhoP '^\s*(- )?image: "?\K[^\s"]+' clusters $(RELEASES) | LC_ALL=C sort -u
 
+##@ A farm on this machine
+
+demo: venv ## make a farm, and build examples/bazel on it twice: with Docker on kind, else as root on an embedded node (3 minutes; 25 the first time)
+	hack/demo up
+
+demo-down: venv ## remove that farm
+	hack/demo down
+
 ##@ The embedded Kubernetes
 
 cluster-up: venv ## start it, or reuse it if it runs (NODE=real adds a node that runs pods, and needs root)
