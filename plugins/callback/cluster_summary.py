@@ -7,6 +7,7 @@ short_description: Print what was done to each cluster, what failed and what to 
 description:
   - Collects C(cluster_summary), C(faults) and C(notices) from task results and prints them at the end of the run,
     also when every cluster failed.
+  - Prints the lines of C(report), too, which has all clusters.
   - It prints nothing if no task returns one of them.
 """
 
@@ -35,6 +36,7 @@ class CallbackModule(CallbackBase):
         self._ours = False
         self._lines: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         self._faults: list[str] = []
+        self._report: list[str] = []
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         """Collect what the task reports."""
@@ -53,7 +55,9 @@ class CallbackModule(CallbackBase):
         self._add(result.host.name, "failed", [_failure(result)])
 
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
-        """Print the summary."""
+        """Print the summary, or the report of a task that asked all clusters at once."""
+        for line in self._report:
+            self._display.display(line)
         if not self._ours:
             return
         self._display.banner("CLUSTERS")
@@ -71,6 +75,7 @@ class CallbackModule(CallbackBase):
         parts = [part for part in (result.result, *result.result.get("results", ())) if isinstance(part, Mapping)]
         self._ours |= any(key in part for part in parts for key in ("cluster_summary", "faults", "notices"))
         for part in parts:  # of a loop: one an item
+            self._report += part.get("report", ())
             for section, lines in part.get("cluster_summary", {}).items():
                 self._add(result.host.name, section, lines)
             for host, lines in part.get("notices", {}).items():

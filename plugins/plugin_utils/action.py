@@ -35,6 +35,11 @@ class Action(ActionBase):
         """The effective values of the variables of the task's host."""
         return host_values(self._task_vars, self._loader)
 
+    def play_values(self) -> dict[str, dict[str, Any]]:
+        """The effective values of the variables of all hosts of the play, for a task that runs once."""
+        hosts = map(str, self._task_vars["ansible_play_hosts_all"])
+        return {name: host_values(self._task_vars["hostvars"].raw_get(name), self._loader) for name in hosts}
+
 
 def _argument_spec(documentation: str) -> dict[str, Any]:
     """The argument spec of a module's DOCUMENTATION, and of the documentation fragments that it extends."""

@@ -6,6 +6,7 @@ A module of Ansible is a process that takes a second to start, which is too slow
 from __future__ import annotations  # types of packages that may be missing
 
 import html
+import http.client
 import json
 import logging
 import re
@@ -14,9 +15,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+import yaml
 
 from .kubeconfig import KubeconfigError, servers
 from .quantities import KubernetesVersion, QuantityError
@@ -24,8 +28,11 @@ from .quantities import KubernetesVersion, QuantityError
 MISSING = ""  # a package
 try:
     import urllib3
+    import websocket
     from kubernetes.client import ApiClient, Configuration
-    from kubernetes.config import ConfigException, load_kube_config
+    from kubernetes.config import ConfigException
+    from kubernetes.config.kube_config import KubeConfigLoader
+    from kubernetes.stream.ws_client import PortForward
     from urllib3.util.ssl_ import create_urllib3_context
 except ImportError as error:
     MISSING = str(error.name)
@@ -99,6 +106,11 @@ def _hold_certificates(pool: urllib3.PoolManager) -> None:
     settings["ssl_context"] = trust
 
 
+def _save(path: Path, config: Object) -> None:
+    """Write a kubeconfig with a token that was refreshed."""
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+
+
 def _client(kubeconfig: str, context: str) -> ApiClient:
     """The client of a kubeconfig's context.
 
@@ -107,9 +119,11 @@ def _client(kubeconfig: str, context: str) -> ApiClient:
     the client writes them again when they are gone.
     """
     with tempfile.TemporaryDirectory() as folder:
-        settings = Configuration()
-        path = str(Path(kubeconfig).expanduser())
-        load_kube_config(path, context, client_configuration=settings, temp_file_path=folder)
+        settings, path = Configuration(), Path(kubeconfig).expanduser()
+        # Not load_kube_config, which takes a second to read the contexts of 50 clusters.
+        found = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        save = partial(_save, path, found)
+        KubeConfigLoader(found, context, None, str(path.parent), save, folder).load_and_set(settings)
         client = ApiClient(settings)
         _hold_certificates(client.rest_client.pool_manager)
     return client
@@ -135,6 +149,11 @@ def _described(text: str, location: str | None) -> str:
 def _name(each: Object) -> str:
     """An object as the API's own messages name it."""
     return f"{each['kind']} {each['metadata']['name']}"
+
+
+def _pod(pod: Object) -> str:
+    """The path of a pod. Those of a list have neither apiVersion nor kind."""
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
 
 
 _REPEATED = ("GET", "PATCH")
@@ -175,17 +194,20 @@ class Api:
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
         self.warnings: list[str] = []
 
+    def _credentials(self) -> dict[str, str]:
+        """The headers by which the API server knows who asks."""
+        settings = self._configuration.auth_settings().values()
+        return {auth["key"]: auth["value"] for auth in settings if auth["in"] == "header" and auth["value"]}
+
     def _send(
         self, method: str, path: str, body: Object | None = None, content_type: str = "application/json"
     ) -> urllib3.BaseHTTPResponse:
-        credentials = self._configuration.auth_settings().values()
-        headers = {auth["key"]: auth["value"] for auth in credentials if auth["in"] == "header" and auth["value"]}
         try:
             answer = self._pool.request(
                 method,
                 self._host + path,
                 body=None if body is None else json.dumps(body),
-                headers={"Accept": "application/json", "Content-Type": content_type, **headers},
+                headers={"Accept": "application/json", "Content-Type": content_type, **self._credentials()},
                 timeout=self._timeout or (30 if method == "GET" else 65),
                 redirect=False,  # an API server sends none, and another server must not get the credentials
                 # To read or to apply once more does no harm. A busy server is silent while it takes in many new kinds.
@@ -251,12 +273,37 @@ class Api:
         path = self.path("v1", "Pod", namespace=workload["metadata"]["namespace"])
         return self.items(path, labelSelector=",".join(f"{key}={value}" for key, value in labels.items()))
 
+    def log(self, pod: Object, **query: str) -> str:
+        """Return the log of a pod; empty if there is none or its node cannot be asked."""
+        answer = self._send("GET", f"{_pod(pod)}/log?{urlencode(query)}")
+        return answer.data.decode(errors="replace") if answer.status == 200 else ""
+
     def last_line(self, pod: Object) -> str:
         """Return the last line of a pod's log; empty if there is none or its node cannot be asked."""
-        # The API server leaves apiVersion and kind out of the pods of a list.
-        path = self.path("v1", "Pod", pod["metadata"]["name"], pod["metadata"]["namespace"])
-        answer = self._send("GET", f"{path}/log?tailLines=1")
-        return answer.data.decode(errors="replace").strip() if answer.status == 200 else ""
+        return self.log(pod, tailLines="1").strip()
+
+    def connection(self, pod: Object, port: int) -> http.client.HTTPConnection:
+        """A connection to a port of a pod, through the API server and the kubelet, which no NetworkPolicy keeps out."""
+        trust = {"context": self._pool.connection_pool_kw.get("ssl_context")}
+        if name := self._configuration.tls_server_name:
+            trust["server_hostname"] = name
+        try:
+            channel = websocket.create_connection(
+                f"{self._host.replace('http', 'ws', 1)}{_pod(pod)}/portforward?ports={port}",
+                timeout=self._timeout or 30,
+                header=self._credentials(),
+                subprotocols=["v4.channel.k8s.io"],
+                sslopt=trust,
+            )
+        except (websocket.WebSocketException, OSError) as error:
+            problem = f"no connection to pod {pod['metadata']['name']}, port {port} ({str(error).splitlines()[0]})"
+            remedy = "let this user create pods/portforward, and see that the pod's node works"
+            raise ApiError(problem, remedy) from None
+        found = http.client.HTTPConnection("localhost", port)
+        found.auto_open = 0  # no other way leads to the pod
+        found.sock = PortForward(channel, [port]).socket(port)
+        found.sock.settimeout(self._timeout or 30)
+        return found
 
     def proxied(self, path: str) -> Object:
         """Return the JSON that a node or a Service answers to GET `path` through the API server."""
