@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.results import Results
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.scheduler_log import assignments
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, Farm, Tell, await_running, on, succeeded
@@ -58,6 +61,29 @@ def test_build(farm: Farm, bazel: Bazel) -> None:
     """Bazel builds, and again from nothing: all cache hits"""
     assert bazel.build("plain", timeout=2 * PATIENCE) == {"remote": 20}
     assert bazel.build("plain", timeout=PATIENCE) == {"remote cache hit": 20}
+
+
+@on("memory", "redis")
+def test_trace(farm: Farm, bazel: Bazel) -> None:
+    """log and action cache say which workers ran the actions of a build, and when"""
+    bazel.build("traced", rules=2, timeout=PATIENCE)
+    log = farm.scheduler.log.read_text(errors="replace")
+    hashes = re.findall(r'ActionUniqueKey .*?DigestInfo\(\\"([0-9a-f]{64})', log)[-2:]
+    runs = [run for each in hashes for run in assignments(log, each)]
+    assert [run.digest[:64] for run in runs] == hashes
+    if farm.version != "v1.3.2":  # it does not log the invocation
+        assert [*assignments(log, runs[0].bazel["tool_invocation_id"])] == runs
+    results = Results(HTTPConnection(farm.cas[0].address, PORTS["cas"], timeout=PATIENCE), "main")
+    for run in runs:
+        result = results.result(run.digest)
+        assert result
+        assert (result["exit_code"], result["worker"]) == (0, run.worker)
+        assert result["worker"][:-36] in [pod.name for pod in farm.workers["default"]]
+        assert results.properties(run.digest) == {"OSFamily": "Linux", "pool": "default"}
+        moments = list(result["stages"].values())
+        assert len(moments) == 9
+        assert moments == sorted(moments)
+    assert results.result(f"{'0' * 64}/1") is None
 
 
 @on("memory", "redis")
