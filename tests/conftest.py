@@ -29,6 +29,7 @@ GROUPS = {
         "provision/test_release_manifest",
         "provision/test_grow",
         "provision/test_verify",
+        "provision/test_status",
     ),
 }
 # The files that do not run in the order of the alphabet on the cluster that they share with others.

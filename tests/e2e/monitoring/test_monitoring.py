@@ -18,6 +18,7 @@ from testkit.authority import Authority
 from testkit.client import repeated
 from testkit.edge import CAS, HOST
 from testkit.farm import VOLUMES, claimed, secret
+from testkit.nativelink import only_original
 from tests.e2e.monitoring.conftest import POOL, WORKERS, Monitored, monitored, mount_disk
 
 # A shell loop over the processes of NativeLink in a worker's pod, as $each of /proc.
@@ -49,6 +50,29 @@ def test_no_alert_fires_under_normal_load(farm: Monitored) -> None:
             time.sleep(1)
         assert client.returncode == 0, client.communicate()
     assert seen == set()
+
+
+def test_the_status_of_a_farm_at_rest(farm: Monitored, tmp_path: Path) -> None:
+    farm.where.run("annotate", "namespace", CAS, "nativelink.gitops/verified=2026-11-30T16:00:00Z ok")
+    file = tmp_path / "status.json"
+    farm.site.playbook("status", "-e", f"status_json={file}")
+    (found,) = json.loads(file.read_text())["clusters"].values()
+    versions, pool = found["version"], found["pools"]["default"]
+    assert versions["running"] == [versions["wanted"]]
+    assert (pool["now"] >= 1, pool["min"], pool["max"], found["queued"], found["executing"]) == (True, 1, 2, 0, 0)
+    assert found["room"].keys() == {"data-nativelink-cas-0", "data-nativelink-cas-1"}
+    assert min(found["room"].values()) > 0.1
+    assert (found["alerts"], found["trouble"], found["unmatched"]) == ([], [], [])
+    assert found["verified"] == "2026-11-30T16:00:00Z ok"
+
+
+@only_original("whether it answers gRPC over HTTP/1.1")
+def test_who_ran_an_action(farm: Monitored) -> None:
+    results = claimed(farm.where, CAS, "data-nativelink-cas-0") / "ac/content/d"
+    done = farm.site.playbook("trace", "-e", f"trace_action={next(results.iterdir()).name}").output
+    assert "exit code 0, in the action cache" in done
+    assert " of pool default" in done
+    assert farm.site.run("-e", f"trace_action={'0' * 64}/1", playbook="trace").status == 2
 
 
 def test_a_certificate_that_expires_soon(farm: Monitored) -> None:
