@@ -273,14 +273,14 @@ class Api:
         path = self.path("v1", "Pod", namespace=workload["metadata"]["namespace"])
         return self.items(path, labelSelector=",".join(f"{key}={value}" for key, value in labels.items()))
 
-    def log(self, pod: Object, **query: str) -> str:
-        """Return the log of a pod; empty if there is none or its node cannot be asked."""
+    def log(self, pod: Object, **query: str) -> str | None:
+        """The log of a pod; None if there is none yet, or if this user or the API server cannot read it."""
         answer = self._send("GET", f"{_pod(pod)}/log?{urlencode(query)}")
-        return answer.data.decode(errors="replace") if answer.status == 200 else ""
+        return answer.data.decode(errors="replace") if answer.status == 200 else None
 
     def last_line(self, pod: Object) -> str:
         """Return the last line of a pod's log; empty if there is none or its node cannot be asked."""
-        return self.log(pod, tailLines="1").strip()
+        return (self.log(pod, tailLines="1") or "").strip()
 
     def connection(self, pod: Object, port: int) -> http.client.HTTPConnection:
         """A connection to a port of a pod, through the API server and the kubelet, which no NetworkPolicy keeps out."""

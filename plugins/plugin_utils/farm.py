@@ -1,5 +1,6 @@
 """Asks the API servers of many clusters side by side, and what they have of a farm."""
 
+import http.client
 import json
 import multiprocessing
 import signal
@@ -9,7 +10,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 from urllib.parse import urlencode
 
-from .api import Api, ApiError, Object, urllib3
+from ansible.module_utils.urls import open_url
+
+from .api import Api, ApiError, Object
 from .context import Context, context
 from .ports import PORTS
 from .release import condition_of, pod_trouble
@@ -145,7 +148,7 @@ class Farm:
             try:
                 connection.request("GET", _query(query))
                 return _answer(connection.getresponse().read())
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 raise ApiError(f"Prometheus does not answer ({error})", "see that its pod works") from error
 
         return ask
@@ -157,8 +160,8 @@ def _query(query: str) -> str:
 
 def _fetched(url: str) -> bytes:
     try:
-        return urllib3.request("GET", url, timeout=5, retries=False).data
-    except urllib3.exceptions.HTTPError as error:
+        return bytes(open_url(url, timeout=5, http_agent="nativelink-gitops").read())
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ApiError(f"Prometheus does not answer ({error})", "correct its URL", "status_prometheus_url") from error
 
 

@@ -28,12 +28,19 @@ def ask(farm: Farm, found: Object, url: str) -> None:
     live = farm.pools()
     found["pools"] = {pool.name: _pool(pool.options, live[pool.name]) for pool in farm.known.pools}
     found["trouble"] = farm.trouble()
-    logs = [farm.api.log(pod, sinceSeconds=str(_LOGGED)) for pod in farm.pods("scheduler")]
-    pairs = sorted({pair for log in logs for pair in scheduler_log.unmatched(log)})
-    found["unmatched"] = [reason for pair in pairs if (reason := nobody_offers(farm.known, *pair))]
+    found["unmatched"] = _unmatched(farm)
     found |= {"queued": None, "executing": None, "room": None, "alerts": None}
     if prometheus := farm.prometheus(url):
         _measure(farm, found, prometheus)
+
+
+def _unmatched(farm: Farm) -> list[str] | None:
+    """What no pool offers and an action waits for; None if the scheduler's log cannot be read."""
+    logs = [farm.api.log(pod, sinceSeconds=str(_LOGGED)) for pod in farm.pods("scheduler")]
+    if None in logs:
+        return None
+    pairs = sorted({pair for log in logs if log for pair in scheduler_log.unmatched(log)})
+    return [reason for pair in pairs if (reason := nobody_offers(farm.known, *pair))]
 
 
 def _pool(options: Mapping[str, Any], live: Object) -> Object:
@@ -56,7 +63,7 @@ def _measure(farm: Farm, found: Object, ask_prometheus: Any) -> None:
             for name, pool in found["pools"].items():
                 pool[stage] = int(numbers.get(name, 0))
             found[stage] = int(sum(numbers.values()))
-        else:  # a scheduler in memory does not tell the pools apart
+        elif farm.known.features["collected_demand"]:  # a scheduler in memory does not tell the pools apart
             found[stage] = int(sum(by("", terms[stage]).values()))
     room = "kubelet_volume_stats_%s_bytes{%s}"
     left, size = (room % (part, terms["cas_volumes"]) for part in ("available", "capacity"))
@@ -77,7 +84,7 @@ def table(found: Mapping[str, Object]) -> list[str]:
 
 def _rows(name: str, found: Object) -> list[tuple[str, ...]]:
     if "pools" not in found:
-        return [(name, "unreachable", *[""] * (len(_HEAD) - 2))]
+        return [(name, "unknown", *[""] * (len(_HEAD) - 2))]
     version, engine = found["version"], found["engine"]
     same = version["running"] in ([], [version["wanted"]])
     shown = version["wanted"] if same else f"{version['wanted']} (runs {', '.join(version['running'])})"
@@ -107,7 +114,8 @@ def _wrong(found: Object) -> list[str]:
         lines.append(f"{engine['name']}: {engine['state']}")
     lines += [f"pool {name} has no Deployment" for name, pool in found.get("pools", {}).items() if pool["now"] is None]
     lines += found.get("trouble", ())
-    lines += [f"no worker for {reason}" for reason in found.get("unmatched", ())]
+    unmatched = found.get("unmatched", [])
+    lines += ["the scheduler's log cannot be read"] if unmatched is None else [f"no worker for {x}" for x in unmatched]
     return lines + [f"alert {each}" for each in found.get("alerts") or ()]
 
 

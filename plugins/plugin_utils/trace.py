@@ -30,7 +30,9 @@ def is_known(wanted: str) -> bool:
 
 def ask(farm: Farm, found: Object, wanted: str) -> None:
     """Write down what a farm knows of an action or an invocation, as `lines`; none if it knows nothing."""
-    logs = [farm.api.log(pod) for pod in farm.pods("scheduler")]
+    logs = [farm.api.log(pod) or "" for pod in farm.pods("scheduler")]
+    if not all(logs):
+        raise ApiError("the scheduler's log cannot be read", "let this user read pods/log, and see that its node works")
     if action := _ACTION.fullmatch(wanted):
         found["lines"] = _action(farm, action[1], action[2] or "", logs)
         return
@@ -84,7 +86,7 @@ def _results(farm: Farm) -> Results:
 def _run(farm: Farm, run: Assignment) -> list[str]:
     """Who got an operation, for whom, and what the worker's log says of it."""
     pods = [each for each in farm.pods("worker") if each["metadata"]["name"] == run.worker[:-_UUID]]
-    log = farm.api.log(pods[0], container="worker") if pods else ""
+    log = (farm.api.log(pods[0], container="worker") if pods else None) or ""
     said = [scheduler_log.said(line) for line in log.splitlines() if run.operation in line and line.startswith("{")]
     told = _pairs({name: text for name, text in run.bazel.items() if text}, " ")
     return [

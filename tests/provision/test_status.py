@@ -53,17 +53,18 @@ RULES: list[Object] = [
 ]
 TABLE = """\
 CLUSTER  VERSION               ENGINE                              POOL     NOW      MIN  MAX  QUEUED  RUNNING  ROOM  ALERTS  VERIFIED
-absent   unreachable
-dead     unreachable
+absent   unknown
+dead     unknown
 dev      v1.6.6 (runs v1.3.2)  flux ReconciliationFailed 0123abcd  default  1        1    1    3       2        75%   1       2026-11-30T16:00:00Z ok
                                                                    large    missing  1    2
-slow     unreachable
+slow     unknown
 
 absent: the namespace nowhere does not exist; bootstrap the cluster
 dead: the API server https://127.0.0.1:1 does not answer ([Errno 111] Connection refused); start the cluster, or correct its kubeconfig
 dev: runs NativeLink v1.3.2, and the inventory wants v1.6.6
 dev: flux: ReconciliationFailed: no space left
 dev: pool large has no Deployment
+dev: the scheduler's log cannot be read
 dev: alert NativeLinkPoolAtMaximum (warning)
 slow: it did not tell all in time; start the cluster, check the network to it, or allow more time
 """  # noqa: E501 (a table)
