@@ -28,8 +28,8 @@ REPLICAS = (
 BUCKET = "--set=cas.store=object_store,objectStore.bucket=builds,objectStore.region=eu"
 CHANGES = {
     FOUR: REPLICAS,
-    BUCKET: "cas.store: volumes of the running StatefulSet would become object_store, which has nothing of the "
-    f"cache yet; copy it first (docs/object-store.md), or {CACHE}: add cas_store to allowChanges for that time",
+    BUCKET: "cas.store: volumes of the running StatefulSet would become object_store, which is still empty; "
+    f"copy it first (docs/object-store.md), or {CACHE}: add cas_store to allowChanges for that time",
     "--set=cas.volumeSize=100Gi": "cas.volumeSize: 50Gi of the running StatefulSet would become 100Gi, and a "
     "StatefulSet cannot change it; grow each PersistentVolumeClaim to 100Gi, delete the StatefulSet with "
     "--cascade=orphan, and upgrade (commands: docs/helm.md)",
