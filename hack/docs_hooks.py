@@ -14,13 +14,12 @@ LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)\s#]+)(?:#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages of alerts to the navigation, and links to the repository if NATIVELINK_GITOPS has its address."""
+    """Add the page of each alert to the navigation, and links to the repository at NATIVELINK_GITOPS."""
     (monitor,) = (pages for section in config.nav for name, pages in section.items() if name == "Monitor")
     (alerts,) = (entry["Alerts"] for entry in monitor if "Alerts" in entry)
     alerts += sorted(f"alerts/{page.name}" for page in Path(config.docs_dir, "alerts").glob("NativeLink*.md"))
-    if address := os.environ.get("NATIVELINK_GITOPS"):
-        config.repo_url, config.repo_name = address.removesuffix(".git"), config.site_name
-        config.edit_uri = "edit/main/docs/"
+    if address := os.environ.get("NATIVELINK_GITOPS", "").removesuffix(".git"):
+        config.repo_url, config.repo_name, config.edit_uri = address, "Repository", "edit/main/docs/"
     return config
 
 
