@@ -21,7 +21,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.results import Results
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.scheduler_log import assignments
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.scheduler_log import assignments, ended
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
 
 from conformance.farm import CPUS, ENVIRONMENT, KINDS, PATIENCE, Farm, Tell, await_running, on, succeeded
@@ -73,6 +73,7 @@ def test_trace(farm: Farm, bazel: Bazel) -> None:
     assert [run.digest[:64] for run in runs] == hashes
     if farm.version != "v1.3.2":  # it does not log the invocation
         assert [*assignments(log, runs[0].bazel["tool_invocation_id"])] == runs
+        assert all(ended(log, run.operation) for run in runs)
     results = Results(HTTPConnection(farm.cas[0].address, PORTS["cas"], timeout=PATIENCE), "main")
     for run in runs:
         result = results.result(run.digest)

@@ -150,7 +150,9 @@ def _wrapped(text: str, indent: str) -> str:
 
 
 def _code(value: Yaml) -> str:
-    return f"`{value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)}`"
+    text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    parts = text if " " in text or len(text) < 100 else text.replace(",", ",` `")  # for the end of a line
+    return f"`{parts}`"
 
 
 _ALERTS = """\

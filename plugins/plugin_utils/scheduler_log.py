@@ -1,6 +1,6 @@
 """Reads what the scheduler's log says about actions (v1.6.6: seen): who ran them, and why they wait.
 
-`nativelink_log_format` has to be `json`. That an action was given to a worker is a line of `debug` of one target, which
+`nativelink_log_format` has to be `json`. That a worker gets an action, and that this ends, are lines of `debug`, which
 the default of `nativelink_log_level` has.
 """
 
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 _ASSIGNED = "Notifying worker of operation"
+_ENDED = ("inner_update_operation START", '"update_type":"Stage:Completed"')
 _LACKING = re.compile(r"lack of (?:matching|key) '(.+?)'(?: =|\. Job asked for) \w+\((?:\\?\")?([^\"\\)]*)")
 _TOO_SMALL = re.compile(r"Property mismatch on worker property (.+?)\. \w+\(\d+\) < \w+\((\d+)\)")
 _NO_NUMBER = re.compile(r"Cannot convert to platform property to u64: (.+?) - ")
@@ -74,6 +75,12 @@ def request(log: str, hash_: str) -> tuple[datetime, str] | None:
         if hash_ in line and (digest := _REQUEST.search(line)) and digest[1] == hash_:
             found = time_of(line), "/".join(digest.groups())
     return found
+
+
+def ended(log: str, operation: str) -> datetime | None:
+    """When a worker reported the end of an operation."""
+    lines = (line for line in log.splitlines() if operation in line and all(part in line for part in _ENDED))
+    return next(map(time_of, lines), None)
 
 
 def time_of(line: str) -> datetime:

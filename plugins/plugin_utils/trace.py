@@ -65,13 +65,15 @@ def _action(farm: Farm, hash_: str, size: str, logs: list[str]) -> list[str]:
     lines += [f"properties  {_pairs(properties, '=')}"] if properties else []
     lines += [f"asked for   {_clock(asked[0])}"] if asked else []
     lines += [line for run in runs for line in _run(farm, run)]
+    ends = [moment for log in logs if runs and (moment := scheduler_log.ended(log, runs[-1].operation))]
+    lines += [f"ended       {_clock(moment)}" for moment in ends]
     if result:
         seen = runs and runs[-1].worker == result["worker"]
         return [*lines, *([] if seen else [_worker(farm, result["worker"])]), *_result(result)]
     if runs and not (asked and runs[-1].at < asked[0]):
         failed = any(_FAILED in line for line in lines)
-        state = "failed, and the action cache keeps no failures" if failed else "runs, or has ended without a result"
-        return [*lines, f"state       {state}"]
+        ended = "failed, and the action cache keeps no failures" if failed else "ended without a result"
+        return [*lines, f"state       {ended if ends or failed else 'runs'}"]
     state = "waits, or its client has left" if asked else "not in the scheduler's log, and without a result"
     return [*lines, f"state       {state}", *(f"why         {reason}" for reason in reasons(farm, properties))]
 

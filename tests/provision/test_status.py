@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ansible_collections.nativelink.gitops.plugins.plugin_utils import farm, trace
+from ansible_collections.nativelink.gitops.plugins.plugin_utils import farm, scheduler_log, trace
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.matching import nobody_offers
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.scheduler_log import assignments, request, unmatched
 
 from testbed.cluster import Cluster
 from testbed.waiting import until
@@ -51,15 +50,22 @@ RULES: list[Object] = [
         for part, expression in (("available", "vector(30)"), ("capacity", "vector(40)"))
     ),
 ]
+KINDS = [("kustomize.toolkit.fluxcd.io", "v1", "Kustomization"), ("argoproj.io", "v1alpha1", "Application")]
 TABLE = """\
 CLUSTER  VERSION               ENGINE                              POOL     NOW      MIN  MAX  QUEUED  RUNNING  ROOM  ALERTS  VERIFIED
 absent   unknown
+argo     v1.6.6 (runs v1.3.2)  argocd OutOfSync Healthy 89abcdef   default  1        1    1    3       2        75%   0       2026-11-30T16:00:00Z ok
+                                                                   large    missing  1    2
 dead     unknown
 dev      v1.6.6 (runs v1.3.2)  flux ReconciliationFailed 0123abcd  default  1        1    1    3       2        75%   1       2026-11-30T16:00:00Z ok
                                                                    large    missing  1    2
 slow     unknown
 
 absent: the namespace nowhere does not exist; bootstrap the cluster
+argo: runs NativeLink v1.3.2, and the inventory wants v1.6.6
+argo: argocd: OutOfSync Healthy
+argo: pool large has no Deployment
+argo: the scheduler's log cannot be read
 dead: the API server https://127.0.0.1:1 does not answer ([Errno 111] Connection refused); start the cluster, or correct its kubeconfig
 dev: runs NativeLink v1.3.2, and the inventory wants v1.6.6
 dev: flux: ReconciliationFailed: no space left
@@ -93,12 +99,13 @@ def workload(name: str, namespace: str, image: str, **labels: str) -> Object:
 @pytest.fixture(scope="module")
 def cluster(dev: Cluster) -> Iterator[Cluster]:
     """Return a cluster with a pool, an older scheduler and an engine that fails."""
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    group, names = "kustomize.toolkit.fluxcd.io", {"plural": "kustomizations", "kind": "Kustomization"}
-    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-    kind = "apiextensions.k8s.io/v1/CustomResourceDefinition"
-    spec = {"group": group, "names": names, "scope": "Namespaced", "versions": [version]}
-    dev.apply(resource(kind, f"kustomizations.{group}", spec=spec))
+    for group, version, kind in KINDS:
+        schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+        versions = [{"name": version, "served": True, "storage": True, "schema": schema}]
+        names = {"plural": f"{kind.lower()}s", "kind": kind}
+        spec = {"group": group, "names": names, "scope": "Namespaced", "versions": versions}
+        definition = "apiextensions.k8s.io/v1/CustomResourceDefinition"
+        dev.apply(resource(definition, f"{names['plural']}.{group}", spec=spec))
     space, workers = secure_namespace("status", "restricted"), secure_namespace("status-workers", "baseline")
     space["metadata"]["annotations"] = {"nativelink.gitops/verified": "2026-11-30T16:00:00Z ok"}
     dev.apply(space, workers, resource("v1/Namespace", "status-engine"))
@@ -109,13 +116,17 @@ def cluster(dev: Cluster) -> Iterator[Cluster]:
     )
     failed = {"type": "Ready", "status": "False", "reason": "ReconciliationFailed", "message": "no space left"}
     state = {"conditions": [failed], "lastAppliedRevision": "main@sha1:0123abcdef"}
-    made = resource(f"{group}/v1/Kustomization", "nativelink-dev", "status-engine", status=state)
-    until("the kind Kustomization", lambda: dev.apply(made) is None, 30)
+    synced = {"sync": {"status": "OutOfSync", "revision": "89abcdef01"}, "health": {"status": "Healthy"}}
+    made = [
+        resource("kustomize.toolkit.fluxcd.io/v1/Kustomization", "nativelink-dev", "status-engine", status=state),
+        resource("argoproj.io/v1alpha1/Application", "nativelink-argo", "status-engine", status=synced),
+    ]
+    until("the kinds of the engines", lambda: dev.apply(*made) is None, 30)
     dev.rolled_out("status", "deployment/nativelink-scheduler")
     dev.rolled_out("status-workers", "deployment/nativelink-worker-default")
     yield dev
     dev.run("delete", "namespace", "status", "status-workers", "status-engine", "--wait=false")
-    dev.run("delete", "crd", f"kustomizations.{group}")
+    dev.run("delete", "crd", "kustomizations.kustomize.toolkit.fluxcd.io", "applications.argoproj.io")
 
 
 def test_the_table_of_all_clusters(cluster: Cluster, prometheus: str, tmp_path: Path) -> None:
@@ -125,7 +136,9 @@ def test_the_table_of_all_clusters(cluster: Cluster, prometheus: str, tmp_path: 
             {"cluster_kubeconfig": str(kubeconfig(tmp_path / name, f"https://127.0.0.1:{number}"))}
             for name, number in (("slow", port), ("dead", 1))
         )
-        hosts = {"dev": there, "absent": {**there, "nativelink_namespace": "nowhere"}, "slow": slow, "dead": dead}
+        argo = {**there, "gitops_provider": "argocd"}
+        absent = {**there, "nativelink_namespace": "nowhere"}
+        hosts = {"dev": there, "argo": argo, "absent": absent, "slow": slow, "dead": dead}
         inventory = write_inventory(tmp_path, hosts, **{**offline(), **VARIABLES, "cluster_context": CONTEXT})
         file = tmp_path / "status.json"
         stated = {"status_json": str(file), "status_prometheus_url": prometheus, "status_timeout": 5}
@@ -149,24 +162,25 @@ def test_trace_asks_for_what_it_can_look_for(tmp_path: Path) -> None:
 
 
 def test_the_log_tells_who_ran_an_action() -> None:
-    (run,) = assignments(LOG, ACTION)
+    (run,) = scheduler_log.assignments(LOG, ACTION)
     assert run.digest == f"{ACTION}/141"
     assert run.worker == "nativelink-worker-default-41f1ece11-8621-6afc-99d8-134d1ea36130"
     assert run.operation == "98104fee-a2b9-4ca5-b654-6927b2c612ff"
     assert run.properties == {"OSFamily": "Linux", "pool": "default"}
     assert (run.at.isoformat(), round(run.waited, 6)) == ("2026-11-30T17:11:47.051627+00:00", 0.002203)
-    operations = [each.operation for each in assignments(LOG, INVOCATION)]
+    assert str(scheduler_log.ended(LOG, run.operation)) == "2026-11-30 17:11:48.622801+00:00"
+    operations = [each.operation for each in scheduler_log.assignments(LOG, INVOCATION)]
     assert operations == ["98104fee-a2b9-4ca5-b654-6927b2c612ff", "48d09883-165d-404a-b843-8a16f6755521"]
-    asked = request(LOG, ACTION)
+    asked = scheduler_log.request(LOG, ACTION)
     assert asked
     assert (asked[0].isoformat(), asked[1]) == ("2026-11-30T17:11:47.051343+00:00", f"{ACTION}/141")
-    assert request(LOG, "0" * 64) is None
+    assert scheduler_log.request(LOG, "0" * 64) is None
 
 
 def test_the_log_tells_what_no_worker_has() -> None:
     known = context(values_of(**VARIABLES))
-    assert unmatched(LOG) == {("", "two"), ("cpu_count", "99"), ("pool", "nosuch")}
-    reasons = [nobody_offers(known, *pair) for pair in sorted(unmatched(LOG))]
+    assert scheduler_log.unmatched(LOG) == {("", "two"), ("cpu_count", "99"), ("pool", "nosuch")}
+    reasons = [nobody_offers(known, *pair) for pair in sorted(scheduler_log.unmatched(LOG))]
     assert reasons == [
         "cpu_count=two: NativeLink wants a number, and tries without end",
         "cpu_count=99: no pool offers it; they offer 1",
