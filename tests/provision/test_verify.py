@@ -133,10 +133,9 @@ def test_what_a_role_or_a_stranger_may_not_do(farm: verify.Farm) -> None:
         clients.strangers(replace(farm, stranger=connected(farm.address)))
     with pytest.raises(verify.Skipped, match="a test"):
         clients.strangers(farm)
-    elsewhere = replace(farm, address="127.0.0.2:443")
-    assert clients.worker_api(elsewhere) == "no route to it, and 12 ports of pods are closed"
-    with socket.create_server(("127.0.0.2", 50080)), pytest.raises(verify.Fault, match=r"open at 127\.0\.0\.2: 50080$"):
-        clients.worker_api(elsewhere)
+    open_one = pytest.raises(verify.Fault, match=r"ports of pods are open at 127\.0\.0\.2: .*50080")
+    with socket.create_server(("127.0.0.2", 50080)), open_one:
+        clients.worker_api(replace(farm, address="127.0.0.2:443"))
 
 
 def test_an_action_that_no_policy_holds_back(farm: verify.Farm, dev: Cluster) -> None:
