@@ -5,7 +5,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 
-from ..plugin_utils import farm, trace
+from ..plugin_utils import farm, reapi, trace
 from ..plugin_utils.action import Action
 
 
@@ -13,6 +13,8 @@ class ActionModule(Action):
     """Asks all clusters of the play side by side, because a build does not say where its actions ran."""
 
     def _act(self) -> dict[str, Any]:
+        if reapi.MISSING:
+            raise AnsibleActionFail(f"the Python package {reapi.MISSING} is missing; install meta/requirements.txt")
         wanted = self._args["action"].strip().lower()
         if not trace.is_known(wanted):
             problem = "is neither the digest of an action (HASH/SIZE) nor the ID of an invocation of Bazel"

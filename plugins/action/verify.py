@@ -1,11 +1,13 @@
 """Action `verify`: checks that a live cluster does what its tree says, as its clients see it."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..plugin_utils import reapi, verify
+from ..plugin_utils import reapi, status, verify
+from ..plugin_utils.api import RefusedError
 from ..plugin_utils.apply import ApplyAction
 from ..plugin_utils.context import Context, context
 from ..plugin_utils.ports import PORTS
@@ -32,9 +34,17 @@ class ActionModule(ApplyAction):
             except verify.Fault as fault:
                 self.refuse("verify_address", str(fault), fault.fix)
             rows = self._rows(farm)
+        self._note(ok=all(row.result != verify.FAILED for row in rows))
         failed = [f"{self._cluster}: {row.check}: {row.seen}; {row.fix}" for row in rows if row.result == verify.FAILED]
         result = {"cluster_summary": {"verified": verify.table(rows)}}
         return {**result, "failed": True, "msg": "\n".join(failed)} if failed else result
+
+    def _note(self, *, ok: bool) -> None:
+        """Write the result down where the playbook `status` finds it."""
+        said = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {'ok' if ok else 'failed'}"
+        metadata = {"name": self._values["nativelink_namespace"], "annotations": {status.VERIFIED: said}}
+        with suppress(RefusedError):  # this user may only read
+            self._api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, "nativelink-verify")
 
     def _rows(self, farm: Farm) -> list[verify.Row]:
         first = {"capabilities": partial(clients.capabilities, farm)}

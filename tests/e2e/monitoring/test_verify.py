@@ -26,6 +26,8 @@ def verify(farm: Monitored, folder: Path) -> tuple[int, dict[str, str], str]:
     variables = json.dumps({f"verify_{name}": value for name, value in asked.items()})
     run = farm.site.run("--extra-vars", variables, playbook="verify")
     told = run.summary[NAME]
+    noted = farm.where.run("get", "namespace", CAS, "-o", "jsonpath={.metadata.annotations}")
+    assert json.loads(noted)["nativelink.gitops/verified"].endswith("Z failed" if run.status else "Z ok")
     return run.status, dict(re.findall(r"^ +(?:verified +)?(\S.*?)  +(ok|FAILED|skipped)  ", told, re.MULTILINE)), told
 
 
