@@ -7,6 +7,7 @@ second time first waits for its end, and ``test_all_alerts_end`` waits for the e
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,10 +67,11 @@ def test_the_status_of_a_farm_at_rest(farm: Monitored, tmp_path: Path) -> None:
     assert found["verified"] == "2026-11-30T16:00:00Z ok"
 
 
-@only_original("whether it answers gRPC over HTTP/1.1")
+@only_original("what it logs")
 def test_who_ran_an_action(farm: Monitored) -> None:
-    results = claimed(farm.where, CAS, "data-nativelink-cas-0") / "ac/content/d"
-    done = farm.site.playbook("trace", "-e", f"trace_action={next(results.iterdir()).name}").output
+    log = farm.where.run("-n", CAS, "logs", "deployment/nativelink-scheduler", "--tail=-1")
+    hashes = re.findall(r'ActionUniqueKey .*?DigestInfo\(\\"([0-9a-f]{64})', log)
+    done = farm.site.playbook("trace", "-e", f"trace_action={hashes[-1]}").output
     assert "exit code 0, in the action cache" in done
     assert " of pool default" in done
     assert farm.site.run("-e", f"trace_action={'0' * 64}/1", playbook="trace").status == 2
