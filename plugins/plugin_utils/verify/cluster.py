@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+
+from ansible.module_utils.urls import open_url
 
 from ..api import ApiError, Object
 from ..context import Prometheus
@@ -185,7 +186,7 @@ def prometheus(farm: Farm, kubectl: Iterable[str]) -> str:
         raise Skipped(f"nativelink_prometheus is {farm.values['nativelink_prometheus']}: look at its targets there")
     with forwarded(kubectl, "deployment/nativelink-prometheus", PORTS["prometheus"]) as address:
         url = f"http://{address}/api/v1/targets?state=active"
-        with urlopen(url, timeout=_SECONDS) as answer:
+        with open_url(url, timeout=_SECONDS, use_proxy=False) as answer:
             targets = json.load(answer)["data"]["activeTargets"]
     if faults := lost(farm.context.prometheus, targets):
         fix = "install what is missing, or remove it from nativelink_prometheus_scrapes (docs/monitoring.md)"
