@@ -69,7 +69,8 @@ def selected(files: Files) -> list[tuple[str, list[str]]]:
     kinds = at(json5.loads(files["scheduler/scheduler.json5"]), "simple.supported_platform_properties")
     offered = {
         path.split("/")[1]: {
-            name: each["values"] for name, each in at(json5.loads(text), "local.platform_properties").items()
+            name: [value.replace("$$", "$") for value in each["values"]]  # NativeLink expands variables
+            for name, each in at(json5.loads(text), "local.platform_properties").items()
         }
         for path, text in files.items()
         if path.endswith("worker.json5")
