@@ -210,8 +210,8 @@ def test_each_pool_follows_its_own_demand_on_redis(shared: Watched, playing: obj
 
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        # The first four reserve a worker each, because two would need 10 of its 8 CPUs.
-        for name, actions, asked in (("small", 4, {"cpu_count": "5"}), ("careless", 12, {}), ("no-pool-has-it", 3, {})):
+        # The first four take a worker each, because it has one CPU for its two slots.
+        for name, actions, asked in (("small", 4, {"cpu_count": "1"}), ("careless", 12, {}), ("no-pool-has-it", 3, {})):
             load = stack.enter_context(shared.load(pool=name, **asked))
             load.hold(actions)
         shared.become(small=4, careless=6)
