@@ -88,11 +88,11 @@ PARALLEL := --dist loadfile --no-loadscope-reorder --maxfail=5
 
 # Go collects garbage less often: an API server then needs twice the memory, but three quarters of the processor time.
 # One with many kinds would take 2.4 GB, and several of them leave too little for the files that the machine reads.
-molecule pytest e2e bench: export GOGC := 400
-molecule pytest e2e bench: export GOMEMLIMIT := 1200MiB
+molecule pytest e2e clients bench: export GOGC := 400
+molecule pytest e2e clients bench: export GOMEMLIMIT := 1200MiB
 # Waiting takes so many times as long as on an idle machine.
 molecule pytest: export TESTBED_PATIENCE := 2
-e2e: export TESTBED_PATIENCE := 4
+e2e clients: export TESTBED_PATIENCE := 4
 
 test: venv newest ## run everything that must pass: lint, molecule, pytest (12 minutes; 25 the first time)
 	$(MAKE) --jobs=2 pytest lint molecule # lint and molecule leave processors idle
@@ -118,10 +118,13 @@ pytest: venv newest ## run the tests in tests/ that need no real node
 e2e: venv ## test what needs a real node: both engines, KEDA, scaling, draining, the edge; needs root (25 minutes; 45 the first time)
 	[ "$$(id -u)" != 0 ] || python -m testbed build --images # first and all at once; otherwise several tests would build at the same time
 	pytest -rs -m alone tests/e2e
-	pytest -n 4 $(PARALLEL) -rs --durations=25 -m 'not soak and not bench and not alone' tests/e2e
+	pytest -n 4 $(PARALLEL) -rs --durations=25 -m 'not soak and not bench and not alone and not clients' tests/e2e
 
 newest: # an environment with a newer Python for the tests on the newest ansible-core, which are skipped without one
 	@if python=$$(hack/newest-python); then hack/venv .venv-newest "$$python"; fi
+
+clients: venv ## build with all real clients through the edge, also the large ones; needs root, for Pants also python3.9
+	pytest -rs --durations=0 -m '' tests/e2e/edge/test_clients.py
 
 soak: venv ## run the long tests: the bootstrap interrupted at 20 random points; with root also those of draining, scaling and alerts (hours)
 	pytest tests/bootstrap $$([ "$$(id -u)" != 0 ] || echo tests/e2e) -m soak -s
@@ -164,6 +167,7 @@ LOCK := uv pip compile --universal --generate-hashes --no-emit-index-url --no-he
 lock: ## update requirements.txt and testbed/checkov-requirements.txt from pyproject.toml (needs uv)
 	$(LOCK) --group dev pyproject.toml -o requirements.txt
 	$(LOCK) --group checkov -o testbed/checkov-requirements.txt
+	$(LOCK) --group bgd -o testbed/bgd-requirements.txt
 
 clean: ## remove the Python environments, the site, the release, and the caches of tools in the checkout
 	rm -rf .venv .venv-newest .ansible .cache .hypothesis .pytest_cache .ruff_cache .site dist

@@ -1,4 +1,4 @@
-"""A real Bazel as a client of a cluster."""
+"""Real Bazels as clients of a cluster: 2.1.0, and Debian's 4.2.3."""
 
 from __future__ import annotations
 
@@ -7,22 +7,35 @@ import hashlib
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from testbed import npm
+from testbed import debian, npm
 from testkit.client import Client
 
+EXAMPLE = Path(__file__).parents[1] / "examples/bazel/BUILD.bazel"
 JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")  # a server that ends soon and uses few cores
+
+REMOTE = ("--color=no", "--noshow_progress", "--spawn_strategy=remote", "--remote_instance_name=main")
+
+
+def of_debian() -> list[str]:
+    """Return the command of Bazel 4.2.3, which finds its files in a root file system of Debian's, and has no TLS."""
+    root = debian.root("bazel-bootstrap", "bash", "coreutils", "dash", "findutils", "grep", "sed")
+    enter = 'mount --bind "$0/etc" /etc && mount --bind "$0/usr" /usr && USER=any exec "$@"'
+    bazel = ("bazel", "--install_base=/usr/share/bazel", "--trust_install_base")
+    return ["unshare", "--mount", "sh", "-c", enter, str(root), *bazel, "--server_javabase=/usr/lib/jvm/default-java"]
 
 
 class Bazel:
     """A Bazel with its own workspace, whose rules take a given time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Sequence[str] = ()) -> None:
+        self.program = [*program] or [str(npm.program("bazel"))]
         self.workspace, self.home = folder / "workspace", folder / "home"
         self.workspace.mkdir()
         (self.workspace / "WORKSPACE").touch()
@@ -30,9 +43,9 @@ class Bazel:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, folder: Path) -> Iterator[Bazel]:
+    def started(cls, folder: Path, program: Sequence[str] = ()) -> Iterator[Bazel]:
         """Yield a Bazel whose server starts while other things do, and ends with the context."""
-        made = cls(folder)
+        made = cls(folder, program)
         with ThreadPoolExecutor(1) as background:
             background.submit(made.run, "info", "release")
             try:
@@ -47,9 +60,14 @@ class Bazel:
 
     def run(self, name: str, *arguments: str, timeout: float | None = None) -> str:
         """Run Bazel, and return its output. Raise AssertionError with the output if Bazel fails or takes too long."""
+        code, said = self._ran(name, *arguments, timeout=timeout)
+        assert code == 0, said
+        return said
+
+    def _ran(self, name: str, *arguments: str, timeout: float | None = None) -> tuple[int, str]:
         startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", f"--output_user_root={self.home}"]
         startup += ["--max_idle_secs=600", *(f"--host_jvm_args={each}" for each in JVM)]
-        command = [str(npm.program("bazel")), *startup, name, *arguments]
+        command = [*self.program, *startup, name, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, cwd=self.workspace, text=True, **pipes) as client:  # type: ignore[call-overload]
             try:
@@ -58,8 +76,7 @@ class Bazel:
                 client.send_signal(signal.SIGINT)  # the client then makes the server end the build
                 said, _ = client.communicate()
                 raise AssertionError(f"not done in {timeout:.0f} s: {said}") from None
-        assert client.returncode == 0, said
-        return str(said)
+        return client.returncode, said
 
     def build(
         self,
@@ -96,6 +113,21 @@ class Bazel:
         )
         assert (self.workspace / "bazel-bin/sum.txt").read_text().split()[0] == hashlib.sha256(content).hexdigest()
 
+    def example(self, target: str, timeout: float | None = None) -> tuple[int, str]:
+        """Build a target of examples/bazel, or ``all``, with an empty output folder. Return the exit code and output.
+
+        Raise AssertionError with the output if the build takes longer than ``timeout`` seconds.
+        """
+        package = self.workspace / "example"
+        package.mkdir()
+        try:
+            shutil.copy(EXAMPLE, package)
+            self.run("clean")
+            options = (*REMOTE, "--show_progress", *self.endpoints)
+            return self._ran("build", *options, f"//example:{target}", timeout=timeout)
+        finally:
+            shutil.rmtree(package)
+
     def timed(self, text: str, jobs: int) -> tuple[float, list[float]]:
         """Build the text of a BUILD file with an empty output folder and this many actions at a time.
 
@@ -114,6 +146,5 @@ class Bazel:
         self.run("clean")
         asked = {"pool": "default", "OSFamily": "Linux", **properties}
         platform = " ".join(f'properties: {{name: "{name}" value: "{value}"}}' for name, value in asked.items())
-        remote = ["--color=no", "--noshow_progress", "--spawn_strategy=remote", "--remote_instance_name=main"]
-        remote += [f"--remote_default_platform_properties={platform}", *options]
-        return self.run("build", *remote, *self.endpoints, "//...", timeout=timeout)
+        asking = f"--remote_default_platform_properties={platform}"
+        return self.run("build", *REMOTE, asking, *options, *self.endpoints, "//...", timeout=timeout)

@@ -1,4 +1,4 @@
-"""remotetool of Bazel's SDKs for the Remote Execution API, a real client of the edge."""
+"""remotetool and rexec of Bazel's SDKs for the Remote Execution API, real clients of the edge."""
 
 from pathlib import Path
 
@@ -19,9 +19,21 @@ def action(folder: Path, script: str) -> Path:
 
 def run(edge: Edge, certificate: str, operation: str, **options: str | Path) -> tuple[int, str]:
     """Run an operation with a certificate (of `SANS`). Return the exit code and what remotetool said."""
+    return _run("remotetool", edge, certificate, operation=operation, **options)
+
+
+def execute(edge: Edge, certificate: str, folder: Path, script: str) -> tuple[int, str]:
+    """Run a script with rexec, whose output ``out.txt`` comes into a folder. Return the exit code and what it said.
+
+    The exit code is 0 for an action that fails, too.
+    """
+    options = {"exec_root": folder, "output_files": "out.txt", "platform": "pool=default"}
+    return _run("rexec", edge, certificate, "--", "/bin/sh", "-c", script, **options)
+
+
+def _run(tool: str, edge: Edge, certificate: str, *command: str, **options: str | Path) -> tuple[int, str]:
     file = edge.certificates / f"{certificate}.pem"
     options |= {f"tls_client_auth_{what}": file for what in ("cert", "key")}
     options |= {"service": f"{HOST}:443", "instance": "main", "tls_ca_cert": edge.certificates / "servers.crt"}
     flags = (f"--{name}={value}" for name, value in options.items())
-    tool = build.program("remotetool")
-    return edge.tool(tool, "--service_no_auth", f"--operation={operation}", *flags, cwd=edge.certificates)
+    return edge.tool(build.program(tool), "--service_no_auth", *flags, *command, cwd=edge.certificates)

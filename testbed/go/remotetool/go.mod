@@ -2,7 +2,10 @@ module testbed/remotetool
 
 go 1.26.0
 
-tool github.com/bazelbuild/remote-apis-sdks/go/cmd/remotetool
+tool (
+	github.com/bazelbuild/remote-apis-sdks/go/cmd/remotetool
+	github.com/bazelbuild/remote-apis-sdks/go/cmd/rexec
+)
 
 require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect

@@ -5,6 +5,10 @@ import pytest
 
 from testkit.bazel import Bazel
 from testkit.edge import Edge, opened
+from testkit.site import pool
+
+RESOURCES = {**pool("default")["resources"], "limits": {"cpu": "2", "memory": "256Mi"}}
+POOLS = [pool("default", slots=4, longest_action="4m", resources=RESOURCES), pool("large")]  # those of examples/bazel
 
 
 @pytest.fixture(scope="package")
@@ -16,5 +20,5 @@ def bazel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bazel]:
 @pytest.fixture(scope="package")
 def edge(state: Path, bazel: Bazel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """Bootstrap a cluster with an edge, through which Bazel builds, and apply the rendered tree."""
-    with opened("e2e-edge", tmp_path_factory.mktemp("edge")) as made, made.bazel(bazel):
+    with opened("e2e-edge", tmp_path_factory.mktemp("edge"), nativelink_worker_pools=POOLS) as made, made.bazel(bazel):
         yield made

@@ -1,6 +1,7 @@
-"""Other real clients than Bazel, with roles at the edge: moon with a certificate and with a token, and remotetool.
+"""Real clients through the edge, with roles: Bazel, moon with a certificate and with a token, remotetool, rexec.
 
-The tests run in the order of the file.
+`make clients` adds those that are large to install: Bazel 4.2.3, bgd of BuildGrid, and Pants. The tests run in the
+order of the file.
 """
 
 import re
@@ -9,14 +10,18 @@ from typing import Any
 
 import pytest
 
-from testbed.waiting import until
-from testkit import remotetool
-from testkit.client import reported
-from testkit.edge import CI, DEVELOPER, Edge
+from testbed.waiting import patient, until
+from testkit import bgd, remotetool
+from testkit.bazel import Bazel, of_debian
+from testkit.client import Client, reported
+from testkit.edge import CAS, CI, DEVELOPER, Edge
 from testkit.moon import Moon
+from testkit.pants import PYTHON, Pants, python
+from testkit.prometheus import forwarded
 
 HIT = "cached from remote"
 DENIED = "RBAC: access denied"
+RANDOM = "cat /proc/sys/kernel/random/uuid > out.txt"  # what is the same twice was executed once
 TIMES = 100_000  # that a file of moon has a word, of which zstd makes a few hundred bytes
 
 
@@ -76,3 +81,73 @@ def test_remotetool_of_a_developer_executes_and_that_of_a_reader_only_reads(edge
     (digest,) = re.findall(r"^Action digest: (\S+)$", said, re.MULTILINE)
     code, said = remotetool.run(edge, "reader", "download_action_result", digest=digest, path=tmp_path / "read")
     assert (code, (tmp_path / "read" / "out.txt").read_text()) == (0, f"{tmp_path}\n"), said
+
+
+def test_rexec_executes_once_and_shows_how_an_action_fails(edge: Edge, tmp_path: Path) -> None:
+    script, out = f"{RANDOM}; echo {tmp_path}", tmp_path / "out.txt"
+    code, said = remotetool.execute(edge, "client", tmp_path, script)
+    assert (code, f"{tmp_path}\n" in said) == (0, True), said
+    first = out.read_text()
+    out.unlink()
+    code, said = remotetool.execute(edge, "client", tmp_path, script)
+    assert (code, out.read_text()) == (0, first), said
+    code, said = remotetool.execute(edge, "client", tmp_path, "exit 9")
+    assert (code, "Remote action FAILED with exit code 9" in said) == (0, True), said
+
+
+def tries_the_example(bazel: Bazel) -> str:
+    """Build examples/bazel twice, and its faults. Return what Bazel said about the action that waits for ever."""
+    code, said = bazel.example("all")
+    assert (code, re.findall(r"\b3 remote[^.,]*", said)) == (0, ["3 remote"]), said
+    code, said = bazel.example("all")
+    assert (code, re.findall(r"\b3 remote[^.,]*", said)) == (0, ["3 remote cache hit"]), said
+    code, said = bazel.example("failing")
+    assert (code, "(Exit 7)" in said, "\nthis goes wrong\n" in said) == (1, True, True), said
+    code, said = bazel.example("missing_output")
+    assert (code, "declared output 'example/missing_output.txt' was not created by genrule" in said) == (1, True), said
+    with pytest.raises(AssertionError, match=r"^not done in ") as waited:
+        bazel.example("no_such_pool", timeout=patient(10))
+    return str(waited.value)
+
+
+def test_bazel_builds_the_example_and_says_what_is_wrong_with_its_faults(edge: Edge, bazel: Bazel) -> None:
+    said = tries_the_example(bazel)
+    assert re.search(r"Executing genrule //example:no_such_pool; \d+s remote", said), said
+
+
+@pytest.mark.clients
+def test_bazel_4_builds_it_at_the_services_without_tls(edge: Edge, tmp_path: Path) -> None:
+    with (
+        forwarded(edge.where, CAS, "service/nativelink-cas", 50051) as cas,
+        forwarded(edge.where, CAS, "service/nativelink-scheduler", 50052) as scheduler,
+        Bazel.started(tmp_path, of_debian()) as bazel,
+    ):
+        said = tries_the_example(bazel.at(Client(f"grpc://{scheduler}", f"grpc://{cas}")))
+        assert "[Sched] Executing genrule //example:no_such_pool" in said, said
+
+
+@pytest.mark.clients
+def test_bgd_executes_once_and_hides_how_an_action_fails(edge: Edge, tmp_path: Path) -> None:
+    script = f"{RANDOM} # {tmp_path}"
+    code, said, out = bgd.execute(edge, "client", tmp_path / "first", script)
+    assert (code, out.exists()) == (0, True), said
+    code, said, again = bgd.execute(edge, "client", tmp_path / "second", script)
+    assert (code, again.read_text()) == (0, out.read_text()), said
+    code, said, none = bgd.execute(edge, "client", tmp_path / "failing", "exit 9")
+    assert (code, "Response status code: \n" in said, none.exists()) == (0, True, False), said
+
+
+@pytest.mark.clients
+@pytest.mark.skipif(not python(), reason=f"Pants needs {PYTHON}")
+def test_pants_executes_once_and_shows_how_an_action_fails(edge: Edge, tmp_path: Path) -> None:
+    build = 'shell_command(name="{}", command="{}", output_files=["out.txt"])\n'.format
+    token = edge.token(**DEVELOPER)
+    pants = Pants(edge, tmp_path, token, build("hello", RANDOM.replace("cat", "/bin/cat")) + build("failing", "exit 9"))
+    out = pants.workspace / "dist/codegen/out.txt"
+    code, said = pants.run("//:hello")
+    assert (code, out.exists()) == (0, True), said
+    first = out.read_text()
+    code, said = pants.run("//:hello")
+    assert (code, out.read_text()) == (0, first), said
+    code, said = pants.run("//:failing")
+    assert (code, "failed with exit code 9" in said) == (1, True), said
