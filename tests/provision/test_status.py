@@ -12,7 +12,7 @@ from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import c
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.matching import nobody_offers
 
 from testbed.cluster import Cluster
-from testbed.waiting import until
+from testbed.waiting import patient, until
 from testkit.farm import secure_namespace
 from testkit.inventories import CONTEXT, kubeconfig, offline, write_inventory
 from testkit.playbooks import run_playbook
@@ -141,7 +141,7 @@ def test_the_table_of_all_clusters(cluster: Cluster, prometheus: str, tmp_path: 
         hosts = {"dev": there, "argo": argo, "absent": absent, "slow": slow, "dead": dead}
         inventory = write_inventory(tmp_path, hosts, **{**offline(), **VARIABLES, "cluster_context": CONTEXT})
         file = tmp_path / "status.json"
-        stated = {"status_json": str(file), "status_prometheus_url": prometheus, "status_timeout": 5}
+        stated = {"status_json": str(file), "status_prometheus_url": prometheus, "status_timeout": round(patient(5))}
         run = run_playbook("status", inventory, "-e", json.dumps(stated))
     assert run.status == 2
     assert "not all is known of absent, dead, slow" in run.output
