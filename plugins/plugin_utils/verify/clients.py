@@ -5,7 +5,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from random import Random
@@ -63,21 +63,33 @@ def large_blob(farm: Farm) -> str:
     for each in chunks():
         whole.update(each)
     size = farm.megabytes * _CHUNK
-    named, cut, began = {"hash": whole.hexdigest(), "size_bytes": size}, "", time.monotonic()
+    named = {"hash": whole.hexdigest(), "size_bytes": size}
+
+    def write() -> float:
+        began = time.monotonic()
+        _write(farm, named, chunks(), farm.timeout)
+        return farm.megabytes / (time.monotonic() - began)
+
+    def read() -> float:
+        began, back = time.monotonic(), hashlib.sha256()
+        name = f"{farm.cas.instance}/blobs/{whole.hexdigest()}/{size}"
+        for answer in farm.cas.call("ByteStream.Read", resource_name=name, timeout=farm.timeout):
+            back.update(answer.data)
+        if back.digest() != whole.digest():
+            raise Fault("a large blob comes back with other bytes", "look at the disks of the CAS pods")
+        return farm.megabytes / (time.monotonic() - began)
+
+    written, cut = _repeated(write)
+    returned, broken = _repeated(read)
+    return f"{farm.megabytes} MiB written at {written:.0f} MiB/s{cut}, read at {returned:.0f} MiB/s{broken}"
+
+
+def _repeated(transfer: Callable[[], float]) -> tuple[float, str]:
+    """The rate of a transfer, which clients begin again when a pod that restarts cuts it, and what cut it."""
     try:
-        _write(farm, named, chunks(), farm.timeout)
-    except CallError as error:  # a pod that restarts cuts uploads, and clients begin them again
-        cut, began = f" at the second attempt, after {error}", time.monotonic()
-        _write(farm, named, chunks(), farm.timeout)
-    written = time.monotonic()
-    back = hashlib.sha256()
-    name = f"{farm.cas.instance}/blobs/{whole.hexdigest()}/{size}"
-    for answer in farm.cas.call("ByteStream.Read", resource_name=name, timeout=farm.timeout):
-        back.update(answer.data)
-    if back.digest() != whole.digest():
-        raise Fault("a large blob comes back with other bytes", "look at the disks of the CAS pods")
-    rates = [farm.megabytes / (end - start) for start, end in ((began, written), (written, time.monotonic()))]
-    return f"{farm.megabytes} MiB written at {rates[0]:.0f} MiB/s, read at {rates[1]:.0f} MiB/s{cut}"
+        return transfer(), ""
+    except CallError as error:
+        return transfer(), f" at the second attempt, after {error}"
 
 
 def wrong_bytes(farm: Farm) -> str:
