@@ -64,8 +64,10 @@ class Bazel:
         assert code == 0, said
         return said
 
-    def _ran(self, name: str, *arguments: str, timeout: float | None = None) -> tuple[int, str]:
-        startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", f"--output_user_root={self.home}"]
+    def _ran(
+        self, name: str, *arguments: str, timeout: float | None = None, startup: Sequence[str] = ()
+    ) -> tuple[int, str]:
+        startup = ["--nosystem_rc", "--nohome_rc", "--noworkspace_rc", *startup, f"--output_user_root={self.home}"]
         startup += ["--max_idle_secs=600", *(f"--host_jvm_args={each}" for each in JVM)]
         command = [*self.program, *startup, name, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -113,18 +115,20 @@ class Bazel:
         )
         assert (self.workspace / "bazel-bin/sum.txt").read_text().split()[0] == hashlib.sha256(content).hexdigest()
 
-    def example(self, target: str, timeout: float | None = None) -> tuple[int, str]:
+    def example(self, target: str, config: str, timeout: float | None = None) -> tuple[int, str]:
         """Build a target of examples/bazel, or ``all``, with an empty output folder. Return the exit code and output.
 
-        Raise AssertionError with the output if the build takes longer than ``timeout`` seconds.
+        The workspace has the rendered files for clients, and ``config`` is a configuration of theirs. Raise
+        AssertionError with the output if the build takes longer than ``timeout`` seconds.
         """
         package = self.workspace / "example"
         package.mkdir()
         try:
             shutil.copy(EXAMPLE, package)
             self.run("clean")
-            options = (*REMOTE, "--show_progress", *self.endpoints)
-            return self._ran("build", *options, f"//example:{target}", timeout=timeout)
+            options = ("--color=no", "--spawn_strategy=remote", f"--config={config}", *self.endpoints)
+            file = f"--bazelrc={self.workspace}/nativelink/bazel.bazelrc"
+            return self._ran("build", *options, f"//example:{target}", timeout=timeout, startup=(file,))
         finally:
             shutil.rmtree(package)
 

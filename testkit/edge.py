@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import ssl
 import struct
@@ -153,6 +154,21 @@ class Edge(Farm):
         streams: Object = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         done = subprocess.run([*enter, *command], cwd=cwd, env=variables, check=False, **streams)
         return done.returncode, done.stdout
+
+    def clients(self, workspace: Path, certificate: str = "", token: str = "") -> Path:
+        """Give a workspace the rendered files for clients and an identity (of `SANS`, or a token). Return their folder.
+
+        That is what docs/clients.md says.
+        """
+        made = workspace / "nativelink"
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(self.folder / "rendered/clients", made)
+        shutil.copy(self.certificates / "servers.crt", made / "ca.crt")
+        for kind in ("crt", "key") if certificate else ():
+            shutil.copy(self.certificates / f"{certificate}.pem", made / f"client.{kind}")
+        if token:
+            (made / "token").write_text(token.removeprefix("Bearer "))
+        return made
 
     def token(self, key: Key | None = None, **claims: Any) -> str:
         """Return the header of a client with a token of the identity provider, or with one that another key signs."""

@@ -4,25 +4,19 @@ import shutil
 from pathlib import Path
 
 from testbed import npm
-from testkit.edge import HOST, Edge
+from testkit.edge import Edge
 from testkit.repository import git
 
-# moon connects in the background, and neither reads nor writes the results of tasks that end before that.
-FILES = {
-    ".moon/workspace.yml": f"""
+OURS = """
 projects: [app]
 telemetry: false
-remote:
-  host: grpcs://{HOST}
-  cache: {{instanceName: main, compression: zstd}}
-  tls: {{cert: .moon/ca.crt}}
-""",
-    "app/moon.yml": """
+"""
+# moon connects in the background, and neither reads nor writes the results of tasks that end before that.
+TASKS = """
 tasks:
   connect: {command: sleep 4, options: {cache: false}}
   build: {command: cp in.txt out.txt, deps: ['~:connect'], inputs: [in.txt], outputs: [out.txt]}
-""",
-}
+"""
 
 
 class Moon:
@@ -30,11 +24,11 @@ class Moon:
 
     def __init__(self, edge: Edge, folder: Path) -> None:
         self.edge, self.home, self.workspace = edge, folder / "home", folder / "workspace"
-        for name, text in FILES.items():
-            path = self.workspace / name
-            path.parent.mkdir(parents=True)
-            path.write_text(text)
-        shutil.copy(edge.certificates / "servers.crt", self.workspace / ".moon" / "ca.crt")
+        for name in ("app", ".moon"):
+            (self.workspace / name).mkdir(parents=True)
+        remote = (edge.clients(self.workspace) / "moon/workspace.yml").read_text()
+        (self.workspace / ".moon/workspace.yml").write_text(remote + OURS)
+        (self.workspace / "app/moon.yml").write_text(TASKS)
         git(self.workspace, "init")
         git(self.workspace, "commit", "--allow-empty", "--message=one")
 
@@ -47,12 +41,12 @@ class Moon:
         shutil.rmtree(self.workspace / ".moon" / "cache", ignore_errors=True)
         copied.unlink(missing_ok=True)
         source.write_text(word)
-        file = str(self.edge.certificates / f"{certificate}.pem")
-        identity = {"MOON_REMOTE_AUTH_TOKEN": "TOKEN", "TOKEN": token.removeprefix("Bearer ")}
+        identity = {"MOON_REMOTE_AUTH_TOKEN": "NATIVELINK_TOKEN", "NATIVELINK_TOKEN": token.removeprefix("Bearer ")}
         if certificate:
-            identity = {f"MOON_REMOTE_MTLS_CLIENT_{what}": file for what in ("CERT", "KEY")}
-            identity["MOON_REMOTE_MTLS_CA_CERT"] = ".moon/ca.crt"
+            self.edge.clients(self.workspace, certificate)
+            files = {"CA_CERT": "ca.crt", "CLIENT_CERT": "client.crt", "CLIENT_KEY": "client.key"}
+            identity = {f"MOON_REMOTE_MTLS_{name}": f"nativelink/{file}" for name, file in files.items()}
         moon = (npm.program("moon"), "run", "app:build")
-        code, said = self.edge.tool(*moon, cwd=self.workspace, HOME=str(self.home), **identity)
+        code, said = self.edge.tool(*moon, cwd=self.workspace, HOME=str(self.home), CI="true", **identity)
         assert (code, copied.exists() and copied.read_text()) == (0, word), said
         return said

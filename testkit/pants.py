@@ -6,13 +6,13 @@ from functools import cache as remembered
 from pathlib import Path
 
 from testbed import build, cache
-from testkit.edge import HOST, Edge
+from testkit.edge import Edge
 from testkit.repository import git
 
 # The newest Pants on PyPI runs on no newer Python.
 PYTHON = "python3.9"
 REQUIREMENTS = Path(build.__file__).with_name("pants-requirements.txt")
-CONFIG = f"""
+OURS = """
 [GLOBAL]
 pants_version = "2.17.1"
 backend_packages = ["pants.backend.shell"]
@@ -20,14 +20,6 @@ pantsd = false
 watch_filesystem = false
 dynamic_ui = false
 local_cache = false
-remote_cache_read = true
-remote_execution = true
-remote_store_address = "grpcs://{HOST}:443"
-remote_execution_address = "grpcs://{HOST}:443"
-remote_instance_name = "main"
-remote_ca_certs_path = "ca.crt"
-remote_oauth_bearer_token_path = "token"
-remote_execution_extra_platform_properties = ["pool=default"]
 
 [anonymous-telemetry]
 enabled = false
@@ -58,15 +50,16 @@ class Pants:
     def __init__(self, edge: Edge, folder: Path, token: str, targets: str) -> None:
         self.edge, self.home, self.workspace = edge, folder / "home", folder / "workspace"
         self.workspace.mkdir()
-        shutil.copy(edge.certificates / "servers.crt", self.workspace / "ca.crt")
-        texts = {"pants.toml": CONFIG, "BUILD": targets, "token": token.removeprefix("Bearer ")}
-        for name, text in texts.items():
-            (self.workspace / name).write_text(text)
+        edge.clients(self.workspace, token=token)
+        (self.workspace / "pants.toml").write_text(OURS)
+        (self.workspace / "BUILD").write_text(targets)
         git(self.workspace, "init")
 
     def run(self, target: str) -> tuple[int, str]:
         """Run a ``shell_command``, whose outputs are then in dist/codegen. Return the exit code and what Pants said."""
         folder = cache.root() / "wheels" / f"pants-{cache.digest(REQUIREMENTS.read_bytes())}"
         wheels = cache.made(folder, _install)
-        command = (python(), wheels / "bin/pants", "export-codegen", target)
-        return self.edge.tool(*command, cwd=self.workspace, HOME=str(self.home), PYTHONPATH=str(wheels))
+        pants = (python(), wheels / "bin/pants", "--pants-config-files=nativelink/pants.toml")
+        return self.edge.tool(
+            *pants, "export-codegen", target, cwd=self.workspace, HOME=str(self.home), PYTHONPATH=str(wheels)
+        )

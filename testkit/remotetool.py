@@ -1,9 +1,10 @@
 """remotetool and rexec of Bazel's SDKs for the Remote Execution API, real clients of the edge."""
 
+import tempfile
 from pathlib import Path
 
 from testbed import build
-from testkit.edge import HOST, Edge
+from testkit.edge import Edge
 
 POOL = 'platform {properties {name: "pool" value: "default"}}'
 
@@ -32,8 +33,7 @@ def execute(edge: Edge, certificate: str, folder: Path, script: str) -> tuple[in
 
 
 def _run(tool: str, edge: Edge, certificate: str, *command: str, **options: str | Path) -> tuple[int, str]:
-    file = edge.certificates / f"{certificate}.pem"
-    options |= {f"tls_client_auth_{what}": file for what in ("cert", "key")}
-    options |= {"service": f"{HOST}:443", "instance": "main", "tls_ca_cert": edge.certificates / "servers.crt"}
-    flags = (f"--{name}={value}" for name, value in options.items())
-    return edge.tool(build.program(tool), "--service_no_auth", *flags, *command, cwd=edge.certificates)
+    with tempfile.TemporaryDirectory() as folder:
+        script = edge.clients(Path(folder), certificate) / "remotetool.sh"
+        flags = (f"--{name}={value}" for name, value in options.items())
+        return edge.tool("sh", script, *flags, *command, cwd=Path(folder), CLIENT=str(build.program(tool)))

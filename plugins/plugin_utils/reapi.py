@@ -11,11 +11,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from .specs import ROOT
 
-MISSING = ""  # a package
+MISSING = "" if find_spec("grpc") else "grpcio"  # a package
 try:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 except ImportError as error:

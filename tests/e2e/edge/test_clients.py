@@ -95,23 +95,24 @@ def test_rexec_executes_once_and_shows_how_an_action_fails(edge: Edge, tmp_path:
     assert (code, "Remote action FAILED with exit code 9" in said) == (0, True), said
 
 
-def tries_the_example(bazel: Bazel) -> str:
-    """Build examples/bazel twice, and its faults. Return what Bazel said about the action that waits for ever."""
-    code, said = bazel.example("all")
+def tries_the_example(edge: Edge, bazel: Bazel, config: str) -> str:
+    """Build examples/bazel twice, and its faults. Return what Bazel said about the action that never starts."""
+    edge.clients(bazel.workspace)
+    code, said = bazel.example("all", config)
     assert (code, re.findall(r"\b3 remote[^.,]*", said)) == (0, ["3 remote"]), said
-    code, said = bazel.example("all")
+    code, said = bazel.example("all", config)
     assert (code, re.findall(r"\b3 remote[^.,]*", said)) == (0, ["3 remote cache hit"]), said
-    code, said = bazel.example("failing")
+    code, said = bazel.example("failing", config)
     assert (code, "(Exit 7)" in said, "\nthis goes wrong\n" in said) == (1, True, True), said
-    code, said = bazel.example("missing_output")
+    code, said = bazel.example("missing_output", config)
     assert (code, "declared output 'example/missing_output.txt' was not created by genrule" in said) == (1, True), said
     with pytest.raises(AssertionError, match=r"^not done in ") as waited:
-        bazel.example("no_such_pool", timeout=patient(10))
+        bazel.example("no_such_pool", config, timeout=patient(10))
     return str(waited.value)
 
 
 def test_bazel_builds_the_example_and_says_what_is_wrong_with_its_faults(edge: Edge, bazel: Bazel) -> None:
-    said = tries_the_example(bazel)
+    said = tries_the_example(edge, bazel, "farm")
     assert re.search(r"Executing genrule //example:no_such_pool; \d+s remote", said), said
 
 
@@ -122,7 +123,7 @@ def test_bazel_4_builds_it_at_the_services_without_tls(edge: Edge, tmp_path: Pat
         forwarded(edge.where, CAS, "service/nativelink-scheduler", 50052) as scheduler,
         Bazel.started(tmp_path, of_debian()) as bazel,
     ):
-        said = tries_the_example(bazel.at(Client(f"grpc://{scheduler}", f"grpc://{cas}")))
+        said = tries_the_example(edge, bazel.at(Client(f"grpc://{scheduler}", f"grpc://{cas}")), "farm4")
         assert "[Sched] Executing genrule //example:no_such_pool" in said, said
 
 
