@@ -59,7 +59,7 @@ images: ## list the images to mirror: those of the committed trees and of the re
 
 ##@ A farm on this machine
 
-demo: venv ## make a farm, and build examples/bazel on it twice: with Docker on kind, else as root on an embedded node (3 minutes; 25 the first time)
+demo: venv ## make a farm, and build examples/bazel on it twice: with Docker on kind, else as root on an embedded node (2 minutes; 25 the first time)
 	hack/demo up
 
 demo-down: venv ## remove that farm
