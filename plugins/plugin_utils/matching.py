@@ -13,7 +13,7 @@ def refusals(known: Context, asked: Mapping[str, str]) -> dict[str, list[str]]:
     }
 
 
-def nobody_offers(known: Context, name: str, value: str) -> str:
+def not_offered(known: Context, name: str, value: str) -> str:
     """Why no pool offers a property; empty if one does. Without a name it is the value of one that counts."""
     kinds = known.scheduler.properties
     if (not name or kinds.get(name) == "minimum") and not _is_number(value):

@@ -6,7 +6,7 @@ from typing import Any
 from . import scheduler_log
 from .api import ApiError, Object
 from .farm import Farm
-from .matching import nobody_offers
+from .matching import not_offered
 from .monitoring import names
 
 VERIFIED = "nativelink.gitops/verified"
@@ -40,7 +40,7 @@ def _unmatched(farm: Farm) -> list[str] | None:
     if None in logs:
         return None
     pairs = sorted({pair for log in logs if log for pair in scheduler_log.unmatched(log)})
-    return [reason for pair in pairs if (reason := nobody_offers(farm.known, *pair))]
+    return [reason for pair in pairs if (reason := not_offered(farm.known, *pair))]
 
 
 def _pool(options: Mapping[str, Any], live: Object) -> Object:

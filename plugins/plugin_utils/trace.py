@@ -9,7 +9,7 @@ from typing import Any
 from . import scheduler_log
 from .api import ApiError, Object
 from .farm import Farm
-from .matching import nobody_offers, refusals
+from .matching import not_offered, refusals
 from .ports import PORTS
 from .release import pod_trouble
 from .results import Results
@@ -128,7 +128,7 @@ def reasons(farm: Farm, asked: Mapping[str, str] | None) -> list[str]:
     """Why an action with these properties does not start now."""
     if asked is None:
         return ["the CAS does not have the action, so its properties are not known"]
-    if impossible := [reason for pair in sorted(asked.items()) if (reason := nobody_offers(farm.known, *pair))]:
+    if impossible := [reason for pair in sorted(asked.items()) if (reason := not_offered(farm.known, *pair))]:
         return impossible
     refused = refusals(farm.known, asked)
     able = [name for name, properties in refused.items() if not properties]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import farm, scheduler_log, trace
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.matching import nobody_offers
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.matching import not_offered
 
 from testbed.cluster import Cluster
 from testbed.waiting import patient, until
@@ -180,16 +180,14 @@ def test_the_log_tells_who_ran_an_action() -> None:
 def test_the_log_tells_what_no_worker_has() -> None:
     known = context(values_of(**VARIABLES))
     assert scheduler_log.unmatched(LOG) == {("", "two"), ("cpu_count", "99"), ("pool", "nosuch")}
-    reasons = [nobody_offers(known, *pair) for pair in sorted(scheduler_log.unmatched(LOG))]
+    reasons = [not_offered(known, *pair) for pair in sorted(scheduler_log.unmatched(LOG))]
     assert reasons == [
         "cpu_count=two: NativeLink wants a number, and tries without end",
         "cpu_count=99: no pool offers it; they offer 1",
         "pool=nosuch: no pool offers it; they offer default",
     ]
     # A pool offers these: their workers are busy, or not there yet.
-    assert [nobody_offers(known, *pair) for pair in (("pool", "default"), ("cpu_count", "1"), ("gpu", "yes"))] == [
-        ""
-    ] * 3
+    assert [not_offered(known, *pair) for pair in (("pool", "default"), ("cpu_count", "1"), ("gpu", "yes"))] == [""] * 3
 
 
 @pytest.mark.parametrize(
