@@ -5,7 +5,7 @@ module: status
 short_description: Tell what all clusters run and do now
 author: The nativelink-gitops authors (!UNKNOWN)
 description:
-  - Asks the API servers of all hosts of the play side by side, and through them each bundled Prometheus. Use it with
+  - Asks the API servers of all hosts of the play in parallel, and through them each bundled Prometheus. Use it with
     C(run_once). Changes nothing.
   - A cluster that cannot be asked in time does not fail the task, so that all of the others are shown.
 options:
@@ -14,7 +14,7 @@ options:
     type: float
     default: 8
   prometheus_url:
-    description: URL of a Prometheus that has the series and alerts of all clusters, in place of the bundled ones.
+    description: URL of a Prometheus that has the series and alerts of all clusters, instead of the bundled ones.
     type: str
     default: ""
   file:
@@ -33,7 +33,7 @@ RETURN = r"""
 clusters:
   description:
     - What is known of each cluster, by its name. The keys are C(version), C(engine), C(pools), C(queued),
-      C(executing), C(room), C(alerts), C(verified), C(unmatched) and C(trouble); what nobody tells is null.
+      C(executing), C(room), C(alerts), C(verified), C(unmatched) and C(trouble); an unknown value is null.
     - C(error) says why something is missing.
   returned: always
   type: dict

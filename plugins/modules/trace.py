@@ -5,7 +5,7 @@ module: trace
 short_description: Find who ran an action, or why it waits
 author: The nativelink-gitops authors (!UNKNOWN)
 description:
-  - Asks all hosts of the play side by side for an action, in the logs of schedulers and workers, the action cache and
+  - Asks all hosts of the play in parallel for an action, in the logs of schedulers and workers, the action cache and
     the CAS. Use it with C(run_once). Changes nothing.
 options:
   action:

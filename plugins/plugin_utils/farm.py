@@ -62,7 +62,7 @@ def _work(values: Values, ask: Callable[["Farm", Object], None], timeout: float,
         ask(Farm(values, timeout), found)
     except ApiError as error:
         found["error"] = f"{error}; {error.remedy}"
-    except Exception as error:  # of an answer that nobody expected, which must not end in silence
+    except Exception as error:  # of an unexpected answer, which must be reported
         found["error"] = f"{type(error).__name__}: {error}"
     signal.setitimer(signal.ITIMER_REAL, 0)
     answer.send(found)
