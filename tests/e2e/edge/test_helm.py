@@ -54,7 +54,8 @@ def tree(edge: Edge) -> None:
     edge.site.set(NAME, **TREE)
     edge.site.playbook("bootstrap")
     edge.apply_folder()
-    edge.where.run("-n", CAS, "delete", "securitypolicies", "--all")  # as an engine prunes them
+    edge.where.run("-n", CAS, "delete", "securitypolicies", "--all")  # as an engine prunes them, and the other pool
+    edge.where.run("-n", WORKERS, "delete", "deployment/nativelink-worker-large", "--ignore-not-found")
     edge.ready()
     leaving = ("-n", WORKERS, "get", "pods", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}")
     until("earlier workers to be gone", lambda: edge.where.run(*leaving) == "", 60)
