@@ -155,7 +155,7 @@ class Edge(Farm):
         done = subprocess.run([*enter, *command], cwd=cwd, env=variables, check=False, **streams)
         return done.returncode, done.stdout
 
-    def clients(self, workspace: Path, certificate: str = "", token: str = "") -> Path:
+    def client_files(self, workspace: Path, certificate: str = "", token: str = "") -> Path:
         """Give a workspace the rendered files for clients and an identity (of `SANS`, or a token). Return their folder.
 
         That is what docs/clients.md says.

@@ -26,7 +26,7 @@ class Moon:
         self.edge, self.home, self.workspace = edge, folder / "home", folder / "workspace"
         for name in ("app", ".moon"):
             (self.workspace / name).mkdir(parents=True)
-        remote = (edge.clients(self.workspace) / "moon/workspace.yml").read_text()
+        remote = (edge.client_files(self.workspace) / "moon/workspace.yml").read_text()
         (self.workspace / ".moon/workspace.yml").write_text(remote + OURS)
         (self.workspace / "app/moon.yml").write_text(TASKS)
         git(self.workspace, "init")
@@ -43,7 +43,7 @@ class Moon:
         source.write_text(word)
         identity = {"MOON_REMOTE_AUTH_TOKEN": "NATIVELINK_TOKEN", "NATIVELINK_TOKEN": token.removeprefix("Bearer ")}
         if certificate:
-            self.edge.clients(self.workspace, certificate)
+            self.edge.client_files(self.workspace, certificate)
             files = {"CA_CERT": "ca.crt", "CLIENT_CERT": "client.crt", "CLIENT_KEY": "client.key"}
             identity = {f"MOON_REMOTE_MTLS_{name}": f"nativelink/{file}" for name, file in files.items()}
         moon = (npm.program("moon"), "run", "app:build")

@@ -50,7 +50,7 @@ class Pants:
     def __init__(self, edge: Edge, folder: Path, token: str, targets: str) -> None:
         self.edge, self.home, self.workspace = edge, folder / "home", folder / "workspace"
         self.workspace.mkdir()
-        edge.clients(self.workspace, token=token)
+        edge.client_files(self.workspace, token=token)
         (self.workspace / "pants.toml").write_text(OURS)
         (self.workspace / "BUILD").write_text(targets)
         git(self.workspace, "init")

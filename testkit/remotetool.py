@@ -34,6 +34,6 @@ def execute(edge: Edge, certificate: str, folder: Path, script: str) -> tuple[in
 
 def _run(tool: str, edge: Edge, certificate: str, *command: str, **options: str | Path) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as folder:
-        script = edge.clients(Path(folder), certificate) / "remotetool.sh"
+        script = edge.client_files(Path(folder), certificate) / "remotetool.sh"
         flags = (f"--{name}={value}" for name, value in options.items())
         return edge.tool("sh", script, *flags, *command, cwd=Path(folder), CLIENT=str(build.program(tool)))

@@ -97,7 +97,7 @@ def test_rexec_executes_once_and_shows_how_an_action_fails(edge: Edge, tmp_path:
 
 def tries_the_example(edge: Edge, bazel: Bazel, config: str) -> str:
     """Build examples/bazel twice, and its faults. Return what Bazel said about the action that never starts."""
-    edge.clients(bazel.workspace)
+    edge.client_files(bazel.workspace)
     code, said = bazel.example("all", config)
     assert (code, re.findall(r"\b3 remote[^.,]*", said)) == (0, ["3 remote"]), said
     code, said = bazel.example("all", config)
