@@ -149,7 +149,7 @@ def test_a_worker_that_fills_its_disk(farm: Monitored) -> None:
 def acting(farm: Monitored, script: str) -> Iterator[None]:
     """Run a script as an action meanwhile, until the client gives up."""
     command = f"--command={json.dumps(['/bin/sh', '-c', script])}"
-    with farm.outside.start(command, "--timeout=60", "--retries=0", pool="default"):
+    with farm.outside.start(command, f"--timeout={patient(60):.0f}", "--retries=0", pool="default"):
         yield
 
 
