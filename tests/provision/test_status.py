@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import farm, scheduler_log, trace
@@ -83,6 +84,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "rules.yaml").write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}))
     settings = {"global": {"evaluation_interval": "1s"}, "rule_files": ["rules.yaml"]}
     with local("prometheus", folder, settings) as url:
+        asked = f"{url}/api/v1/query?query=count(ALERTS)%2Bcount(kubelet_volume_stats_capacity_bytes)"
+        until("the rules to be evaluated", lambda: b'"4"' in urlopen(asked).read(), 30)
         yield url
 
 
