@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from testbed.cluster import Cluster
 from testkit.inventories import offline, write_inventory
 from testkit.playbooks import run_playbook
+from testkit.trees import resource
 
 CLUSTER = "dev"
 RESCUED = "The step failed"
@@ -48,6 +50,31 @@ class Run:
                 for section, lines in part.get("cluster_summary", {}).items():
                     found.setdefault(section, []).extend(lines)
         return found
+
+
+ENGINES = {
+    "flux": ("kustomize.toolkit.fluxcd.io", "v1", "Kustomization"),
+    "argocd": ("argoproj.io", "v1alpha1", "Application"),
+}
+"""Group, version and kind of the object with which an engine follows a tree."""
+
+
+@contextmanager
+def engines(dev: Cluster, *names: str) -> Iterator[None]:
+    """Define the kinds of engines, without their controllers, and remove them afterwards."""
+    definitions = []
+    for group, version, kind in map(ENGINES.__getitem__, names):
+        schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+        versions = [{"name": version, "served": True, "storage": True, "schema": schema}]
+        plural = f"{kind.lower()}s"
+        spec = {"group": group, "names": {"plural": plural, "kind": kind}, "scope": "Namespaced", "versions": versions}
+        definitions.append(f"crd/{plural}.{group}")
+        dev.apply(resource("apiextensions.k8s.io/v1/CustomResourceDefinition", f"{plural}.{group}", spec=spec))
+    try:
+        dev.run("wait", "--for=condition=Established", *definitions, "--timeout=60s")
+        yield
+    finally:
+        dev.run("delete", *definitions)
 
 
 def step(*tasks: Task, check_mode: bool = False, **variables: object) -> Object:

@@ -22,7 +22,7 @@ from testkit.servers import server
 from testkit.site import SMALL, pool
 from testkit.trees import resource, values_of
 
-from .conftest import Object
+from .conftest import ENGINES, Object, engines
 
 LOG = (Path(__file__).parent / "logs/scheduler.log").read_text()
 ACTION = "2a6a6f0432ba8173a6fb385e1de02c0b305a8e263e39188cb10f24a79f3c54e7"
@@ -51,7 +51,6 @@ RULES: list[Object] = [
         for part, expression in (("available", "vector(30)"), ("capacity", "vector(40)"))
     ),
 ]
-KINDS = [("kustomize.toolkit.fluxcd.io", "v1", "Kustomization"), ("argoproj.io", "v1alpha1", "Application")]
 TABLE = """\
 CLUSTER  VERSION               ENGINE                              POOL     NOW      MIN  MAX  QUEUED  RUNNING  ROOM  ALERTS  VERIFIED
 absent   unknown
@@ -102,34 +101,27 @@ def workload(name: str, namespace: str, image: str, **labels: str) -> Object:
 @pytest.fixture(scope="module")
 def cluster(dev: Cluster) -> Iterator[Cluster]:
     """Return a cluster with a pool, an older scheduler and an engine that fails."""
-    for group, version, kind in KINDS:
-        schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-        versions = [{"name": version, "served": True, "storage": True, "schema": schema}]
-        names = {"plural": f"{kind.lower()}s", "kind": kind}
-        spec = {"group": group, "names": names, "scope": "Namespaced", "versions": versions}
-        definition = "apiextensions.k8s.io/v1/CustomResourceDefinition"
-        dev.apply(resource(definition, f"{names['plural']}.{group}", spec=spec))
-    space, workers = secure_namespace("status", "restricted"), secure_namespace("status-workers", "baseline")
-    space["metadata"]["annotations"] = {"nativelink.gitops/verified": "2026-11-30T16:00:00Z ok"}
-    dev.apply(space, workers, resource("v1/Namespace", "status-engine"))
-    component = "app.kubernetes.io/component"
-    dev.apply(
-        workload("nativelink-scheduler", "status", "example.com/nativelink:v1.3.2", **{component: "scheduler"}),
-        workload("nativelink-worker-default", "status-workers", "example.com/init:v1.3.2@sha256:" + "0" * 64),
-    )
-    failed = {"type": "Ready", "status": "False", "reason": "ReconciliationFailed", "message": "no space left"}
-    state = {"conditions": [failed], "lastAppliedRevision": "main@sha1:0123abcdef"}
-    synced = {"sync": {"status": "OutOfSync", "revision": "89abcdef01"}, "health": {"status": "Healthy"}}
-    made = [
-        resource("kustomize.toolkit.fluxcd.io/v1/Kustomization", "nativelink-dev", "status-engine", status=state),
-        resource("argoproj.io/v1alpha1/Application", "nativelink-argo", "status-engine", status=synced),
-    ]
-    until("the kinds of the engines", lambda: dev.apply(*made) is None, 30)
-    dev.rolled_out("status", "deployment/nativelink-scheduler")
-    dev.rolled_out("status-workers", "deployment/nativelink-worker-default")
-    yield dev
-    dev.run("delete", "namespace", "status", "status-workers", "status-engine", "--wait=false")
-    dev.run("delete", "crd", "kustomizations.kustomize.toolkit.fluxcd.io", "applications.argoproj.io")
+    with engines(dev, *ENGINES):
+        space, workers = secure_namespace("status", "restricted"), secure_namespace("status-workers", "baseline")
+        space["metadata"]["annotations"] = {"nativelink.gitops/verified": "2026-11-30T16:00:00Z ok"}
+        dev.apply(space, workers, resource("v1/Namespace", "status-engine"))
+        component = "app.kubernetes.io/component"
+        dev.apply(
+            workload("nativelink-scheduler", "status", "example.com/nativelink:v1.3.2", **{component: "scheduler"}),
+            workload("nativelink-worker-default", "status-workers", "example.com/init:v1.3.2@sha256:" + "0" * 64),
+        )
+        failed = {"type": "Ready", "status": "False", "reason": "ReconciliationFailed", "message": "no space left"}
+        state = {"conditions": [failed], "lastAppliedRevision": "main@sha1:0123abcdef"}
+        synced = {"sync": {"status": "OutOfSync", "revision": "89abcdef01"}, "health": {"status": "Healthy"}}
+        made = [
+            resource("kustomize.toolkit.fluxcd.io/v1/Kustomization", "nativelink-dev", "status-engine", status=state),
+            resource("argoproj.io/v1alpha1/Application", "nativelink-argo", "status-engine", status=synced),
+        ]
+        until("the kinds of the engines", lambda: dev.apply(*made) is None, 30)
+        dev.rolled_out("status", "deployment/nativelink-scheduler")
+        dev.rolled_out("status-workers", "deployment/nativelink-worker-default")
+        yield dev
+        dev.run("delete", "namespace", "status", "status-workers", "status-engine", "--wait=false")
 
 
 def test_the_table_of_all_clusters(cluster: Cluster, prometheus: str, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from testkit.trees import ROOT, resource, values_of
 from tests.testbed.test_standin import SERVICES, Edit, put
 from tests.testbed.test_standin import Farm as Process
 
-from .conftest import CLUSTER, Object, Play, step
+from .conftest import CLUSTER, ENGINES, Object, Play, engines, step
 
 SPACES = {"nativelink_namespace": "verify", "nativelink_workers_namespace": "verify-workers"}
 POOLS = [{"name": name, "platform_properties": {"pool": name}} for name in ("default", "gone")]
@@ -179,12 +179,6 @@ def test_a_certificate_at_its_end(farm: verify.Farm, dev: Cluster) -> None:
         cluster.certificates(inside)
 
 
-ENGINES = {
-    "flux": ("kustomize.toolkit.fluxcd.io", "v1", "Kustomization"),
-    "argocd": ("argoproj.io", "v1alpha1", "Application"),
-}
-
-
 def applied(dev: Cluster, engine: str, revision: str, trouble: str = "") -> None:
     """Make an engine's object as its controller leaves it."""
     group, version, kind = ENGINES[engine]
@@ -200,14 +194,7 @@ def applied(dev: Cluster, engine: str, revision: str, trouble: str = "") -> None
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gitops_at_another_commit(farm: verify.Farm, dev: Cluster, tmp_path: Path, engine: str) -> None:
-    group, version, kind = ENGINES[engine]
-    plural = f"{kind.lower()}s"
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
-    names = {"plural": plural, "kind": kind}
-    spec = {"group": group, "scope": "Namespaced", "names": names}
-    spec |= {"versions": [{"name": version, "served": True, "storage": True, "schema": schema}]}
-    dev.apply(resource("apiextensions.k8s.io/v1/CustomResourceDefinition", f"{plural}.{group}", spec=spec))
-    dev.run("wait", "--for=condition=Established", f"crd/{plural}.{group}", "--timeout=60s")
+    kind = ENGINES[engine][2]
     tree = tmp_path / "clusters" / CLUSTER
     tree.mkdir(parents=True)
     git(tmp_path, "init", "--quiet")
@@ -219,7 +206,7 @@ def test_gitops_at_another_commit(farm: verify.Farm, dev: Cluster, tmp_path: Pat
         commits.append(git(tmp_path, "rev-parse", "HEAD").strip())
     variables = {"gitops_provider": engine, "gitops_namespace": "verify"}
     told = farm_at(farm.address, dev, nativelink_clusters_dir=str(tree.parent), **variables)
-    try:
+    with engines(dev, engine):
         with pytest.raises(verify.Fault, match=f"there is no {kind} verify/nativelink-dev"):
             cluster.gitops(told)
         applied(dev, engine, commits[1])
@@ -233,8 +220,6 @@ def test_gitops_at_another_commit(farm: verify.Farm, dev: Cluster, tmp_path: Pat
         applied(dev, engine, commits[1], "a broken file")
         with pytest.raises(verify.Fault, match="a broken file"):
             cluster.gitops(told)
-    finally:
-        dev.run("delete", "crd", f"{plural}.{group}")
 
 
 def summary(available: int, inodes: int) -> Object:
