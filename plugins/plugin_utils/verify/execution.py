@@ -96,9 +96,7 @@ def reached(farm: Farm, one: Pool, closed: Mapping[str, str], may: Mapping[str, 
 
 def _run(farm: Farm, one: Pool, arguments: Sequence[str]) -> tuple[Any, bool]:
     """Run a command on a pool: the ActionResult with its standard output, and whether it was a hit."""
-    declared = farm.values["nativelink_scheduler_platform_properties"]
-    asked = {name: each[0] for name, each in one.platform_properties.items() if declared.get(name) == "exact"}
-    platform = {"properties": [{"name": name, "value": asked[name]} for name in sorted(asked)]}
+    platform = {"properties": [{"name": name, "value": text} for name, text in sorted(one.exec_properties.items())]}
     environment = [{"name": "PATH", "value": _PATH}]
     made = message("Command")(arguments=arguments, platform=platform, environment_variables=environment)
     command, root = made.SerializeToString(), b""
