@@ -43,7 +43,7 @@ class Assignment:
 
 
 def unmatched(log: str) -> set[tuple[str, str]]:
-    """The properties and values for which a pass found no worker. A value that is no number has no name ("")."""
+    """The properties and values for which a pass found no worker. A value that should be a number has the name ""."""
     numbers = {("", value) for value in _NO_NUMBER.findall(log)}
     return numbers | {pair for pattern in (_LACKING, _TOO_SMALL) for pair in pattern.findall(log)}
 
