@@ -66,7 +66,7 @@ class ActionModule(ApplyAction):
             "CAS": partial(cluster.cas, farm),
             "certificates": partial(cluster.certificates, farm),
             "GitOps": partial(cluster.gitops, farm),
-            "Prometheus": partial(cluster.prometheus, farm, self._kubectl),
+            "Prometheus": partial(cluster.prometheus, farm),
         }
         then = [{name: partial(check, farm)} for name, check in checks.items()]
         return verify.run(first, [*then, *pools], beside)

@@ -15,17 +15,12 @@ from ansible.module_utils.urls import open_url
 from .api import Api, ApiError, Object
 from .context import Context, context
 from .ports import PORTS
-from .release import condition_of, pod_trouble
+from .release import pod_trouble
 from .specs import Values
 
 _LATE = "it did not tell all in time; start the cluster, check the network to it, or allow more time"
 _OURS = "app.kubernetes.io/part-of=nativelink"
 _COMPONENT = "app.kubernetes.io/component"
-# Where an engine keeps the object of a cluster, below its namespace.
-_ENGINES = {
-    "flux": "/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/{}/kustomizations/{}",
-    "argocd": "/apis/argoproj.io/v1alpha1/namespaces/{}/applications/{}",
-}
 
 
 def asked(
@@ -116,25 +111,6 @@ class Farm:
         live = {each["metadata"]["name"]: each for each in self.api.items(path, labelSelector=_OURS)}
         return {pool.name: live.get(f"nativelink-worker-{pool.name}", {}) for pool in self.known.pools}
 
-    def engine(self) -> Object | None:
-        """The state of the engine: `name`, `ok`, `state` and `revision`; None if the cluster has none."""
-        name = self.values["gitops_provider"]
-        if name == "none":
-            return None
-        path = _ENGINES[name].format(self.values["gitops_namespace"], f"nativelink-{self.values['cluster']}")
-        live = self.api.get(path)
-        if live is None:
-            return {"name": name, "ok": False, "state": "not connected", "revision": ""}
-        status = live.get("status", {})
-        if name == "flux":
-            ready = condition_of(live, "Ready")
-            ok = ready.get("status") == "True"
-            state = "Ready" if ok else f"{ready.get('reason', 'unknown')}: {ready.get('message', '')}".strip(": ")
-            return {"name": name, "ok": ok, "state": state, "revision": status.get("lastAppliedRevision", "")}
-        states = [status.get(part, {}).get("status", "Unknown") for part in ("sync", "health")]
-        revision = status.get("sync", {}).get("revision", "")
-        return {"name": name, "ok": states == ["Synced", "Healthy"], "state": " ".join(states), "revision": revision}
-
     def prometheus(self, url: str) -> Callable[[str], list[Object]] | None:
         """What answers PromQL: the Prometheus at a URL, or else the bundled one; None if there is neither."""
         if url:
@@ -142,16 +118,22 @@ class Farm:
         pods = self.pods("prometheus") if self.known.features["bundled_prometheus"] else []
         if not pods:
             return None
-        connection = self.api.connection(pods[0], PORTS["prometheus"])
+        get = bundled_prometheus(self.api, pods[0])
+        return lambda query: _answer(get(_query(query)))
 
-        def ask(query: str) -> list[Object]:
-            try:
-                connection.request("GET", _query(query))
-                return _answer(connection.getresponse().read())
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                raise ApiError(f"Prometheus does not answer ({error})", "see that its pod works") from error
 
-        return ask
+def bundled_prometheus(api: Api, pod: Object) -> Callable[[str], bytes]:
+    """What answers GET of a path on the bundled Prometheus, through the API server. It raises ApiError."""
+    connection = api.connection(pod, PORTS["prometheus"])
+
+    def get(path: str) -> bytes:
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiError(f"Prometheus does not answer ({error})", "check that its pod works") from error
+
+    return get
 
 
 def _query(query: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 from . import scheduler_log
 from .api import ApiError, Object
+from .columns import aligned
+from .engine import engine_of
 from .farm import Farm
 from .matching import not_offered
 from .monitoring import names
@@ -24,7 +26,8 @@ def ask(farm: Farm, found: Object, url: str) -> None:
         raise ApiError(problem, "bootstrap the cluster", "nativelink_namespace")
     found["verified"] = space["metadata"].get("annotations", {}).get(VERIFIED)
     found["version"] = {"wanted": farm.values["nativelink_version"], "running": farm.versions()}
-    found["engine"] = farm.engine()
+    engine = engine_of(farm.api, farm.values)
+    found["engine"] = {key: getattr(engine, key) for key in ("name", "ok", "state", "revision")} if engine else None
     live = farm.pools()
     found["pools"] = {pool.name: _pool(pool.options, live[pool.name]) for pool in farm.known.pools}
     found["trouble"] = farm.trouble()
@@ -76,10 +79,8 @@ def _measure(farm: Farm, found: Object, ask_prometheus: Any) -> None:
 def table(found: Mapping[str, Object]) -> list[str]:
     """The lines of the table, and those of what is wrong, by cluster."""
     rows = [_HEAD, *(row for name, each in sorted(found.items()) for row in _rows(name, each))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     wrong = [f"{name}: {line}" for name, each in sorted(found.items()) for line in _wrong(each)]
-    return [*lines, *(["", *wrong] if wrong else [])]
+    return [*aligned(rows), *(["", *wrong] if wrong else [])]
 
 
 def _rows(name: str, found: Object) -> list[tuple[str, ...]]:

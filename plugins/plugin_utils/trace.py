@@ -8,6 +8,7 @@ from typing import Any
 
 from . import scheduler_log
 from .api import ApiError, Object
+from .columns import aligned
 from .farm import Farm
 from .matching import not_offered, refusals
 from .ports import PORTS
@@ -46,8 +47,7 @@ def _invocation(farm: Farm, runs: list[Assignment]) -> list[str]:
         what = f"{run.bazel.get('action_mnemonic', '')} {run.bazel.get('target_id', '')}".strip()
         pod = run.worker[:-_UUID]
         rows.append((_clock(run.at), _seconds(run.waited), _pool(farm, pod), pod, run.digest, what))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned(rows)
 
 
 def _action(farm: Farm, hash_: str, size: str, logs: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from ..api import Api, ApiError
+from ..columns import aligned
 from ..context import Context
 from ..reapi import CallError, Reapi
 
@@ -105,5 +106,4 @@ def _row(name: str, check: Check) -> Row:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """The lines of the table, without its faults' fixes."""
-    widths = [max(len(getattr(row, column)) for row in rows) for column in ("check", "result")]
-    return [f"{row.check:{widths[0]}}  {row.result:{widths[1]}}  {row.seen}" for row in rows]
+    return aligned([(row.check, row.result, row.seen) for row in rows])

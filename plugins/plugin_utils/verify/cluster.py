@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.urls import open_url
-
 from ..api import ApiError, Object
 from ..context import Prometheus
-from ..ports import PORTS
-from ..release import condition_of, not_ready, pod_trouble
+from ..engine import engine_of
+from ..farm import bundled_prometheus
+from ..release import not_ready, pod_trouble
 from . import Farm, Fault, Skipped
 
 # As the alerts NativeLinkCertificateExpiry, NativeLinkClientCAExpiry, NativeLinkCASDiskFull and CASInodesFull say.
@@ -94,39 +93,16 @@ def _presented(address: str, name: str) -> bytes:
 
 def gitops(farm: Farm) -> str:
     """The engine has synced the tree that is in this checkout, and says that all is well."""
-    values, engine = farm.values, farm.values["gitops_provider"]
-    name, namespace = f"nativelink-{values['cluster']}", values["gitops_namespace"]
-    if engine == "none":
+    values, engine = farm.values, engine_of(farm.api, farm.values)
+    if engine is None:
         raise Skipped("gitops_provider is none")
-    kinds = {
-        "argocd": ("argoproj.io/v1alpha1", "Application"),
-        "flux": ("kustomize.toolkit.fluxcd.io/v1", "Kustomization"),
-    }
-    live = farm.api.read(*kinds[engine], name, namespace)
-    if not live:
-        problem = f"there is no {kinds[engine][1]} {namespace}/{name}"
+    name = f"nativelink-{values['cluster']}"
+    if not engine.found:
+        problem = f"there is no {engine.kind} {values['gitops_namespace']}/{name}"
         raise Fault(problem, "run playbooks/connect.yml")
-    revision, trouble = (_argocd if engine == "argocd" else _flux)(live.get("status") or {})
-    if trouble:
-        raise Fault(f"{kinds[engine][1]} {name}: {trouble}", "docs/alerts/NativeLinkGitOpsFailing.md")
-    return f"{engine} has synced {revision[:12]}{_compared(values, revision)}"
-
-
-def _argocd(status: Object) -> tuple[str, str]:
-    """The commit that Argo CD has synced, and what is wrong."""
-    sync, health = status.get("sync") or {}, status.get("health") or {}
-    said = [sync.get("status", "Unknown"), health.get("status", "Unknown")]
-    reasons = [each.get("message", "") for each in status.get("conditions") or ()]
-    reasons.append((status.get("operationState") or {}).get("message", ""))
-    trouble = "" if said == ["Synced", "Healthy"] else f"{', '.join(said)}: {next(filter(None, reasons), '')}"
-    return sync.get("revision", ""), trouble
-
-
-def _flux(status: Object) -> tuple[str, str]:
-    """The commit that Flux has applied, and what is wrong."""
-    ready = condition_of({"status": status}, "Ready")
-    trouble = "" if ready.get("status") == "True" else f"not ready: {ready.get('message', 'it was never applied')}"
-    return status.get("lastAppliedRevision", "").rpartition(":")[2], trouble
+    if not engine.ok:
+        raise Fault(f"{engine.kind} {name}: {engine.state}", "docs/alerts/NativeLinkGitOpsFailing.md")
+    return f"{engine.name} has synced {engine.commit[:12]}{_compared(values, engine.commit)}"
 
 
 def _compared(values: Mapping[str, Any], revision: str) -> str:
@@ -180,14 +156,16 @@ def room(summaries: Iterable[Object], namespace: str) -> str:
     return text.format(share)
 
 
-def prometheus(farm: Farm, kubectl: Iterable[str]) -> str:
+def prometheus(farm: Farm) -> str:
     """The bundled Prometheus scrapes all that its configuration names."""
     if farm.values["nativelink_prometheus"] != "bundled":
         raise Skipped(f"nativelink_prometheus is {farm.values['nativelink_prometheus']}: look at its targets there")
-    with forwarded(kubectl, "deployment/nativelink-prometheus", PORTS["prometheus"]) as address:
-        url = f"http://{address}/api/v1/targets?state=active"
-        with open_url(url, timeout=_SECONDS, use_proxy=False) as answer:
-            targets = json.load(answer)["data"]["activeTargets"]
+    live = farm.api.read("apps/v1", "Deployment", "nativelink-prometheus", farm.values["nativelink_namespace"])
+    pods = farm.api.pods_of(live) if live else []
+    if trouble := not_ready(live):
+        raise Fault(f"nativelink-prometheus: {pod_trouble(pods) or trouble}", "docs/alerts/NativeLinkMetricsLost.md")
+    answer = bundled_prometheus(farm.api, pods[0])("/api/v1/targets?state=active")
+    targets = json.loads(answer)["data"]["activeTargets"]
     if faults := lost(farm.context.prometheus, targets):
         fix = "install what is missing, or remove it from nativelink_prometheus_scrapes (docs/monitoring.md)"
         if len(faults) > 1:
