@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -77,6 +77,16 @@ def reported(client: Process) -> Object:
             name.removesuffix("Timestamp"): datetime.fromisoformat(text).timestamp() for name, text in told.items()
         }
     return report
+
+
+def watched(client: Process, look: Callable[[], object], seconds: float = 1) -> str:
+    """Look again and again until a client ends, and return what it said. A report may be larger than a pipe."""
+    while True:
+        look()
+        try:
+            return "".join(client.communicate(timeout=seconds))
+        except subprocess.TimeoutExpired:
+            continue
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pytest
 
 from testbed.waiting import patient, until
 from testkit.authority import Authority
-from testkit.client import repeated
+from testkit.client import repeated, watched
 from testkit.edge import CAS, HOST
 from testkit.farm import VOLUMES, claimed, secret
 from testkit.nativelink import only_original
@@ -46,10 +46,8 @@ def test_no_alert_fires_under_normal_load(farm: Monitored) -> None:
     seen: set[str] = set()
     load = ("--actions=150", "--concurrency=3", "--seconds=0-1", "--salt=normal", "--lookup")
     with farm.outside.start(*load, pool="default") as client:
-        while client.poll() is None:
-            seen |= farm.firing()
-            time.sleep(1)
-        assert client.returncode == 0, client.communicate()
+        said = watched(client, lambda: seen.update(farm.firing()))
+        assert client.returncode == 0, said
     assert seen == set()
 
 
@@ -69,6 +67,7 @@ def test_the_status_of_a_farm_at_rest(farm: Monitored, tmp_path: Path) -> None:
 
 @only_original("what it logs")
 def test_who_ran_an_action(farm: Monitored) -> None:
+    farm.outside.report("--actions=1", "--seconds=0-0", "--salt=traced", pool="default")
     log = farm.where.run("-n", CAS, "logs", "deployment/nativelink-scheduler", "--tail=-1")
     hashes = re.findall(r'ActionUniqueKey .*?DigestInfo\(\\"([0-9a-f]{64})', log)
     done = farm.site.playbook("trace", "-e", f"trace_action={hashes[-1]}").output
@@ -232,16 +231,18 @@ def test_no_alert_fires_in_an_hour_of_normal_load(state: Path, tmp_path: Path) -
     with monitored("e2e-calm", tmp_path, nativelink_worker_pools=[more]) as calm:
         seen: dict[str, list[str]] = {}
         began, most, least = time.monotonic(), 0, 99
+
+        def look() -> None:
+            for alert in calm.firing():
+                seen.setdefault(alert, []).append(f"{time.monotonic() - began:.0f} s")
+
         while (passed := time.monotonic() - began) < HOUR:
             size = 60 if passed % 600 < 300 else 3  # five minutes of load, five of nearly none
             salt = f"--salt={int(passed) // 60 % 2 * passed}"  # in every second minute the same actions again
             load = (f"--actions={size}", "--seconds=0-3", "--lookup", "--timeout=300", salt)
             with calm.outside.start(*load, pool="default") as client:
-                while client.poll() is None:
-                    for alert in calm.firing():
-                        seen.setdefault(alert, []).append(f"{time.monotonic() - began:.0f} s")
-                    time.sleep(2)
-                assert client.returncode == 0, client.communicate()
+                said = watched(client, look, 2)
+                assert client.returncode == 0, said
             ready = ("get", "deployment", "nativelink-worker-default", "-o", "jsonpath={.status.readyReplicas}")
             workers = int(calm.where.run("-n", WORKERS, *ready) or 0)
             most, least = max(most, workers), min(least, workers)
