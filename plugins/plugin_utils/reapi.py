@@ -8,11 +8,12 @@ with each version of protobuf, unlike generated code.
 from __future__ import annotations  # types of packages that may be missing
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from .specs import ROOT
 
@@ -27,6 +28,9 @@ _PACKAGES = {"ByteStream": "google.bytestream"}
 _REAPI = "build.bazel.remote.execution.v2"
 REFUSALS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED")
 """How an edge refuses a call that is not for this client, or that has no route."""
+_TRANSIENT = ("ABORTED", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
+_PAUSES = (1, 2, 4, 8)  # seconds: a pod that restarts is back after 15
+_Answer = TypeVar("_Answer")
 
 
 class CallError(Exception):
@@ -36,6 +40,20 @@ class CallError(Exception):
         """Take the parts of the message."""
         super().__init__(" ".join(f"{method}: {code} {text}".split()))
         self.code = code
+
+
+def repeated(attempt: Callable[[], _Answer]) -> tuple[_Answer, str]:
+    """What an attempt returns, and what failed before. It is repeated while a pod is away, as clients do. CallError."""
+    pauses, failed = iter(_PAUSES), ""
+    while True:
+        try:
+            return attempt(), failed
+        except CallError as error:
+            pause = next(pauses, 0)
+            if not pause or error.code not in _TRANSIENT:
+                raise
+            failed = f" after {error}"
+        time.sleep(pause)
 
 
 @cache
@@ -125,7 +143,8 @@ class Reapi:
     def upload(self, *blobs: bytes) -> None:
         """Write small blobs. Raises CallError if the call, or one of them, is refused."""
         sent = [{"digest": digest(each), "data": each} for each in blobs]
-        answer = self.call("ContentAddressableStorage.BatchUpdateBlobs", instance_name=self.instance, requests=sent)
+        name = "ContentAddressableStorage.BatchUpdateBlobs"
+        answer, _unused = repeated(lambda: self.call(name, instance_name=self.instance, requests=sent))
         for each in answer.responses:
             if each.status.code:
                 raise CallError("BatchUpdateBlobs", f"status {each.status.code}", each.status.message)

@@ -5,14 +5,14 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from random import Random
 from typing import Any
 
 from ..ports import PORTS
-from ..reapi import REFUSALS, CallError, digest
+from ..reapi import REFUSALS, CallError, digest, repeated
 from . import Farm, Fault, Skipped, may_write
 
 _CHUNK = 1024**2
@@ -79,17 +79,9 @@ def large_blob(farm: Farm) -> str:
             raise Fault("a large blob comes back with other bytes", "look at the disks of the CAS pods")
         return farm.megabytes / (time.monotonic() - began)
 
-    written, cut = _repeated(write)
-    returned, broken = _repeated(read)
+    written, cut = repeated(write)
+    returned, broken = repeated(read)
     return f"{farm.megabytes} MiB written at {written:.0f} MiB/s{cut}, read at {returned:.0f} MiB/s{broken}"
-
-
-def _repeated(transfer: Callable[[], float]) -> tuple[float, str]:
-    """The rate of a transfer, which clients begin again when a pod that restarts cuts it, and what cut it."""
-    try:
-        return transfer(), ""
-    except CallError as error:
-        return transfer(), f" at the second attempt, after {error}"
 
 
 def wrong_bytes(farm: Farm) -> str:
