@@ -22,7 +22,7 @@ def verify(farm: Monitored, folder: Path, authority: bytes) -> tuple[int, dict[s
     (folder / "ca.crt").write_bytes(authority)
     for kind in ("crt", "key"):
         shutil.copy(farm.certificates / "client.pem", folder / f"ann.{kind}")
-    asked = {"address": f"{farm.gateway}:443", "certificates_dir": str(folder), "client": "ann", "megabytes": 20}
+    asked = {"address": f"{farm.gateway}:443", "certificates_dir": str(folder), "client": "ann", "megabytes": 8}
     variables = json.dumps({f"verify_{name}": value for name, value in asked.items()})
     run = farm.site.run("--extra-vars", variables, playbook="verify")
     told = run.summary[NAME]
