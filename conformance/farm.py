@@ -134,7 +134,7 @@ class Farm:
         self._extra = {
             "/ledger": self.ledger,
             "/reapi-load": build.program("reapi-load"),
-            "/descriptor.py": Path(__file__).with_name("descriptor.py"),
+            **{f"/{name}": Path(__file__).with_name(name) for name in ("descriptor.py", "tool.py")},
             "/copier.py": grow.PROGRAM,
             COLLECTOR: build.program("otelcol"),
         }

@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import render
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.monitoring import REPORT_INTERVAL
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.ports import PORTS
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.reapi import Identity, Reapi
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.results import Results
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.scheduler_log import assignments, ended
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.versions import row
@@ -37,6 +38,8 @@ _TOOL = re.compile(r"served by process (\d+), request (\d+), environment (.*), a
 _PLAIN, _COMPRESSED = ("batch", "stream"), ("batch ZSTD", "stream ZSTD")
 _CONTENT = ("cas", "slice", "client_writers")  # the ports of content
 _LEFT = "left-by-the-tool"
+_RUN = ["/usr/bin/python3", "/tool.py"]
+_ZSTD = 1  # by the number of its protocol
 _SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 # NativeLink gives its series these labels too, whose values have no bound.
@@ -302,12 +305,12 @@ def test_chunks(farm: Farm, tell: Tell) -> None:
     """
     if not row(farm.version).compression:
         pytest.skip(f"{farm.version} has no chunking")
-    cas, scheduler = f"grpc://{farm.cas[0].address}:50051", f"grpc://{farm.scheduler.address}:50052"
-    for address in (cas, scheduler):
-        told = json.loads(farm.cas[1].run("/reapi-load", "capabilities", f"--cas-endpoint={address}"))
-        found = told["cacheCapabilities"]
-        assert (found["supportedCompressors"], found["splitBlobSupport"]) == (["ZSTD"], True), found
-    transfer = ("/reapi-load", "transfer", f"--cas-endpoint={cas}", "--chunked", "/reapi-load")
+    cas = f"{farm.cas[0].address}:50051"
+    for address in (cas, f"{farm.scheduler.address}:50052"):
+        server = Reapi(address, "main", tls=False, name="", ca=None, who=Identity())
+        found = server.call("Capabilities.GetCapabilities", instance_name="main").cache_capabilities
+        assert ([*found.supported_compressors], found.split_blob_support) == ([_ZSTD], True), found
+    transfer = ("/reapi-load", "transfer", f"--cas-endpoint=grpc://{cas}", "--chunked", "/reapi-load")
     read = {name: part["bytes"] for name, part in json.loads(farm.cas[1].run(*transfer)).items()}
     assert read["changed"] < read["read"] / 4, read
     tell(f"{read['changed']:,} of {read['read']:,} bytes")
@@ -418,7 +421,7 @@ def test_one_process(farm: Farm) -> None:
 @on("tools")
 def test_environment_of_actions(farm: Farm) -> None:
     """persistent workers: an action that runs alone has the pool's env"""
-    command = f"--command={json.dumps(['/reapi-load', 'tool'])}"
+    command = f"--command={json.dumps(_RUN)}"
     (action,) = succeeded(farm.load(command, f"--timeout={PATIENCE}", pool="persistent"))
     assert {environment for _, _, environment in _TOOL.findall(action["errors"])} == {ENVIRONMENT}
 
@@ -446,7 +449,7 @@ def _served(farm: Farm) -> list[tuple[str, str, str]]:
 
 def _tools(farm: Farm, pool: str, *arguments: str) -> dict[str, Any]:
     asked = {"pool": pool, "supports-workers": "1", "requires-worker-protocol": "json"}
-    command = ["/reapi-load", "tool", f"--of={pool}-{time.monotonic_ns()}", "@arguments-{index}"]
+    command = [*_RUN, f"--of={pool}-{time.monotonic_ns()}", "@arguments-{index}"]
     return farm.load(f"--command={json.dumps(command)}", *arguments, **asked)
 
 

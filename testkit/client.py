@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.reapi import CallError, Identity, Reapi, digest
+
 from testbed import build
 from testbed.waiting import patient
 from testkit import nativelink
@@ -60,6 +62,52 @@ class Client:
     def put(self, *arguments: str) -> dict[str, str]:
         """Write blobs, and return what became of each: ``{"batch": "refused: …", "stream": "taken, …"}``."""
         return reported(self.start("put", *arguments))
+
+    def codes(self) -> dict[str, str]:
+        """Call each method once, of blobs and actions that do not exist. Return the codes of the answers by method."""
+        content, unknown = os.urandom(16), digest(os.urandom(16))
+        blob = "blobs/{hash}/{size_bytes}".format(**digest(content))
+        upload = f"main/uploads/{uuid.uuid4()}/{blob}"
+        calls: dict[str, Object] = {
+            "Capabilities.GetCapabilities": {"instance_name": "main"},
+            "ContentAddressableStorage.FindMissingBlobs": {"instance_name": "main", "blob_digests": [unknown]},
+            "ContentAddressableStorage.BatchReadBlobs": {"instance_name": "main", "digests": [unknown]},
+            "ByteStream.Read": {"resource_name": f"main/{blob}"},
+            "ActionCache.GetActionResult": {"instance_name": "main", "action_digest": unknown},
+            "ContentAddressableStorage.BatchUpdateBlobs": {"instance_name": "main"},
+            "ByteStream.Write": {"resource_name": upload, "data": content, "finish_write": True},
+            "ByteStream.QueryWriteStatus": {"resource_name": upload},
+            "Execution.Execute": {"instance_name": "main", "action_digest": unknown},
+            "ActionCache.UpdateActionResult": {
+                "instance_name": "main",
+                "action_digest": unknown,
+                "action_result": {"stdout_raw": content},
+            },
+        }
+        channel, found = self._channel(), {}
+        for name, fields in calls.items():
+            try:
+                answer = channel.call(name, timeout=30, **fields)
+                if isinstance(answer, Iterator):
+                    next(answer, None)
+                code = "OK"
+            except CallError as error:
+                code = error.code
+            found[name.partition(".")[2]] = code
+        return found
+
+    def _channel(self) -> Reapi:
+        """Connect to the CAS, or to what stands in front of it, with the options of the connections."""
+        scheme, _, address = self.cas.partition("://")
+        options = [option.removeprefix("--").split("=", 1) for option in self.more]
+        files = {name: Path(value).read_bytes() for name, value in options if name.startswith("tls-")}
+        who = Identity(
+            files.get("tls-client-certificate"),
+            files.get("tls-client-key"),
+            dict(value.split("=", 1) for name, value in options if name == "header"),
+        )
+        to, name = dict(options).get("connect-to", address), address.partition(":")[0]
+        return Reapi(to, "main", tls=scheme == "grpcs", name=name, ca=files.get("tls-certificate"), who=who)
 
 
 def reported(client: Process) -> Object:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.reapi import REFUSALS
 
 from testbed.waiting import until
 from testkit import nativelink
@@ -23,18 +24,12 @@ from testkit.tokens import Key
 READS = {"GetCapabilities", "FindMissingBlobs", "BatchReadBlobs", "Read", "GetActionResult"}
 EXECUTES = READS | {"BatchUpdateBlobs", "Write", "Execute"}
 WRITES = EXECUTES | {"UpdateActionResult"}
-REFUSED = {"PermissionDenied", "Unauthenticated", "Unimplemented"}
 KEYS = {"reader": "key-of-bob", "ci": "key-of-ci"}
-
-
-def codes(client: Client) -> dict[str, str]:
-    """Return the code of the answer to a call of each method."""
-    return reported(client.start("may"))
 
 
 def may(client: Client) -> set[str]:
     """Return the methods that a client may call."""
-    return {method for method, code in codes(client).items() if code not in REFUSED}
+    return {method for method, code in client.codes().items() if code not in REFUSALS}
 
 
 def someone(edge: Edge, identity: str) -> Client:
@@ -93,7 +88,7 @@ def test_all_others_may_only_ask_what_the_farm_offers(edge: Edge, who: str) -> N
 
 def test_a_wrong_token_is_not_excused_by_a_certificate(edge: Edge) -> None:
     client = edge.caller("client", authorization=edge.token(minutes=-5, **CI))
-    assert (may(client), codes(client)["Execute"]) == (set(), "Unauthenticated")
+    assert (may(client), client.codes()["Execute"]) == (set(), "UNAUTHENTICATED")
 
 
 def test_bazel_builds_and_fails_no_build_when_it_may_not_write(edge: Edge, bazel: Bazel) -> None:
@@ -218,10 +213,10 @@ def test_who_calls_too_often_slows_down_only_themselves(edge: Edge) -> None:
     try:
         until("calls beyond the limit to fail", fails, 30)
         with repeated(greedy.command("--actions=60", "--retries=0", pool="default")):
-            found = codes(other)  # one call of each method
+            found = other.codes()  # one call of each method
     finally:
         edge.configure(nativelink_edge_calls_per_second=5000)
-    assert "Unavailable" not in found.values(), found
+    assert "UNAVAILABLE" not in found.values(), found
     until("the limit to be gone", lambda: not fails(), 30)
 
 
@@ -269,7 +264,7 @@ def test_counter_run_with_a_route_for_its_status_the_upload_fails(edge: Edge) ->
     change = [{"op": "add", "path": "/spec/rules/0/matches/-", "value": stream}]
     edge.where.run("-n", CAS, "patch", "grpcroute", "nativelink-cache", "--type=json", "-p", json.dumps(change))
     try:
-        until("the route", lambda: codes(edge.outside)["QueryWriteStatus"] == "OK", 30)
+        until("the route", lambda: edge.outside.codes()["QueryWriteStatus"] == "OK", 30)
         done = reported(edge.outside.start("resume", "--uploads=5"))
     finally:
         edge.apply_folder()

@@ -13,7 +13,7 @@ import pytest
 from testbed.waiting import patient, until
 from testkit import bgd, remotetool
 from testkit.bazel import Bazel, of_debian
-from testkit.client import Client, reported
+from testkit.client import Client
 from testkit.edge import CAS, CI, DEVELOPER, Edge
 from testkit.moon import Moon
 from testkit.pants import PYTHON, Pants, python
@@ -28,7 +28,7 @@ TIMES = 100_000  # that a file of moon has a word, of which zstd makes a few hun
 @pytest.fixture(scope="module")
 def moon(edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Moon:
     ci = edge.caller(authorization=edge.token(**CI))
-    until("Envoy to have the keys of tokens", lambda: reported(ci.start("may"))["FindMissingBlobs"] == "OK", 30)
+    until("Envoy to have the keys of tokens", lambda: ci.codes()["FindMissingBlobs"] == "OK", 30)
     return Moon(edge, tmp_path_factory.mktemp("moon"))
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from testbed.waiting import until
 from testkit import nativelink
-from testkit.client import reported
 from testkit.edge import CAS
 from testkit.runbooks import PLACEHOLDERS, blocks, faults, run
 from tests.e2e.monitoring.conftest import Monitored
@@ -37,7 +36,7 @@ def test_commands_run(farm: Monitored) -> None:
     path, volume = f"/api/v1/nodes/{PLACEHOLDERS['NODE']}/proxy/metrics", 'claim="data-nativelink-cas-0"'
     until("the kubelet to measure the volume", lambda: volume in where.run("get", "--raw", path), 60)
     until("Prometheus to have the workers", lambda: farm.series("nativelink_worker_connected_count") != [], 60)
-    reported(farm.caller("impostor").start("may"))  # the edge refuses it
+    farm.caller("impostor").codes()  # the edge refuses it
     with farm.without("deployment/nativelink-scheduler"), farm.requests():
         until("the edge to give calls up", lambda: run(where, "envoy") == "", 120, lambda: f": {run(where, 'envoy')}")
     with farm.load(pool="no-pool-has-it") as load:

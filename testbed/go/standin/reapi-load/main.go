@@ -8,9 +8,8 @@
 // end of that time or at SIGTERM, and it also ends when the last of them ends.
 //
 // `reapi-load put` sends bytes to a CAS under the digest of other bytes, and `reapi-load result` a made-up action result
-// (put.go). `reapi-load cas` sends requests to a CAS as fast as it answers (cas.go), `reapi-load transfer` counts the bytes
-// of files on their way to it and back (transfer.go), and `reapi-load tool` is a persistent worker that reports which
-// process served a request (tool.go). `reapi-load descriptors` prints the protocols (descriptors.go).
+// (put.go). `reapi-load cas` sends requests to a CAS as fast as it answers (cas.go), and `reapi-load transfer` counts the
+// bytes of files on their way to it and back (transfer.go). `reapi-load descriptors` prints the protocols (descriptors.go).
 package main
 
 import (
@@ -484,8 +483,8 @@ func report(outcomes []outcome) error {
 
 func main() {
 	modes := map[string]func(*servers) error{
-		"abuse": abuse, "cas": cas, "may": may, "put": put, "result": result, "resume": resume, "tool": tool,
-		"transfer": transfer, "capabilities": capabilities, "descriptors": descriptors,
+		"abuse": abuse, "cas": cas, "put": put, "result": result, "resume": resume, "transfer": transfer,
+		"descriptors": descriptors,
 	}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {

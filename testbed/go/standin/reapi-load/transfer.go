@@ -15,7 +15,6 @@ import (
 
 	repb "github.com/bazelbuild/remote-apis/build/bazel/remote/execution/v2"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"testbed/standin/reapi"
 )
@@ -113,22 +112,6 @@ func transfer(to *servers) error {
 		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(told)
-}
-
-// capabilities prints what a server says that it can, as JSON.
-func capabilities(to *servers) error {
-	flag.Parse()
-	cache, err := to.cache()
-	if err != nil {
-		return err
-	}
-	answer, err := repb.NewCapabilitiesClient(cache.Connection).GetCapabilities(
-		context.Background(), &repb.GetCapabilitiesRequest{InstanceName: to.instance})
-	if err != nil {
-		return err
-	}
-	fmt.Println(protojson.Format(answer))
-	return nil
 }
 
 // wire counts the bytes in both directions of connections, and carries so many of them in a second.
