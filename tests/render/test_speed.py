@@ -27,7 +27,7 @@ def test_seconds_of_rendering(size: int, tmp_path: Path) -> None:
     inventory = write_inventory(tmp_path / "inventory", hosts, **shared, nativelink_clusters_dir=str(trees))
     first, most = rendered(inventory, tmp_path / "log")
     again, _ = rendered(inventory, tmp_path / "log")
-    kubectl, began = build.binaries()["kubectl"], time.monotonic()
+    kubectl, began = build.program("kubectl"), time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for status in pool.map(lambda tree: subprocess.call([kubectl, "kustomize", tree], stdout=-3), trees.iterdir()):
             assert status == 0
@@ -44,6 +44,7 @@ def variables(index: int) -> dict[str, Any]:
         "cluster_kubeconfig": f"/nowhere/{index}",
         "cluster_context": f"c{index}",
         "nativelink_hostname": f"c{index}.example.com",
+        "nativelink_edge_open": "nobody reaches it",
         "nativelink_worker_pools": pools,
         **shared,
     }
