@@ -11,9 +11,11 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from testkit import nativelink
 
 Object = dict[str, Any]
 Process = subprocess.Popen[str]
+_PART = 2**20  # bytes of an upload that a message has
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,12 @@ class Client:
     def codes(self) -> dict[str, str]:
         """Call each method once, of blobs and actions that do not exist. Return the codes of the answers by method."""
         content, unknown = os.urandom(16), digest(os.urandom(16))
-        blob = "blobs/{hash}/{size_bytes}".format(**digest(content))
-        upload = f"main/uploads/{uuid.uuid4()}/{blob}"
+        blob, upload = _names(content)
         calls: dict[str, Object] = {
             "Capabilities.GetCapabilities": {"instance_name": "main"},
             "ContentAddressableStorage.FindMissingBlobs": {"instance_name": "main", "blob_digests": [unknown]},
             "ContentAddressableStorage.BatchReadBlobs": {"instance_name": "main", "digests": [unknown]},
-            "ByteStream.Read": {"resource_name": f"main/{blob}"},
+            "ByteStream.Read": {"resource_name": blob},
             "ActionCache.GetActionResult": {"instance_name": "main", "action_digest": unknown},
             "ContentAddressableStorage.BatchUpdateBlobs": {"instance_name": "main"},
             "ByteStream.Write": {"resource_name": upload, "data": content, "finish_write": True},
@@ -96,7 +98,22 @@ class Client:
             found[name.partition(".")[2]] = code
         return found
 
-    def _channel(self) -> Reapi:
+    def resumed(self, uploads: int) -> Counter[str]:
+        """Cut the connection of each upload in its middle, and go on from where the server says on another connection.
+
+        A server that does not say it gets all of it again, as from Bazel. Return how often each thing happened:
+        ``{"resumed": 28, "from the beginning": 1, "INVALID_ARGUMENT": 1}``.
+        """
+        told: Counter[str] = Counter()
+        for _ in range(uploads):
+            content = os.urandom(3 * _PART)
+            name, channel = _names(content)[1], self._channel()
+            with contextlib.suppress(CallError):
+                channel.send("ByteStream.Write", channel.cut(islice(_parts(name, content), 2)), 60)
+            told[_went_on(self._channel(), name, content)] += 1
+        return told
+
+    def _channel(self) -> _Channel:
         """Connect to the CAS, or to what stands in front of it, with the options of the connections."""
         scheme, _, address = self.cas.partition("://")
         options = [option.removeprefix("--").split("=", 1) for option in self.more]
@@ -107,7 +124,48 @@ class Client:
             dict(value.split("=", 1) for name, value in options if name == "header"),
         )
         to, name = dict(options).get("connect-to", address), address.partition(":")[0]
-        return Reapi(to, "main", tls=scheme == "grpcs", name=name, ca=files.get("tls-certificate"), who=who)
+        return _Channel(to, "main", tls=scheme == "grpcs", name=name, ca=files.get("tls-certificate"), who=who)
+
+
+class _Channel(Reapi):
+    """A connection that can break."""
+
+    def cut(self, parts: Iterable[Object]) -> Iterator[Object]:
+        """Close the connection after parts of an upload, when they have arrived."""
+        yield from parts
+        time.sleep(0.2)
+        self._channel.close()
+
+
+def _names(content: bytes) -> tuple[str, str]:
+    """Return the names of a blob and of a new upload of it."""
+    blob = "blobs/{hash}/{size_bytes}".format(**digest(content))
+    return f"main/{blob}", f"main/uploads/{uuid.uuid4()}/{blob}"
+
+
+def _parts(name: str, content: bytes, begin: int = 0) -> Iterator[Object]:
+    for at in range(begin, len(content), _PART):
+        end = at + _PART
+        yield {
+            "resource_name": name,
+            "write_offset": at,
+            "data": content[at:end],
+            "finish_write": end >= len(content),
+        }
+
+
+def _went_on(channel: Reapi, name: str, content: bytes) -> str:
+    try:
+        begin = channel.call("ByteStream.QueryWriteStatus", resource_name=name).committed_size
+    except CallError as error:
+        if error.code != "UNIMPLEMENTED":
+            return error.code
+        begin = 0
+    try:
+        channel.send("ByteStream.Write", _parts(name, content, begin), 60)
+    except CallError as error:
+        return error.code
+    return "resumed" if begin else "from the beginning"
 
 
 def reported(client: Process) -> Object:

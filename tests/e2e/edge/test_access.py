@@ -221,8 +221,7 @@ def test_who_calls_too_often_slows_down_only_themselves(edge: Edge) -> None:
 
 
 def test_an_upload_that_was_cut_begins_again(edge: Edge, bazel: Bazel) -> None:
-    done = reported(edge.outside.start("resume", "--uploads=30"))
-    assert done == {"from the beginning": 30}
+    assert edge.outside.resumed(30) == {"from the beginning": 30}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bazel, "endpoints", [])
         with edge.bazel(bazel, cut=4_000_000):
@@ -265,7 +264,7 @@ def test_counter_run_with_a_route_for_its_status_the_upload_fails(edge: Edge) ->
     edge.where.run("-n", CAS, "patch", "grpcroute", "nativelink-cache", "--type=json", "-p", json.dumps(change))
     try:
         until("the route", lambda: edge.outside.codes()["QueryWriteStatus"] == "OK", 30)
-        done = reported(edge.outside.start("resume", "--uploads=5"))
+        done = edge.outside.resumed(5)
     finally:
         edge.apply_folder()
-    assert done == {"InvalidArgument": 5}
+    assert done == {"INVALID_ARGUMENT": 5}

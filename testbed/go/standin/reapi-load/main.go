@@ -483,8 +483,7 @@ func report(outcomes []outcome) error {
 
 func main() {
 	modes := map[string]func(*servers) error{
-		"abuse": abuse, "cas": cas, "put": put, "result": result, "resume": resume, "transfer": transfer,
-		"descriptors": descriptors,
+		"abuse": abuse, "cas": cas, "put": put, "result": result, "transfer": transfer, "descriptors": descriptors,
 	}
 	do := run
 	if len(os.Args) > 1 && modes[os.Args[1]] != nil {

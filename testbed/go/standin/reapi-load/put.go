@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -109,8 +110,24 @@ const chunk = 1 << 20
 
 // write sends a blob by ByteStream. A server may refuse it before its end.
 func write(ctx context.Context, to reapi.Cache, digest *repb.Digest, content []byte) error {
-	stream := bspb.NewByteStreamClient(to.Connection)
-	return send(ctx, stream, upload(to, digest), reapi.Compress(to.Compressor, content), 0)
+	stream, err := bspb.NewByteStreamClient(to.Connection).Write(ctx)
+	if err != nil {
+		return err
+	}
+	name, sent := to.Instance+"/uploads/"+uuid.NewString()+resource(to, digest), reapi.Compress(to.Compressor, content)
+	for offset := 0; ; offset += chunk {
+		next := min(offset+chunk, len(sent))
+		err := stream.Send(&bspb.WriteRequest{
+			ResourceName: name, WriteOffset: int64(offset), FinishWrite: next == len(sent), Data: sent[offset:next],
+		})
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if err == io.EOF || next == len(sent) { // CloseAndRecv then returns the reason
+			_, err = stream.CloseAndRecv()
+			return err
+		}
+	}
 }
 
 // resource returns the end of the resource name of a blob.
@@ -120,9 +137,4 @@ func resource(of reapi.Cache, digest *repb.Digest) string {
 		kind = "compressed-blobs/" + strings.ToLower(of.Compressor.String())
 	}
 	return fmt.Sprintf("/%s/%s/%d", kind, digest.Hash, digest.SizeBytes)
-}
-
-// upload returns the resource name of a new upload.
-func upload(to reapi.Cache, digest *repb.Digest) string {
-	return to.Instance + "/uploads/" + uuid.NewString() + resource(to, digest)
 }
