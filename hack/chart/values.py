@@ -27,7 +27,8 @@ _NAMES = {
 # What the render needs of other roles.
 OTHERS = ("keda_namespace", "ingress_provider", "ingress_namespace", "ingress_class_name")
 OTHERS += ("gitops_provider", "gitops_namespace", "gitops_interval")
-# The release has a namespace, the trees have a folder, Ansible provisions, and only a playbook copies from pod to pod.
+# The release has a namespace, the trees have a folder, Ansible provisions, only a playbook copies from pod to pod, and
+# `helm test` is the chart's own.
 _ABSENT = (
     "nativelink_namespace",
     "nativelink_clusters_dir",
@@ -40,6 +41,7 @@ _ABSENT = (
     "nativelink_copier_image",
     "nativelink_copier_image_digest",
     "nativelink_copier_rate",
+    "nativelink_verify_image",
 )
 ALLOWED = "nativelink_allow_changes"
 # Where the description of the variable says what the bootstrap does.

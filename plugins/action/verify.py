@@ -15,19 +15,23 @@ from ..plugin_utils.reapi import Identity, Reapi
 from ..plugin_utils.verify import Farm, clients, cluster, execution
 
 _FORWARD = "port-forward"
+_SERVICES = "services"
 
 
 class ActionModule(ApplyAction):
     """Runs all checks, also after one that fails, and returns what they saw."""
+
+    def _act(self) -> dict[str, Any]:
+        if self._args["address"] != _SERVICES:
+            return super()._act()
+        self._cluster, self._api = self._task_vars["inventory_hostname"], None
+        return {"changed": False, **self._act_on_cluster()}
 
     def _act_on_cluster(self) -> dict[str, Any]:
         if reapi.MISSING:
             self.refuse("Python", f"the package {reapi.MISSING} is missing", "install meta/requirements.txt")
         known = context(self.host_values())
         self._values = known.variables
-        path = Path(self._argument("kubeconfig")).expanduser()
-        self._kubectl = ["kubectl", f"--kubeconfig={path}", f"--context={self._argument('context')}"]
-        self._kubectl += ["--namespace", self._values["nativelink_namespace"]]
         with ExitStack() as stack:
             try:
                 farm = self._farm(known, stack)
@@ -42,7 +46,7 @@ class ActionModule(ApplyAction):
     def _note(self, *, ok: bool) -> None:
         """Write the result down where the playbook `status` finds it."""
         said = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {'ok' if ok else 'failed'}"
-        space = self._api.read("v1", "Namespace", self._values["nativelink_namespace"])
+        space = self._api and self._api.read("v1", "Namespace", self._values["nativelink_namespace"])
         if space:
             with suppress(RefusedError):  # this user may only read
                 self._api.merge(space, {"metadata": {"annotations": {status.VERIFIED: said}}})
@@ -68,6 +72,8 @@ class ActionModule(ApplyAction):
             "GitOps": partial(cluster.gitops, farm),
             "Prometheus": partial(cluster.prometheus, farm),
         }
+        if not self._api:
+            beside = dict.fromkeys(beside, verify.unasked)
         then = [{name: partial(check, farm)} for name, check in checks.items()]
         return verify.run(first, [*then, *pools], beside)
 
@@ -89,7 +95,7 @@ class ActionModule(ApplyAction):
         if edge:
             cas = scheduler = connect(edge, who=who)
         else:
-            cas, scheduler = (connect(self._forwarded(stack, name), who=who) for name in ("cas", "scheduler"))
+            cas, scheduler = (connect(self._inside(stack, name), who=who) for name in ("cas", "scheduler"))
         identified = values["nativelink_edge_client_ca_secret"] or values["nativelink_edge_access"]
         if edge and identified and not {certificate, key} <= content.keys() and not self._args["headers"]:
             remedy = "make it (make certificates), name another one, or set verify_certificates_dir or verify_headers"
@@ -107,9 +113,9 @@ class ActionModule(ApplyAction):
         )
 
     def _edge(self) -> str:
-        """The address of the edge, or nothing if clients come by a port-forward."""
+        """The address of the edge, or nothing if clients come past it."""
         values, address = self._values, self._args["address"]
-        if address == _FORWARD or (not address and values["nativelink_edge"] == "none"):
+        if address in (_FORWARD, _SERVICES) or (not address and values["nativelink_edge"] == "none"):
             return ""
         if address:
             return address
@@ -123,5 +129,11 @@ class ActionModule(ApplyAction):
                 self.refuse("verify_address", "the Gateway nativelink has no address", remedy)
         return f"{host}:{443 if values['nativelink_edge_tls_secret'] else 80}"
 
-    def _forwarded(self, stack: ExitStack, name: str) -> str:
-        return stack.enter_context(cluster.forwarded(self._kubectl, f"service/nativelink-{name}", PORTS[name]))
+    def _inside(self, stack: ExitStack, name: str) -> str:
+        """The address of a Service, or where its port is forwarded to until the stack ends."""
+        namespace = self._values["nativelink_namespace"]
+        if not self._api:
+            return f"nativelink-{name}.{namespace}.svc:{PORTS[name]}"
+        kubectl = ["kubectl", f"--kubeconfig={Path(self._argument('kubeconfig')).expanduser()}"]
+        kubectl += [f"--context={self._argument('context')}", f"--namespace={namespace}"]
+        return stack.enter_context(cluster.forwarded(kubectl, f"service/nativelink-{name}", PORTS[name]))

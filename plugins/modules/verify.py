@@ -12,8 +12,9 @@ extends_documentation_fragment: [nativelink.gitops.cluster]
 options:
   address:
     description:
-      - Host and port of the edge, or V(port-forward). The default is C(nativelink_hostname) or else the address of the
-        Gateway, and V(port-forward) for a cluster without an edge.
+      - Host and port of the edge, V(port-forward), or V(services) in a pod of the cluster, which asks no API server.
+        The default is C(nativelink_hostname) or else the address of the Gateway, and V(port-forward) for a cluster
+        without an edge.
     default: ""
   certificates_dir:
     description:

@@ -23,7 +23,7 @@ Features = Mapping[str, bool]
 
 COMPONENTS = (
     *("cas", "scheduler", "redis", "worker", "headroom", "prepull", "collector", "collector-workers", "demand"),
-    *("prometheus", "certificates", "edge", "policy", "copier"),
+    *("prometheus", "certificates", "edge", "policy", "copier", "verify"),
 )
 
 # Seconds around an action that no timeout of NativeLink covers: fetching its inputs, cleaning up, reporting.
@@ -124,6 +124,11 @@ MOST_JOBS = 200
 CLIENT_IDENTITIES = {"certificate": "certificate", "issuer": "token", "keys": "key"}
 # The headers that say who calls. Envoy removes a client's own, and sets them when it knows.
 IDENTITIES = ("x-forwarded-client-cert", "x-nativelink-subject", "x-nativelink-client")
+# What the playbook `verify` needs of a cluster, beside its pools.
+VERIFIED = (
+    *("nativelink_instance_name", "nativelink_namespace", "nativelink_workers_namespace", "nativelink_worker_access"),
+    *("nativelink_worker_egress", "nativelink_scheduler_platform_properties"),
+)
 # The ConfigMaps of the components: the feature that one needs, and the rendered files that it holds, where the cluster
 # has them (`render.FILES`). Those of pools are in the pools.
 CONFIG_MAPS = {
@@ -292,7 +297,10 @@ class Prometheus:
 
 @dataclass(frozen=True)
 class Context:
-    """What the templates of a cluster read. `features` holds the conditions that `render.FILES` names."""
+    """What the templates of a cluster read. `features` holds the conditions that `render.FILES` names.
+
+    `verify` has the variables of the playbook of that name inside the cluster.
+    """
 
     variables: Values
     features: Features
@@ -314,6 +322,7 @@ class Context:
     traces: Traces
     prometheus: Prometheus
     config_maps: Mapping[str, ConfigMap]
+    verify: Values
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -356,6 +365,14 @@ def context(values: Values) -> Context:
             component: ConfigMap(f"nativelink-{component}-config", known["nativelink_namespace"], paths)
             for component, (feature, paths) in CONFIG_MAPS.items()
             if features[feature]
+        },
+        verify={
+            **{name: known[name] for name in VERIFIED},
+            "nativelink_worker_pools": [
+                {"name": pool.name, "platform_properties": pool.platform_properties} for pool in pools
+            ],
+            "verify_address": "services",
+            "verify_megabytes": 20,  # because it may run often
         },
     )
 
@@ -670,8 +687,9 @@ def _peers(known: Values, edge: Edge, pools: Sequence[Pool]) -> Peers:
         edges = [{**_namespace(namespace), **(proxies if behind_envoy_gateway(known) else {})}]
     readers = [known["keda_namespace"]] if "keda" in _autoscaled(pools) else []
     readers += known["nativelink_metrics_namespaces"]
+    verifier = [{"podSelector": {"matchLabels": _selector("verify")}}] if known["nativelink_verify_image"] else []
     return Peers(
-        clients=[*edges, *known["nativelink_client_peers"]],
+        clients=[*edges, *verifier, *known["nativelink_client_peers"]],
         writers=[*(edges if edge.writers else []), *known["nativelink_writer_peers"]],
         metrics=[_namespace(name) for name in dict.fromkeys(readers)],
     )

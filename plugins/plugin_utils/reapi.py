@@ -9,7 +9,7 @@ from __future__ import annotations  # types of packages that may be missing
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -42,14 +42,14 @@ class CallError(Exception):
         self.code = code
 
 
-def repeated(attempt: Callable[[], _Answer]) -> tuple[_Answer, str]:
+def repeated(attempt: Callable[[], _Answer], pauses: Iterable[float] = _PAUSES) -> tuple[_Answer, str]:
     """What an attempt returns, and what failed before. It is repeated while a pod is away, as clients do. CallError."""
-    pauses, failed = iter(_PAUSES), ""
+    left, failed = iter(pauses), ""
     while True:
         try:
             return attempt(), failed
         except CallError as error:
-            pause = next(pauses, 0)
+            pause = next(left, 0)
             if not pause or error.code not in _TRANSIENT:
                 raise
             failed = f" after {error}"
@@ -94,6 +94,7 @@ class Reapi:
         self._headers = [(key.lower(), value) for key, value in (who.headers or {}).items()]
         # Clients of farms do not use the proxies of the environment either.
         options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 16 * 1024**2)]
+        options += [("grpc.max_reconnect_backoff_ms", 5000)]
         options += [("grpc.default_authority", name)] if name else []
         if not tls:
             self._channel = grpc.insecure_channel(address, options)

@@ -1,5 +1,6 @@
 """From a cluster's variables to the files of `clusters/<name>`: pure, and touches no file."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -111,6 +112,9 @@ COLLECTOR_FILES = (
     "monitoring/collector-service.yaml",
     "policy/collector.yaml",
 )
+# With nativelink_verify_image. The chart has neither.
+VERIFY_JOB = "verify/job.yaml"
+VERIFY_FILES = ("policy/verify.yaml", VERIFY_JOB)
 # Once for each of the others that Prometheus scrapes.
 PODMONITOR = "monitoring/podmonitor.yaml"
 # For clients to copy (docs/clients.md). They are not applied, and the chart has none of them.
@@ -151,6 +155,9 @@ def tree(values: Mapping[str, Any]) -> dict[str, str]:
     """
     found = context(values)
     files = {path: _render(template, scope) for path, template, scope in _wanted(found)}
+    if VERIFY_JOB in files:  # it is another Job with each change of the tree
+        whole = hashlib.sha256("".join(files.values()).encode()).hexdigest()
+        files[VERIFY_JOB] = _render(VERIFY_JOB, {**found.scope, "tree": whole})
     resources = sorted(path for path in files if is_object(path))
     dashboards = _dashboards() if found.features["dashboards"] else {}
     # Their links to the runbooks begin with the default of nativelink_runbook_url.
@@ -228,6 +235,8 @@ def _wanted(context: Context) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     if features["prometheus_operator"]:
         for scrape in context.prometheus.scrapes:
             yield f"monitoring/podmonitor-{scrape['name']}.yaml", PODMONITOR, {**scope, "scrape": scrape}
+    for template in VERIFY_FILES if context.variables["nativelink_verify_image"] else ():
+        yield template, template, {**scope, "tree": ""}
     for template in CLIENT_FILES:
         yield template, template, scope
     for pool in context.pools:

@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.nativelink.gitops.plugins.plugin_utils import verify
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.api import Api
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.context import context
-from ansible_collections.nativelink.gitops.plugins.plugin_utils.reapi import Identity, Reapi
+from ansible_collections.nativelink.gitops.plugins.plugin_utils.reapi import CallError, Identity, Reapi
 from ansible_collections.nativelink.gitops.plugins.plugin_utils.verify import clients, cluster, execution
 
 from testbed import build
@@ -123,6 +123,27 @@ def test_a_farm_without_a_fault(farm: verify.Farm) -> None:
 def test_a_fault_of_the_processes(dev: Cluster, tmp_path: Path, fault: Edit, check: Any, said: str) -> None:
     with process(tmp_path, fault) as address, pytest.raises(verify.Fault, match=said):
         check(farm_at(address, dev))
+
+
+class Late(Reapi):
+    """A client of a farm that answers its second call."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, "main", tls=False, name="", ca=None, who=Identity())
+        self.called = 0
+
+    def call(self, name: str, **fields: Any) -> Any:
+        self.called += 1
+        if self.called == 1:
+            raise CallError(name, "UNAVAILABLE", "connection refused")
+        return super().call(name, **fields)
+
+
+def test_only_inside_the_cluster_it_waits_for_a_farm_that_starts(farm: verify.Farm) -> None:
+    with pytest.raises(CallError, match="connection refused"):
+        clients.capabilities(replace(farm, cas=Late(farm.address)))
+    inside = replace(farm, api=None, address="", cas=Late(farm.address))
+    assert clients.capabilities(inside) == "instance main at the Services: cache and execution"
 
 
 def test_what_a_role_or_a_stranger_may_not_do(farm: verify.Farm) -> None:
@@ -267,7 +288,9 @@ def test_the_action_runs_all_checks_and_says_what_to_do(farm: verify.Farm, play:
         return step({"nativelink.gitops.verify": arguments}, **stated, **variables)
 
     identified = {"nativelink_edge_client_ca_secret": "clients-ca"}
-    run, away, unknown = play.steps(at(farm.address), at("127.0.0.1:1"), at(farm.address, **identified))
+    run, away, unknown, inside = play.steps(
+        at(farm.address), at("127.0.0.1:1"), at(farm.address, **identified), at("services")
+    )
     found = dict(re.split("  +", line, maxsplit=2)[:2] for line in run.summary["verified"])
     found.pop("network default")  # where this machine is decides what an action reaches
     assert found == {
@@ -283,3 +306,6 @@ def test_the_action_runs_all_checks_and_says_what_to_do(farm: verify.Farm, play:
     assert unknown.message.startswith(
         "dev: verify_client: there is no certificate and key /nowhere/client.crt; make it "
     )
+    # This machine is not inside the cluster.
+    assert inside.message.startswith("dev: capabilities: Capabilities.GetCapabilities: UNAVAILABLE ")
+    assert inside.summary["verified"][-1] == "Prometheus       skipped  this pod has no token for the API server"

@@ -34,7 +34,7 @@ def proxy(gateway: str, namespace: str) -> Pod:
     return Pod("edge", {"app": "envoy", f"{owner}-name": gateway, f"{owner}-namespace": namespace})
 
 
-CONTROL = ("cas", "scheduler", "redis", "collector", "collector-workers", "demand", "prometheus")
+CONTROL = ("cas", "scheduler", "redis", "collector", "collector-workers", "demand", "prometheus", "verify")
 PODS = {name: ours(name) for name in CONTROL} | {
     "worker": of_pool("worker"),
     "placeholder": of_pool("headroom"),
@@ -228,6 +228,7 @@ EXISTING = REDIS | {"nativelink_redis_provider": "existing"}
 BUNDLED = {"nativelink_prometheus": "bundled", "nativelink_metrics_namespaces": ["metrics"]}
 SCRAPING = {"nativelink_prometheus": "bundled", "nativelink_prometheus_scrapes": ["cluster"]}
 HPA = {"nativelink_scaling": "hpa"}
+VERIFIED = {"nativelink_edge": "none", "nativelink_verify_image": "example.com/ee:1"}
 PUBLIC, CLIENTS = "cas:50051 scheduler:50052", "edge internet internet-8 other keda"
 PROXIES = "edge other-edge edge-elsewhere beside-edge"
 READERS, OURS = "keda adapter other worker edge", "cas scheduler collector worker"
@@ -266,6 +267,11 @@ REACHED: list[tuple[dict[str, object], str, str, str]] = [
     (SCRAPING, "prometheus", "api-server:6443", "prometheus"),
     (SCRAPING | {"nativelink_prometheus_api_server_ports": [8443]}, "prometheus", "api-server:6443", ""),
     (SCRAPING | {"nativelink_prometheus_api_server_ports": [6443]}, "prometheus", "api-server:6443", "prometheus"),
+    # The Job of the playbook verify comes in as clients do.
+    ({}, "verify", PUBLIC, ""),
+    (VERIFIED, "verify stray other", PUBLIC, "verify"),
+    (VERIFIED, "verify", "scheduler:50061 cas:50052 cas:50053 api-server:6443 internet:443", ""),
+    (VERIFIED, "worker scheduler other", "verify:80", ""),
     ({}, OURS, "dns:53", OURS),
     ({}, OURS, "node-dns:53", ""),
     ({"nativelink_dns_peers": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}, OURS, "node-dns:53", OURS),

@@ -222,3 +222,12 @@ def test_references_resolve_in_what_kustomize_builds(cluster: str) -> None:
         assert len(behind) == 1, service["metadata"]["name"]
         open_ports = set(at(behind[0], "container.ports.*.name"))
         assert set(at(service, "spec.ports.*.targetPort")) <= open_ports
+
+
+def test_each_change_of_the_tree_is_another_job_of_verify() -> None:
+    """Flux runs it only then."""
+
+    def job(**variables: object) -> str:
+        return render.tree(values_of(nativelink_verify_image="a/b", **variables))["verify/job.yaml"]
+
+    assert job() == job() != job(nativelink_log_level="info")

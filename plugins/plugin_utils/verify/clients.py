@@ -18,6 +18,7 @@ from . import Farm, Fault, Skipped, may_write
 _CHUNK = 1024**2
 _SHA256 = 1  # DigestFunction.Value
 _SECONDS = 3  # for a connection
+_PAUSE = 3  # between attempts to reach a farm that starts
 _FORWARDS = ("localhost", "127.0.0.1", "[::1]")  # this machine forwards a port, and may have others of its own
 _FIND = "ContentAddressableStorage.FindMissingBlobs"
 _BATCH = "ContentAddressableStorage.BatchUpdateBlobs"
@@ -27,14 +28,19 @@ _ROUTES = "render and push the tree, and look for routes and policies that are n
 
 
 def capabilities(farm: Farm) -> str:
-    """The farm executes, and takes digests of SHA-256."""
+    """The farm executes, and takes digests of SHA-256. Inside the cluster, this waits for a farm that starts."""
     name, instance = "Capabilities.GetCapabilities", farm.cas.instance
-    cache = farm.cas.call(name, instance_name=instance).cache_capabilities
-    execution = farm.scheduler.call(name, instance_name=instance).execution_capabilities
+
+    def ask() -> tuple[Any, Any]:
+        cache = farm.cas.call(name, instance_name=instance).cache_capabilities
+        return cache, farm.scheduler.call(name, instance_name=instance).execution_capabilities
+
+    (cache, execution), _unused = repeated(ask, () if farm.api else [_PAUSE] * (int(farm.timeout) // _PAUSE))
     if not execution.exec_enabled or _SHA256 not in cache.digest_functions:
         problem = f"the instance {instance} offers no execution, or no SHA-256"
         raise Fault(problem, "let clients and cluster have the same nativelink_instance_name")
-    return f"instance {instance} at {farm.address or 'a port-forward'}: cache and execution"
+    way = farm.address or ("a port-forward" if farm.api else "the Services")
+    return f"instance {instance} at {way}: cache and execution"
 
 
 def small_blobs(farm: Farm) -> str:

@@ -1,6 +1,7 @@
 """Actions on each pool: that they run and are hits afterwards, and what they reach of the network."""
 
 import re
+import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -58,24 +59,34 @@ def addresses(farm: Farm) -> tuple[dict[str, str], dict[str, str]]:
     closed, may = {_METADATA: "the node's metadata"}, {}
 
     def service(name: str, namespace: str, port: int, text: str) -> None:
-        found = (api.read("v1", "Service", name, namespace) or {}).get("spec", {}).get("clusterIP")
-        if found and found != "None":
-            closed[f"{found}:{port}"] = text
+        closed.update({f"{ip}:{port}": text for ip in _addresses_of(farm, name, namespace)})
 
     if not values["nativelink_worker_egress"]:
         service("kubernetes", "default", 443, "the API server")
-        slices = api.read("discovery.k8s.io/v1", "EndpointSlice", "kubernetes", "default") or {}
+        slices = (api and api.read("discovery.k8s.io/v1", "EndpointSlice", "kubernetes", "default")) or {}
         for each in slices.get("endpoints", ()):
             closed |= {f"{ip}:{port['port']}": "the API server" for ip in each["addresses"] for port in slices["ports"]}
     service("nativelink-cas", ours, PORTS["cas"], "the clients' port of the CAS")
     service("nativelink-scheduler", ours, PORTS["scheduler"], "the clients' port of the scheduler")
-    pods = api.items(api.path("v1", "Pod", namespace=ours), labelSelector="app.kubernetes.io/component=cas")
-    cas = [each["status"]["podIP"] for each in pods if each["status"].get("podIP")]
+    if api:
+        pods = api.items(api.path("v1", "Pod", namespace=ours), labelSelector="app.kubernetes.io/component=cas")
+        cas = [each["status"]["podIP"] for each in pods if each["status"].get("podIP")]
+    else:
+        cas = _addresses_of(farm, "nativelink-cas-headless", ours)
     may |= {f"{ip}:{PORTS['slice']}": "a shard of the CAS" for ip in cas}
     if values["nativelink_worker_access"] == "node":
         closed |= {f"{ip}:{PORTS['writers']}": "the port for action results" for ip in cas}
         service("nativelink-scheduler-workers", ours, PORTS["worker_api"], "the worker API")
     return closed, may
+
+
+def _addresses_of(farm: Farm, service: str, namespace: str) -> list[str]:
+    """The address of a Service, if it exists. Inside the cluster DNS tells it, and all those of a headless one."""
+    if not farm.api:
+        found = socket.getaddrinfo(f"{service}.{namespace}.svc", None, proto=socket.IPPROTO_TCP)
+        return sorted({str(each[4][0]) for each in found})
+    address = (farm.api.read("v1", "Service", service, namespace) or {}).get("spec", {}).get("clusterIP")
+    return [address] if address and address != "None" else []
 
 
 def reached(farm: Farm, one: Pool, closed: Mapping[str, str], may: Mapping[str, str]) -> str:
@@ -135,6 +146,8 @@ def _executed(farm: Farm, one: Pool, action: Mapping[str, Any]) -> Any:
 
 def _trouble(farm: Farm, one: Pool) -> str:
     """Why a pool has no worker, as far as the cluster says."""
+    if not farm.api:
+        return "it has none, or they are busy or not ready"
     name, namespace = f"nativelink-worker-{one.name}", farm.values["nativelink_workers_namespace"]
     deployment = farm.api.read("apps/v1", "Deployment", name, namespace)
     if not deployment:
