@@ -119,7 +119,7 @@ def wheels(name: str, python: str = _ANY_PYTHON) -> Path:
 
 def install_wheels(requirements: Path, draft: Path, python: str = _ANY_PYTHON) -> None:
     """Install the wheels that a file names, checked against its hashes, into a folder. BuildError if that fails."""
-    cache.say(f"downloading the wheels of {requirements.relative_to(Path(__file__).parent)}")
+    cache.say(f"downloading the wheels of {requirements.parent.name}/{requirements.name}")
     installer = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if subprocess.run([*installer, "--version"], capture_output=True, check=False).returncode:
         installer = ["uv", "pip"]  # a virtualenv made by uv has no pip

@@ -50,10 +50,46 @@ def _argocd() -> Path:
     return cache.made(cache.root() / "images" / f"argocd-files-{key}", prepare)
 
 
+# What the playbook `verify` imports, with all that these need.
+_PACKAGES = (
+    *("ansible-core", "cffi", "cryptography", "grpcio", "jinja2", "markupsafe", "packaging", "protobuf", "pycparser"),
+    *("pyyaml", "resolvelib", "typing-extensions"),
+)
+_COLLECTION = ("meta", "playbooks", "plugins", "roles")
+
+
+def _verify() -> Path:
+    """Return the folder with the files of the image of ``verify`` for Debian's Python: our collection and packages."""
+    python = (debian.root(*_IMAGES["verify"][0]["debian"]) / "usr/bin/python3").readlink().name.removeprefix("python")
+    names = "|".join(_PACKAGES)
+    pins = re.findall(rf"^(?:{names})==(?:.+\\\n)+.+\n", (_ROOT / "requirements.txt").read_text(), re.M)
+    paths = [path for name in _COLLECTION for path in sorted((_ROOT / name).rglob("*"))]
+    sources = [path for path in paths if path.is_file() and path.suffix != ".pyc"]
+
+    def prepare(draft: Path) -> None:
+        (draft / "requirements.txt").write_text("".join(pins))
+        build.install_wheels(draft / "requirements.txt", draft / "packages", python)
+        for path in sources:
+            target = draft / "collection" / path.relative_to(_ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        program = draft / "ansible-playbook"
+        program.write_text("#!/usr/bin/python3\nfrom ansible.cli.playbook import main\n\nmain()\n")
+        program.chmod(0o755)
+
+    content = b"".join(str(path.relative_to(_ROOT)).encode() + path.read_bytes() for path in sources)
+    key = cache.digest(*pins, content, python, Path(__file__).read_bytes())
+    return cache.made(cache.root() / "images" / f"verify-files-{key}", prepare)
+
+
+# The folders of images.yml that are no wheels alone.
+_FOLDERS = {"argocd": _argocd, "verify": _verify}
+
+
 def _file(source: str) -> Path:
     folder, colon, path = source.partition(":")
     if colon:
-        return (_argocd() if folder == "argocd" else build.wheels(folder)) / path
+        return (_FOLDERS[folder]() if folder in _FOLDERS else build.wheels(folder)) / path
     return _ROOT / source if "/" in source else build.program(source)
 
 

@@ -30,7 +30,7 @@ _OCI = "application/vnd.oci.image"
 class Image:
     """One image: its full name, and what it consists of.
 
-    ``files`` maps absolute paths in the image to files of this machine, ``links`` maps paths to the targets
+    ``files`` maps absolute paths in the image to files or folders of this machine, ``links`` maps paths to the targets
     of symbolic links, and ``root`` is a folder whose whole content is added. ``user`` is ``UID`` or ``UID:GID``.
     ``stands_in`` describes the content if it is not what the name promises.
     """
@@ -109,7 +109,7 @@ def _write_layer(image: Image, target: Path) -> None:
         for source in sorted(image.root.rglob("*")) if image.root else ():
             layer.add(source, source.relative_to(image.root), recursive=False, filter=_anonymous)
         for path, source in sorted(image.files.items()):
-            layer.add(source.resolve(), path, recursive=False, filter=_anonymous)
+            layer.add(source.resolve(), path, filter=_anonymous)
         for path, points_to in sorted(image.links.items()):
             add(path, tarfile.SYMTYPE, 0o777, points_to)
 
@@ -160,7 +160,8 @@ def _write_layout(image: Image, draft: Path) -> None:
 
 def layout(image: Image) -> Path:
     """Return the folder with an image in OCI layout, for ``crane push`` and other tools, and make it if needed."""
-    described = asdict(image) | {"files": {path: _sha256(source) for path, source in image.files.items()}}
+    files = {path: _sha256(source) if source.is_file() else source for path, source in image.files.items()}
+    described = asdict(image) | {"files": files}  # the path of a folder says what is in it
     key = cache.digest(Path(__file__).read_bytes(), json.dumps(described, sort_keys=True, default=str))
     name = f"{re.sub('[/:]', '-', mirrored(image.reference))}-{key}"
     return cache.made(cache.root() / "images" / name, lambda draft: _write_layout(image, draft))

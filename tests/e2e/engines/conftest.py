@@ -12,9 +12,9 @@ from testkit.site import pool
 KEPT, GONE, AUTO = pool("kept", scaling="none"), pool("gone", scaling="none"), pool("auto", scaling="keda")
 # What the clusters have beside their engine: KEDA under Argo CD, and Argo CD for the switch from Flux.
 MORE: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "flux": (("argocd", "flux-helm"), {"nativelink_worker_pools": [KEPT, GONE]}),
+    "flux": (("argocd", "flux-helm", "verify"), {"nativelink_worker_pools": [KEPT, GONE]}),
     "argocd": (
-        ("keda", "collector"),
+        ("keda", "collector", "verify"),
         {
             "keda_install": "release",
             "nativelink_scaling": "keda",
