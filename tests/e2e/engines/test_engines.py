@@ -32,6 +32,14 @@ FORBIDDEN = {
         "namespace default is not permitted in project",
     ],
 }
+VERIFY = "docker.io/testbed/verify:v0"
+CHECKS = ("capabilities", "small blobs", "large blob", "wrong bytes", "action results")
+SKIPPED_CHECKS = ("strangers", "worker API", "CAS", "certificates", "GitOps", "Prometheus")
+# What each engine says of a Job that fails. With Flux it is repeated.
+REPORTED = {
+    "flux": ("HealthCheckFailed", "Job/nativelink/nativelink-verify status: 'InProgress'"),
+    "argocd": ("'hookPhase': 'Failed'", "'name': 'nativelink-verify'"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +213,39 @@ def test_a_suspended_sync_stays_suspended(engine: Engine, alerts: Alerts) -> Non
     engine.site.set(NAME, nativelink_worker_pools=pools(min_replicas=1))
     engine.site.playbook("render")
     engine.applied(engine.site.commit("One worker"))
+
+
+def test_a_job_verifies_the_farm_and_the_engine_reports_its_faults(engine: Engine) -> None:
+    """docs/verify.md describes the Job."""
+
+    def printed() -> str:
+        return engine.where.run("-n", CAS, "logs", "job/nativelink-verify")
+
+    def results(log: str) -> dict[str, str]:
+        return dict(re.findall(r"^ +(?:verified +)?(\S.*?)  +(ok|FAILED|skipped)  ", log, re.MULTILINE))
+
+    engine.site.set(NAME, nativelink_verify_image=VERIFY)
+    engine.site.playbook("render")
+    engine.applied(engine.site.commit("Verify the farm inside the cluster"), 120)
+    pools = [each["name"] for each in engine.site.hosts[NAME]["nativelink_worker_pools"]]
+    good = dict.fromkeys((*CHECKS, *(f"{kind} {pool}" for kind in ("pool", "network") for pool in pools)), "ok")
+    good |= dict.fromkeys(SKIPPED_CHECKS, "skipped")
+    log = printed()
+    assert results(log) == good, log
+
+    engine.edit("rendered/policy/workers.yaml", "\n  egress:\n", "\n  egress:\n    - {}\n")
+    engine.edit("rendered/verify/job.yaml", "nativelink.gitops/tree: ", "nativelink.gitops/tree: by-hand-")
+    engine.site.commit("Let actions out")
+    engine.ask()
+    bad = good | dict.fromkeys((f"network {pool}" for pool in pools), "FAILED")
+    said = f"network {pools[0]}: an action of pool {pools[0]} reaches the API server ("
+    engine.eventually("the Job's fault", lambda: results(log := printed()) == bad and said in log, 90)
+    engine.says(*REPORTED[engine.kind], seconds=60)
+
+    engine.site.set(NAME, nativelink_verify_image="")
+    engine.site.playbook("render")
+    engine.applied(engine.site.commit("As before"), 150)
+    engine.where.run("-n", CAS, "delete", "job/nativelink-verify", "--ignore-not-found")  # Argo CD prunes no hook
 
 
 def test_untrusted_servers_and_credentials_are_refused(engine: Engine, tmp_path: Path) -> None:
