@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 _RECAP = re.compile(r"^(\S+) +: (ok=.*)$", re.MULTILINE)
 _FINDINGS = re.compile(r"^\[ERROR\]: .*The inventory has faults:\n(.*?)\nOrigin:", re.MULTILINE | re.DOTALL)
+_CHECK = re.compile(r"^ +(?:verified +)?(\S.*?)  +(ok|FAILED|skipped)  ", re.MULTILINE)
 _LOG = logging.getLogger(__name__)
 _LOG.setLevel(logging.INFO)  # pytest shows it when the test fails; elsewhere it is not shown
 
@@ -58,6 +59,11 @@ class Run:
         """Return the lines about the inventory, as the screen shows them."""
         found = _FINDINGS.search(self.output)
         return found[1].splitlines() if found else []
+
+
+def verified(printed: str) -> dict[str, str]:
+    """Return the result of each check in the table of the playbook `verify`: ``{"capabilities": "ok"}``."""
+    return dict(_CHECK.findall(printed))
 
 
 @contextlib.contextmanager

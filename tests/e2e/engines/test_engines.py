@@ -19,6 +19,7 @@ from testkit import numbers, runbooks
 from testkit.engines import CAS, NAME, PASSWORD, USER, WORKERS, Engine
 from testkit.farm import fingerprint
 from testkit.git_server import certificate
+from testkit.playbooks import verified
 from testkit.prometheus import Alerts
 from testkit.trees import ROOT, resource
 from tests.e2e.engines.conftest import KEPT, replicas
@@ -221,9 +222,6 @@ def test_a_job_verifies_the_farm_and_the_engine_reports_its_faults(engine: Engin
     def printed() -> str:
         return engine.where.run("-n", CAS, "logs", "job/nativelink-verify")
 
-    def results(log: str) -> dict[str, str]:
-        return dict(re.findall(r"^ +(?:verified +)?(\S.*?)  +(ok|FAILED|skipped)  ", log, re.MULTILINE))
-
     engine.site.set(NAME, nativelink_verify_image=VERIFY)
     engine.site.playbook("render")
     engine.applied(engine.site.commit("Verify the farm inside the cluster"), 120)
@@ -231,7 +229,7 @@ def test_a_job_verifies_the_farm_and_the_engine_reports_its_faults(engine: Engin
     good = dict.fromkeys((*CHECKS, *(f"{kind} {pool}" for kind in ("pool", "network") for pool in pools)), "ok")
     good |= dict.fromkeys(SKIPPED_CHECKS, "skipped")
     log = printed()
-    assert results(log) == good, log
+    assert verified(log) == good, log
 
     engine.edit("rendered/policy/workers.yaml", "\n  egress:\n", "\n  egress:\n    - {}\n")
     engine.edit("rendered/verify/job.yaml", "nativelink.gitops/tree: ", "nativelink.gitops/tree: by-hand-")
@@ -239,7 +237,7 @@ def test_a_job_verifies_the_farm_and_the_engine_reports_its_faults(engine: Engin
     engine.ask()
     bad = good | dict.fromkeys((f"network {pool}" for pool in pools), "FAILED")
     said = f"network {pools[0]}: an action of pool {pools[0]} reaches the API server ("
-    engine.eventually("the Job's fault", lambda: results(log := printed()) == bad and said in log, 90)
+    engine.eventually("the Job's fault", lambda: verified(log := printed()) == bad and said in log, 90)
     engine.says(*REPORTED[engine.kind], seconds=60)
 
     engine.site.set(NAME, nativelink_verify_image="")

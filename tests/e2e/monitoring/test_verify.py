@@ -10,6 +10,7 @@ from pathlib import Path
 from testbed.waiting import until
 from testkit.edge import CAS, HOST, NAME
 from testkit.farm import secret
+from testkit.playbooks import verified
 from tests.e2e.monitoring.conftest import Monitored
 
 SKIPPED = {"GitOps": "skipped"}
@@ -28,7 +29,7 @@ def verify(farm: Monitored, folder: Path, authority: bytes) -> tuple[int, dict[s
     told = run.summary[NAME]
     noted = farm.where.run("get", "namespace", CAS, "-o", "jsonpath={.metadata.annotations}")
     assert json.loads(noted)["nativelink.gitops/verified"].endswith("Z failed" if run.status else "Z ok")
-    return run.status, dict(re.findall(r"^ +(?:verified +)?(\S.*?)  +(ok|FAILED|skipped)  ", told, re.MULTILINE)), told
+    return run.status, verified(told), told
 
 
 @contextmanager
